@@ -1,0 +1,31 @@
+//! The vocabulary of Holdfast and every judgement about a volume.
+//!
+//! Pure: no I/O, no clock, no threads, no randomness; depends on nothing of ours.
+//!
+//! | module | decides |
+//! | --- | --- |
+//! | [`id`] | what things are called: nodes, disks, volumes, replicas |
+//! | [`unit`] | blocks, chunks, ranges, sizes, durations; all rounding |
+//! | [`ver`] | the only order by which histories are compared |
+//! | [`crc`] | payload checksums and how an identity is folded into them |
+//! | [`fate`] | what an error obliges its receiver to do |
+//! | [`attribute`] | the attribute table: the single source of a policy's words |
+//! | [`policy`] | the typed view of a volume's attributes |
+//! | [`placement`] | which disks may hold a volume's replicas, and why not the others |
+
+pub mod attribute;
+pub mod attributes;
+pub mod crc;
+pub mod fate;
+pub mod id;
+pub mod placement;
+pub mod policy;
+pub mod unit;
+pub mod ver;
+
+pub use attribute::{AttrError, Attribute, TABLE};
+pub use fate::{Fate, HasFate};
+pub use id::*;
+pub use policy::Policy;
+pub use unit::*;
+pub use ver::{Epoch, Seq, Term, Ver};
