@@ -1,1 +1,25 @@
-//! placeholder
+//! The cluster's records and commands as a pure, deterministic state machine.
+//!
+//! `ClusterState::apply(envelope) -> Outcome` is the only way a record changes; planning happens before a command is
+//! proposed, so commands carry decisions. Every success raises the revision; every change of a volume
+//! record raises its epoch (protocol §3). No clock, I/O or randomness: wall-clock time and fresh ids travel in the command.
+//!
+//! | module | decides |
+//! | --- | --- |
+//! | [`record`] | what is stored |
+//! | [`command`] | every mutation, its reply, its refusals |
+//! | [`apply`] | what each command does, and when it is refused |
+//! | [`plan`] | leader-side decisions made before proposing: placement of new volumes and shards |
+//! | [`image`] | the snapshot encoding, versioned |
+//! | [`view`] | queries, and watch deltas by revision |
+
+pub mod apply;
+pub mod command;
+pub mod image;
+pub mod plan;
+pub mod record;
+pub mod view;
+
+pub use command::{Command, Envelope, Outcome, Refusal, Reply};
+pub use record::*;
+pub use view::Delta;

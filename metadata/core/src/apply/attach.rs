@@ -1,0 +1,63 @@
+//! Attach, detach: the only commands that raise a term (I1).
+
+use crate::command::{Command, Envelope, Outcome, Refusal, Reply};
+use crate::record::*;
+use hf_policy::{SessionId, Term, VolumeId};
+
+impl ClusterState {
+    pub(super) fn attach(&mut self, env: &Envelope) -> Outcome {
+        let Command::Attach { vol, epoch, node, session, steal } = &env.cmd else { return Ok(Reply::Done) };
+        let mut v = self.volume_at(*vol, *epoch)?.clone();
+        if !self.nodes.contains_key(node) {
+            return Err(Refusal::NotFound { kind: "node".into(), name: format!("#{node}") });
+        }
+        if !v.ready() {
+            return Err(Refusal::NotReady(v.name));
+        }
+        if let Some(a) = v.coordinator.as_ref().filter(|_| !*steal) {
+            return Err(Refusal::Attached { volume: v.name.clone(), node: self.node_name(a.node) });
+        }
+        if v.term == Term(u32::MAX) {
+            return Err(Refusal::Invalid("the volume's terms are used up".into()));
+        }
+        v.term = v.term.next();
+        let taken = v.coordinator.replace(Attachment { node: *node, session: *session, since_ms: env.at_ms });
+        let (name, term) = (v.name.clone(), v.term);
+        self.put_volume(v);
+        let at = self.node_name(*node);
+        let text = match taken {
+            Some(old) => {
+                format!("volume {name} taken from node {} by node {at}, term {}", self.node_name(old.node), term.0)
+            }
+            None => format!("volume {name} attached on node {at}, term {}", term.0),
+        };
+        self.event(env.at_ms, "volume.attached", name, text);
+        Ok(Reply::Attached(term))
+    }
+
+    pub(super) fn detach(&mut self, at_ms: u64, vol: VolumeId, session: SessionId) -> Outcome {
+        let mut v = self.volume(vol)?.clone();
+        match v.coordinator.as_ref() {
+            Some(a) if a.session == session => v.coordinator = None,
+            _ => return Err(Refusal::NotAttached),
+        }
+        let name = v.name.clone();
+        self.put_volume(v);
+        self.event(at_ms, "volume.detached", name.clone(), format!("volume {name} detached"));
+        Ok(Reply::Done)
+    }
+
+    /// Status only: does not move the epoch, so that it cannot collide with a membership change.
+    pub(super) fn activated(&mut self, vol: VolumeId, term: Term) -> Outcome {
+        let rev = self.revision;
+        let now = self.volume(vol)?.term;
+        if now != term {
+            return Err(Refusal::StaleTerm { now: now.0 });
+        }
+        if let Some(v) = self.volumes.get_mut(&vol) {
+            v.activated = term;
+            v.rev = rev;
+        }
+        Ok(Reply::Done)
+    }
+}

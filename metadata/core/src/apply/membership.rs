@@ -1,0 +1,158 @@
+//! Changes of a shard's replica set. The in-sync set never becomes empty except by `ForceInsync` (hazard 3), and only
+//! the present coordinator's term changes it.
+
+use crate::command::{Command, Envelope, Outcome, Refusal, Reply};
+use crate::record::*;
+use hf_policy::{DiskId, Epoch, Rid, Ver, VolumeId};
+
+fn no_replica(rid: Rid) -> Refusal {
+    Refusal::NotFound { kind: "replica".into(), name: format!("#{rid}") }
+}
+
+fn no_shard(shard: u32) -> Refusal {
+    Refusal::NotFound { kind: "shard".into(), name: format!("#{shard}") }
+}
+
+impl ClusterState {
+    pub(super) fn drop_members(&mut self, env: &Envelope) -> Outcome {
+        let Command::Drop { vol, shard, epoch, term, rids, base } = &env.cmd else { return Ok(Reply::Done) };
+        let mut v = self.volume_of(*vol, *epoch, *term)?.clone();
+        let next = v.epoch.next();
+        let s = v.shards.get_mut(*shard as usize).ok_or_else(|| no_shard(*shard))?;
+        if let Some(rid) = rids.iter().find(|r| !s.replicas.contains_key(r)) {
+            return Err(no_replica(*rid));
+        }
+        if s.in_sync().iter().all(|r| rids.contains(r)) {
+            return Err(Refusal::LastReplica);
+        }
+        let mut gone = Vec::new();
+        for rid in rids {
+            let Some(r) = s.replicas.get_mut(rid) else { continue };
+            // Only a member of the set can be dropped; a base never moves up for one that was out already (I9).
+            if r.in_sync() {
+                r.state = ReplicaState::Out { base: *base };
+                r.out_since = next;
+                gone.push((r.rid, r.node));
+            }
+        }
+        let left = s.in_sync().len();
+        let name = v.name.clone();
+        self.put_volume(v);
+        for (rid, node) in gone {
+            let node = self.node_name(node);
+            let text = format!("volume {name}: replica {rid} on node {node} dropped, {left} in sync");
+            self.event(env.at_ms, "replica.dropped", name.clone(), text);
+        }
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn sync_start(&mut self, env: &Envelope) -> Outcome {
+        let Command::SyncStart { vol, shard, epoch, term, rid, sync_id } = &env.cmd else { return Ok(Reply::Done) };
+        let mut v = self.volume_of(*vol, *epoch, *term)?.clone();
+        let s = v.shards.get_mut(*shard as usize).ok_or_else(|| no_shard(*shard))?;
+        let r = s.replicas.get_mut(rid).ok_or_else(|| no_replica(*rid))?;
+        let base = match r.state {
+            ReplicaState::Out { base } | ReplicaState::Syncing { base, .. } => base,
+            ReplicaState::InSync => return Err(Refusal::Invalid(format!("replica #{rid} is in sync"))),
+        };
+        r.state = ReplicaState::Syncing { base, sync_id: *sync_id };
+        self.put_volume(v);
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn add_member(&mut self, env: &Envelope) -> Outcome {
+        let Command::Add { vol, shard, epoch, term, rid, store_uuid } = &env.cmd else { return Ok(Reply::Done) };
+        let mut v = self.volume_of(*vol, *epoch, *term)?.clone();
+        let s = v.shards.get_mut(*shard as usize).ok_or_else(|| no_shard(*shard))?;
+        let r = s.replicas.get_mut(rid).ok_or_else(|| no_replica(*rid))?;
+        if !matches!(r.state, ReplicaState::Syncing { .. }) {
+            return Err(Refusal::Invalid(format!("replica #{rid} is not syncing")));
+        }
+        r.state = ReplicaState::InSync;
+        r.store_uuid = Some(*store_uuid);
+        let (name, node) = (v.name.clone(), r.node);
+        self.put_volume(v);
+        let text = format!("volume {name}: replica {rid} on node {} is in sync", self.node_name(node));
+        self.event(env.at_ms, "replica.insync", name, text);
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn add_replica(&mut self, vol: VolumeId, shard: u32, epoch: Epoch, disk: DiskId) -> Outcome {
+        let mut v = self.volume_at(vol, epoch)?.clone();
+        let node = match self.disks.get(&disk) {
+            Some(d) => d.node,
+            None => return Err(Refusal::NotFound { kind: "disk".into(), name: format!("#{disk}") }),
+        };
+        let s = v.shards.get_mut(shard as usize).ok_or_else(|| no_shard(shard))?;
+        if s.replicas.values().any(|r| r.disk == disk) {
+            return Err(Refusal::Invalid(format!("disk #{disk} holds a replica of this shard already")));
+        }
+        let rid = Rid(self.next.rid);
+        let state = ReplicaState::Out { base: Ver::ZERO };
+        s.replicas.insert(rid, ReplicaRecord { rid, disk, node, store_uuid: None, state, out_since: v.epoch.next() });
+        self.next.rid += 1;
+        self.put_volume(v);
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn remove_replica(&mut self, vol: VolumeId, shard: u32, epoch: Epoch, rid: Rid) -> Outcome {
+        let mut v = self.volume_at(vol, epoch)?.clone();
+        let s = v.shards.get_mut(shard as usize).ok_or_else(|| no_shard(shard))?;
+        let r = s.replicas.get(&rid).ok_or_else(|| no_replica(rid))?;
+        if r.in_sync() {
+            return Err(Refusal::Invalid(format!("replica #{rid} is in sync; drop it first")));
+        }
+        let shard = hf_policy::ShardId { vol, index: shard };
+        let t = Tombstone { rid, shard, disk: r.disk, node: r.node, rev: self.revision };
+        s.replicas.remove(&rid);
+        self.tombstones.insert(rid, t);
+        self.put_volume(v);
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn force_insync(&mut self, env: &Envelope) -> Outcome {
+        let Command::ForceInsync { vol, shard, epoch, rid, lineage, operator, reason } = &env.cmd else {
+            return Ok(Reply::Done);
+        };
+        let mut v = self.volume_at(*vol, *epoch)?.clone();
+        let next = v.epoch.next();
+        let s = v.shards.get_mut(*shard as usize).ok_or_else(|| no_shard(*shard))?;
+        if !s.replicas.contains_key(rid) {
+            return Err(no_replica(*rid));
+        }
+        for r in s.replicas.values_mut() {
+            r.state = if r.rid == *rid { ReplicaState::InSync } else { ReplicaState::Out { base: Ver::ZERO } };
+            r.out_since = next;
+        }
+        v.lineage = *lineage;
+        v.term = v.term.next();
+        v.coordinator = None;
+        let name = v.name.clone();
+        self.put_volume(v);
+        let text = format!("volume {name} shard {shard}: replica {rid} declared the truth by {operator}: {reason}");
+        self.event(env.at_ms, "volume.forced", name, text);
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn snap_add(&mut self, env: &Envelope) -> Outcome {
+        let Command::SnapAdd { vol, epoch, term, id, cuts } = &env.cmd else { return Ok(Reply::Done) };
+        let mut v = self.volume_of(*vol, *epoch, *term)?.clone();
+        if cuts.len() != v.shards.len() || v.snaps.iter().any(|s| s.id >= *id) {
+            return Err(Refusal::Invalid(format!("snapshot #{id} does not follow the volume's snapshots and shards")));
+        }
+        v.snaps.push(SnapshotRecord { id: *id, cuts: cuts.clone() });
+        self.put_volume(v);
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn snap_del(&mut self, vol: VolumeId, epoch: Epoch, id: u64) -> Outcome {
+        let mut v = self.volume_at(vol, epoch)?.clone();
+        let before = v.snaps.len();
+        v.snaps.retain(|s| s.id != id);
+        if v.snaps.len() == before {
+            return Err(Refusal::NotFound { kind: "snapshot".into(), name: format!("#{id}") });
+        }
+        self.put_volume(v);
+        Ok(Reply::Done)
+    }
+}

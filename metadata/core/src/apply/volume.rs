@@ -1,0 +1,136 @@
+//! Volumes: create, delete, policy, grow; replicas made and gone.
+
+use crate::command::{Command, Envelope, Outcome, Refusal, Reply};
+use crate::record::*;
+use hf_policy::policy::{change_online, valid_name};
+use hf_policy::{DiskId, Epoch, Policy, Rid, SHARD_BYTES, StoreUuid, Term, VolumeId};
+
+impl ClusterState {
+    /// New shards with fresh replicas, all in-sync by definition: nothing has been written yet.
+    fn new_shards(&mut self, places: &[Vec<DiskId>]) -> Result<Vec<ShardRecord>, Refusal> {
+        let mut shards = Vec::new();
+        let mut rid = self.next.rid;
+        for disks in places {
+            let mut shard = ShardRecord::default();
+            for disk in disks {
+                let Some(d) = self.disks.get(disk) else {
+                    return Err(Refusal::NotFound { kind: "disk".into(), name: format!("#{disk}") });
+                };
+                let replica = ReplicaRecord {
+                    rid: Rid(rid),
+                    disk: *disk,
+                    node: d.node,
+                    store_uuid: None,
+                    state: ReplicaState::InSync,
+                    out_since: Epoch(0),
+                };
+                shard.replicas.insert(Rid(rid), replica);
+                rid += 1;
+            }
+            if shard.replicas.is_empty() {
+                return Err(Refusal::Invalid("a shard needs at least one replica".into()));
+            }
+            shards.push(shard);
+        }
+        self.next.rid = rid;
+        Ok(shards)
+    }
+
+    pub(super) fn create_volume(&mut self, env: &Envelope) -> Outcome {
+        let Command::CreateVolume { name, attrs, lineage, shards } = &env.cmd else { return Ok(Reply::Done) };
+        valid_name(name).map_err(|why| Refusal::Invalid(format!("volume name \"{name}\": {why}")))?;
+        if self.volume_named(name).is_some() {
+            return Err(Refusal::Exists { kind: "volume".into(), name: name.clone() });
+        }
+        let policy = Policy::from_attrs(attrs).map_err(|e| Refusal::Invalid(e.to_string()))?;
+        if shards.len() as u64 != policy.size.div_ceil(SHARD_BYTES) {
+            return Err(Refusal::Invalid("the placement does not cover the volume".into()));
+        }
+        let records = self.new_shards(shards)?;
+        let id = VolumeId(self.next.volume);
+        self.next.volume += 1;
+        self.volumes.insert(
+            id,
+            VolumeRecord {
+                id,
+                name: name.clone(),
+                attrs: attrs.clone(),
+                size: policy.size,
+                lineage: *lineage,
+                term: Term(0),
+                epoch: Epoch(1),
+                coordinator: None,
+                shards: records,
+                snaps: Vec::new(),
+                activated: Term(0),
+                created_ms: env.at_ms,
+                rev: self.revision,
+            },
+        );
+        let text =
+            format!("volume {name} created, {} with {} replicas", hf_policy::format_size(policy.size), policy.replicas);
+        self.event(env.at_ms, "volume.created", name.clone(), text);
+        Ok(Reply::Volume(id))
+    }
+
+    pub(super) fn delete_volume(&mut self, at_ms: u64, vol: VolumeId, epoch: Epoch) -> Outcome {
+        let v = self.volume_at(vol, epoch)?.clone();
+        if let Some(a) = &v.coordinator {
+            return Err(Refusal::Attached { volume: v.name.clone(), node: self.node_name(a.node) });
+        }
+        if Policy::from_attrs(&v.attrs).is_ok_and(|p| p.sticky) {
+            return Err(Refusal::Sticky(v.name));
+        }
+        for (shard, r) in v.replicas() {
+            let t = Tombstone { rid: r.rid, shard, disk: r.disk, node: r.node, rev: self.revision };
+            self.tombstones.insert(r.rid, t);
+        }
+        self.volumes.remove(&vol);
+        self.removed(Removed::Volume(vol));
+        self.event(at_ms, "volume.deleted", v.name.clone(), format!("volume {} deleted", v.name));
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn set_policy(&mut self, env: &Envelope) -> Outcome {
+        let Command::SetPolicy { vol, epoch, change, new_shards } = &env.cmd else { return Ok(Reply::Done) };
+        let mut v = self.volume_at(*vol, *epoch)?.clone();
+        let attrs = change_online(&v.attrs, change).map_err(|e| Refusal::Invalid(e.to_string()))?;
+        let policy = Policy::from_attrs(&attrs).map_err(|e| Refusal::Invalid(e.to_string()))?;
+        if (v.shards.len() + new_shards.len()) as u64 != policy.size.div_ceil(SHARD_BYTES) {
+            return Err(Refusal::Invalid("the placement does not cover the grown volume".into()));
+        }
+        v.shards.extend(self.new_shards(new_shards)?);
+        let words: Vec<String> = change.iter().map(|(k, t)| format!("{k}={t}")).collect();
+        v.attrs = attrs;
+        v.size = policy.size;
+        let name = v.name.clone();
+        self.put_volume(v);
+        self.event(env.at_ms, "volume.policy", name.clone(), format!("volume {name}: {}", words.join(" ")));
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn replica_made(&mut self, vol: VolumeId, rid: Rid, uuid: StoreUuid) -> Outcome {
+        let mut v = self.volume(vol)?.clone();
+        let Some(r) = v.shards.iter_mut().find_map(|s| s.replicas.get_mut(&rid)) else {
+            return Err(Refusal::NotFound { kind: "replica".into(), name: format!("#{rid}") });
+        };
+        match r.store_uuid {
+            Some(known) if known == uuid => return Ok(Reply::Done),
+            // Storage that was made twice is storage whose first making was lost: unknown history (I12).
+            Some(_) => {
+                return Err(Refusal::Invalid(format!("replica #{rid} was initialised with other storage before")));
+            }
+            None => r.store_uuid = Some(uuid),
+        }
+        self.put_volume(v);
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn replica_gone(&mut self, rid: Rid) -> Outcome {
+        if self.tombstones.remove(&rid).is_none() {
+            return Err(Refusal::NotFound { kind: "tombstone".into(), name: format!("#{rid}") });
+        }
+        self.removed(Removed::Tombstone(rid));
+        Ok(Reply::Done)
+    }
+}

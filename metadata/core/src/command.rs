@@ -1,0 +1,373 @@
+//! Every mutation of the cluster, versioned; its replies and refusals.
+//!
+//! The encoding is JSON under an envelope with a version (`docs/wire.md`): rare, small, readable in the log.
+//! A node that meets an envelope newer than it knows stops instead of guessing, because unknown fields
+//! ignored by one node and honoured by another would fork the state.
+
+use crate::record::{Addresses, DiskState};
+use hf_policy::attributes::Media;
+use hf_policy::policy::AttrMap;
+use hf_policy::{
+    BootId, ClusterId, DiskId, DiskUuid, Epoch, Fate, HasFate, Lineage, NodeId, RequestId, Rid, SessionId, StoreUuid,
+    Term, Ver, VolumeId,
+};
+use serde::{Deserialize, Serialize};
+
+/// The envelope version this code writes, and the newest it can apply.
+pub const COMMAND_VERSION: u32 = 1;
+
+/// A command as it stands in the Raft log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// [`COMMAND_VERSION`] of the writer.
+    pub v: u32,
+    /// For exactly-once: the same id gets the same outcome, applied once.
+    pub request: RequestId,
+    /// The proposer's wall clock, Unix milliseconds: for people only, never for decisions.
+    pub at_ms: u64,
+    /// What to do.
+    pub cmd: Command,
+}
+
+/// A command that could not be decoded.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Not our JSON.
+    #[error("a Raft command cannot be decoded: {0}")]
+    Json(#[from] serde_json::Error),
+    /// From the future.
+    #[error("a Raft command has version {0}, this node knows up to {COMMAND_VERSION}: upgrade this node")]
+    TooNew(u32),
+}
+
+impl Envelope {
+    /// To bytes.
+    pub fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec(self)
+    }
+    /// From bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Envelope, DecodeError> {
+        #[derive(Deserialize)]
+        struct Version {
+            v: u32,
+        }
+        let version: Version = serde_json::from_slice(bytes)?;
+        if version.v > COMMAND_VERSION {
+            return Err(DecodeError::TooNew(version.v));
+        }
+        Ok(serde_json::from_slice(bytes)?)
+    }
+}
+
+/// Every mutation. Commands about a volume name the epoch they were decided on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// Names the cluster; the very first command.
+    Init {
+        /// Random.
+        cluster: ClusterId,
+        /// For people.
+        name: String,
+    },
+    /// Adds a node, or updates the one with this uuid.
+    PutNode {
+        /// Unique.
+        name: String,
+        /// Of its data directory.
+        uuid: BootId,
+        /// Where it is reached.
+        addr: Addresses,
+        /// Topology and free labels.
+        labels: std::collections::BTreeMap<String, String>,
+        /// Release.
+        version: String,
+    },
+    /// Adds a disk, or updates the one with this uuid.
+    PutDisk {
+        /// Whose.
+        node: NodeId,
+        /// From its superblock.
+        uuid: DiskUuid,
+        /// Where on its node.
+        path: String,
+        /// Class.
+        media: Media,
+        /// Bytes for data.
+        capacity: u64,
+    },
+    /// Records a disk's health.
+    SetDiskState {
+        /// Which.
+        disk: DiskId,
+        /// Its health.
+        state: DiskState,
+    },
+    /// Creates a volume with replicas on these disks (decided by [`crate::plan`]).
+    CreateVolume {
+        /// Unique.
+        name: String,
+        /// Checked attributes.
+        attrs: AttrMap,
+        /// Random.
+        lineage: Lineage,
+        /// Per shard: the disks.
+        shards: Vec<Vec<DiskId>>,
+    },
+    /// Deletes a detached volume; its replicas become tombstones.
+    DeleteVolume {
+        /// Which.
+        vol: VolumeId,
+        /// Compare-and-set.
+        epoch: Epoch,
+    },
+    /// Changes attributes (grow included; a grown volume may need more shards).
+    SetPolicy {
+        /// Which.
+        vol: VolumeId,
+        /// Compare-and-set.
+        epoch: Epoch,
+        /// What changes.
+        change: AttrMap,
+        /// Disks of shards that are new.
+        new_shards: Vec<Vec<DiskId>>,
+    },
+    /// A node has initialised a replica's storage.
+    ReplicaMade {
+        /// Of which volume.
+        vol: VolumeId,
+        /// Which replica.
+        rid: Rid,
+        /// What it was initialised with.
+        store_uuid: StoreUuid,
+    },
+    /// A node has deleted a removed replica's data.
+    ReplicaGone {
+        /// Which replica.
+        rid: Rid,
+    },
+    /// Gives the volume to a node: a new term.
+    Attach {
+        /// Which.
+        vol: VolumeId,
+        /// Compare-and-set.
+        epoch: Epoch,
+        /// To whom.
+        node: NodeId,
+        /// The attachment.
+        session: SessionId,
+        /// Take it from its present coordinator, which is dead or told to let go.
+        steal: bool,
+    },
+    /// The coordinator has drained and lets go.
+    Detach {
+        /// Which.
+        vol: VolumeId,
+        /// Must be the present attachment.
+        session: SessionId,
+    },
+    /// The coordinator reached service (status only).
+    Activated {
+        /// Which.
+        vol: VolumeId,
+        /// Its term.
+        term: Term,
+    },
+    /// Takes members out of the in-sync set. An empty list is a no-op bump that resolves an unknown `Add`.
+    Drop {
+        /// Which volume.
+        vol: VolumeId,
+        /// Which shard.
+        shard: u32,
+        /// Compare-and-set.
+        epoch: Epoch,
+        /// The caller's.
+        term: Term,
+        /// Who.
+        rids: Vec<Rid>,
+        /// They hold every acknowledged write up to here.
+        base: Ver,
+    },
+    /// Out → Syncing.
+    SyncStart {
+        /// Which volume.
+        vol: VolumeId,
+        /// Which shard.
+        shard: u32,
+        /// Compare-and-set.
+        epoch: Epoch,
+        /// The caller's.
+        term: Term,
+        /// Who.
+        rid: Rid,
+        /// Which sync.
+        sync_id: u64,
+    },
+    /// Syncing → InSync.
+    Add {
+        /// Which volume.
+        vol: VolumeId,
+        /// Which shard.
+        shard: u32,
+        /// Compare-and-set.
+        epoch: Epoch,
+        /// The caller's.
+        term: Term,
+        /// Who.
+        rid: Rid,
+        /// The storage it has now.
+        store_uuid: StoreUuid,
+    },
+    /// A new replica, Out with base 0.
+    AddReplica {
+        /// Which volume.
+        vol: VolumeId,
+        /// Which shard.
+        shard: u32,
+        /// Compare-and-set.
+        epoch: Epoch,
+        /// Where.
+        disk: DiskId,
+    },
+    /// Removes a replica that is not in-sync.
+    RemoveReplica {
+        /// Which volume.
+        vol: VolumeId,
+        /// Which shard.
+        shard: u32,
+        /// Compare-and-set.
+        epoch: Epoch,
+        /// Who.
+        rid: Rid,
+    },
+    /// The last resort: one replica becomes the truth, under a new lineage.
+    ForceInsync {
+        /// Which volume.
+        vol: VolumeId,
+        /// Which shard.
+        shard: u32,
+        /// Compare-and-set.
+        epoch: Epoch,
+        /// Who.
+        rid: Rid,
+        /// Random.
+        lineage: Lineage,
+        /// Who ordered it.
+        operator: String,
+        /// And why.
+        reason: String,
+    },
+    /// Records a snapshot that every member holds.
+    SnapAdd {
+        /// Which volume.
+        vol: VolumeId,
+        /// Compare-and-set.
+        epoch: Epoch,
+        /// The caller's.
+        term: Term,
+        /// Number.
+        id: u64,
+        /// Per shard.
+        cuts: Vec<Ver>,
+    },
+    /// Forgets a snapshot.
+    SnapDel {
+        /// Which volume.
+        vol: VolumeId,
+        /// Compare-and-set.
+        epoch: Epoch,
+        /// Number.
+        id: u64,
+    },
+}
+
+/// What a command returns when it was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// Done, nothing to say.
+    Done,
+    /// A node's number.
+    Node(NodeId),
+    /// A disk's number.
+    Disk(DiskId),
+    /// A volume's number.
+    Volume(VolumeId),
+    /// An attachment's term.
+    Attached(Term),
+}
+
+/// Why a command was refused. Nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// The record moved on since the decision was made; look again and decide again.
+    #[error("the volume's record changed meanwhile (epoch is {now}); try again")]
+    EpochMismatch {
+        /// The record's.
+        now: u64,
+    },
+    /// A newer attachment exists.
+    #[error("fenced: the volume's term is {now}, the caller's is older")]
+    StaleTerm {
+        /// The record's.
+        now: u32,
+    },
+    /// Would leave no holder of the acknowledged data.
+    #[error("refused: it would leave no in-sync replica")]
+    LastReplica,
+    /// Attached elsewhere.
+    #[error("volume {volume} is attached on node {node}; detach it there, or attach with --force if that node is gone")]
+    Attached {
+        /// The volume.
+        volume: String,
+        /// Where.
+        node: String,
+    },
+    /// Not attached (by that session).
+    #[error("the volume is not attached by this session")]
+    NotAttached,
+    /// Its replicas are being made.
+    #[error("volume {0}: its replicas are still being created on their nodes; try again in a moment")]
+    NotReady(String),
+    /// A name that is taken.
+    #[error("{kind} \"{name}\" exists already; choose another name")]
+    Exists {
+        /// Of what.
+        kind: String,
+        /// Which.
+        name: String,
+    },
+    /// Nothing of that name or number.
+    #[error("no {kind} {name}")]
+    NotFound {
+        /// Of what.
+        kind: String,
+        /// Which.
+        name: String,
+    },
+    /// Protected.
+    #[error("volume {0} is sticky; set sticky=false before deleting it")]
+    Sticky(String),
+    /// Wrong in itself.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl HasFate for Refusal {
+    fn fate(&self) -> Fate {
+        match self {
+            Refusal::EpochMismatch { .. } | Refusal::NotReady(_) => Fate::Retry,
+            Refusal::StaleTerm { .. } | Refusal::NotAttached => Fate::Abort,
+            Refusal::LastReplica
+            | Refusal::Attached { .. }
+            | Refusal::Exists { .. }
+            | Refusal::NotFound { .. }
+            | Refusal::Sticky(_)
+            | Refusal::Invalid(_) => Fate::Refuse,
+        }
+    }
+}
+
+/// A command's outcome; also what a repeated request gets.
+pub type Outcome = Result<Reply, Refusal>;

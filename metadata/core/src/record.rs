@@ -1,0 +1,336 @@
+//! What the cluster remembers: nodes, disks, volumes, replicas; plus what makes requests exactly-once and
+//! watchers catch up.
+
+use crate::command::Outcome;
+use hf_policy::attributes::Media;
+use hf_policy::policy::AttrMap;
+use hf_policy::{
+    ClusterId, DiskId, DiskUuid, Epoch, Lineage, NodeId, RequestId, Rid, SHARD_BYTES, SessionId, ShardId, StoreUuid,
+    Term, Ver, VolumeId,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Outcomes kept for exactly-once. A client retries within minutes; at 100 changes a second this is over a minute.
+pub const REQUESTS_KEPT: usize = 8192;
+/// Events kept for `holdfast events`.
+pub const EVENTS_KEPT: usize = 2048;
+/// Removals kept for watch deltas; a watcher further behind gets the whole image.
+pub const REMOVALS_KEPT: usize = 4096;
+
+/// Where a node is reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addresses {
+    /// Control plane: Raft, metadata, API (`host:port`).
+    pub api: String,
+    /// Replication (`host:port`).
+    pub data: String,
+    /// NBD export (`host:port`), empty if off.
+    pub nbd: String,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// Its id, also its Raft id.
+    pub id: NodeId,
+    /// Unique, chosen by the operator.
+    pub name: String,
+    /// Made once per data directory: a node that lost its directory is another node.
+    pub uuid: u128Hex,
+    /// Where it is reached.
+    pub addr: Addresses,
+    /// Topology and free labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Release it runs, for people.
+    #[serde(default)]
+    pub version: String,
+    /// Revision of the last change.
+    pub rev: u64,
+}
+
+/// A `u128` that reads as hexadecimal.
+#[allow(non_camel_case_types)]
+pub type u128Hex = hf_policy::BootId;
+
+/// A disk's health, as recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskState {
+    /// In use.
+    Ok,
+    /// Failed for good (C4), and why.
+    Failed(String),
+}
+
+/// A disk of a node's pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskRecord {
+    /// Its number.
+    pub id: DiskId,
+    /// Its node.
+    pub node: NodeId,
+    /// From its superblock.
+    pub uuid: DiskUuid,
+    /// Directory or device on its node, for people.
+    pub path: String,
+    /// Its class; never `any`.
+    pub media: Media,
+    /// Bytes for data.
+    pub capacity: u64,
+    /// Health.
+    pub state: DiskState,
+    /// Revision of the last change.
+    pub rev: u64,
+}
+
+/// A replica's standing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplicaState {
+    /// Holds every acknowledged write.
+    InSync,
+    /// Missed writes; holds every acknowledged write up to `base`.
+    Out {
+        /// Known lower bound.
+        base: Ver,
+    },
+    /// Out, and catching up.
+    Syncing {
+        /// Known lower bound.
+        base: Ver,
+        /// Which sync.
+        sync_id: u64,
+    },
+}
+
+/// One copy of a shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaRecord {
+    /// Its id, never reused.
+    pub rid: Rid,
+    /// Where it lives.
+    pub disk: DiskId,
+    /// The disk's node.
+    pub node: NodeId,
+    /// The storage it was initialised with; `None` until its node has made it.
+    pub store_uuid: Option<StoreUuid>,
+    /// Its standing.
+    pub state: ReplicaState,
+    /// The epoch at which it last left the in-sync set.
+    #[serde(default)]
+    pub out_since: Epoch,
+}
+
+impl ReplicaRecord {
+    /// Is it in the in-sync set?
+    pub fn in_sync(&self) -> bool {
+        self.state == ReplicaState::InSync
+    }
+}
+
+/// A shard of a volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardRecord {
+    /// Its replicas.
+    pub replicas: BTreeMap<Rid, ReplicaRecord>,
+}
+
+impl ShardRecord {
+    /// The in-sync set.
+    pub fn in_sync(&self) -> BTreeSet<Rid> {
+        self.replicas.values().filter(|r| r.in_sync()).map(|r| r.rid).collect()
+    }
+}
+
+/// Who has a volume attached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The node.
+    pub node: NodeId,
+    /// The attachment.
+    pub session: SessionId,
+    /// When, in Unix milliseconds of the proposer's clock.
+    pub since_ms: u64,
+}
+
+/// A snapshot's record (taken by a later release; here so that records need not change).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotRecord {
+    /// Number inside the volume.
+    pub id: u64,
+    /// Per shard: the last version it holds.
+    pub cuts: Vec<Ver>,
+}
+
+/// A volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeRecord {
+    /// Its number.
+    pub id: VolumeId,
+    /// Its name, unique.
+    pub name: String,
+    /// Its policy, as set (defaults are not stored).
+    pub attrs: AttrMap,
+    /// Bytes.
+    pub size: u64,
+    /// Its history.
+    pub lineage: Lineage,
+    /// Raised by every attach.
+    pub term: Term,
+    /// Raised by every change of this record.
+    pub epoch: Epoch,
+    /// Who has it attached.
+    pub coordinator: Option<Attachment>,
+    /// Its shards, in order.
+    pub shards: Vec<ShardRecord>,
+    /// Its snapshots.
+    #[serde(default)]
+    pub snaps: Vec<SnapshotRecord>,
+    /// The last term that reached service (status only).
+    #[serde(default)]
+    pub activated: Term,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+    /// Revision of the last change.
+    pub rev: u64,
+}
+
+impl VolumeRecord {
+    /// How many bytes of the volume shard `index` covers.
+    pub fn shard_bytes(&self, index: u32) -> u64 {
+        self.size.saturating_sub(u64::from(index) * SHARD_BYTES).min(SHARD_BYTES)
+    }
+    /// Every replica with its shard.
+    pub fn replicas(&self) -> impl Iterator<Item = (ShardId, &ReplicaRecord)> {
+        let vol = self.id;
+        self.shards
+            .iter()
+            .enumerate()
+            .flat_map(move |(i, s)| s.replicas.values().map(move |r| (ShardId { vol, index: i as u32 }, r)))
+    }
+    /// Has every in-sync replica been made by its node?
+    pub fn ready(&self) -> bool {
+        self.replicas().all(|(_, r)| !r.in_sync() || r.store_uuid.is_some())
+    }
+}
+
+/// A replica whose data its node must delete, and may only delete because of this record (I20).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tombstone {
+    /// The replica.
+    pub rid: Rid,
+    /// Of which shard.
+    pub shard: ShardId,
+    /// On which disk.
+    pub disk: DiskId,
+    /// Of which node.
+    pub node: NodeId,
+    /// Revision of the last change.
+    pub rev: u64,
+}
+
+/// Something that happened, for `holdfast events`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// The revision that brought it.
+    pub rev: u64,
+    /// Unix milliseconds of the proposer's clock.
+    pub at_ms: u64,
+    /// A stable word: `volume.created`, `replica.dropped`, …
+    pub kind: String,
+    /// What it is about, by name.
+    pub subject: String,
+    /// One line for people.
+    pub text: String,
+}
+
+/// What a removal removed, for watch deltas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Removed {
+    /// A volume.
+    Volume(VolumeId),
+    /// A tombstone, its data being gone.
+    Tombstone(Rid),
+}
+
+/// The next unused numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextIds {
+    /// Node.
+    pub node: u64,
+    /// Disk.
+    pub disk: u64,
+    /// Volume.
+    pub volume: u64,
+    /// Replica.
+    pub rid: u64,
+}
+
+/// Everything the cluster agrees on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterState {
+    /// Which cluster; none before `Init`.
+    pub cluster: ClusterId,
+    /// Its name.
+    pub name: String,
+    /// Raised by every change.
+    pub revision: u64,
+    /// Unused numbers.
+    pub next: NextIds,
+    /// Nodes.
+    pub nodes: BTreeMap<NodeId, NodeRecord>,
+    /// Disks.
+    pub disks: BTreeMap<DiskId, DiskRecord>,
+    /// Volumes.
+    pub volumes: BTreeMap<VolumeId, VolumeRecord>,
+    /// Replicas to delete.
+    pub tombstones: BTreeMap<Rid, Tombstone>,
+    /// Recent outcomes by request, oldest first in `request_order`.
+    pub requests: BTreeMap<RequestId, Outcome>,
+    /// Insertion order of `requests`.
+    pub request_order: VecDeque<RequestId>,
+    /// Recent events.
+    pub events: VecDeque<Event>,
+    /// Recent removals.
+    pub removals: VecDeque<(u64, Removed)>,
+    /// Removals up to this revision are forgotten.
+    pub removals_floor: u64,
+}
+
+impl Default for ClusterState {
+    fn default() -> Self {
+        ClusterState {
+            cluster: ClusterId::NONE,
+            name: String::new(),
+            revision: 0,
+            next: NextIds { node: 1, disk: 1, volume: 1, rid: 1 },
+            nodes: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            tombstones: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            request_order: VecDeque::new(),
+            events: VecDeque::new(),
+            removals: VecDeque::new(),
+            removals_floor: 0,
+        }
+    }
+}
+
+impl ClusterState {
+    /// A volume by name.
+    pub fn volume_named(&self, name: &str) -> Option<&VolumeRecord> {
+        self.volumes.values().find(|v| v.name == name)
+    }
+    /// A node by name.
+    pub fn node_named(&self, name: &str) -> Option<&NodeRecord> {
+        self.nodes.values().find(|n| n.name == name)
+    }
+    /// A node's name, or its number if unknown.
+    pub fn node_name(&self, id: NodeId) -> String {
+        self.nodes.get(&id).map_or_else(|| format!("#{id}"), |n| n.name.clone())
+    }
+}

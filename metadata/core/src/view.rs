@@ -1,0 +1,102 @@
+//! Watch deltas: what changed between two revisions, so that a node that follows can miss any number of messages.
+
+use crate::record::*;
+use serde::{Deserialize, Serialize};
+
+/// Everything that changed in `(from, to]`, or the whole state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Delta {
+    /// Apply on top of revision `from`.
+    Changes {
+        /// The follower's revision.
+        from: u64,
+        /// Its revision afterwards.
+        to: u64,
+        /// Changed or new.
+        nodes: Vec<NodeRecord>,
+        /// Changed or new.
+        disks: Vec<DiskRecord>,
+        /// Changed or new.
+        volumes: Vec<VolumeRecord>,
+        /// New.
+        tombstones: Vec<Tombstone>,
+        /// Gone.
+        removed: Vec<Removed>,
+        /// New.
+        events: Vec<Event>,
+    },
+    /// Replace everything: the follower was too far behind.
+    Whole(Box<ClusterState>),
+}
+
+/// A delta that does not fit the follower's revision; it asks again from its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a change from revision {delta} does not follow revision {here}")]
+pub struct Gap {
+    /// The follower's.
+    pub here: u64,
+    /// The delta's.
+    pub delta: u64,
+}
+
+impl ClusterState {
+    /// What a follower at revision `from` is missing; `None` if nothing.
+    pub fn delta_since(&self, from: u64) -> Option<Delta> {
+        if from == self.revision {
+            return None;
+        }
+        let oldest_event = self.events.front().map_or(0, |e| e.rev);
+        let events_lost = self.events.len() >= EVENTS_KEPT && from + 1 < oldest_event;
+        if from == 0 || from > self.revision || from < self.removals_floor || events_lost {
+            return Some(Delta::Whole(Box::new(self.followers_view())));
+        }
+        let newer = |rev: u64| rev > from;
+        Some(Delta::Changes {
+            from,
+            to: self.revision,
+            nodes: self.nodes.values().filter(|r| newer(r.rev)).cloned().collect(),
+            disks: self.disks.values().filter(|r| newer(r.rev)).cloned().collect(),
+            volumes: self.volumes.values().filter(|r| newer(r.rev)).cloned().collect(),
+            tombstones: self.tombstones.values().filter(|r| newer(r.rev)).cloned().collect(),
+            removed: self.removals.iter().filter(|(rev, _)| newer(*rev)).map(|(_, r)| *r).collect(),
+            events: self.events.iter().filter(|e| newer(e.rev)).cloned().collect(),
+        })
+    }
+
+    /// The state without what only voters need.
+    fn followers_view(&self) -> ClusterState {
+        let mut s = self.clone();
+        s.requests.clear();
+        s.request_order.clear();
+        s
+    }
+
+    /// A follower takes a delta.
+    pub fn follow(&mut self, delta: Delta) -> Result<(), Gap> {
+        match delta {
+            Delta::Whole(state) => *self = *state,
+            Delta::Changes { from, to, nodes, disks, volumes, tombstones, removed, events } => {
+                if from != self.revision {
+                    return Err(Gap { here: self.revision, delta: from });
+                }
+                self.revision = to;
+                self.nodes.extend(nodes.into_iter().map(|r| (r.id, r)));
+                self.disks.extend(disks.into_iter().map(|r| (r.id, r)));
+                self.volumes.extend(volumes.into_iter().map(|r| (r.id, r)));
+                self.tombstones.extend(tombstones.into_iter().map(|r| (r.rid, r)));
+                for r in removed {
+                    match r {
+                        Removed::Volume(v) => drop(self.volumes.remove(&v)),
+                        Removed::Tombstone(rid) => drop(self.tombstones.remove(&rid)),
+                    }
+                }
+                self.events.extend(events);
+                while self.events.len() > EVENTS_KEPT {
+                    self.events.pop_front();
+                }
+            }
+        }
+        Ok(())
+    }
+}
