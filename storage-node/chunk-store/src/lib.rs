@@ -1,1 +1,35 @@
-//! placeholder
+//! The chunk store's engine: versioned, checksummed 4 KiB blocks of shard replicas on one disk; thin and crash-safe.
+//!
+//! Pure: `Store::step(input, &mut out)` takes operations and disk completions and returns disk operations and answers. It
+//! keeps the contract C1–C14 (`docs/disk-format.md` repeats it with the bytes). It knows nothing of replication,
+//! sockets or the index database: everything a disk needs to be understood is on that disk.
+//!
+//! | module | decides |
+//! | --- | --- |
+//! | [`disk`] | the four disk operations, and the plain interface used to format, open and inspect |
+//! | [`format`] | every byte on disk: superblock, index pages, chunk pages, journal groups |
+//! | [`geometry`] | where the regions lie |
+//! | [`alloc`] | which 64 KiB units are free; when freed ones may be used again (C7) |
+//! | [`engine`] | the state machine: journal, overlay, destage, checkpoint, reads |
+//! | [`recovery`] | what a disk holds after a crash |
+//! | [`sim`] | a simulated disk that loses, tears and damages what was not synced |
+
+pub mod alloc;
+pub mod disk;
+pub mod engine;
+pub mod format;
+pub mod geometry;
+pub mod recovery;
+pub mod sim;
+
+pub use disk::{DiskError, DiskOp, RawDisk};
+pub use engine::{Answer, Config, CopyItem, Input, Op, OpId, Output, Stats, Store, StoreError};
+pub use format::replica::ReplicaRec;
+pub use recovery::{FormatParams, OpenError};
+
+/// Bytes of an allocation unit.
+pub const UNIT_BYTES: u64 = 64 << 10;
+/// Blocks of an allocation unit.
+pub const UNIT_BLOCKS: usize = 16;
+/// Units of a chunk.
+pub const CHUNK_UNITS: usize = 16;

@@ -1,0 +1,291 @@
+//! Checkpoints: destage everything up to a journal group, then make the index say so, then let the journal go.
+//!
+//! 1. destage every chunk dirty at the start; 2. sync; 3. read back every chunk page that was written (C13); 4. write the
+//! changed index pages to the other half; 5. sync; 6. write the superblock, durable. Only then are the journal's
+//! groups and the freed units used again (C7). Between 2 and 6 nothing is destaged, so that no page the new index names
+//! is overwritten. No step needs journal space.
+
+use super::{Input, Key, OpId, Output, Pending, State, Store};
+use crate::disk::{DiskError, DiskOp};
+use crate::format::index;
+use crate::format::superblock::JournalTail;
+use bytes::Bytes;
+use hf_policy::BLOCK_SIZE;
+use std::collections::{BTreeSet, VecDeque};
+
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+enum Phase {
+    #[default]
+    Idle,
+    Destaging,
+    Syncing,
+    Verifying,
+    WritingIndex,
+    SyncingIndex,
+    WritingSuper,
+}
+
+#[derive(Default)]
+pub(crate) struct Checkpoint {
+    phase: Phase,
+    upto: u64,
+    work: VecDeque<Key>,
+    jobs: usize,
+    outstanding: usize,
+    /// Slots whose page copy changed since the last commit.
+    changed: BTreeSet<u32>,
+    verify: VecDeque<u32>,
+    index_writes: VecDeque<(u64, Bytes)>,
+    tail: JournalTail,
+    last_read: u64,
+    requested: bool,
+    /// Deleted replicas without chunks: not yet in a checkpoint, and in the one that commits.
+    emptied: Vec<u32>,
+    emptied_now: Vec<u32>,
+    /// Answered by the running checkpoint, and by the next.
+    now: Vec<OpId>,
+    next: Vec<OpId>,
+}
+
+/// Pages verified, or index pages written, at once.
+const PARALLEL: usize = 16;
+
+impl Checkpoint {
+    pub(super) fn job_ended(&mut self) {
+        self.jobs = self.jobs.saturating_sub(1);
+    }
+    pub(super) fn destaged(&mut self, slot: u32) {
+        self.changed.insert(slot);
+    }
+    pub(super) fn emptied(&mut self, replica: u32) {
+        self.emptied.push(replica);
+        self.requested = true;
+    }
+    pub(super) fn take_ops(&mut self) -> Vec<OpId> {
+        self.now.drain(..).chain(self.next.drain(..)).collect()
+    }
+}
+
+impl Store {
+    pub(super) fn request_checkpoint(&mut self, id: OpId) {
+        self.checkpoint.next.push(id);
+        self.checkpoint.requested = true;
+    }
+
+    /// About once a second: a store that was quiet since the last time empties its overlay and journal.
+    pub(super) fn housekeep(&mut self, _out: &mut Vec<Output>) {
+        let quiet = !std::mem::replace(&mut self.active_since_housekeep, false);
+        let dirty = self.chunks.values().any(|c| c.is_dirty()) || self.journal.used() > 0 || self.units.pending() > 0;
+        if quiet && dirty {
+            self.checkpoint.requested = true;
+        }
+    }
+
+    /// Does what the present phase allows.
+    pub(super) fn drive_checkpoint(&mut self, out: &mut Vec<Output>) {
+        if self.state != State::Serving {
+            return;
+        }
+        self.units.reap(self.oldest_read());
+        if matches!(self.checkpoint.phase, Phase::Idle | Phase::Destaging) {
+            self.drive_delete(out);
+        }
+        let full = self.journal.is_half_full() || self.overlay_bytes * 2 >= self.cfg.overlay_bytes;
+        // Space that only a checkpoint gives back, while little is free.
+        let starved = self.units.pending() > 0 && self.units.free() < self.promised_units + self.reserve() * 2;
+        if self.checkpoint.phase == Phase::Idle && (self.checkpoint.requested || full || starved) {
+            self.begin_checkpoint();
+        }
+        if self.checkpoint.phase == Phase::Destaging {
+            self.drive_destage(out);
+        }
+    }
+
+    fn begin_checkpoint(&mut self) {
+        let work = self.chunks.iter().filter(|(_, c)| c.is_dirty() || c.destage.is_some()).map(|(k, _)| *k).collect();
+        let ck = &mut self.checkpoint;
+        ck.phase = Phase::Destaging;
+        ck.requested = false;
+        ck.upto = self.journal.applied;
+        ck.work = work;
+        let next: Vec<OpId> = ck.next.drain(..).collect();
+        ck.now.extend(next);
+    }
+
+    fn drive_destage(&mut self, out: &mut Vec<Output>) {
+        while self.checkpoint.jobs < self.cfg.destage_jobs {
+            let Some(key) = self.checkpoint.work.pop_front() else { break };
+            self.checkpoint.jobs += 1;
+            if !self.destage(key, out) {
+                self.checkpoint.jobs -= 1;
+            }
+            if matches!(self.state, State::Failed(_)) {
+                return;
+            }
+        }
+        if self.checkpoint.jobs == 0 && self.checkpoint.work.is_empty() {
+            self.checkpoint.phase = Phase::Syncing;
+            self.disk_op(Pending::Checkpoint, DiskOp::Sync, out);
+        }
+    }
+
+    /// A sync, an index write or the superblock has completed.
+    pub(super) fn checkpoint_step_done(&mut self, out: &mut Vec<Output>) {
+        match self.checkpoint.phase {
+            Phase::Syncing => {
+                self.checkpoint.phase = Phase::Verifying;
+                self.checkpoint.verify = self.checkpoint.changed.iter().copied().collect();
+                self.drive_verify(out);
+            }
+            Phase::WritingIndex => {
+                self.checkpoint.outstanding -= 1;
+                self.drive_index(out);
+            }
+            Phase::SyncingIndex => {
+                self.checkpoint.phase = Phase::WritingSuper;
+                self.sb.half ^= 1;
+                self.sb.index_gen += 1;
+                self.sb.index_digest = index::digest(&self.index_crcs[self.sb.half as usize]);
+                self.sb.tail = self.checkpoint.tail;
+                self.write_superblock(Pending::Checkpoint, out);
+            }
+            Phase::WritingSuper => self.committed(out),
+            Phase::Idle | Phase::Destaging | Phase::Verifying => {}
+        }
+    }
+
+    fn drive_verify(&mut self, out: &mut Vec<Output>) {
+        while self.checkpoint.outstanding < PARALLEL {
+            let Some(slot) = self.checkpoint.verify.pop_front() else { break };
+            let Some(copy) = self.slots[slot as usize].as_ref().and_then(|s| s.copy) else { continue };
+            self.checkpoint.outstanding += 1;
+            let op = DiskOp::Read { off: self.sb.geometry.page_off(slot, copy), len: BLOCK_SIZE as u32 };
+            self.disk_op(Pending::Verify(slot), op, out);
+        }
+        if self.checkpoint.outstanding == 0 {
+            self.prepare_index();
+            self.checkpoint.phase = Phase::WritingIndex;
+            self.drive_index(out);
+        }
+    }
+
+    /// A page just written must read back whole, or the journal that could repair it would go for nothing (C13).
+    pub(super) fn page_verified(&mut self, slot: u32, result: Result<Bytes, DiskError>, out: &mut Vec<Output>) {
+        self.checkpoint.outstanding -= 1;
+        if let Some(e) = self.slots[slot as usize] {
+            let good = match (result, self.page_id((e.replica, e.chunk))) {
+                (Ok(block), Some(id)) => crate::format::page::Page::decode(&block, id, e.page_crc).is_some(),
+                (Err(_), _) => false,
+                (_, None) => true,
+            };
+            if !good {
+                return self.fail(format!("chunk page {slot} does not read back as it was written"), out);
+            }
+        }
+        self.drive_verify(out);
+    }
+
+    /// Encodes the index pages that changed since the other half was written.
+    fn prepare_index(&mut self) {
+        let g = self.sb.geometry;
+        let base = g.replica_pages() + g.slot_pages();
+        for p in self.units.take_dirty() {
+            self.mark_index(base + p);
+        }
+        let half = self.sb.half ^ 1;
+        let generation = self.sb.index_gen + 1;
+        let dirty = std::mem::take(&mut self.dirty_index[half as usize]);
+        for page in dirty {
+            let (block, crc) = index::encode_page(self.sb.disk, page, generation, &self.index_payload(page));
+            self.index_crcs[half as usize][page as usize] = crc;
+            let off = g.index_off(half) + u64::from(page) * BLOCK_SIZE as u64;
+            self.checkpoint.index_writes.push_back((off, Bytes::from(block)));
+        }
+        self.checkpoint.emptied_now = std::mem::take(&mut self.checkpoint.emptied);
+        self.checkpoint.tail = self.journal.tail_after(self.checkpoint.upto);
+        self.checkpoint.last_read = self.next_number;
+    }
+
+    fn drive_index(&mut self, out: &mut Vec<Output>) {
+        while self.checkpoint.outstanding < PARALLEL {
+            let Some((off, first)) = self.checkpoint.index_writes.pop_front() else { break };
+            let mut bufs = vec![first];
+            let next_off = |n: usize| off + (n * BLOCK_SIZE) as u64;
+            while bufs.len() < 64
+                && self.checkpoint.index_writes.front().is_some_and(|(o, _)| *o == next_off(bufs.len()))
+            {
+                bufs.extend(self.checkpoint.index_writes.pop_front().map(|(_, b)| b));
+            }
+            self.checkpoint.outstanding += 1;
+            self.disk_op(Pending::Checkpoint, DiskOp::Write { off, bufs, durable: false }, out);
+        }
+        if self.checkpoint.outstanding == 0 {
+            self.checkpoint.phase = Phase::SyncingIndex;
+            self.disk_op(Pending::Checkpoint, DiskOp::Sync, out);
+        }
+    }
+
+    fn committed(&mut self, out: &mut Vec<Output>) {
+        for slot in std::mem::take(&mut self.checkpoint.changed) {
+            self.committed[slot as usize] = self.slots[slot as usize].as_ref().and_then(|s| s.copy);
+        }
+        self.journal.trim(self.checkpoint.tail);
+        self.units.checkpointed(self.checkpoint.upto, self.checkpoint.last_read);
+        self.units.reap(self.oldest_read());
+        let emptied = std::mem::take(&mut self.checkpoint.emptied_now);
+        self.free_replicas(emptied);
+        self.stats.checkpoints += 1;
+        self.checkpoint.phase = Phase::Idle;
+        for id in std::mem::take(&mut self.checkpoint.now) {
+            out.push(Output::Done { id, result: Ok(super::Answer::Done) });
+        }
+    }
+
+    /// Writes the next superblock generation: durable, two copies in one write.
+    pub(super) fn write_superblock(&mut self, pending: Pending, out: &mut Vec<Output>) {
+        self.sb.generation += 1;
+        let block = Bytes::from(self.sb.encode());
+        let op = DiskOp::Write { off: self.sb.offset(), bufs: vec![block.clone(), block], durable: true };
+        self.disk_op(pending, op, out);
+    }
+
+    pub(super) fn mark_index(&mut self, page: u32) {
+        self.dirty_index[0].insert(page);
+        self.dirty_index[1].insert(page);
+    }
+
+    pub(super) fn mark_slot(&mut self, slot: u32) {
+        self.mark_index(self.sb.geometry.replica_pages() + slot / index::PAGE_SLOTS as u32);
+    }
+
+    /// What an index page holds now.
+    pub(crate) fn index_payload(&self, page: u32) -> Vec<u8> {
+        let g = self.sb.geometry;
+        let mut out = Vec::with_capacity(index::PAYLOAD);
+        if page < g.replica_pages() {
+            let first = page as usize * index::PAGE_REPLICAS;
+            for r in self.replicas.iter().skip(first).take(index::PAGE_REPLICAS) {
+                match r {
+                    Some(r) => out.extend_from_slice(&r.encode()),
+                    None => out.resize(out.len() + crate::format::replica::REPLICA_BYTES, 0),
+                }
+            }
+        } else if page < g.replica_pages() + g.slot_pages() {
+            let first = (page - g.replica_pages()) as usize * index::PAGE_SLOTS;
+            for s in self.slots.iter().skip(first).take(index::PAGE_SLOTS) {
+                match s {
+                    Some(s) => s.encode(&mut out),
+                    None => out.resize(out.len() + index::SLOT_BYTES, 0),
+                }
+            }
+        } else {
+            out = self.units.page_bytes(page - g.replica_pages() - g.slot_pages());
+        }
+        out
+    }
+
+    /// For the driver's clean stop: asks for a checkpoint under a name of its own.
+    pub fn checkpoint_now(&mut self, id: OpId, out: &mut Vec<Output>) {
+        self.step(Input::Op { id, op: super::Op::Checkpoint }, out);
+    }
+}

@@ -1,0 +1,190 @@
+//! Destage: a chunk's overlay goes in place and its page to the copy the last checkpoint does not rely on.
+//!
+//! Until the next checkpoint is durable nothing depends on what is written here: the journal still holds every block,
+//! and the old page copy still stands. So the writes need no order among themselves.
+
+use super::pages::Waiter;
+use super::types::{Body, Destage};
+use super::{Key, Output, Pending, Store};
+use crate::disk::DiskOp;
+use crate::format::page::{BlockMeta, BlockState, NO_UNIT, Page};
+use crate::{CHUNK_UNITS, UNIT_BLOCKS};
+use bytes::Bytes;
+use hf_policy::crc::SeededCrc;
+use hf_policy::{BLOCK_BYTES, BLOCK_SIZE};
+use std::sync::Arc;
+
+impl Store {
+    /// Begins to destage a dirty chunk; true if a job is now running.
+    pub(super) fn destage(&mut self, key: Key, out: &mut Vec<Output>) -> bool {
+        let Some(c) = self.chunks.get(&key) else { return false };
+        if !c.is_dirty() || c.destage.is_some() {
+            return false;
+        }
+        match self.page_of(key) {
+            Ok(_) => self.destage_go(key, out),
+            Err(slot) => self.load_page(slot, Waiter::Destage(key), out),
+        }
+        true
+    }
+
+    pub(super) fn destage_go(&mut self, key: Key, out: &mut Vec<Output>) {
+        let (Ok(old), Some(&slot), Some(id)) = (self.page_of(key), self.map.get(&key), self.page_id(key)) else {
+            return self.checkpoint.job_ended();
+        };
+        if !self.chunks.get(&key).is_some_and(|c| c.is_dirty() && c.destage.is_none()) {
+            return self.checkpoint.job_ended();
+        }
+        let (new, writes, moved) = match self.merge(key, &old) {
+            Ok(m) => m,
+            Err(why) => return self.fail(why, out),
+        };
+        let trim = self.chunks.get(&key).and_then(|c| c.trim);
+        let copy = if self.committed[slot as usize] == Some(0) { 1 } else { 0 };
+        let (page, page_crc) = new.encode(id);
+        if let Some(e) = self.slots[slot as usize].as_mut() {
+            e.units = new.unit_mask();
+        }
+        let outstanding = writes.len() as u32 + 1;
+        let job = Destage { old, new: Arc::new(new), copy, page_crc, moved, trim, outstanding };
+        if let Some(c) = self.chunks.get_mut(&key) {
+            c.destage = Some(job);
+        }
+        for (off, bufs) in writes {
+            self.disk_op(Pending::Destage(key), DiskOp::Write { off, bufs, durable: false }, out);
+        }
+        let off = self.sb.geometry.page_off(slot, copy);
+        let op = DiskOp::Write { off, bufs: vec![Bytes::from(page)], durable: false };
+        self.disk_op(Pending::Destage(key), op, out);
+    }
+
+    /// The chunk's new page, the data writes it needs, and the blocks it takes from the overlay.
+    #[allow(clippy::type_complexity)]
+    fn merge(
+        &mut self,
+        key: Key,
+        old: &Page,
+    ) -> Result<(Page, Vec<(u64, Vec<Bytes>)>, Vec<(u16, hf_policy::Ver, u64)>), String> {
+        let Some(c) = self.chunks.get(&key) else { return Err("a chunk vanished during destage".into()) };
+        let mut page = old.clone();
+        if let Some((ver, _)) = c.trim {
+            page.trim_ver = page.trim_ver.max(ver);
+            page.blocks.iter_mut().filter(|m| m.ver <= ver).for_each(|m| *m = BlockMeta::default());
+        }
+        let mut moved = Vec::with_capacity(c.overlay.len());
+        let mut data: Vec<(u16, Bytes)> = Vec::new();
+        let mut mapped = [NO_UNIT; CHUNK_UNITS];
+        for (at, ov) in &c.overlay {
+            moved.push((*at, ov.ver, ov.group));
+            let state = match &ov.body {
+                Body::Mem(b) => {
+                    data.push((*at, b.clone()));
+                    BlockState::Data
+                }
+                Body::Unit(u) => {
+                    mapped[*at as usize / UNIT_BLOCKS] = *u;
+                    BlockState::Data
+                }
+                Body::Zero => BlockState::Zero,
+                Body::Bad => BlockState::Bad,
+            };
+            let crc = if state == BlockState::Data { ov.crc } else { SeededCrc(0) };
+            page.blocks[*at as usize] = BlockMeta { ver: ov.ver, crc, state };
+        }
+        // Records that name a unit freed here are of groups up to this one; and the page without it is in the very next
+        // checkpoint, because nothing is destaged while one commits.
+        let applied = self.journal.applied;
+        for (u, new_unit) in mapped.into_iter().enumerate().filter(|(_, m)| *m != NO_UNIT) {
+            let before = std::mem::replace(&mut page.units[u], new_unit);
+            self.units.settle(new_unit);
+            if before != NO_UNIT && before != new_unit {
+                self.units.release(before, applied);
+            }
+        }
+        self.place_data(key, &mut page, &data)?;
+        for u in 0..CHUNK_UNITS {
+            let blocks = &page.blocks[u * UNIT_BLOCKS..(u + 1) * UNIT_BLOCKS];
+            if page.units[u] != NO_UNIT && blocks.iter().all(|m| m.state != BlockState::Data) {
+                self.units.release(page.units[u], applied);
+                page.units[u] = NO_UNIT;
+            }
+        }
+        let writes = self.data_writes(&page, data);
+        Ok((page, writes, moved))
+    }
+
+    /// Gives every unit that will hold data a place; its promise is spent.
+    fn place_data(&mut self, key: Key, page: &mut Page, data: &[(u16, Bytes)]) -> Result<(), String> {
+        for (at, _) in data {
+            let u = *at as usize / UNIT_BLOCKS;
+            if page.units[u] == NO_UNIT {
+                let unit = self.units.take().ok_or("no unit is left for an acknowledged write")?;
+                self.units.settle(unit);
+                page.units[u] = unit;
+            }
+        }
+        if let Some(c) = self.chunks.get_mut(&key) {
+            let spent = c.promise & page.unit_mask();
+            c.promise &= !spent;
+            // Promises of blocks that were zeroed meanwhile are spent too, once nothing is in flight.
+            let stale = if c.inflight == 0 { std::mem::take(&mut c.promise) } else { 0 };
+            self.promised_units -= spent.count_ones() + stale.count_ones();
+        }
+        Ok(())
+    }
+
+    /// Data writes, neighbours merged.
+    fn data_writes(&self, page: &Page, data: Vec<(u16, Bytes)>) -> Vec<(u64, Vec<Bytes>)> {
+        let mut writes: Vec<(u64, Vec<Bytes>)> = Vec::new();
+        for (at, bytes) in data {
+            let unit = page.units[at as usize / UNIT_BLOCKS];
+            let off = self.sb.geometry.unit_off(unit) + (at as usize % UNIT_BLOCKS) as u64 * BLOCK_BYTES;
+            match writes.last_mut() {
+                Some((start, bufs)) if *start + (bufs.len() * BLOCK_SIZE) as u64 == off => bufs.push(bytes),
+                _ => writes.push((off, vec![bytes])),
+            }
+        }
+        writes
+    }
+
+    pub(super) fn destage_written(&mut self, key: Key, out: &mut Vec<Output>) {
+        let Some(c) = self.chunks.get_mut(&key) else { return };
+        let Some(d) = c.destage.as_mut() else { return };
+        d.outstanding -= 1;
+        if d.outstanding > 0 {
+            return;
+        }
+        let Some(d) = c.destage.take() else { return };
+        if c.trim == d.trim {
+            c.trim = None;
+        }
+        let mut gone = Vec::new();
+        for (at, ver, group) in &d.moved {
+            if c.overlay.get(at).is_some_and(|o| o.ver == *ver && o.group == *group) {
+                gone.push((*at, c.overlay.remove(at)));
+            }
+        }
+        if c.overlay.is_empty() && c.inflight == 0 {
+            self.promised_units -= std::mem::take(&mut c.promise).count_ones();
+        }
+        for (at, ov) in gone {
+            self.superseded(key, at, ov);
+        }
+        if let Some(&slot) = self.map.get(&key) {
+            if let Some(e) = self.slots[slot as usize].as_mut() {
+                e.copy = Some(d.copy);
+                e.page_crc = d.page_crc;
+            }
+            self.cache.put(slot, d.new);
+            self.mark_slot(slot);
+            self.checkpoint.destaged(slot);
+        }
+        self.stats.destaged += 1;
+        self.checkpoint.job_ended();
+        if self.chunks.get(&key).is_some_and(|c| !c.slow.is_empty()) {
+            self.slow_ready.push_back(key);
+        }
+        self.drop_if_idle(key);
+        let _ = out;
+    }
+}

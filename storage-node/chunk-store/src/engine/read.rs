@@ -1,0 +1,153 @@
+//! Reads: resolve each block (overlay, page), read the runs that are on disk, verify every block against its seeded
+//! checksum, assemble. A block that does not verify is looked up once more (it may have been moved meanwhile) and then
+//! reported as bad: never old or wrong bytes (C5, I14).
+
+use super::pages::{Src, Waiter};
+use super::types::BlockInfo;
+use super::{Answer, Key, Op, OpId, Output, Pending, Store, StoreError};
+use crate::disk::{DiskError, DiskOp};
+use crate::format::page::BlockState;
+use bytes::{Bytes, BytesMut};
+use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, crc};
+
+/// A run of blocks that lie together on disk.
+struct Run {
+    off: u64,
+    first: usize,
+    blocks: usize,
+    data: Option<Bytes>,
+}
+
+pub(super) struct Job {
+    pub id: OpId,
+    key: Key,
+    range: BlockRange,
+    parts: Vec<(BlockInfo, Src)>,
+    runs: Vec<Run>,
+    outstanding: usize,
+    again: bool,
+}
+
+impl Store {
+    pub(super) fn read(&mut self, id: OpId, op: Op, out: &mut Vec<Output>) {
+        let Op::Read { rid, range } = op else { return };
+        let r = match self.check_range(rid, range) {
+            Ok(r) if range.start.chunk() == BlockIx(range.end().0 - 1).chunk() => r,
+            Ok(_) => {
+                let e = StoreError::Invalid(format!("a read of {range:?} crosses a chunk"));
+                return out.push(Output::Done { id, result: Err(e) });
+            }
+            Err(e) => return out.push(Output::Done { id, result: Err(e) }),
+        };
+        let number = self.number();
+        let key = (r, range.start.chunk().0);
+        let job = Job { id, key, range, parts: Vec::new(), runs: Vec::new(), outstanding: 0, again: false };
+        self.reads.insert(number, job);
+        self.read_go(number, out);
+    }
+
+    /// Resolves a read whose page is (or may be) at hand, and begins its disk reads.
+    pub(super) fn read_go(&mut self, number: u64, out: &mut Vec<Output>) {
+        let Some(job) = self.reads.get(&number) else { return };
+        let (key, range) = (job.key, job.range);
+        let page = match self.page_of(key) {
+            Ok(p) => p,
+            Err(slot) => return self.load_page(slot, Waiter::Read(number), out),
+        };
+        let at = range.start.in_chunk() as u16;
+        let resolved: Vec<_> = (at..at + range.len as u16)
+            .map(|b| {
+                let (meta, src) = self.effective(key, b, &page);
+                (self.info(key, b, meta), src)
+            })
+            .collect();
+        let mut runs: Vec<Run> = Vec::new();
+        for (i, (_, src)) in resolved.iter().enumerate() {
+            let Src::Disk(off) = src else { continue };
+            match runs.last_mut() {
+                Some(r) if r.first + r.blocks == i && r.off + (r.blocks * BLOCK_SIZE) as u64 == *off => r.blocks += 1,
+                _ => runs.push(Run { off: *off, first: i, blocks: 1, data: None }),
+            }
+        }
+        let ops: Vec<_> =
+            runs.iter().map(|r| DiskOp::Read { off: r.off, len: (r.blocks * BLOCK_SIZE) as u32 }).collect();
+        let Some(job) = self.reads.get_mut(&number) else { return };
+        job.parts = resolved;
+        job.outstanding = runs.len();
+        job.runs = runs;
+        for (run, op) in ops.into_iter().enumerate() {
+            self.disk_op(Pending::Data { read: number, run }, op, out);
+        }
+        self.read_finish_if_complete(number, out);
+    }
+
+    pub(super) fn data_read(&mut self, read: u64, run: usize, result: Result<Bytes, DiskError>, out: &mut Vec<Output>) {
+        let Some(job) = self.reads.get_mut(&read) else { return };
+        job.outstanding -= 1;
+        if let (Ok(data), Some(r)) = (result, job.runs.get_mut(run)) {
+            r.data = Some(data);
+        }
+        self.read_finish_if_complete(read, out);
+    }
+
+    fn read_finish_if_complete(&mut self, number: u64, out: &mut Vec<Output>) {
+        let Some(job) = self.reads.get_mut(&number).filter(|j| j.outstanding == 0) else { return };
+        let mut bad = Vec::new();
+        for r in &job.runs {
+            for b in 0..r.blocks {
+                let i = r.first + b;
+                let whole = r.data.as_ref().and_then(|d| d.get(b * BLOCK_SIZE..(b + 1) * BLOCK_SIZE));
+                if whole.is_none_or(|bytes| crc::payload(bytes) != job.parts[i].0.crc) {
+                    bad.push(i);
+                }
+            }
+        }
+        if !bad.is_empty() && !job.again {
+            job.again = true;
+            return self.read_go(number, out);
+        }
+        let Some(mut job) = self.reads.remove(&number) else { return };
+        for i in bad {
+            self.stats.bad_blocks += 1;
+            job.parts[i].0.state = BlockState::Bad;
+            job.parts[i].1 = Src::Bad;
+        }
+        let data = assemble(&job);
+        let blocks = job.parts.iter().map(|(i, _)| *i).collect();
+        out.push(Output::Done { id: job.id, result: Ok(Answer::Read { blocks, data }) });
+    }
+
+    /// The oldest read that still runs.
+    pub(super) fn oldest_read(&self) -> u64 {
+        self.reads.keys().next().copied().unwrap_or(u64::MAX)
+    }
+}
+
+/// The bytes of a finished read; without a copy where they are one run or one block of memory.
+fn assemble(job: &Job) -> Bytes {
+    if let [run] = job.runs.as_slice()
+        && run.blocks == job.parts.len()
+        && job.parts.iter().all(|(_, s)| matches!(s, Src::Disk(_)))
+        && let Some(data) = &run.data
+    {
+        return data.clone();
+    }
+    if let [(_, Src::Mem(b))] = job.parts.as_slice() {
+        return b.clone();
+    }
+    let mut data = BytesMut::zeroed(job.parts.len() * BLOCK_SIZE);
+    for (i, (_, src)) in job.parts.iter().enumerate() {
+        if let Src::Mem(b) = src {
+            data[i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE].copy_from_slice(b);
+        }
+    }
+    for r in &job.runs {
+        for b in 0..r.blocks {
+            let i = r.first + b;
+            if let (Some(d), Src::Disk(_)) = (&r.data, &job.parts[i].1) {
+                data[i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE].copy_from_slice(&d[b * BLOCK_SIZE..(b + 1) * BLOCK_SIZE]);
+            }
+        }
+    }
+    data.freeze()
+}

@@ -1,0 +1,187 @@
+//! Replica entries: create, promise, delete. Changes are journal records, so a promise is as durable as a write (C1) and is
+//! ordered after every write submitted before it.
+
+use super::pages::Waiter;
+use super::{Answer, Key, Op, OpId, Output, Store, StoreError};
+use crate::format::group::{Body, Record};
+use crate::format::page::NO_UNIT;
+use crate::format::replica::ReplicaRec;
+use bytes::Bytes;
+use hf_policy::{BlockRange, Rid, Ver};
+
+impl Store {
+    pub(super) fn replica_op(&mut self, id: OpId, op: Op, out: &mut Vec<Output>) {
+        let rid = match &op {
+            Op::CreateReplica(rec) => return self.create_replica(id, rec.clone(), out),
+            Op::UpdateReplica(rec) => rec.rid,
+            Op::DeleteReplica { rid } => *rid,
+            _ => return,
+        };
+        if !self.after_directs.is_empty() || self.has_earlier(rid) {
+            return self.after_directs.push_back((id, op));
+        }
+        self.replica_change(id, op, out);
+    }
+
+    /// Is a write of this replica submitted but not yet in the journal's queue?
+    fn has_earlier(&self, rid: Rid) -> bool {
+        let Some(&r) = self.by_rid.get(&rid) else { return false };
+        let of = |op: &Op| match op {
+            Op::Write { rid: x, .. } | Op::Zero { rid: x, .. } | Op::Copy { rid: x, .. } => *x == rid,
+            _ => false,
+        };
+        self.directs.values().any(|d| d.key.0 == r)
+            || self.waiting.iter().any(|(_, op)| of(op))
+            || self.chunks.range((r, 0)..=(r, u32::MAX)).any(|(_, c)| c.slow.iter().any(|(_, op)| of(op)))
+    }
+
+    pub(super) fn run_after_directs(&mut self, out: &mut Vec<Output>) {
+        while let Some((_, op)) = self.after_directs.front() {
+            let rid = match op {
+                Op::UpdateReplica(rec) => rec.rid,
+                Op::DeleteReplica { rid } => *rid,
+                _ => Rid(0),
+            };
+            if self.has_earlier(rid) {
+                return;
+            }
+            if let Some((id, op)) = self.after_directs.pop_front() {
+                self.replica_change(id, op, out);
+            }
+        }
+    }
+
+    fn create_replica(&mut self, id: OpId, rec: ReplicaRec, out: &mut Vec<Output>) {
+        let refuse = |why: String| Output::Done { id, result: Err(StoreError::Invalid(why)) };
+        if let Some(known) = self.replica(rec.rid) {
+            let done = if known.store_uuid == rec.store_uuid && !known.deleting {
+                Output::Done { id, result: Ok(Answer::Done) }
+            } else {
+                refuse(format!("replica {} exists with other storage", rec.rid))
+            };
+            return out.push(done);
+        }
+        let Some(index) = self.replicas.iter().position(Option::is_none) else {
+            return out.push(Output::Done { id, result: Err(StoreError::NoSpace) });
+        };
+        // The entry is taken at once, so that two creations cannot choose the same; it is announced when durable.
+        self.replicas[index] = Some(rec.clone());
+        self.by_rid.insert(rec.rid, index as u32);
+        self.push_replica(id, index as u32, rec);
+    }
+
+    fn replica_change(&mut self, id: OpId, op: Op, out: &mut Vec<Output>) {
+        let (rid, new) = match op {
+            Op::UpdateReplica(rec) => (rec.rid, Some(rec)),
+            Op::DeleteReplica { rid } => (rid, None),
+            _ => return,
+        };
+        let known = self.by_rid.get(&rid).copied().and_then(|r| Some((r, self.replicas[r as usize].clone()?)));
+        let Some((index, old)) = known.filter(|(_, o)| !o.deleting || new.is_none()) else {
+            return out.push(Output::Done { id, result: Err(StoreError::NoReplica(rid)) });
+        };
+        let rec = new.unwrap_or(ReplicaRec { deleting: true, ..old });
+        self.push_replica(id, index, rec);
+    }
+
+    fn push_replica(&mut self, id: OpId, index: u32, rec: ReplicaRec) {
+        let record = Record {
+            replica: index,
+            rid: rec.rid,
+            range: BlockRange::default(),
+            ver: Ver::ZERO,
+            body: Body::Replica(Box::new(rec)),
+        };
+        let q = super::journal::Queued { record, payload: Bytes::new(), key: None, op: Some(id), answer: Answer::Done };
+        self.journal.push(q);
+    }
+
+    pub(super) fn apply_replica(&mut self, index: u32, rec: &ReplicaRec) -> Result<(), String> {
+        let Some(entry) = self.replicas.get_mut(index as usize) else {
+            return Err(format!("a journal record names replica entry {index}, beyond the table"));
+        };
+        *entry = Some(rec.clone());
+        self.by_rid.insert(rec.rid, index);
+        self.mark_index(index / crate::format::index::PAGE_REPLICAS as u32);
+        if rec.deleting {
+            let keys: Vec<Key> = self.chunks.range((index, 0)..=(index, u32::MAX)).map(|(k, _)| *k).collect();
+            for key in keys {
+                let old = self.chunks.get_mut(&key).map(|c| (c.trim = None, std::mem::take(&mut c.overlay)).1);
+                for (at, ov) in old.unwrap_or_default() {
+                    self.superseded(key, at, Some(ov));
+                }
+            }
+            self.deleting.push_back(index);
+        }
+        Ok(())
+    }
+
+    /// Gives back a deleted replica's chunks, one page at a time.
+    pub(super) fn drive_delete(&mut self, out: &mut Vec<Output>) {
+        while let Some(&r) = self.deleting.front() {
+            if !self.replicas[r as usize].as_ref().is_some_and(|x| x.deleting) {
+                self.deleting.pop_front();
+                continue;
+            }
+            let busy = |c: &super::Chunk| c.inflight > 0 || c.destage.is_some() || !c.slow.is_empty();
+            if self.chunks.range((r, 0)..=(r, u32::MAX)).any(|(_, c)| busy(c)) {
+                return;
+            }
+            let Some((&key, &slot)) = self.map.range((r, 0)..=(r, u32::MAX)).next() else {
+                self.finish_delete(r);
+                continue;
+            };
+            match self.page_of(key) {
+                Ok(_) => self.delete_chunk(key, out),
+                Err(_) if self.loading.get(&slot).is_some_and(|w| w.contains(&Waiter::Delete(key))) => return,
+                Err(slot) => return self.load_page(slot, Waiter::Delete(key), out),
+            }
+        }
+    }
+
+    /// All chunks are gone. The entry itself is freed when a checkpoint without them is durable: until then a crash brings
+    /// them back, and they must still be known as deleted.
+    fn finish_delete(&mut self, r: u32) {
+        self.deleting.pop_front();
+        let keys: Vec<Key> = self.chunks.range((r, 0)..=(r, u32::MAX)).map(|(k, _)| *k).collect();
+        for k in keys {
+            self.forget_chunk(k);
+        }
+        self.checkpoint.emptied(r);
+    }
+
+    /// A checkpoint that knows none of their chunks is durable: these entries may be used again.
+    pub(super) fn free_replicas(&mut self, emptied: Vec<u32>) {
+        for r in emptied {
+            if let Some(rec) = self.replicas[r as usize].take() {
+                self.by_rid.remove(&rec.rid);
+            }
+            self.mark_index(r / crate::format::index::PAGE_REPLICAS as u32);
+        }
+    }
+
+    fn forget_chunk(&mut self, key: Key) {
+        if let Some(c) = self.chunks.remove(&key) {
+            self.promised_units -= c.promise.count_ones();
+            self.promised_slots -= u32::from(c.slot_promised);
+        }
+    }
+
+    pub(super) fn delete_chunk(&mut self, key: Key, _out: &mut Vec<Output>) {
+        let gone = self.replicas[key.0 as usize].as_ref().is_some_and(|x| x.deleting);
+        let (Ok(page), Some(&slot)) = (self.page_of(key), self.map.get(&key)) else { return };
+        if !gone {
+            return;
+        }
+        for unit in page.units.iter().filter(|u| **u != NO_UNIT && **u < self.sb.geometry.units) {
+            self.units.release(*unit, self.journal.applied);
+        }
+        self.forget_chunk(key);
+        self.map.remove(&key);
+        self.slots[slot as usize] = None;
+        self.free_slots.push(slot);
+        self.cache.remove(slot);
+        self.checkpoint.destaged(slot);
+        self.mark_slot(slot);
+    }
+}

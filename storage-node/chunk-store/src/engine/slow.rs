@@ -1,0 +1,199 @@
+//! Operations that must look at what is there: repeated writes, conditional copies, version lists. They wait, in order,
+//! until nothing of their chunk is in flight and its page is at hand; later writes to the chunk wait behind them.
+
+use super::pages::Waiter;
+use super::types::CopyItem;
+use super::{Answer, Key, Op, OpId, Output, Store};
+use crate::UNIT_BLOCKS;
+use crate::format::group::{Body, Record};
+use crate::format::page::{BlockMeta, Page};
+use bytes::Bytes;
+use hf_policy::{BlockIx, BlockRange, CHUNK_BLOCKS, ChunkIx, Rid, Term, Ver};
+
+impl Store {
+    pub(super) fn go_slow(&mut self, id: OpId, key: Key, op: Op, _out: &mut [Output]) {
+        self.chunk_mut(key).slow.push_back((id, op));
+        self.slow_ready.push_back(key);
+    }
+
+    pub(super) fn run_slow(&mut self, out: &mut Vec<Output>) {
+        while let Some(key) = self.slow_ready.pop_front() {
+            self.run_slow_chunk(key, out);
+        }
+    }
+
+    fn run_slow_chunk(&mut self, key: Key, out: &mut Vec<Output>) {
+        loop {
+            let Some(c) = self.chunks.get(&key) else { return };
+            if c.slow.is_empty() {
+                return self.drop_if_idle(key);
+            }
+            if c.inflight > 0 {
+                return; // record_applied comes back here
+            }
+            let page = match self.page_of(key) {
+                Ok(p) => p,
+                Err(slot) => {
+                    let waiting = self.loading.get(&slot).is_some_and(|w| w.contains(&Waiter::Slow(key)));
+                    if !waiting {
+                        self.load_page(slot, Waiter::Slow(key), out);
+                    }
+                    return;
+                }
+            };
+            let Some((id, op)) = self.chunks.get_mut(&key).and_then(|c| c.slow.pop_front()) else { return };
+            match op {
+                Op::Write { .. } => self.slow_write(id, key, op, &page, out),
+                Op::Zero { rid, ver, range } => self.slow_zero(id, key, rid, ver, range, &page, out),
+                Op::Copy { rid, term, items } => self.slow_copy(id, key, rid, term, items, &page, out),
+                Op::Versions { .. } => {
+                    let list = (0..CHUNK_BLOCKS as u16)
+                        .map(|at| self.info(key, at, self.effective(key, at, &page).0))
+                        .collect();
+                    out.push(Output::Done { id, result: Ok(Answer::Versions(list)) });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn current(&self, key: Key, at: usize, page: &Page) -> BlockMeta {
+        self.effective(key, at as u16, page).0
+    }
+
+    /// A write that is not newer than everything in its chunk: only its newer blocks are written (C3).
+    fn slow_write(&mut self, id: OpId, key: Key, op: Op, page: &Page, out: &mut Vec<Output>) {
+        let Op::Write { rid, ver, start, ref data, ref crcs } = op else { return };
+        let first = start.in_chunk();
+        let newer: Vec<bool> = (0..crcs.len()).map(|i| self.current(key, first + i, page).ver < ver).collect();
+        let top = self.chunk_mut(key).top;
+        if newer.iter().all(|n| *n) && ver > top {
+            return self.fast_write(id, key, op, out);
+        }
+        let runs = runs_of(&newer);
+        if runs.is_empty() {
+            return out.push(Output::Done { id, result: Ok(Answer::Done) });
+        }
+        let units = runs.iter().fold(0, |m, (i, n)| m | super::write::unit_mask(first + i, *n));
+        if let Err(e) = self.promise(key, units, self.reserve()) {
+            return out.push(Output::Done { id, result: Err(e) });
+        }
+        let last = runs.len() - 1;
+        for (k, (i, n)) in runs.into_iter().enumerate() {
+            let at = BlockIx(start.0 + i as u64);
+            let seeded = self.seeds(key, ver, at, &crcs[i..i + n]);
+            let payload = data.slice(i * hf_policy::BLOCK_SIZE..(i + n) * hf_policy::BLOCK_SIZE);
+            let range = BlockRange { start: at, len: n as u32 };
+            let body = Body::Data { crcs: seeded };
+            let record = Record { replica: key.0, rid, range, ver, body };
+            self.push_part(key, record, payload, (k == last).then_some(id), Answer::Done);
+        }
+    }
+
+    fn push_part(&mut self, key: Key, record: Record, payload: Bytes, op: Option<OpId>, answer: Answer) {
+        let c = self.chunk_mut(key);
+        c.inflight += 1;
+        c.top = c.top.max(record.ver);
+        self.journal.push(super::journal::Queued { record, payload, key: Some(key), op, answer });
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn slow_zero(
+        &mut self,
+        id: OpId,
+        key: Key,
+        rid: Rid,
+        ver: Ver,
+        range: BlockRange,
+        page: &Page,
+        out: &mut Vec<Output>,
+    ) {
+        let whole = ChunkIx(key.1).blocks();
+        let part = range.intersect(whole);
+        let first = part.start.in_chunk();
+        let newer: Vec<bool> = (0..part.len as usize).map(|i| self.current(key, first + i, page).ver < ver).collect();
+        let rest_start = whole.end().max(range.start);
+        let rest = BlockRange { start: rest_start, len: range.end().0.saturating_sub(rest_start.0) as u32 };
+        let more = !rest.is_empty()
+            && !self.known_chunks(key.0, rest.start.chunk().0, BlockIx(rest.end().0 - 1).chunk().0).is_empty();
+        let runs = runs_of(&newer);
+        let count = runs.len();
+        for (k, (i, n)) in runs.into_iter().enumerate() {
+            let range = BlockRange::new(part.start.0 + i as u64, n as u32);
+            let op = (k + 1 == count && !more).then_some(id);
+            let record = Record { replica: key.0, rid, range, ver, body: Body::Zero };
+            self.push_part(key, record, Bytes::new(), op, Answer::Done);
+        }
+        if more {
+            self.zero(id, key.0, rid, ver, rest, out);
+        } else if count == 0 && self.journal.in_flight() {
+            // Nothing to do here, but earlier chunks' records may be in flight: answer after them.
+            let record = Record { replica: key.0, rid, range: BlockRange::default(), ver, body: Body::Zero };
+            self.push_part(key, record, Bytes::new(), Some(id), Answer::Done);
+        } else if count == 0 {
+            out.push(Output::Done { id, result: Ok(Answer::Done) });
+        }
+    }
+
+    /// Conditional writes: applied iff the block still has the version that was seen, and the source is newer or the
+    /// block's version is of an older term (protocol §7 step 4); a repair iff it has the source's version.
+    #[allow(clippy::too_many_arguments)]
+    fn slow_copy(
+        &mut self,
+        id: OpId,
+        key: Key,
+        rid: Rid,
+        term: Term,
+        items: Vec<CopyItem>,
+        page: &Page,
+        out: &mut Vec<Output>,
+    ) {
+        let applies = |i: &CopyItem| {
+            let now = self.current(key, i.block.in_chunk(), page).ver;
+            if i.repair { now == i.src } else { now == i.seen && (i.src > now || now.term < term) && i.src != now }
+        };
+        let applied: Vec<bool> = items.iter().map(applies).collect();
+        let chosen: Vec<&CopyItem> = items.iter().zip(&applied).filter(|(_, a)| **a).map(|(i, _)| i).collect();
+        if chosen.is_empty() {
+            return out.push(Output::Done { id, result: Ok(Answer::Copied(applied)) });
+        }
+        let units =
+            chosen.iter().filter(|i| i.data.is_some()).fold(0u16, |m, i| m | 1 << (i.block.in_chunk() / UNIT_BLOCKS));
+        if let Err(e) = self.promise(key, units, 0) {
+            return out.push(Output::Done { id, result: Err(e) });
+        }
+        let last = chosen.len() - 1;
+        let mut parts = Vec::new();
+        for (k, item) in chosen.into_iter().enumerate() {
+            let range = BlockRange { start: item.block, len: 1 };
+            let (body, payload) = match &item.data {
+                Some((crc, data)) => {
+                    (Body::Data { crcs: self.seeds(key, item.src, item.block, &[*crc]) }, data.clone())
+                }
+                None => (Body::Zero, Bytes::new()),
+            };
+            parts.push((
+                Record { replica: key.0, rid, range, ver: item.src, body },
+                payload,
+                (k == last).then_some(id),
+            ));
+        }
+        // A zero lands only on chunks that exist: one that does not is zero already, at any version.
+        for (record, payload, op) in parts {
+            self.push_part(key, record, payload, op, Answer::Copied(applied.clone()));
+        }
+    }
+}
+
+/// Runs of `true`: (first, how many).
+fn runs_of(flags: &[bool]) -> Vec<(usize, usize)> {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    for (i, f) in flags.iter().enumerate() {
+        match runs.last_mut() {
+            Some((at, n)) if *f && *at + *n == i => *n += 1,
+            _ if *f => runs.push((i, 1)),
+            _ => {}
+        }
+    }
+    runs
+}

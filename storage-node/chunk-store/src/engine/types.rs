@@ -1,0 +1,320 @@
+//! What goes in and out of the store, and the overlay's pieces.
+
+use crate::disk::{DiskError, DiskOp};
+use crate::format::page::{BlockState, Page};
+use crate::format::replica::ReplicaRec;
+use bytes::Bytes;
+use hf_policy::crc::{PayloadCrc, SeededCrc};
+use hf_policy::{BlockIx, BlockRange, ChunkIx, Fate, HasFate, Rid, Term, Ver};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// The caller's name for an operation; answered exactly once.
+pub type OpId = u64;
+
+/// The store's bounds.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Bytes of acknowledged writes held in memory until they are destaged; more wait.
+    pub overlay_bytes: usize,
+    /// Decoded chunk pages kept (about 6 KiB each).
+    pub cached_pages: usize,
+    /// Journal I/Os in flight.
+    pub groups_in_flight: usize,
+    /// Chunks destaged at once.
+    pub destage_jobs: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { overlay_bytes: 64 << 20, cached_pages: 8192, groups_in_flight: 2, destage_jobs: 16 }
+    }
+}
+
+/// An operation.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// Initialises a replica's storage. Durable when answered.
+    CreateReplica(ReplicaRec),
+    /// Replaces a replica's entry (promise, stable, size, hint). Durable when answered, and no write
+    /// submitted before it takes effect afterwards (hazards: neon a69fdb0e8e).
+    UpdateReplica(ReplicaRec),
+    /// Marks a replica for deletion; durable when answered, its space comes back in the background.
+    DeleteReplica {
+        /// Which.
+        rid: Rid,
+    },
+    /// Writes whole blocks inside one chunk.
+    Write {
+        /// Which replica.
+        rid: Rid,
+        /// Their version. Blocks that have it or a newer one are left alone (C3).
+        ver: Ver,
+        /// First block.
+        start: BlockIx,
+        /// Whole blocks.
+        data: Bytes,
+        /// One per block, already verified.
+        crcs: Vec<PayloadCrc>,
+    },
+    /// Makes blocks zero; may span chunks; gives space back.
+    Zero {
+        /// Which replica.
+        rid: Rid,
+        /// Their version.
+        ver: Ver,
+        /// Which blocks.
+        range: BlockRange,
+    },
+    /// Reads blocks inside one chunk.
+    Read {
+        /// Which replica.
+        rid: Rid,
+        /// Which blocks.
+        range: BlockRange,
+    },
+    /// Conditional per-block writes inside one chunk: reconcile, sync, repair.
+    Copy {
+        /// Which replica.
+        rid: Rid,
+        /// The coordinator's term.
+        term: Term,
+        /// What.
+        items: Vec<CopyItem>,
+    },
+    /// A chunk's versions.
+    Versions {
+        /// Which replica.
+        rid: Rid,
+        /// Which chunk.
+        chunk: ChunkIx,
+    },
+    /// Destages everything acknowledged so far and empties the journal.
+    Checkpoint,
+}
+
+/// One block of a copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyItem {
+    /// Which block.
+    pub block: BlockIx,
+    /// Applied only if the block still has this version.
+    pub seen: Ver,
+    /// The version it gets.
+    pub src: Ver,
+    /// Its content; `None` is zero.
+    pub data: Option<(PayloadCrc, Bytes)>,
+    /// A repair: the version stays, the content is replaced.
+    pub repair: bool,
+}
+
+/// What a block holds, as told to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct BlockInfo {
+    /// Its effective version.
+    pub ver: Ver,
+    /// Its payload's checksum, if data.
+    pub crc: PayloadCrc,
+    /// What it holds.
+    pub state: BlockState,
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Done, durable.
+    Done,
+    /// A read's result: one entry per block, and their bytes (zero where nothing is).
+    Read {
+        /// Per block; `Bad` where it could not be read or verified.
+        blocks: Vec<BlockInfo>,
+        /// The bytes.
+        data: Bytes,
+    },
+    /// A chunk's 256 blocks.
+    Versions(Vec<BlockInfo>),
+    /// Per copy item: was it applied?
+    Copied(Vec<bool>),
+}
+
+/// Why an operation was not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The disk has failed for good.
+    #[error("the disk has failed: {0}")]
+    Failed(String),
+    /// No space; nothing was changed.
+    #[error("the disk is full")]
+    NoSpace,
+    /// No such replica here.
+    #[error("no replica {0} on this disk")]
+    NoReplica(Rid),
+    /// A request that cannot be.
+    #[error("bad request: {0}")]
+    Invalid(String),
+}
+
+impl HasFate for StoreError {
+    fn fate(&self) -> Fate {
+        match self {
+            StoreError::Failed(_) => Fate::FailDisk,
+            StoreError::NoSpace | StoreError::Invalid(_) => Fate::Refuse,
+            StoreError::NoReplica(_) => Fate::DropMember,
+        }
+    }
+}
+
+/// An input.
+#[derive(Debug)]
+pub enum Input {
+    /// An operation.
+    Op {
+        /// Its name.
+        id: OpId,
+        /// What.
+        op: Op,
+    },
+    /// A disk operation ended.
+    DiskDone {
+        /// Its tag.
+        tag: u64,
+        /// Bytes read, or empty.
+        result: Result<Bytes, DiskError>,
+    },
+    /// Comes about once a second: an idle store destages what it holds.
+    Housekeep,
+}
+
+/// An output.
+#[derive(Debug)]
+pub enum Output {
+    /// Do this to the disk and come back with [`Input::DiskDone`].
+    Disk {
+        /// Its tag.
+        tag: u64,
+        /// What.
+        op: DiskOp,
+    },
+    /// An operation ended.
+    Done {
+        /// Its name.
+        id: OpId,
+        /// How.
+        result: Result<Answer, StoreError>,
+    },
+    /// The disk has failed; said once.
+    Failed(String),
+}
+
+/// What the store counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Units, all.
+    pub units_total: u64,
+    /// Units that can still be promised.
+    pub units_free: u64,
+    /// Chunk slots that can still be promised.
+    pub slots_free: u64,
+    /// Journal bytes in use.
+    pub journal_used: u64,
+    /// Journal size.
+    pub journal_bytes: u64,
+    /// Bytes in the overlay.
+    pub overlay_bytes: u64,
+    /// Operations waiting for room.
+    pub waiting: u64,
+    /// Times an operation had to wait for room.
+    pub stalls: u64,
+    /// Journal groups written.
+    pub groups: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Disk writes begun.
+    pub disk_writes: u64,
+    /// Bytes of them.
+    pub disk_bytes_written: u64,
+    /// Syncs begun.
+    pub disk_syncs: u64,
+    /// Disk reads begun.
+    pub disk_reads: u64,
+    /// Chunks destaged.
+    pub destaged: u64,
+    /// Checkpoints done.
+    pub checkpoints: u64,
+    /// Blocks that failed their checksum or could not be read.
+    pub bad_blocks: u64,
+    /// Chunk pages that failed their checksum or could not be read.
+    pub bad_pages: u64,
+    /// Groups replayed when the disk was opened.
+    pub replayed_groups: u64,
+}
+
+/// Where an acknowledged, not yet destaged block is.
+#[derive(Clone, Debug)]
+pub(super) enum Body {
+    /// In memory (and in the journal).
+    Mem(Bytes),
+    /// In a fresh unit.
+    Unit(u32),
+    /// Zero.
+    Zero,
+    /// Known lost.
+    Bad,
+}
+
+/// One block of the overlay.
+#[derive(Clone, Debug)]
+pub(super) struct Ov {
+    pub ver: Ver,
+    pub crc: SeededCrc,
+    pub body: Body,
+    /// The journal group that holds it.
+    pub group: u64,
+}
+
+/// What is in motion about a chunk. Exists only while something is.
+#[derive(Default)]
+pub(super) struct Chunk {
+    /// Acknowledged, not destaged.
+    pub overlay: BTreeMap<u16, Ov>,
+    /// A trim of the whole chunk, not destaged: version and group.
+    pub trim: Option<(Ver, u64)>,
+    /// Records on their way through the journal.
+    pub inflight: u32,
+    /// The highest version submitted.
+    pub top: Ver,
+    /// Units promised to the overlay and to records in flight.
+    pub promise: u16,
+    /// A slot is promised.
+    pub slot_promised: bool,
+    /// Operations that need the page and a quiet chunk, in order.
+    pub slow: VecDeque<(OpId, Op)>,
+    pub destage: Option<Destage>,
+}
+
+/// A destage in progress.
+pub(super) struct Destage {
+    /// The page it started from; whoever needs the chunk's page meanwhile takes this one.
+    pub old: Arc<Page>,
+    pub new: Arc<Page>,
+    pub copy: u8,
+    pub page_crc: u32,
+    /// Blocks it moves, with the group they came from.
+    pub moved: Vec<(u16, Ver, u64)>,
+    pub trim: Option<(Ver, u64)>,
+    pub outstanding: u32,
+}
+
+impl Chunk {
+    pub(super) fn is_idle(&self) -> bool {
+        self.overlay.is_empty()
+            && self.trim.is_none()
+            && self.inflight == 0
+            && self.slow.is_empty()
+            && self.destage.is_none()
+            && self.promise == 0
+    }
+    pub(super) fn is_dirty(&self) -> bool {
+        !self.overlay.is_empty() || self.trim.is_some()
+    }
+}

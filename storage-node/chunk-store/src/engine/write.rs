@@ -1,0 +1,249 @@
+//! Writes and zeroes: checks, space, and the choice between journal and fresh units.
+
+use super::types::Chunk;
+use super::{Answer, Key, Op, OpId, Output, Pending, Store, StoreError};
+use crate::disk::DiskOp;
+use crate::format::group::{Body, Record};
+use crate::{CHUNK_UNITS, UNIT_BLOCKS};
+use bytes::Bytes;
+use hf_policy::crc::{Identity, PayloadCrc, SeededCrc};
+use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, Rid, Seq, Ver};
+
+/// A large write whose data goes to fresh units before its mapping goes to the journal.
+pub(super) struct Direct {
+    pub id: OpId,
+    pub key: Key,
+    pub record: Record,
+    pub outstanding: u32,
+}
+
+/// Whole units from here on skip the journal's double write.
+const DIRECT_BLOCKS: usize = UNIT_BLOCKS;
+
+impl Store {
+    /// Begins an operation for which there is room.
+    pub(super) fn admit(&mut self, id: OpId, op: Op, out: &mut Vec<Output>) {
+        let begun = match &op {
+            Op::Write { rid, ver, start, data, crcs } => self.check_write(*rid, *ver, *start, data, crcs.len()),
+            Op::Zero { rid, ver, range } => self.check_range(*rid, *range).and_then(|r| {
+                (ver.seq <= Seq::MAX).then_some(r).ok_or_else(|| StoreError::Invalid("sequence number".into()))
+            }),
+            Op::Copy { rid, items, .. } => self.check_copy(*rid, items),
+            Op::Versions { rid, chunk } => self.check_range(*rid, BlockRange { start: chunk.first_block(), len: 1 }),
+            _ => Err(StoreError::Invalid("not a chunk operation".into())),
+        };
+        let r = match begun {
+            Ok(r) => r,
+            Err(e) => return out.push(Output::Done { id, result: Err(e) }),
+        };
+        match op {
+            Op::Write { ver, start, .. } => {
+                let key = (r, start.chunk().0);
+                let c = self.chunk_mut(key);
+                if c.slow.is_empty() && ver > c.top {
+                    self.fast_write(id, key, op, out)
+                } else {
+                    self.go_slow(id, key, op, out)
+                }
+            }
+            Op::Zero { rid, ver, range } => self.zero(id, r, rid, ver, range, out),
+            Op::Copy { ref items, .. } => {
+                let chunk = items.first().map_or(0, |i| i.block.chunk().0);
+                self.go_slow(id, (r, chunk), op, out);
+            }
+            Op::Versions { chunk, .. } => self.go_slow(id, (r, chunk.0), op, out),
+            _ => {}
+        }
+    }
+
+    pub(super) fn check_range(&self, rid: Rid, range: BlockRange) -> Result<u32, StoreError> {
+        let r = *self.by_rid.get(&rid).ok_or(StoreError::NoReplica(rid))?;
+        let rec = self.replicas[r as usize].as_ref().filter(|x| !x.deleting).ok_or(StoreError::NoReplica(rid))?;
+        if range.is_empty() || range.end().0 > rec.blocks {
+            return Err(StoreError::Invalid(format!("blocks {range:?} of a replica of {} blocks", rec.blocks)));
+        }
+        Ok(r)
+    }
+
+    fn check_write(&self, rid: Rid, ver: Ver, start: BlockIx, data: &Bytes, crcs: usize) -> Result<u32, StoreError> {
+        let blocks = data.len() / BLOCK_SIZE;
+        let range = BlockRange { start, len: blocks as u32 };
+        let one_chunk = blocks > 0 && start.chunk() == BlockIx(range.end().0 - 1).chunk();
+        if data.len() % BLOCK_SIZE != 0 || crcs != blocks || !one_chunk || ver.seq > Seq::MAX {
+            return Err(StoreError::Invalid(format!(
+                "a write of {} bytes with {crcs} checksums at {range:?}",
+                data.len()
+            )));
+        }
+        self.check_range(rid, range)
+    }
+
+    fn check_copy(&self, rid: Rid, items: &[super::CopyItem]) -> Result<u32, StoreError> {
+        let chunk = items.first().map(|i| i.block.chunk());
+        let fits = |i: &super::CopyItem| {
+            Some(i.block.chunk()) == chunk
+                && i.src.seq <= Seq::MAX
+                && i.data.as_ref().is_none_or(|(_, d)| d.len() == BLOCK_SIZE)
+        };
+        if items.is_empty() || items.len() > 256 || !items.iter().all(fits) {
+            return Err(StoreError::Invalid("a copy is of 1 to 256 whole blocks of one chunk".into()));
+        }
+        let last = items.iter().map(|i| i.block).max().unwrap_or_default();
+        self.check_range(rid, BlockRange { start: last, len: 1 })
+    }
+
+    pub(super) fn seeds(&self, key: Key, ver: Ver, start: BlockIx, crcs: &[PayloadCrc]) -> Vec<SeededCrc> {
+        let Some(p) = self.page_id(key) else { return Vec::new() };
+        let at = |i: usize| Identity { shard: p.shard, rid: p.rid, block: BlockIx(start.0 + i as u64), ver };
+        crcs.iter().enumerate().map(|(i, c)| at(i).seed(*c)).collect()
+    }
+
+    /// Promises the space these blocks need, or says that there is none. `reserve` units stay for repairs.
+    pub(super) fn promise(&mut self, key: Key, units: u16, reserve: u32) -> Result<(), StoreError> {
+        let slot = self.map.get(&key).copied();
+        let mask = slot.and_then(|s| self.slots[s as usize].as_ref()).map_or(0, |s| s.units);
+        let c = self.chunk_mut(key);
+        let new = units & !mask & !c.promise;
+        let new_slot = slot.is_none() && !c.slot_promised;
+        let short_units = new != 0 && self.units.free() < self.promised_units + new.count_ones() + reserve;
+        let short_slots = new_slot && self.free_slots.len() as u32 <= self.promised_slots;
+        if short_units || short_slots {
+            self.drop_if_idle(key);
+            return Err(StoreError::NoSpace);
+        }
+        let c = self.chunk_mut(key);
+        c.promise |= new;
+        c.slot_promised |= new_slot;
+        self.promised_units += new.count_ones();
+        self.promised_slots += u32::from(new_slot);
+        Ok(())
+    }
+
+    /// Units kept for reconcile, sync and repair.
+    pub(super) fn reserve(&self) -> u32 {
+        self.units.total() / 128 + 2
+    }
+
+    /// A write that is newer than everything in its chunk: no look at the page is needed.
+    pub(super) fn fast_write(&mut self, id: OpId, key: Key, op: Op, out: &mut Vec<Output>) {
+        let Op::Write { rid, ver, start, data, crcs } = op else { return };
+        let blocks = crcs.len();
+        let aligned = start.in_chunk() % UNIT_BLOCKS == 0 && blocks % UNIT_BLOCKS == 0 && blocks >= DIRECT_BLOCKS;
+        let need = (blocks / UNIT_BLOCKS) as u32 + self.promised_units + self.reserve();
+        let direct = aligned && self.units.free() >= need;
+        let units = if direct { 0 } else { unit_mask(start.in_chunk(), blocks) };
+        if let Err(e) = self.promise(key, units, self.reserve()) {
+            return out.push(Output::Done { id, result: Err(e) });
+        }
+        let seeded = self.seeds(key, ver, start, &crcs);
+        let c = self.chunk_mut(key);
+        c.top = ver;
+        c.inflight += 1;
+        let range = BlockRange { start, len: blocks as u32 };
+        if direct {
+            return self.direct(id, key, rid, ver, range, data, seeded, out);
+        }
+        let record = Record { replica: key.0, rid, range, ver, body: Body::Data { crcs: seeded } };
+        self.enqueue(id, key, record, data);
+    }
+
+    pub(super) fn enqueue(&mut self, id: OpId, key: Key, record: Record, payload: Bytes) {
+        self.journal.push(super::journal::Queued {
+            record,
+            payload,
+            key: Some(key),
+            op: Some(id),
+            answer: Answer::Done,
+        });
+    }
+
+    /// Data to fresh units, durable; then the mapping to the journal.
+    #[allow(clippy::too_many_arguments)]
+    fn direct(
+        &mut self,
+        id: OpId,
+        key: Key,
+        rid: Rid,
+        ver: Ver,
+        range: BlockRange,
+        data: Bytes,
+        crcs: Vec<SeededCrc>,
+        out: &mut Vec<Output>,
+    ) {
+        let n = range.len as usize / UNIT_BLOCKS;
+        let units: Vec<u32> = (0..n).filter_map(|_| self.units.take()).collect();
+        debug_assert_eq!(units.len(), n, "admission counted the free units");
+        let unit_bytes = UNIT_BLOCKS * BLOCK_SIZE;
+        let number = self.number();
+        let mut runs = Vec::new();
+        let mut i = 0;
+        while i < n {
+            let mut j = i + 1;
+            while j < n && units[j] == units[j - 1] + 1 {
+                j += 1;
+            }
+            runs.push((units[i], data.slice(i * unit_bytes..j * unit_bytes)));
+            i = j;
+        }
+        let record = Record { replica: key.0, rid, range, ver, body: Body::Map { units, crcs } };
+        self.directs.insert(number, Direct { id, key, record, outstanding: runs.len() as u32 });
+        for (unit, bytes) in runs {
+            let op = DiskOp::Write { off: self.sb.geometry.unit_off(unit), bufs: vec![bytes], durable: true };
+            self.disk_op(Pending::Direct(number), op, out);
+        }
+    }
+
+    pub(super) fn direct_written(&mut self, number: u64, _out: &mut Vec<Output>) {
+        let Some(d) = self.directs.get_mut(&number) else { return };
+        d.outstanding -= 1;
+        if d.outstanding == 0
+            && let Some(d) = self.directs.remove(&number)
+        {
+            self.enqueue(d.id, d.key, d.record, Bytes::new());
+        }
+    }
+
+    /// Chunks `first..=last` of a replica that hold or are about to hold something.
+    pub(super) fn known_chunks(&self, r: u32, first: u32, last: u32) -> Vec<Key> {
+        let in_map = self.map.range((r, first)..=(r, last)).map(|(k, _)| *k);
+        let moving = self.chunks.range((r, first)..=(r, last)).map(|(k, _)| *k);
+        let keys: std::collections::BTreeSet<Key> = in_map.chain(moving).collect();
+        keys.into_iter().collect()
+    }
+
+    /// Zeroes a range: one record if it is newer than everything it meets, else chunk by chunk.
+    pub(super) fn zero(&mut self, id: OpId, r: u32, rid: Rid, ver: Ver, range: BlockRange, out: &mut Vec<Output>) {
+        let first = range.start.chunk().0;
+        let last = BlockIx(range.end().0 - 1).chunk().0;
+        let keys = self.known_chunks(r, first, last);
+        if keys.is_empty() {
+            // Nothing was ever written there: it is zero, at any version.
+            return out.push(Output::Done { id, result: Ok(Answer::Done) });
+        }
+        let fast = keys.iter().all(|k| {
+            let c = self.chunk_mut(*k);
+            c.slow.is_empty() && ver > c.top
+        });
+        if !fast {
+            // A repeated zero: what it still has to do is decided chunk by chunk, against the versions that are there.
+            keys.iter().skip(1).for_each(|k| self.drop_if_idle(*k));
+            return self.go_slow(id, keys[0], Op::Zero { rid, ver, range }, out);
+        }
+        let key = keys[0];
+        for k in &keys {
+            let c: &mut Chunk = self.chunk_mut(*k);
+            c.top = ver;
+            if *k != key {
+                self.drop_if_idle(*k);
+            }
+        }
+        self.chunk_mut(key).inflight += 1;
+        let record = Record { replica: r, rid, range, ver, body: Body::Zero };
+        self.enqueue(id, key, record, Bytes::new());
+    }
+}
+
+/// Which units of a chunk `blocks` blocks from `at` on touch.
+pub(super) fn unit_mask(at: usize, blocks: usize) -> u16 {
+    (at / UNIT_BLOCKS..=(at + blocks - 1) / UNIT_BLOCKS).fold(0, |m, u| m | 1 << u.min(CHUNK_UNITS - 1))
+}

@@ -1,0 +1,233 @@
+//! The journal group: what one journal I/O writes. A header area of whole blocks (records, chain, checksum), then the
+//! payload blocks of its data records, in order. A group is valid only if header and every payload block verify, and
+//! only directly after the group whose checksum it names (C1, C6).
+
+use super::{Get, Put, replica, seal, unseal};
+use bytes::Bytes;
+use hf_policy::crc::SeededCrc;
+use hf_policy::{BLOCK_SIZE, BlockRange, Rid, Ver};
+
+const MAGIC: u32 = 0x314a_4648; // "HFJ1"
+const FIXED: usize = 64;
+const CRC_AT: usize = 4;
+/// Header area's bound in blocks.
+pub const MAX_HEADER_BLOCKS: usize = 64;
+/// Payload bound in blocks: 2 MiB.
+pub const MAX_PAYLOAD_BLOCKS: usize = 512;
+/// Most bytes of a group.
+pub const MAX_GROUP_BYTES: u64 = ((MAX_HEADER_BLOCKS + MAX_PAYLOAD_BLOCKS) * BLOCK_SIZE) as u64;
+
+/// What a record does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// Blocks whose bytes follow in the group's payload.
+    Data {
+        /// One per block.
+        crcs: Vec<SeededCrc>,
+    },
+    /// Whole units whose bytes are in fresh units already, durable.
+    Map {
+        /// One per unit of the range.
+        units: Vec<u32>,
+        /// One per block.
+        crcs: Vec<SeededCrc>,
+    },
+    /// Blocks become zero.
+    Zero,
+    /// Blocks could not be read and no longer count as holding anything (a repair found no source).
+    Bad,
+    /// The replica's entry is replaced.
+    Replica(Box<replica::ReplicaRec>),
+}
+
+/// One record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Index in the replica table.
+    pub replica: u32,
+    /// Its replica, so that a reused index cannot be confused.
+    pub rid: Rid,
+    /// Blocks it is about.
+    pub range: BlockRange,
+    /// Their new version.
+    pub ver: Ver,
+    /// What it does.
+    pub body: Body,
+}
+
+impl Record {
+    /// Payload blocks it brings.
+    pub fn payload_blocks(&self) -> usize {
+        if let Body::Data { crcs } = &self.body { crcs.len() } else { 0 }
+    }
+
+    /// Bytes it takes in the header area.
+    pub fn header_bytes(&self) -> usize {
+        40 + match &self.body {
+            Body::Data { crcs } => crcs.len() * 4,
+            Body::Map { units, crcs } => (units.len() + crcs.len()) * 4,
+            Body::Replica(_) => replica::REPLICA_BYTES,
+            Body::Zero | Body::Bad => 0,
+        }
+    }
+
+    fn encode(&self, b: &mut Vec<u8>) {
+        let kind = match &self.body {
+            Body::Data { .. } => 1,
+            Body::Map { .. } => 2,
+            Body::Zero => 3,
+            Body::Bad => 4,
+            Body::Replica(_) => 5,
+        };
+        b.p32(kind);
+        b.p32(self.replica);
+        b.p64(self.rid.0);
+        b.p64(self.range.start.0);
+        b.p32(self.range.len);
+        b.pver(self.ver);
+        match &self.body {
+            Body::Data { crcs } => crcs.iter().for_each(|c| b.p32(c.0)),
+            Body::Map { units, crcs } => {
+                units.iter().for_each(|u| b.p32(*u));
+                crcs.iter().for_each(|c| b.p32(c.0));
+            }
+            Body::Replica(r) => b.extend_from_slice(&r.encode()),
+            Body::Zero | Body::Bad => {}
+        }
+    }
+
+    fn decode(g: &mut Get<'_>) -> Option<Record> {
+        let kind = g.u32()?;
+        let (replica, rid) = (g.u32()?, Rid(g.u64()?));
+        let range = BlockRange::new(g.u64()?, g.u32()?);
+        let ver = g.ver()?;
+        let n = range.len as usize;
+        let words = |g: &mut Get<'_>, n: usize| -> Option<Vec<u32>> {
+            let raw = g.bytes(n.checked_mul(4)?)?;
+            Some(raw.chunks_exact(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect())
+        };
+        let crcs = |g: &mut Get<'_>| Some(words(g, n)?.into_iter().map(SeededCrc).collect::<Vec<_>>());
+        let body = match kind {
+            1 => Body::Data { crcs: crcs(g)? },
+            2 => Body::Map { units: words(g, n.div_ceil(crate::UNIT_BLOCKS))?, crcs: crcs(g)? },
+            3 => Body::Zero,
+            4 => Body::Bad,
+            5 => Body::Replica(Box::new(replica::ReplicaRec::decode(g.bytes(replica::REPLICA_BYTES)?)??)),
+            _ => return None,
+        };
+        Some(Record { replica, rid, range, ver, body })
+    }
+}
+
+/// A group's header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// The journal generation it was written in.
+    pub journal_gen: u64,
+    /// Its number; consecutive.
+    pub seq: u64,
+    /// Checksum of the group before.
+    pub prev_crc: u32,
+    /// Every group up to this number was durable when this one was made: if one of those cannot be read, the journal is
+    /// damaged, not merely torn.
+    pub acked_through: u64,
+    /// The superblock generation in force.
+    pub checkpoint: u64,
+    /// Payload blocks that follow.
+    pub payload_blocks: u32,
+    /// What it does.
+    pub records: Vec<Record>,
+}
+
+impl Group {
+    /// The header area, and its checksum.
+    pub fn encode_header(&self) -> (Bytes, u32) {
+        let mut b = Vec::with_capacity(BLOCK_SIZE);
+        b.p32(MAGIC);
+        b.p32(0); // checksum
+        b.p16(1); // version
+        b.p16(0); // header blocks
+        b.p32(self.payload_blocks);
+        b.p64(self.journal_gen);
+        b.p64(self.seq);
+        b.p64(self.acked_through);
+        b.p64(self.checkpoint);
+        b.p32(self.prev_crc);
+        b.p32(self.records.len() as u32);
+        b.resize(FIXED, 0);
+        for r in &self.records {
+            r.encode(&mut b);
+        }
+        let blocks = b.len().div_ceil(BLOCK_SIZE);
+        b.resize(blocks * BLOCK_SIZE, 0);
+        b[10..12].copy_from_slice(&(blocks as u16).to_le_bytes());
+        let crc = seal(&mut b, CRC_AT);
+        (Bytes::from(b), crc)
+    }
+
+    /// How many blocks the header area has that begins with this block; `None` if none begins here.
+    pub fn header_blocks(first: &[u8]) -> Option<usize> {
+        let mut g = Get(first);
+        let (magic, _, version, blocks) = (g.u32()?, g.u32()?, g.u16()?, g.u16()?);
+        let n = blocks as usize;
+        (magic == MAGIC && version == 1 && (1..=MAX_HEADER_BLOCKS).contains(&n)).then_some(n)
+    }
+
+    /// From a whole header area; with its checksum.
+    pub fn decode_header(area: &[u8]) -> Option<(Group, u32)> {
+        let crc = unseal(area, CRC_AT)?;
+        Self::header_blocks(area)?;
+        let mut g = Get(area);
+        g.bytes(12)?;
+        let payload_blocks = g.u32()?;
+        let (journal_gen, seq, acked_through, checkpoint) = (g.u64()?, g.u64()?, g.u64()?, g.u64()?);
+        let (prev_crc, n) = (g.u32()?, g.u32()?);
+        let mut g = Get(area.get(FIXED..)?);
+        let records: Option<Vec<Record>> = (0..n).map(|_| Record::decode(&mut g)).collect();
+        let records = records?;
+        let total: usize = records.iter().map(Record::payload_blocks).sum();
+        if total != payload_blocks as usize || total > MAX_PAYLOAD_BLOCKS {
+            return None;
+        }
+        Some((Group { journal_gen, seq, prev_crc, acked_through, checkpoint, payload_blocks, records }, crc))
+    }
+}
+
+/// Room for records in one group's header area, in bytes.
+pub const MAX_RECORD_BYTES: usize = MAX_HEADER_BLOCKS * BLOCK_SIZE - FIXED;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_round_trips_and_any_flipped_bit_is_seen() {
+        let crcs: Vec<_> = (0..2000).map(SeededCrc).take(300).collect();
+        let g = Group {
+            journal_gen: 3,
+            seq: 9,
+            prev_crc: 77,
+            acked_through: 8,
+            checkpoint: 5,
+            payload_blocks: 300,
+            records: vec![
+                Record {
+                    replica: 1,
+                    rid: Rid(4),
+                    range: BlockRange::new(256, 300),
+                    ver: Ver::new(1, 2),
+                    body: Body::Data { crcs },
+                },
+                Record { replica: 1, rid: Rid(4), range: BlockRange::new(0, 9), ver: Ver::new(1, 3), body: Body::Zero },
+            ],
+        };
+        let (bytes, crc) = g.encode_header();
+        assert_eq!(bytes.len() % BLOCK_SIZE, 0);
+        assert_eq!(Group::decode_header(&bytes), Some((g, crc)));
+        for at in (0..bytes.len()).step_by(97) {
+            let mut bad = bytes.to_vec();
+            bad[at] ^= 4;
+            assert_eq!(Group::decode_header(&bad), None, "byte {at}");
+        }
+    }
+}

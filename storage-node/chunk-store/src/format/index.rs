@@ -1,0 +1,96 @@
+//! Index pages: the replica table, the slot table and the unit bitmap, in two halves written in turn. A checkpoint writes
+//! the pages that changed since that half was written last; the superblock names the valid half and its digest.
+
+use super::{Get, Put, seal, unseal};
+use hf_policy::{BLOCK_SIZE, DiskUuid, Ver};
+
+const MAGIC: u32 = 0x5849_4648; // "HFIX"
+const HEADER: usize = 64;
+const CRC_AT: usize = 4;
+/// Payload bytes of a page.
+pub const PAYLOAD: usize = BLOCK_SIZE - HEADER;
+/// Bytes of a slot entry.
+pub const SLOT_BYTES: usize = 32;
+/// Slot entries of a page.
+pub const PAGE_SLOTS: usize = PAYLOAD / SLOT_BYTES;
+/// Replica entries of a page.
+pub const PAGE_REPLICAS: usize = PAYLOAD / super::replica::REPLICA_BYTES;
+/// Units of a bitmap page.
+pub const PAGE_UNITS: usize = PAYLOAD * 8;
+
+const _: () = assert!(PAGE_SLOTS == 126 && PAGE_REPLICAS == 16 && PAGE_UNITS == 32256);
+
+/// A slot entry: which chunk it holds and where that chunk's page is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct SlotEntry {
+    /// Index in the replica table.
+    pub replica: u32,
+    /// Chunk of that replica.
+    pub chunk: u32,
+    /// The highest version of any block of the chunk (the dirty map: I10).
+    pub max_ver: Ver,
+    /// Which of the chunk's sixteen units are allocated.
+    pub units: u16,
+    /// Which page copy is valid; `None` while the chunk has only journal records.
+    pub copy: Option<u8>,
+    /// That page's checksum: a lost page write shows.
+    pub page_crc: u32,
+}
+
+impl SlotEntry {
+    /// To its bytes.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.p32(self.replica);
+        out.p32(self.chunk);
+        out.pver(self.max_ver);
+        out.p16(self.units);
+        out.p16(1 | self.copy.map_or(0, |c| 2 | (u16::from(c & 1) << 2)));
+        out.p32(self.page_crc);
+        out.p32(0);
+    }
+
+    /// From its bytes. Outer `None`: damaged. Inner `None`: free.
+    pub fn decode(bytes: &[u8]) -> Option<Option<SlotEntry>> {
+        let mut g = Get(bytes);
+        let (replica, chunk, max_ver, units, flags, page_crc) =
+            (g.u32()?, g.u32()?, g.ver()?, g.u16()?, g.u16()?, g.u32()?);
+        if flags & 1 == 0 {
+            return Some(None);
+        }
+        let copy = (flags & 2 != 0).then_some((flags >> 2) as u8 & 1);
+        Some(Some(SlotEntry { replica, chunk, max_ver, units, copy, page_crc }))
+    }
+}
+
+/// Seals an index page; returns it with its checksum.
+pub fn encode_page(disk: DiskUuid, page: u32, generation: u64, payload: &[u8]) -> (Vec<u8>, u32) {
+    let mut b = Vec::with_capacity(BLOCK_SIZE);
+    b.p32(MAGIC);
+    b.p32(0);
+    b.p32(page);
+    b.p32(0);
+    b.p64(generation);
+    b.p128(disk.0);
+    b.resize(HEADER, 0);
+    b.extend_from_slice(payload);
+    b.resize(BLOCK_SIZE, 0);
+    let crc = seal(&mut b, CRC_AT);
+    (b, crc)
+}
+
+/// Opens an index page; its payload and checksum if it is the right one and whole.
+pub fn decode_page(disk: DiskUuid, page: u32, block: &[u8]) -> Option<(&[u8], u32)> {
+    let crc = unseal(block, CRC_AT)?;
+    let mut g = Get(block);
+    let (magic, _, no, _, _, uuid) = (g.u32()?, g.u32()?, g.u32()?, g.u32()?, g.u64()?, g.u128()?);
+    (magic == MAGIC && no == page && uuid == disk.0).then(|| (&block[HEADER..], crc))
+}
+
+/// The digest of a half: a checksum over its pages' checksums.
+pub fn digest(crcs: &[u32]) -> u32 {
+    let mut h = crc32fast::Hasher::new();
+    for c in crcs {
+        h.update(&c.to_le_bytes());
+    }
+    h.finalize()
+}

@@ -1,0 +1,87 @@
+//! A replica's durable state: its identity, its promise, and enough of the volume's record to assemble it by hand if
+//! the cluster's metadata is lost for good (`meta_hint`).
+
+use super::{Get, Put};
+use hf_policy::{Lineage, Rid, SessionId, ShardId, StoreUuid, Term, Ver, VolumeId};
+
+/// Bytes of one entry.
+pub const REPLICA_BYTES: usize = 252;
+const NAME_BYTES: usize = 64;
+
+/// One entry of the replica table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaRec {
+    /// Of which shard.
+    pub shard: ShardId,
+    /// Which replica.
+    pub rid: Rid,
+    /// Random, made when this storage was initialised.
+    pub store_uuid: StoreUuid,
+    /// The history it belongs to.
+    pub lineage: Lineage,
+    /// No message of an older term is served.
+    pub promised_term: Term,
+    /// The session that term belongs to.
+    pub promised_session: SessionId,
+    /// A watermark: everything up to it is on all in-sync replicas.
+    pub stable_known: Ver,
+    /// Size in blocks.
+    pub blocks: u64,
+    /// Being deleted: its chunks are given back in the background.
+    pub deleting: bool,
+    /// Hint: the volume's epoch when last told.
+    pub hint_epoch: u64,
+    /// Hint: the volume's name.
+    pub hint_name: String,
+}
+
+impl ReplicaRec {
+    /// To its bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut b = Vec::with_capacity(REPLICA_BYTES);
+        b.p32(if self.deleting { 2 } else { 1 });
+        b.p32(self.shard.index);
+        b.p64(self.shard.vol.0);
+        b.p64(self.rid.0);
+        b.p128(self.store_uuid.0);
+        b.p128(self.lineage.0);
+        b.p32(self.promised_term.0);
+        b.p128(self.promised_session.0);
+        b.pver(self.stable_known);
+        b.p64(self.blocks);
+        b.p64(self.hint_epoch);
+        let name = self.hint_name.as_bytes();
+        let n = name.len().min(NAME_BYTES - 1);
+        b.push(n as u8);
+        b.extend_from_slice(&name[..n]);
+        b.resize(REPLICA_BYTES, 0);
+        b
+    }
+
+    /// From its bytes. Outer `None`: damaged. Inner `None`: a free entry.
+    pub fn decode(bytes: &[u8]) -> Option<Option<ReplicaRec>> {
+        let mut g = Get(bytes);
+        let state = g.u32()?;
+        if state == 0 {
+            return Some(None);
+        }
+        let index = g.u32()?;
+        let rec = ReplicaRec {
+            shard: ShardId { index, vol: VolumeId(g.u64()?) },
+            rid: Rid(g.u64()?),
+            store_uuid: StoreUuid(g.u128()?),
+            lineage: Lineage(g.u128()?),
+            promised_term: Term(g.u32()?),
+            promised_session: SessionId(g.u128()?),
+            stable_known: g.ver()?,
+            blocks: g.u64()?,
+            hint_epoch: g.u64()?,
+            hint_name: {
+                let n = g.u8()? as usize;
+                String::from_utf8_lossy(g.bytes(n)?).into_owned()
+            },
+            deleting: state == 2,
+        };
+        Some(Some(rec))
+    }
+}

@@ -1,0 +1,124 @@
+//! The superblock: who this disk is, where its regions are, where its journal and index stand. Generation g is
+//! written to slot g % 2, twice; opening takes the newest valid one and repairs nothing (hazards: redb 8e04e95b).
+
+use super::{FORMAT_VERSION, Get, Put, seal, unseal};
+use crate::geometry::Geometry;
+use hf_policy::{BLOCK_SIZE, ClusterId, DiskUuid};
+
+const MAGIC: &[u8; 8] = b"HOLDFAST";
+const CRC_AT: usize = 12;
+
+/// Where the journal's first live group is expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct JournalTail {
+    /// Offset in the ring.
+    pub off: u64,
+    /// Its number.
+    pub seq: u64,
+    /// Checksum of the group before it: the chain's link.
+    pub prev_crc: u32,
+}
+
+/// One generation of the superblock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Superblock {
+    /// Raised by every write of it.
+    pub generation: u64,
+    /// The cluster; none on a formatted disk that no cluster has taken yet.
+    pub cluster: ClusterId,
+    /// This disk.
+    pub disk: DiskUuid,
+    /// The regions.
+    pub geometry: Geometry,
+    /// Raised at every open; groups of an older one are ignored after a newer one (C6).
+    pub journal_gen: u64,
+    /// The journal's live part begins here.
+    pub tail: JournalTail,
+    /// Which index half is valid.
+    pub half: u8,
+    /// Which checkpoint wrote it.
+    pub index_gen: u64,
+    /// Checksum over the checksums of the half's pages: a lost page write shows.
+    pub index_digest: u32,
+}
+
+/// Why a block is not a superblock we can use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bad {
+    /// No magic.
+    NotOurs,
+    /// Magic, but the checksum does not hold.
+    Damaged,
+    /// A format this release does not know.
+    TooNew(u32),
+}
+
+impl Superblock {
+    /// To one block.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut b = Vec::with_capacity(BLOCK_SIZE);
+        b.extend_from_slice(MAGIC);
+        b.p32(FORMAT_VERSION);
+        b.p32(0); // checksum
+        b.p64(self.generation);
+        b.p128(self.cluster.0);
+        b.p128(self.disk.0);
+        let g = &self.geometry;
+        b.p64(g.disk_bytes);
+        b.p64(g.journal_bytes);
+        b.p32(g.replicas);
+        b.p32(g.slots);
+        b.p32(g.units);
+        b.p64(self.journal_gen);
+        b.p64(self.tail.off);
+        b.p64(self.tail.seq);
+        b.p32(self.tail.prev_crc);
+        b.p32(u32::from(self.half));
+        b.p64(self.index_gen);
+        b.p32(self.index_digest);
+        b.resize(BLOCK_SIZE, 0);
+        seal(&mut b, CRC_AT);
+        b
+    }
+
+    /// From one block.
+    pub fn decode(block: &[u8]) -> Result<Superblock, Bad> {
+        let mut g = Get(block);
+        if g.bytes(8) != Some(MAGIC) {
+            return Err(Bad::NotOurs);
+        }
+        let version = g.u32().ok_or(Bad::Damaged)?;
+        // The checksum is asked first: a flipped bit must not look like a newer format.
+        unseal(block, CRC_AT).ok_or(Bad::Damaged)?;
+        if version > FORMAT_VERSION {
+            return Err(Bad::TooNew(version));
+        }
+        Self::fields(&mut g).ok_or(Bad::Damaged)
+    }
+
+    fn fields(g: &mut Get<'_>) -> Option<Superblock> {
+        g.u32()?;
+        Some(Superblock {
+            generation: g.u64()?,
+            cluster: ClusterId(g.u128()?),
+            disk: DiskUuid(g.u128()?),
+            geometry: Geometry {
+                disk_bytes: g.u64()?,
+                journal_bytes: g.u64()?,
+                replicas: g.u32()?,
+                slots: g.u32()?,
+                units: g.u32()?,
+            },
+            journal_gen: g.u64()?,
+            tail: JournalTail { off: g.u64()?, seq: g.u64()?, prev_crc: g.u32()? },
+            half: g.u32()? as u8 & 1,
+            index_gen: g.u64()?,
+            index_digest: g.u32()?,
+        })
+    }
+
+    /// Where its generation is written (8 KiB: two copies).
+    pub fn offset(&self) -> u64 {
+        (self.generation % 2) * 2 * BLOCK_SIZE as u64
+    }
+}

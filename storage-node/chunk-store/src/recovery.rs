@@ -1,0 +1,305 @@
+//! Formatting and opening a disk: what it holds after any crash.
+//!
+//! Opening writes nothing. Cases (each with a test in `tests/`):
+//!
+//! | superblock copies | decision |
+//! | --- | --- |
+//! | none has our magic | not ours: [`OpenError::NotOurs`] |
+//! | magic, but no copy verifies | damaged: refuse |
+//! | newest valid generation g, nothing says more | open g |
+//! | a copy is damaged and the journal names a checkpoint newer than g | g+1 was lost: refuse (stale state would be served) |
+//!
+//! | journal at the expected group | decision |
+//! | --- | --- |
+//! | verifies and links | apply, go on behind it (or at 0, where it did not fit before the end) |
+//! | does not | the end, if no group nearby claims that it was durable; else damaged: refuse |
+
+use crate::alloc::Units;
+use crate::disk::{DiskError, RawDisk};
+use crate::engine::{Config, Store};
+use crate::format::group::{Body, Group, MAX_GROUP_BYTES};
+use crate::format::index;
+use crate::format::replica::{REPLICA_BYTES, ReplicaRec};
+use crate::format::superblock::{Bad, JournalTail, Superblock};
+use crate::geometry::{Geometry, JOURNAL_OFF, MIN_DISK};
+use bytes::Bytes;
+use hf_policy::{BLOCK_SIZE, ClusterId, DiskUuid, crc};
+
+const BLOCK: u64 = BLOCK_SIZE as u64;
+
+/// How to format.
+#[derive(Clone, Copy, Debug)]
+pub struct FormatParams {
+    /// Whose.
+    pub cluster: ClusterId,
+    /// Random.
+    pub disk: DiskUuid,
+    /// Journal bytes; by default 5 % of the disk, from 4 MiB to 1 GiB.
+    pub journal: Option<u64>,
+}
+
+/// Why a disk cannot be opened or formatted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The device failed.
+    #[error("the disk cannot be read: {0}")]
+    Disk(#[from] DiskError),
+    /// Nothing of ours.
+    #[error("it holds no Holdfast store (no superblock)")]
+    NotOurs,
+    /// From the future.
+    #[error("it has format version {0}, this release knows up to {known}; upgrade this node", known = crate::format::FORMAT_VERSION)]
+    TooNew(u32),
+    /// Damaged beyond what a crash can do.
+    #[error("it is damaged: {0}; its replicas must be rebuilt from other nodes")]
+    Damaged(String),
+    /// Cannot be formatted.
+    #[error("it has {0} bytes; a disk needs at least {MIN_DISK}")]
+    TooSmall(u64),
+    /// It holds a store already.
+    #[error("it holds a store of cluster {0} already; remove that first if it is no longer needed")]
+    InUse(ClusterId),
+}
+
+fn damaged<T>(why: impl Into<String>) -> Result<T, OpenError> {
+    Err(OpenError::Damaged(why.into()))
+}
+
+/// Is there a superblock, and whose? Used before formatting and by inspectors.
+pub fn probe(disk: &mut dyn RawDisk) -> Result<Superblock, OpenError> {
+    newest_superblock(disk).map(|(sb, _)| sb)
+}
+
+/// Writes an empty store. Refuses a disk that holds one.
+pub fn format(disk: &mut dyn RawDisk, p: FormatParams) -> Result<Superblock, OpenError> {
+    match probe(disk) {
+        Err(OpenError::NotOurs) => {}
+        Ok(sb) => return Err(OpenError::InUse(sb.cluster)),
+        Err(e) => return Err(e),
+    }
+    let size = disk.size() / BLOCK * BLOCK;
+    let geometry = Geometry::divide(size, p.journal).ok_or(OpenError::TooSmall(size))?;
+    let zeros = vec![0u8; 1 << 20];
+    let mut off = JOURNAL_OFF;
+    let end = JOURNAL_OFF + geometry.journal_bytes;
+    while off < end {
+        let n = (end - off).min(zeros.len() as u64);
+        disk.write(off, &zeros[..n as usize])?;
+        off += n;
+    }
+    let mut crcs = Vec::new();
+    for page in 0..geometry.index_pages() {
+        let (block, c) = index::encode_page(p.disk, page, 1, &[]);
+        crcs.push(c);
+        disk.write(geometry.index_off(0) + u64::from(page) * BLOCK, &block)?;
+    }
+    disk.sync()?;
+    let sb = Superblock {
+        generation: 1,
+        cluster: p.cluster,
+        disk: p.disk,
+        geometry,
+        journal_gen: 1,
+        tail: JournalTail { off: 0, seq: 1, prev_crc: 0 },
+        half: 0,
+        index_gen: 1,
+        index_digest: index::digest(&crcs),
+    };
+    let block = sb.encode();
+    disk.write(sb.offset(), &[block.clone(), block].concat())?;
+    disk.sync()?;
+    Ok(sb)
+}
+
+/// The newest superblock that verifies, and whether any copy was damaged.
+fn newest_superblock(disk: &mut dyn RawDisk) -> Result<(Superblock, bool), OpenError> {
+    if disk.size() < MIN_DISK {
+        return Err(OpenError::TooSmall(disk.size()));
+    }
+    let mut best: Option<Superblock> = None;
+    let (mut any_damaged, mut too_new) = (false, None);
+    for i in 0..4 {
+        // An unreadable copy is a damaged copy; the others decide.
+        let decoded = match disk.read(i * BLOCK, BLOCK_SIZE) {
+            Ok(b) => Superblock::decode(&b),
+            Err(_) => Err(Bad::Damaged),
+        };
+        match decoded {
+            Ok(sb) if best.as_ref().is_none_or(|b| b.generation < sb.generation) => best = Some(sb),
+            Ok(_) => {}
+            Err(Bad::Damaged) => any_damaged = true,
+            Err(Bad::TooNew(v)) => too_new = Some(v),
+            Err(Bad::NotOurs) => {}
+        }
+    }
+    match (best, too_new) {
+        (_, Some(v)) => Err(OpenError::TooNew(v)),
+        (Some(sb), None) if sb.geometry.disk_bytes > disk.size() => {
+            damaged(format!("it was formatted with {} bytes and has {} now", sb.geometry.disk_bytes, disk.size()))
+        }
+        (Some(sb), None) => Ok((sb, any_damaged)),
+        (None, None) if any_damaged => damaged("no superblock copy verifies"),
+        (None, None) => Err(OpenError::NotOurs),
+    }
+}
+
+/// Opens a disk and replays its journal. Writes nothing; [`Store::start`] must follow.
+pub fn open(disk: &mut dyn RawDisk, cfg: Config) -> Result<Store, OpenError> {
+    let (sb, any_damaged) = newest_superblock(disk)?;
+    let mut store = load_index(disk, cfg, sb)?;
+    let scan = replay(disk, &mut store)?;
+    check_end(disk, &store, &scan, any_damaged)?;
+    store.promise_after_replay();
+    store.next_journal_gen(scan.journal_gen);
+    Ok(store)
+}
+
+fn load_index(disk: &mut dyn RawDisk, cfg: Config, sb: Superblock) -> Result<Store, OpenError> {
+    let g = sb.geometry;
+    let (mut replicas, mut slots, mut bitmap, mut crcs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for page in 0..g.index_pages() {
+        let block = disk.read(g.index_off(sb.half) + u64::from(page) * BLOCK, BLOCK_SIZE)?;
+        let Some((payload, crc)) = index::decode_page(sb.disk, page, &block) else {
+            return damaged(format!("index page {page} of half {} does not verify", sb.half));
+        };
+        crcs.push(crc);
+        let bad = || OpenError::Damaged(format!("index page {page} holds an impossible entry"));
+        if page < g.replica_pages() {
+            for e in payload.chunks_exact(REPLICA_BYTES).take(index::PAGE_REPLICAS) {
+                replicas.push(ReplicaRec::decode(e).ok_or_else(bad)?);
+            }
+        } else if page < g.replica_pages() + g.slot_pages() {
+            for e in payload.chunks_exact(index::SLOT_BYTES).take(index::PAGE_SLOTS) {
+                slots.push(index::SlotEntry::decode(e).ok_or_else(bad)?);
+            }
+        } else {
+            bitmap.extend_from_slice(payload);
+        }
+    }
+    if index::digest(&crcs) != sb.index_digest {
+        return damaged("an index page is older than the checkpoint that names it (a write was lost)");
+    }
+    replicas.truncate(g.replicas as usize);
+    slots.truncate(g.slots as usize);
+    let units = Units::load(g.units, &bitmap).ok_or_else(|| OpenError::Damaged("the unit bitmap is short".into()))?;
+    Store::loaded(cfg, sb, replicas, slots, units, crcs).map_err(OpenError::Damaged)
+}
+
+/// Where the journal's scan ended.
+struct Scan {
+    tail: JournalTail,
+    journal_gen: u64,
+    newest_checkpoint: u64,
+}
+
+fn replay(disk: &mut dyn RawDisk, store: &mut Store) -> Result<Scan, OpenError> {
+    let mut scan = Scan { tail: store.superblock().tail, journal_gen: 0, newest_checkpoint: 0 };
+    loop {
+        let next = read_group(disk, store, scan.tail.off, &scan)?.map(|x| (scan.tail.off, x));
+        let found = match next {
+            None if scan.tail.off != 0 => read_group(disk, store, 0, &scan)?.map(|x| (0, x)),
+            other => other,
+        };
+        let Some((off, (group, crc, payload, bytes))) = found else { return Ok(scan) };
+        let mut at = 0;
+        for rec in &group.records {
+            let n = rec.payload_blocks() * BLOCK_SIZE;
+            store.claim_for_replay(rec).map_err(OpenError::Damaged)?;
+            store.apply(rec, payload.slice(at..at + n), group.seq).map_err(OpenError::Damaged)?;
+            at += n;
+        }
+        store.group_replayed(group.seq, off, bytes, crc);
+        scan.newest_checkpoint = scan.newest_checkpoint.max(group.checkpoint);
+        scan.journal_gen = group.journal_gen;
+        scan.tail = JournalTail { off: off + bytes, seq: group.seq + 1, prev_crc: crc };
+    }
+}
+
+type Found = (Group, u32, Bytes, u64);
+
+/// The group at `off`, if it is whole and follows what was scanned so far.
+fn read_group(disk: &mut dyn RawDisk, store: &Store, off: u64, scan: &Scan) -> Result<Option<Found>, OpenError> {
+    let ring = store.superblock().geometry.journal_bytes;
+    if off + BLOCK > ring {
+        return Ok(None);
+    }
+    let first = disk.read(JOURNAL_OFF + off, BLOCK_SIZE)?;
+    let Some(blocks) = Group::header_blocks(&first) else { return Ok(None) };
+    let header_bytes = blocks as u64 * BLOCK;
+    if off + header_bytes > ring {
+        return Ok(None);
+    }
+    let area = if blocks == 1 { first } else { disk.read(JOURNAL_OFF + off, header_bytes as usize)? };
+    let Some((group, crc)) = Group::decode_header(&area) else { return Ok(None) };
+    let follows =
+        group.seq == scan.tail.seq && group.prev_crc == scan.tail.prev_crc && group.journal_gen >= scan.journal_gen;
+    let bytes = header_bytes + u64::from(group.payload_blocks) * BLOCK;
+    if !follows || off + bytes > ring {
+        return Ok(None);
+    }
+    let payload = if group.payload_blocks == 0 {
+        Bytes::new()
+    } else {
+        disk.read(JOURNAL_OFF + off + header_bytes, group.payload_blocks as usize * BLOCK_SIZE)?
+    };
+    Ok(payload_verifies(&group, &payload, store).then_some((group, crc, payload, bytes)))
+}
+
+/// Every payload block must be the one its record means. Records of replicas that are gone are not applied, nor judged.
+fn payload_verifies(group: &Group, payload: &Bytes, store: &Store) -> bool {
+    let mut blocks = payload.chunks_exact(BLOCK_SIZE);
+    for rec in &group.records {
+        let Body::Data { crcs } = &rec.body else { continue };
+        let shard = store.replica(rec.rid).map(|r| r.shard);
+        for (b, stored) in rec.range.iter().zip(crcs) {
+            let Some(bytes) = blocks.next() else { return false };
+            let Some(shard) = shard else { continue };
+            let id = crc::Identity { shard, rid: rec.rid, block: b, ver: rec.ver };
+            if id.seed(crc::payload(bytes)) != *stored {
+                return false;
+            }
+        }
+    }
+    true
+}
+
+/// The end of the scan must be the end of what was acknowledged.
+fn check_end(disk: &mut dyn RawDisk, store: &Store, scan: &Scan, any_damaged: bool) -> Result<(), OpenError> {
+    let sb = store.superblock();
+    if any_damaged && scan.newest_checkpoint > sb.generation {
+        return damaged("its newest superblock is lost");
+    }
+    let ring = sb.geometry.journal_bytes;
+    // The next groups lie within a few group lengths behind the end, or at the ring's beginning.
+    let window = if any_damaged { ring } else { (3 * MAX_GROUP_BYTES).min(ring) };
+    let mut look = |from: u64, len: u64| -> Result<(), OpenError> {
+        let mut off = from;
+        while off < (from + len).min(ring) {
+            let n = (1 << 20).min((from + len).min(ring) - off);
+            let piece = disk.read(JOURNAL_OFF + off, n as usize)?;
+            for (i, block) in piece.chunks_exact(BLOCK_SIZE).enumerate() {
+                let Some(blocks) = Group::header_blocks(block) else { continue };
+                let at = off + i as u64 * BLOCK;
+                if at + blocks as u64 * BLOCK > ring {
+                    continue;
+                }
+                let area = disk.read(JOURNAL_OFF + at, blocks * BLOCK_SIZE)?;
+                let Some((g, _)) = Group::decode_header(&area) else { continue };
+                let newer = g.journal_gen >= scan.journal_gen && g.seq > scan.tail.seq;
+                if newer && g.acked_through >= scan.tail.seq {
+                    return damaged(format!("journal group {} was durable and cannot be read", scan.tail.seq));
+                }
+                if any_damaged && g.checkpoint > sb.generation {
+                    return damaged("its newest superblock is lost");
+                }
+            }
+            off += n;
+        }
+        Ok(())
+    };
+    look(scan.tail.off, window)?;
+    if scan.tail.off + window > ring || any_damaged {
+        look(0, window.min(scan.tail.off))?;
+    }
+    Ok(())
+}

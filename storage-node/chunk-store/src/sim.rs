@@ -1,0 +1,253 @@
+//! A simulated disk: what was not synced may be lost, block by block and in any order, when the power goes; and on order it
+//! loses, tears, misdirects or damages writes and fails operations. Everything follows from a seed.
+//!
+//! Model: a write lands in a volatile buffer at submission time; a durable write is moved to the media when it
+//! completes; a sync moves every write completed before it was submitted. A crash keeps a random subset of
+//! the buffered blocks, in write order per block.
+
+use crate::disk::{DiskError, DiskOp, RawDisk};
+use bytes::Bytes;
+use hf_policy::BLOCK_SIZE;
+use std::collections::BTreeMap;
+
+/// xorshift64*: small, seeded, good enough to explore.
+#[derive(Clone, Debug)]
+pub struct Rng(u64);
+
+impl Rng {
+    /// From any seed.
+    pub fn new(seed: u64) -> Rng {
+        let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        Rng((z ^ (z >> 27)) | 1)
+    }
+    /// The next number.
+    pub fn next_u64(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+    /// A number below `n` (0 if `n` is 0).
+    pub fn below(&mut self, n: u64) -> u64 {
+        if n == 0 { 0 } else { (self.next_u64() >> 11) % n }
+    }
+    /// True once in `n`.
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Buffered {
+    block: u64,
+    data: Bytes,
+    /// Completed operations are what a sync covers.
+    op: u64,
+    completed: bool,
+}
+
+#[derive(Clone, Debug)]
+struct InFlight {
+    tag: u64,
+    op: DiskOp,
+    number: u64,
+    /// For a sync: the writes it covers are those completed before it was submitted.
+    covers: u64,
+}
+
+/// The disk.
+#[derive(Clone, Debug)]
+pub struct SimDisk {
+    size: u64,
+    media: BTreeMap<u64, Bytes>,
+    buffer: Vec<Buffered>,
+    inflight: Vec<InFlight>,
+    number: u64,
+    completions: u64,
+    completed_at: BTreeMap<u64, u64>,
+    /// Every operation from here on fails: EIO.
+    pub fail_writes: bool,
+    /// Reads of these blocks fail: EIO.
+    pub unreadable: std::collections::BTreeSet<u64>,
+    /// The next write is acknowledged but never happens.
+    pub lose_next_write: bool,
+}
+
+const ZERO: &[u8] = &[0; BLOCK_SIZE];
+
+impl SimDisk {
+    /// An empty disk.
+    pub fn new(size: u64) -> SimDisk {
+        SimDisk {
+            size,
+            media: BTreeMap::new(),
+            buffer: Vec::new(),
+            inflight: Vec::new(),
+            number: 0,
+            completions: 0,
+            completed_at: BTreeMap::new(),
+            fail_writes: false,
+            unreadable: Default::default(),
+            lose_next_write: false,
+        }
+    }
+
+    /// Takes an operation; it completes when [`SimDisk::complete`] chooses it.
+    pub fn submit(&mut self, tag: u64, op: DiskOp) {
+        self.number += 1;
+        if let DiskOp::Write { off, bufs, .. } = &op {
+            let all: Vec<u8> = bufs.concat();
+            assert!(off % 4096 == 0 && all.len() % 4096 == 0 && off + all.len() as u64 <= self.size, "bad write");
+            if std::mem::take(&mut self.lose_next_write) {
+                // Acknowledged, never done: the buffer does not see it.
+            } else if !self.fail_writes {
+                for (i, b) in all.chunks_exact(BLOCK_SIZE).enumerate() {
+                    let data = Bytes::copy_from_slice(b);
+                    self.buffer.push(Buffered {
+                        block: off / 4096 + i as u64,
+                        data,
+                        op: self.number,
+                        completed: false,
+                    });
+                }
+            }
+        }
+        self.inflight.push(InFlight { tag, op, number: self.number, covers: self.completions });
+    }
+
+    /// How many operations are in flight.
+    pub fn pending(&self) -> usize {
+        self.inflight.len()
+    }
+
+    /// Completes the `i`-th operation in flight.
+    pub fn complete(&mut self, i: usize) -> Option<(u64, Result<Bytes, DiskError>)> {
+        if i >= self.inflight.len() {
+            return None;
+        }
+        let f = self.inflight.remove(i);
+        self.completions += 1;
+        let result = match &f.op {
+            DiskOp::Read { off, len } => self.read_now(*off, *len as usize),
+            DiskOp::Write { .. } | DiskOp::Sync if self.fail_writes => Err(DiskError("injected EIO".into())),
+            DiskOp::Write { durable, .. } => {
+                self.completed_at.insert(f.number, self.completions);
+                for b in self.buffer.iter_mut().filter(|b| b.op == f.number) {
+                    b.completed = true;
+                }
+                if *durable {
+                    self.harden(|b| b.op == f.number);
+                }
+                Ok(Bytes::new())
+            }
+            DiskOp::Sync => {
+                let done = self.completed_at.clone();
+                self.harden(|b| b.completed && done.get(&b.op).is_some_and(|at| *at <= f.covers));
+                Ok(Bytes::new())
+            }
+        };
+        Some((f.tag, result))
+    }
+
+    /// Moves buffered blocks to the media. A block that was written again later keeps its later content in the buffer.
+    fn harden(&mut self, which: impl Fn(&Buffered) -> bool) {
+        let mut kept = Vec::new();
+        for b in std::mem::take(&mut self.buffer) {
+            if which(&b) {
+                // Older buffered content of the block cannot reach the media after this.
+                kept.retain(|k: &Buffered| k.block != b.block);
+                self.media.insert(b.block, b.data);
+            } else {
+                kept.push(b);
+            }
+        }
+        self.buffer = kept;
+    }
+
+    fn block_now(&self, block: u64) -> Bytes {
+        let newest = self.buffer.iter().rev().find(|b| b.block == block).map(|b| b.data.clone());
+        newest.or_else(|| self.media.get(&block).cloned()).unwrap_or_else(|| Bytes::from_static(ZERO))
+    }
+
+    fn read_now(&self, off: u64, len: usize) -> Result<Bytes, DiskError> {
+        let mut out = Vec::with_capacity(len);
+        for b in off / 4096..(off + len as u64) / 4096 {
+            if self.unreadable.contains(&b) {
+                return Err(DiskError(format!("injected EIO reading block {b}")));
+            }
+            out.extend_from_slice(&self.block_now(b));
+        }
+        Ok(Bytes::from(out))
+    }
+
+    /// Power loss: of every buffered block a random prefix of its writes survives; a surviving write may be torn at a
+    /// 512-byte boundary.
+    pub fn crash(&mut self, rng: &mut Rng) {
+        let mode = rng.below(4);
+        for b in std::mem::take(&mut self.buffer) {
+            let keep = match mode {
+                0 => false,
+                1 => true,
+                _ => rng.one_in(2),
+            };
+            if !keep {
+                continue;
+            }
+            let data = if rng.one_in(8) {
+                let old = self.media.get(&b.block).cloned().unwrap_or_else(|| Bytes::from_static(ZERO));
+                let at = 512 * rng.below(8) as usize;
+                Bytes::from([&b.data[..at], &old[at..]].concat())
+            } else {
+                b.data
+            };
+            self.media.insert(b.block, data);
+        }
+        self.inflight.clear();
+        self.fail_writes = false;
+    }
+
+    /// Flips one bit on the media.
+    pub fn flip(&mut self, block: u64, bit: usize) {
+        let mut data = self.media.get(&block).map_or_else(|| ZERO.to_vec(), |b| b.to_vec());
+        data[bit / 8 % BLOCK_SIZE] ^= 1 << (bit % 8);
+        self.media.insert(block, Bytes::from(data));
+    }
+
+    /// Blocks on the media that were ever written.
+    pub fn written(&self) -> Vec<u64> {
+        self.media.keys().copied().collect()
+    }
+
+    /// A block's bytes on the media.
+    pub fn block(&self, block: u64) -> Bytes {
+        self.block_now(block)
+    }
+
+    /// Replaces a block on the media.
+    pub fn set_block(&mut self, block: u64, data: Bytes) {
+        self.media.insert(block, data);
+    }
+}
+
+impl RawDisk for SimDisk {
+    fn size(&self) -> u64 {
+        self.size
+    }
+    fn read(&mut self, off: u64, len: usize) -> Result<Bytes, DiskError> {
+        self.read_now(off, len)
+    }
+    fn write(&mut self, off: u64, data: &[u8]) -> Result<(), DiskError> {
+        for (i, b) in data.chunks_exact(BLOCK_SIZE).enumerate() {
+            let block = off / 4096 + i as u64;
+            if b == ZERO && !self.media.contains_key(&block) {
+                continue; // It reads as zero already.
+            }
+            self.media.insert(block, Bytes::copy_from_slice(b));
+        }
+        Ok(())
+    }
+    fn sync(&mut self) -> Result<(), DiskError> {
+        Ok(())
+    }
+}
