@@ -1,0 +1,284 @@
+//! Client requests: a place in order on arrival, a range lock over whole blocks, parts per chunk, partial blocks merged
+//! under the lock, one answer (the worst part's).
+
+use super::{ClientId, ClientOp, ClientReply, Coordinator, IoError, Output, Phase};
+use crate::message::{BlockInfo, WriteKind};
+use bytes::{Bytes, BytesMut};
+use hf_policy::{BLOCK_BYTES, BLOCK_SIZE, BlockRange, CHUNK_BYTES, Tick, crc};
+use std::collections::BTreeSet;
+
+/// Chunks looked at by one status request; the answer may cover less than was asked for.
+const STATUS_CHUNKS: u64 = 32;
+
+/// A request that holds or waits for its lock.
+pub(super) struct Request {
+    pub client: ClientId,
+    op: ClientOp,
+    range: BlockRange,
+    /// Reading the partial first and last block before writing.
+    merging: bool,
+    parts: Vec<Option<(Vec<BlockInfo>, Bytes)>>,
+    left: usize,
+    result: Result<(), IoError>,
+}
+
+impl Request {
+    fn exclusive(&self) -> bool {
+        matches!(self.op, ClientOp::Write { .. } | ClientOp::Zero { .. })
+    }
+    /// Offset and length in bytes.
+    fn span(&self) -> (u64, u64) {
+        match &self.op {
+            ClientOp::Read { off, len } => (*off, u64::from(*len)),
+            ClientOp::Write { off, data } => (*off, data.len() as u64),
+            ClientOp::Zero { off, len } | ClientOp::Status { off, len } => (*off, *len),
+            ClientOp::Flush => (0, 0),
+        }
+    }
+    /// The blocks that are only partly covered: none, one or two.
+    fn partial(&self) -> Vec<BlockRange> {
+        let (off, len) = self.span();
+        let mut edges = BTreeSet::new();
+        if off % BLOCK_BYTES != 0 {
+            edges.insert(off / BLOCK_BYTES);
+        }
+        if (off + len) % BLOCK_BYTES != 0 {
+            edges.insert((off + len) / BLOCK_BYTES);
+        }
+        edges.into_iter().map(|b| BlockRange::new(b, 1)).collect()
+    }
+}
+
+impl Coordinator {
+    pub(super) fn client(&mut self, now: Tick, id: ClientId, op: ClientOp, out: &mut Vec<Output>) {
+        match self.phase {
+            Phase::Fenced => out.push(Output::Reply { id, result: Err(IoError::Fenced) }),
+            Phase::Serving => self.begin_client(now, id, op, out),
+            Phase::Sealing | Phase::Reconciling => self.queued.push_back((id, op)),
+        }
+    }
+
+    pub(super) fn begin_queued(&mut self, now: Tick, out: &mut Vec<Output>) {
+        for (id, op) in std::mem::take(&mut self.queued) {
+            self.begin_client(now, id, op, out);
+        }
+    }
+
+    fn begin_client(&mut self, now: Tick, client: ClientId, op: ClientOp, out: &mut Vec<Output>) {
+        if let ClientOp::Flush = op {
+            return self.flush(client, out);
+        }
+        let mut r = Request {
+            client,
+            op,
+            range: BlockRange::default(),
+            merging: false,
+            parts: Vec::new(),
+            left: 0,
+            result: Ok(()),
+        };
+        let (off, len) = r.span();
+        let range = BlockRange::covering(off, len).filter(|x| x.end().0 <= self.cfg.blocks);
+        let Some(range) = range else {
+            self.stats.errors += 1;
+            return out.push(Output::Reply { id: client, result: Err(IoError::Invalid) });
+        };
+        if range.is_empty() {
+            return out.push(Output::Reply { id: client, result: Ok(ClientReply::Done) });
+        }
+        r.range = range;
+        if let ClientOp::Status { len, off } = &mut r.op {
+            let most = STATUS_CHUNKS * CHUNK_BYTES - *off % CHUNK_BYTES;
+            *len = (*len).min(most);
+            r.range = BlockRange::covering(*off, *len).unwrap_or(range);
+        }
+        let (id, range, exclusive) = (self.id(), r.range, r.exclusive());
+        self.requests.insert(id, r);
+        if self.locks.acquire(id, range, exclusive) {
+            self.locked(now, id, out);
+        }
+    }
+
+    /// Every acknowledgement already means durable on the whole set, so a flush waits for what was received before it.
+    fn flush(&mut self, client: ClientId, out: &mut Vec<Output>) {
+        let before: BTreeSet<u64> = self.requests.iter().filter(|(_, r)| r.exclusive()).map(|(id, _)| *id).collect();
+        if before.is_empty() {
+            out.push(Output::Reply { id: client, result: Ok(ClientReply::Done) });
+        } else {
+            self.flushes.push((client, before));
+        }
+    }
+
+    /// The lock is held: begin.
+    fn locked(&mut self, now: Tick, id: u64, out: &mut Vec<Output>) {
+        let Some(r) = self.requests.get_mut(&id) else { return };
+        let edges = if r.exclusive() { r.partial() } else { Vec::new() };
+        let ranges: Vec<BlockRange> = if !edges.is_empty() {
+            r.merging = true;
+            edges
+        } else if r.exclusive() {
+            return self.issue_write(now, id, out);
+        } else {
+            r.range.by_chunk().map(|(_, part)| part).collect()
+        };
+        r.left = ranges.len();
+        r.parts = vec![None; ranges.len()];
+        let status = matches!(r.op, ClientOp::Status { .. });
+        for (part, range) in ranges.into_iter().enumerate() {
+            if status {
+                self.start_status(now, id, part, range, out)
+            } else {
+                self.start_read(now, id, part, range, out)
+            }
+        }
+    }
+
+    /// All bytes are known: number and send.
+    fn issue_write(&mut self, now: Tick, id: u64, out: &mut Vec<Output>) {
+        let Some(r) = self.requests.get_mut(&id) else { return };
+        let writes = plan_writes(r);
+        r.left = writes.len();
+        r.merging = false;
+        for (range, kind) in writes {
+            self.start_write(now, id, range, kind, out);
+        }
+    }
+
+    pub(super) fn read_done(
+        &mut self,
+        now: Tick,
+        id: u64,
+        part: usize,
+        infos: Vec<BlockInfo>,
+        data: Bytes,
+        out: &mut Vec<Output>,
+    ) {
+        if let Some(p) = self.requests.get_mut(&id).and_then(|r| r.parts.get_mut(part)) {
+            *p = Some((infos, data));
+        }
+        self.part_done(now, id, Ok(()), out);
+    }
+
+    pub(super) fn part_done(&mut self, now: Tick, id: u64, result: Result<(), IoError>, out: &mut Vec<Output>) {
+        let Some(r) = self.requests.get_mut(&id) else { return };
+        // A request ends with its worst part's outcome (hazards: DRBD 497149ded).
+        r.result = r.result.and(result);
+        r.left = r.left.saturating_sub(1);
+        if r.left > 0 {
+            return;
+        }
+        if r.merging && r.result.is_ok() {
+            return self.issue_write(now, id, out);
+        }
+        let Some(r) = self.requests.remove(&id) else { return };
+        let (_, len) = r.span();
+        match (&r.result, r.exclusive()) {
+            (Err(_), _) => self.stats.errors += 1,
+            (Ok(()), true) => {
+                self.stats.writes += 1;
+                self.stats.write_bytes += len;
+            }
+            (Ok(()), false) => {
+                self.stats.reads += 1;
+                self.stats.read_bytes += len;
+            }
+        }
+        out.push(Output::Reply { id: r.client, result: r.result.map(|()| reply(&r)) });
+        self.flushes.retain_mut(|(client, before)| {
+            before.remove(&id);
+            if before.is_empty() {
+                out.push(Output::Reply { id: *client, result: Ok(ClientReply::Done) });
+            }
+            !before.is_empty()
+        });
+        for next in self.locks.release(id) {
+            self.locked(now, next, out);
+        }
+    }
+}
+
+/// The numbered writes a request becomes.
+fn plan_writes(r: &Request) -> Vec<(BlockRange, WriteKind)> {
+    let (off, len) = r.span();
+    let base = r.range.offset();
+    let data_parts = |range: BlockRange, all: Bytes| -> Vec<(BlockRange, WriteKind)> {
+        let cut = |(_, part): (_, BlockRange)| {
+            let at = (part.offset() - range.offset()) as usize;
+            let data = all.slice(at..at + part.bytes() as usize);
+            (part, WriteKind::Data { crcs: crc::payloads(&data), data })
+        };
+        range.by_chunk().map(cut).collect()
+    };
+    match &r.op {
+        ClientOp::Write { data, .. } if !r.merging => data_parts(r.range, data.clone()),
+        ClientOp::Write { data, .. } => {
+            let mut all = BytesMut::zeroed(r.range.bytes() as usize);
+            lay_edges(r, &mut all);
+            let at = (off - base) as usize;
+            all[at..at + data.len()].copy_from_slice(data);
+            data_parts(r.range, all.freeze())
+        }
+        ClientOp::Zero { .. } => {
+            let mut writes = Vec::new();
+            let first = off.div_ceil(BLOCK_BYTES);
+            let end = (off + len) / BLOCK_BYTES;
+            if end > first {
+                writes.push((BlockRange::new(first, (end - first) as u32), WriteKind::Zero));
+            }
+            for (edge, part) in r.partial().into_iter().zip(&r.parts) {
+                let Some((_, old)) = part else { continue };
+                let mut block = BytesMut::from(&old[..]);
+                let from = off.max(edge.offset()) - edge.offset();
+                let to = (off + len).min(edge.offset() + BLOCK_BYTES) - edge.offset();
+                block[from as usize..to as usize].fill(0);
+                writes.extend(data_parts(edge, block.freeze()));
+            }
+            writes
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The old bytes of partly covered blocks.
+fn lay_edges(r: &Request, all: &mut BytesMut) {
+    for (edge, part) in r.partial().into_iter().zip(&r.parts) {
+        if let Some((_, old)) = part {
+            let at = (edge.offset() - r.range.offset()) as usize;
+            all[at..at + BLOCK_SIZE].copy_from_slice(&old[..BLOCK_SIZE]);
+        }
+    }
+}
+
+fn reply(r: &Request) -> ClientReply {
+    let (off, len) = r.span();
+    match r.op {
+        ClientOp::Read { .. } => {
+            let mut skip = (off - r.range.offset()) as usize;
+            let mut left = len as usize;
+            let mut data = Vec::with_capacity(r.parts.len());
+            for (_, bytes) in r.parts.iter().flatten() {
+                let take = left.min(bytes.len() - skip);
+                data.push(bytes.slice(skip..skip + take));
+                left -= take;
+                skip = 0;
+            }
+            ClientReply::Data(data)
+        }
+        ClientOp::Status { .. } => {
+            let mut extents: Vec<(u64, bool)> = Vec::new();
+            let mut at = r.range.offset();
+            for i in r.parts.iter().flatten().flat_map(|(infos, _)| infos) {
+                let end = at + BLOCK_BYTES;
+                let bytes = end.min(off + len).saturating_sub(at.max(off));
+                match extents.last_mut() {
+                    Some((n, hole)) if *hole == i.state.is_zero() => *n += bytes,
+                    _ => extents.push((bytes, i.state.is_zero())),
+                }
+                at = end;
+            }
+            extents.retain(|(n, _)| *n > 0);
+            ClientReply::Extents(extents)
+        }
+        _ => ClientReply::Done,
+    }
+}

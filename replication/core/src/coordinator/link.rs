@@ -1,0 +1,165 @@
+//! Requests to members. Each stays pending until it is answered, the member is dropped, or the attachment ends; it is repeated
+//! after a reconnect and after half the timeout (replicas make repeats harmless by versions).
+
+use super::{Coordinator, Output};
+use crate::message::{Envelope, Msg, Nack};
+use hf_policy::{BootId, Fate, HasFate, Rid, Tick};
+
+/// What an answer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum For {
+    Seal,
+    Write(u64),
+    Read(u64),
+    List,
+    Versions(hf_policy::ChunkIx),
+    Source(hf_policy::ChunkIx, hf_policy::BlockIx),
+    Copy(hf_policy::ChunkIx),
+}
+
+/// A request that is not answered yet.
+pub(super) struct Pending {
+    pub rid: Rid,
+    pub what: For,
+    pub msg: Msg,
+    pub first: Tick,
+    pub sent: Tick,
+}
+
+impl Coordinator {
+    pub(super) fn request(&mut self, now: Tick, rid: Rid, what: For, msg: Msg, out: &mut Vec<Output>) {
+        let req = self.id();
+        if self.members.get(&rid).is_some_and(|m| m.up) {
+            out.push(Output::Send { rid, env: self.envelope(rid, req), msg: msg.clone() });
+        }
+        self.pending.insert(req, Pending { rid, what, msg, first: now, sent: now });
+    }
+
+    pub(super) fn peer_up(&mut self, now: Tick, rid: Rid, boot: BootId, out: &mut Vec<Output>) {
+        let Some(m) = self.members.get_mut(&rid) else { return };
+        m.up = true;
+        m.boot = boot;
+        m.lease_asked = false;
+        let again: Vec<u64> = self.pending.iter().filter(|(_, p)| p.rid == rid).map(|(r, _)| *r).collect();
+        for req in again {
+            self.resend(now, req, out);
+        }
+        self.drive_leases(now, out);
+    }
+
+    pub(super) fn peer_down(&mut self, now: Tick, rid: Rid) {
+        if let Some(m) = self.members.get_mut(&rid).filter(|m| m.up) {
+            m.up = false;
+            m.down_since = now;
+            // Whatever it granted before it went away is not relied upon any more (it may have restarted).
+            m.lease_until = Tick(0);
+            self.next_tick = now;
+        }
+    }
+
+    fn resend(&mut self, now: Tick, req: u64, out: &mut Vec<Output>) {
+        let Some(p) = self.pending.get_mut(&req) else { return };
+        p.sent = now;
+        let (rid, msg) = (p.rid, p.msg.clone());
+        if self.members.get(&rid).is_some_and(|m| m.up) {
+            self.stats.resends += 1;
+            out.push(Output::Send { rid, env: self.envelope(rid, req), msg });
+        }
+    }
+
+    /// Repeats what is unanswered for half the timeout; suspects who left something unanswered for all of it.
+    pub(super) fn expire(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let timeout = self.cfg.replica_timeout;
+        let mut again = Vec::new();
+        let mut late = Vec::new();
+        for (req, p) in &self.pending {
+            // Seals have a rhythm of their own.
+            if p.what == For::Seal {
+                continue;
+            }
+            let m = self.members.get(&p.rid);
+            let lost = m.is_some_and(|m| !m.up && now.since(m.down_since) >= crate::timing::RECONNECT);
+            if now.since(p.first) >= timeout || lost {
+                late.push((p.rid, *req));
+            } else if now.since(p.sent) >= timeout / 2 {
+                again.push(*req);
+            }
+        }
+        for req in again {
+            self.resend(now, req, out);
+        }
+        for (rid, req) in late {
+            self.suspect(rid);
+            self.resend_late(now, req, out);
+        }
+    }
+
+    /// A late request goes on being repeated, and a read is moved to another member.
+    fn resend_late(&mut self, now: Tick, req: u64, out: &mut Vec<Output>) {
+        let Some(p) = self.pending.get(&req) else { return };
+        if let For::Read(id) = p.what
+            && self.record.in_sync.len() > 1
+        {
+            let rid = p.rid;
+            self.pending.remove(&req);
+            return self.read_elsewhere(now, id, rid, out);
+        }
+        if now.since(p.sent) >= self.cfg.replica_timeout {
+            self.resend(now, req, out);
+        }
+    }
+
+    pub(super) fn message(&mut self, now: Tick, rid: Rid, env: Envelope, msg: Msg, out: &mut Vec<Output>) {
+        let Some(m) = self.members.get_mut(&rid) else { return };
+        // A reply to another session or from another process is a reply to nothing we know (hazards: Crucible cc8c5a09).
+        if env.session != self.cfg.session || env.rid != rid || (m.boot != BootId::NONE && env.boot != m.boot) {
+            return;
+        }
+        m.heard = now;
+        match &msg {
+            Msg::WriteAck { credit } | Msg::SealAck { credit, .. } => m.credit = *credit,
+            Msg::LeaseAck { sent_at, .. } => return self.lease_granted(now, rid, *sent_at, out),
+            Msg::Nack(Nack::StaleTerm { .. }) => return self.fence(out),
+            _ => {}
+        }
+        let Some(what) = self.pending.get(&env.req).filter(|p| p.rid == rid).map(|p| p.what) else { return };
+        if let Msg::Nack(nack) = msg {
+            return self.nack(now, rid, env.req, what, nack, out);
+        }
+        if let Msg::SealWait { us } = msg {
+            return self.seal_wait(now, rid, us);
+        }
+        let Some(p) = self.pending.remove(&env.req) else { return };
+        match (what, msg) {
+            (For::Seal, Msg::SealAck { stable, max_ver, .. }) => self.sealed(now, rid, stable, max_ver, out),
+            (For::Write(seq), Msg::WriteAck { .. }) => self.write_acked(now, seq, rid, out),
+            (For::Read(id), Msg::ReadAck { infos, data }) => self.read_arrived(now, id, rid, infos, data, out),
+            (For::Read(id), Msg::ChunkVersionsAck { infos }) => {
+                self.read_arrived(now, id, rid, infos, bytes::Bytes::new(), out);
+            }
+            (For::List, Msg::ChunkListAck { chunks, more }) => self.listed(now, rid, chunks, more, out),
+            (For::Versions(c), Msg::ChunkVersionsAck { infos }) => self.versions(now, rid, c, infos, out),
+            (For::Source(c, b), Msg::ReadAck { infos, data }) => self.source(now, rid, c, b, infos, data, out),
+            (For::Copy(c), Msg::CopyAck { .. }) => self.copied(now, rid, c, out),
+            // An answer of the wrong kind: the request stays open, and time decides.
+            (_, _) => drop(self.pending.insert(env.req, p)),
+        }
+    }
+
+    fn nack(&mut self, now: Tick, rid: Rid, req: u64, what: For, nack: Nack, out: &mut Vec<Output>) {
+        match (nack.fate(), what) {
+            (Fate::Refuse, For::Write(seq)) => {
+                self.pending.remove(&req);
+                self.write_refused(now, seq, rid, out);
+            }
+            (Fate::Retry, _) => {} // repeated by `expire`
+            (_, For::Read(id)) => {
+                self.pending.remove(&req);
+                self.suspect(rid);
+                self.read_elsewhere(now, id, rid, out);
+            }
+            (_, For::Seal) => self.seal_refused(now, rid),
+            _ => self.suspect(rid),
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The coordinator of one attached shard: numbers writes, keeps every acknowledged write on the whole in-sync set, reads
+//! under leases, takes over and reconciles, drops members by way of Raft. Rules W, R, F, T and §5, §7 of docs/protocol.md.
+//!
+//! It keeps nothing authoritative: its record is a copy of Raft's, and a restart is a new attach with a new term.
+//!
+//! | file | decides |
+//! | --- | --- |
+//! | `takeover.rs` | sealing the set, reconciling what differs |
+//! | `io.rs` | client requests: locks, splitting, merging of partial blocks, answers |
+//! | `write.rs` | numbering, sending, completing writes; the watermark |
+//! | `read.rs` | choosing a member, verifying, delivering under leases |
+//! | `lease.rs` | leases and signs of life |
+//! | `membership.rs` | suspects, drops, records, fencing |
+//! | `link.rs` | requests to members, repeated until answered |
+
+mod io;
+mod lease;
+mod link;
+mod membership;
+mod read;
+mod takeover;
+mod types;
+mod write;
+
+pub use types::*;
+
+use crate::message::Envelope;
+use crate::range_lock::RangeLock;
+use crate::timing;
+use hf_policy::{Rid, Tick, Ver};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// One shard's coordinator.
+pub struct Coordinator {
+    cfg: Config,
+    record: Record,
+    phase: Phase,
+    members: BTreeMap<Rid, Member>,
+    seq: u64,
+    stable: Ver,
+    next_id: u64,
+    locks: RangeLock,
+    /// Requests that wait for the volume to serve.
+    queued: VecDeque<(ClientId, ClientOp)>,
+    requests: BTreeMap<u64, io::Request>,
+    writes: BTreeMap<u64, write::Write>,
+    reads: BTreeMap<u64, read::Read>,
+    flushes: Vec<(ClientId, BTreeSet<u64>)>,
+    pending: BTreeMap<u64, link::Pending>,
+    proposal: Option<membership::Proposal>,
+    suspects: BTreeSet<Rid>,
+    takeover: takeover::Takeover,
+    last_read: Tick,
+    next_lease: Tick,
+    next_tick: Tick,
+    turn: u64,
+    stopping: bool,
+    stats: Stats,
+}
+
+impl Coordinator {
+    /// A coordinator for a record that an `Attach` of this session has just made.
+    pub fn new(now: Tick, cfg: Config, record: Record, out: &mut Vec<Output>) -> Coordinator {
+        let members = record.in_sync.iter().map(|(rid, m)| (*rid, Member::new(*m))).collect();
+        let mut c = Coordinator {
+            cfg,
+            record,
+            phase: Phase::Sealing,
+            members,
+            seq: 0,
+            stable: Ver::ZERO,
+            next_id: 0,
+            locks: RangeLock::default(),
+            queued: VecDeque::new(),
+            requests: BTreeMap::new(),
+            writes: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            flushes: Vec::new(),
+            pending: BTreeMap::new(),
+            proposal: None,
+            suspects: BTreeSet::new(),
+            takeover: takeover::Takeover::new(now),
+            last_read: now,
+            next_lease: now,
+            next_tick: now,
+            turn: 0,
+            stopping: false,
+            stats: Stats::default(),
+        };
+        c.drive_seal(now, out);
+        c
+    }
+
+    /// Takes one input; everything that follows from it is in `out`.
+    pub fn step(&mut self, now: Tick, input: Input, out: &mut Vec<Output>) {
+        match input {
+            Input::Client { id, op } => self.client(now, id, op, out),
+            Input::Message { rid, env, msg } => self.message(now, rid, env, msg, out),
+            Input::PeerUp { rid, boot } => self.peer_up(now, rid, boot, out),
+            Input::PeerDown { rid } => self.peer_down(now, rid),
+            Input::Record(r) => self.on_record(now, r, out),
+            Input::Proposed(p) => self.on_proposed(now, p),
+            Input::Stop => self.stopping = true,
+            Input::Tick => {}
+        }
+        self.settle(now, out);
+    }
+
+    /// After every input: deadlines, and what became possible. Cheap when nothing is due.
+    fn settle(&mut self, now: Tick, out: &mut Vec<Output>) {
+        if self.phase == Phase::Fenced {
+            return;
+        }
+        if now >= self.next_tick {
+            self.next_tick = now.plus(TICK);
+            self.expire(now, out);
+            self.drive_takeover(now, out);
+            self.drive_leases(now, out);
+        }
+        self.drive_membership(now, out);
+        if self.stopping && self.requests.is_empty() && self.queued.is_empty() && self.flushes.is_empty() {
+            self.stopping = false;
+            out.push(Output::Drained);
+        }
+    }
+
+    /// When the driver should step with [`Input::Tick`] at the latest.
+    pub fn next_deadline(&self) -> Option<Tick> {
+        match self.phase {
+            Phase::Fenced => None,
+            Phase::Serving if self.pending.is_empty() && self.suspects.is_empty() && self.queued.is_empty() => {
+                Some(self.next_lease.max(self.next_tick))
+            }
+            _ => Some(self.next_tick),
+        }
+    }
+
+    /// Whose replies are matched: requests carry this.
+    pub(crate) fn envelope(&self, rid: Rid, req: u64) -> Envelope {
+        Envelope {
+            cluster: self.cfg.cluster,
+            shard: self.cfg.shard,
+            rid,
+            store_uuid: self.members.get(&rid).map(|m| m.info.store_uuid).unwrap_or_default(),
+            lineage: self.record.lineage,
+            term: self.record.term,
+            session: self.cfg.session,
+            req,
+            boot: Default::default(),
+        }
+    }
+
+    fn id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// The members whose acknowledgement every write needs: the committed in-sync set (I2). A member whose drop is
+    /// proposed counts until the commit is seen (I3).
+    fn required(&self) -> BTreeSet<Rid> {
+        self.record.in_sync.keys().copied().collect()
+    }
+
+    /// Where it stands, for people and metrics.
+    pub fn status(&self) -> Status {
+        Status {
+            phase: self.phase,
+            term: self.record.term,
+            epoch: self.record.epoch,
+            in_sync: self.record.in_sync.len() as u32,
+            outstanding: (self.requests.len() + self.queued.len()) as u32,
+            stable: self.stable,
+            reconciled_blocks: self.takeover.copied,
+            stats: self.stats,
+        }
+    }
+
+    /// Asserts what must hold between steps; for the simulator.
+    pub fn check(&self) -> Result<(), String> {
+        for (seq, w) in &self.writes {
+            if w.waiting.is_empty() && !w.held {
+                return Err(format!("write {seq} waits for nobody and is not answered"));
+            }
+            if w.waiting.iter().any(|r| !self.record.in_sync.contains_key(r)) {
+                return Err(format!("write {seq} waits for a member that is out"));
+            }
+        }
+        if self.stable.term == self.record.term && self.stable.seq.0 > self.seq {
+            return Err("the watermark leads".into());
+        }
+        Ok(())
+    }
+
+    /// The volume was resized; requests beyond the end are refused by the new size from now on.
+    pub fn set_blocks(&mut self, blocks: u64) {
+        self.cfg.blocks = blocks;
+    }
+
+    /// New values of what the policy changes online.
+    pub fn set_policy(&mut self, min_replicas: u32, replica_timeout: u64, read_from: hf_policy::attributes::ReadFrom) {
+        self.cfg.min_replicas = min_replicas;
+        self.cfg.replica_timeout = replica_timeout;
+        self.cfg.read_from = read_from;
+    }
+}
+
+/// The grain of deadlines while something is outstanding, in microseconds.
+const TICK: u64 = 20 * hf_policy::MS;
+
+const _: () = assert!(timing::DEAD > timing::LEASE_AT_REPLICA);

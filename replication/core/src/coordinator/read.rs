@@ -1,0 +1,197 @@
+//! Rule R: one member reads, under a shared range lock, and its answer is delivered while every other member's lease is
+//! valid. What does not verify is asked of another member; if none has it, EIO: never zeros, never old data (I14).
+
+use super::link::For;
+use super::{Coordinator, IoError, Output};
+use crate::message::{BlockInfo, BlockState, Msg};
+use bytes::Bytes;
+use hf_policy::attributes::ReadFrom;
+use hf_policy::{BLOCK_SIZE, BlockRange, Rid, Tick, crc};
+use std::collections::BTreeSet;
+
+/// A read of blocks of one chunk.
+pub(super) struct Read {
+    pub request: u64,
+    /// Which part of the request it is.
+    pub part: usize,
+    pub range: BlockRange,
+    /// Members that could not supply it.
+    pub tried: BTreeSet<Rid>,
+    /// Only what the blocks are is asked, not their bytes.
+    pub status: bool,
+    /// Arrived, waiting for leases.
+    pub arrived: Option<(Rid, Vec<BlockInfo>, Bytes)>,
+}
+
+impl Read {
+    fn msg(&self) -> Msg {
+        if self.status {
+            Msg::ChunkVersions { chunk: self.range.start.chunk() }
+        } else {
+            Msg::Read { range: self.range }
+        }
+    }
+}
+
+impl Coordinator {
+    pub(super) fn start_read(
+        &mut self,
+        now: Tick,
+        request: u64,
+        part: usize,
+        range: BlockRange,
+        out: &mut Vec<Output>,
+    ) {
+        self.begin_read(now, Read { request, part, range, status: false, tried: BTreeSet::new(), arrived: None }, out);
+    }
+
+    pub(super) fn start_status(
+        &mut self,
+        now: Tick,
+        request: u64,
+        part: usize,
+        range: BlockRange,
+        out: &mut Vec<Output>,
+    ) {
+        self.begin_read(now, Read { request, part, range, status: true, tried: BTreeSet::new(), arrived: None }, out);
+    }
+
+    fn begin_read(&mut self, now: Tick, read: Read, out: &mut Vec<Output>) {
+        self.last_read = now;
+        let id = self.id();
+        self.reads.insert(id, read);
+        self.send_read(now, id, out);
+    }
+
+    fn send_read(&mut self, now: Tick, id: u64, out: &mut Vec<Output>) {
+        let Some(r) = self.reads.get(&id) else { return };
+        let msg = r.msg();
+        match self.choose(&r.tried.clone()) {
+            Some(rid) => self.request(now, rid, For::Read(id), msg, out),
+            None => {
+                if let Some(r) = self.reads.remove(&id) {
+                    self.part_done(now, r.request, Err(IoError::Io), out);
+                }
+            }
+        }
+    }
+
+    /// The member that reads: by policy, among those not tried and preferably up and unsuspected.
+    fn choose(&mut self, tried: &BTreeSet<Rid>) -> Option<Rid> {
+        let usable = |c: &Self, r: &Rid| c.members.get(r).is_some_and(|m| m.up) && !c.suspects.contains(r);
+        let all: Vec<Rid> = self.record.in_sync.keys().copied().filter(|r| !tried.contains(r)).collect();
+        let good: Vec<Rid> = all.iter().copied().filter(|r| usable(self, r)).collect();
+        let pool = if good.is_empty() { &all } else { &good };
+        match self.cfg.read_from {
+            ReadFrom::Spread => {
+                self.turn = self.turn.wrapping_add(1);
+                pool.get(self.turn as usize % pool.len().max(1)).copied()
+            }
+            ReadFrom::Local | ReadFrom::Nearest => {
+                let near = self.cfg.nearest.iter().find(|r| pool.contains(r)).copied();
+                near.or_else(|| pool.first().copied())
+            }
+        }
+    }
+
+    /// A member did not answer, or was dropped: another one is asked. If all were tried, those that were merely slow are
+    /// tried again; those that answered "bad" are not.
+    pub(super) fn read_elsewhere(&mut self, now: Tick, id: u64, not: Rid, out: &mut Vec<Output>) {
+        let Some(r) = self.reads.get_mut(&id) else { return };
+        if r.arrived.is_some() {
+            return;
+        }
+        let mut tried = r.tried.clone();
+        tried.insert(not);
+        let msg = r.msg();
+        let rid = self.choose(&tried).or_else(|| {
+            let bad = self.reads.get(&id).map(|r| r.tried.clone()).unwrap_or_default();
+            self.choose(&bad)
+        });
+        match rid {
+            Some(rid) => self.request(now, rid, For::Read(id), msg, out),
+            None => self.send_read(now, id, out),
+        }
+    }
+
+    pub(super) fn read_arrived(
+        &mut self,
+        now: Tick,
+        id: u64,
+        rid: Rid,
+        infos: Vec<BlockInfo>,
+        data: Bytes,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(r) = self.reads.get_mut(&id) else { return };
+        let n = r.range.len as usize;
+        let first = r.range.start.in_chunk();
+        let (infos, bad) = if r.status {
+            // A version list is of the whole chunk.
+            let part = infos.get(first..first + n).map(<[BlockInfo]>::to_vec);
+            (part.clone().unwrap_or_default(), usize::from(part.is_none()))
+        } else {
+            let bad = verify(n, &infos, &data);
+            (infos, bad)
+        };
+        if bad > 0 {
+            self.stats.bad_blocks += bad as u64;
+            r.tried.insert(rid);
+            return self.send_read(now, id, out);
+        }
+        r.arrived = Some((rid, infos, data));
+        if !self.leases_valid(now, rid) {
+            self.stats.lease_waits += 1;
+            self.ask_leases(now, out);
+        }
+        self.deliver_reads(now, out);
+    }
+
+    /// Hands on what has arrived and is covered by leases at this moment, which is after the data arrived.
+    pub(super) fn deliver_reads(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let ready: Vec<u64> = self
+            .reads
+            .iter()
+            .filter(|(_, r)| r.arrived.as_ref().is_some_and(|(rid, _, _)| self.leases_valid(now, *rid)))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ready {
+            if let Some(Read { request, part, arrived: Some((_, infos, data)), .. }) = self.reads.remove(&id) {
+                self.read_done(now, request, part, infos, data, out);
+            }
+        }
+    }
+
+    /// Members left the set: what only they were asked is asked of others; what they supplied is good only if they are
+    /// still relied upon.
+    pub(super) fn recheck_reads(&mut self, now: Tick, gone: &BTreeSet<Rid>, out: &mut Vec<Output>) {
+        let lost: Vec<u64> = self
+            .reads
+            .iter_mut()
+            .filter_map(|(id, r)| {
+                let from_gone = r.arrived.as_ref().is_some_and(|(rid, _, _)| gone.contains(rid));
+                if from_gone {
+                    r.arrived = None;
+                }
+                from_gone.then_some(*id)
+            })
+            .collect();
+        for id in lost {
+            self.send_read(now, id, out);
+        }
+        self.deliver_reads(now, out);
+    }
+}
+
+/// How many blocks of an answer are missing, bad or do not match their checksums.
+pub(super) fn verify(n: usize, infos: &[BlockInfo], data: &Bytes) -> usize {
+    if infos.len() != n || data.len() != n * BLOCK_SIZE {
+        return n.max(1);
+    }
+    let good = |i: &BlockInfo, b: &[u8]| match i.state {
+        BlockState::Data => crc::payload(b) == i.crc,
+        BlockState::Absent | BlockState::Zero => crc::payload(b) == crc::zero_block(),
+        BlockState::Bad => false,
+    };
+    infos.iter().zip(data.chunks_exact(BLOCK_SIZE)).filter(|(i, b)| !good(i, b)).count()
+}

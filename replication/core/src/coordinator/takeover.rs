@@ -1,0 +1,313 @@
+//! Attach and take-over (protocol §5): seal the whole in-sync set, drop who does not answer, make the sealed members
+//! equal, then serve.
+//!
+//! Un-acknowledged writes roll forward if any sealed member has them; blocks are old or new, never mixed.
+
+use super::link::For;
+use super::{Coordinator, Output, Phase};
+use crate::message::{BlockInfo, BlockState, CopyItem, Msg};
+use crate::timing::{SEAL, SEAL_EVERY};
+use bytes::Bytes;
+use hf_policy::{BlockIx, BlockRange, ChunkIx, Rid, Seq, Tick, Ver};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Chunks reconciled at once.
+const PARALLEL: usize = 8;
+
+/// A chunk being compared and made equal.
+#[derive(Default)]
+struct Recon {
+    versions: BTreeMap<Rid, Vec<BlockInfo>>,
+    /// Blocks still to be fetched from their source.
+    sources: BTreeSet<BlockIx>,
+    /// Per member: what it lacks.
+    items: BTreeMap<Rid, Vec<CopyItem>>,
+    copying: usize,
+}
+
+/// The take-over's progress.
+pub(super) struct Takeover {
+    sealed: BTreeMap<Rid, (Ver, Ver)>,
+    first_ack: Option<Tick>,
+    /// Members that said "wait" or could not be sealed, and when to ask again.
+    again: BTreeMap<Rid, Tick>,
+    refused: BTreeSet<Rid>,
+    /// Everything up to here is equal by I2.
+    pub s_star: Ver,
+    listing: BTreeSet<Rid>,
+    todo: BTreeSet<ChunkIx>,
+    active: BTreeMap<ChunkIx, Recon>,
+    pub copied: u64,
+}
+
+impl Takeover {
+    pub(super) fn new(_now: Tick) -> Takeover {
+        Takeover {
+            sealed: BTreeMap::new(),
+            first_ack: None,
+            again: BTreeMap::new(),
+            refused: BTreeSet::new(),
+            s_star: Ver::ZERO,
+            listing: BTreeSet::new(),
+            todo: BTreeSet::new(),
+            active: BTreeMap::new(),
+            copied: 0,
+        }
+    }
+}
+
+impl Coordinator {
+    pub(super) fn drive_takeover(&mut self, now: Tick, out: &mut Vec<Output>) {
+        match self.phase {
+            Phase::Sealing => self.drive_seal(now, out),
+            Phase::Reconciling => self.drive_reconcile(now, out),
+            Phase::Serving | Phase::Fenced => {}
+        }
+    }
+
+    /// Seals whoever is not sealed, again and again; goes on when all are, drops the missing when time is up.
+    pub(super) fn drive_seal(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let unsealed: Vec<Rid> =
+            self.record.in_sync.keys().filter(|r| !self.takeover.sealed.contains_key(r)).copied().collect();
+        if unsealed.is_empty() {
+            return self.begin_reconcile(now, out);
+        }
+        for rid in &unsealed {
+            if self.takeover.again.get(rid).is_some_and(|t| now < *t) {
+                continue;
+            }
+            self.takeover.again.insert(*rid, now.plus(SEAL_EVERY));
+            self.pending.retain(|_, p| !(p.rid == *rid && p.what == For::Seal));
+            let msg = Msg::Seal { epoch: self.record.epoch };
+            self.request(now, *rid, For::Seal, msg, out);
+        }
+        let late = self.takeover.first_ack.is_some_and(|t| now.since(t) >= SEAL);
+        // Who answers "wait" is alive and will be sealed; who is silent or refuses is missing.
+        let missing = |r: &&Rid| {
+            let heard = self.members.get(r).is_some_and(|m| m.up && now.since(m.heard) < SEAL);
+            !heard || self.takeover.refused.contains(r)
+        };
+        let missing: Vec<Rid> = unsealed.iter().filter(missing).copied().collect();
+        if late && !missing.is_empty() {
+            let base = self.sealed_stable();
+            self.propose(now, missing, base, out);
+        }
+    }
+
+    fn sealed_stable(&self) -> Ver {
+        self.takeover.sealed.values().map(|(stable, _)| *stable).max().unwrap_or(Ver::ZERO)
+    }
+
+    pub(super) fn seal_wait(&mut self, now: Tick, rid: Rid, us: u64) {
+        self.takeover.again.insert(rid, now.plus(us.clamp(1_000, SEAL_EVERY)));
+    }
+
+    pub(super) fn seal_refused(&mut self, now: Tick, rid: Rid) {
+        self.takeover.refused.insert(rid);
+        self.takeover.again.insert(rid, now.plus(SEAL_EVERY));
+    }
+
+    pub(super) fn sealed(&mut self, now: Tick, rid: Rid, stable: Ver, max_ver: Ver, out: &mut Vec<Output>) {
+        self.takeover.refused.remove(&rid);
+        self.takeover.sealed.insert(rid, (stable, max_ver));
+        self.takeover.first_ack.get_or_insert(now);
+        if self.phase == Phase::Sealing {
+            self.drive_seal(now, out);
+        }
+    }
+
+    /// The set changed while taking over: start again with who is left (everything done so far was idempotent).
+    pub(super) fn membership_changed(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let t = &mut self.takeover;
+        t.sealed.retain(|r, _| self.record.in_sync.contains_key(r));
+        t.refused.retain(|r| self.record.in_sync.contains_key(r));
+        match self.phase {
+            Phase::Sealing => self.drive_seal(now, out),
+            Phase::Reconciling => {
+                self.pending.clear();
+                self.begin_reconcile(now, out);
+            }
+            Phase::Serving | Phase::Fenced => {}
+        }
+    }
+
+    fn begin_reconcile(&mut self, now: Tick, out: &mut Vec<Output>) {
+        self.phase = Phase::Reconciling;
+        let s_star = self.sealed_stable();
+        let members = self.required();
+        let t = &mut self.takeover;
+        t.s_star = s_star;
+        t.todo.clear();
+        t.active.clear();
+        // One member alone is equal to itself; members without anything newer than s* are equal by I2.
+        let newer = t.sealed.values().any(|(_, max)| *max > s_star);
+        t.listing = if members.len() > 1 && newer { members.clone() } else { BTreeSet::new() };
+        for rid in self.takeover.listing.clone() {
+            self.request(now, rid, For::List, Msg::ChunkList { since: s_star, from: ChunkIx(0) }, out);
+        }
+        self.drive_reconcile(now, out);
+    }
+
+    pub(super) fn listed(
+        &mut self,
+        now: Tick,
+        rid: Rid,
+        chunks: Vec<(ChunkIx, Ver)>,
+        more: bool,
+        out: &mut Vec<Output>,
+    ) {
+        let last = chunks.last().map(|(c, _)| *c);
+        self.takeover.todo.extend(chunks.into_iter().map(|(c, _)| c));
+        match (more, last) {
+            (true, Some(c)) => {
+                let msg = Msg::ChunkList { since: self.takeover.s_star, from: ChunkIx(c.0 + 1) };
+                self.request(now, rid, For::List, msg, out);
+            }
+            _ => {
+                self.takeover.listing.remove(&rid);
+                self.drive_reconcile(now, out);
+            }
+        }
+    }
+
+    fn drive_reconcile(&mut self, now: Tick, out: &mut Vec<Output>) {
+        if !self.takeover.listing.is_empty() {
+            return;
+        }
+        while self.takeover.active.len() < PARALLEL {
+            let Some(chunk) = self.takeover.todo.pop_first() else { break };
+            self.takeover.active.insert(chunk, Recon::default());
+            for rid in self.required() {
+                self.request(now, rid, For::Versions(chunk), Msg::ChunkVersions { chunk }, out);
+            }
+        }
+        if self.takeover.active.is_empty() && self.takeover.todo.is_empty() {
+            self.serve(now, out);
+        }
+    }
+
+    /// Equal everywhere: serve.
+    fn serve(&mut self, now: Tick, out: &mut Vec<Output>) {
+        self.phase = Phase::Serving;
+        self.stable = Ver { term: self.record.term, seq: Seq(0) };
+        self.suspects.clear();
+        self.last_read = now;
+        self.next_lease = now;
+        out.push(Output::Serving);
+        self.drive_leases(now, out);
+        self.begin_queued(now, out);
+    }
+
+    pub(super) fn versions(
+        &mut self,
+        now: Tick,
+        rid: Rid,
+        chunk: ChunkIx,
+        infos: Vec<BlockInfo>,
+        out: &mut Vec<Output>,
+    ) {
+        let all = self.record.in_sync.len();
+        let Some(a) = self.takeover.active.get_mut(&chunk) else { return };
+        if infos.len() != hf_policy::CHUNK_BLOCKS as usize {
+            return self.suspect(rid);
+        }
+        a.versions.insert(rid, infos);
+        if a.versions.len() < all {
+            return;
+        }
+        let mut fetch = Vec::new();
+        for i in 0..hf_policy::CHUNK_BLOCKS {
+            let block = BlockIx(chunk.first_block().0 + i);
+            if let Some(src) = compare(&mut a.items, &a.versions, block, i as usize) {
+                a.sources.insert(block);
+                fetch.push((src, block));
+            }
+        }
+        for (src, block) in fetch {
+            let range = BlockRange { start: block, len: 1 };
+            self.request(now, src, For::Source(chunk, block), Msg::Read { range }, out);
+        }
+        self.copy_if_fetched(now, chunk, out);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn source(
+        &mut self,
+        now: Tick,
+        rid: Rid,
+        chunk: ChunkIx,
+        block: BlockIx,
+        infos: Vec<BlockInfo>,
+        data: Bytes,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(a) = self.takeover.active.get_mut(&chunk) else { return };
+        let good = super::read::verify(1, &infos, &data) == 0;
+        if good {
+            a.sources.remove(&block);
+            for item in a.items.values_mut().flatten().filter(|i| i.block == block) {
+                item.data = Some((infos[0].crc, data.clone()));
+            }
+        } else if let Some(i) = a.versions.get_mut(&rid).and_then(|v| v.get_mut(block.in_chunk())) {
+            // This member's copy is bad after all: decide again without it.
+            i.state = BlockState::Bad;
+            a.items.values_mut().for_each(|l| l.retain(|i| i.block != block));
+            a.sources.remove(&block);
+            if let Some(src) = compare(&mut a.items, &a.versions, block, block.in_chunk()) {
+                a.sources.insert(block);
+                let range = BlockRange { start: block, len: 1 };
+                return self.request(now, src, For::Source(chunk, block), Msg::Read { range }, out);
+            }
+        }
+        self.copy_if_fetched(now, chunk, out);
+    }
+
+    fn copy_if_fetched(&mut self, now: Tick, chunk: ChunkIx, out: &mut Vec<Output>) {
+        let Some(a) = self.takeover.active.get_mut(&chunk).filter(|a| a.sources.is_empty() && a.copying == 0) else {
+            return;
+        };
+        let items = std::mem::take(&mut a.items);
+        a.copying = items.values().filter(|l| !l.is_empty()).count();
+        if a.copying == 0 {
+            self.takeover.active.remove(&chunk);
+            return self.drive_reconcile(now, out);
+        }
+        for (rid, items) in items.into_iter().filter(|(_, l)| !l.is_empty()) {
+            self.takeover.copied += items.len() as u64;
+            self.request(now, rid, For::Copy(chunk), Msg::Copy { items }, out);
+        }
+    }
+
+    pub(super) fn copied(&mut self, now: Tick, _rid: Rid, chunk: ChunkIx, out: &mut Vec<Output>) {
+        let Some(a) = self.takeover.active.get_mut(&chunk) else { return };
+        a.copying -= 1;
+        if a.copying == 0 {
+            self.takeover.active.remove(&chunk);
+            self.drive_reconcile(now, out);
+        }
+    }
+}
+
+/// The block's winner is the highest version that is not bad. Notes what each other member lacks; returns the member to
+/// fetch the bytes from, if bytes are needed. Zero is equal to zero at any version (a never-written chunk keeps none).
+fn compare(
+    items: &mut BTreeMap<Rid, Vec<CopyItem>>,
+    versions: &BTreeMap<Rid, Vec<BlockInfo>>,
+    block: BlockIx,
+    at: usize,
+) -> Option<Rid> {
+    let good = versions.iter().filter(|(_, v)| v[at].state != BlockState::Bad);
+    let (src, best) = good.map(|(r, v)| (*r, v[at])).max_by_key(|(r, i)| (i.ver, std::cmp::Reverse(*r)))?;
+    let mut needed = false;
+    for (rid, v) in versions {
+        let has = v[at];
+        let equal = has.ver == best.ver || (has.state.is_zero() && best.state.is_zero());
+        if equal || has.ver > best.ver {
+            continue; // a bad block with a higher version stays bad: nobody has its bytes
+        }
+        let item = CopyItem { block, seen: has.ver, src: best.ver, data: None };
+        items.entry(*rid).or_default().push(item);
+        needed |= !best.state.is_zero();
+    }
+    needed.then_some(src)
+}

@@ -1,0 +1,311 @@
+//! What goes in and out of a coordinator.
+
+use crate::message::{Envelope, Msg};
+use bytes::Bytes;
+use hf_policy::attributes::ReadFrom;
+use hf_policy::{
+    BootId, ClusterId, Epoch, Fate, HasFate, Lineage, NodeId, Rid, SessionId, ShardId, StoreUuid, Term, Tick, Ver,
+};
+use std::collections::BTreeMap;
+
+/// The front end's name for a request; answered exactly once.
+pub type ClientId = u64;
+
+/// What does not change while attached (but for [`super::Coordinator::set_blocks`] and `set_policy`).
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The shard.
+    pub shard: ShardId,
+    /// This attachment.
+    pub session: SessionId,
+    /// The attached node.
+    pub node: NodeId,
+    /// Size in blocks.
+    pub blocks: u64,
+    /// Below this many in-sync members writes wait.
+    pub min_replicas: u32,
+    /// Microseconds a member may leave a request unanswered (T_op).
+    pub replica_timeout: u64,
+    /// Which member reads.
+    pub read_from: ReadFrom,
+    /// Members by topological nearness to the attached node, nearest first.
+    pub nearest: Vec<Rid>,
+}
+
+/// A member, as Raft records it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberInfo {
+    /// Its node.
+    pub node: NodeId,
+    /// Its storage.
+    pub store_uuid: StoreUuid,
+}
+
+/// The part of the volume's record that concerns this shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The volume's term.
+    pub term: Term,
+    /// The record's epoch.
+    pub epoch: Epoch,
+    /// Which session is attached, if any.
+    pub session: Option<SessionId>,
+    /// The volume's history.
+    pub lineage: Lineage,
+    /// The in-sync set.
+    pub in_sync: BTreeMap<Rid, MemberInfo>,
+}
+
+/// Where the coordinator stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Collecting promises.
+    Sealing,
+    /// Making the sealed members equal.
+    Reconciling,
+    /// Serving clients.
+    Serving,
+    /// Over for good: a newer term exists.
+    Fenced,
+}
+
+/// A client's request. Offsets and lengths are bytes inside the shard, of any alignment.
+#[derive(Clone, Debug)]
+pub enum ClientOp {
+    /// Read.
+    Read {
+        /// Offset.
+        off: u64,
+        /// Length.
+        len: u32,
+    },
+    /// Write.
+    Write {
+        /// Offset.
+        off: u64,
+        /// Bytes.
+        data: Bytes,
+    },
+    /// Zero, giving space back.
+    Zero {
+        /// Offset.
+        off: u64,
+        /// Length.
+        len: u64,
+    },
+    /// Everything received before is durable.
+    Flush,
+    /// Which blocks hold data? Answered in block-aligned extents.
+    Status {
+        /// Offset.
+        off: u64,
+        /// Length.
+        len: u64,
+    },
+}
+
+/// How a request ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientReply {
+    /// Done, durable on the whole in-sync set.
+    Done,
+    /// The bytes, in order.
+    Data(Vec<Bytes>),
+    /// (bytes, is a hole), in order, covering the request.
+    Extents(Vec<(u64, bool)>),
+}
+
+/// Why a request failed. Certain: no member applied it, or nobody may say (fenced).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IoError {
+    /// No in-sync replica has the block whole.
+    #[error("no in-sync replica can supply a block")]
+    Io,
+    /// No space on the replicas' disks.
+    #[error("the replicas' disks are full")]
+    NoSpace,
+    /// The attachment is over.
+    #[error("the volume was attached elsewhere; this attachment is over")]
+    Fenced,
+    /// Beyond the end, or too large.
+    #[error("the request lies beyond the volume's end")]
+    Invalid,
+}
+
+impl HasFate for IoError {
+    fn fate(&self) -> Fate {
+        match self {
+            IoError::Fenced => Fate::Abort,
+            IoError::Io | IoError::NoSpace | IoError::Invalid => Fate::Refuse,
+        }
+    }
+}
+
+/// How a proposal ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proposed {
+    /// Committed; the record follows.
+    Done,
+    /// Refused: look at the record and decide again.
+    Retry,
+    /// Refused: this term is over.
+    Stale,
+    /// No answer: it may or may not be committed. The record will tell.
+    Unknown,
+}
+
+/// An input.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A client's request.
+    Client {
+        /// Its name.
+        id: ClientId,
+        /// What.
+        op: ClientOp,
+    },
+    /// A member's reply.
+    Message {
+        /// Who.
+        rid: Rid,
+        /// As it came.
+        env: Envelope,
+        /// What.
+        msg: Msg,
+    },
+    /// The link to a member's disk is up.
+    PeerUp {
+        /// Who.
+        rid: Rid,
+        /// Its process.
+        boot: BootId,
+    },
+    /// The link is down.
+    PeerDown {
+        /// Who.
+        rid: Rid,
+    },
+    /// The volume's record has changed.
+    Record(Record),
+    /// The open proposal ended.
+    Proposed(Proposed),
+    /// Let everything end, then say [`Output::Drained`].
+    Stop,
+    /// Time has passed.
+    Tick,
+}
+
+/// An output.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Send to a member.
+    Send {
+        /// Who.
+        rid: Rid,
+        /// About whom.
+        env: Envelope,
+        /// What.
+        msg: Msg,
+    },
+    /// Propose that these members leave the in-sync set; answered by [`Input::Proposed`].
+    ProposeDrop {
+        /// The record's epoch.
+        epoch: Epoch,
+        /// The term.
+        term: Term,
+        /// Who.
+        rids: Vec<Rid>,
+        /// They hold every acknowledged write up to here.
+        base: Ver,
+    },
+    /// Answer a client.
+    Reply {
+        /// Whose request.
+        id: ClientId,
+        /// How it ended.
+        result: Result<ClientReply, IoError>,
+    },
+    /// Serving begins.
+    Serving,
+    /// Over for good: close every client session, never serve this attachment again.
+    Fenced,
+    /// Nothing is outstanding any more.
+    Drained,
+}
+
+/// What the coordinator counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Client reads answered.
+    pub reads: u64,
+    /// Client writes (and zeroes) answered.
+    pub writes: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Bytes written.
+    pub write_bytes: u64,
+    /// Requests that failed.
+    pub errors: u64,
+    /// Members dropped.
+    pub drops: u64,
+    /// Messages sent again.
+    pub resends: u64,
+    /// Blocks a member could not supply.
+    pub bad_blocks: u64,
+    /// Reads that had to wait for a lease.
+    pub lease_waits: u64,
+}
+
+/// Where a coordinator stands, for people.
+#[derive(Clone, Copy, Debug)]
+pub struct Status {
+    /// Phase.
+    pub phase: Phase,
+    /// Term.
+    pub term: Term,
+    /// Epoch.
+    pub epoch: Epoch,
+    /// Size of the in-sync set.
+    pub in_sync: u32,
+    /// Requests not answered.
+    pub outstanding: u32,
+    /// Watermark.
+    pub stable: Ver,
+    /// Blocks copied by the take-over.
+    pub reconciled_blocks: u64,
+    /// Counters.
+    pub stats: Stats,
+}
+
+/// A member, as the coordinator sees it.
+pub(super) struct Member {
+    pub info: MemberInfo,
+    pub up: bool,
+    pub boot: BootId,
+    pub down_since: Tick,
+    /// Valid for the coordinator until here.
+    pub lease_until: Tick,
+    pub lease_sent: Tick,
+    pub lease_asked: bool,
+    /// Last time it answered anything.
+    pub heard: Tick,
+    pub credit: u64,
+}
+
+impl Member {
+    pub fn new(info: MemberInfo) -> Member {
+        Member {
+            info,
+            up: false,
+            boot: BootId::NONE,
+            down_since: Tick(0),
+            lease_until: Tick(0),
+            lease_sent: Tick(0),
+            lease_asked: false,
+            heard: Tick(0),
+            credit: u64::MAX,
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Rule W: one number, the same bytes to every required member, answered when all have acknowledged.
+
+use super::link::For;
+use super::{Coordinator, IoError, Output};
+use crate::message::{Msg, WriteKind};
+use hf_policy::{BlockRange, Rid, Seq, Tick, Ver};
+use std::collections::BTreeSet;
+
+/// A numbered write.
+pub(super) struct Write {
+    /// The client request it is part of.
+    pub request: u64,
+    pub waiting: BTreeSet<Rid>,
+    pub refused: BTreeSet<Rid>,
+    pub sent_to: usize,
+    /// Complete, but fewer members are in sync than the policy asks for: answered when they are back.
+    pub held: bool,
+}
+
+impl Coordinator {
+    pub(super) fn start_write(
+        &mut self,
+        now: Tick,
+        request: u64,
+        range: BlockRange,
+        kind: WriteKind,
+        out: &mut Vec<Output>,
+    ) {
+        self.seq += 1;
+        let seq = self.seq;
+        let waiting = self.required();
+        let w =
+            Write { request, sent_to: waiting.len(), waiting: waiting.clone(), refused: BTreeSet::new(), held: false };
+        self.writes.insert(seq, w);
+        for rid in waiting {
+            let msg = Msg::Write { seq, range, stable: self.stable, kind: kind.clone() };
+            self.request(now, rid, For::Write(seq), msg, out);
+        }
+    }
+
+    pub(super) fn write_acked(&mut self, now: Tick, seq: u64, rid: Rid, out: &mut Vec<Output>) {
+        if let Some(w) = self.writes.get_mut(&seq) {
+            w.waiting.remove(&rid);
+            self.write_settle(now, seq, out);
+        }
+    }
+
+    /// A member has no space. If all say so, nothing was applied anywhere and the client is told; if some applied it, the
+    /// others have fallen behind and are dropped: the outcome is uniform (I15).
+    pub(super) fn write_refused(&mut self, now: Tick, seq: u64, rid: Rid, out: &mut Vec<Output>) {
+        let Some(w) = self.writes.get_mut(&seq) else { return };
+        w.refused.insert(rid);
+        if w.refused.len() == w.sent_to {
+            let request = w.request;
+            self.writes.remove(&seq);
+            self.advance_stable();
+            return self.part_done(now, request, Err(IoError::NoSpace), out);
+        }
+        self.settle_refusals(seq);
+    }
+
+    /// Refusers are suspects once it is clear that somebody applied the write.
+    fn settle_refusals(&mut self, seq: u64) {
+        let Some(w) = self.writes.get(&seq) else { return };
+        let applied_somewhere = w.sent_to > w.refused.len() + w.waiting.difference(&w.refused).count();
+        if applied_somewhere && !w.refused.is_empty() {
+            let behind: Vec<Rid> = w.refused.iter().copied().collect();
+            behind.into_iter().for_each(|r| self.suspect(r));
+        }
+    }
+
+    /// Answers a write that waits for nobody any more.
+    fn write_settle(&mut self, now: Tick, seq: u64, out: &mut Vec<Output>) {
+        let enough = self.record.in_sync.len() >= self.cfg.min_replicas as usize;
+        let Some(w) = self.writes.get_mut(&seq) else { return };
+        if !w.waiting.is_empty() {
+            return self.settle_refusals(seq);
+        }
+        w.held = !enough;
+        if enough {
+            let request = w.request;
+            self.writes.remove(&seq);
+            self.advance_stable();
+            self.part_done(now, request, Ok(()), out);
+        }
+    }
+
+    /// The in-sync set has shrunk (its commit was seen): who is out no longer counts.
+    pub(super) fn recheck_writes(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let seqs: Vec<u64> = self.writes.keys().copied().collect();
+        for seq in seqs {
+            if let Some(w) = self.writes.get_mut(&seq) {
+                w.waiting.retain(|r| self.record.in_sync.contains_key(r));
+                w.sent_to = w
+                    .sent_to
+                    .min(w.sent_to - w.refused.iter().filter(|r| !self.record.in_sync.contains_key(r)).count());
+                w.refused.retain(|r| self.record.in_sync.contains_key(r));
+            }
+            self.write_settle(now, seq, out);
+        }
+    }
+
+    /// Everything up to the oldest outstanding write is on all in-sync members.
+    fn advance_stable(&mut self) {
+        let seq = self.writes.keys().next().map_or(self.seq, |oldest| oldest - 1);
+        self.stable = self.stable.max(Ver { term: self.record.term, seq: Seq(seq) });
+    }
+}

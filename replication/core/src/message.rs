@@ -1,0 +1,239 @@
+//! What coordinator and replica say to each other.
+
+use bytes::Bytes;
+use hf_policy::crc::PayloadCrc;
+use hf_policy::{
+    BlockIx, BlockRange, BootId, ChunkIx, ClusterId, Epoch, Fate, HasFate, Lineage, Rid, SessionId, ShardId, StoreUuid,
+    Term, Ver,
+};
+
+/// Whom a message is about; the replica checks every field before anything else (I12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Envelope {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The shard.
+    pub shard: ShardId,
+    /// The replica.
+    pub rid: Rid,
+    /// Its storage.
+    pub store_uuid: StoreUuid,
+    /// The volume's history.
+    pub lineage: Lineage,
+    /// The coordinator's term.
+    pub term: Term,
+    /// The coordinator's attachment.
+    pub session: SessionId,
+    /// Matches a reply to its request.
+    pub req: u64,
+    /// In replies: the replica's process start.
+    pub boot: BootId,
+}
+
+/// What a block holds, on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct BlockInfo {
+    /// Its version.
+    pub ver: Ver,
+    /// Its payload's checksum, if data.
+    pub crc: PayloadCrc,
+    /// What it holds.
+    pub state: BlockState,
+}
+
+/// What a block holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum BlockState {
+    /// Never written, or covered by a trim: zero.
+    #[default]
+    Absent = 0,
+    /// Data.
+    Data = 1,
+    /// Zero.
+    Zero = 2,
+    /// Lost on this replica.
+    Bad = 3,
+}
+
+impl BlockState {
+    /// Reads as zero?
+    pub fn is_zero(self) -> bool {
+        matches!(self, BlockState::Absent | BlockState::Zero)
+    }
+}
+
+/// What a write does to its blocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriteKind {
+    /// New bytes, with one checksum per block.
+    Data {
+        /// Checksums.
+        crcs: Vec<PayloadCrc>,
+        /// Bytes.
+        data: Bytes,
+    },
+    /// Zeroes (trim and write-zeroes; a trim is a write, I16).
+    Zero,
+}
+
+/// One block of a conditional copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyItem {
+    /// Which block.
+    pub block: BlockIx,
+    /// Applied only if the block still has this version.
+    pub seen: Ver,
+    /// The version it gets.
+    pub src: Ver,
+    /// Its content; `None` is zero.
+    pub data: Option<(PayloadCrc, Bytes)>,
+}
+
+/// A message's body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Msg {
+    /// Promise my term; tell me where you stand.
+    Seal {
+        /// The record's epoch (for the replica's hint).
+        epoch: Epoch,
+    },
+    /// Promised, durably; no older-term write can apply any more.
+    SealAck {
+        /// Everything up to here is on all in-sync replicas, as far as this one was told.
+        stable: Ver,
+        /// The highest version here.
+        max_ver: Ver,
+        /// Bytes that can still be allocated.
+        credit: u64,
+    },
+    /// Ask again in so many microseconds: a lease or the wait after a restart has not run out.
+    SealWait {
+        /// Microseconds.
+        us: u64,
+    },
+    /// Write blocks of one chunk (zeroes may span chunks).
+    Write {
+        /// Its number in the term.
+        seq: u64,
+        /// Which blocks.
+        range: BlockRange,
+        /// The coordinator's watermark.
+        stable: Ver,
+        /// What.
+        kind: WriteKind,
+    },
+    /// Every block of the write is durable at its version or a newer one.
+    WriteAck {
+        /// Bytes that can still be allocated.
+        credit: u64,
+    },
+    /// Read blocks of one chunk.
+    Read {
+        /// Which blocks.
+        range: BlockRange,
+    },
+    /// A read's blocks.
+    ReadAck {
+        /// One per block; `Bad` where it could not be read or verified.
+        infos: Vec<BlockInfo>,
+        /// Their bytes.
+        data: Bytes,
+    },
+    /// Promise not to be sealed by another session for a while.
+    Lease {
+        /// The coordinator's clock; comes back unchanged.
+        sent_at: u64,
+        /// The coordinator's watermark.
+        stable: Ver,
+    },
+    /// Granted.
+    LeaseAck {
+        /// As it came.
+        sent_at: u64,
+        /// Bytes that can still be allocated.
+        credit: u64,
+    },
+    /// Which chunks have a version newer than `since`, from chunk `from` on?
+    ChunkList {
+        /// Watermark.
+        since: Ver,
+        /// Page start.
+        from: ChunkIx,
+    },
+    /// A page of them; `more` if there are further ones.
+    ChunkListAck {
+        /// Chunk and its highest version.
+        chunks: Vec<(ChunkIx, Ver)>,
+        /// Ask again from the last one + 1.
+        more: bool,
+    },
+    /// What does each block of a chunk hold?
+    ChunkVersions {
+        /// Which chunk.
+        chunk: ChunkIx,
+    },
+    /// One entry per block.
+    ChunkVersionsAck {
+        /// 256 entries.
+        infos: Vec<BlockInfo>,
+    },
+    /// Conditional per-block writes inside one chunk.
+    Copy {
+        /// What.
+        items: Vec<CopyItem>,
+    },
+    /// Per item: applied?
+    CopyAck {
+        /// In order.
+        applied: Vec<bool>,
+    },
+    /// No.
+    Nack(Nack),
+}
+
+/// Why a replica says no.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Nack {
+    /// A newer term was promised: the coordinator is fenced for good.
+    #[error("fenced: the replica promised term {}", .promised.0)]
+    StaleTerm {
+        /// The newer term.
+        promised: Term,
+    },
+    /// This term was never sealed here.
+    #[error("the replica has not promised this term yet")]
+    FutureTerm,
+    /// Not the storage the record names.
+    #[error("the replica's storage is not the one that is recorded: it was wiped, restored or replaced")]
+    WrongStore,
+    /// Not the history the record names.
+    #[error("the replica belongs to another lineage")]
+    WrongLineage,
+    /// No such replica here.
+    #[error("no such replica on this disk")]
+    NoReplica,
+    /// The replica's disk is full; nothing was written.
+    #[error("the replica's disk is full")]
+    NoSpace,
+    /// A payload did not match its checksum.
+    #[error("the payload did not match its checksum")]
+    BadCrc,
+    /// The replica's disk has failed.
+    #[error("the replica's disk has failed")]
+    Failed,
+    /// The request makes no sense.
+    #[error("the replica refused the request as malformed")]
+    Invalid,
+}
+
+impl HasFate for Nack {
+    fn fate(&self) -> Fate {
+        match self {
+            Nack::StaleTerm { .. } => Fate::Abort,
+            Nack::FutureTerm | Nack::BadCrc => Fate::Retry,
+            Nack::NoSpace => Fate::Refuse,
+            Nack::WrongStore | Nack::WrongLineage | Nack::NoReplica | Nack::Failed | Nack::Invalid => Fate::DropMember,
+        }
+    }
+}

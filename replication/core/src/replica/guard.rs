@@ -1,0 +1,39 @@
+//! The universal check, first thing for every message (protocol §4): identity, then term.
+
+use super::Replica;
+use crate::message::{Envelope, Msg, Nack};
+
+impl Replica {
+    pub(super) fn guard(&self, env: &Envelope, msg: &Msg) -> Result<(), Nack> {
+        let d = &self.d;
+        // Another cluster, shard or replica: a link that leads to the wrong place.
+        if env.cluster != d.cluster || env.shard != d.shard || env.rid != d.rid {
+            return Err(Nack::NoReplica);
+        }
+        // Unknown history is base 0, never in-sync (I12).
+        if env.store_uuid != d.store_uuid {
+            return Err(Nack::WrongStore);
+        }
+        if env.lineage != d.lineage {
+            return Err(Nack::WrongLineage);
+        }
+        if self.failed {
+            return Err(Nack::Failed);
+        }
+        if env.term < d.promised_term {
+            return Err(Nack::StaleTerm { promised: d.promised_term });
+        }
+        // One session per term (I1): the same term under another session is a coordinator that was never given it.
+        if env.term == d.promised_term && env.session != d.promised_session {
+            return Err(Nack::StaleTerm { promised: d.promised_term });
+        }
+        if matches!(msg, Msg::Seal { .. }) {
+            return Ok(());
+        }
+        // Before the promise is durable nothing of the new term is served either.
+        if env.term > d.promised_term || !self.promise_durable {
+            return Err(Nack::FutureTerm);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,395 @@
+//! The replica: guards identity and term, keeps its promise durable, grants leases, and translates between messages and its
+//! store. Rules: docs/protocol.md §5–6.
+//!
+//! What it promises: nothing of an older term takes effect after a SealAck; a lease keeps foreign seals away until it has
+//! run out; an acknowledgement is sent only after the store says durable.
+
+mod guard;
+
+use crate::message::{BlockInfo, CopyItem, Envelope, Msg, Nack, WriteKind};
+use crate::timing::{LEASE_AT_REPLICA, STABLE_EVERY};
+use bytes::Bytes;
+use hf_policy::crc::{self, PayloadCrc};
+use hf_policy::{
+    BlockIx, BlockRange, BootId, ChunkIx, ClusterId, Epoch, Lineage, Rid, SessionId, ShardId, StoreUuid, Term, Tick,
+    Ver,
+};
+use std::collections::BTreeMap;
+
+/// The link a message came over; replies go back over it.
+pub type Link = u64;
+
+/// Chunks listed in one answer.
+pub const LIST_PAGE: usize = 4096;
+
+/// What the replica asks of its store, in its own words; the driver translates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreOp {
+    /// Persist the promise and the watermark; done only when durable and no write submitted before can apply later.
+    Promise {
+        /// Term promised.
+        term: Term,
+        /// To whom.
+        session: SessionId,
+        /// Watermark.
+        stable: Ver,
+        /// The record's epoch, as a hint.
+        epoch: Epoch,
+    },
+    /// Write blocks.
+    Write {
+        /// Version.
+        ver: Ver,
+        /// First block.
+        start: BlockIx,
+        /// Bytes.
+        data: Bytes,
+        /// Checksums.
+        crcs: Vec<PayloadCrc>,
+    },
+    /// Zero blocks.
+    Zero {
+        /// Version.
+        ver: Ver,
+        /// Which.
+        range: BlockRange,
+    },
+    /// Read blocks.
+    Read {
+        /// Which.
+        range: BlockRange,
+    },
+    /// List newer chunks.
+    Chunks {
+        /// Newer than this.
+        since: Ver,
+        /// From here on, at most [`LIST_PAGE`].
+        from: ChunkIx,
+    },
+    /// A chunk's versions.
+    Versions {
+        /// Which.
+        chunk: ChunkIx,
+    },
+    /// Conditional copies.
+    Copy {
+        /// The coordinator's term.
+        term: Term,
+        /// What.
+        items: Vec<CopyItem>,
+    },
+}
+
+/// What the store answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreAnswer {
+    /// Done, durable.
+    Done,
+    /// Blocks.
+    Read(Vec<BlockInfo>, Bytes),
+    /// Chunks; and whether there are more.
+    Chunks(Vec<(ChunkIx, Ver)>, bool),
+    /// 256 entries.
+    Versions(Vec<BlockInfo>),
+    /// Per item.
+    Copied(Vec<bool>),
+    /// It could not be done.
+    Error(Nack),
+}
+
+/// An input.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A message over a link.
+    Message {
+        /// Which link.
+        link: Link,
+        /// About whom.
+        env: Envelope,
+        /// What.
+        msg: Msg,
+    },
+    /// The store is done with a tag. `credit`: bytes it can still allocate; `max_ver`: its highest version.
+    Store {
+        /// Which.
+        tag: u64,
+        /// How.
+        answer: StoreAnswer,
+        /// Bytes.
+        credit: u64,
+        /// Highest version.
+        max_ver: Ver,
+    },
+}
+
+/// An output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Send over a link.
+    Send {
+        /// Which.
+        link: Link,
+        /// About whom.
+        env: Envelope,
+        /// What.
+        msg: Msg,
+    },
+    /// Do this and come back.
+    Store {
+        /// Tag.
+        tag: u64,
+        /// What.
+        op: StoreOp,
+    },
+}
+
+/// What is durable about a replica, as its store has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Durable {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The shard.
+    pub shard: ShardId,
+    /// The replica.
+    pub rid: Rid,
+    /// Its storage.
+    pub store_uuid: StoreUuid,
+    /// Its history.
+    pub lineage: Lineage,
+    /// The promise.
+    pub promised_term: Term,
+    /// To whom.
+    pub promised_session: SessionId,
+    /// The watermark.
+    pub stable: Ver,
+}
+
+enum Waiting {
+    Promise,
+    Stable,
+    Other { link: Link, env: Envelope, kind: Kind },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Write,
+    Read,
+    Chunks,
+    Versions,
+    Copy,
+}
+
+/// One replica.
+pub struct Replica {
+    d: Durable,
+    boot: BootId,
+    /// The promise in `d` is durable.
+    promise_durable: bool,
+    /// Who is answered when it is.
+    seals: Vec<(Link, Envelope)>,
+    /// No other session is let in before this.
+    leased_until: Tick,
+    next_tag: u64,
+    waiting: BTreeMap<u64, Waiting>,
+    epoch: Epoch,
+    stable_persisted: Ver,
+    stable_at: Tick,
+    failed: bool,
+}
+
+impl Replica {
+    /// A replica at process start. If it may have granted a lease before, it waits a lease's time before it lets a new
+    /// session in: the grant was not durable (protocol §5 step 2).
+    pub fn new(now: Tick, boot: BootId, d: Durable) -> Replica {
+        let leased_until = if d.promised_term == Term(0) { now } else { now.plus(LEASE_AT_REPLICA) };
+        Replica {
+            d,
+            boot,
+            promise_durable: true,
+            seals: Vec::new(),
+            leased_until,
+            next_tag: 0,
+            waiting: BTreeMap::new(),
+            epoch: Epoch(0),
+            stable_persisted: d.stable,
+            stable_at: now,
+            failed: false,
+        }
+    }
+
+    /// What it stands for.
+    pub fn durable(&self) -> &Durable {
+        &self.d
+    }
+
+    /// Takes one input.
+    pub fn step(&mut self, now: Tick, input: Input, out: &mut Vec<Output>) {
+        match input {
+            Input::Message { link, env, msg } => {
+                if let Err(nack) = self.guard(&env, &msg) {
+                    return self.reply(link, env, Msg::Nack(nack), out);
+                }
+                self.message(now, link, env, msg, out);
+            }
+            Input::Store { tag, answer, credit, max_ver } => self.store_done(tag, answer, credit, max_ver, out),
+        }
+    }
+
+    fn message(&mut self, now: Tick, link: Link, env: Envelope, msg: Msg, out: &mut Vec<Output>) {
+        match msg {
+            Msg::Seal { epoch } => self.seal(now, link, env, epoch, out),
+            Msg::Write { seq, range, stable, kind } => {
+                self.learn_stable(stable);
+                let ver = Ver { term: env.term, seq: hf_policy::Seq(seq) };
+                let op = match kind {
+                    WriteKind::Zero => StoreOp::Zero { ver, range },
+                    WriteKind::Data { crcs, data } => {
+                        // Never let bytes in that are not what the coordinator sent.
+                        if crc::payloads(&data) != crcs || crcs.len() != range.len as usize {
+                            return self.reply(link, env, Msg::Nack(Nack::BadCrc), out);
+                        }
+                        StoreOp::Write { ver, start: range.start, data, crcs }
+                    }
+                };
+                self.store(Waiting::Other { link, env, kind: Kind::Write }, op, out);
+            }
+            Msg::Read { range } => {
+                self.store(Waiting::Other { link, env, kind: Kind::Read }, StoreOp::Read { range }, out);
+            }
+            Msg::Lease { sent_at, stable } => {
+                self.leased_until = now.plus(LEASE_AT_REPLICA);
+                self.learn_stable(stable);
+                self.persist_stable(now, out);
+                self.reply(link, env, Msg::LeaseAck { sent_at, credit: 0 }, out);
+            }
+            Msg::ChunkList { since, from } => {
+                self.store(Waiting::Other { link, env, kind: Kind::Chunks }, StoreOp::Chunks { since, from }, out);
+            }
+            Msg::ChunkVersions { chunk } => {
+                self.store(Waiting::Other { link, env, kind: Kind::Versions }, StoreOp::Versions { chunk }, out);
+            }
+            Msg::Copy { items } => {
+                let intact = |i: &CopyItem| {
+                    i.data.as_ref().is_none_or(|(c, d)| d.len() == hf_policy::BLOCK_SIZE && crc::payload(d) == *c)
+                };
+                if !items.iter().all(intact) {
+                    return self.reply(link, env, Msg::Nack(Nack::BadCrc), out);
+                }
+                let op = StoreOp::Copy { term: env.term, items };
+                self.store(Waiting::Other { link, env, kind: Kind::Copy }, op, out);
+            }
+            // Replies are not for replicas.
+            _ => self.reply(link, env, Msg::Nack(Nack::Invalid), out),
+        }
+    }
+
+    fn seal(&mut self, now: Tick, link: Link, env: Envelope, epoch: Epoch, out: &mut Vec<Output>) {
+        if env.term == self.d.promised_term {
+            // The guard let in only the session that holds this term: a repeated seal.
+            self.seals.push((link, env));
+            if self.promise_durable {
+                self.answer_seals_after_store(out);
+            }
+            return;
+        }
+        if now < self.leased_until && env.session != self.d.promised_session {
+            let us = self.leased_until.since(now);
+            return self.reply(link, env, Msg::SealWait { us }, out);
+        }
+        self.d.promised_term = env.term;
+        self.d.promised_session = env.session;
+        self.epoch = epoch;
+        self.promise_durable = false;
+        self.seals = vec![(link, env)];
+        self.promise(out);
+    }
+
+    fn promise(&mut self, out: &mut Vec<Output>) {
+        let op = self.promise_op();
+        self.store(Waiting::Promise, op, out);
+    }
+
+    fn promise_op(&self) -> StoreOp {
+        StoreOp::Promise {
+            term: self.d.promised_term,
+            session: self.d.promised_session,
+            stable: self.d.stable,
+            epoch: self.epoch,
+        }
+    }
+
+    /// A repeated seal of a durable promise: the store is asked again, so that the answer carries its present numbers.
+    fn answer_seals_after_store(&mut self, out: &mut Vec<Output>) {
+        self.promise(out);
+    }
+
+    fn learn_stable(&mut self, stable: Ver) {
+        self.d.stable = self.d.stable.max(stable);
+    }
+
+    fn persist_stable(&mut self, now: Tick, out: &mut Vec<Output>) {
+        if self.d.stable > self.stable_persisted && now.since(self.stable_at) >= STABLE_EVERY && self.promise_durable {
+            self.stable_persisted = self.d.stable;
+            self.stable_at = now;
+            let op = self.promise_op();
+            self.store(Waiting::Stable, op, out);
+        }
+    }
+
+    fn store(&mut self, what: Waiting, op: StoreOp, out: &mut Vec<Output>) {
+        self.next_tag += 1;
+        self.waiting.insert(self.next_tag, what);
+        out.push(Output::Store { tag: self.next_tag, op });
+    }
+
+    fn store_done(&mut self, tag: u64, answer: StoreAnswer, credit: u64, max_ver: Ver, out: &mut Vec<Output>) {
+        let Some(what) = self.waiting.remove(&tag) else { return };
+        if let StoreAnswer::Error(Nack::Failed) = answer {
+            self.failed = true;
+        }
+        match what {
+            Waiting::Stable => {}
+            Waiting::Promise => {
+                let done = answer == StoreAnswer::Done;
+                // A newer promise may be on its way: only the last one makes this term durable.
+                let newer = self.waiting.values().any(|w| matches!(w, Waiting::Promise));
+                if newer {
+                    return;
+                }
+                self.promise_durable = done;
+                for (link, env) in std::mem::take(&mut self.seals) {
+                    let msg = match &answer {
+                        StoreAnswer::Done => Msg::SealAck { stable: self.d.stable, max_ver, credit },
+                        StoreAnswer::Error(n) => Msg::Nack(*n),
+                        _ => Msg::Nack(Nack::Invalid),
+                    };
+                    self.reply(link, env, msg, out);
+                }
+            }
+            Waiting::Other { link, env, kind } => {
+                let msg = self.answer(env, kind, answer, credit);
+                self.reply(link, env, msg, out);
+            }
+        }
+    }
+
+    fn answer(&self, env: Envelope, kind: Kind, answer: StoreAnswer, credit: u64) -> Msg {
+        // By answering, a replica proves that the term was still the promised one when the data was read (I6).
+        if env.term != self.d.promised_term {
+            return Msg::Nack(Nack::StaleTerm { promised: self.d.promised_term });
+        }
+        match (kind, answer) {
+            (_, StoreAnswer::Error(n)) => Msg::Nack(n),
+            (Kind::Write, StoreAnswer::Done) => Msg::WriteAck { credit },
+            (Kind::Read, StoreAnswer::Read(infos, data)) => Msg::ReadAck { infos, data },
+            (Kind::Chunks, StoreAnswer::Chunks(chunks, more)) => Msg::ChunkListAck { chunks, more },
+            (Kind::Versions, StoreAnswer::Versions(infos)) => Msg::ChunkVersionsAck { infos },
+            (Kind::Copy, StoreAnswer::Copied(applied)) => Msg::CopyAck { applied },
+            _ => Msg::Nack(Nack::Invalid),
+        }
+    }
+
+    fn reply(&self, link: Link, env: Envelope, msg: Msg, out: &mut Vec<Output>) {
+        out.push(Output::Send { link, env: Envelope { boot: self.boot, ..env }, msg });
+    }
+}

@@ -1,0 +1,449 @@
+//! Frames to bytes and back.
+
+use crate::message::{BlockInfo, BlockState, CopyItem, Envelope, Msg, Nack, WriteKind};
+use bytes::Bytes;
+use hf_policy::crc::PayloadCrc;
+use hf_policy::{
+    BLOCK_SIZE, BlockIx, BlockRange, BootId, CHUNK_BLOCKS, ChunkIx, ClusterId, Epoch, Lineage, Rid, SessionId, ShardId,
+    StoreUuid, Term, Ver, VolumeId,
+};
+
+const MAGIC: u32 = 0x3152_4648; // "HFR1"
+/// Bytes of a header.
+pub const HEADER_BYTES: usize = 160;
+const CRC_AT: usize = 4;
+/// A body's bound: the longest is a page of the chunk list.
+pub const MAX_BODY: u32 = 96 << 10;
+/// A payload's bound: one chunk.
+pub const MAX_PAYLOAD: u32 = (CHUNK_BLOCKS as u32) * BLOCK_SIZE as u32;
+
+/// A frame that cannot be used. The connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// Not our protocol.
+    #[error("not a Holdfast replication frame")]
+    Magic,
+    /// A version nobody agreed on.
+    #[error("replication frame of version {0}")]
+    Version(u8),
+    /// Longer than any message.
+    #[error("replication frame with a body of {0} and a payload of {1} bytes, beyond the bound")]
+    TooLong(u32, u32),
+    /// Checksum.
+    #[error("replication frame does not match its checksum")]
+    Checksum,
+    /// Fields that make no sense.
+    #[error("replication frame of type {0} is malformed")]
+    Malformed(u8),
+}
+
+/// A parsed header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    kind: u8,
+    crc: u32,
+    /// Body length.
+    pub body: u32,
+    /// Payload length.
+    pub payload: u32,
+    /// About whom.
+    pub env: Envelope,
+}
+
+/// A frame to be sent: `head` (header and body), then the payload's pieces, vectored.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// Header and body.
+    pub head: Bytes,
+    /// Payload pieces.
+    pub payload: Vec<Bytes>,
+}
+
+impl Frame {
+    /// All bytes.
+    pub fn len(&self) -> usize {
+        self.head.len() + self.payload.iter().map(Bytes::len).sum::<usize>()
+    }
+    /// Never.
+    pub fn is_empty(&self) -> bool {
+        self.head.is_empty()
+    }
+}
+
+struct W(Vec<u8>);
+
+impl W {
+    fn u8(&mut self, v: u8) {
+        self.0.push(v);
+    }
+    fn u32(&mut self, v: u32) {
+        self.0.extend_from_slice(&v.to_le_bytes());
+    }
+    fn u64(&mut self, v: u64) {
+        self.0.extend_from_slice(&v.to_le_bytes());
+    }
+    fn u128(&mut self, v: u128) {
+        self.0.extend_from_slice(&v.to_le_bytes());
+    }
+    fn ver(&mut self, v: Ver) {
+        self.u32(v.term.0);
+        self.u64(v.seq.0);
+    }
+    fn range(&mut self, r: BlockRange) {
+        self.u64(r.start.0);
+        self.u32(r.len);
+    }
+    fn infos(&mut self, infos: &[BlockInfo]) {
+        self.u32(infos.len() as u32);
+        for i in infos {
+            self.ver(i.ver);
+            self.u32(i.crc.0);
+            self.u8(i.state as u8);
+        }
+    }
+}
+
+struct R<'a>(&'a [u8]);
+
+impl<'a> R<'a> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (a, b) = self.0.split_at_checked(N)?;
+        self.0 = b;
+        a.try_into().ok()
+    }
+    fn u8(&mut self) -> Option<u8> {
+        self.take::<1>().map(|a| a[0])
+    }
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_le_bytes)
+    }
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
+    }
+    fn u128(&mut self) -> Option<u128> {
+        self.take().map(u128::from_le_bytes)
+    }
+    fn ver(&mut self) -> Option<Ver> {
+        Some(Ver::new(self.u32()?, self.u64()?))
+    }
+    fn range(&mut self) -> Option<BlockRange> {
+        Some(BlockRange::new(self.u64()?, self.u32()?))
+    }
+    /// A count that the rest of the body can really hold, at `each` bytes.
+    fn count(&mut self, each: usize) -> Option<usize> {
+        let n = self.u32()? as usize;
+        (n.checked_mul(each)? <= self.0.len()).then_some(n)
+    }
+    fn infos(&mut self) -> Option<Vec<BlockInfo>> {
+        let n = self.count(17)?;
+        (0..n)
+            .map(|_| Some(BlockInfo { ver: self.ver()?, crc: PayloadCrc(self.u32()?), state: state(self.u8()?)? }))
+            .collect()
+    }
+    fn crcs(&mut self) -> Option<Vec<PayloadCrc>> {
+        let n = self.count(4)?;
+        (0..n).map(|_| self.u32().map(PayloadCrc)).collect()
+    }
+    fn end(&self) -> Option<()> {
+        self.0.is_empty().then_some(())
+    }
+}
+
+fn state(v: u8) -> Option<BlockState> {
+    [BlockState::Absent, BlockState::Data, BlockState::Zero, BlockState::Bad].get(v as usize).copied()
+}
+
+fn kind(m: &Msg) -> u8 {
+    match m {
+        Msg::Seal { .. } => 1,
+        Msg::SealAck { .. } => 2,
+        Msg::SealWait { .. } => 3,
+        Msg::Write { .. } => 4,
+        Msg::WriteAck { .. } => 5,
+        Msg::Read { .. } => 6,
+        Msg::ReadAck { .. } => 7,
+        Msg::Lease { .. } => 8,
+        Msg::LeaseAck { .. } => 9,
+        Msg::ChunkList { .. } => 10,
+        Msg::ChunkListAck { .. } => 11,
+        Msg::ChunkVersions { .. } => 12,
+        Msg::ChunkVersionsAck { .. } => 13,
+        Msg::Copy { .. } => 14,
+        Msg::CopyAck { .. } => 15,
+        Msg::Nack(_) => 16,
+    }
+}
+
+fn nack_code(n: Nack) -> (u8, u32) {
+    match n {
+        Nack::StaleTerm { promised } => (1, promised.0),
+        Nack::FutureTerm => (2, 0),
+        Nack::WrongStore => (3, 0),
+        Nack::WrongLineage => (4, 0),
+        Nack::NoReplica => (5, 0),
+        Nack::NoSpace => (6, 0),
+        Nack::BadCrc => (7, 0),
+        Nack::Failed => (8, 0),
+        Nack::Invalid => (9, 0),
+    }
+}
+
+fn nack_from(code: u8, arg: u32) -> Option<Nack> {
+    Some(match code {
+        1 => Nack::StaleTerm { promised: Term(arg) },
+        2 => Nack::FutureTerm,
+        3 => Nack::WrongStore,
+        4 => Nack::WrongLineage,
+        5 => Nack::NoReplica,
+        6 => Nack::NoSpace,
+        7 => Nack::BadCrc,
+        8 => Nack::Failed,
+        9 => Nack::Invalid,
+        _ => return None,
+    })
+}
+
+fn body(w: &mut W, m: &Msg) -> Vec<Bytes> {
+    match m {
+        Msg::Seal { epoch } => w.u64(epoch.0),
+        Msg::SealAck { stable, max_ver, credit } => {
+            w.ver(*stable);
+            w.ver(*max_ver);
+            w.u64(*credit);
+        }
+        Msg::SealWait { us } => w.u64(*us),
+        Msg::Write { seq, range, stable, kind } => {
+            w.u64(*seq);
+            w.range(*range);
+            w.ver(*stable);
+            match kind {
+                WriteKind::Zero => w.u8(0),
+                WriteKind::Data { crcs, data } => {
+                    w.u8(1);
+                    w.u32(crcs.len() as u32);
+                    crcs.iter().for_each(|c| w.u32(c.0));
+                    return vec![data.clone()];
+                }
+            }
+        }
+        Msg::WriteAck { credit } => w.u64(*credit),
+        Msg::Read { range } => w.range(*range),
+        Msg::ReadAck { infos, data } => {
+            w.infos(infos);
+            return vec![data.clone()];
+        }
+        Msg::Lease { sent_at, stable } => {
+            w.u64(*sent_at);
+            w.ver(*stable);
+        }
+        Msg::LeaseAck { sent_at, credit } => {
+            w.u64(*sent_at);
+            w.u64(*credit);
+        }
+        Msg::ChunkList { since, from } => {
+            w.ver(*since);
+            w.u32(from.0);
+        }
+        Msg::ChunkListAck { chunks, more } => {
+            w.u8(u8::from(*more));
+            w.u32(chunks.len() as u32);
+            for (c, v) in chunks {
+                w.u32(c.0);
+                w.ver(*v);
+            }
+        }
+        Msg::ChunkVersions { chunk } => w.u32(chunk.0),
+        Msg::ChunkVersionsAck { infos } => w.infos(infos),
+        Msg::Copy { items } => {
+            w.u32(items.len() as u32);
+            let mut payload = Vec::new();
+            for i in items {
+                w.u64(i.block.0);
+                w.ver(i.seen);
+                w.ver(i.src);
+                w.u8(u8::from(i.data.is_some()));
+                w.u32(i.data.as_ref().map_or(0, |(c, _)| c.0));
+                payload.extend(i.data.as_ref().map(|(_, d)| d.clone()));
+            }
+            return payload;
+        }
+        Msg::CopyAck { applied } => {
+            w.u32(applied.len() as u32);
+            applied.iter().for_each(|a| w.u8(u8::from(*a)));
+        }
+        Msg::Nack(n) => {
+            let (code, arg) = nack_code(*n);
+            w.u8(code);
+            w.u32(arg);
+        }
+    }
+    Vec::new()
+}
+
+/// A frame for a message.
+pub fn encode(env: &Envelope, m: &Msg) -> Frame {
+    let mut w = W(Vec::with_capacity(HEADER_BYTES + 64));
+    w.u32(MAGIC);
+    w.u32(0); // checksum
+    w.u8(1);
+    w.u8(kind(m));
+    w.0.resize(16, 0);
+    w.u32(0); // body length
+    w.u32(0); // payload length
+    w.u128(env.cluster.0);
+    w.u64(env.shard.vol.0);
+    w.u32(env.shard.index);
+    w.u64(env.rid.0);
+    w.u128(env.store_uuid.0);
+    w.u128(env.lineage.0);
+    w.u32(env.term.0);
+    w.u128(env.session.0);
+    w.u64(env.req);
+    w.u128(env.boot.0);
+    debug_assert!(w.0.len() <= HEADER_BYTES);
+    w.0.resize(HEADER_BYTES, 0);
+    let payload = body(&mut w, m);
+    let n = payload.iter().map(Bytes::len).sum::<usize>() as u32;
+    let len = (w.0.len() - HEADER_BYTES) as u32;
+    w.0[16..20].copy_from_slice(&len.to_le_bytes());
+    w.0[20..24].copy_from_slice(&n.to_le_bytes());
+    let crc = crc32fast::hash(&w.0);
+    w.0[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+    Frame { head: Bytes::from(w.0), payload }
+}
+
+/// Parses a header; its lengths are within bounds. Its checksum is judged with the body, by [`decode`].
+pub fn parse_header(raw: &[u8; HEADER_BYTES]) -> Result<Header, WireError> {
+    header_fields(raw).ok_or(WireError::Magic)?
+}
+
+fn header_fields(raw: &[u8; HEADER_BYTES]) -> Option<Result<Header, WireError>> {
+    let mut r = R(raw);
+    if r.u32()? != MAGIC {
+        return Some(Err(WireError::Magic));
+    }
+    let crc = r.u32()?;
+    let (version, kind) = (r.u8()?, r.u8()?);
+    if version != 1 {
+        return Some(Err(WireError::Version(version)));
+    }
+    r.take::<6>()?;
+    let (body, payload) = (r.u32()?, r.u32()?);
+    if body > MAX_BODY || payload > MAX_PAYLOAD || payload as usize % BLOCK_SIZE != 0 {
+        return Some(Err(WireError::TooLong(body, payload)));
+    }
+    let cluster = ClusterId(r.u128()?);
+    let shard = ShardId { vol: VolumeId(r.u64()?), index: r.u32()? };
+    let env = Envelope {
+        cluster,
+        shard,
+        rid: Rid(r.u64()?),
+        store_uuid: StoreUuid(r.u128()?),
+        lineage: Lineage(r.u128()?),
+        term: Term(r.u32()?),
+        session: SessionId(r.u128()?),
+        req: r.u64()?,
+        boot: BootId(r.u128()?),
+    };
+    Some(Ok(Header { kind, crc, body, payload, env }))
+}
+
+/// The message of a frame whose parts have been read. Verifies header and body; payload blocks are verified by who uses
+/// them, against the checksums in the body.
+pub fn decode(raw: &[u8; HEADER_BYTES], h: &Header, body: &[u8], payload: Bytes) -> Result<Msg, WireError> {
+    let mut hash = crc32fast::Hasher::new();
+    hash.update(&raw[..CRC_AT]);
+    hash.update(&[0; 4]);
+    hash.update(&raw[CRC_AT + 4..]);
+    hash.update(body);
+    if hash.finalize() != h.crc {
+        return Err(WireError::Checksum);
+    }
+    let blocks = payload.len() / BLOCK_SIZE;
+    let (msg, used) = message(h.kind, &mut R(body), &payload).ok_or(WireError::Malformed(h.kind))?;
+    if used != blocks { Err(WireError::Malformed(h.kind)) } else { Ok(msg) }
+}
+
+/// The message, and how many payload blocks it uses.
+fn message(kind: u8, r: &mut R<'_>, payload: &Bytes) -> Option<(Msg, usize)> {
+    let mut used = 0;
+    let m = match kind {
+        1 => Msg::Seal { epoch: Epoch(r.u64()?) },
+        2 => Msg::SealAck { stable: r.ver()?, max_ver: r.ver()?, credit: r.u64()? },
+        3 => Msg::SealWait { us: r.u64()? },
+        4 => {
+            let (seq, range, stable) = (r.u64()?, r.range()?, r.ver()?);
+            let kind = match r.u8()? {
+                0 => WriteKind::Zero,
+                1 => {
+                    let crcs = r.crcs()?;
+                    used = crcs.len();
+                    if used != range.len as usize || payload.len() != used * BLOCK_SIZE {
+                        return None;
+                    }
+                    WriteKind::Data { crcs, data: payload.clone() }
+                }
+                _ => return None,
+            };
+            Msg::Write { seq, range, stable, kind }
+        }
+        5 => Msg::WriteAck { credit: r.u64()? },
+        6 => Msg::Read { range: r.range()? },
+        7 => {
+            let infos = r.infos()?;
+            used = payload.len() / BLOCK_SIZE;
+            if infos.len() != used {
+                return None;
+            }
+            Msg::ReadAck { infos, data: payload.clone() }
+        }
+        8 => Msg::Lease { sent_at: r.u64()?, stable: r.ver()? },
+        9 => Msg::LeaseAck { sent_at: r.u64()?, credit: r.u64()? },
+        10 => Msg::ChunkList { since: r.ver()?, from: ChunkIx(r.u32()?) },
+        11 => {
+            let more = r.u8()? != 0;
+            let n = r.count(16)?;
+            let chunks: Option<Vec<_>> = (0..n).map(|_| Some((ChunkIx(r.u32()?), r.ver()?))).collect();
+            Msg::ChunkListAck { chunks: chunks?, more }
+        }
+        12 => Msg::ChunkVersions { chunk: ChunkIx(r.u32()?) },
+        13 => Msg::ChunkVersionsAck { infos: r.infos()? },
+        14 => {
+            let (items, n) = copy_items(r, payload)?;
+            used = n;
+            Msg::Copy { items }
+        }
+        15 => {
+            let n = r.count(1)?;
+            let applied: Option<Vec<bool>> = (0..n).map(|_| r.u8().map(|b| b != 0)).collect();
+            Msg::CopyAck { applied: applied? }
+        }
+        16 => Msg::Nack(nack_from(r.u8()?, r.u32()?)?),
+        _ => return None,
+    };
+    r.end()?;
+    Some((m, used))
+}
+
+fn copy_items(r: &mut R<'_>, payload: &Bytes) -> Option<(Vec<CopyItem>, usize)> {
+    let n = r.count(37)?;
+    let mut at = 0;
+    let mut items = Vec::with_capacity(n);
+    for _ in 0..n {
+        let (block, seen, src) = (BlockIx(r.u64()?), r.ver()?, r.ver()?);
+        let (has, crc) = (r.u8()? != 0, PayloadCrc(r.u32()?));
+        let data = if has {
+            let end = at + BLOCK_SIZE;
+            if end > payload.len() {
+                return None;
+            }
+            let d = payload.slice(at..end);
+            at = end;
+            Some((crc, d))
+        } else {
+            None
+        };
+        items.push(CopyItem { block, seen, src, data });
+    }
+    Some((items, at / BLOCK_SIZE))
+}

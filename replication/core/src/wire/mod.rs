@@ -1,0 +1,15 @@
+//! The replication wire format (docs/wire.md): frames with a fixed little-endian header, a body, a payload.
+//!
+//! ```text
+//! header  128 bytes: magic, version, type, body length, payload length, envelope, checksum of header and body
+//! body    fixed fields and block checksums (data messages) or protobuf (control messages)
+//! payload whole blocks, covered by the block checksums in the body
+//! ```
+//!
+//! A frame that does not verify ends the connection: a stream with an unknown byte in it cannot be resynchronised.
+
+mod codec;
+mod hello;
+
+pub use codec::{Frame, HEADER_BYTES, Header, MAX_BODY, MAX_PAYLOAD, WireError, decode, encode, parse_header};
+pub use hello::{CAPABILITIES, HELLO_BYTES, Hello, HelloReply, MAX_VERSION, MIN_VERSION, Refused};
