@@ -1,1 +1,5 @@
-//! placeholder
+//! Everything that tests share: the simulator, the history checker, real-process clusters.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+pub mod check;
+pub mod sim;

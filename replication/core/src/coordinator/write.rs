@@ -11,8 +11,10 @@ pub(super) struct Write {
     /// The client request it is part of.
     pub request: u64,
     pub waiting: BTreeSet<Rid>,
+    /// Members that have no space for it.
     pub refused: BTreeSet<Rid>,
-    pub sent_to: usize,
+    /// Some member has applied it.
+    pub applied: bool,
     /// Complete, but fewer members are in sync than the policy asks for: answered when they are back.
     pub held: bool,
 }
@@ -29,8 +31,7 @@ impl Coordinator {
         self.seq += 1;
         let seq = self.seq;
         let waiting = self.required();
-        let w =
-            Write { request, sent_to: waiting.len(), waiting: waiting.clone(), refused: BTreeSet::new(), held: false };
+        let w = Write { request, waiting: waiting.clone(), refused: BTreeSet::new(), applied: false, held: false };
         self.writes.insert(seq, w);
         for rid in waiting {
             let msg = Msg::Write { seq, range, stable: self.stable, kind: kind.clone() };
@@ -41,6 +42,7 @@ impl Coordinator {
     pub(super) fn write_acked(&mut self, now: Tick, seq: u64, rid: Rid, out: &mut Vec<Output>) {
         if let Some(w) = self.writes.get_mut(&seq) {
             w.waiting.remove(&rid);
+            w.applied = true;
             self.write_settle(now, seq, out);
         }
     }
@@ -50,31 +52,23 @@ impl Coordinator {
     pub(super) fn write_refused(&mut self, now: Tick, seq: u64, rid: Rid, out: &mut Vec<Output>) {
         let Some(w) = self.writes.get_mut(&seq) else { return };
         w.refused.insert(rid);
-        if w.refused.len() == w.sent_to {
-            let request = w.request;
-            self.writes.remove(&seq);
-            self.advance_stable();
-            return self.part_done(now, request, Err(IoError::NoSpace), out);
-        }
-        self.settle_refusals(seq);
-    }
-
-    /// Refusers are suspects once it is clear that somebody applied the write.
-    fn settle_refusals(&mut self, seq: u64) {
-        let Some(w) = self.writes.get(&seq) else { return };
-        let applied_somewhere = w.sent_to > w.refused.len() + w.waiting.difference(&w.refused).count();
-        if applied_somewhere && !w.refused.is_empty() {
-            let behind: Vec<Rid> = w.refused.iter().copied().collect();
-            behind.into_iter().for_each(|r| self.suspect(r));
-        }
+        self.write_settle(now, seq, out);
     }
 
     /// Answers a write that waits for nobody any more.
     fn write_settle(&mut self, now: Tick, seq: u64, out: &mut Vec<Output>) {
         let enough = self.record.in_sync.len() >= self.cfg.min_replicas as usize;
         let Some(w) = self.writes.get_mut(&seq) else { return };
+        if !w.waiting.is_empty() && !w.applied && w.waiting == w.refused {
+            let request = w.request;
+            self.writes.remove(&seq);
+            self.advance_stable();
+            return self.part_done(now, request, Err(IoError::NoSpace), out);
+        }
         if !w.waiting.is_empty() {
-            return self.settle_refusals(seq);
+            // Once it is clear that somebody applied it, who has no space has fallen behind.
+            let behind: Vec<Rid> = if w.applied { w.refused.iter().copied().collect() } else { Vec::new() };
+            return behind.into_iter().for_each(|r| self.suspect(r));
         }
         w.held = !enough;
         if enough {
@@ -91,9 +85,6 @@ impl Coordinator {
         for seq in seqs {
             if let Some(w) = self.writes.get_mut(&seq) {
                 w.waiting.retain(|r| self.record.in_sync.contains_key(r));
-                w.sent_to = w
-                    .sent_to
-                    .min(w.sent_to - w.refused.iter().filter(|r| !self.record.in_sync.contains_key(r)).count());
                 w.refused.retain(|r| self.record.in_sync.contains_key(r));
             }
             self.write_settle(now, seq, out);

@@ -1,0 +1,3 @@
+//! Judges of what happened.
+
+pub mod register;

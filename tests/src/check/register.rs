@@ -1,0 +1,152 @@
+//! The history checker: every block is one register, every written value is unique.
+//!
+//! Operations are grouped by value. A value's zone runs from its earliest end to its latest start; it is *forward* if
+//! that is a span (some operation with the value ended before another one began), else *backward*. A history is
+//! linearizable iff no two forward zones overlap and no backward zone lies strictly inside a forward one (Gibbons and
+//! Korach, "Testing shared memories", 1997), every value read was written or is the initial one, and no read ended before
+//! its write began. Unanswered writes may take effect at any time after they began, or never. O(n log n) per block.
+
+use std::collections::BTreeMap;
+
+/// A value; 0 is the initial one (and what zeroes are: see [`History::zero`]).
+pub type Value = u64;
+
+#[derive(Clone, Copy, Debug)]
+struct Op {
+    value: Value,
+    start: u64,
+    /// `u64::MAX`: unanswered.
+    end: u64,
+    write: bool,
+}
+
+/// What was done, per block.
+#[derive(Default, Clone, Debug)]
+pub struct History {
+    ops: BTreeMap<u64, Vec<Op>>,
+    open: BTreeMap<u64, Vec<(u64, usize)>>,
+    pub reads: u64,
+    pub writes: u64,
+}
+
+impl History {
+    /// A write of one value to some blocks began. Values must be unique per block.
+    pub fn write_began(&mut self, id: u64, now: u64, blocks: impl Iterator<Item = (u64, Value)>) {
+        self.writes += 1;
+        for (b, value) in blocks {
+            let list = self.ops.entry(b).or_default();
+            list.push(Op { value, start: now, end: u64::MAX, write: true });
+            self.open.entry(id).or_default().push((b, list.len() - 1));
+        }
+    }
+
+    /// It was acknowledged.
+    pub fn write_ended(&mut self, id: u64, now: u64) {
+        for (b, i) in self.open.remove(&id).unwrap_or_default() {
+            self.ops.get_mut(&b).unwrap()[i].end = now;
+        }
+    }
+
+    /// It certainly did not happen.
+    pub fn write_failed_cleanly(&mut self, id: u64) {
+        for (b, i) in self.open.remove(&id).unwrap_or_default() {
+            // Keeps indices valid: a write of a value nobody reads, which takes effect never.
+            let op = &mut self.ops.get_mut(&b).unwrap()[i];
+            op.start = u64::MAX;
+        }
+    }
+
+    /// A block was read.
+    pub fn read(&mut self, block: u64, value: Value, start: u64, end: u64) {
+        self.reads += 1;
+        self.ops.entry(block).or_default().push(Op { value, start, end, write: false });
+    }
+
+    /// Judges every block.
+    pub fn check(&self) -> Result<(), String> {
+        self.ops.iter().try_for_each(|(b, ops)| check_block(ops).map_err(|e| format!("block {b}: {e}")))
+    }
+}
+
+struct Zone {
+    value: Value,
+    /// Earliest end.
+    from: u64,
+    /// Latest start.
+    to: u64,
+}
+
+fn check_block(ops: &[Op]) -> Result<(), String> {
+    let mut by_value: BTreeMap<Value, Vec<Op>> = BTreeMap::new();
+    // The initial value was written before everything.
+    by_value.entry(0).or_default().push(Op { value: 0, start: 0, end: 0, write: true });
+    for op in ops.iter().filter(|o| o.start != u64::MAX) {
+        by_value.entry(op.value).or_default().push(*op);
+    }
+    let mut zones = Vec::new();
+    for (value, ops) in &by_value {
+        let Some(w) = ops.iter().find(|o| o.write) else {
+            return Err(format!("read {value:#x}, which nobody wrote"));
+        };
+        if let Some(r) = ops.iter().find(|o| !o.write && o.end < w.start) {
+            return Err(format!("read {value:#x} in {}..{}, before its write began at {}", r.start, r.end, w.start));
+        }
+        // A write nobody answered and nobody read may never have happened.
+        if ops.len() == 1 && w.end == u64::MAX {
+            continue;
+        }
+        let from = ops.iter().map(|o| o.end).min().unwrap_or(0);
+        let to = ops.iter().map(|o| o.start).max().unwrap_or(0);
+        zones.push(Zone { value: *value, from, to });
+    }
+    let mut forward: Vec<&Zone> = zones.iter().filter(|z| z.from < z.to).collect();
+    forward.sort_by_key(|z| z.from);
+    for pair in forward.windows(2) {
+        if pair[1].from < pair[0].to {
+            return Err(format!(
+                "values {:#x} and {:#x} were each seen around the other",
+                pair[0].value, pair[1].value
+            ));
+        }
+    }
+    for back in zones.iter().filter(|z| z.from >= z.to) {
+        let i = forward.partition_point(|f| f.from < back.to);
+        if i > 0 && forward[i - 1].from < back.to && back.from < forward[i - 1].to {
+            return Err(format!("value {:#x} lived inside the life of {:#x}", back.value, forward[i - 1].value));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn h(ops: &[(bool, Value, u64, u64)]) -> Result<(), String> {
+        let ops: Vec<Op> = ops
+            .iter()
+            .map(|(write, value, start, end)| Op { value: *value, start: *start, end: *end, write: *write })
+            .collect();
+        check_block(&ops)
+    }
+
+    #[test]
+    fn good_histories_pass() {
+        h(&[(true, 1, 1, 2), (false, 1, 3, 4), (true, 2, 5, 6), (false, 2, 7, 8)]).unwrap();
+        h(&[(true, 1, 1, 10), (false, 0, 2, 3), (false, 1, 4, 5)]).unwrap();
+        h(&[(true, 1, 1, 2), (true, 2, 3, u64::MAX), (false, 1, 4, 5), (false, 2, 6, 7)]).unwrap();
+        h(&[(true, 1, 1, 10), (true, 2, 1, 10), (false, 2, 11, 12)]).unwrap();
+    }
+
+    #[test]
+    fn bad_histories_are_caught() {
+        assert!(h(&[(true, 1, 1, 2), (false, 0, 3, 4)]).is_err(), "a stale read of the initial value");
+        assert!(h(&[(true, 1, 1, 2), (true, 2, 3, 4), (false, 1, 5, 6)]).is_err(), "a stale read");
+        assert!(
+            h(&[(true, 1, 1, 2), (true, 2, 3, u64::MAX), (false, 2, 4, 5), (false, 1, 6, 7)]).is_err(),
+            "it flips back"
+        );
+        assert!(h(&[(false, 9, 1, 2)]).is_err(), "read what nobody wrote");
+        assert!(h(&[(false, 1, 1, 2), (true, 1, 3, 4)]).is_err(), "read before written");
+    }
+}

@@ -1,0 +1,12 @@
+//! The simulator: real `ClusterState`, `Coordinator` and `Replica` in one thread, one clock, one seed.
+//!
+//! Around them: a network that loses, duplicates, reorders and partitions; stores that crash (losing what was not
+//! durable); a Raft stand-in that delays, loses answers and refuses; nodes that crash and restart; clients that read
+//! and write unique tags; steals by other nodes. Every run ends with a heal phase: faults stop, I/O must resume, every block
+//! is read, and the history is judged.
+
+mod store;
+mod world;
+
+pub use store::ModelStore;
+pub use world::{Outcome, Sim, run};

@@ -1,0 +1,115 @@
+//! A replica's store as the protocol needs it, in a hundred lines: operations become durable in order, later; a crash
+//! loses a suffix of what was not durable yet. (The real store is judged on its own, on SimDisk.)
+
+use bytes::Bytes;
+use hf_policy::crc::{self, PayloadCrc};
+use hf_policy::*;
+use hf_repl_core::message::{BlockInfo, BlockState};
+use hf_repl_core::replica::{LIST_PAGE, StoreAnswer, StoreOp};
+use std::collections::{BTreeMap, VecDeque};
+
+#[derive(Clone, Default)]
+pub struct ModelStore {
+    blocks: BTreeMap<u64, (Ver, Option<(PayloadCrc, Bytes)>)>,
+    pub promised: (Term, SessionId),
+    pub stable: Ver,
+    queue: VecDeque<(u64, StoreOp)>,
+}
+
+impl ModelStore {
+    pub fn submit(&mut self, tag: u64, op: StoreOp) {
+        self.queue.push_back((tag, op));
+    }
+    pub fn pending(&self) -> usize {
+        self.queue.len()
+    }
+    pub fn max_ver(&self) -> Ver {
+        self.blocks.values().map(|b| b.0).max().unwrap_or(Ver::ZERO)
+    }
+
+    /// The oldest operation takes effect, durably.
+    pub fn complete(&mut self) -> Option<(u64, StoreAnswer)> {
+        let (tag, op) = self.queue.pop_front()?;
+        Some((tag, self.apply(op)))
+    }
+
+    /// Power loss: some prefix of what was queued had become durable, unanswered.
+    pub fn crash(&mut self, survive: usize) {
+        for _ in 0..survive {
+            if let Some((_, op)) = self.queue.pop_front() {
+                self.apply(op);
+            }
+        }
+        self.queue.clear();
+    }
+
+    pub fn info(&self, b: u64) -> (BlockInfo, Bytes) {
+        let zero = || Bytes::from_static(&[0; BLOCK_SIZE]);
+        match self.blocks.get(&b) {
+            None => (BlockInfo::default(), zero()),
+            Some((ver, None)) => (BlockInfo { ver: *ver, crc: PayloadCrc(0), state: BlockState::Zero }, zero()),
+            Some((ver, Some((crc, data)))) => {
+                (BlockInfo { ver: *ver, crc: *crc, state: BlockState::Data }, data.clone())
+            }
+        }
+    }
+
+    fn put(&mut self, b: u64, ver: Ver, data: Option<(PayloadCrc, Bytes)>) {
+        if self.blocks.get(&b).is_none_or(|old| old.0 < ver) {
+            self.blocks.insert(b, (ver, data));
+        }
+    }
+
+    fn apply(&mut self, op: StoreOp) -> StoreAnswer {
+        match op {
+            StoreOp::Promise { term, session, stable, .. } => {
+                self.promised = (term, session);
+                self.stable = stable;
+                StoreAnswer::Done
+            }
+            StoreOp::Write { ver, start, data, crcs } => {
+                for (i, c) in crcs.iter().enumerate() {
+                    let d = data.slice(i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE);
+                    self.put(start.0 + i as u64, ver, Some((*c, d)));
+                }
+                StoreAnswer::Done
+            }
+            StoreOp::Zero { ver, range } => {
+                range.iter().for_each(|b| self.put(b.0, ver, None));
+                StoreAnswer::Done
+            }
+            StoreOp::Read { range } => {
+                let (infos, data): (Vec<_>, Vec<_>) = range.iter().map(|b| self.info(b.0)).unzip();
+                StoreAnswer::Read(infos, Bytes::from(data.concat()))
+            }
+            StoreOp::Chunks { since, from } => {
+                let mut chunks: BTreeMap<u32, Ver> = BTreeMap::new();
+                for (b, (ver, _)) in self.blocks.iter().filter(|(_, x)| x.0 > since) {
+                    let c = chunks.entry(BlockIx(*b).chunk().0).or_default();
+                    *c = (*c).max(*ver);
+                }
+                let list: Vec<_> = chunks.range(from.0..).map(|(c, v)| (ChunkIx(*c), *v)).collect();
+                assert!(list.len() <= LIST_PAGE);
+                StoreAnswer::Chunks(list, false)
+            }
+            StoreOp::Versions { chunk } => {
+                StoreAnswer::Versions(chunk.blocks().iter().map(|b| self.info(b.0).0).collect())
+            }
+            StoreOp::Copy { term, items } => {
+                let mut applied = Vec::new();
+                for i in items {
+                    let now = self.info(i.block.0).0.ver;
+                    let yes = now == i.seen && (i.src > now || now.term < term) && i.src != now;
+                    if yes {
+                        if let Some((c, d)) = &i.data {
+                            assert_eq!(crc::payload(d), *c);
+                        }
+                        self.blocks.insert(i.block.0, (i.src, i.data));
+                    }
+                    applied.push(yes);
+                }
+                StoreAnswer::Copied(applied)
+            }
+        }
+    }
+}

@@ -1,0 +1,598 @@
+//! The simulated world and its schedule.
+
+use super::ModelStore;
+use crate::check::register::History;
+use bytes::Bytes;
+use hf_meta_core::record::*;
+use hf_meta_core::{Command, Envelope as MetaEnvelope, Refusal};
+use hf_policy::attributes::{Media, ReadFrom};
+use hf_policy::policy::parse_pairs;
+use hf_policy::*;
+use hf_repl_core::coordinator::{self as co, ClientOp, ClientReply, Phase};
+use hf_repl_core::message::{Envelope, Msg};
+use hf_repl_core::replica::{self as re, Durable};
+use hf_repl_core::{Coordinator, IoError, Replica};
+use hf_store::sim::Rng;
+use std::collections::BTreeMap;
+
+const NODES: u64 = 3;
+const BLOCKS: u64 = 600;
+const VOL: VolumeId = VolumeId(1);
+const SHARD: ShardId = ShardId { vol: VOL, index: 0 };
+
+/// How a run ended.
+#[derive(Debug, Default, Clone)]
+pub struct Outcome {
+    pub steps: u64,
+    pub acked_writes: u64,
+    pub reads: u64,
+    pub attaches: u64,
+    pub drops: u64,
+    pub crashes: u64,
+    pub reconciled: u64,
+}
+
+struct Host {
+    up: bool,
+    boot: BootId,
+    store: ModelStore,
+    replica: Replica,
+    coordinator: Option<Attached>,
+}
+
+struct Attached {
+    c: Coordinator,
+    session: SessionId,
+    /// Requests in flight: client id to (began, what).
+    ops: BTreeMap<u64, (u64, Vec<u64>, Option<u64>)>,
+    out: Vec<co::Output>,
+}
+
+enum Net {
+    ToReplica { from: u64, to: u64, env: Envelope, msg: Msg },
+    ToCoordinator { from: u64, to: u64, env: Envelope, msg: Msg },
+    Proposal { from: u64, session: SessionId, cmd: Command },
+    Answer { to: u64, session: SessionId, outcome: co::Proposed },
+    Record { to: u64, session: SessionId },
+}
+
+pub struct Sim {
+    rng: Rng,
+    now: Tick,
+    state: ClusterState,
+    hosts: BTreeMap<u64, Host>,
+    net: Vec<(Tick, Net)>,
+    cut: std::collections::BTreeSet<(u64, u64)>,
+    history: History,
+    next: u64,
+    weights: [u64; 9],
+    healing: bool,
+    outcome: Outcome,
+}
+
+/// A run whose verdict is an error names what went wrong; the seed replays it.
+pub fn run(seed: u64, steps: u64) -> Result<Outcome, String> {
+    let mut s = Sim::new(seed);
+    for _ in 0..steps {
+        s.random_step()?;
+    }
+    s.heal()?;
+    s.history.check()?;
+    s.outcome.reads = s.history.reads;
+    Ok(s.outcome)
+}
+
+impl Sim {
+    fn new(seed: u64) -> Sim {
+        let mut rng = Rng::new(seed);
+        // Swarm: every seed stresses other things.
+        let weights = std::array::from_fn(|_| [0, 1, 2, 6][rng.below(4) as usize]);
+        let mut s = Sim {
+            rng,
+            now: Tick(1_000_000),
+            state: ClusterState::default(),
+            hosts: BTreeMap::new(),
+            net: Vec::new(),
+            cut: Default::default(),
+            history: History::default(),
+            next: 1,
+            weights,
+            healing: false,
+            outcome: Outcome::default(),
+        };
+        s.found();
+        s
+    }
+
+    fn id(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn apply(&mut self, cmd: Command) -> Result<hf_meta_core::Reply, Refusal> {
+        let request = RequestId(u128::from(self.id()));
+        let r = self.state.apply(&MetaEnvelope { v: 1, request, at_ms: 0, cmd });
+        self.state.check().unwrap();
+        r
+    }
+
+    fn found(&mut self) {
+        self.apply(Command::Init { cluster: ClusterId(1), name: "sim".into() }).unwrap();
+        for i in 1..=NODES {
+            let put = Command::PutNode {
+                name: format!("n{i}"),
+                uuid: BootId(u128::from(i)),
+                addr: Addresses::default(),
+                labels: BTreeMap::new(),
+                version: String::new(),
+            };
+            self.apply(put).unwrap();
+            self.apply(Command::PutDisk {
+                node: NodeId(i),
+                uuid: DiskUuid(u128::from(i)),
+                path: String::new(),
+                media: Media::Ssd,
+                capacity: 1 << 40,
+            })
+            .unwrap();
+        }
+        let attrs = parse_pairs(["size=4MiB", "min_replicas=1"]).unwrap();
+        let shards = vec![vec![DiskId(1), DiskId(2), DiskId(3)]];
+        self.apply(Command::CreateVolume { name: "v".into(), attrs, lineage: Lineage(1), shards }).unwrap();
+        for i in 1..=NODES {
+            self.apply(Command::ReplicaMade { vol: VOL, rid: Rid(i), store_uuid: StoreUuid(u128::from(i)) }).unwrap();
+            let store = ModelStore::default();
+            let boot = BootId(u128::from(self.id()));
+            let replica = Replica::new(self.now, boot, durable(i, &store));
+            self.hosts.insert(i, Host { up: true, boot, store, replica, coordinator: None });
+        }
+    }
+
+    fn linked(&self, a: u64, b: u64) -> bool {
+        a == b || !self.cut.contains(&(a, b))
+    }
+
+    fn send(&mut self, net: Net) {
+        let faulty = !self.healing;
+        let fate = self.rng.below(100);
+        let lost = faulty && fate < 2 * self.weights[0] && !matches!(net, Net::Record { .. });
+        if lost {
+            return;
+        }
+        let delay = if faulty && self.rng.one_in(10) { self.rng.below(400_000) } else { self.rng.below(2_000) };
+        let at = self.now.plus(50 + delay);
+        if faulty
+            && fate >= 100 - self.weights[1]
+            && let Some(copy) = net.copy()
+        {
+            let later = self.now.plus(50 + self.rng.below(900_000));
+            self.net.push((later, copy));
+        }
+        self.net.push((at, net));
+    }
+
+    fn random_step(&mut self) -> Result<(), String> {
+        self.outcome.steps += 1;
+        let w = self.weights;
+        match self.rng.below(1000) {
+            0..=449 => self.deliver()?,
+            450..=599 => self.client_op()?,
+            600..=799 => self.store_step()?,
+            800..=804 => self.tick(600_000)?,
+            805..=806 if self.rng.below(12) < w[2] => self.crash()?,
+            811..=818 => self.restart()?,
+            819..=821 if self.rng.below(8) < w[3] => self.partition()?,
+            824..=830 => self.reconnect()?,
+            831 if self.rng.below(18) < 1 + w[4] => self.attach()?,
+            _ => self.tick(6_000)?,
+        }
+        Ok(())
+    }
+
+    /// Delivers one message that is due; reordering comes from their times and this choice.
+    fn deliver(&mut self) -> Result<(), String> {
+        let due: Vec<usize> =
+            self.net.iter().enumerate().filter(|(_, (at, _))| *at <= self.now).map(|(i, _)| i).collect();
+        if due.is_empty() {
+            return self.tick(500);
+        }
+        let i = due[self.rng.below(due.len() as u64) as usize];
+        let (_, net) = self.net.swap_remove(i);
+        match net {
+            Net::ToReplica { from, to, env, msg } => {
+                if self.linked(from, to) && self.hosts[&to].up {
+                    self.replica_step(to, re::Input::Message { link: from, env, msg });
+                }
+            }
+            Net::ToCoordinator { from, to, env, msg } => {
+                if self.linked(from, to) {
+                    self.coordinator_step(to, co::Input::Message { rid: Rid(from), env, msg })?;
+                }
+            }
+            Net::Proposal { from, session, cmd } => {
+                let outcome = match self.apply(cmd) {
+                    Ok(_) => {
+                        self.outcome.drops += 1;
+                        co::Proposed::Done
+                    }
+                    Err(Refusal::StaleTerm { .. } | Refusal::NotAttached) => co::Proposed::Stale,
+                    Err(_) => co::Proposed::Retry,
+                };
+                self.send(Net::Answer { to: from, session, outcome });
+                self.announce();
+            }
+            Net::Answer { to, session, outcome } => {
+                if self.is_session(to, session) {
+                    self.coordinator_step(to, co::Input::Proposed(outcome))?;
+                }
+            }
+            Net::Record { to, session } => {
+                if self.is_session(to, session) {
+                    let record = self.record();
+                    self.coordinator_step(to, co::Input::Record(record))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_session(&self, node: u64, session: SessionId) -> bool {
+        self.hosts[&node].coordinator.as_ref().is_some_and(|a| a.session == session)
+    }
+
+    fn record(&self) -> co::Record {
+        let v = &self.state.volumes[&VOL];
+        let in_sync = v.shards[0].replicas.values().filter(|r| r.in_sync());
+        co::Record {
+            term: v.term,
+            epoch: v.epoch,
+            session: v.coordinator.as_ref().map(|a| a.session),
+            lineage: v.lineage,
+            in_sync: in_sync
+                .map(|r| (r.rid, co::MemberInfo { node: r.node, store_uuid: r.store_uuid.unwrap() }))
+                .collect(),
+        }
+    }
+
+    /// Every coordinator will see the newest record, sooner or later.
+    fn announce(&mut self) {
+        let to: Vec<_> = self.hosts.iter().filter_map(|(n, h)| Some((*n, h.coordinator.as_ref()?.session))).collect();
+        for (to, session) in to {
+            // One cut off from Raft learns nothing; 0 stands for Raft.
+            if !self.cut.contains(&(to, 0)) {
+                self.send(Net::Record { to, session });
+            }
+        }
+    }
+
+    fn replica_step(&mut self, node: u64, input: re::Input) {
+        let now = self.now;
+        let h = self.hosts.get_mut(&node).unwrap();
+        let mut out = Vec::new();
+        h.replica.step(now, input, &mut out);
+        let mut sends = Vec::new();
+        for o in out {
+            match o {
+                re::Output::Store { tag, op } => h.store.submit(tag, op),
+                re::Output::Send { link, env, msg } => {
+                    sends.push(Net::ToCoordinator { from: node, to: link, env, msg })
+                }
+            }
+        }
+        sends.into_iter().for_each(|s| self.send(s));
+    }
+
+    fn store_step(&mut self) -> Result<(), String> {
+        let node = 1 + self.rng.below(NODES);
+        let h = self.hosts.get_mut(&node).unwrap();
+        if h.up
+            && let Some((tag, answer)) = h.store.complete()
+        {
+            let max_ver = h.store.max_ver();
+            self.replica_step(node, re::Input::Store { tag, answer, credit: 1 << 40, max_ver });
+        }
+        Ok(())
+    }
+
+    fn coordinator_step(&mut self, node: u64, input: co::Input) -> Result<(), String> {
+        let now = self.now;
+        let Some(a) = self.hosts.get_mut(&node).unwrap().coordinator.as_mut() else { return Ok(()) };
+        let mut out = std::mem::take(&mut a.out);
+        a.c.step(now, input, &mut out);
+        a.c.check()?;
+        self.outputs(node, out)
+    }
+
+    fn outputs(&mut self, node: u64, out: Vec<co::Output>) -> Result<(), String> {
+        for o in out {
+            match o {
+                co::Output::Send { rid, env, msg } => self.send(Net::ToReplica { from: node, to: rid.0, env, msg }),
+                co::Output::ProposeDrop { epoch, term, rids, base } => {
+                    let session = self.hosts[&node].coordinator.as_ref().unwrap().session;
+                    let cmd = Command::Drop { vol: VOL, shard: 0, epoch, term, rids, base };
+                    if !self.cut.contains(&(node, 0)) {
+                        self.send(Net::Proposal { from: node, session, cmd });
+                    }
+                }
+                co::Output::Reply { id, result } => self.answered(node, id, result)?,
+                co::Output::Fenced => {
+                    let a = self.hosts.get_mut(&node).unwrap().coordinator.as_ref();
+                    self.outcome.reconciled += a.map_or(0, |a| a.c.status().reconciled_blocks);
+                }
+                co::Output::Serving | co::Output::Drained => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn answered(&mut self, node: u64, id: u64, result: Result<ClientReply, IoError>) -> Result<(), String> {
+        let now = self.now.0;
+        let a = self.hosts.get_mut(&node).unwrap().coordinator.as_mut().unwrap();
+        let Some((began, blocks, write)) = a.ops.remove(&id) else {
+            return Err(format!("request {id} answered twice"));
+        };
+        match (result, write) {
+            (Ok(ClientReply::Done), Some(w)) => {
+                self.outcome.acked_writes += 1;
+                self.history.write_ended(w, now);
+            }
+            (Ok(ClientReply::Data(parts)), None) => {
+                let data = parts.concat();
+                for (b, bytes) in blocks.into_iter().zip(data.chunks(BLOCK_SIZE)) {
+                    let value = tag_of(bytes)?;
+                    self.history.read(b, value, began, now);
+                }
+            }
+            (Ok(_), _) => {}
+            // A fenced write has an unknown outcome: it stays open.
+            (Err(IoError::Fenced), _) => {}
+            (Err(e), _) => return Err(format!("request {id} failed: {e}")),
+        }
+        Ok(())
+    }
+
+    fn client_op(&mut self) -> Result<(), String> {
+        let serving: Vec<u64> = self
+            .hosts
+            .iter()
+            .filter(|(_, h)| {
+                h.up && h.coordinator.as_ref().is_some_and(|a| a.ops.len() < 12 && a.c.status().phase != Phase::Fenced)
+            })
+            .map(|(n, _)| *n)
+            .collect();
+        if serving.is_empty() {
+            return if self.rng.one_in(60) { self.attach() } else { Ok(()) };
+        }
+        let node = serving[self.rng.below(serving.len() as u64) as usize];
+        // A few hot blocks around a chunk boundary, so that operations meet.
+        let b = 250 + self.rng.below(12);
+        let n = 1 + self.rng.below(4);
+        let (id, now) = (self.id(), self.now.0);
+        let blocks: Vec<u64> = (b..b + n).collect();
+        let write = self.rng.one_in(2);
+        let op = if write {
+            let data: Vec<u8> = blocks.iter().flat_map(|b| tagged(id, *b)).collect();
+            self.history.write_began(id, now, blocks.iter().map(|b| (*b, id)));
+            ClientOp::Write { off: b * BLOCK_BYTES, data: Bytes::from(data) }
+        } else {
+            ClientOp::Read { off: b * BLOCK_BYTES, len: (n * BLOCK_BYTES) as u32 }
+        };
+        let a = self.hosts.get_mut(&node).unwrap().coordinator.as_mut().unwrap();
+        a.ops.insert(id, (now, blocks, write.then_some(id)));
+        self.coordinator_step(node, co::Input::Client { id, op })
+    }
+
+    fn tick(&mut self, us: u64) -> Result<(), String> {
+        let us = 1 + self.rng.below(us);
+        self.now = self.now.plus(us);
+        for node in 1..=NODES {
+            let due = self.hosts[&node]
+                .coordinator
+                .as_ref()
+                .is_some_and(|a| a.c.next_deadline().is_some_and(|d| d <= self.now));
+            if due && self.hosts[&node].up {
+                self.coordinator_step(node, co::Input::Tick)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self) -> Result<(), String> {
+        let node = 1 + self.rng.below(NODES);
+        if !self.hosts[&node].up || self.cut.contains(&(node, 0)) {
+            return Ok(());
+        }
+        let v = &self.state.volumes[&VOL];
+        let session = SessionId(u128::from(self.next + 1_000_000));
+        let cmd = Command::Attach { vol: VOL, epoch: v.epoch, node: NodeId(node), session, steal: true };
+        self.apply(cmd).map_err(|e| e.to_string())?;
+        self.outcome.attaches += 1;
+        self.id();
+        let cfg = co::Config {
+            cluster: ClusterId(1),
+            shard: SHARD,
+            session,
+            node: NodeId(node),
+            blocks: BLOCKS,
+            min_replicas: 1,
+            replica_timeout: 1_000_000,
+            read_from: if self.rng.one_in(2) { ReadFrom::Spread } else { ReadFrom::Local },
+            nearest: vec![Rid(node)],
+        };
+        let mut out = Vec::new();
+        let c = Coordinator::new(self.now, cfg, self.record(), &mut out);
+        // The node's earlier attachment ends here; its open writes have unknown outcomes.
+        self.hosts.get_mut(&node).unwrap().coordinator =
+            Some(Attached { c, session, ops: BTreeMap::new(), out: Vec::new() });
+        self.outputs(node, out)?;
+        self.links(node)?;
+        self.announce();
+        Ok(())
+    }
+
+    /// Tells a coordinator which links are up.
+    fn links(&mut self, node: u64) -> Result<(), String> {
+        for peer in 1..=NODES {
+            let up = self.hosts[&peer].up && self.linked(node, peer) && self.linked(peer, node);
+            let boot = self.hosts[&peer].boot;
+            let rid = Rid(peer);
+            let input = if up { co::Input::PeerUp { rid, boot } } else { co::Input::PeerDown { rid } };
+            self.coordinator_step(node, input)?;
+        }
+        Ok(())
+    }
+
+    fn all_links(&mut self) -> Result<(), String> {
+        (1..=NODES).try_for_each(|n| self.links(n))
+    }
+
+    fn crash(&mut self) -> Result<(), String> {
+        let node = 1 + self.rng.below(NODES);
+        let survive = self.rng.below(4) as usize;
+        let h = self.hosts.get_mut(&node).unwrap();
+        if !h.up {
+            return Ok(());
+        }
+        self.outcome.crashes += 1;
+        h.up = false;
+        h.coordinator = None;
+        h.store.crash(survive);
+        self.all_links()
+    }
+
+    fn restart(&mut self) -> Result<(), String> {
+        let node = 1 + self.rng.below(NODES);
+        let boot = BootId(u128::from(self.id()));
+        let now = self.now;
+        let h = self.hosts.get_mut(&node).unwrap();
+        if h.up {
+            return Ok(());
+        }
+        h.up = true;
+        h.boot = boot;
+        h.replica = Replica::new(now, boot, durable(node, &h.store));
+        self.all_links()
+    }
+
+    /// Cuts one direction between two nodes, or a node from Raft.
+    fn partition(&mut self) -> Result<(), String> {
+        let a = 1 + self.rng.below(NODES);
+        let b = self.rng.below(NODES + 1);
+        if a != b {
+            self.cut.insert((a, b));
+            if b != 0 && self.rng.one_in(2) {
+                self.cut.insert((b, a));
+            }
+        }
+        // A one-way cut is not always noticed as a lost link.
+        if self.rng.one_in(2) { self.all_links() } else { Ok(()) }
+    }
+
+    fn reconnect(&mut self) -> Result<(), String> {
+        if let Some(c) = self.cut.iter().nth(self.rng.below(self.cut.len() as u64) as usize).copied() {
+            self.cut.remove(&c);
+        }
+        self.announce();
+        self.all_links()
+    }
+
+    /// Faults end: a new attachment must reach service and read every block, within simulated minutes.
+    fn heal(&mut self) -> Result<(), String> {
+        self.healing = true;
+        self.cut.clear();
+        for _ in 0..60 {
+            self.restart()?;
+        }
+        self.all_links()?;
+        loop {
+            self.attach()?;
+            let node = self
+                .hosts
+                .iter()
+                .find(|(_, h)| h.coordinator.as_ref().is_some_and(|a| Some(a.session) == self.record().session))
+                .map(|(n, _)| *n);
+            let Some(node) = node else { continue };
+            let (id, now) = (self.id(), self.now.0);
+            let blocks: Vec<u64> = (240..280).collect();
+            let a = self.hosts.get_mut(&node).unwrap().coordinator.as_mut().unwrap();
+            a.ops.insert(id, (now, blocks, None));
+            self.coordinator_step(
+                node,
+                co::Input::Client { id, op: ClientOp::Read { off: 240 * BLOCK_BYTES, len: 40 * BLOCK_SIZE as u32 } },
+            )?;
+            let until = self.now.plus(120_000_000);
+            while self.now < until {
+                self.tick(20_000)?;
+                self.announce();
+                for _ in 0..24 {
+                    self.deliver()?;
+                    self.store_step()?;
+                }
+                let a = self.hosts[&node].coordinator.as_ref().unwrap();
+                if !a.ops.contains_key(&id) && a.c.status().phase == Phase::Serving {
+                    return self.converged();
+                }
+            }
+            let s = self.hosts[&node].coordinator.as_ref().unwrap().c.status();
+            return Err(format!("not alive after healing: {s:?}"));
+        }
+    }
+
+    /// Every in-sync replica holds the same (I8).
+    fn converged(&mut self) -> Result<(), String> {
+        let set: Vec<u64> = self.record().in_sync.keys().map(|r| r.0).collect();
+        for _ in 0..2000 {
+            self.store_step()?;
+        }
+        for b in 240..280 {
+            let all: Vec<_> = set.iter().map(|n| self.hosts[n].store.info(b)).collect();
+            if all.iter().any(|x| x.1 != all[0].1) {
+                return Err(format!("block {b} differs between in-sync replicas {set:?}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Net {
+    /// Only what the protocol must survive twice is duplicated.
+    fn copy(&self) -> Option<Net> {
+        match self {
+            Net::ToReplica { from, to, env, msg } => {
+                Some(Net::ToReplica { from: *from, to: *to, env: *env, msg: msg.clone() })
+            }
+            Net::ToCoordinator { from, to, env, msg } => {
+                Some(Net::ToCoordinator { from: *from, to: *to, env: *env, msg: msg.clone() })
+            }
+            _ => None,
+        }
+    }
+}
+
+fn durable(node: u64, s: &ModelStore) -> Durable {
+    Durable {
+        cluster: ClusterId(1),
+        shard: SHARD,
+        rid: Rid(node),
+        store_uuid: StoreUuid(u128::from(node)),
+        lineage: Lineage(1),
+        promised_term: s.promised.0,
+        promised_session: s.promised.1,
+        stable: s.stable,
+    }
+}
+
+fn tagged(id: u64, block: u64) -> Vec<u8> {
+    let mut one = [0u8; 512];
+    one[..8].copy_from_slice(&id.to_le_bytes());
+    one[8..16].copy_from_slice(&block.to_le_bytes());
+    one.repeat(8)
+}
+
+/// The block's tag; every sector must carry the same one.
+fn tag_of(bytes: &[u8]) -> Result<u64, String> {
+    if bytes.chunks(512).any(|s| s != &bytes[..512]) {
+        return Err("a torn block was read".into());
+    }
+    Ok(u64::from_le_bytes(bytes[..8].try_into().map_err(|_| "short")?))
+}

@@ -1,0 +1,29 @@
+//! The protocol under loss, duplication, reordering, crashes, partitions and take-overs: at least 2,000 seeds.
+
+use hf_tests::sim::run;
+
+/// `HOLDFAST_SIM_SEEDS=n` runs seeds 0..n; `HOLDFAST_SIM_SEED=s` replays one.
+#[test]
+fn histories_stay_linearizable_and_the_volume_stays_alive() {
+    if let Some(seed) = std::env::var("HOLDFAST_SIM_SEED").ok().and_then(|s| s.parse().ok()) {
+        println!("seed {seed}: {:?}", run(seed, 12_000));
+        return;
+    }
+    let seeds: u64 = std::env::var("HOLDFAST_SIM_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(2500);
+    let mut total = hf_tests::sim::Outcome::default();
+    for seed in 0..seeds {
+        match run(seed, 12_000) {
+            Ok(o) => {
+                total.acked_writes += o.acked_writes;
+                total.reads += o.reads;
+                total.attaches += o.attaches;
+                total.drops += o.drops;
+                total.crashes += o.crashes;
+                total.reconciled += o.reconciled;
+            }
+            Err(e) => panic!("seed {seed}: {e}\nreplay: HOLDFAST_SIM_SEED={seed} cargo test -p hf-tests --test sim"),
+        }
+    }
+    println!("seeds 0..{seeds}: {total:?}");
+    assert!(total.acked_writes > seeds * 10 && total.drops > seeds / 4 && total.attaches > seeds, "{total:?}");
+}
