@@ -1,1 +1,13 @@
-//! placeholder
+//! Drives the cluster record: raft-rs over RocksDB, gRPC between nodes.
+//!
+//! * [`raft_log`]: the log, hard state and image in RocksDB
+//! * [`raft_loop`]: the only owner of the Raft node: one thread, one synced batch per Ready
+//! * [`raft_net`]: Raft messages to other nodes
+//! * [`service`]: what other nodes ask of this one
+
+pub mod raft_log;
+pub mod raft_loop;
+pub mod raft_net;
+pub mod service;
+
+pub use raft_loop::{MetaHandle, Start};

@@ -1,0 +1,47 @@
+//! Raft messages to other nodes: one task and one bounded queue per node, so that a slow one delays nobody else. Lost
+//! messages are Raft's business; order within a node is kept.
+
+use crate::raft_loop::MetaHandle;
+use hf_meta_proto::pb::{RaftRequest, peer_client::PeerClient};
+use hf_policy::{ClusterId, NodeId};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Messages that wait for one node.
+const QUEUE: usize = 1024;
+
+/// Sends what the Raft loop puts out, until the loop ends.
+pub async fn run(cluster: ClusterId, me: NodeId, meta: MetaHandle, mut rx: mpsc::Receiver<(u64, Vec<u8>)>) {
+    let mut peers: BTreeMap<u64, mpsc::Sender<Vec<u8>>> = BTreeMap::new();
+    while let Some((to, bytes)) = rx.recv().await {
+        let tx = peers.entry(to).or_insert_with(|| {
+            let (tx, rx) = mpsc::channel(QUEUE);
+            tokio::spawn(peer(cluster, me, NodeId(to), meta.clone(), rx));
+            tx
+        });
+        if tx.try_send(bytes).is_err() {
+            meta.unreachable(to);
+        }
+    }
+}
+
+async fn peer(cluster: ClusterId, me: NodeId, to: NodeId, meta: MetaHandle, mut rx: mpsc::Receiver<Vec<u8>>) {
+    let mut client: Option<(String, PeerClient<tonic::transport::Channel>)> = None;
+    while let Some(message) = rx.recv().await {
+        let addr = meta.state.borrow().nodes.get(&to).map(|n| n.addr.api.clone());
+        let Some(addr) = addr else { continue };
+        if client.as_ref().is_none_or(|(a, _)| *a != addr) {
+            client = hf_meta_proto::channel(&addr).ok().map(|c| {
+                let c = PeerClient::new(c).max_encoding_message_size(hf_meta_proto::MAX_MESSAGE);
+                (addr, c)
+            });
+        }
+        let Some((_, c)) = client.as_mut() else { continue };
+        let req = RaftRequest { cluster: cluster.0.to_be_bytes().to_vec(), from: me.0, to: to.0, message };
+        let sent = tokio::time::timeout(Duration::from_secs(2), c.raft(req)).await;
+        if !matches!(sent, Ok(Ok(_))) {
+            meta.unreachable(to.0);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What other nodes ask of this one: Raft messages (checked for cluster and addressee), proposals, joining, watching,
+//! heartbeats.
+
+use crate::raft_loop::{MetaHandle, Proposed};
+use hf_meta_core::plan::Liveness;
+use hf_meta_core::{ClusterState, Envelope};
+use hf_meta_proto::pb::{self, peer_server::Peer};
+use hf_policy::{ClusterId, DiskId, NodeId};
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status};
+
+/// A node is taken for dead after this silence (protocol §10).
+pub const T_DEAD: Duration = Duration::from_secs(5);
+
+/// The leader's soft state: who was heard when. Only ever used for when to act, never for what is true.
+#[derive(Default)]
+pub struct Heard {
+    nodes: BTreeMap<NodeId, Instant>,
+    used: BTreeMap<DiskId, u64>,
+}
+
+impl Heard {
+    /// Who answers now.
+    pub fn liveness(&self) -> Liveness {
+        let up = self.nodes.iter().filter(|(_, t)| t.elapsed() < T_DEAD).map(|(n, _)| *n).collect();
+        Liveness { up, used: self.used.clone() }
+    }
+
+    /// A node was heard of.
+    pub fn beat(&mut self, node: NodeId, used: impl Iterator<Item = (DiskId, u64)>) {
+        self.nodes.insert(node, Instant::now());
+        self.used.extend(used);
+    }
+
+    /// A new leader knows nobody yet: everyone is given the time of a death before being taken for dead.
+    pub fn reset(&mut self, all: impl Iterator<Item = NodeId>) {
+        self.nodes = all.map(|n| (n, Instant::now())).collect();
+    }
+}
+
+/// The service.
+pub struct PeerService {
+    /// This cluster.
+    pub cluster: ClusterId,
+    /// This node.
+    pub node: NodeId,
+    /// Raft.
+    pub meta: MetaHandle,
+    /// The newest state this node has (its own or followed).
+    pub view: watch::Receiver<Arc<ClusterState>>,
+    /// Soft state.
+    pub heard: Arc<Mutex<Heard>>,
+}
+
+impl PeerService {
+    fn leader_hint(&self) -> (u64, String) {
+        let leader = self.meta.status.borrow().leader;
+        let api = leader.and_then(|l| self.view.borrow().nodes.get(&l).map(|n| n.addr.api.clone()));
+        (leader.map_or(0, |l| l.0), api.unwrap_or_default())
+    }
+
+    fn check(&self, cluster: &[u8]) -> Result<(), Status> {
+        if cluster == self.cluster.0.to_be_bytes() {
+            return Ok(());
+        }
+        Err(Status::permission_denied(format!("this node belongs to cluster {}, the caller to another", self.cluster)))
+    }
+
+    async fn propose_here(&self, bytes: &[u8]) -> Result<pb::ProposeReply, Status> {
+        let env = Envelope::decode(bytes).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let mut reply = pb::ProposeReply::default();
+        match self.meta.propose(env).await {
+            Proposed::Outcome(o) => {
+                reply.outcome = serde_json::to_vec(&o).map_err(|e| Status::internal(e.to_string()))?;
+            }
+            Proposed::NotLeader => reply.not_leader = true,
+            Proposed::Unknown => reply.unknown = true,
+        }
+        (reply.leader, reply.leader_api) = self.leader_hint();
+        Ok(reply)
+    }
+}
+
+/// The stream of what a follower is missing.
+pub type DeltaStream = Pin<Box<dyn Stream<Item = Result<pb::WatchEvent, Status>> + Send>>;
+
+/// Deltas from `from` on, as the view moves. Each is computed against what was sent before, so that missed revisions do not
+/// matter.
+pub fn deltas(view: watch::Receiver<Arc<ClusterState>>, from: u64) -> DeltaStream {
+    let mut at = from;
+    let stream = tokio_stream::wrappers::WatchStream::new(view).filter_map(move |state| {
+        if state.revision < at {
+            return None;
+        }
+        let delta = state.delta_since(at)?;
+        at = state.revision;
+        let bytes = serde_json::to_vec(&delta).map_err(|e| Status::internal(e.to_string()));
+        Some(bytes.map(|delta| pb::WatchEvent { delta }))
+    });
+    Box::pin(stream)
+}
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    async fn raft(&self, r: Request<pb::RaftRequest>) -> Result<Response<pb::Empty>, Status> {
+        let r = r.into_inner();
+        self.check(&r.cluster)?;
+        if r.to != self.node.0 {
+            // A reused address: the sender must look again (hazards: Restate 724d86e1e).
+            return Err(Status::failed_precondition(format!("this is node {}, not {}", self.node, r.to)));
+        }
+        self.meta.step(&r.message);
+        Ok(Response::new(pb::Empty {}))
+    }
+
+    async fn propose(&self, r: Request<pb::ProposeRequest>) -> Result<Response<pb::ProposeReply>, Status> {
+        self.propose_here(&r.into_inner().envelope).await.map(Response::new)
+    }
+
+    async fn join(&self, r: Request<pb::JoinRequest>) -> Result<Response<pb::JoinReply>, Status> {
+        let r = r.into_inner();
+        let reply = self.propose_here(&r.envelope).await?;
+        let state = serde_json::to_vec(&**self.view.borrow()).map_err(|e| Status::internal(e.to_string()))?;
+        let cluster = self.cluster.0.to_be_bytes().to_vec();
+        Ok(Response::new(pb::JoinReply { reply: Some(reply), cluster, state }))
+    }
+
+    type WatchStream = DeltaStream;
+
+    async fn watch(&self, r: Request<pb::WatchRequest>) -> Result<Response<DeltaStream>, Status> {
+        Ok(Response::new(deltas(self.view.clone(), r.into_inner().from_revision)))
+    }
+
+    async fn heartbeat(&self, r: Request<pb::HeartbeatRequest>) -> Result<Response<pb::HeartbeatReply>, Status> {
+        let r = r.into_inner();
+        self.check(&r.cluster)?;
+        let leader = self.meta.status.borrow().is_leader;
+        if leader && let Ok(mut h) = self.heard.lock() {
+            h.beat(NodeId(r.node), r.disks.iter().map(|d| (DiskId(d.disk), d.used)));
+        }
+        let (leader_node, leader_api) = self.leader_hint();
+        Ok(Response::new(pb::HeartbeatReply { leader, leader_node, leader_api }))
+    }
+}
