@@ -18,8 +18,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 const TICK: Duration = Duration::from_millis(100);
 /// The log is compacted when it has this many entries.
 const COMPACT_AFTER: u64 = 2_000;
-/// Entries that stay behind an image, so that a follower that is a little behind needs no snapshot.
-const KEEP_BEHIND: u64 = 200;
 /// Proposals that wait for their outcome.
 const MAX_WAITING: usize = 4096;
 /// How many voters a cluster should have, once it has that many nodes.
@@ -351,7 +349,7 @@ impl Loop {
     }
 
     fn compact(&mut self) -> Result<(), LogError> {
-        if self.raw.store().len() > COMPACT_AFTER + KEEP_BEHIND { self.save_image() } else { Ok(()) }
+        if self.raw.store().len() > COMPACT_AFTER { self.save_image() } else { Ok(()) }
     }
 
     fn publish(&mut self) {

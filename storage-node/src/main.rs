@@ -1,1 +1,37 @@
-fn main(){}
+//! `holdfast`: one binary. `node` is the daemon, `dev` runs a small cluster on this machine, the rest is the client.
+
+mod agent;
+mod api;
+mod cli;
+mod config;
+mod dev;
+mod disk;
+mod disks;
+mod export;
+mod http;
+mod identity;
+mod node;
+mod reactor;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args = cli::Cli::parse();
+    let rt = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(rt) => rt,
+        Err(e) => {
+            eprintln!("holdfast: {e}");
+            return ExitCode::from(1);
+        }
+    };
+    let code = match rt.block_on(cli::run(args)) {
+        Ok(()) => 0,
+        Err(e) => {
+            eprintln!("holdfast: {:#}", e.error);
+            e.code
+        }
+    };
+    rt.shutdown_background();
+    ExitCode::from(code)
+}

@@ -222,6 +222,11 @@ impl Replica {
         &self.d
     }
 
+    /// Is this tag the answer to a promise? (Its answer carries the highest version; others need not.)
+    pub fn awaits_promise(&self, tag: u64) -> bool {
+        matches!(self.waiting.get(&tag), Some(Waiting::Promise))
+    }
+
     /// Takes one input.
     pub fn step(&mut self, now: Tick, input: Input, out: &mut Vec<Output>) {
         match input {

@@ -52,14 +52,10 @@ impl Store {
     }
 
     fn create_replica(&mut self, id: OpId, rec: ReplicaRec, out: &mut Vec<Output>) {
-        let refuse = |why: String| Output::Done { id, result: Err(StoreError::Invalid(why)) };
         if let Some(known) = self.replica(rec.rid) {
-            let done = if known.store_uuid == rec.store_uuid && !known.deleting {
-                Output::Done { id, result: Ok(Answer::Done) }
-            } else {
-                refuse(format!("replica {} exists with other storage", rec.rid))
-            };
-            return out.push(done);
+            let same = known.store_uuid == rec.store_uuid && !known.deleting;
+            let result = if same { Ok(Answer::Done) } else { Err(StoreError::Exists(known.store_uuid)) };
+            return out.push(Output::Done { id, result });
         }
         let Some(index) = self.replicas.iter().position(Option::is_none) else {
             return out.push(Output::Done { id, result: Err(StoreError::NoSpace) });

@@ -149,6 +149,9 @@ pub enum StoreError {
     /// No such replica here.
     #[error("no replica {0} on this disk")]
     NoReplica(Rid),
+    /// A replica of this id exists, with this storage.
+    #[error("the replica exists already, with storage {0}")]
+    Exists(hf_policy::StoreUuid),
     /// A request that cannot be.
     #[error("bad request: {0}")]
     Invalid(String),
@@ -158,7 +161,7 @@ impl HasFate for StoreError {
     fn fate(&self) -> Fate {
         match self {
             StoreError::Failed(_) => Fate::FailDisk,
-            StoreError::NoSpace | StoreError::Invalid(_) => Fate::Refuse,
+            StoreError::NoSpace | StoreError::Exists(_) | StoreError::Invalid(_) => Fate::Refuse,
             StoreError::NoReplica(_) => Fate::DropMember,
         }
     }

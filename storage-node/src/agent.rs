@@ -1,0 +1,413 @@
+//! The agent: makes what runs here agree with the record. Desired state comes in as the view, actual state is reported; a
+//! crash at any step is finished on restart, because every step is decided from the two anew.
+
+use crate::export::Entry;
+use crate::identity::random;
+use crate::node::{Member, Node};
+use crate::reactor::{Event, Mail};
+use hf_frontends::nbd::ExportInfo;
+use hf_meta_core::record::{ClusterState, DiskState, VolumeRecord};
+use hf_meta_core::{Command, Refusal};
+use hf_meta_proto::pb::{self, peer_client::PeerClient};
+use hf_policy::{BLOCK_BYTES, DiskId, Policy, Rid, SessionId, ShardId, StoreUuid, Term, Ver, VolumeId};
+use hf_repl_core::coordinator::Proposed;
+use hf_store::ReplicaRec;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// What was begun and is not visible in the record yet.
+#[derive(Default)]
+struct Begun {
+    making: BTreeSet<Rid>,
+    deleting: BTreeSet<Rid>,
+    /// Attachments this process coordinates.
+    running: BTreeMap<VolumeId, SessionId>,
+    reattaching: BTreeSet<VolumeId>,
+}
+
+/// Starts the agent's tasks.
+pub fn start(node: Arc<Node>, m: Arc<Member>, events: mpsc::UnboundedReceiver<Event>) {
+    let begun = Arc::new(Mutex::new(Begun::default()));
+    tokio::spawn(follow_raft(m.clone()));
+    tokio::spawn(follow_watch(node.clone(), m.clone()));
+    tokio::spawn(heartbeat(m.clone()));
+    tokio::spawn(announce(node.clone(), m.clone()));
+    tokio::spawn(listen(m.clone(), events, begun.clone()));
+    tokio::spawn(converge(m, begun));
+}
+
+/// The newest of what Raft applied here and what the watch brought.
+fn advance(m: &Member, state: Arc<ClusterState>) {
+    m.view_tx.send_if_modified(|v| {
+        let newer = state.revision > v.revision || (v.cluster != state.cluster && state.cluster.is_some());
+        if newer {
+            *v = state;
+        }
+        newer
+    });
+}
+
+async fn follow_raft(m: Arc<Member>) {
+    let mut rx = m.meta.state.clone();
+    loop {
+        let state = rx.borrow_and_update().clone();
+        advance(&m, state);
+        if rx.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A node outside the Raft group follows by revision; after any gap it gets what it missed.
+async fn follow_watch(node: Arc<Node>, m: Arc<Member>) {
+    let mut turn = 0usize;
+    loop {
+        let in_group = m.meta.status.borrow().voters.contains(&m.node.0);
+        let peers: Vec<String> = m.peers().into_iter().filter(|a| *a != node.cfg.api).collect();
+        if in_group || peers.is_empty() {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            continue;
+        }
+        turn += 1;
+        if let Err(e) = watch_one(&node, &m, &peers[turn % peers.len()]).await {
+            tracing::debug!("watch: {e}");
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+}
+
+async fn watch_one(node: &Node, m: &Member, addr: &str) -> anyhow::Result<()> {
+    let mut c = PeerClient::new(hf_meta_proto::channel(addr)?).max_decoding_message_size(hf_meta_proto::MAX_MESSAGE);
+    let mut local = (**m.view.borrow()).clone();
+    let from_revision = local.revision;
+    let mut stream = c.watch(pb::WatchRequest { from_revision, follow: true }).await?.into_inner();
+    // A follower of a peer that itself hangs behind must look elsewhere now and then.
+    while let Ok(Ok(Some(e))) = tokio::time::timeout(Duration::from_secs(10), stream.message()).await {
+        local.follow(serde_json::from_slice(&e.delta)?)?;
+        // Kept for the next start, so that a restarted node knows its peers while nobody answers. Never relied upon.
+        let _ = std::fs::write(node.dir.path.join("view.json"), serde_json::to_vec(&local)?);
+        advance(m, Arc::new(local.clone()));
+        if m.meta.status.borrow().voters.contains(&m.node.0) {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Tells the leader that this node lives, twice a second; learns who leads.
+async fn heartbeat(m: Arc<Member>) {
+    let mut led = false;
+    loop {
+        let mut disks = Vec::new();
+        for r in &m.reactors {
+            for d in r.status().await.disks {
+                let used = (d.stats.units_total - d.stats.units_free) * hf_store::UNIT_BYTES;
+                disks.push(pb::DiskUse { disk: d.disk.0, used });
+            }
+        }
+        let status = m.meta.status.borrow().clone();
+        if status.is_leader {
+            let live = m.heard.lock().map(|mut h| {
+                if !led {
+                    h.reset(m.view.borrow().nodes.keys().copied());
+                }
+                h.beat(m.node, disks.iter().map(|d| (DiskId(d.disk), d.used)));
+                h.liveness()
+            });
+            if let Ok(live) = live {
+                m.meta.live(live);
+            }
+        } else {
+            beat(&m, &status, disks).await;
+        }
+        led = status.is_leader;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+async fn beat(m: &Member, status: &hf_meta::raft_loop::RaftStatus, disks: Vec<pb::DiskUse>) {
+    let state = m.view.borrow().clone();
+    let leader = status.leader.and_then(|l| state.nodes.get(&l)).map(|n| n.addr.api.clone());
+    let targets: Vec<String> = match leader {
+        Some(l) => vec![l],
+        None => state.nodes.values().filter(|n| n.id != m.node).map(|n| n.addr.api.clone()).collect(),
+    };
+    for addr in targets {
+        let Ok(ch) = hf_meta_proto::channel(&addr) else { continue };
+        let req = pb::HeartbeatRequest { node: m.node.0, disks: disks.clone(), cluster: m.cluster.0.to_be_bytes().to_vec() };
+        let sent = tokio::time::timeout(Duration::from_secs(1), PeerClient::new(ch).heartbeat(req)).await;
+        if let Ok(Ok(r)) = sent {
+            let r = r.into_inner();
+            if r.leader {
+                return m.leader.hint(Some(addr));
+            }
+            if !r.leader_api.is_empty() {
+                m.leader.hint(Some(r.leader_api));
+            }
+        }
+    }
+}
+
+/// At start: the node's record says where it is now, and configured disks are added.
+async fn announce(node: Arc<Node>, m: Arc<Member>) {
+    loop {
+        match m.propose_new(node.put_node()).await {
+            Ok(Ok(_)) => break,
+            Ok(Err(e)) => tracing::error!("this node's record was refused: {e}"),
+            Err(e) => tracing::debug!("announcing this node: {e}"),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let broken: Vec<(String, String)> = m.broken.lock().map(|b| b.clone()).unwrap_or_default();
+    for (path, why) in broken {
+        let disk = m.view.borrow().disks.values().find(|d| d.node == m.node && d.path == path).map(|d| d.id);
+        if let Some(disk) = disk {
+            let _ = m.propose_new(Command::SetDiskState { disk, state: DiskState::Failed(why) }).await;
+        }
+    }
+    for d in node.cfg.disks.clone() {
+        let known = node.identity.lock().is_ok_and(|i| {
+            let real = std::fs::canonicalize(&d.path).unwrap_or_else(|_| d.path.clone());
+            i.disks.iter().any(|k| k.path == real)
+        });
+        if known {
+            continue;
+        }
+        let size = d.size.as_deref().and_then(|s| hf_policy::parse_size(s).ok());
+        let media = d.media.as_deref().and_then(hf_policy::attributes::Media::parse);
+        let path = d.path.clone();
+        match crate::disks::add(&node, crate::disks::NewDisk { path, size, media }).await {
+            Ok(id) => tracing::info!(disk = %id, path = %d.path.display(), "disk added"),
+            Err(e) => tracing::error!(path = %d.path.display(), "disk not added: {e:#}"),
+        }
+    }
+}
+
+/// What reactors say.
+async fn listen(m: Arc<Member>, mut events: mpsc::UnboundedReceiver<Event>, begun: Arc<Mutex<Begun>>) {
+    while let Some(e) = events.recv().await {
+        match e {
+            Event::ProposeDrop { shard, session, epoch, term, rids, base } => {
+                let m = m.clone();
+                let cmd = Command::Drop { vol: shard.vol, shard: shard.index, epoch, term, rids, base };
+                tokio::spawn(async move { propose_drop(&m, shard, session, cmd).await });
+            }
+            Event::Serving { vol, session, term } => serving(&m, vol, session, term),
+            Event::Fenced { vol, session } | Event::Drained { vol, session } => {
+                m.exports.remove(vol, session);
+                if let Ok(mut b) = begun.lock()
+                    && b.running.get(&vol) == Some(&session)
+                {
+                    b.running.remove(&vol);
+                }
+                let m = m.clone();
+                tokio::spawn(async move {
+                    // A fenced session's detach is refused, which is right.
+                    let _ = m.propose_new(Command::Detach { vol, session }).await;
+                });
+            }
+            Event::DiskFailed { disk, why } => {
+                let m = m.clone();
+                tokio::spawn(async move {
+                    let _ = m.propose_new(Command::SetDiskState { disk, state: DiskState::Failed(why) }).await;
+                });
+            }
+        }
+    }
+}
+
+async fn propose_drop(m: &Member, shard: ShardId, session: SessionId, cmd: Command) {
+    let outcome = match m.propose_new(cmd).await {
+        Ok(Ok(_)) => Proposed::Done,
+        Ok(Err(Refusal::StaleTerm { .. } | Refusal::NotAttached)) => Proposed::Stale,
+        Ok(Err(e)) => {
+            tracing::warn!("dropping a replica was refused: {e}");
+            Proposed::Retry
+        }
+        Err(e) => {
+            tracing::warn!("dropping a replica: {e}");
+            Proposed::Unknown
+        }
+    };
+    for r in &m.reactors {
+        r.send(Mail::Proposed { shard, session, outcome });
+    }
+}
+
+fn serving(m: &Arc<Member>, vol: VolumeId, session: SessionId, term: Term) {
+    let state = m.view.borrow().clone();
+    let Some(v) = state.volumes.get(&vol) else { return };
+    publish(m, v, session);
+    let m = m.clone();
+    tokio::spawn(async move {
+        let _ = m.propose_new(Command::Activated { vol, term }).await;
+    });
+}
+
+fn publish(m: &Member, v: &VolumeRecord, session: SessionId) {
+    let Ok(p) = Policy::from_attrs(&v.attrs) else { return };
+    if !p.export_nbd {
+        return m.exports.remove(v.id, session);
+    }
+    m.exports.put(Entry {
+        info: ExportInfo {
+            name: v.name.clone(),
+            size: v.size,
+            read_only: p.read_only,
+            block_size: p.block_size,
+            description: format!("Holdfast volume {}, {} replicas", v.name, p.replicas),
+        },
+        vol: v.id,
+        session,
+        reactor: reactor_of(m, v),
+    });
+}
+
+/// The reactor of the volume's local disk, if there is one, so that socket and disk share a thread.
+fn reactor_of(m: &Member, v: &VolumeRecord) -> usize {
+    let map = m.disk_reactor.lock().map(|d| d.clone()).unwrap_or_default();
+    let local = v.replicas().filter(|(_, r)| r.node == m.node).find_map(|(_, r)| map.get(&r.disk).copied());
+    local.unwrap_or(v.id.0 as usize % m.reactors.len())
+}
+
+/// Desired state in, steps out.
+async fn converge(m: Arc<Member>, begun: Arc<Mutex<Begun>>) {
+    let mut rx = m.view.clone();
+    loop {
+        let state = rx.borrow_and_update().clone();
+        for r in &m.reactors {
+            r.send(Mail::State(state.clone()));
+        }
+        make_replicas(&m, &state, &begun);
+        delete_replicas(&m, &state, &begun);
+        run_attachments(&m, &state, &begun);
+        // Again now and then: a step that failed is tried again.
+        let _ = tokio::time::timeout(Duration::from_secs(2), rx.changed()).await;
+    }
+}
+
+fn make_replicas(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begun>>) {
+    for v in state.volumes.values() {
+        for (shard, r) in v.replicas().filter(|(_, r)| r.node == m.node && r.store_uuid.is_none()) {
+            if !begun.lock().is_ok_and(|mut b| b.making.insert(r.rid)) {
+                continue;
+            }
+            let rec = ReplicaRec {
+                shard,
+                rid: r.rid,
+                store_uuid: StoreUuid(random()),
+                lineage: v.lineage,
+                promised_term: Term(0),
+                promised_session: SessionId::NONE,
+                stable_known: Ver::ZERO,
+                // The whole shard: a volume grows without a change here.
+                blocks: hf_policy::SHARD_BYTES / BLOCK_BYTES,
+                deleting: false,
+                hint_epoch: v.epoch.0,
+                hint_name: v.name.clone(),
+            };
+            tokio::spawn(make_one(m.clone(), v.id, r.disk, rec, begun.clone()));
+        }
+    }
+}
+
+async fn make_one(m: Arc<Member>, vol: VolumeId, disk: DiskId, rec: ReplicaRec, begun: Arc<Mutex<Begun>>) {
+    let (rid, mut store_uuid) = (rec.rid, rec.store_uuid);
+    let reactor = m.disk_reactor.lock().ok().and_then(|d| d.get(&disk).copied());
+    if let Some(reactor) = reactor {
+        let (tx, rx) = oneshot::channel();
+        m.reactors[reactor].send(Mail::CreateReplica { disk, rec: Box::new(rec), reply: tx });
+        let made = match rx.await {
+            Ok(Ok(())) => true,
+            // Made before a crash that kept the record from hearing of it: tell which storage it has.
+            Ok(Err(hf_store::StoreError::Exists(known))) => {
+                store_uuid = known;
+                true
+            }
+            Ok(Err(e)) => {
+                tracing::error!(replica = %rid, disk = %disk, "cannot create a replica: {e}");
+                false
+            }
+            Err(_) => false,
+        };
+        if made && let Ok(Err(e)) = m.propose_new(Command::ReplicaMade { vol, rid, store_uuid }).await {
+            tracing::warn!(replica = %rid, "a new replica was refused: {e}");
+        }
+    }
+    if let Ok(mut b) = begun.lock() {
+        b.making.remove(&rid);
+    }
+}
+
+/// Data goes only because a tombstone says so (I20).
+fn delete_replicas(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begun>>) {
+    for t in state.tombstones.values().filter(|t| t.node == m.node) {
+        let reactor = m.disk_reactor.lock().ok().and_then(|d| d.get(&t.disk).copied());
+        let Some(reactor) = reactor else { continue };
+        if !begun.lock().is_ok_and(|mut b| b.deleting.insert(t.rid)) {
+            continue;
+        }
+        let (m, begun, disk, rid) = (m.clone(), begun.clone(), t.disk, t.rid);
+        tokio::spawn(async move {
+            let (tx, rx) = oneshot::channel();
+            m.reactors[reactor].send(Mail::DeleteReplica { disk, rid, reply: tx });
+            let gone = matches!(rx.await, Ok(Ok(()) | Err(hf_store::StoreError::NoReplica(_))));
+            if gone {
+                let _ = m.propose_new(Command::ReplicaGone { rid }).await;
+            }
+            if let Ok(mut b) = begun.lock() {
+                b.deleting.remove(&rid);
+            }
+        });
+    }
+}
+
+fn run_attachments(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begun>>) {
+    let Ok(mut b) = begun.lock() else { return };
+    let stale: Vec<(VolumeId, SessionId)> = b
+        .running
+        .iter()
+        .filter(|(vol, s)| {
+            let now = state.volumes.get(vol).and_then(|v| v.coordinator.as_ref()).map(|a| a.session);
+            now != Some(**s)
+        })
+        .map(|(v, s)| (*v, *s))
+        .collect();
+    for (vol, session) in stale {
+        b.running.remove(&vol);
+        m.exports.remove(vol, session);
+    }
+    for v in state.volumes.values() {
+        let Some(a) = v.coordinator.as_ref().filter(|a| a.node == m.node) else { continue };
+        match b.running.get(&v.id) {
+            Some(s) if *s == a.session => {
+                // Size and rights may have changed.
+                if m.exports.get(&v.name).is_some() {
+                    publish(m, v, a.session);
+                }
+            }
+            _ if b.reattaching.contains(&v.id) => {}
+            _ if m.is_ours(a.session) => {
+                b.running.insert(v.id, a.session);
+                m.reactors[reactor_of(m, v)].send(Mail::StartVolume { vol: v.id, session: a.session });
+            }
+            // An attachment of this node's former life: it is taken up again under a new term.
+            _ => {
+                b.reattaching.insert(v.id);
+                let (m, begun, vol, epoch) = (m.clone(), begun.clone(), v.id, v.epoch);
+                let session = m.new_session();
+                tokio::spawn(async move {
+                    let cmd = Command::Attach { vol, epoch, node: m.node, session, steal: true };
+                    if let Ok(Err(e)) = m.propose_new(cmd).await {
+                        tracing::debug!(volume = %vol, "re-attach: {e}");
+                    }
+                    if let Ok(mut b) = begun.lock() {
+                        b.reattaching.remove(&vol);
+                    }
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,485 @@
+//! The gRPC services of a node: what operators ask (`Api`) and what other nodes ask (`Peer`).
+
+use crate::identity::random;
+use crate::node::{Member, Node};
+use hf_meta::service::{DeltaStream, deltas};
+use hf_meta_core::plan::{self, Liveness};
+use hf_meta_core::record::{ClusterState, VolumeRecord};
+use hf_meta_core::{Command, Envelope, Outcome, Refusal, Reply};
+use hf_meta_proto::pb::{self, api_client::ApiClient, api_server::Api, peer_client::PeerClient, peer_server::Peer};
+use hf_policy::policy::AttrMap;
+use hf_policy::{ClusterId, Lineage, NodeId, RequestId};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status};
+
+/// How long a change may take to show here after it was committed.
+const VISIBLE: Duration = Duration::from_secs(10);
+/// How long an attach may take to reach service.
+const SERVING: Duration = Duration::from_secs(30);
+
+/// Serves until told to stop.
+pub async fn serve(node: Arc<Node>, l: TcpListener, mut stop: watch::Receiver<bool>) {
+    let api = pb::api_server::ApiServer::new(Service(node.clone()));
+    let peer = pb::peer_server::PeerServer::new(Service(node))
+        .max_decoding_message_size(hf_meta_proto::MAX_MESSAGE)
+        .max_encoding_message_size(hf_meta_proto::MAX_MESSAGE);
+    let incoming = tonic::transport::server::TcpIncoming::from(l).with_nodelay(Some(true));
+    let served = tonic::transport::Server::builder()
+        .add_service(api)
+        .add_service(peer)
+        .serve_with_incoming_shutdown(incoming, async move {
+            let _ = stop.wait_for(|s| *s).await;
+        });
+    if let Err(e) = served.await {
+        tracing::error!("api: {e}");
+    }
+}
+
+#[derive(Clone)]
+struct Service(Arc<Node>);
+
+type Answer<T> = Result<Response<T>, Status>;
+
+fn refused(r: Refusal) -> Status {
+    let text = r.to_string();
+    match r {
+        Refusal::NotFound { .. } => Status::not_found(text),
+        Refusal::Exists { .. } => Status::already_exists(text),
+        Refusal::Invalid(_) => Status::invalid_argument(text),
+        _ => Status::failed_precondition(text),
+    }
+}
+
+fn internal(e: impl std::fmt::Display) -> Status {
+    Status::internal(e.to_string())
+}
+
+fn text(t: impl Into<String>, json: serde_json::Value) -> Answer<pb::TextReply> {
+    Ok(Response::new(pb::TextReply { text: t.into(), json: json.to_string() }))
+}
+
+/// The caller's request id, or a fresh one.
+fn request_id(given: &str) -> Result<RequestId, Status> {
+    if given.is_empty() {
+        return Ok(RequestId(random()));
+    }
+    given.parse().map_err(|_| Status::invalid_argument("request_id is not 32 hexadecimal digits"))
+}
+
+async fn run(m: &Member, request: RequestId, cmd: Command) -> Result<Reply, Status> {
+    match m.propose(request, cmd).await {
+        Ok(outcome) => outcome.map_err(refused),
+        Err(e) => Err(Status::unavailable(e.to_string())),
+    }
+}
+
+/// Waits until something can be seen in the record here.
+async fn until<T>(m: &Member, patience: Duration, mut see: impl FnMut(&ClusterState) -> Option<T>) -> Option<T> {
+    let mut rx = m.view.clone();
+    let end = Instant::now() + patience;
+    loop {
+        if let Some(t) = see(&rx.borrow_and_update()) {
+            return Some(t);
+        }
+        let left = end.checked_duration_since(Instant::now())?;
+        let _ = tokio::time::timeout(left, rx.changed()).await;
+    }
+}
+
+fn find(state: &ClusterState, name: &str) -> Result<VolumeRecord, Status> {
+    let v = state.volume_named(name).cloned();
+    v.ok_or_else(|| refused(Refusal::NotFound { kind: "volume".into(), name: name.into() }))
+}
+
+impl Service {
+    /// What the leader knows of liveness: asked of the leader itself, if that is not this node.
+    async fn status_json(&self, m: &Member) -> Result<serde_json::Value, Status> {
+        let live = if m.meta.status.borrow().is_leader {
+            m.heard.lock().map(|h| h.liveness()).unwrap_or_default()
+        } else {
+            Liveness::default()
+        };
+        let raft = m.meta.status.borrow().clone();
+        let mut reactors = Vec::new();
+        for r in &m.reactors {
+            reactors.push(r.status().await);
+        }
+        let state = m.view.borrow().clone();
+        let volumes: Vec<_> = reactors.iter().flat_map(|r| &r.volumes).map(volume_json).collect();
+        Ok(serde_json::json!({
+            "cluster": state.cluster, "name": state.name, "revision": state.revision,
+            "leader": raft.leader, "is_leader": raft.is_leader, "raft_term": raft.term,
+            "voters": raft.voters, "learners": raft.learners, "this_node": m.node,
+            "up": live.up, "used": live.used,
+            "nodes": state.nodes, "disks": state.disks, "volumes": state.volumes,
+            "tombstones": state.tombstones, "attached_here": volumes,
+        }))
+    }
+
+    /// The leader's view, so that liveness is in it; this node's own if nobody leads.
+    async fn leader_json(&self, m: &Member) -> Result<serde_json::Value, Status> {
+        let leader = m.meta.status.borrow().leader.filter(|l| *l != m.node);
+        let leader = leader.or_else(|| {
+            let voters = m.meta.status.borrow().voters.clone();
+            (!voters.contains(&m.node.0)).then(|| m.view.borrow().nodes.keys().find(|n| **n != m.node).copied()).flatten()
+        });
+        let addr = leader.and_then(|l| m.view.borrow().nodes.get(&l).map(|n| n.addr.api.clone()));
+        if let Some(ch) = addr.and_then(|a| hf_meta_proto::channel(&a).ok()) {
+            let asked = tokio::time::timeout(Duration::from_secs(2), ApiClient::new(ch).status(pb::Empty {})).await;
+            if let Ok(Ok(r)) = asked
+                && let Ok(v) = serde_json::from_str(&r.into_inner().json)
+            {
+                return Ok(v);
+            }
+        }
+        self.status_json(m).await
+    }
+
+    async fn liveness(&self, m: &Member) -> Result<Liveness, Status> {
+        let v = self.leader_json(m).await?;
+        let up = serde_json::from_value(v["up"].clone()).map_err(internal)?;
+        let used = serde_json::from_value(v["used"].clone()).map_err(internal)?;
+        Ok(Liveness { up, used })
+    }
+
+    /// The same call on another node.
+    fn api_of(&self, m: &Member, node: NodeId) -> Result<ApiClient<tonic::transport::Channel>, Status> {
+        let addr = m.view.borrow().nodes.get(&node).map(|n| n.addr.api.clone());
+        let addr = addr.ok_or_else(|| Status::not_found(format!("no node #{node}")))?;
+        Ok(ApiClient::new(hf_meta_proto::channel(&addr).map_err(internal)?))
+    }
+
+    async fn save_identity(&self, cluster: ClusterId, node: NodeId) -> Result<(), Status> {
+        let id = {
+            let mut id = self.0.identity.lock().map_err(internal)?;
+            id.cluster = cluster;
+            id.node = node;
+            id.clone()
+        };
+        self.0.dir.save(&id).map_err(internal)
+    }
+
+    /// Attaches on this node.
+    async fn attach_here(&self, m: &Member, r: &pb::AttachRequest, request: RequestId) -> Answer<pb::TextReply> {
+        let began = Instant::now();
+        let session = m.new_session();
+        let name = &r.name;
+        let mut attempt = 0u128;
+        let term = loop {
+            let v = find(&m.view.borrow().clone(), name)?;
+            let mut steal = false;
+            if let Some(a) = &v.coordinator {
+                if a.node == m.node && m.is_ours(a.session) && v.activated == v.term {
+                    return text(format!("volume {name} is attached here already"), serde_json::json!({"volume": name}));
+                }
+                steal = r.force || a.node == m.node || !self.liveness(m).await?.up.contains(&a.node);
+            }
+            // One request id per decision: a repeated decision on a newer record is a new request.
+            let id = RequestId(request.0.wrapping_add(attempt));
+            attempt += 1;
+            let cmd = Command::Attach { vol: v.id, epoch: v.epoch, node: m.node, session, steal };
+            match m.propose(id, cmd).await.map_err(|e| Status::unavailable(e.to_string()))? {
+                Ok(Reply::Attached(term)) => break term,
+                Ok(_) => return Err(Status::internal("unexpected answer to an attach")),
+                Err(Refusal::EpochMismatch { .. } | Refusal::NotReady(_)) if began.elapsed() < VISIBLE => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Err(e) => return Err(refused(e)),
+            }
+        };
+        let served = until(m, SERVING, |s| {
+            let v = s.volume_named(name)?;
+            if v.term > term {
+                return Some(Err(Status::aborted(format!("volume {name} was attached elsewhere meanwhile"))));
+            }
+            (v.activated == term && m.exports.get(name).is_some()).then_some(Ok(()))
+        });
+        match served.await {
+            Some(done) => done?,
+            None => {
+                return Err(Status::deadline_exceeded(format!(
+                    "volume {name} is attached here, but does not serve yet: too few of its in-sync replicas answer (holdfast volume show {name})"
+                )));
+            }
+        }
+        let uri = format!("nbd://{}/{name}", self.0.cfg.nbd);
+        let ms = began.elapsed().as_millis() as u64;
+        let here = &self.0.cfg.name;
+        let unix = self.0.cfg.nbd_socket.as_ref().map(|p| format!("nbd+unix:///{name}?socket={}", p.display()));
+        let json = serde_json::json!({"volume": name, "node": here, "uri": uri, "unix_uri": unix, "term": term, "ms": ms});
+        text(format!("volume {name} attached on node {here} in {ms} ms: {uri}"), json)
+    }
+}
+
+fn volume_json(v: &crate::reactor::VolumeStatus) -> serde_json::Value {
+    let shards: Vec<_> = v
+        .shards
+        .iter()
+        .map(|s| {
+            serde_json::json!({
+                "phase": format!("{:?}", s.phase), "term": s.term, "in_sync": s.in_sync, "outstanding": s.outstanding,
+                "stable": s.stable.to_string(), "reads": s.stats.reads, "writes": s.stats.writes,
+                "errors": s.stats.errors, "drops": s.stats.drops, "reconciled_blocks": s.reconciled_blocks,
+            })
+        })
+        .collect();
+    serde_json::json!({"volume": v.vol, "shards": shards, "connections": v.connections})
+}
+
+#[tonic::async_trait]
+impl Api for Service {
+    async fn init(&self, r: Request<pb::InitRequest>) -> Answer<pb::TextReply> {
+        let r = r.into_inner();
+        let _one = self.0.admin.lock().await;
+        if self.0.member.get().is_some() {
+            return Err(Status::already_exists("this node is part of a cluster already"));
+        }
+        let name = if r.name.is_empty() { "holdfast".to_string() } else { r.name };
+        let cluster = ClusterId(random());
+        // The founding state: the cluster and its first node; the log begins behind it.
+        let mut state = ClusterState::default();
+        for cmd in [Command::Init { cluster, name: name.clone() }, self.0.put_node()] {
+            let env = Envelope { v: 1, request: RequestId(random()), at_ms: crate::node::wall_ms(), cmd };
+            state.apply(&env).map_err(refused)?;
+        }
+        let image = hf_meta_core::image::encode(&state).map_err(internal)?;
+        let mut log = self.0.raft_log().map_err(internal)?;
+        if log.is_empty() {
+            log.found(1, image).map_err(internal)?;
+        }
+        drop(log);
+        self.save_identity(cluster, NodeId(1)).await?;
+        self.0.start_member().await.map_err(internal)?;
+        text(format!("cluster {name} founded ({cluster})"), serde_json::json!({"cluster": cluster, "node": 1}))
+    }
+
+    async fn join_cluster(&self, r: Request<pb::JoinClusterRequest>) -> Answer<pb::TextReply> {
+        let r = r.into_inner();
+        let _one = self.0.admin.lock().await;
+        if self.0.member.get().is_some() {
+            return Err(Status::already_exists("this node is part of a cluster already"));
+        }
+        let env = Envelope { v: 1, request: request_id(&r.request_id)?, at_ms: crate::node::wall_ms(), cmd: self.0.put_node() };
+        let envelope = env.encode().map_err(internal)?;
+        let mut targets: Vec<String> = r.seeds.clone();
+        let mut problems = Vec::new();
+        let end = Instant::now() + Duration::from_secs(15);
+        let mut i = 0;
+        while !targets.is_empty() && Instant::now() < end {
+            let addr = targets[i % targets.len()].clone();
+            i += 1;
+            let req = pb::JoinRequest { envelope: envelope.clone(), cluster: Vec::new() };
+            let ch = hf_meta_proto::channel(&addr).map_err(|e| Status::invalid_argument(format!("seed {addr}: {e}")))?;
+            let mut c = PeerClient::new(ch).max_decoding_message_size(hf_meta_proto::MAX_MESSAGE);
+            let joined = match c.join(req).await {
+                Ok(j) => j.into_inner(),
+                Err(e) => {
+                    problems.push(format!("{addr}: {}", e.message()));
+                    if problems.len() >= 3 * targets.len() {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                    continue;
+                }
+            };
+            let reply = joined.reply.unwrap_or_default();
+            if reply.not_leader || reply.unknown {
+                if !reply.leader_api.is_empty() && !targets.contains(&reply.leader_api) {
+                    targets.insert(0, reply.leader_api);
+                    i = 0;
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                continue;
+            }
+            let outcome: Outcome = serde_json::from_slice(&reply.outcome).map_err(internal)?;
+            let Reply::Node(id) = outcome.map_err(refused)? else { return Err(Status::internal("unexpected answer")) };
+            let raw: [u8; 16] = joined.cluster.as_slice().try_into().map_err(|_| internal("bad cluster id"))?;
+            std::fs::write(self.0.dir.path.join("view.json"), &joined.state).map_err(internal)?;
+            self.save_identity(ClusterId(u128::from_be_bytes(raw)), id).await?;
+            self.0.start_member().await.map_err(internal)?;
+            let name = &self.0.cfg.name;
+            return text(format!("node {name} joined as #{id}"), serde_json::json!({"node": id, "name": name}));
+        }
+        problems.dedup();
+        Err(Status::unavailable(format!(
+            "no seed could take this node in ({}); check that the address is a node's api address, that it runs, and that it is part of a cluster",
+            problems.join("; ")
+        )))
+    }
+
+    async fn status(&self, _: Request<pb::Empty>) -> Answer<pb::JsonReply> {
+        let m = self.0.member()?;
+        let v = if m.meta.status.borrow().is_leader { self.status_json(&m).await? } else { self.leader_json(&m).await? };
+        Ok(Response::new(pb::JsonReply { json: v.to_string() }))
+    }
+
+    async fn add_disk(&self, r: Request<pb::AddDiskRequest>) -> Answer<pb::TextReply> {
+        let r = r.into_inner();
+        let media = match r.media.as_str() {
+            "" => None,
+            m => match hf_policy::attributes::Media::parse(m) {
+                Some(m) => Some(m),
+                None => return Err(Status::invalid_argument(format!("media \"{m}\" is not one of nvme, ssd, hdd"))),
+            },
+        };
+        let new = crate::disks::NewDisk { path: r.path.clone().into(), size: (r.size > 0).then_some(r.size), media };
+        let id = crate::disks::add(&self.0, new).await.map_err(|e| Status::failed_precondition(format!("{e:#}")))?;
+        text(format!("disk {id} added: {}", r.path), serde_json::json!({"disk": id, "path": r.path}))
+    }
+
+    async fn create_volume(&self, r: Request<pb::CreateVolumeRequest>) -> Answer<pb::TextReply> {
+        let (m, r) = (self.0.member()?, r.into_inner());
+        let request = request_id(&r.request_id)?;
+        let attrs: AttrMap = r.attrs.into_iter().collect();
+        let live = self.liveness(&m).await?;
+        let state = m.view.borrow().clone();
+        let salt = request.0 as u64;
+        let shards = plan::create_volume(&state, &live, &r.name, &attrs, salt).map_err(refused)?;
+        let cmd = Command::CreateVolume { name: r.name.clone(), attrs, lineage: Lineage(random()), shards };
+        run(&m, request, cmd).await?;
+        let ready = until(&m, VISIBLE, |s| s.volume_named(&r.name).filter(|v| v.ready()).cloned()).await;
+        let note = if ready.is_some() { "" } else { "; its replicas are still being created" };
+        text(format!("volume {} created{note}", r.name), serde_json::json!({"volume": r.name, "ready": ready.is_some()}))
+    }
+
+    async fn delete_volume(&self, r: Request<pb::VolumeRequest>) -> Answer<pb::TextReply> {
+        let (m, r) = (self.0.member()?, r.into_inner());
+        let v = find(&m.view.borrow().clone(), &r.name)?;
+        run(&m, request_id(&r.request_id)?, Command::DeleteVolume { vol: v.id, epoch: v.epoch }).await?;
+        until(&m, VISIBLE, |s| (!s.volumes.contains_key(&v.id)).then_some(())).await;
+        text(format!("volume {} deleted", r.name), serde_json::json!({"volume": r.name}))
+    }
+
+    async fn set_policy(&self, r: Request<pb::CreateVolumeRequest>) -> Answer<pb::TextReply> {
+        let (m, r) = (self.0.member()?, r.into_inner());
+        let request = request_id(&r.request_id)?;
+        let change: AttrMap = r.attrs.into_iter().collect();
+        let live = self.liveness(&m).await?;
+        let state = m.view.borrow().clone();
+        let v = find(&state, &r.name)?;
+        let new_shards = plan::set_policy(&state, &live, &v, &change, request.0 as u64).map_err(refused)?;
+        let cmd = Command::SetPolicy { vol: v.id, epoch: v.epoch, change, new_shards };
+        run(&m, request, cmd).await?;
+        until(&m, VISIBLE, |s| s.volumes.get(&v.id).filter(|n| n.epoch > v.epoch && n.ready()).map(|_| ())).await;
+        text(format!("volume {} changed", r.name), serde_json::json!({"volume": r.name}))
+    }
+
+    async fn attach(&self, r: Request<pb::AttachRequest>) -> Answer<pb::TextReply> {
+        let (m, r) = (self.0.member()?, r.into_inner());
+        let request = request_id(&r.request_id)?;
+        let target = match r.node.as_str() {
+            "" => m.node,
+            name => {
+                let found = m.view.borrow().node_named(name).map(|n| n.id);
+                found.ok_or_else(|| refused(Refusal::NotFound { kind: "node".into(), name: name.into() }))?
+            }
+        };
+        if target != m.node {
+            let ask = pb::AttachRequest { node: String::new(), ..r.clone() };
+            return self.api_of(&m, target)?.attach(ask).await;
+        }
+        self.attach_here(&m, &r, request).await
+    }
+
+    async fn detach(&self, r: Request<pb::VolumeRequest>) -> Answer<pb::TextReply> {
+        let (m, r) = (self.0.member()?, r.into_inner());
+        let v = find(&m.view.borrow().clone(), &r.name)?;
+        let Some(a) = v.coordinator.clone() else {
+            return text(format!("volume {} is not attached", r.name), serde_json::json!({"volume": r.name}));
+        };
+        if a.node != m.node {
+            if r.forwarded {
+                return Err(Status::unavailable("the attachment moved; try again"));
+            }
+            let name = m.view.borrow().node_name(a.node);
+            let ask = pb::VolumeRequest { forwarded: true, ..r };
+            let asked = self.api_of(&m, a.node)?.detach(ask).await;
+            return asked.map_err(|e| match e.code() {
+                tonic::Code::Unavailable => Status::unavailable(format!(
+                    "node {name}, where the volume is attached, does not answer; attach it elsewhere with --force: {}",
+                    e.message()
+                )),
+                _ => e,
+            });
+        }
+        m.exports.remove(v.id, a.session);
+        for r in &m.reactors {
+            r.send(crate::reactor::Mail::StopVolume { vol: v.id });
+        }
+        let gone = until(&m, SERVING, |s| {
+            let now = s.volumes.get(&v.id).and_then(|x| x.coordinator.as_ref()).map(|x| x.session);
+            (now != Some(a.session)).then_some(())
+        });
+        match gone.await {
+            Some(()) => text(format!("volume {} detached", r.name), serde_json::json!({"volume": r.name})),
+            None => Err(Status::deadline_exceeded("the volume does not drain: writes wait for replicas")),
+        }
+    }
+
+    type EventsStream = Pin<Box<dyn Stream<Item = Result<pb::JsonReply, Status>> + Send>>;
+
+    async fn events(&self, r: Request<pb::WatchRequest>) -> Answer<Self::EventsStream> {
+        let m = self.0.member()?;
+        let r = r.into_inner();
+        let mut at = r.from_revision;
+        let states: Pin<Box<dyn Stream<Item = Arc<ClusterState>> + Send>> = if r.follow {
+            Box::pin(tokio_stream::wrappers::WatchStream::new(m.view.clone()))
+        } else {
+            Box::pin(tokio_stream::once(m.view.borrow().clone()))
+        };
+        let out = states
+            .map(move |s| {
+                let new: Vec<_> = s.events.iter().filter(|e| e.rev > at).cloned().collect();
+                at = at.max(s.revision);
+                tokio_stream::iter(new)
+            })
+            .map(|batch| batch.map(|e| serde_json::to_string(&e).map(|json| pb::JsonReply { json }).map_err(internal)));
+        Ok(Response::new(Box::pin(flatten(out))))
+    }
+}
+
+/// One stream after another.
+fn flatten<S, T>(mut outer: S) -> impl Stream<Item = T> + Send
+where
+    S: Stream + Send + Unpin + 'static,
+    S::Item: Stream<Item = T> + Send + Unpin,
+    T: Send + 'static,
+{
+    let (tx, rx) = tokio::sync::mpsc::channel(64);
+    tokio::spawn(async move {
+        while let Some(mut inner) = outer.next().await {
+            while let Some(item) = inner.next().await {
+                if tx.send(item).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    tokio_stream::wrappers::ReceiverStream::new(rx)
+}
+
+#[tonic::async_trait]
+impl Peer for Service {
+    async fn raft(&self, r: Request<pb::RaftRequest>) -> Answer<pb::Empty> {
+        self.0.peer_service()?.raft(r).await
+    }
+    async fn propose(&self, r: Request<pb::ProposeRequest>) -> Answer<pb::ProposeReply> {
+        self.0.peer_service()?.propose(r).await
+    }
+    async fn join(&self, r: Request<pb::JoinRequest>) -> Answer<pb::JoinReply> {
+        self.0.peer_service()?.join(r).await
+    }
+    type WatchStream = DeltaStream;
+    async fn watch(&self, r: Request<pb::WatchRequest>) -> Answer<DeltaStream> {
+        let m = self.0.member()?;
+        Ok(Response::new(deltas(m.view.clone(), r.into_inner().from_revision)))
+    }
+    async fn heartbeat(&self, r: Request<pb::HeartbeatRequest>) -> Answer<pb::HeartbeatReply> {
+        self.0.peer_service()?.heartbeat(r).await
+    }
+}

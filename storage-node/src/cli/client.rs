@@ -1,0 +1,119 @@
+//! The client's calls. Each mutating call has one request id and is repeated with it, on every endpoint in turn, until
+//! somebody answers.
+
+use super::Failure;
+use crate::identity::random;
+use hf_meta_proto::pb::{self, api_client::ApiClient};
+use hf_policy::RequestId;
+use hf_policy::policy::AttrMap;
+use std::future::Future;
+use std::time::Duration;
+use tonic::transport::Channel;
+use tonic::{Code, Response, Status};
+
+/// A client of some endpoints.
+pub struct Client {
+    endpoints: Vec<String>,
+}
+
+/// How long one call may take: an attach waits for take-over.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn failure(e: Status) -> Failure {
+    let code = match e.code() {
+        Code::NotFound => 3,
+        Code::FailedPrecondition | Code::AlreadyExists | Code::Aborted => 4,
+        Code::InvalidArgument => 2,
+        Code::Unavailable | Code::DeadlineExceeded => 5,
+        _ => 1,
+    };
+    Failure { error: anyhow::anyhow!("{}", e.message()), code }
+}
+
+fn id() -> String {
+    RequestId(random()).to_string()
+}
+
+impl Client {
+    /// A client of these API addresses.
+    pub fn new(endpoints: &[String]) -> Client {
+        Client { endpoints: endpoints.to_vec() }
+    }
+
+    async fn call<T, F>(&self, f: impl Fn(ApiClient<Channel>) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let mut last = None;
+        for e in &self.endpoints {
+            let channel = hf_meta_proto::channel(e).map_err(|x| Failure { error: anyhow::anyhow!("endpoint {e}: {x}"), code: 2 })?;
+            let client = ApiClient::new(channel).max_decoding_message_size(hf_meta_proto::MAX_MESSAGE);
+            match tokio::time::timeout(PATIENCE, f(client)).await {
+                Ok(Ok(r)) => return Ok(r.into_inner()),
+                // Nobody there: the next endpoint; anything else is an answer.
+                Ok(Err(s)) if s.code() == Code::Unavailable && s.metadata().is_empty() => {
+                    last = Some(Status::unavailable(format!("{e}: {}", s.message())));
+                }
+                Ok(Err(s)) => return Err(failure(s)),
+                Err(_) => last = Some(Status::deadline_exceeded(format!("{e}: no answer within {PATIENCE:?}"))),
+            }
+        }
+        let why = last.unwrap_or_else(|| Status::unavailable("no endpoint given"));
+        Err(Failure { error: anyhow::anyhow!("{} (is the node running? set --endpoint or HOLDFAST_ENDPOINT to its api address)", why.message()), code: 5 })
+    }
+
+    /// Founds a cluster.
+    pub async fn init(&self, name: &str) -> Result<pb::TextReply, Failure> {
+        let req = pb::InitRequest { name: name.into(), request_id: id() };
+        self.call(|mut c| { let req = req.clone(); async move { c.init(req).await } }).await
+    }
+    /// Joins one.
+    pub async fn join(&self, seeds: &[String]) -> Result<pb::TextReply, Failure> {
+        let req = pb::JoinClusterRequest { seeds: seeds.to_vec(), request_id: id() };
+        self.call(|mut c| { let req = req.clone(); async move { c.join_cluster(req).await } }).await
+    }
+    /// Everything.
+    pub async fn status(&self) -> Result<serde_json::Value, Failure> {
+        let r = self.call(|mut c| async move { c.status(pb::Empty {}).await }).await?;
+        serde_json::from_str(&r.json).map_err(|e| anyhow::anyhow!("unreadable answer: {e}").into())
+    }
+    /// Adds a disk.
+    pub async fn add_disk(&self, path: &str, size: u64, media: &str) -> Result<pb::TextReply, Failure> {
+        let req = pb::AddDiskRequest { path: path.into(), size, media: media.into(), request_id: id() };
+        self.call(|mut c| { let req = req.clone(); async move { c.add_disk(req).await } }).await
+    }
+    /// Creates a volume.
+    pub async fn create_volume(&self, name: &str, attrs: AttrMap) -> Result<pb::TextReply, Failure> {
+        let req = pb::CreateVolumeRequest { name: name.into(), attrs: attrs.into_iter().collect(), request_id: id() };
+        self.call(|mut c| { let req = req.clone(); async move { c.create_volume(req).await } }).await
+    }
+    /// Changes a policy.
+    pub async fn set_policy(&self, name: &str, attrs: AttrMap) -> Result<pb::TextReply, Failure> {
+        let req = pb::CreateVolumeRequest { name: name.into(), attrs: attrs.into_iter().collect(), request_id: id() };
+        self.call(|mut c| { let req = req.clone(); async move { c.set_policy(req).await } }).await
+    }
+    /// Deletes a volume.
+    pub async fn delete_volume(&self, name: &str) -> Result<pb::TextReply, Failure> {
+        let req = pb::VolumeRequest { name: name.into(), request_id: id(), ..Default::default() };
+        self.call(|mut c| { let req = req.clone(); async move { c.delete_volume(req).await } }).await
+    }
+    /// Attaches a volume.
+    pub async fn attach(&self, name: &str, node: &str, force: bool) -> Result<pb::TextReply, Failure> {
+        let req = pb::AttachRequest { name: name.into(), node: node.into(), force, request_id: id() };
+        self.call(|mut c| { let req = req.clone(); async move { c.attach(req).await } }).await
+    }
+    /// Detaches a volume.
+    pub async fn detach(&self, name: &str) -> Result<pb::TextReply, Failure> {
+        let req = pb::VolumeRequest { name: name.into(), request_id: id(), ..Default::default() };
+        self.call(|mut c| { let req = req.clone(); async move { c.detach(req).await } }).await
+    }
+    /// Events, one by one.
+    pub async fn events(&self, follow: bool, mut on: impl FnMut(&str)) -> Result<(), Failure> {
+        let req = pb::WatchRequest { from_revision: 0, follow };
+        let mut stream = self.call(|mut c| async move { c.events(req).await }).await?;
+        while let Some(e) = stream.message().await.map_err(failure)? {
+            on(&e.json);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,223 @@
+//! Printing results: tables for people, JSON for programs.
+
+use super::{Failure, Format};
+use hf_meta_proto::pb::TextReply;
+use hf_policy::format_size;
+use serde_json::Value;
+
+fn json(v: &Value) -> Result<(), Failure> {
+    println!("{}", serde_json::to_string_pretty(v).map_err(anyhow::Error::from)?);
+    Ok(())
+}
+
+pub fn text(r: TextReply, o: Format) -> Result<(), Failure> {
+    match o {
+        Format::Text => println!("{}", r.text),
+        Format::Json => println!("{}", r.json),
+    }
+    Ok(())
+}
+
+fn table(head: &[&str], rows: Vec<Vec<String>>) {
+    let width = |i: usize| rows.iter().map(|r| r[i].chars().count()).chain([head[i].len()]).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let line = |cells: Vec<&str>| {
+        let padded: Vec<String> = cells.iter().zip(&widths).map(|(c, w)| format!("{c:<w$}")).collect();
+        println!("{}", padded.join("  ").trim_end());
+    };
+    line(head.to_vec());
+    rows.iter().for_each(|r| line(r.iter().map(String::as_str).collect()));
+}
+
+fn objects<'a>(s: &'a Value, key: &str) -> Vec<&'a Value> {
+    let mut list: Vec<&Value> = s[key].as_object().map(|o| o.values().collect()).unwrap_or_default();
+    list.sort_by_key(|v| v["id"].as_u64());
+    list
+}
+
+fn word(v: &Value) -> String {
+    match v {
+        Value::String(s) => s.clone(),
+        Value::Null => "–".into(),
+        other => other.to_string(),
+    }
+}
+
+fn node_name(s: &Value, id: &Value) -> String {
+    s["nodes"][id.to_string()]["name"].as_str().map_or_else(|| format!("#{id}"), String::from)
+}
+
+fn is_up(s: &Value, id: &Value) -> bool {
+    s["up"].as_array().is_some_and(|u| u.contains(id))
+}
+
+fn in_list(s: &Value, key: &str, id: &Value) -> bool {
+    s[key].as_array().is_some_and(|u| u.contains(id))
+}
+
+pub fn nodes(s: &Value, o: Format) -> Result<(), Failure> {
+    if o == Format::Json {
+        let list: Vec<Value> = objects(s, "nodes")
+            .into_iter()
+            .map(|n| {
+                let mut n = n.clone();
+                n["up"] = is_up(s, &n["id"]).into();
+                n["voter"] = in_list(s, "voters", &n["id"]).into();
+                n["leader"] = (s["leader"] == n["id"]).into();
+                n
+            })
+            .collect();
+        return json(&Value::Array(list));
+    }
+    let row = |n: &Value| {
+        let role = match () {
+            () if s["leader"] == n["id"] => "leader",
+            () if in_list(s, "voters", &n["id"]) => "voter",
+            () if in_list(s, "learners", &n["id"]) => "learner",
+            () => "follower",
+        };
+        let up = if is_up(s, &n["id"]) { "up" } else { "down" };
+        vec![word(&n["id"]), word(&n["name"]), up.into(), role.into(), word(&n["addr"]["api"]), word(&n["addr"]["nbd"])]
+    };
+    table(&["ID", "NAME", "STATE", "METADATA", "API", "NBD"], objects(s, "nodes").into_iter().map(row).collect());
+    Ok(())
+}
+
+pub fn disks(s: &Value, o: Format) -> Result<(), Failure> {
+    if o == Format::Json {
+        let list: Vec<Value> = objects(s, "disks")
+            .into_iter()
+            .map(|d| {
+                let mut d = d.clone();
+                d["used"] = s["used"][d["id"].to_string()].clone();
+                d
+            })
+            .collect();
+        return json(&Value::Array(list));
+    }
+    let row = |d: &Value| {
+        let used = s["used"][d["id"].to_string()].as_u64();
+        let state = match &d["state"] {
+            Value::String(s) => s.clone(),
+            other => format!("failed: {}", word(&other["failed"])),
+        };
+        vec![
+            word(&d["id"]),
+            node_name(s, &d["node"]),
+            word(&d["path"]),
+            word(&d["media"]),
+            format_size(d["capacity"].as_u64().unwrap_or(0)),
+            used.map_or("–".into(), format_size),
+            state,
+        ]
+    };
+    table(&["ID", "NODE", "PATH", "MEDIA", "CAPACITY", "USED", "STATE"], objects(s, "disks").into_iter().map(row).collect());
+    Ok(())
+}
+
+fn replicas(v: &Value) -> Vec<&Value> {
+    let shards = v["shards"].as_array().map(|a| a.iter().collect::<Vec<_>>()).unwrap_or_default();
+    shards.into_iter().flat_map(|s| s["replicas"].as_object().map(|o| o.values().collect::<Vec<_>>()).unwrap_or_default()).collect()
+}
+
+/// One word for how a volume is.
+fn health(s: &Value, v: &Value) -> String {
+    let all = replicas(v);
+    let in_sync = all.iter().filter(|r| r["state"] == "in_sync").count();
+    if all.iter().any(|r| r["state"] == "in_sync" && r["store_uuid"].is_null()) {
+        return "creating".into();
+    }
+    let down = all.iter().filter(|r| r["state"] == "in_sync" && !is_up(s, &r["node"])).count();
+    match () {
+        () if in_sync < all.len() => format!("degraded {in_sync}/{}", all.len()),
+        () if down > 0 => format!("{down} replica node(s) down"),
+        () => "ok".into(),
+    }
+}
+
+fn attached(s: &Value, v: &Value) -> String {
+    match &v["coordinator"] {
+        Value::Null => "–".into(),
+        a => node_name(s, &a["node"]),
+    }
+}
+
+pub fn volumes(s: &Value, o: Format) -> Result<(), Failure> {
+    if o == Format::Json {
+        return json(&Value::Array(objects(s, "volumes").into_iter().cloned().collect()));
+    }
+    let row = |v: &Value| {
+        let nodes: Vec<String> = replicas(v).iter().map(|r| node_name(s, &r["node"])).collect();
+        vec![word(&v["name"]), format_size(v["size"].as_u64().unwrap_or(0)), health(s, v), attached(s, v), nodes.join(",")]
+    };
+    table(&["NAME", "SIZE", "STATE", "ATTACHED", "REPLICAS"], objects(s, "volumes").into_iter().map(row).collect());
+    Ok(())
+}
+
+pub fn volume(s: &Value, name: &str, o: Format) -> Result<(), Failure> {
+    let Some(v) = objects(s, "volumes").into_iter().find(|v| v["name"] == name) else {
+        return Err(Failure { error: anyhow::anyhow!("no volume {name}"), code: 3 });
+    };
+    if o == Format::Json {
+        return json(v);
+    }
+    println!("volume    {name} (#{})", v["id"]);
+    println!("size      {}", format_size(v["size"].as_u64().unwrap_or(0)));
+    println!("state     {}", health(s, v));
+    println!("attached  {}  (term {}, epoch {})", attached(s, v), v["term"], v["epoch"]);
+    if let Some(a) = v["attrs"].as_object() {
+        let words: Vec<String> = a.iter().map(|(k, x)| format!("{k}={}", word(x))).collect();
+        println!("policy    {}", words.join(" "));
+    }
+    if let Some(a) = v["coordinator"].as_object() {
+        println!("uri       nbd://{}/{name}", word(&s["nodes"][a["node"].to_string()]["addr"]["nbd"]));
+    }
+    println!();
+    let row = |r: &Value| {
+        let state = match &r["state"] {
+            Value::String(w) => w.clone(),
+            Value::Object(o) => o.keys().next().cloned().unwrap_or_default(),
+            _ => String::new(),
+        };
+        let up = if is_up(s, &r["node"]) { "up" } else { "down" };
+        vec![word(&r["rid"]), node_name(s, &r["node"]), word(&r["disk"]), state, up.into()]
+    };
+    table(&["REPLICA", "NODE", "DISK", "STATE", "NODE STATE"], replicas(v).into_iter().map(row).collect());
+    Ok(())
+}
+
+pub fn cluster(s: &Value, o: Format) -> Result<(), Failure> {
+    if o == Format::Json {
+        return json(s);
+    }
+    let count = |k: &str| s[k].as_object().map_or(0, |m| m.len());
+    let up = s["up"].as_array().map_or(0, Vec::len);
+    println!("cluster   {} ({})", word(&s["name"]), word(&s["cluster"]));
+    let leader = if s["leader"].is_null() { "none: no change is possible, attached volumes go on".into() } else { node_name(s, &s["leader"]) };
+    println!("leader    {leader}");
+    println!("voters    {}", s["voters"].as_array().map_or(0, Vec::len));
+    println!("nodes     {} ({up} up)", count("nodes"));
+    println!("disks     {}", count("disks"));
+    let bad = objects(s, "volumes").into_iter().filter(|v| health(s, v) != "ok").count();
+    println!("volumes   {} ({bad} not ok)", count("volumes"));
+    Ok(())
+}
+
+pub fn attributes(o: Format) -> Result<(), Failure> {
+    if o == Format::Text {
+        print!("{}", hf_policy::attribute::reference());
+        return Ok(());
+    }
+    let row = |a: &hf_policy::Attribute| {
+        serde_json::json!({"key": a.key, "values": a.values, "default": a.default, "online": a.online.text(), "since": a.since, "help": a.help})
+    };
+    json(&hf_policy::TABLE.iter().map(row).collect())
+}
+
+pub fn event(raw: &str, o: Format) {
+    let parsed: Option<Value> = serde_json::from_str(raw).ok();
+    match (o, parsed) {
+        (Format::Text, Some(e)) => println!("{:>6}  {:<18} {}", e["rev"], word(&e["kind"]), word(&e["text"])),
+        _ => println!("{raw}"),
+    }
+}

@@ -1,0 +1,171 @@
+//! The daemon's configuration: one TOML file; every key is also a flag and an environment variable. Unknown keys are refused.
+
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// `holdfast node`: the daemon.
+#[derive(clap::Args, Debug, Clone, Default)]
+pub struct NodeArgs {
+    /// Configuration file (TOML). Flags and environment variables win over it.
+    #[arg(long, env = "HOLDFAST_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// This node's name: unique in the cluster.
+    #[arg(long, env = "HOLDFAST_NAME")]
+    pub name: Option<String>,
+    /// Where the node keeps its identity and metadata.
+    #[arg(long, env = "HOLDFAST_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Address of the control plane (API, metadata), host:port.
+    #[arg(long, env = "HOLDFAST_API")]
+    pub api: Option<String>,
+    /// Address of replication, host:port.
+    #[arg(long, env = "HOLDFAST_DATA")]
+    pub data: Option<String>,
+    /// Address of the NBD export, host:port.
+    #[arg(long, env = "HOLDFAST_NBD")]
+    pub nbd: Option<String>,
+    /// Unix socket of the NBD export.
+    #[arg(long, env = "HOLDFAST_NBD_SOCKET")]
+    pub nbd_socket: Option<PathBuf>,
+    /// Address of /metrics and /healthz, host:port.
+    #[arg(long, env = "HOLDFAST_HTTP")]
+    pub http: Option<String>,
+    /// Reactors (default: one per core, at most one per disk).
+    #[arg(long, env = "HOLDFAST_REACTORS")]
+    pub reactors: Option<usize>,
+    /// How disks are accessed: io_uring or threads.
+    #[arg(long, env = "HOLDFAST_DISK_BACKEND", value_parser = ["io_uring", "threads"])]
+    pub disk_backend: Option<String>,
+    /// Log format: text or json.
+    #[arg(long, env = "HOLDFAST_LOG_FORMAT", value_parser = ["text", "json"])]
+    pub log_format: Option<String>,
+}
+
+/// The file.
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields)]
+struct File {
+    name: Option<String>,
+    data_dir: Option<PathBuf>,
+    api: Option<String>,
+    data: Option<String>,
+    nbd: Option<String>,
+    nbd_socket: Option<PathBuf>,
+    http: Option<String>,
+    reactors: Option<usize>,
+    disk_backend: Option<String>,
+    log_format: Option<String>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    #[serde(default)]
+    disk: Vec<DiskConfig>,
+}
+
+/// A disk that the node adds when it joins a cluster.
+#[derive(Deserialize, Debug, Clone)]
+#[serde(deny_unknown_fields)]
+pub struct DiskConfig {
+    /// Directory or block device.
+    pub path: PathBuf,
+    /// How much of a directory's file system to use.
+    pub size: Option<String>,
+    /// nvme, ssd, hdd; guessed if not given.
+    pub media: Option<String>,
+}
+
+/// Everything, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Node name.
+    pub name: String,
+    /// Data directory.
+    pub data_dir: PathBuf,
+    /// Control plane address.
+    pub api: String,
+    /// Replication address.
+    pub data: String,
+    /// NBD address.
+    pub nbd: String,
+    /// NBD Unix socket.
+    pub nbd_socket: Option<PathBuf>,
+    /// Metrics address.
+    pub http: Option<String>,
+    /// Reactors.
+    pub reactors: usize,
+    /// Do not use io_uring.
+    pub force_threads: bool,
+    /// JSON logs.
+    pub json_logs: bool,
+    /// Topology and free labels.
+    pub labels: BTreeMap<String, String>,
+    /// Disks to add.
+    pub disks: Vec<DiskConfig>,
+}
+
+impl Config {
+    /// File, environment and flags, all problems at once.
+    pub fn load(args: NodeArgs) -> anyhow::Result<Config> {
+        let file = match &args.config {
+            None => File::default(),
+            Some(path) => read(path)?,
+        };
+        let mut problems = Vec::new();
+        let name = args.name.or(file.name).unwrap_or_default();
+        if let Err(why) = hf_policy::policy::valid_name(&name) {
+            problems.push(format!("name = \"{name}\": {why}"));
+        }
+        let data_dir = args.data_dir.or(file.data_dir).unwrap_or_default();
+        if data_dir.as_os_str().is_empty() {
+            problems.push("data_dir is missing: say where the node keeps its metadata".into());
+        }
+        let mut address = |key: &str, v: Option<String>, default: &str| {
+            let v = v.unwrap_or_else(|| default.to_string());
+            let port = v.rsplit_once(':').and_then(|(h, p)| (!h.is_empty()).then(|| p.parse::<u16>().ok())?);
+            if port.is_none() {
+                problems.push(format!("{key} = \"{v}\" is not host:port"));
+            }
+            v
+        };
+        let api = address("api", args.api.or(file.api), "127.0.0.1:7420");
+        let data = address("data", args.data.or(file.data), "127.0.0.1:7421");
+        let nbd = address("nbd", args.nbd.or(file.nbd), "127.0.0.1:10809");
+        let http = args.http.or(file.http).map(|v| address("http", Some(v), ""));
+        let backend = args.disk_backend.or(file.disk_backend).unwrap_or_else(|| "io_uring".into());
+        if !["io_uring", "threads"].contains(&backend.as_str()) {
+            problems.push(format!("disk_backend = \"{backend}\" is neither io_uring nor threads"));
+        }
+        for d in &file.disk {
+            if let Some(Err(why)) = d.size.as_deref().map(hf_policy::parse_size) {
+                problems.push(format!("disk {}: size = {why}", d.path.display()));
+            }
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let reactors = args.reactors.or(file.reactors).unwrap_or_else(|| cores.min(file.disk.len().max(1)));
+        if reactors == 0 || reactors > 256 {
+            problems.push(format!("reactors = {reactors} is not from 1 to 256"));
+        }
+        if !problems.is_empty() {
+            anyhow::bail!("the configuration cannot be used:\n  {}", problems.join("\n  "));
+        }
+        Ok(Config {
+            name,
+            data_dir,
+            api,
+            data,
+            nbd,
+            nbd_socket: args.nbd_socket.or(file.nbd_socket),
+            http,
+            reactors,
+            force_threads: backend == "threads",
+            json_logs: args.log_format.or(file.log_format).as_deref() == Some("json"),
+            labels: file.labels,
+            disks: file.disk,
+        })
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<File> {
+    let text = std::fs::read_to_string(path).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
+    toml::from_str(&text).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))
+}

@@ -1,0 +1,145 @@
+//! `holdfast dev`: a small cluster on this machine, for trying it out. Ctrl-C stops everything; the data stays in its
+//! directory, and the next start goes on with it.
+
+use crate::cli::{Client, Failure};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+use tokio::process::{Child, Command};
+
+/// `holdfast dev`.
+#[derive(clap::Args, Debug)]
+pub struct DevArgs {
+    /// How many nodes.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
+    nodes: u16,
+    /// Where their data goes.
+    #[arg(long, default_value = "holdfast-dev")]
+    dir: PathBuf,
+    /// Size of each node's one disk.
+    #[arg(long, default_value = "2GiB")]
+    disk_size: String,
+    /// First port; each node takes four from here on.
+    #[arg(long, default_value_t = 7420)]
+    port: u16,
+    /// Cluster up, then stop again (for scripts).
+    #[arg(long, hide = true)]
+    once: bool,
+}
+
+fn config(a: &DevArgs, dir: &Path, i: u16) -> String {
+    let p = a.port + i * 10;
+    let d = dir.display();
+    format!(
+        "name = \"n{n}\"\ndata_dir = \"{d}/n{n}/data\"\napi = \"127.0.0.1:{p}\"\ndata = \"127.0.0.1:{}\"\nnbd = \"127.0.0.1:{}\"\nhttp = \"127.0.0.1:{}\"\nnbd_socket = \"{d}/n{n}/nbd.sock\"\n\n[[disk]]\npath = \"{d}/n{n}/disk\"\nsize = \"{}\"\n",
+        p + 1,
+        p + 2,
+        p + 3,
+        a.disk_size,
+        n = i + 1,
+    )
+}
+
+/// Runs until Ctrl-C.
+pub async fn run(a: DevArgs) -> Result<(), Failure> {
+    hf_policy::parse_size(&a.disk_size).map_err(|e| anyhow::anyhow!("disk-size: {e}"))?;
+    std::fs::create_dir_all(&a.dir).map_err(anyhow::Error::from)?;
+    let dir = std::fs::canonicalize(&a.dir).map_err(anyhow::Error::from)?;
+    let exe = std::env::current_exe().map_err(anyhow::Error::from)?;
+    let mut children = Vec::new();
+    for i in 0..a.nodes {
+        let home = dir.join(format!("n{}", i + 1));
+        std::fs::create_dir_all(home.join("disk")).map_err(anyhow::Error::from)?;
+        let file = home.join("node.toml");
+        std::fs::write(&file, config(&a, &dir, i)).map_err(anyhow::Error::from)?;
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(home.join("log")).map_err(anyhow::Error::from)?;
+        let errors = log.try_clone().map_err(anyhow::Error::from)?;
+        let child = Command::new(&exe)
+            .args(["node", "--config"])
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(anyhow::Error::from)?;
+        children.push(child);
+    }
+    let result = up(&a, &dir, &mut children).await;
+    if result.is_ok() && !a.once {
+        let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(anyhow::Error::from)?;
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = term.recv() => {}
+        }
+    }
+    println!("stopping");
+    for c in &children {
+        if let Some(pid) = c.id() {
+            // SAFETY: signals a child of ours that has not been waited for.
+            unsafe { libc::kill(pid as i32, libc::SIGTERM) };
+        }
+    }
+    for c in &mut children {
+        let _ = tokio::time::timeout(Duration::from_secs(40), c.wait()).await;
+    }
+    result
+}
+
+async fn up(a: &DevArgs, dir: &Path, children: &mut [Child]) -> Result<(), Failure> {
+    let api = |i: u16| format!("127.0.0.1:{}", a.port + i * 10);
+    let began = Instant::now();
+    let alive = |children: &mut [Child]| -> Result<(), Failure> {
+        for (i, c) in children.iter_mut().enumerate() {
+            if let Ok(Some(s)) = c.try_wait() {
+                let log = std::fs::read_to_string(dir.join(format!("n{}/log", i + 1))).unwrap_or_default();
+                let tail: Vec<&str> = log.lines().rev().take(3).collect();
+                let tail: Vec<&str> = tail.into_iter().rev().collect();
+                return Err(anyhow::anyhow!("node n{} ended ({s}):\n{}", i + 1, tail.join("\n")).into());
+            }
+        }
+        Ok(())
+    };
+    for i in 0..a.nodes {
+        loop {
+            alive(children)?;
+            let c = Client::new(&[api(i)]);
+            let known = c.status().await.is_ok();
+            let done = known
+                || if i == 0 { c.init("dev").await.is_ok() } else { c.join(&[api(0)]).await.is_ok() };
+            if done {
+                break;
+            }
+            if began.elapsed() > Duration::from_secs(60) {
+                return Err(anyhow::anyhow!("node n{} does not come up; see {}/n{}/log", i + 1, dir.display(), i + 1).into());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    let c = Client::new(&[api(0)]);
+    loop {
+        alive(children)?;
+        let ready = c.status().await.is_ok_and(|s| {
+            let n = usize::from(a.nodes);
+            let count = |k: &str| s[k].as_object().map_or(0, |o| o.len());
+            let up = s["up"].as_array().map_or(0, Vec::len);
+            count("disks") >= n && up >= n && (n < 3 || s["voters"].as_array().map_or(0, Vec::len) >= 3)
+        });
+        if ready {
+            break;
+        }
+        if began.elapsed() > Duration::from_secs(90) {
+            return Err(anyhow::anyhow!("the cluster does not become ready; see {}/n*/log", dir.display()).into());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    println!("{} nodes are up in {:.1} s, data in {}", a.nodes, began.elapsed().as_secs_f32(), dir.display());
+    println!("\nTry, in another terminal:\n");
+    println!("  export HOLDFAST_ENDPOINT={}", api(0));
+    println!("  holdfast node list");
+    println!("  holdfast volume create v1 size=1GiB replicas={}", a.nodes.min(3));
+    println!("  holdfast volume attach v1 --node n1");
+    println!("  nbdinfo nbd://127.0.0.1:{}/v1", a.port + 2);
+    println!("\nCtrl-C stops all nodes; the next start goes on with the same data.");
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! A disk's file: a preallocated file in a directory, or a raw block device; opened for O_DIRECT. Formatting, opening and
+//! probing go through plain blocking calls here.
+//!
+//! All crash-safe file tricks of the daemon are in this module: preallocate, sync the file, sync its directory (C11); refuse
+//! a file system or device whose alignment does not fit (C9); syncfs once before trusting what is read.
+
+use bytes::Bytes;
+use hf_repl::AlignedBuf;
+use hf_store::{DiskError, RawDisk};
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// The file's name inside a directory disk.
+pub const FILE_NAME: &str = "holdfast.disk";
+
+/// A disk that cannot be used, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenDiskError {
+    /// The operating system.
+    #[error("{path}: {what}: {source}")]
+    Io {
+        /// Which.
+        path: String,
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Not something a disk can be.
+    #[error("{0} is neither a directory nor a block device")]
+    Kind(String),
+    /// A directory disk needs a size when it is made.
+    #[error("{0} is a directory: say how much of it to use (size=…)")]
+    NoSize(String),
+    /// Not enough space.
+    #[error("{path}: its file system has {free} free, {wanted} are asked for")]
+    NoSpace {
+        /// Which.
+        path: String,
+        /// Free.
+        free: String,
+        /// Wanted.
+        wanted: String,
+    },
+    /// The store.
+    #[error("{path}: {source}")]
+    Store {
+        /// Which.
+        path: String,
+        /// Why.
+        source: hf_store::OpenError,
+    },
+}
+
+/// An open disk.
+#[derive(Debug)]
+pub struct DiskFile {
+    /// The directory or device.
+    pub path: PathBuf,
+    /// The file or device.
+    pub file: File,
+    /// Bytes.
+    pub size: u64,
+    /// Rotating, flash, …: as the kernel says.
+    pub rotational: bool,
+}
+
+fn io(path: &Path, what: &'static str) -> impl FnOnce(std::io::Error) -> OpenDiskError {
+    let path = path.display().to_string();
+    move |source| OpenDiskError::Io { path, what, source }
+}
+
+fn open_direct(path: &Path, create: bool) -> Result<File, OpenDiskError> {
+    let mut o = OpenOptions::new();
+    o.read(true).write(true).custom_flags(libc::O_DIRECT | libc::O_CLOEXEC);
+    if create {
+        o.create_new(true).mode(0o600);
+    }
+    o.open(path).map_err(io(path, "cannot be opened for direct I/O"))
+}
+
+impl DiskFile {
+    /// Opens what is there. `Ok(None)`: a directory without a disk file.
+    pub fn open(path: &Path) -> Result<Option<DiskFile>, OpenDiskError> {
+        let meta = std::fs::metadata(path).map_err(io(path, "cannot be looked at"))?;
+        let target = if meta.is_dir() {
+            path.join(FILE_NAME)
+        } else if meta.file_type().is_block_device() {
+            path.to_path_buf()
+        } else {
+            return Err(OpenDiskError::Kind(path.display().to_string()));
+        };
+        if meta.is_dir() && !target.try_exists().map_err(io(path, "cannot be looked at"))? {
+            return Ok(None);
+        }
+        let file = open_direct(&target, false)?;
+        let size = if meta.is_dir() {
+            // What a crashed process left in the page cache must not be taken for what is on the media.
+            // SAFETY: plain system call on an open descriptor.
+            unsafe { libc::syncfs(file.as_raw_fd()) };
+            file.metadata().map_err(io(&target, "cannot be looked at"))?.len()
+        } else {
+            use std::io::{Seek, SeekFrom};
+            (&file).seek(SeekFrom::End(0)).map_err(io(&target, "has no size"))?
+        };
+        Self::finish(path, file, size).map(Some)
+    }
+
+    /// Makes the file of a directory disk: all its space, durable, before anything relies on it (C11).
+    pub fn create(dir: &Path, size: u64) -> Result<DiskFile, OpenDiskError> {
+        let target = dir.join(FILE_NAME);
+        let free = free_space(dir).map_err(io(dir, "cannot be looked at"))?;
+        if free < size {
+            let (free, wanted) = (hf_policy::format_size(free), hf_policy::format_size(size));
+            return Err(OpenDiskError::NoSpace { path: dir.display().to_string(), free, wanted });
+        }
+        let file = open_direct(&target, true)?;
+        // SAFETY: plain system call on an open descriptor.
+        let rc = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, size as libc::off_t) };
+        let allocated = if rc == 0 { Ok(()) } else { Err(std::io::Error::from_raw_os_error(rc)) };
+        let synced = allocated
+            .and_then(|()| file.sync_all())
+            .and_then(|()| File::open(dir).and_then(|d| d.sync_all()));
+        if let Err(e) = synced {
+            let _ = std::fs::remove_file(&target);
+            return Err(io(&target, "cannot be preallocated")(e));
+        }
+        Self::finish(dir, file, size)
+    }
+
+    fn finish(path: &Path, file: File, size: u64) -> Result<DiskFile, OpenDiskError> {
+        let d = DiskFile { path: path.to_path_buf(), rotational: rotational(&file), file, size };
+        // A file system that cannot do 4 KiB direct I/O says so at the first read (C9).
+        let mut probe = AlignedBuf::zeroed(4096);
+        d.file.read_at(probe.as_mut(), 0).map_err(io(path, "cannot do 4 KiB direct I/O"))?;
+        Ok(d)
+    }
+}
+
+/// Bytes free to this process in a directory's file system.
+fn free_space(dir: &Path) -> std::io::Result<u64> {
+    let f = File::open(dir)?;
+    // SAFETY: fstatvfs fills the zeroed struct.
+    unsafe {
+        let mut s: libc::statvfs = std::mem::zeroed();
+        if libc::fstatvfs(f.as_raw_fd(), &mut s) != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(s.f_bavail as u64 * s.f_frsize as u64)
+    }
+}
+
+/// Does the kernel call the device behind this file rotational?
+fn rotational(f: &File) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(m) = f.metadata() else { return false };
+    let dev = if m.file_type().is_block_device() { m.rdev() } else { m.dev() };
+    let (major, minor) = (libc::major(dev), libc::minor(dev));
+    let base = format!("/sys/dev/block/{major}:{minor}");
+    [format!("{base}/queue/rotational"), format!("{base}/../queue/rotational")]
+        .iter()
+        .find_map(|p| std::fs::read_to_string(p).ok())
+        .is_some_and(|s| s.trim() == "1")
+}
+
+/// The blocking interface, for format, open and inspection.
+pub struct Blocking<'a>(pub &'a DiskFile);
+
+impl RawDisk for Blocking<'_> {
+    fn size(&self) -> u64 {
+        self.0.size
+    }
+    fn read(&mut self, off: u64, len: usize) -> Result<Bytes, DiskError> {
+        let mut b = AlignedBuf::zeroed(len);
+        self.0.file.read_exact_at(b.as_mut(), off).map_err(|e| DiskError(format!("reading at {off}: {e}")))?;
+        Ok(b.freeze())
+    }
+    fn write(&mut self, off: u64, data: &[u8]) -> Result<(), DiskError> {
+        let mut b = AlignedBuf::zeroed(data.len());
+        b.as_mut().copy_from_slice(data);
+        self.0.file.write_all_at(b.as_ref(), off).map_err(|e| DiskError(format!("writing at {off}: {e}")))
+    }
+    fn sync(&mut self) -> Result<(), DiskError> {
+        self.0.file.sync_data().map_err(|e| DiskError(format!("syncing: {e}")))
+    }
+}

@@ -1,0 +1,88 @@
+//! The fallback where io_uring is refused (containers with strict seccomp, old kernels): blocking calls on a few threads.
+
+use super::{DiskFile, Done, EventFd};
+use bytes::Bytes;
+use hf_repl::AlignedBuf;
+use hf_store::{DiskError, DiskOp};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+
+const THREADS: usize = 8;
+
+/// The pool of one disk. Its threads end when it is dropped.
+pub struct Threads {
+    tx: Sender<(u64, DiskOp)>,
+    done: Receiver<Done>,
+    event: Arc<EventFd>,
+}
+
+impl Threads {
+    pub(super) fn new(file: Arc<DiskFile>) -> Threads {
+        let (tx, rx) = channel::<(u64, DiskOp)>();
+        let (done_tx, done) = channel();
+        let rx = Arc::new(Mutex::new(rx));
+        let event = match EventFd::new() {
+            Ok(e) => Arc::new(e),
+            Err(e) => {
+                tracing::error!("eventfd: {e}");
+                std::process::abort();
+            }
+        };
+        for _ in 0..THREADS {
+            let (rx, done_tx, file, event) = (rx.clone(), done_tx.clone(), file.clone(), event.clone());
+            std::thread::spawn(move || {
+                loop {
+                    let next = match rx.lock() {
+                        Ok(rx) => rx.recv(),
+                        Err(_) => return,
+                    };
+                    let Ok((tag, op)) = next else { return };
+                    if done_tx.send((tag, run(&file, op))).is_err() {
+                        return;
+                    }
+                    event.signal();
+                }
+            });
+        }
+        Threads { tx, done, event }
+    }
+
+    pub(super) fn event_fd(&self) -> RawFd {
+        self.event.raw()
+    }
+    pub(super) fn submit(&mut self, tag: u64, op: DiskOp) {
+        let _ = self.tx.send((tag, op));
+    }
+    pub(super) fn reap(&mut self, out: &mut Vec<Done>) {
+        self.event.clear();
+        out.extend(self.done.try_iter());
+    }
+}
+
+fn run(f: &DiskFile, op: DiskOp) -> Result<Bytes, DiskError> {
+    let fail = |what: String| move |e: std::io::Error| DiskError(format!("{what}: {e}"));
+    match op {
+        DiskOp::Read { off, len } => {
+            let mut b = AlignedBuf::zeroed(len as usize);
+            f.file.read_exact_at(b.as_mut(), off).map_err(fail(format!("read at {off}")))?;
+            Ok(b.freeze())
+        }
+        DiskOp::Write { off, bufs, durable } => {
+            let bufs: Vec<Bytes> = bufs.iter().map(AlignedBuf::align).collect();
+            let len: usize = bufs.iter().map(Bytes::len).sum();
+            let iov: Vec<libc::iovec> =
+                bufs.iter().map(|b| libc::iovec { iov_base: b.as_ptr().cast_mut().cast(), iov_len: b.len() }).collect();
+            let flags = if durable { libc::RWF_DSYNC } else { 0 };
+            // SAFETY: the iovecs point into `bufs`, which outlive the call.
+            let n = unsafe { libc::pwritev2(f.file.as_raw_fd(), iov.as_ptr(), iov.len() as i32, off as i64, flags) };
+            match n {
+                n if n < 0 => Err(fail(format!("write at {off}"))(std::io::Error::last_os_error())),
+                n if n as usize == len => Ok(Bytes::new()),
+                n => Err(DiskError(format!("short write of {n} bytes at {off}"))),
+            }
+        }
+        DiskOp::Sync => f.file.sync_data().map(|()| Bytes::new()).map_err(fail("fdatasync".into())),
+    }
+}

@@ -1,0 +1,136 @@
+//! The node's disks: adding (formatting) one, opening the known ones at start. What cannot be opened is reported, never
+//! reformatted: a disk whose store is gone was wiped, and its replicas count as lost.
+
+use crate::disk::raw::{Blocking, DiskFile, OpenDiskError};
+use crate::identity::{KnownDisk, random};
+use crate::node::{Member, Node};
+use crate::reactor::Mail;
+use hf_meta_core::record::DiskState;
+use hf_meta_core::{Command, Reply};
+use hf_policy::attributes::Media;
+use hf_policy::{DiskId, DiskUuid};
+use hf_store::{Config, FormatParams, OpenError, Store, recovery};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+fn store_error(path: &Path, source: OpenError) -> OpenDiskError {
+    OpenDiskError::Store { path: path.display().to_string(), source }
+}
+
+/// Opens a disk and replays its journal.
+fn open_store(file: &DiskFile) -> Result<Store, OpenDiskError> {
+    recovery::open(&mut Blocking(file), Config::default()).map_err(|e| store_error(&file.path, e))
+}
+
+/// Which reactor a disk goes to: the one with the fewest.
+fn assign(m: &Member, disk: DiskId) -> usize {
+    let Ok(mut map) = m.disk_reactor.lock() else { return 0 };
+    let count = |i: usize| map.values().filter(|r| **r == i).count();
+    let best = (0..m.reactors.len()).min_by_key(|i| count(*i)).unwrap_or(0);
+    map.insert(disk, best);
+    best
+}
+
+fn hand_over(node: &Node, m: &Member, disk: DiskId, file: DiskFile, store: Store) {
+    let reactor = assign(m, disk);
+    let mail = Mail::AddDisk { disk, store: Box::new(store), file: Arc::new(file), force_threads: node.cfg.force_threads };
+    m.reactors[reactor].send(mail);
+}
+
+/// At start: every disk this node was given.
+pub fn open_known(node: &Node, m: &Member) {
+    let (known, cluster) = node.identity.lock().map(|i| (i.disks.clone(), i.cluster)).unwrap_or_default();
+    for k in known {
+        match open_one(&k, cluster) {
+            Ok((file, store)) => hand_over(node, m, k.id, file, store),
+            Err(why) => {
+                tracing::error!(disk = %k.id, path = %k.path.display(), "disk not in service: {why}");
+                if let Ok(mut b) = m.broken.lock() {
+                    b.push((k.path.display().to_string(), why));
+                }
+            }
+        }
+    }
+}
+
+fn open_one(k: &KnownDisk, cluster: hf_policy::ClusterId) -> Result<(DiskFile, Store), String> {
+    let wiped = || "its store is gone: it was wiped or is not mounted; add it anew with holdfast disk add once that is clear".to_string();
+    let file = DiskFile::open(&k.path).map_err(|e| e.to_string())?.ok_or_else(wiped)?;
+    let store = match open_store(&file) {
+        Err(OpenDiskError::Store { source: OpenError::NotOurs, .. }) => return Err(wiped()),
+        other => other.map_err(|e| e.to_string())?,
+    };
+    let sb = store.superblock();
+    if sb.cluster != cluster {
+        return Err(format!("it belongs to cluster {}", sb.cluster));
+    }
+    if sb.disk != k.uuid {
+        return Err(format!("it is disk {}, not the {} that was here before", sb.disk, k.uuid));
+    }
+    Ok((file, store))
+}
+
+/// A disk to add.
+pub struct NewDisk {
+    /// Directory or device.
+    pub path: PathBuf,
+    /// Bytes of a directory disk.
+    pub size: Option<u64>,
+    /// Its class, if the operator says so.
+    pub media: Option<Media>,
+}
+
+/// Formats a disk and adds it to the pool.
+pub async fn add(node: &Arc<Node>, new: NewDisk) -> anyhow::Result<DiskId> {
+    let m = node.member().map_err(|e| anyhow::anyhow!("{}", e.message()))?;
+    let _one = node.admin.lock().await;
+    let path = std::fs::canonicalize(&new.path).map_err(|e| anyhow::anyhow!("{}: {e}", new.path.display()))?;
+    let serving = m.view.borrow().disks.values().any(|d| d.node == m.node && Path::new(&d.path) == path && d.state == DiskState::Ok);
+    let cluster = m.cluster;
+    let (size, fresh) = (new.size, path.clone());
+    let (file, store) = tokio::task::spawn_blocking(move || prepare(&fresh, size, cluster)).await??;
+    let uuid = store.superblock().disk;
+    let known = m.view.borrow().disks.values().any(|d| d.uuid == uuid);
+    if serving && known && node.identity.lock().is_ok_and(|i| i.disks.iter().any(|d| d.uuid == uuid)) {
+        anyhow::bail!("{} is in the pool already", path.display());
+    }
+    let guess = if file.rotational { Media::Hdd } else { Media::Ssd };
+    let media = new.media.unwrap_or(guess);
+    let capacity = store.superblock().geometry.data_bytes();
+    let cmd = Command::PutDisk { node: m.node, uuid, path: path.display().to_string(), media, capacity };
+    let id = match m.propose_new(cmd).await?? {
+        Reply::Disk(id) => id,
+        other => anyhow::bail!("unexpected answer {other:?}"),
+    };
+    let identity = {
+        let mut i = node.identity.lock().map_err(|_| anyhow::anyhow!("identity lock"))?;
+        i.disks.retain(|d| d.path != path && d.uuid != uuid);
+        i.disks.push(KnownDisk { path, uuid, id });
+        i.clone()
+    };
+    node.dir.save(&identity)?;
+    hand_over(node, &m, id, file, store);
+    Ok(id)
+}
+
+/// Opens what is there if it is ours, else makes and formats it.
+fn prepare(path: &Path, size: Option<u64>, cluster: hf_policy::ClusterId) -> anyhow::Result<(DiskFile, Store)> {
+    let file = match DiskFile::open(path)? {
+        Some(f) => f,
+        None => {
+            let size = size.ok_or_else(|| OpenDiskError::NoSize(path.display().to_string()))?;
+            DiskFile::create(path, size / 4096 * 4096)?
+        }
+    };
+    match recovery::probe(&mut Blocking(&file)) {
+        Ok(sb) if sb.cluster == cluster => {}
+        Ok(sb) => return Err(store_error(path, OpenError::InUse(sb.cluster)).into()),
+        Err(OpenError::NotOurs) => {
+            let p = FormatParams { cluster, disk: DiskUuid(random()), journal: None };
+            recovery::format(&mut Blocking(&file), p).map_err(|e| store_error(path, e))?;
+        }
+        Err(e) => return Err(store_error(path, e).into()),
+    }
+    let store = open_store(&file)?;
+    Ok((file, store))
+}

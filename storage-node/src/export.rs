@@ -1,0 +1,200 @@
+//! Accepting connections: NBD is negotiated here, then the socket goes to the volume's reactor; replication's hello is read
+//! here, then the socket goes to the disk's.
+
+use crate::node::{Member, Node};
+use crate::reactor::{Mail, NbdStream};
+use hf_frontends::nbd::handshake::greeting;
+use hf_frontends::nbd::{Agreed, ExportInfo, Exports, Handshake, Next};
+use hf_policy::{DiskId, SessionId, VolumeId};
+use hf_repl_core::wire::Refused;
+use std::collections::BTreeMap;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+
+/// How long a negotiation may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Negotiations at once; more wait in the listen queue.
+const NEGOTIATING: usize = 256;
+
+/// A volume this node serves now.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// What clients see.
+    pub info: ExportInfo,
+    /// The volume.
+    pub vol: VolumeId,
+    /// The attachment.
+    pub session: SessionId,
+    /// Where it is coordinated.
+    pub reactor: usize,
+}
+
+/// What this node exports, by name.
+#[derive(Default)]
+pub struct ExportTable(RwLock<BTreeMap<String, Entry>>);
+
+impl ExportTable {
+    /// Adds or replaces an export.
+    pub fn put(&self, e: Entry) {
+        if let Ok(mut t) = self.0.write() {
+            t.insert(e.info.name.clone(), e);
+        }
+    }
+    /// Takes an attachment's exports away.
+    pub fn remove(&self, vol: VolumeId, session: SessionId) {
+        if let Ok(mut t) = self.0.write() {
+            t.retain(|_, e| e.vol != vol || e.session != session);
+        }
+    }
+    /// Takes all away.
+    pub fn clear(&self) {
+        if let Ok(mut t) = self.0.write() {
+            t.clear();
+        }
+    }
+    /// One export.
+    pub fn get(&self, name: &str) -> Option<Entry> {
+        self.0.read().ok()?.get(name).cloned()
+    }
+    /// All of them.
+    pub fn all(&self) -> Vec<Entry> {
+        self.0.read().map(|t| t.values().cloned().collect()).unwrap_or_default()
+    }
+}
+
+struct View<'a>(&'a Member);
+
+impl Exports for View<'_> {
+    fn list(&self) -> Vec<String> {
+        self.0.exports.all().into_iter().map(|e| e.info.name).collect()
+    }
+    fn find(&self, name: &str) -> Result<ExportInfo, String> {
+        if let Some(e) = self.0.exports.get(name) {
+            return Ok(e.info);
+        }
+        let s = self.0.view.borrow();
+        Err(match s.volume_named(name) {
+            None => format!("no volume is named \"{name}\""),
+            Some(v) => match &v.coordinator {
+                None => format!("volume {name} is not attached; run holdfast volume attach {name}"),
+                Some(a) if a.node == self.0.node => format!("volume {name} is being attached; try again in a moment"),
+                Some(a) => format!("volume {name} is attached on node {}", s.node_name(a.node)),
+            },
+        })
+    }
+}
+
+async fn negotiate<S: AsyncRead + AsyncWrite + Unpin>(m: &Member, s: &mut S) -> std::io::Result<Option<(Agreed, Vec<u8>)>> {
+    s.write_all(&greeting()).await?;
+    let mut h = Handshake::default();
+    let mut buf = Vec::new();
+    let mut chunk = [0u8; 4096];
+    loop {
+        let mut out = Vec::new();
+        let (used, next) = h.feed(&buf, &View(m), &mut out);
+        buf.drain(..used);
+        s.write_all(&out).await?;
+        match next {
+            Next::Close => return Ok(None),
+            Next::Transmission(a) => return Ok(Some((*a, buf))),
+            Next::More => {}
+        }
+        let n = s.read(&mut chunk).await?;
+        if n == 0 {
+            return Ok(None);
+        }
+        buf.extend_from_slice(&chunk[..n]);
+    }
+}
+
+fn hand_over(m: &Member, agreed: Agreed, rest: Vec<u8>, stream: NbdStream) {
+    let Some(e) = m.exports.get(&agreed.export.name) else { return };
+    m.reactors[e.reactor].send(Mail::Nbd { stream, agreed: Box::new(agreed), vol: e.vol, rest });
+}
+
+/// NBD over TCP.
+pub async fn accept_nbd(node: Arc<Node>, l: TcpListener) {
+    let room = Arc::new(Semaphore::new(NEGOTIATING));
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        let Ok((mut s, from)) = l.accept().await else {
+            // Out of descriptors: those who are served go on.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let Some(m) = node.member.get().cloned() else { continue };
+        tokio::spawn(async move {
+            let _permit = permit;
+            let _ = s.set_nodelay(true);
+            match tokio::time::timeout(PATIENCE, negotiate(&m, &mut s)).await {
+                Ok(Ok(Some((agreed, rest)))) => {
+                    if let Ok(s) = s.into_std() {
+                        hand_over(&m, agreed, rest, NbdStream::Tcp(s));
+                    }
+                }
+                Ok(Ok(None)) => {}
+                Ok(Err(e)) => tracing::debug!(%from, "NBD negotiation: {e}"),
+                Err(_) => tracing::debug!(%from, "NBD negotiation took too long"),
+            }
+        });
+    }
+}
+
+/// NBD over a Unix socket.
+pub async fn accept_nbd_unix(node: Arc<Node>, l: UnixListener) {
+    let room = Arc::new(Semaphore::new(NEGOTIATING));
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        let Ok((mut s, _)) = l.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let Some(m) = node.member.get().cloned() else { continue };
+        tokio::spawn(async move {
+            let _permit = permit;
+            if let Ok(Ok(Some((agreed, rest)))) = tokio::time::timeout(PATIENCE, negotiate(&m, &mut s)).await
+                && let Ok(s) = s.into_std()
+            {
+                hand_over(&m, agreed, rest, NbdStream::Unix(s));
+            }
+        });
+    }
+}
+
+/// Replication from other nodes' coordinators.
+pub async fn accept_data(node: Arc<Node>, l: TcpListener) {
+    let room = Arc::new(Semaphore::new(NEGOTIATING));
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        let Ok((mut s, from)) = l.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let Some(m) = node.member.get().cloned() else { continue };
+        tokio::spawn(async move {
+            let _permit = permit;
+            let hello = match hf_repl::accept(&mut s).await {
+                Ok(h) => h,
+                Err(e) => return tracing::warn!(%from, "replication connection refused: {e}"),
+            };
+            if hello.common_version().is_none() {
+                let text = format!("this node speaks wire version {}", hf_repl_core::wire::MAX_VERSION);
+                return hf_repl::refuse(&mut s, Refused::Version, text).await;
+            }
+            if hello.cluster != m.cluster.0.to_be_bytes() {
+                return hf_repl::refuse(&mut s, Refused::Cluster, "another cluster".into()).await;
+            }
+            let disk = DiskId(hello.disk);
+            let reactor = m.disk_reactor.lock().ok().and_then(|d| d.get(&disk).copied());
+            let Some(reactor) = reactor else {
+                return hf_repl::refuse(&mut s, Refused::Disk, format!("disk {disk} is not in service here")).await;
+            };
+            if let Ok(stream) = s.into_std() {
+                m.reactors[reactor].send(Mail::Data { stream, disk });
+            }
+        });
+    }
+}

@@ -1,0 +1,111 @@
+//! `/metrics` (Prometheus text) and `/healthz`. Every metric's name and help text is in this file.
+
+use crate::node::Node;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use std::fmt::Write;
+use std::sync::Arc;
+
+/// Serves for ever.
+pub async fn serve(node: Arc<Node>, l: tokio::net::TcpListener) {
+    let app = axum::Router::new().route("/metrics", get(metrics)).route("/healthz", get(health)).with_state(node);
+    if let Err(e) = axum::serve(l, app).await {
+        tracing::error!("http: {e}");
+    }
+}
+
+async fn health(State(node): State<Arc<Node>>) -> (StatusCode, String) {
+    let Some(m) = node.member.get() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "not part of a cluster yet\n".into());
+    };
+    let raft = m.meta.status.borrow().clone();
+    let in_group = raft.voters.contains(&m.node.0);
+    if in_group && raft.leader.is_none() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "no metadata leader\n".into());
+    }
+    (StatusCode::OK, "ok\n".into())
+}
+
+struct Page(String);
+
+impl Page {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP holdfast_{name} {help}\n# TYPE holdfast_{name} {kind}");
+    }
+    fn line(&mut self, name: &str, labels: &str, value: u64) {
+        let _ = writeln!(self.0, "holdfast_{name}{{{labels}}} {value}");
+    }
+}
+
+type DiskMetric = (&'static str, &'static str, &'static str, fn(&hf_store::Stats) -> u64);
+type VolumeMetric = (&'static str, &'static str, &'static str, fn(&hf_repl_core::coordinator::Status) -> u64);
+
+const DISK: &[DiskMetric] = &[
+    ("disk_capacity_bytes", "gauge", "Bytes for data.", |s| s.units_total * hf_store::UNIT_BYTES),
+    ("disk_free_bytes", "gauge", "Bytes that can still be allocated.", |s| s.units_free * hf_store::UNIT_BYTES),
+    ("disk_journal_used_bytes", "gauge", "Journal bytes in use.", |s| s.journal_used),
+    ("disk_overlay_bytes", "gauge", "Acknowledged bytes held in memory until destaged.", |s| s.overlay_bytes),
+    ("disk_waiting", "gauge", "Operations waiting for room in journal or memory.", |s| s.waiting),
+    ("disk_stalls_total", "counter", "Times an operation had to wait for room.", |s| s.stalls),
+    ("disk_journal_groups_total", "counter", "Journal writes.", |s| s.groups),
+    ("disk_journal_records_total", "counter", "Records in them: records / groups is the group commit's yield.", |s| s.records),
+    ("disk_written_bytes_total", "counter", "Bytes written to the disk.", |s| s.disk_bytes_written),
+    ("disk_writes_total", "counter", "Writes to the disk.", |s| s.disk_writes),
+    ("disk_reads_total", "counter", "Reads from the disk.", |s| s.disk_reads),
+    ("disk_syncs_total", "counter", "Cache flushes.", |s| s.disk_syncs),
+    ("disk_checkpoints_total", "counter", "Checkpoints.", |s| s.checkpoints),
+    ("disk_bad_blocks_total", "counter", "Blocks that failed their checksum or could not be read.", |s| s.bad_blocks),
+    ("disk_bad_pages_total", "counter", "Chunk pages that failed their checksum or could not be read.", |s| s.bad_pages),
+];
+
+const VOLUME: &[VolumeMetric] = &[
+    ("volume_reads_total", "counter", "Client reads answered.", |s| s.stats.reads),
+    ("volume_writes_total", "counter", "Client writes answered.", |s| s.stats.writes),
+    ("volume_read_bytes_total", "counter", "Bytes read by clients.", |s| s.stats.read_bytes),
+    ("volume_written_bytes_total", "counter", "Bytes written by clients.", |s| s.stats.write_bytes),
+    ("volume_errors_total", "counter", "Client requests that failed.", |s| s.stats.errors),
+    ("volume_in_sync", "gauge", "In-sync replicas.", |s| u64::from(s.in_sync)),
+    ("volume_outstanding", "gauge", "Client requests not answered yet.", |s| u64::from(s.outstanding)),
+    ("volume_drops_total", "counter", "Replicas dropped from the in-sync set.", |s| s.stats.drops),
+    ("volume_resends_total", "counter", "Messages to replicas sent again.", |s| s.stats.resends),
+    ("volume_bad_blocks_total", "counter", "Blocks a replica could not supply.", |s| s.stats.bad_blocks),
+    ("volume_lease_waits_total", "counter", "Reads that waited for a lease.", |s| s.stats.lease_waits),
+    ("volume_reconciled_blocks_total", "counter", "Blocks made equal by the take-over.", |s| s.reconciled_blocks),
+];
+
+async fn metrics(State(node): State<Arc<Node>>) -> String {
+    let mut p = Page(String::new());
+    p.head("up", "gauge", "1 while the daemon runs.");
+    p.line("up", &format!("version=\"{}\"", env!("CARGO_PKG_VERSION")), 1);
+    let Some(m) = node.member.get() else { return p.0 };
+    let mut status = Vec::new();
+    for r in &m.reactors {
+        status.push(r.status().await);
+    }
+    let raft = m.meta.status.borrow().clone();
+    p.head("raft_leader", "gauge", "1 if this node leads the metadata group.");
+    p.line("raft_leader", "", u64::from(raft.is_leader));
+    p.head("raft_applied", "counter", "Raft index applied.");
+    p.line("raft_applied", "", raft.applied);
+    p.head("nbd_connections", "gauge", "NBD connections.");
+    p.line("nbd_connections", "", status.iter().map(|s| s.connections as u64).sum());
+    let disks: Vec<_> = status.iter().flat_map(|s| &s.disks).collect();
+    for (name, kind, help, get) in DISK {
+        p.head(name, kind, help);
+        disks.iter().for_each(|d| p.line(name, &format!("disk=\"{}\"", d.disk), get(&d.stats)));
+    }
+    p.head("disk_failed", "gauge", "1 if the disk has failed for good.");
+    disks.iter().for_each(|d| p.line("disk_failed", &format!("disk=\"{}\"", d.disk), u64::from(d.failed.is_some())));
+    let state = m.view.borrow().clone();
+    for (name, kind, help, get) in VOLUME {
+        p.head(name, kind, help);
+        for v in status.iter().flat_map(|s| &s.volumes) {
+            let volume = state.volumes.get(&v.vol).map_or("?", |x| x.name.as_str());
+            for (i, s) in v.shards.iter().enumerate() {
+                p.line(name, &format!("volume=\"{volume}\",shard=\"{i}\""), get(s));
+            }
+        }
+    }
+    p.0
+}

@@ -1,0 +1,109 @@
+//! What a node knows about itself between starts: its data directory's identity, and which disks it was given.
+
+use hf_policy::{BootId, ClusterId, DiskId, DiskUuid, NodeId};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+const FORMAT: u32 = 1;
+const FILE: &str = "node.json";
+
+/// A disk this node was given.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct KnownDisk {
+    /// Where.
+    pub path: PathBuf,
+    /// From its superblock.
+    pub uuid: DiskUuid,
+    /// Its number in the cluster.
+    pub id: DiskId,
+}
+
+/// `node.json`.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct Identity {
+    /// Format of the data directory.
+    pub format: u32,
+    /// Made once: a node without its directory is another node.
+    pub uuid: BootId,
+    /// The cluster, once joined.
+    pub cluster: ClusterId,
+    /// The node's number, once joined.
+    pub node: NodeId,
+    /// Its disks.
+    pub disks: Vec<KnownDisk>,
+}
+
+/// A data directory in use by this process; the lock goes with it.
+pub struct DataDir {
+    /// Where.
+    pub path: PathBuf,
+    _lock: File,
+}
+
+/// 128 random bits.
+pub fn random() -> u128 {
+    let mut b = [0u8; 16];
+    // SAFETY: fills a local buffer; for 16 bytes getrandom is never partial once the pool is initialised.
+    let n = unsafe { libc::getrandom(b.as_mut_ptr().cast(), b.len(), 0) };
+    assert!(n == 16, "the kernel gave no random bytes");
+    u128::from_le_bytes(b) | 1
+}
+
+impl DataDir {
+    /// Opens and locks it.
+    pub fn open(path: &Path) -> anyhow::Result<DataDir> {
+        use std::os::fd::AsRawFd;
+        std::fs::create_dir_all(path).map_err(|e| anyhow::anyhow!("data_dir {}: {e}", path.display()))?;
+        let lock = File::create(path.join("lock"))?;
+        // SAFETY: plain system call on an open descriptor.
+        if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+            anyhow::bail!("data_dir {} is in use by another holdfast process", path.display());
+        }
+        Ok(DataDir { path: path.to_path_buf(), _lock: lock })
+    }
+
+    /// Reads the identity, or makes one in an empty directory.
+    pub fn identity(&self) -> anyhow::Result<Identity> {
+        let path = self.path.join(FILE);
+        match std::fs::read(&path) {
+            Ok(bytes) => {
+                #[derive(Deserialize)]
+                struct Version {
+                    format: u32,
+                }
+                let damaged = |e: serde_json::Error| anyhow::anyhow!("{} is damaged: {e}", path.display());
+                let v: Version = serde_json::from_slice(&bytes).map_err(damaged)?;
+                if v.format > FORMAT {
+                    anyhow::bail!(
+                        "data_dir {} has format {}, this release knows up to {FORMAT}: it was written by a newer release; upgrade this node",
+                        self.path.display(),
+                        v.format
+                    );
+                }
+                serde_json::from_slice(&bytes).map_err(damaged)
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                if self.path.join("meta").exists() {
+                    anyhow::bail!("data_dir {} holds metadata but no {FILE}: it was damaged; restore it or start with an empty directory as a new node", self.path.display());
+                }
+                let id = Identity { format: FORMAT, uuid: BootId(random()), cluster: ClusterId::NONE, node: NodeId(0), disks: Vec::new() };
+                self.save(&id)?;
+                Ok(id)
+            }
+            Err(e) => Err(anyhow::anyhow!("{}: {e}", path.display())),
+        }
+    }
+
+    /// Replaces the identity: written aside, synced, renamed, directory synced.
+    pub fn save(&self, id: &Identity) -> anyhow::Result<()> {
+        let (new, path) = (self.path.join("node.json.new"), self.path.join(FILE));
+        let mut f = File::create(&new)?;
+        f.write_all(&serde_json::to_vec_pretty(id)?)?;
+        f.sync_all()?;
+        std::fs::rename(&new, &path)?;
+        File::open(&self.path)?.sync_all()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,284 @@
+//! The daemon: listens, waits to be given a cluster, then runs metadata, disks, reactors, exports and the agent until it is
+//! told to stop.
+
+use crate::config::Config;
+use crate::export::ExportTable;
+use crate::identity::{DataDir, Identity, random};
+use crate::reactor;
+use hf_meta::service::{Heard, PeerService};
+use hf_meta::{MetaHandle, raft_log::RaftLog, raft_net};
+use hf_meta_core::{ClusterState, Command, Envelope, Outcome};
+use hf_meta_proto::LeaderClient;
+use hf_policy::{BootId, ClusterId, NodeId, RequestId, SessionId};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+
+/// A node that is part of a cluster.
+pub struct Member {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// This node.
+    pub node: NodeId,
+    /// This process.
+    pub boot: BootId,
+    /// Raft.
+    pub meta: MetaHandle,
+    /// The newest state known here.
+    pub view: watch::Receiver<Arc<ClusterState>>,
+    /// Writes the view.
+    pub view_tx: watch::Sender<Arc<ClusterState>>,
+    /// Finds the leader.
+    pub leader: LeaderClient,
+    /// The leader's soft state.
+    pub heard: Arc<Mutex<Heard>>,
+    /// Reactors.
+    pub reactors: Vec<reactor::Handle>,
+    /// What this node exports now.
+    pub exports: ExportTable,
+    /// Which reactor has which disk.
+    pub disk_reactor: Mutex<std::collections::BTreeMap<hf_policy::DiskId, usize>>,
+    /// Names of disks that could not be opened, and why.
+    pub broken: Mutex<Vec<(String, String)>>,
+}
+
+/// The daemon.
+pub struct Node {
+    /// Configuration.
+    pub cfg: Config,
+    /// Data directory.
+    pub dir: DataDir,
+    /// Identity, as on disk.
+    pub identity: Mutex<Identity>,
+    /// This process.
+    pub boot: BootId,
+    /// Set once.
+    pub member: OnceLock<Arc<Member>>,
+    /// Serialises init, join and disk changes.
+    pub admin: tokio::sync::Mutex<()>,
+}
+
+/// The wall clock, for people only.
+pub fn wall_ms() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+impl Member {
+    /// A session of this process: its upper half says so.
+    pub fn new_session(&self) -> SessionId {
+        SessionId((self.boot.0 & !u128::from(u64::MAX)) | (random() & u128::from(u64::MAX)))
+    }
+
+    /// Was this session made by this process? One of an earlier life is never served again (I19).
+    pub fn is_ours(&self, session: SessionId) -> bool {
+        session.0 >> 64 == self.boot.0 >> 64
+    }
+
+    /// Every address that may lead.
+    pub fn peers(&self) -> Vec<String> {
+        self.view.borrow().nodes.values().map(|n| n.addr.api.clone()).collect()
+    }
+
+    /// Proposes a command and waits for its outcome; exactly once per request id.
+    pub async fn propose(&self, request: RequestId, cmd: Command) -> Result<Outcome, hf_meta_proto::ProposeError> {
+        let env = Envelope { v: hf_meta_core::command::COMMAND_VERSION, request, at_ms: wall_ms(), cmd };
+        self.leader.propose(&env, &self.peers(), Duration::from_secs(15)).await
+    }
+
+    /// With a fresh request id.
+    pub async fn propose_new(&self, cmd: Command) -> Result<Outcome, hf_meta_proto::ProposeError> {
+        self.propose(RequestId(random()), cmd).await
+    }
+}
+
+async fn bind(what: &str, addr: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(addr).await.map_err(|e| match e.kind() {
+        std::io::ErrorKind::AddrInUse => anyhow::anyhow!(
+            "{what} = {addr}: the port is in use by another process; choose another one or stop that process"
+        ),
+        _ => anyhow::anyhow!("{what} = {addr}: {e}"),
+    })
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(cfg: Config) -> anyhow::Result<()> {
+    let dir = DataDir::open(&cfg.data_dir)?;
+    let identity = dir.identity()?;
+    let api = bind("api", &cfg.api).await?;
+    let data = bind("data", &cfg.data).await?;
+    let nbd = bind("nbd", &cfg.nbd).await?;
+    let http = match &cfg.http {
+        Some(a) => Some(bind("http", a).await?),
+        None => None,
+    };
+    let joined = identity.cluster.is_some();
+    let node = Arc::new(Node {
+        cfg,
+        dir,
+        identity: Mutex::new(identity),
+        boot: BootId(random()),
+        member: OnceLock::new(),
+        admin: tokio::sync::Mutex::new(()),
+    });
+    let (stop_tx, stop) = watch::channel(false);
+    if joined {
+        node.start_member().await?;
+    }
+    let server = tokio::spawn(crate::api::serve(node.clone(), api, stop.clone()));
+    tokio::spawn(crate::export::accept_data(node.clone(), data));
+    tokio::spawn(crate::export::accept_nbd(node.clone(), nbd));
+    if let Some(path) = node.cfg.nbd_socket.clone() {
+        let _ = std::fs::remove_file(&path);
+        let l = tokio::net::UnixListener::bind(&path).map_err(|e| anyhow::anyhow!("nbd_socket {}: {e}", path.display()))?;
+        tokio::spawn(crate::export::accept_nbd_unix(node.clone(), l));
+    }
+    if let Some(l) = http {
+        tokio::spawn(crate::http::serve(node.clone(), l));
+    }
+    notify("READY=1");
+    tracing::info!(name = node.cfg.name, api = node.cfg.api, member = joined, "holdfast node is up");
+    if !joined {
+        tracing::info!("not part of a cluster yet: holdfast cluster init, or holdfast node join --seed <api of a node>");
+    }
+    wait_for_end(&node).await?;
+    notify("STOPPING=1");
+    tracing::info!("stopping");
+    node.shutdown().await;
+    let _ = stop_tx.send(true);
+    let _ = tokio::time::timeout(Duration::from_secs(3), server).await;
+    if let Some(p) = &node.cfg.nbd_socket {
+        let _ = std::fs::remove_file(p);
+    }
+    Ok(())
+}
+
+async fn wait_for_end(node: &Arc<Node>) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    let failed = async {
+        loop {
+            if let Some(m) = node.member.get() {
+                let mut failed = m.meta.failed.clone();
+                let why = failed.wait_for(Option::is_some).await.ok().and_then(|w| w.clone());
+                return why.unwrap_or_else(|| "the metadata thread ended".into());
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::select! {
+        _ = term.recv() => Ok(()),
+        _ = int.recv() => Ok(()),
+        why = failed => Err(anyhow::anyhow!("metadata failed, the node stops rather than guess: {why}")),
+    }
+}
+
+/// Tells systemd, if it asked to be told.
+fn notify(state: &str) {
+    let Ok(path) = std::env::var("NOTIFY_SOCKET") else { return };
+    let Ok(s) = std::os::unix::net::UnixDatagram::unbound() else { return };
+    let sent = match path.strip_prefix('@') {
+        Some(name) => {
+            use std::os::linux::net::SocketAddrExt;
+            std::os::unix::net::SocketAddr::from_abstract_name(name).and_then(|a| s.send_to_addr(state.as_bytes(), &a))
+        }
+        None => s.send_to(state.as_bytes(), &path),
+    };
+    if let Err(e) = sent {
+        tracing::debug!("systemd notify: {e}");
+    }
+}
+
+impl Node {
+    /// The member part, or why there is none.
+    pub fn member(&self) -> Result<Arc<Member>, tonic::Status> {
+        self.member.get().cloned().ok_or_else(|| {
+            tonic::Status::failed_precondition(
+                "this node is not part of a cluster yet; run holdfast cluster init on the first node, then holdfast node join on the others",
+            )
+        })
+    }
+
+    /// This node's own record.
+    pub fn put_node(&self) -> Command {
+        let uuid = self.identity.lock().map(|i| i.uuid).unwrap_or_default();
+        Command::PutNode {
+            name: self.cfg.name.clone(),
+            uuid,
+            addr: hf_meta_core::record::Addresses {
+                api: self.cfg.api.clone(),
+                data: self.cfg.data.clone(),
+                nbd: self.cfg.nbd.clone(),
+            },
+            labels: self.cfg.labels.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+        }
+    }
+
+    /// Opens the metadata store.
+    pub fn raft_log(&self) -> anyhow::Result<RaftLog> {
+        Ok(RaftLog::open(&self.dir.path.join("meta"))?)
+    }
+
+    /// Starts everything that a member of a cluster runs.
+    pub async fn start_member(self: &Arc<Self>) -> anyhow::Result<()> {
+        let id = self.identity.lock().map_err(|_| anyhow::anyhow!("identity lock"))?.clone();
+        let log = self.raft_log()?;
+        let (out_tx, out_rx) = mpsc::channel(8192);
+        let meta = MetaHandle::start(hf_meta::Start { node: id.node, cluster: id.cluster, log, out: out_tx })?;
+        tokio::spawn(raft_net::run(id.cluster, id.node, meta.clone(), out_rx));
+        let saved = std::fs::read(self.dir.path.join("view.json")).ok().and_then(|b| serde_json::from_slice(&b).ok());
+        let own = meta.state.borrow().clone();
+        let first: Arc<ClusterState> = match saved {
+            Some(s) if own.revision == 0 => Arc::new(s),
+            _ => own,
+        };
+        let (view_tx, view) = watch::channel(first);
+        let who = reactor::Identity { cluster: id.cluster, node: id.node, boot: self.boot };
+        let (events_tx, events) = mpsc::unbounded_channel();
+        let reactors: std::io::Result<Vec<_>> =
+            (0..self.cfg.reactors).map(|i| reactor::start(i, who, events_tx.clone())).collect();
+        let member = Arc::new(Member {
+            cluster: id.cluster,
+            node: id.node,
+            boot: self.boot,
+            meta,
+            view,
+            view_tx,
+            leader: LeaderClient::default(),
+            heard: Arc::default(),
+            reactors: reactors?,
+            exports: ExportTable::default(),
+            disk_reactor: Mutex::default(),
+            broken: Mutex::default(),
+        });
+        crate::disks::open_known(self, &member);
+        if self.member.set(member.clone()).is_err() {
+            anyhow::bail!("this node is part of a cluster already");
+        }
+        crate::agent::start(self.clone(), member, events);
+        Ok(())
+    }
+
+    /// The service other nodes use.
+    pub fn peer_service(&self) -> Result<PeerService, tonic::Status> {
+        let m = self.member()?;
+        Ok(PeerService { cluster: m.cluster, node: m.node, meta: m.meta.clone(), view: m.view.clone(), heard: m.heard.clone() })
+    }
+
+    /// Clean stop: exports drain, disks are checkpointed, Raft ends. Volumes stay attached on record: the node takes them
+    /// up again when it comes back, or another one takes them over.
+    async fn shutdown(&self) {
+        let Some(m) = self.member.get() else { return };
+        m.exports.clear();
+        for r in &m.reactors {
+            let (tx, rx) = tokio::sync::oneshot::channel();
+            r.send(reactor::Mail::Shutdown(tx));
+            if tokio::time::timeout(Duration::from_secs(30), rx).await.is_err() {
+                tracing::warn!("a reactor did not finish its checkpoint in time; its journal will be replayed");
+            }
+        }
+        m.meta.stop().await;
+    }
+}

@@ -1,0 +1,242 @@
+//! The reactor's state and its loop: work items in, system calls out.
+
+use super::disk_host::DiskHost;
+use super::links::Peers;
+use super::volume_host::VolumeHost;
+use super::{Event, Identity, Mail, ReactorStatus};
+use bytes::Bytes;
+use hf_meta_core::ClusterState;
+use hf_policy::{DiskId, Rid, ShardId, Tick, VolumeId};
+use hf_repl::Queue;
+use hf_repl_core::coordinator as co;
+use hf_repl_core::message::{Envelope, Msg};
+use hf_repl_core::replica::Link;
+use hf_store::DiskError;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// The link of this reactor's own coordinators.
+pub(super) const LOCAL: Link = 0;
+
+/// Something to do. Handled one after another; handling one may add more.
+pub(super) enum Work {
+    DiskDone { disk: DiskId, tag: u64, result: Result<Bytes, DiskError> },
+    StoreDone { disk: DiskId, id: u64, result: Result<hf_store::Answer, hf_store::StoreError> },
+    ToReplica { disk: DiskId, link: Link, env: Envelope, msg: Msg },
+    ToCoordinator { env: Envelope, msg: Msg },
+    Coordinator { shard: ShardId, input: co::Input },
+}
+
+/// A disk, for status and metrics.
+#[derive(Clone, Debug)]
+pub struct DiskStatus {
+    /// Which.
+    pub disk: DiskId,
+    /// Its store's counters.
+    pub stats: hf_store::Stats,
+    /// How its I/O is done.
+    pub backend: &'static str,
+    /// Failed, and why.
+    pub failed: Option<String>,
+    /// Replicas on it.
+    pub replicas: usize,
+}
+
+pub(super) struct Core {
+    pub id: Identity,
+    pub disks: BTreeMap<DiskId, DiskHost>,
+    pub volumes: BTreeMap<VolumeId, VolumeHost>,
+    pub peers: Peers,
+    /// Replies to coordinators elsewhere.
+    pub inbound: BTreeMap<Link, Queue>,
+    pub next_link: Link,
+    pub work: VecDeque<Work>,
+    pub events: mpsc::UnboundedSender<Event>,
+    pub state: Arc<ClusterState>,
+    pub connections: usize,
+    pub shutdown: Option<oneshot::Sender<()>>,
+}
+
+pub(super) type CoreRef = Rc<RefCell<Core>>;
+
+/// The node's monotonic clock (CLOCK_BOOTTIME: it goes on while the machine sleeps, as leases need).
+pub(super) fn now() -> Tick {
+    // SAFETY: fills a local struct.
+    unsafe {
+        let mut t: libc::timespec = std::mem::zeroed();
+        libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut t);
+        Tick(t.tv_sec as u64 * 1_000_000 + t.tv_nsec as u64 / 1_000)
+    }
+}
+
+/// The reactor's life.
+pub(super) async fn run(id: Identity, mut rx: mpsc::UnboundedReceiver<Mail>, events: mpsc::UnboundedSender<Event>) {
+    let core: CoreRef = Rc::new(RefCell::new(Core {
+        id,
+        disks: BTreeMap::new(),
+        volumes: BTreeMap::new(),
+        peers: Peers::default(),
+        inbound: BTreeMap::new(),
+        next_link: LOCAL + 1,
+        work: VecDeque::new(),
+        events,
+        state: Arc::new(ClusterState::default()),
+        connections: 0,
+        shutdown: None,
+    }));
+    tokio::task::spawn_local(ticker(core.clone()));
+    while let Some(mail) = rx.recv().await {
+        handle(&core, mail);
+        // Disks are checkpointed one after another; when all are clean the process may end.
+        let ended = core.borrow_mut().finish_shutdown();
+        if ended {
+            return;
+        }
+    }
+}
+
+async fn ticker(core: CoreRef) {
+    let mut interval = tokio::time::interval(Duration::from_millis(20));
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut turn = 0u32;
+    loop {
+        interval.tick().await;
+        turn = turn.wrapping_add(1);
+        let mut c = core.borrow_mut();
+        let t = now();
+        let due: Vec<ShardId> = c.volumes.values().flat_map(|v| v.due(t)).collect();
+        c.work.extend(due.into_iter().map(|shard| Work::Coordinator { shard, input: co::Input::Tick }));
+        if turn.is_multiple_of(50) {
+            c.housekeep();
+        }
+        c.drain();
+    }
+}
+
+fn handle(core: &CoreRef, mail: Mail) {
+    match mail {
+        Mail::AddDisk { disk, store, file, force_threads } => {
+            super::disk_host::add(core, disk, *store, file, force_threads);
+        }
+        Mail::Nbd { stream, agreed, vol, rest } => super::conn::start(core, stream, *agreed, vol, rest),
+        Mail::Data { stream, disk } => super::links::accept(core, stream, disk),
+        Mail::StartVolume { vol, session } => super::volume_host::start(core, vol, session),
+        mail => {
+            let mut c = core.borrow_mut();
+            c.mail(mail);
+            c.drain();
+        }
+    }
+}
+
+impl Core {
+    fn mail(&mut self, mail: Mail) {
+        match mail {
+            Mail::CreateReplica { disk, rec, reply } => match self.disks.get_mut(&disk) {
+                Some(d) => d.create(now(), &self.id, *rec, reply, &mut self.work),
+                None => drop(reply.send(Err(hf_store::StoreError::Failed("the disk is not open".into())))),
+            },
+            Mail::DeleteReplica { disk, rid, reply } => match self.disks.get_mut(&disk) {
+                Some(d) => d.delete(rid, reply, &mut self.work),
+                None => drop(reply.send(Err(hf_store::StoreError::Failed("the disk is not open".into())))),
+            },
+            Mail::State(state) => {
+                self.state = state;
+                self.records_changed();
+            }
+            Mail::StopVolume { vol } => {
+                if let Some(v) = self.volumes.get_mut(&vol) {
+                    v.stop(&mut self.work);
+                }
+            }
+            Mail::Proposed { shard, session, outcome } => {
+                if self.volumes.get(&shard.vol).is_some_and(|v| v.session == session) {
+                    self.work.push_back(Work::Coordinator { shard, input: co::Input::Proposed(outcome) });
+                }
+            }
+            Mail::Status(tx) => {
+                let status = ReactorStatus {
+                    disks: self.disks.iter().map(|(id, d)| d.status(*id)).collect(),
+                    volumes: self.volumes.values().map(VolumeHost::status).collect(),
+                    connections: self.connections,
+                };
+                let _ = tx.send(status);
+            }
+            Mail::Shutdown(tx) => {
+                self.shutdown = Some(tx);
+                for d in self.disks.values_mut() {
+                    d.checkpoint(&mut self.work);
+                }
+            }
+            Mail::AddDisk { .. } | Mail::Nbd { .. } | Mail::Data { .. } | Mail::StartVolume { .. } => {}
+        }
+    }
+
+    /// True when a shutdown was asked for and every disk is clean or failed.
+    fn finish_shutdown(&mut self) -> bool {
+        let ready = self.shutdown.is_some() && self.disks.values().all(DiskHost::is_quiet);
+        if ready && let Some(tx) = self.shutdown.take() {
+            let _ = tx.send(());
+        }
+        ready
+    }
+
+    fn housekeep(&mut self) {
+        for d in self.disks.values_mut() {
+            d.input(hf_store::Input::Housekeep, &mut self.work);
+        }
+        if self.shutdown.is_some() {
+            self.finish_shutdown();
+        }
+    }
+
+    /// Handles everything there is to do, then tells the kernel, once.
+    pub(super) fn drain(&mut self) {
+        while let Some(w) = self.work.pop_front() {
+            match w {
+                Work::DiskDone { disk, tag, result } => {
+                    if let Some(d) = self.disks.get_mut(&disk) {
+                        d.input(hf_store::Input::DiskDone { tag, result }, &mut self.work);
+                    }
+                }
+                Work::StoreDone { disk, id, result } => self.store_done(disk, id, result),
+                Work::ToReplica { disk, link, env, msg } => self.to_replica(disk, link, env, msg),
+                Work::ToCoordinator { env, msg } => {
+                    let input = co::Input::Message { rid: env.rid, env, msg };
+                    self.coordinator(env.shard, input);
+                }
+                Work::Coordinator { shard, input } => self.coordinator(shard, input),
+            }
+        }
+        self.report_failures();
+        for d in self.disks.values_mut() {
+            d.flush();
+        }
+    }
+
+    fn report_failures(&mut self) {
+        for (id, d) in &mut self.disks {
+            if let Some(why) = d.take_failure() {
+                let _ = self.events.send(Event::DiskFailed { disk: *id, why });
+            }
+        }
+    }
+
+    /// A reply leaves a replica: to a coordinator here, or over its link.
+    pub(super) fn reply(&mut self, link: Link, env: Envelope, msg: Msg) {
+        if link == LOCAL {
+            self.work.push_back(Work::ToCoordinator { env, msg });
+        } else if let Some(q) = self.inbound.get(&link) {
+            q.send(&env, &msg);
+        }
+    }
+
+    /// Which disk a replica of an attached volume is on.
+    pub(super) fn disk_of(&self, shard: ShardId, rid: Rid) -> Option<DiskId> {
+        self.volumes.get(&shard.vol)?.disk_of(shard, rid)
+    }
+}

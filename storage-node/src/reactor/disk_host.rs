@@ -1,0 +1,344 @@
+//! A disk on its reactor: the store, its I/O, and the replicas that live on it. Translates between the replicas' words and
+//! the store's.
+
+use super::core::{Core, CoreRef, DiskStatus, Work, now};
+use super::Identity;
+use crate::disk::{Backend, DiskFile};
+use hf_policy::{DiskId, Rid, Tick};
+use hf_repl_core::Replica;
+use hf_repl_core::message::{self, Envelope, Msg, Nack};
+use hf_repl_core::replica::{self as re, Durable, LIST_PAGE, Link, StoreAnswer, StoreOp};
+use hf_store::format::page::BlockState;
+use hf_store::{Answer, CopyItem, Input, Op, Output, ReplicaRec, Store, StoreError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
+
+enum Owner {
+    Replica { rid: Rid, tag: u64 },
+    Create { rec: Box<ReplicaRec>, reply: oneshot::Sender<Result<(), StoreError>> },
+    Admin(oneshot::Sender<Result<(), StoreError>>),
+    Checkpoint,
+}
+
+pub(super) struct DiskHost {
+    id: DiskId,
+    store: Store,
+    io: Backend,
+    replicas: BTreeMap<Rid, Replica>,
+    owners: BTreeMap<u64, Owner>,
+    next_op: u64,
+    out: Vec<Output>,
+    failure: Option<String>,
+    failed: Option<String>,
+}
+
+/// An eventfd that somebody else owns.
+struct Raw(std::os::fd::RawFd);
+impl std::os::fd::AsRawFd for Raw {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0
+    }
+}
+
+/// Takes a disk over: its replicas wake, its ring is watched.
+pub(super) fn add(core: &CoreRef, id: DiskId, store: Store, file: Arc<DiskFile>, force_threads: bool) {
+    let mut c = core.borrow_mut();
+    let io = match Backend::new(file, force_threads) {
+        Ok(io) => io,
+        Err(e) => {
+            let _ = c.events.send(super::Event::DiskFailed { disk: id, why: e.to_string() });
+            return;
+        }
+    };
+    tracing::info!(disk = %id, backend = io.name(), "disk in service");
+    let fd = io.event_fd();
+    let identity = c.id;
+    let mut host = DiskHost {
+        id,
+        store,
+        io,
+        replicas: BTreeMap::new(),
+        owners: BTreeMap::new(),
+        next_op: 0,
+        out: Vec::new(),
+        failure: None,
+        failed: None,
+    };
+    let recs: Vec<ReplicaRec> = host.store.replicas().cloned().collect();
+    for rec in recs {
+        host.replicas.insert(rec.rid, Replica::new(now(), identity.boot, durable(&identity, &rec)));
+    }
+    let mut out = Vec::new();
+    host.store.start(&mut out);
+    let mut work = std::mem::take(&mut c.work);
+    host.out = out;
+    host.outputs(&mut work);
+    c.work = work;
+    c.disks.insert(id, host);
+    c.drain();
+    drop(c);
+    tokio::task::spawn_local(watch(core.clone(), id, fd));
+}
+
+fn durable(id: &Identity, r: &ReplicaRec) -> Durable {
+    Durable {
+        cluster: id.cluster,
+        shard: r.shard,
+        rid: r.rid,
+        store_uuid: r.store_uuid,
+        lineage: r.lineage,
+        promised_term: r.promised_term,
+        promised_session: r.promised_session,
+        stable: r.stable_known,
+    }
+}
+
+/// Reaps completions: many for one wake-up.
+async fn watch(core: CoreRef, id: DiskId, fd: std::os::fd::RawFd) {
+    let fd = match AsyncFd::with_interest(Raw(fd), tokio::io::Interest::READABLE) {
+        Ok(fd) => fd,
+        Err(e) => {
+            let _ = core.borrow().events.send(super::Event::DiskFailed { disk: id, why: e.to_string() });
+            return;
+        }
+    };
+    let mut done = Vec::new();
+    loop {
+        let Ok(mut ready) = fd.readable().await else { return };
+        ready.clear_ready();
+        let mut c = core.borrow_mut();
+        let Some(d) = c.disks.get_mut(&id) else { return };
+        d.io.reap(&mut done);
+        c.work.extend(done.drain(..).map(|(tag, result)| Work::DiskDone { disk: id, tag, result }));
+        c.drain();
+    }
+}
+
+type WorkQueue = std::collections::VecDeque<Work>;
+
+impl DiskHost {
+    pub(super) fn input(&mut self, input: Input, work: &mut WorkQueue) {
+        self.store.step(input, &mut self.out);
+        self.outputs(work);
+    }
+
+    fn outputs(&mut self, work: &mut WorkQueue) {
+        for o in self.out.drain(..) {
+            match o {
+                Output::Disk { tag, op } => self.io.submit(tag, op),
+                Output::Done { id, result } => work.push_back(Work::StoreDone { disk: self.id, id, result }),
+                Output::Failed(why) => {
+                    tracing::error!(disk = %self.id, "disk failed: {why}");
+                    self.failed = Some(why.clone());
+                    self.failure = Some(why);
+                }
+            }
+        }
+    }
+
+    pub(super) fn flush(&mut self) {
+        self.io.flush();
+    }
+
+    pub(super) fn take_failure(&mut self) -> Option<String> {
+        self.failure.take()
+    }
+
+    pub(super) fn status(&self, disk: DiskId) -> DiskStatus {
+        DiskStatus {
+            disk,
+            stats: self.store.stats(),
+            backend: self.io.name(),
+            failed: self.failed.clone(),
+            replicas: self.store.replicas().count(),
+        }
+    }
+
+    /// Nothing is on its way, or nothing will come any more.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.failed.is_some() || !self.owners.values().any(|o| matches!(o, Owner::Checkpoint))
+    }
+
+    fn op(&mut self, owner: Owner, op: Op, work: &mut WorkQueue) {
+        self.next_op += 1;
+        let id = self.next_op;
+        self.owners.insert(id, owner);
+        self.input(Input::Op { id, op }, work);
+    }
+
+    pub(super) fn checkpoint(&mut self, work: &mut WorkQueue) {
+        self.op(Owner::Checkpoint, Op::Checkpoint, work);
+    }
+
+    pub(super) fn create(
+        &mut self,
+        _now: Tick,
+        _id: &Identity,
+        rec: ReplicaRec,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+        work: &mut WorkQueue,
+    ) {
+        self.op(Owner::Create { rec: Box::new(rec.clone()), reply }, Op::CreateReplica(rec), work);
+    }
+
+    pub(super) fn delete(&mut self, rid: Rid, reply: oneshot::Sender<Result<(), StoreError>>, work: &mut WorkQueue) {
+        self.replicas.remove(&rid);
+        self.op(Owner::Admin(reply), Op::DeleteReplica { rid }, work);
+    }
+
+    /// Bytes that can still be promised to new data.
+    fn credit(&self) -> u64 {
+        self.store.stats().units_free * hf_store::UNIT_BYTES
+    }
+
+    /// Does what a replica's step asked for; replies come back as (link, envelope, message).
+    fn replica_outputs(&mut self, rid: Rid, out: Vec<re::Output>, work: &mut WorkQueue) -> Vec<(Link, Envelope, Msg)> {
+        let mut sends = Vec::new();
+        for o in out {
+            match o {
+                re::Output::Send { link, env, msg } => sends.push((link, env, msg)),
+                re::Output::Store { tag, op } => self.replica_store(rid, tag, op, work),
+            }
+        }
+        sends
+    }
+
+    fn replica_store(&mut self, rid: Rid, tag: u64, op: StoreOp, work: &mut WorkQueue) {
+        let op = match op {
+            StoreOp::Promise { term, session, stable, epoch } => {
+                let Some(rec) = self.store.replica(rid).cloned() else {
+                    return self.answer_now(rid, tag, StoreAnswer::Error(Nack::NoReplica), work);
+                };
+                let hint_epoch = epoch.0.max(rec.hint_epoch);
+                let rec = ReplicaRec { promised_term: term, promised_session: session, stable_known: stable, hint_epoch, ..rec };
+                Op::UpdateReplica(rec)
+            }
+            StoreOp::Write { ver, start, data, crcs } => Op::Write { rid, ver, start, data, crcs },
+            StoreOp::Zero { ver, range } => Op::Zero { rid, ver, range },
+            StoreOp::Read { range } => Op::Read { rid, range },
+            StoreOp::Versions { chunk } => Op::Versions { rid, chunk },
+            StoreOp::Chunks { since, from } => {
+                let mut list = self.store.chunks_since(rid, since, from, LIST_PAGE + 1);
+                let more = list.len() > LIST_PAGE;
+                list.truncate(LIST_PAGE);
+                return self.answer_now(rid, tag, StoreAnswer::Chunks(list, more), work);
+            }
+            StoreOp::Copy { term, items } => {
+                let item = |i: message::CopyItem| CopyItem { block: i.block, seen: i.seen, src: i.src, data: i.data, repair: false };
+                Op::Copy { rid, term, items: items.into_iter().map(item).collect() }
+            }
+        };
+        self.op(Owner::Replica { rid, tag }, op, work);
+    }
+
+    /// An answer that needs no disk.
+    fn answer_now(&mut self, rid: Rid, tag: u64, answer: StoreAnswer, work: &mut WorkQueue) {
+        let input = re::Input::Store { tag, answer, credit: self.credit(), max_ver: self.store.max_ver(rid) };
+        let mut out = Vec::new();
+        if let Some(r) = self.replicas.get_mut(&rid) {
+            r.step(now(), input, &mut out);
+        }
+        for (link, env, msg) in self.replica_outputs(rid, out, work) {
+            // Goes out with the next turn of the loop, like every other reply.
+            work.push_back(Work::ToReplica { disk: self.id, link: link | REPLY, env, msg });
+        }
+    }
+}
+
+/// Marks a queued message as a reply on its way out.
+const REPLY: Link = 1 << 63;
+
+impl Core {
+    pub(super) fn to_replica(&mut self, disk: DiskId, link: Link, env: Envelope, msg: Msg) {
+        if link & REPLY != 0 {
+            return self.reply(link & !REPLY, env, msg);
+        }
+        let boot = self.id.boot;
+        let mut work = std::mem::take(&mut self.work);
+        let sends = match self.disks.get_mut(&disk) {
+            Some(d) => {
+                let mut out = Vec::new();
+                let known = d.replicas.get_mut(&env.rid).map(|r| r.step(now(), re::Input::Message { link, env, msg }, &mut out));
+                match known {
+                    Some(()) => d.replica_outputs(env.rid, out, &mut work),
+                    None => vec![(link, Envelope { boot, ..env }, Msg::Nack(Nack::NoReplica))],
+                }
+            }
+            None => vec![(link, Envelope { boot, ..env }, Msg::Nack(Nack::Failed))],
+        };
+        self.work = work;
+        sends.into_iter().for_each(|(link, env, msg)| self.reply(link, env, msg));
+    }
+
+    pub(super) fn store_done(&mut self, disk: DiskId, id: u64, result: Result<Answer, StoreError>) {
+        let identity = self.id;
+        let mut work = std::mem::take(&mut self.work);
+        let mut sends = Vec::new();
+        if let Some(d) = self.disks.get_mut(&disk)
+            && let Some(owner) = d.owners.remove(&id)
+        {
+            match owner {
+                Owner::Checkpoint => {}
+                Owner::Admin(reply) => drop(reply.send(result.map(|_| ()))),
+                Owner::Create { rec, reply } => {
+                    if result.is_ok() {
+                        d.replicas.entry(rec.rid).or_insert_with(|| Replica::new(now(), identity.boot, durable(&identity, &rec)));
+                    }
+                    let _ = reply.send(result.map(|_| ()));
+                }
+                Owner::Replica { rid, tag } => {
+                    // The highest version is needed in the answer to a promise only.
+                    let max_ver = match &result {
+                        Ok(Answer::Done) => d.max_ver_for(rid, tag),
+                        _ => Default::default(),
+                    };
+                    let input = re::Input::Store { tag, answer: answer(result), credit: d.credit(), max_ver };
+                    let mut out = Vec::new();
+                    if let Some(r) = d.replicas.get_mut(&rid) {
+                        r.step(now(), input, &mut out);
+                    }
+                    sends = d.replica_outputs(rid, out, &mut work);
+                }
+            }
+        }
+        self.work = work;
+        sends.into_iter().for_each(|(link, env, msg)| self.reply(link, env, msg));
+        if self.shutdown.is_some() && self.disks.values().all(DiskHost::is_quiet)
+            && let Some(tx) = self.shutdown.take()
+        {
+            let _ = tx.send(());
+        }
+    }
+}
+
+impl DiskHost {
+    fn max_ver_for(&self, rid: Rid, tag: u64) -> hf_policy::Ver {
+        let promise = self.replicas.get(&rid).is_some_and(|r| r.awaits_promise(tag));
+        if promise { self.store.max_ver(rid) } else { Default::default() }
+    }
+}
+
+fn answer(result: Result<Answer, StoreError>) -> StoreAnswer {
+    let info = |b: &hf_store::engine::BlockInfo| message::BlockInfo {
+        ver: b.ver,
+        crc: b.crc,
+        state: match b.state {
+            BlockState::Absent => message::BlockState::Absent,
+            BlockState::Data => message::BlockState::Data,
+            BlockState::Zero => message::BlockState::Zero,
+            BlockState::Bad => message::BlockState::Bad,
+        },
+    };
+    match result {
+        Ok(Answer::Done) => StoreAnswer::Done,
+        Ok(Answer::Read { blocks, data }) => StoreAnswer::Read(blocks.iter().map(info).collect(), data),
+        Ok(Answer::Versions(v)) => StoreAnswer::Versions(v.iter().map(info).collect()),
+        Ok(Answer::Copied(c)) => StoreAnswer::Copied(c),
+        Err(StoreError::Failed(_)) => StoreAnswer::Error(Nack::Failed),
+        Err(StoreError::NoSpace) => StoreAnswer::Error(Nack::NoSpace),
+        Err(StoreError::NoReplica(_)) => StoreAnswer::Error(Nack::NoReplica),
+        Err(StoreError::Invalid(_) | StoreError::Exists(_)) => StoreAnswer::Error(Nack::Invalid),
+    }
+}

@@ -1,0 +1,214 @@
+//! A reactor: one thread that owns some disks and some attached volumes; tokio's current-thread runtime and an io_uring per
+//! disk. Everything that happens enters through [`core::Core`] as a work item and is carried as far as it goes without a
+//! lock or another thread.
+//!
+//! The mailbox is the only way in from other threads; events are the only way out.
+
+mod conn;
+mod core;
+mod disk_host;
+mod links;
+mod volume_host;
+
+pub use core::DiskStatus;
+pub use volume_host::VolumeStatus;
+
+use crate::disk::DiskFile;
+use hf_frontends::nbd::Agreed;
+use hf_meta_core::ClusterState;
+use hf_policy::{BootId, ClusterId, DiskId, Epoch, NodeId, Rid, SessionId, ShardId, Term, Ver, VolumeId};
+use hf_repl_core::coordinator::Proposed;
+use hf_store::{ReplicaRec, Store, StoreError};
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// What the control plane tells a reactor.
+pub enum Mail {
+    /// Take over an opened disk.
+    AddDisk {
+        /// Its number.
+        disk: DiskId,
+        /// Its store, replayed, not started.
+        store: Box<Store>,
+        /// Its file.
+        file: Arc<DiskFile>,
+        /// Use threads even if io_uring is there.
+        force_threads: bool,
+    },
+    /// Initialise a replica's storage.
+    CreateReplica {
+        /// Where.
+        disk: DiskId,
+        /// What.
+        rec: Box<ReplicaRec>,
+        /// When durable.
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    /// Delete a replica's data.
+    DeleteReplica {
+        /// Where.
+        disk: DiskId,
+        /// Which.
+        rid: Rid,
+        /// When durable.
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    /// The record has changed.
+    State(Arc<ClusterState>),
+    /// Begin to coordinate a volume that this node has just been given.
+    StartVolume {
+        /// Which.
+        vol: VolumeId,
+        /// The attachment.
+        session: SessionId,
+    },
+    /// Drain a volume; [`Event::Drained`] follows.
+    StopVolume {
+        /// Which.
+        vol: VolumeId,
+    },
+    /// A negotiated NBD connection.
+    Nbd {
+        /// The socket.
+        stream: NbdStream,
+        /// What was agreed.
+        agreed: Box<Agreed>,
+        /// The volume.
+        vol: VolumeId,
+        /// Bytes read beyond the negotiation.
+        rest: Vec<u8>,
+    },
+    /// A replication connection for one of this reactor's disks, its hello read.
+    Data {
+        /// The socket.
+        stream: std::net::TcpStream,
+        /// The disk.
+        disk: DiskId,
+    },
+    /// A proposal's outcome.
+    Proposed {
+        /// Whose.
+        shard: ShardId,
+        /// Of which attachment.
+        session: SessionId,
+        /// What came of it.
+        outcome: Proposed,
+    },
+    /// Tell where everything stands.
+    Status(oneshot::Sender<ReactorStatus>),
+    /// Checkpoint every disk, then end.
+    Shutdown(oneshot::Sender<()>),
+}
+
+/// An NBD socket.
+pub enum NbdStream {
+    /// TCP.
+    Tcp(std::net::TcpStream),
+    /// Unix.
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// What a reactor tells the control plane.
+#[derive(Debug)]
+pub enum Event {
+    /// Propose that members leave the set; answer with [`Mail::Proposed`].
+    ProposeDrop {
+        /// Which shard.
+        shard: ShardId,
+        /// Of which attachment.
+        session: SessionId,
+        /// Compare-and-set.
+        epoch: Epoch,
+        /// Term.
+        term: Term,
+        /// Who.
+        rids: Vec<Rid>,
+        /// They hold everything up to here.
+        base: Ver,
+    },
+    /// Every shard serves.
+    Serving {
+        /// Which.
+        vol: VolumeId,
+        /// The attachment.
+        session: SessionId,
+        /// Its term.
+        term: Term,
+    },
+    /// The attachment is over: fenced.
+    Fenced {
+        /// Which.
+        vol: VolumeId,
+        /// The attachment.
+        session: SessionId,
+    },
+    /// Nothing is outstanding any more.
+    Drained {
+        /// Which.
+        vol: VolumeId,
+        /// The attachment.
+        session: SessionId,
+    },
+    /// A disk has failed for good.
+    DiskFailed {
+        /// Which.
+        disk: DiskId,
+        /// Why.
+        why: String,
+    },
+}
+
+/// Where a reactor's things stand.
+#[derive(Debug, Default)]
+pub struct ReactorStatus {
+    /// Disks.
+    pub disks: Vec<DiskStatus>,
+    /// Attached volumes.
+    pub volumes: Vec<VolumeStatus>,
+    /// NBD connections.
+    pub connections: usize,
+}
+
+/// A running reactor.
+#[derive(Clone)]
+pub struct Handle {
+    tx: mpsc::UnboundedSender<Mail>,
+}
+
+impl Handle {
+    /// Puts something into the mailbox. Mail is control traffic: its amount is bounded by what the control plane does.
+    pub fn send(&self, mail: Mail) {
+        let _ = self.tx.send(mail);
+    }
+
+    /// Asks where everything stands.
+    pub async fn status(&self) -> ReactorStatus {
+        let (tx, rx) = oneshot::channel();
+        self.send(Mail::Status(tx));
+        rx.await.unwrap_or_default()
+    }
+}
+
+/// Who this node is.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The node.
+    pub node: NodeId,
+    /// This process.
+    pub boot: BootId,
+}
+
+/// Starts a reactor's thread.
+pub fn start(index: usize, id: Identity, events: mpsc::UnboundedSender<Event>) -> std::io::Result<Handle> {
+    let (tx, rx) = mpsc::unbounded_channel();
+    std::thread::Builder::new().name(format!("reactor-{index}")).spawn(move || {
+        let rt = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(rt) => rt,
+            Err(e) => return tracing::error!("reactor {index}: {e}"),
+        };
+        tokio::task::LocalSet::new().block_on(&rt, core::run(id, rx, events));
+    })?;
+    Ok(Handle { tx })
+}

@@ -1,0 +1,396 @@
+//! An attached volume on its reactor: one coordinator per shard, requests split at shard boundaries and joined by their worst
+//! part, record changes, draining and fencing.
+
+use super::core::{Core, CoreRef, LOCAL, Work, now};
+use super::{Event, Identity};
+use bytes::Bytes;
+use hf_meta_core::record::{ClusterState, VolumeRecord};
+use hf_policy::{BLOCK_BYTES, DiskId, Policy, Rid, SHARD_BYTES, SessionId, ShardId, Term, Tick, VolumeId};
+use hf_repl_core::coordinator::{self as co, ClientOp, ClientReply, Phase};
+use hf_repl_core::{Coordinator, IoError};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use tokio::sync::Notify;
+
+/// How a client's request ended.
+pub(super) type Result_ = Result<ClientReply, IoError>;
+type Callback = Box<dyn FnOnce(Result_)>;
+
+/// A request that was split over shards.
+struct Join {
+    left: usize,
+    parts: Vec<Option<ClientReply>>,
+    worst: Option<IoError>,
+    done: Callback,
+}
+
+/// An attached volume, for status and metrics.
+#[derive(Clone, Debug)]
+pub struct VolumeStatus {
+    /// Which.
+    pub vol: VolumeId,
+    /// The attachment.
+    pub session: SessionId,
+    /// Per shard.
+    pub shards: Vec<co::Status>,
+    /// NBD connections.
+    pub connections: usize,
+}
+
+pub(super) struct VolumeHost {
+    pub vol: VolumeId,
+    pub session: SessionId,
+    pub size: u64,
+    pub read_only: bool,
+    pub queue_depth: usize,
+    shards: Vec<Coordinator>,
+    disks: BTreeMap<(u32, Rid), DiskId>,
+    serving: usize,
+    drained: usize,
+    joins: BTreeMap<u64, Join>,
+    /// Part of a join: client id to (join, part).
+    parts: BTreeMap<u64, (u64, usize)>,
+    next: u64,
+    /// Wakes every connection: the attachment is over.
+    pub closed: Rc<Notify>,
+    pub over: bool,
+    pub connections: usize,
+}
+
+fn record_of(v: &VolumeRecord, shard: u32) -> co::Record {
+    let in_sync = v.shards.get(shard as usize).map(|s| &s.replicas).into_iter().flatten().filter(|(_, r)| r.in_sync());
+    co::Record {
+        term: v.term,
+        epoch: v.epoch,
+        session: v.coordinator.as_ref().map(|a| a.session),
+        lineage: v.lineage,
+        in_sync: in_sync
+            .map(|(rid, r)| (*rid, co::MemberInfo { node: r.node, store_uuid: r.store_uuid.unwrap_or_default() }))
+            .collect(),
+    }
+}
+
+/// Members by nearness to a node: itself, then same rack, zone, region.
+fn nearest(state: &ClusterState, v: &VolumeRecord, shard: u32, id: &Identity) -> Vec<Rid> {
+    let mine = state.nodes.get(&id.node).map(|n| n.labels.clone()).unwrap_or_default();
+    let distance = |node| {
+        if node == id.node {
+            return 0;
+        }
+        let theirs = state.nodes.get(&node).map(|n| &n.labels);
+        let same = |k: &str| mine.get(k).is_some() && mine.get(k) == theirs.and_then(|t| t.get(k));
+        ["rack", "zone", "region"].iter().position(|k| same(k)).map_or(4, |p| p + 1)
+    };
+    let mut list: Vec<_> = v.shards[shard as usize].replicas.values().map(|r| (distance(r.node), r.rid)).collect();
+    list.sort_unstable();
+    list.into_iter().map(|(_, r)| r).collect()
+}
+
+/// Begins to coordinate a volume: the record names this node and this session.
+pub(super) fn start(core: &CoreRef, vol: VolumeId, session: SessionId) {
+    let wanted: Vec<DiskId> = {
+        let mut c = core.borrow_mut();
+        let Some(v) = c.state.volumes.get(&vol).cloned() else { return };
+        if c.volumes.get(&vol).is_some_and(|h| h.session == session) || v.coordinator.as_ref().is_none_or(|a| a.session != session) {
+            return;
+        }
+        c.drop_volume(vol);
+        let host = VolumeHost {
+            vol,
+            session,
+            size: v.size,
+            read_only: false,
+            queue_depth: 128,
+            shards: Vec::new(),
+            disks: BTreeMap::new(),
+            serving: 0,
+            drained: 0,
+            joins: BTreeMap::new(),
+            parts: BTreeMap::new(),
+            next: 0,
+            closed: Rc::new(Notify::new()),
+            over: false,
+            connections: 0,
+        };
+        c.volumes.insert(vol, host);
+        c.add_shards(&v);
+        c.remote_disks(vol)
+    };
+    wanted.into_iter().for_each(|d| super::links::ensure(core, d));
+}
+
+impl Core {
+    /// Coordinators for shards that have none yet.
+    fn add_shards(&mut self, v: &VolumeRecord) {
+        let Ok(policy) = Policy::from_attrs(&v.attrs) else { return };
+        let (id, state) = (self.id, self.state.clone());
+        let Some(h) = self.volumes.get_mut(&v.id) else { return };
+        h.size = v.size;
+        h.read_only = policy.read_only;
+        h.queue_depth = policy.queue_depth as usize;
+        let first = h.shards.len() as u32;
+        let mut started = Vec::new();
+        for index in first..v.shards.len() as u32 {
+            for r in v.shards[index as usize].replicas.values() {
+                h.disks.insert((index, r.rid), r.disk);
+            }
+            let shard = ShardId { vol: v.id, index };
+            let cfg = co::Config {
+                cluster: id.cluster,
+                shard,
+                session: h.session,
+                node: id.node,
+                blocks: v.shard_bytes(index) / BLOCK_BYTES,
+                min_replicas: policy.min_replicas,
+                replica_timeout: policy.replica_timeout,
+                read_from: policy.read_from,
+                nearest: nearest(&state, v, index, &id),
+            };
+            let mut out = Vec::new();
+            h.shards.push(Coordinator::new(now(), cfg, record_of(v, index), &mut out));
+            started.push((shard, out));
+        }
+        for (shard, out) in started {
+            self.outputs(shard, out);
+            self.tell_links(shard);
+        }
+        self.drain();
+    }
+
+    /// Tells a new coordinator which of its members' links are up.
+    fn tell_links(&mut self, shard: ShardId) {
+        let Some(h) = self.volumes.get(&shard.vol) else { return };
+        let members: Vec<(Rid, DiskId)> =
+            h.disks.iter().filter(|((s, _), _)| *s == shard.index).map(|((_, r), d)| (*r, *d)).collect();
+        for (rid, disk) in members {
+            let boot = if self.disks.contains_key(&disk) {
+                Some(self.id.boot)
+            } else {
+                self.peers.0.get(&disk).filter(|p| p.queue.is_some()).map(|p| p.boot)
+            };
+            if let Some(boot) = boot {
+                self.work.push_back(Work::Coordinator { shard, input: co::Input::PeerUp { rid, boot } });
+            }
+        }
+    }
+
+    fn remote_disks(&self, vol: VolumeId) -> Vec<DiskId> {
+        let Some(h) = self.volumes.get(&vol) else { return Vec::new() };
+        h.disks.values().copied().filter(|d| !self.disks.contains_key(d)).collect()
+    }
+
+    /// The record moved: every coordinator hears of it.
+    pub(super) fn records_changed(&mut self) {
+        let state = self.state.clone();
+        let vols: Vec<VolumeId> = self.volumes.keys().copied().collect();
+        for vol in vols {
+            let Some(v) = state.volumes.get(&vol) else {
+                self.drop_volume(vol);
+                continue;
+            };
+            let Ok(policy) = Policy::from_attrs(&v.attrs) else { continue };
+            let Some(h) = self.volumes.get_mut(&vol) else { continue };
+            for (i, c) in h.shards.iter_mut().enumerate() {
+                c.set_blocks(v.shard_bytes(i as u32) / BLOCK_BYTES);
+                c.set_policy(policy.min_replicas, policy.replica_timeout, policy.read_from);
+            }
+            let n = h.shards.len() as u32;
+            if v.coordinator.as_ref().is_some_and(|a| a.session == h.session) {
+                self.add_shards(v);
+            }
+            for index in 0..n {
+                let shard = ShardId { vol, index };
+                let input = co::Input::Record(record_of(v, index));
+                self.work.push_back(Work::Coordinator { shard, input });
+            }
+        }
+    }
+
+    pub(super) fn coordinator(&mut self, shard: ShardId, input: co::Input) {
+        let Some(h) = self.volumes.get_mut(&shard.vol) else { return };
+        let Some(c) = h.shards.get_mut(shard.index as usize) else { return };
+        let mut out = Vec::new();
+        c.step(now(), input, &mut out);
+        self.outputs(shard, out);
+    }
+
+    fn outputs(&mut self, shard: ShardId, out: Vec<co::Output>) {
+        for o in out {
+            match o {
+                co::Output::Send { rid, env, msg } => {
+                    let Some(disk) = self.disk_of(shard, rid) else { continue };
+                    if self.disks.contains_key(&disk) {
+                        self.work.push_back(Work::ToReplica { disk, link: LOCAL, env, msg });
+                    } else if let Some(q) = self.peers.0.get(&disk).and_then(|p| p.queue.as_ref()) {
+                        q.send(&env, &msg);
+                    }
+                }
+                co::Output::ProposeDrop { epoch, term, rids, base } => {
+                    let Some(session) = self.volumes.get(&shard.vol).map(|h| h.session) else { continue };
+                    tracing::warn!(volume = %shard.vol, ?rids, "replicas do not answer: asking to drop them");
+                    let _ = self.events.send(Event::ProposeDrop { shard, session, epoch, term, rids, base });
+                }
+                co::Output::Reply { id, result } => self.part_done(shard.vol, id, result),
+                co::Output::Serving => self.shard_serving(shard.vol),
+                co::Output::Fenced => self.fenced(shard.vol),
+                co::Output::Drained => self.shard_drained(shard.vol),
+            }
+        }
+    }
+
+    fn shard_serving(&mut self, vol: VolumeId) {
+        let Some(h) = self.volumes.get_mut(&vol) else { return };
+        h.serving += 1;
+        if h.serving == h.shards.len() {
+            let term = h.shards.first().map_or(Term(0), |c| c.status().term);
+            let _ = self.events.send(Event::Serving { vol, session: h.session, term });
+        }
+    }
+
+    /// Over for good: clients are cut off, and this attachment is never served again (I19).
+    fn fenced(&mut self, vol: VolumeId) {
+        if let Some(h) = self.volumes.get_mut(&vol).filter(|h| !h.over) {
+            h.over = true;
+            h.closed.notify_waiters();
+            let _ = self.events.send(Event::Fenced { vol, session: h.session });
+        }
+    }
+
+    fn shard_drained(&mut self, vol: VolumeId) {
+        let Some(h) = self.volumes.get_mut(&vol) else { return };
+        h.drained += 1;
+        if h.drained == h.shards.len() {
+            let _ = self.events.send(Event::Drained { vol, session: h.session });
+        }
+    }
+
+    fn drop_volume(&mut self, vol: VolumeId) {
+        if let Some(mut h) = self.volumes.remove(&vol) {
+            h.over = true;
+            h.closed.notify_waiters();
+            for j in std::mem::take(&mut h.joins).into_values() {
+                (j.done)(Err(IoError::Fenced));
+            }
+        }
+    }
+
+    /// A client's request, in bytes of the volume. `done` is called exactly once.
+    pub(super) fn client(&mut self, vol: VolumeId, op: ClientOp, done: Callback) {
+        let Some(h) = self.volumes.get_mut(&vol).filter(|h| !h.over) else { return done(Err(IoError::Fenced)) };
+        let parts = split(op, h.shards.len());
+        h.next += 1;
+        let join = h.next;
+        h.joins.insert(join, Join { left: parts.len(), parts: vec![None; parts.len()], worst: None, done });
+        let mut inputs = Vec::new();
+        for (i, (index, op)) in parts.into_iter().enumerate() {
+            h.next += 1;
+            h.parts.insert(h.next, (join, i));
+            inputs.push(Work::Coordinator { shard: ShardId { vol, index }, input: co::Input::Client { id: h.next, op } });
+        }
+        self.work.extend(inputs);
+    }
+
+    fn part_done(&mut self, vol: VolumeId, id: u64, result: Result_) {
+        let Some(h) = self.volumes.get_mut(&vol) else { return };
+        let Some((join, part)) = h.parts.remove(&id) else { return };
+        let Some(j) = h.joins.get_mut(&join) else { return };
+        match result {
+            Ok(r) => j.parts[part] = Some(r),
+            Err(e) => j.worst = Some(e),
+        }
+        j.left -= 1;
+        if j.left == 0
+            && let Some(j) = h.joins.remove(&join)
+        {
+            (j.done)(joined(j.parts, j.worst));
+        }
+    }
+}
+
+/// The whole request's outcome: the worst part's, or all parts' bytes in order.
+fn joined(parts: Vec<Option<ClientReply>>, worst: Option<IoError>) -> Result_ {
+    if let Some(e) = worst {
+        return Err(e);
+    }
+    let mut bytes: Vec<Bytes> = Vec::new();
+    let mut extents = Vec::new();
+    for p in parts.into_iter().flatten() {
+        match p {
+            ClientReply::Data(d) => bytes.extend(d),
+            ClientReply::Extents(e) => extents.extend(e),
+            ClientReply::Done => {}
+        }
+    }
+    Ok(match (bytes.is_empty(), extents.is_empty()) {
+        (false, _) => ClientReply::Data(bytes),
+        (_, false) => ClientReply::Extents(extents),
+        _ => ClientReply::Done,
+    })
+}
+
+/// A request's parts per shard, with offsets inside the shard.
+fn split(op: ClientOp, shards: usize) -> Vec<(u32, ClientOp)> {
+    let pieces = |off: u64, len: u64| {
+        let mut at = off;
+        let mut out = Vec::new();
+        while at < off + len || (len == 0 && at == off && out.is_empty()) {
+            let end = ((at / SHARD_BYTES + 1) * SHARD_BYTES).min(off + len);
+            out.push(((at / SHARD_BYTES) as u32, at % SHARD_BYTES, at - off, end - at));
+            if len == 0 {
+                break;
+            }
+            at = end;
+        }
+        out
+    };
+    match op {
+        ClientOp::Flush => (0..shards as u32).map(|i| (i, ClientOp::Flush)).collect(),
+        ClientOp::Read { off, len } => pieces(off, u64::from(len))
+            .into_iter()
+            .map(|(i, o, _, n)| (i, ClientOp::Read { off: o, len: n as u32 }))
+            .collect(),
+        ClientOp::Write { off, data } => pieces(off, data.len() as u64)
+            .into_iter()
+            .map(|(i, o, at, n)| (i, ClientOp::Write { off: o, data: data.slice(at as usize..(at + n) as usize) }))
+            .collect(),
+        ClientOp::Zero { off, len } => {
+            pieces(off, len).into_iter().map(|(i, o, _, n)| (i, ClientOp::Zero { off: o, len: n })).collect()
+        }
+        // The answer may cover less than was asked: the first shard's part is enough.
+        ClientOp::Status { off, len } => {
+            pieces(off, len).into_iter().take(1).map(|(i, o, _, n)| (i, ClientOp::Status { off: o, len: n })).collect()
+        }
+    }
+}
+
+impl VolumeHost {
+    pub(super) fn disk_of(&self, shard: ShardId, rid: Rid) -> Option<DiskId> {
+        self.disks.get(&(shard.index, rid)).copied()
+    }
+    pub(super) fn uses(&self, disk: DiskId) -> bool {
+        !self.over && self.disks.values().any(|d| *d == disk)
+    }
+    pub(super) fn members_on(&self, disk: DiskId) -> Vec<(ShardId, Rid)> {
+        let here = self.disks.iter().filter(|(_, d)| **d == disk);
+        here.map(|((index, rid), _)| (ShardId { vol: self.vol, index: *index }, *rid)).collect()
+    }
+    pub(super) fn due(&self, now: Tick) -> Vec<ShardId> {
+        let due = |c: &Coordinator| c.next_deadline().is_some_and(|d| d <= now);
+        let shards = self.shards.iter().enumerate().filter(|(_, c)| due(c));
+        shards.map(|(i, _)| ShardId { vol: self.vol, index: i as u32 }).collect()
+    }
+    pub(super) fn status(&self) -> VolumeStatus {
+        let shards = self.shards.iter().map(Coordinator::status).collect();
+        VolumeStatus { vol: self.vol, session: self.session, shards, connections: self.connections }
+    }
+    /// Ends client sessions; what is outstanding is carried out, then [`Event::Drained`] is said.
+    pub(super) fn stop(&mut self, work: &mut std::collections::VecDeque<Work>) {
+        self.closed.notify_waiters();
+        for i in 0..self.shards.len() as u32 {
+            let fenced = self.shards[i as usize].status().phase == Phase::Fenced;
+            if !fenced {
+                work.push_back(Work::Coordinator { shard: ShardId { vol: self.vol, index: i }, input: co::Input::Stop });
+            }
+        }
+    }
+}
