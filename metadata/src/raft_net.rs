@@ -2,22 +2,27 @@
 //! messages are Raft's business; order within a node is kept.
 
 use crate::raft_loop::MetaHandle;
+use hf_meta_core::ClusterState;
 use hf_meta_proto::pb::{RaftRequest, peer_client::PeerClient};
 use hf_policy::{ClusterId, NodeId};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Messages that wait for one node.
 const QUEUE: usize = 1024;
 
+/// The newest state a node has, its own or followed: a learner must find its leader before it has applied anything.
+pub type View = watch::Receiver<Arc<ClusterState>>;
+
 /// Sends what the Raft loop puts out, until the loop ends.
-pub async fn run(cluster: ClusterId, me: NodeId, meta: MetaHandle, mut rx: mpsc::Receiver<(u64, Vec<u8>)>) {
+pub async fn run(cluster: ClusterId, me: NodeId, meta: MetaHandle, view: View, mut rx: mpsc::Receiver<(u64, Vec<u8>)>) {
     let mut peers: BTreeMap<u64, mpsc::Sender<Vec<u8>>> = BTreeMap::new();
     while let Some((to, bytes)) = rx.recv().await {
         let tx = peers.entry(to).or_insert_with(|| {
             let (tx, rx) = mpsc::channel(QUEUE);
-            tokio::spawn(peer(cluster, me, NodeId(to), meta.clone(), rx));
+            tokio::spawn(peer(cluster, me, NodeId(to), meta.clone(), view.clone(), rx));
             tx
         });
         if tx.try_send(bytes).is_err() {
@@ -26,10 +31,17 @@ pub async fn run(cluster: ClusterId, me: NodeId, meta: MetaHandle, mut rx: mpsc:
     }
 }
 
-async fn peer(cluster: ClusterId, me: NodeId, to: NodeId, meta: MetaHandle, mut rx: mpsc::Receiver<Vec<u8>>) {
+async fn peer(
+    cluster: ClusterId,
+    me: NodeId,
+    to: NodeId,
+    meta: MetaHandle,
+    view: View,
+    mut rx: mpsc::Receiver<Vec<u8>>,
+) {
     let mut client: Option<(String, PeerClient<tonic::transport::Channel>)> = None;
     while let Some(message) = rx.recv().await {
-        let addr = meta.state.borrow().nodes.get(&to).map(|n| n.addr.api.clone());
+        let addr = view.borrow().nodes.get(&to).map(|n| n.addr.api.clone());
         let Some(addr) = addr else { continue };
         if client.as_ref().is_none_or(|(a, _)| *a != addr) {
             client = hf_meta_proto::channel(&addr).ok().map(|c| {

@@ -136,7 +136,8 @@ async fn beat(m: &Member, status: &hf_meta::raft_loop::RaftStatus, disks: Vec<pb
     };
     for addr in targets {
         let Ok(ch) = hf_meta_proto::channel(&addr) else { continue };
-        let req = pb::HeartbeatRequest { node: m.node.0, disks: disks.clone(), cluster: m.cluster.0.to_be_bytes().to_vec() };
+        let req =
+            pb::HeartbeatRequest { node: m.node.0, disks: disks.clone(), cluster: m.cluster.0.to_be_bytes().to_vec() };
         let sent = tokio::time::timeout(Duration::from_secs(1), PeerClient::new(ch).heartbeat(req)).await;
         if let Ok(Ok(r)) = sent {
             let r = r.into_inner();

@@ -29,12 +29,12 @@ pub async fn serve(node: Arc<Node>, l: TcpListener, mut stop: watch::Receiver<bo
         .max_decoding_message_size(hf_meta_proto::MAX_MESSAGE)
         .max_encoding_message_size(hf_meta_proto::MAX_MESSAGE);
     let incoming = tonic::transport::server::TcpIncoming::from(l).with_nodelay(Some(true));
-    let served = tonic::transport::Server::builder()
-        .add_service(api)
-        .add_service(peer)
-        .serve_with_incoming_shutdown(incoming, async move {
+    let served = tonic::transport::Server::builder().add_service(api).add_service(peer).serve_with_incoming_shutdown(
+        incoming,
+        async move {
             let _ = stop.wait_for(|s| *s).await;
-        });
+        },
+    );
     if let Err(e) = served.await {
         tracing::error!("api: {e}");
     }
@@ -111,13 +111,14 @@ impl Service {
         }
         let state = m.view.borrow().clone();
         let volumes: Vec<_> = reactors.iter().flat_map(|r| &r.volumes).map(volume_json).collect();
+        let disks: Vec<_> = reactors.iter().flat_map(|r| &r.disks).map(disk_json).collect();
         Ok(serde_json::json!({
             "cluster": state.cluster, "name": state.name, "revision": state.revision,
             "leader": raft.leader, "is_leader": raft.is_leader, "raft_term": raft.term,
             "voters": raft.voters, "learners": raft.learners, "this_node": m.node,
             "up": live.up, "used": live.used,
             "nodes": state.nodes, "disks": state.disks, "volumes": state.volumes,
-            "tombstones": state.tombstones, "attached_here": volumes,
+            "tombstones": state.tombstones, "attached_here": volumes, "disks_here": disks,
         }))
     }
 
@@ -126,7 +127,9 @@ impl Service {
         let leader = m.meta.status.borrow().leader.filter(|l| *l != m.node);
         let leader = leader.or_else(|| {
             let voters = m.meta.status.borrow().voters.clone();
-            (!voters.contains(&m.node.0)).then(|| m.view.borrow().nodes.keys().find(|n| **n != m.node).copied()).flatten()
+            (!voters.contains(&m.node.0))
+                .then(|| m.view.borrow().nodes.keys().find(|n| **n != m.node).copied())
+                .flatten()
         });
         let addr = leader.and_then(|l| m.view.borrow().nodes.get(&l).map(|n| n.addr.api.clone()));
         if let Some(ch) = addr.and_then(|a| hf_meta_proto::channel(&a).ok()) {
@@ -175,7 +178,10 @@ impl Service {
             let mut steal = false;
             if let Some(a) = &v.coordinator {
                 if a.node == m.node && m.is_ours(a.session) && v.activated == v.term {
-                    return text(format!("volume {name} is attached here already"), serde_json::json!({"volume": name}));
+                    return text(
+                        format!("volume {name} is attached here already"),
+                        serde_json::json!({"volume": name}),
+                    );
                 }
                 steal = r.force || a.node == m.node || !self.liveness(m).await?.up.contains(&a.node);
             }
@@ -211,7 +217,8 @@ impl Service {
         let ms = began.elapsed().as_millis() as u64;
         let here = &self.0.cfg.name;
         let unix = self.0.cfg.nbd_socket.as_ref().map(|p| format!("nbd+unix:///{name}?socket={}", p.display()));
-        let json = serde_json::json!({"volume": name, "node": here, "uri": uri, "unix_uri": unix, "term": term, "ms": ms});
+        let json =
+            serde_json::json!({"volume": name, "node": here, "uri": uri, "unix_uri": unix, "term": term, "ms": ms});
         text(format!("volume {name} attached on node {here} in {ms} ms: {uri}"), json)
     }
 }
@@ -228,7 +235,14 @@ fn volume_json(v: &crate::reactor::VolumeStatus) -> serde_json::Value {
             })
         })
         .collect();
-    serde_json::json!({"volume": v.vol, "shards": shards, "connections": v.connections})
+    serde_json::json!({"volume": v.vol, "session": v.session, "shards": shards, "connections": v.connections})
+}
+
+fn disk_json(d: &crate::reactor::DiskStatus) -> serde_json::Value {
+    serde_json::json!({
+        "disk": d.disk, "backend": d.backend, "replicas": d.replicas, "failed": d.failed,
+        "journal_used": d.stats.journal_used, "overlay_bytes": d.stats.overlay_bytes,
+    })
 }
 
 #[tonic::async_trait]
@@ -264,7 +278,12 @@ impl Api for Service {
         if self.0.member.get().is_some() {
             return Err(Status::already_exists("this node is part of a cluster already"));
         }
-        let env = Envelope { v: 1, request: request_id(&r.request_id)?, at_ms: crate::node::wall_ms(), cmd: self.0.put_node() };
+        let env = Envelope {
+            v: 1,
+            request: request_id(&r.request_id)?,
+            at_ms: crate::node::wall_ms(),
+            cmd: self.0.put_node(),
+        };
         let envelope = env.encode().map_err(internal)?;
         let mut targets: Vec<String> = r.seeds.clone();
         let mut problems = Vec::new();
@@ -274,7 +293,8 @@ impl Api for Service {
             let addr = targets[i % targets.len()].clone();
             i += 1;
             let req = pb::JoinRequest { envelope: envelope.clone(), cluster: Vec::new() };
-            let ch = hf_meta_proto::channel(&addr).map_err(|e| Status::invalid_argument(format!("seed {addr}: {e}")))?;
+            let ch =
+                hf_meta_proto::channel(&addr).map_err(|e| Status::invalid_argument(format!("seed {addr}: {e}")))?;
             let mut c = PeerClient::new(ch).max_decoding_message_size(hf_meta_proto::MAX_MESSAGE);
             let joined = match c.join(req).await {
                 Ok(j) => j.into_inner(),
@@ -314,7 +334,8 @@ impl Api for Service {
 
     async fn status(&self, _: Request<pb::Empty>) -> Answer<pb::JsonReply> {
         let m = self.0.member()?;
-        let v = if m.meta.status.borrow().is_leader { self.status_json(&m).await? } else { self.leader_json(&m).await? };
+        let v =
+            if m.meta.status.borrow().is_leader { self.status_json(&m).await? } else { self.leader_json(&m).await? };
         Ok(Response::new(pb::JsonReply { json: v.to_string() }))
     }
 
@@ -344,7 +365,10 @@ impl Api for Service {
         run(&m, request, cmd).await?;
         let ready = until(&m, VISIBLE, |s| s.volume_named(&r.name).filter(|v| v.ready()).cloned()).await;
         let note = if ready.is_some() { "" } else { "; its replicas are still being created" };
-        text(format!("volume {} created{note}", r.name), serde_json::json!({"volume": r.name, "ready": ready.is_some()}))
+        text(
+            format!("volume {} created{note}", r.name),
+            serde_json::json!({"volume": r.name, "ready": ready.is_some()}),
+        )
     }
 
     async fn delete_volume(&self, r: Request<pb::VolumeRequest>) -> Answer<pb::TextReply> {

@@ -52,7 +52,11 @@ pub async fn run(a: DevArgs) -> Result<(), Failure> {
         std::fs::create_dir_all(home.join("disk")).map_err(anyhow::Error::from)?;
         let file = home.join("node.toml");
         std::fs::write(&file, config(&a, &dir, i)).map_err(anyhow::Error::from)?;
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(home.join("log")).map_err(anyhow::Error::from)?;
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(home.join("log"))
+            .map_err(anyhow::Error::from)?;
         let errors = log.try_clone().map_err(anyhow::Error::from)?;
         let child = Command::new(&exe)
             .args(["node", "--config"])
@@ -67,7 +71,8 @@ pub async fn run(a: DevArgs) -> Result<(), Failure> {
     }
     let result = up(&a, &dir, &mut children).await;
     if result.is_ok() && !a.once {
-        let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(anyhow::Error::from)?;
+        let mut term =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(anyhow::Error::from)?;
         tokio::select! {
             _ = tokio::signal::ctrl_c() => {}
             _ = term.recv() => {}
@@ -105,13 +110,14 @@ async fn up(a: &DevArgs, dir: &Path, children: &mut [Child]) -> Result<(), Failu
             alive(children)?;
             let c = Client::new(&[api(i)]);
             let known = c.status().await.is_ok();
-            let done = known
-                || if i == 0 { c.init("dev").await.is_ok() } else { c.join(&[api(0)]).await.is_ok() };
+            let done = known || if i == 0 { c.init("dev").await.is_ok() } else { c.join(&[api(0)]).await.is_ok() };
             if done {
                 break;
             }
             if began.elapsed() > Duration::from_secs(60) {
-                return Err(anyhow::anyhow!("node n{} does not come up; see {}/n{}/log", i + 1, dir.display(), i + 1).into());
+                return Err(
+                    anyhow::anyhow!("node n{} does not come up; see {}/n{}/log", i + 1, dir.display(), i + 1).into()
+                );
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

@@ -33,7 +33,8 @@ fn assign(m: &Member, disk: DiskId) -> usize {
 
 fn hand_over(node: &Node, m: &Member, disk: DiskId, file: DiskFile, store: Store) {
     let reactor = assign(m, disk);
-    let mail = Mail::AddDisk { disk, store: Box::new(store), file: Arc::new(file), force_threads: node.cfg.force_threads };
+    let mail =
+        Mail::AddDisk { disk, store: Box::new(store), file: Arc::new(file), force_threads: node.cfg.force_threads };
     m.reactors[reactor].send(mail);
 }
 
@@ -54,7 +55,10 @@ pub fn open_known(node: &Node, m: &Member) {
 }
 
 fn open_one(k: &KnownDisk, cluster: hf_policy::ClusterId) -> Result<(DiskFile, Store), String> {
-    let wiped = || "its store is gone: it was wiped or is not mounted; add it anew with holdfast disk add once that is clear".to_string();
+    let wiped = || {
+        "its store is gone: it was wiped or is not mounted; add it anew with holdfast disk add once that is clear"
+            .to_string()
+    };
     let file = DiskFile::open(&k.path).map_err(|e| e.to_string())?.ok_or_else(wiped)?;
     let store = match open_store(&file) {
         Err(OpenDiskError::Store { source: OpenError::NotOurs, .. }) => return Err(wiped()),
@@ -85,7 +89,12 @@ pub async fn add(node: &Arc<Node>, new: NewDisk) -> anyhow::Result<DiskId> {
     let m = node.member().map_err(|e| anyhow::anyhow!("{}", e.message()))?;
     let _one = node.admin.lock().await;
     let path = std::fs::canonicalize(&new.path).map_err(|e| anyhow::anyhow!("{}: {e}", new.path.display()))?;
-    let serving = m.view.borrow().disks.values().any(|d| d.node == m.node && Path::new(&d.path) == path && d.state == DiskState::Ok);
+    let serving = m
+        .view
+        .borrow()
+        .disks
+        .values()
+        .any(|d| d.node == m.node && Path::new(&d.path) == path && d.state == DiskState::Ok);
     let cluster = m.cluster;
     let (size, fresh) = (new.size, path.clone());
     let (file, store) = tokio::task::spawn_blocking(move || prepare(&fresh, size, cluster)).await??;

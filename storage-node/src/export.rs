@@ -87,7 +87,10 @@ impl Exports for View<'_> {
     }
 }
 
-async fn negotiate<S: AsyncRead + AsyncWrite + Unpin>(m: &Member, s: &mut S) -> std::io::Result<Option<(Agreed, Vec<u8>)>> {
+async fn negotiate<S: AsyncRead + AsyncWrite + Unpin>(
+    m: &Member,
+    s: &mut S,
+) -> std::io::Result<Option<(Agreed, Vec<u8>)>> {
     s.write_all(&greeting()).await?;
     let mut h = Handshake::default();
     let mut buf = Vec::new();

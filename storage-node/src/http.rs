@@ -49,14 +49,18 @@ const DISK: &[DiskMetric] = &[
     ("disk_waiting", "gauge", "Operations waiting for room in journal or memory.", |s| s.waiting),
     ("disk_stalls_total", "counter", "Times an operation had to wait for room.", |s| s.stalls),
     ("disk_journal_groups_total", "counter", "Journal writes.", |s| s.groups),
-    ("disk_journal_records_total", "counter", "Records in them: records / groups is the group commit's yield.", |s| s.records),
+    ("disk_journal_records_total", "counter", "Records in them: records / groups is the group commit's yield.", |s| {
+        s.records
+    }),
     ("disk_written_bytes_total", "counter", "Bytes written to the disk.", |s| s.disk_bytes_written),
     ("disk_writes_total", "counter", "Writes to the disk.", |s| s.disk_writes),
     ("disk_reads_total", "counter", "Reads from the disk.", |s| s.disk_reads),
     ("disk_syncs_total", "counter", "Cache flushes.", |s| s.disk_syncs),
     ("disk_checkpoints_total", "counter", "Checkpoints.", |s| s.checkpoints),
     ("disk_bad_blocks_total", "counter", "Blocks that failed their checksum or could not be read.", |s| s.bad_blocks),
-    ("disk_bad_pages_total", "counter", "Chunk pages that failed their checksum or could not be read.", |s| s.bad_pages),
+    ("disk_bad_pages_total", "counter", "Chunk pages that failed their checksum or could not be read.", |s| {
+        s.bad_pages
+    }),
 ];
 
 const VOLUME: &[VolumeMetric] = &[

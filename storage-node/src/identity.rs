@@ -86,9 +86,18 @@ impl DataDir {
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 if self.path.join("meta").exists() {
-                    anyhow::bail!("data_dir {} holds metadata but no {FILE}: it was damaged; restore it or start with an empty directory as a new node", self.path.display());
+                    anyhow::bail!(
+                        "data_dir {} holds metadata but no {FILE}: it was damaged; restore it or start with an empty directory as a new node",
+                        self.path.display()
+                    );
                 }
-                let id = Identity { format: FORMAT, uuid: BootId(random()), cluster: ClusterId::NONE, node: NodeId(0), disks: Vec::new() };
+                let id = Identity {
+                    format: FORMAT,
+                    uuid: BootId(random()),
+                    cluster: ClusterId::NONE,
+                    node: NodeId(0),
+                    disks: Vec::new(),
+                };
                 self.save(&id)?;
                 Ok(id)
             }

@@ -130,7 +130,8 @@ pub async fn run(cfg: Config) -> anyhow::Result<()> {
     tokio::spawn(crate::export::accept_nbd(node.clone(), nbd));
     if let Some(path) = node.cfg.nbd_socket.clone() {
         let _ = std::fs::remove_file(&path);
-        let l = tokio::net::UnixListener::bind(&path).map_err(|e| anyhow::anyhow!("nbd_socket {}: {e}", path.display()))?;
+        let l =
+            tokio::net::UnixListener::bind(&path).map_err(|e| anyhow::anyhow!("nbd_socket {}: {e}", path.display()))?;
         tokio::spawn(crate::export::accept_nbd_unix(node.clone(), l));
     }
     if let Some(l) = http {
@@ -139,7 +140,9 @@ pub async fn run(cfg: Config) -> anyhow::Result<()> {
     notify("READY=1");
     tracing::info!(name = node.cfg.name, api = node.cfg.api, member = joined, "holdfast node is up");
     if !joined {
-        tracing::info!("not part of a cluster yet: holdfast cluster init, or holdfast node join --seed <api of a node>");
+        tracing::info!(
+            "not part of a cluster yet: holdfast cluster init, or holdfast node join --seed <api of a node>"
+        );
     }
     wait_for_end(&node).await?;
     notify("STOPPING=1");
@@ -227,7 +230,6 @@ impl Node {
         let log = self.raft_log()?;
         let (out_tx, out_rx) = mpsc::channel(8192);
         let meta = MetaHandle::start(hf_meta::Start { node: id.node, cluster: id.cluster, log, out: out_tx })?;
-        tokio::spawn(raft_net::run(id.cluster, id.node, meta.clone(), out_rx));
         let saved = std::fs::read(self.dir.path.join("view.json")).ok().and_then(|b| serde_json::from_slice(&b).ok());
         let own = meta.state.borrow().clone();
         let first: Arc<ClusterState> = match saved {
@@ -235,6 +237,7 @@ impl Node {
             _ => own,
         };
         let (view_tx, view) = watch::channel(first);
+        tokio::spawn(raft_net::run(id.cluster, id.node, meta.clone(), view.clone(), out_rx));
         let who = reactor::Identity { cluster: id.cluster, node: id.node, boot: self.boot };
         let (events_tx, events) = mpsc::unbounded_channel();
         let reactors: std::io::Result<Vec<_>> =
@@ -264,7 +267,13 @@ impl Node {
     /// The service other nodes use.
     pub fn peer_service(&self) -> Result<PeerService, tonic::Status> {
         let m = self.member()?;
-        Ok(PeerService { cluster: m.cluster, node: m.node, meta: m.meta.clone(), view: m.view.clone(), heard: m.heard.clone() })
+        Ok(PeerService {
+            cluster: m.cluster,
+            node: m.node,
+            meta: m.meta.clone(),
+            view: m.view.clone(),
+            heard: m.heard.clone(),
+        })
     }
 
     /// Clean stop: exports drain, disks are checkpointed, Raft ends. Volumes stay attached on record: the node takes them

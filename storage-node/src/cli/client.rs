@@ -46,7 +46,8 @@ impl Client {
     {
         let mut last = None;
         for e in &self.endpoints {
-            let channel = hf_meta_proto::channel(e).map_err(|x| Failure { error: anyhow::anyhow!("endpoint {e}: {x}"), code: 2 })?;
+            let channel = hf_meta_proto::channel(e)
+                .map_err(|x| Failure { error: anyhow::anyhow!("endpoint {e}: {x}"), code: 2 })?;
             let client = ApiClient::new(channel).max_decoding_message_size(hf_meta_proto::MAX_MESSAGE);
             match tokio::time::timeout(PATIENCE, f(client)).await {
                 Ok(Ok(r)) => return Ok(r.into_inner()),
@@ -59,18 +60,32 @@ impl Client {
             }
         }
         let why = last.unwrap_or_else(|| Status::unavailable("no endpoint given"));
-        Err(Failure { error: anyhow::anyhow!("{} (is the node running? set --endpoint or HOLDFAST_ENDPOINT to its api address)", why.message()), code: 5 })
+        Err(Failure {
+            error: anyhow::anyhow!(
+                "{} (is the node running? set --endpoint or HOLDFAST_ENDPOINT to its api address)",
+                why.message()
+            ),
+            code: 5,
+        })
     }
 
     /// Founds a cluster.
     pub async fn init(&self, name: &str) -> Result<pb::TextReply, Failure> {
         let req = pb::InitRequest { name: name.into(), request_id: id() };
-        self.call(|mut c| { let req = req.clone(); async move { c.init(req).await } }).await
+        self.call(|mut c| {
+            let req = req.clone();
+            async move { c.init(req).await }
+        })
+        .await
     }
     /// Joins one.
     pub async fn join(&self, seeds: &[String]) -> Result<pb::TextReply, Failure> {
         let req = pb::JoinClusterRequest { seeds: seeds.to_vec(), request_id: id() };
-        self.call(|mut c| { let req = req.clone(); async move { c.join_cluster(req).await } }).await
+        self.call(|mut c| {
+            let req = req.clone();
+            async move { c.join_cluster(req).await }
+        })
+        .await
     }
     /// Everything.
     pub async fn status(&self) -> Result<serde_json::Value, Failure> {
@@ -80,32 +95,56 @@ impl Client {
     /// Adds a disk.
     pub async fn add_disk(&self, path: &str, size: u64, media: &str) -> Result<pb::TextReply, Failure> {
         let req = pb::AddDiskRequest { path: path.into(), size, media: media.into(), request_id: id() };
-        self.call(|mut c| { let req = req.clone(); async move { c.add_disk(req).await } }).await
+        self.call(|mut c| {
+            let req = req.clone();
+            async move { c.add_disk(req).await }
+        })
+        .await
     }
     /// Creates a volume.
     pub async fn create_volume(&self, name: &str, attrs: AttrMap) -> Result<pb::TextReply, Failure> {
         let req = pb::CreateVolumeRequest { name: name.into(), attrs: attrs.into_iter().collect(), request_id: id() };
-        self.call(|mut c| { let req = req.clone(); async move { c.create_volume(req).await } }).await
+        self.call(|mut c| {
+            let req = req.clone();
+            async move { c.create_volume(req).await }
+        })
+        .await
     }
     /// Changes a policy.
     pub async fn set_policy(&self, name: &str, attrs: AttrMap) -> Result<pb::TextReply, Failure> {
         let req = pb::CreateVolumeRequest { name: name.into(), attrs: attrs.into_iter().collect(), request_id: id() };
-        self.call(|mut c| { let req = req.clone(); async move { c.set_policy(req).await } }).await
+        self.call(|mut c| {
+            let req = req.clone();
+            async move { c.set_policy(req).await }
+        })
+        .await
     }
     /// Deletes a volume.
     pub async fn delete_volume(&self, name: &str) -> Result<pb::TextReply, Failure> {
         let req = pb::VolumeRequest { name: name.into(), request_id: id(), ..Default::default() };
-        self.call(|mut c| { let req = req.clone(); async move { c.delete_volume(req).await } }).await
+        self.call(|mut c| {
+            let req = req.clone();
+            async move { c.delete_volume(req).await }
+        })
+        .await
     }
     /// Attaches a volume.
     pub async fn attach(&self, name: &str, node: &str, force: bool) -> Result<pb::TextReply, Failure> {
         let req = pb::AttachRequest { name: name.into(), node: node.into(), force, request_id: id() };
-        self.call(|mut c| { let req = req.clone(); async move { c.attach(req).await } }).await
+        self.call(|mut c| {
+            let req = req.clone();
+            async move { c.attach(req).await }
+        })
+        .await
     }
     /// Detaches a volume.
     pub async fn detach(&self, name: &str) -> Result<pb::TextReply, Failure> {
         let req = pb::VolumeRequest { name: name.into(), request_id: id(), ..Default::default() };
-        self.call(|mut c| { let req = req.clone(); async move { c.detach(req).await } }).await
+        self.call(|mut c| {
+            let req = req.clone();
+            async move { c.detach(req).await }
+        })
+        .await
     }
     /// Events, one by one.
     pub async fn events(&self, follow: bool, mut on: impl FnMut(&str)) -> Result<(), Failure> {

@@ -11,7 +11,12 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 /// A block store whose volumes carry their own policy.
 #[derive(Parser, Debug)]
-#[command(name = "holdfast", version, about, after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 refused by the present state, 5 nobody answered.")]
+#[command(
+    name = "holdfast",
+    version,
+    about,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 refused by the present state, 5 nobody answered."
+)]
 pub struct Cli {
     /// API addresses of nodes, comma-separated; the first that answers is used.
     #[arg(long, global = true, env = "HOLDFAST_ENDPOINT", default_value = "127.0.0.1:7420")]
@@ -201,7 +206,8 @@ fn logging(json: bool) {
 
 /// Runs a command.
 pub async fn run(cli: Cli) -> Result<(), Failure> {
-    let endpoints: Vec<String> = cli.endpoint.split(',').map(|s| s.trim().to_string()).filter(|s| !s.is_empty()).collect();
+    let endpoints: Vec<String> =
+        cli.endpoint.split(',').map(|s| s.trim().to_string()).filter(|s| !s.is_empty()).collect();
     let c = Client::new(&endpoints);
     let o = cli.output;
     match cli.command {
@@ -211,7 +217,9 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
             Ok(crate::node::run(cfg).await?)
         }
         Commands::Node(NodeCommand { command: Some(NodeSub::List), .. }) => show::nodes(&c.status().await?, o),
-        Commands::Node(NodeCommand { command: Some(NodeSub::Join { seed }), .. }) => show::text(c.join(&seed).await?, o),
+        Commands::Node(NodeCommand { command: Some(NodeSub::Join { seed }), .. }) => {
+            show::text(c.join(&seed).await?, o)
+        }
         Commands::Dev(a) => crate::dev::run(a).await,
         Commands::Cluster(ClusterCommand::Init { name }) => show::text(c.init(&name).await?, o),
         Commands::Cluster(ClusterCommand::Status) => show::cluster(&c.status().await?, o),
@@ -246,7 +254,9 @@ async fn volume(c: &Client, v: VolumeCommand, o: Format) -> Result<(), Failure> 
         VolumeCommand::Delete { name } => show::text(c.delete_volume(&name).await?, o),
         VolumeCommand::Attach { name, node, force } => show::text(c.attach(&name, &node, force).await?, o),
         VolumeCommand::Detach { name } => show::text(c.detach(&name).await?, o),
-        VolumeCommand::Resize { name, size } => show::text(c.set_policy(&name, parse(&[format!("size={size}")])?).await?, o),
+        VolumeCommand::Resize { name, size } => {
+            show::text(c.set_policy(&name, parse(&[format!("size={size}")])?).await?, o)
+        }
         VolumeCommand::Set { name, attrs } => show::text(c.set_policy(&name, parse(&attrs)?).await?, o),
     }
 }

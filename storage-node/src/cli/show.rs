@@ -111,13 +111,19 @@ pub fn disks(s: &Value, o: Format) -> Result<(), Failure> {
             state,
         ]
     };
-    table(&["ID", "NODE", "PATH", "MEDIA", "CAPACITY", "USED", "STATE"], objects(s, "disks").into_iter().map(row).collect());
+    table(
+        &["ID", "NODE", "PATH", "MEDIA", "CAPACITY", "USED", "STATE"],
+        objects(s, "disks").into_iter().map(row).collect(),
+    );
     Ok(())
 }
 
 fn replicas(v: &Value) -> Vec<&Value> {
     let shards = v["shards"].as_array().map(|a| a.iter().collect::<Vec<_>>()).unwrap_or_default();
-    shards.into_iter().flat_map(|s| s["replicas"].as_object().map(|o| o.values().collect::<Vec<_>>()).unwrap_or_default()).collect()
+    shards
+        .into_iter()
+        .flat_map(|s| s["replicas"].as_object().map(|o| o.values().collect::<Vec<_>>()).unwrap_or_default())
+        .collect()
 }
 
 /// One word for how a volume is.
@@ -148,7 +154,13 @@ pub fn volumes(s: &Value, o: Format) -> Result<(), Failure> {
     }
     let row = |v: &Value| {
         let nodes: Vec<String> = replicas(v).iter().map(|r| node_name(s, &r["node"])).collect();
-        vec![word(&v["name"]), format_size(v["size"].as_u64().unwrap_or(0)), health(s, v), attached(s, v), nodes.join(",")]
+        vec![
+            word(&v["name"]),
+            format_size(v["size"].as_u64().unwrap_or(0)),
+            health(s, v),
+            attached(s, v),
+            nodes.join(","),
+        ]
     };
     table(&["NAME", "SIZE", "STATE", "ATTACHED", "REPLICAS"], objects(s, "volumes").into_iter().map(row).collect());
     Ok(())
@@ -193,7 +205,11 @@ pub fn cluster(s: &Value, o: Format) -> Result<(), Failure> {
     let count = |k: &str| s[k].as_object().map_or(0, |m| m.len());
     let up = s["up"].as_array().map_or(0, Vec::len);
     println!("cluster   {} ({})", word(&s["name"]), word(&s["cluster"]));
-    let leader = if s["leader"].is_null() { "none: no change is possible, attached volumes go on".into() } else { node_name(s, &s["leader"]) };
+    let leader = if s["leader"].is_null() {
+        "none: no change is possible, attached volumes go on".into()
+    } else {
+        node_name(s, &s["leader"])
+    };
     println!("leader    {leader}");
     println!("voters    {}", s["voters"].as_array().map_or(0, Vec::len));
     println!("nodes     {} ({up} up)", count("nodes"));
@@ -208,9 +224,7 @@ pub fn attributes(o: Format) -> Result<(), Failure> {
         print!("{}", hf_policy::attribute::reference());
         return Ok(());
     }
-    let row = |a: &hf_policy::Attribute| {
-        serde_json::json!({"key": a.key, "values": a.values, "default": a.default, "online": a.online.text(), "since": a.since, "help": a.help})
-    };
+    let row = |a: &hf_policy::Attribute| serde_json::json!({"key": a.key, "values": a.values, "default": a.default, "online": a.online.text(), "since": a.since, "help": a.help});
     json(&hf_policy::TABLE.iter().map(row).collect())
 }
 

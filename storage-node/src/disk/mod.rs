@@ -64,11 +64,11 @@ impl Backend {
         }
     }
 
-    /// What becomes readable when something has completed.
-    pub fn event_fd(&self) -> std::os::fd::RawFd {
+    /// What becomes readable when something has completed: a descriptor of its own.
+    pub fn event_fd(&self) -> std::io::Result<std::os::fd::OwnedFd> {
         match self {
-            Backend::Uring(u) => u.event_fd(),
-            Backend::Threads(t) => t.event_fd(),
+            Backend::Uring(u) => u.event().0.try_clone(),
+            Backend::Threads(t) => t.event().0.try_clone(),
         }
     }
 }

@@ -120,9 +120,7 @@ impl DiskFile {
         // SAFETY: plain system call on an open descriptor.
         let rc = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, size as libc::off_t) };
         let allocated = if rc == 0 { Ok(()) } else { Err(std::io::Error::from_raw_os_error(rc)) };
-        let synced = allocated
-            .and_then(|()| file.sync_all())
-            .and_then(|()| File::open(dir).and_then(|d| d.sync_all()));
+        let synced = allocated.and_then(|()| file.sync_all()).and_then(|()| File::open(dir).and_then(|d| d.sync_all()));
         if let Err(e) = synced {
             let _ = std::fs::remove_file(&target);
             return Err(io(&target, "cannot be preallocated")(e));

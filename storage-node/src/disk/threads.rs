@@ -4,7 +4,7 @@ use super::{DiskFile, Done, EventFd};
 use bytes::Bytes;
 use hf_repl::AlignedBuf;
 use hf_store::{DiskError, DiskOp};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -49,8 +49,8 @@ impl Threads {
         Threads { tx, done, event }
     }
 
-    pub(super) fn event_fd(&self) -> RawFd {
-        self.event.raw()
+    pub(super) fn event(&self) -> &EventFd {
+        &self.event
     }
     pub(super) fn submit(&mut self, tag: u64, op: DiskOp) {
         let _ = self.tx.send((tag, op));

@@ -1,13 +1,13 @@
 //! io_uring inside the reactor: operations are queued, submitted in one call per turn, and reaped when the ring's
 //! eventfd becomes readable. Buffers live in the ring's table until their completion has been seen.
 
-use super::{Done, DiskFile, EventFd};
+use super::{DiskFile, Done, EventFd};
 use bytes::Bytes;
 use hf_repl::AlignedBuf;
 use hf_store::{DiskError, DiskOp};
 use io_uring::{IoUring, opcode, types};
 use std::collections::{BTreeMap, VecDeque};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 const ENTRIES: u32 = 512;
@@ -44,8 +44,8 @@ impl Uring {
         Ok(Uring { ring, file, event, held: BTreeMap::new(), queue: VecDeque::new(), unsubmitted: false })
     }
 
-    pub(super) fn event_fd(&self) -> RawFd {
-        self.event.raw()
+    pub(super) fn event(&self) -> &EventFd {
+        &self.event
     }
 
     pub(super) fn submit(&mut self, tag: u64, op: DiskOp) {

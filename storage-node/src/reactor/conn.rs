@@ -4,8 +4,8 @@
 //! a buffer of its own, aligned for the disk (the payload's only copy). Requests enter the coordinator in the order they
 //! arrive. When the client vanishes, what it sent completely is carried out, the rest is dropped.
 
-use super::core::{Core, CoreRef};
 use super::NbdStream;
+use super::core::{Core, CoreRef};
 use bytes::Bytes;
 use hf_frontends::nbd::transmission::{FLAG_FAST_ZERO, FLAG_NO_HOLE, FLAG_REQ_ONE, HEADER_BYTES};
 use hf_frontends::nbd::{Agreed, Command, Errno, MAX_REQUEST, Request, parse_request, reply};

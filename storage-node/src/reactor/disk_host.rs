@@ -1,8 +1,8 @@
 //! A disk on its reactor: the store, its I/O, and the replicas that live on it. Translates between the replicas' words and
 //! the store's.
 
-use super::core::{Core, CoreRef, DiskStatus, Work, now};
 use super::Identity;
+use super::core::{Core, CoreRef, DiskStatus, Work, now};
 use crate::disk::{Backend, DiskFile};
 use hf_policy::{DiskId, Rid, Tick};
 use hf_repl_core::Replica;
@@ -32,14 +32,6 @@ pub(super) struct DiskHost {
     out: Vec<Output>,
     failure: Option<String>,
     failed: Option<String>,
-}
-
-/// An eventfd that somebody else owns.
-struct Raw(std::os::fd::RawFd);
-impl std::os::fd::AsRawFd for Raw {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.0
-    }
 }
 
 /// Takes a disk over: its replicas wake, its ring is watched.
@@ -79,7 +71,10 @@ pub(super) fn add(core: &CoreRef, id: DiskId, store: Store, file: Arc<DiskFile>,
     c.disks.insert(id, host);
     c.drain();
     drop(c);
-    tokio::task::spawn_local(watch(core.clone(), id, fd));
+    match fd {
+        Ok(fd) => drop(tokio::task::spawn_local(watch(core.clone(), id, fd))),
+        Err(e) => drop(core.borrow().events.send(super::Event::DiskFailed { disk: id, why: e.to_string() })),
+    }
 }
 
 fn durable(id: &Identity, r: &ReplicaRec) -> Durable {
@@ -96,8 +91,8 @@ fn durable(id: &Identity, r: &ReplicaRec) -> Durable {
 }
 
 /// Reaps completions: many for one wake-up.
-async fn watch(core: CoreRef, id: DiskId, fd: std::os::fd::RawFd) {
-    let fd = match AsyncFd::with_interest(Raw(fd), tokio::io::Interest::READABLE) {
+async fn watch(core: CoreRef, id: DiskId, fd: std::os::fd::OwnedFd) {
+    let fd = match AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE) {
         Ok(fd) => fd,
         Err(e) => {
             let _ = core.borrow().events.send(super::Event::DiskFailed { disk: id, why: e.to_string() });
@@ -212,7 +207,13 @@ impl DiskHost {
                     return self.answer_now(rid, tag, StoreAnswer::Error(Nack::NoReplica), work);
                 };
                 let hint_epoch = epoch.0.max(rec.hint_epoch);
-                let rec = ReplicaRec { promised_term: term, promised_session: session, stable_known: stable, hint_epoch, ..rec };
+                let rec = ReplicaRec {
+                    promised_term: term,
+                    promised_session: session,
+                    stable_known: stable,
+                    hint_epoch,
+                    ..rec
+                };
                 Op::UpdateReplica(rec)
             }
             StoreOp::Write { ver, start, data, crcs } => Op::Write { rid, ver, start, data, crcs },
@@ -226,7 +227,13 @@ impl DiskHost {
                 return self.answer_now(rid, tag, StoreAnswer::Chunks(list, more), work);
             }
             StoreOp::Copy { term, items } => {
-                let item = |i: message::CopyItem| CopyItem { block: i.block, seen: i.seen, src: i.src, data: i.data, repair: false };
+                let item = |i: message::CopyItem| CopyItem {
+                    block: i.block,
+                    seen: i.seen,
+                    src: i.src,
+                    data: i.data,
+                    repair: false,
+                };
                 Op::Copy { rid, term, items: items.into_iter().map(item).collect() }
             }
         };
@@ -260,7 +267,10 @@ impl Core {
         let sends = match self.disks.get_mut(&disk) {
             Some(d) => {
                 let mut out = Vec::new();
-                let known = d.replicas.get_mut(&env.rid).map(|r| r.step(now(), re::Input::Message { link, env, msg }, &mut out));
+                let known = d
+                    .replicas
+                    .get_mut(&env.rid)
+                    .map(|r| r.step(now(), re::Input::Message { link, env, msg }, &mut out));
                 match known {
                     Some(()) => d.replica_outputs(env.rid, out, &mut work),
                     None => vec![(link, Envelope { boot, ..env }, Msg::Nack(Nack::NoReplica))],
@@ -284,7 +294,9 @@ impl Core {
                 Owner::Admin(reply) => drop(reply.send(result.map(|_| ()))),
                 Owner::Create { rec, reply } => {
                     if result.is_ok() {
-                        d.replicas.entry(rec.rid).or_insert_with(|| Replica::new(now(), identity.boot, durable(&identity, &rec)));
+                        d.replicas
+                            .entry(rec.rid)
+                            .or_insert_with(|| Replica::new(now(), identity.boot, durable(&identity, &rec)));
                     }
                     let _ = reply.send(result.map(|_| ()));
                 }
@@ -305,7 +317,8 @@ impl Core {
         }
         self.work = work;
         sends.into_iter().for_each(|(link, env, msg)| self.reply(link, env, msg));
-        if self.shutdown.is_some() && self.disks.values().all(DiskHost::is_quiet)
+        if self.shutdown.is_some()
+            && self.disks.values().all(DiskHost::is_quiet)
             && let Some(tx) = self.shutdown.take()
         {
             let _ = tx.send(());

@@ -91,7 +91,9 @@ pub(super) fn start(core: &CoreRef, vol: VolumeId, session: SessionId) {
     let wanted: Vec<DiskId> = {
         let mut c = core.borrow_mut();
         let Some(v) = c.state.volumes.get(&vol).cloned() else { return };
-        if c.volumes.get(&vol).is_some_and(|h| h.session == session) || v.coordinator.as_ref().is_none_or(|a| a.session != session) {
+        if c.volumes.get(&vol).is_some_and(|h| h.session == session)
+            || v.coordinator.as_ref().is_none_or(|a| a.session != session)
+        {
             return;
         }
         c.drop_volume(vol);
@@ -285,7 +287,8 @@ impl Core {
         for (i, (index, op)) in parts.into_iter().enumerate() {
             h.next += 1;
             h.parts.insert(h.next, (join, i));
-            inputs.push(Work::Coordinator { shard: ShardId { vol, index }, input: co::Input::Client { id: h.next, op } });
+            inputs
+                .push(Work::Coordinator { shard: ShardId { vol, index }, input: co::Input::Client { id: h.next, op } });
         }
         self.work.extend(inputs);
     }
@@ -389,7 +392,10 @@ impl VolumeHost {
         for i in 0..self.shards.len() as u32 {
             let fenced = self.shards[i as usize].status().phase == Phase::Fenced;
             if !fenced {
-                work.push_back(Work::Coordinator { shard: ShardId { vol: self.vol, index: i }, input: co::Input::Stop });
+                work.push_back(Work::Coordinator {
+                    shard: ShardId { vol: self.vol, index: i },
+                    input: co::Input::Stop,
+                });
             }
         }
     }
