@@ -126,9 +126,16 @@ impl MetaHandle {
         std::thread::Builder::new()
             .name("raft".into())
             .spawn(move || {
-                if let Err(e) = l.run(rx) {
-                    tracing::error!("metadata stopped: {e}");
-                    let _ = failed_tx.send(Some(e.to_string()));
+                let ended = l.run(rx);
+                // RocksDB is closed before anybody is told: the process must not exit under it.
+                drop(l);
+                match ended {
+                    Ok(Some(done)) => drop(done.send(())),
+                    Ok(None) => {}
+                    Err(e) => {
+                        tracing::error!("metadata stopped: {e}");
+                        let _ = failed_tx.send(Some(e.to_string()));
+                    }
                 }
             })
             .map_err(|e| LogError::Damaged(format!("cannot start a thread: {e}")))?;
@@ -188,7 +195,8 @@ struct Loop {
 }
 
 impl Loop {
-    fn run(&mut self, rx: Receiver<Input>) -> Result<(), LogError> {
+    /// Runs until told to stop; returns whom to tell.
+    fn run(&mut self, rx: Receiver<Input>) -> Result<Option<oneshot::Sender<()>>, LogError> {
         // The only voter need not wait for an election timeout.
         if self.raw.store().conf().voters == [self.raw.raft.id] {
             let _ = self.raw.campaign();
@@ -199,23 +207,19 @@ impl Loop {
             self.publish();
             let wait = next_tick.saturating_duration_since(Instant::now());
             match rx.recv_timeout(wait) {
-                Ok(Input::Stop(done)) => {
-                    let _ = done.send(());
-                    return Ok(());
-                }
+                Ok(Input::Stop(done)) => return Ok(Some(done)),
                 Ok(input) => {
                     self.input(input);
                     // Whatever else waits goes into the same Ready: one sync for many proposals.
                     for input in rx.try_iter().take(256) {
                         if let Input::Stop(done) = input {
-                            let _ = done.send(());
-                            return Ok(());
+                            return Ok(Some(done));
                         }
                         self.input(input);
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
             }
             if Instant::now() >= next_tick {
                 self.raw.tick();

@@ -92,7 +92,8 @@ fn durable(id: &Identity, r: &ReplicaRec) -> Durable {
 
 /// Reaps completions: many for one wake-up.
 async fn watch(core: CoreRef, id: DiskId, fd: std::os::fd::OwnedFd) {
-    let fd = match AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE) {
+    // SAFETY: the descriptor is owned by the AsyncFd and is never closed or replaced behind its back.
+    let fd = match unsafe { AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE) } {
         Ok(fd) => fd,
         Err(e) => {
             let _ = core.borrow().events.send(super::Event::DiskFailed { disk: id, why: e.to_string() });

@@ -1,0 +1,58 @@
+# Two commands: `make demo` and `make test`. Both set the machine up themselves.
+SHELL := /bin/bash
+export CARGO_TARGET_DIR := $(or $(HOLDFAST_TARGET_DIR),$(HOME)/.cache/holdfast/target)
+# RocksDB: Debian's library if it is there, else the bundled C++ (slow to compile).
+ifneq ($(wildcard /usr/include/rocksdb/c.h),)
+export ROCKSDB_LIB_DIR ?= $(dir $(firstword $(wildcard /usr/lib/*/librocksdb.so /usr/lib/librocksdb.so)))
+export ROCKSDB_INCLUDE_DIR ?= /usr/include
+endif
+HOLDFAST := $(CARGO_TARGET_DIR)/debug/holdfast
+
+.PHONY: demo test lint bench soak fuzz setup build setup-test
+
+setup:
+	@deploy/setup.sh build
+
+setup-test:
+	@deploy/setup.sh test
+
+# The setup may have brought RocksDB: ask a fresh make, so that its variables are set.
+build: setup
+	@$(MAKE) --no-print-directory build-now
+.PHONY: build-now
+build-now:
+	cargo build --locked --workspace --all-targets
+
+demo: setup-test
+	@$(MAKE) --no-print-directory demo-now
+.PHONY: demo-now
+demo-now:
+	cargo build --locked -p holdfast
+	@HOLDFAST=$(HOLDFAST) tests/demo.sh
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; else echo "cargo-deny is not installed: skipped (cargo install cargo-deny)"; fi
+
+test: setup-test
+	@$(MAKE) --no-print-directory test-now
+.PHONY: test-now
+test-now: lint build-now
+	HOLDFAST=$(HOLDFAST) cargo test --locked --workspace
+
+bench: setup-test
+	@$(MAKE) --no-print-directory bench-now
+.PHONY: bench-now
+bench-now:
+	cargo build --locked -p holdfast -p hf-bench
+	@HOLDFAST=$(HOLDFAST) $(CARGO_TARGET_DIR)/debug/hf-bench
+
+# Longer runs of what `make test` runs short.
+soak: setup-test
+	HOLDFAST_SIM_SEEDS=$${SEEDS:-100000} HOLDFAST_CRASH_SEEDS=$${CRASH_SEEDS:-2000} cargo test --locked -p hf-tests --test sim -p hf-store --test crash -- --nocapture
+	HOLDFAST=$(HOLDFAST) HOLDFAST_KILL_CYCLES=$${CYCLES:-200} cargo test --locked -p hf-tests --test kill -- --nocapture
+
+# Hostile input for every parser, for longer; coverage-guided fuzzing comes with the fuzz workspace.
+fuzz: setup
+	HOLDFAST_FUZZ_ROUNDS=$${ROUNDS:-20000000} cargo test --locked -p hf-frontends --test nbd -p hf-repl-core --test wire -- --nocapture

@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# The main job, told as it happens: three daemons, a replicated volume, a real file system image, a node killed under a verifying load,
+# the volume used elsewhere. Leaves nothing behind. Needs: HOLDFAST (the binary), fio, libnbd-bin, qemu-utils, e2fsprogs.
+set -euo pipefail
+H=${HOLDFAST:-holdfast}
+D=$(mktemp -d "${TMPDIR:-/tmp}/holdfast-demo.XXXXXX")
+P=${HOLDFAST_DEMO_PORT:-17420}
+declare -A pid
+began=$(date +%s%N)
+now() { echo "$(( ($(date +%s%N) - began) / 1000000 ))"; }
+say() { printf '%6.1f s  %s\n' "$(echo "$(now)" | awk '{print $1/1000}')" "$*"; }
+show() { printf '            %s\n' "$@"; }
+finish() {
+    code=$?
+    for p in "${pid[@]:-}"; do [ -n "$p" ] && kill "$p" 2>/dev/null || true; done
+    for p in "${pid[@]:-}"; do [ -n "$p" ] && wait "$p" 2>/dev/null || true; done
+    if [ $code -ne 0 ]; then echo "The demo failed ($code). The nodes' last words:"; tail -n 5 "$D"/n*/log 2>/dev/null || true; fi
+    rm -rf "$D"
+    exit $code
+}
+trap finish EXIT
+until_ok() { # seconds, command…
+    local end=$(( $(date +%s) + $1 )); shift
+    until "$@" >/dev/null 2>&1; do
+        [ "$(date +%s)" -lt "$end" ] || { echo "gave up waiting for: $*"; return 1; }
+        sleep 0.05
+    done
+}
+start() { # node number
+    "$H" node --config "$D/n$1/node.toml" >>"$D/n$1/log" 2>&1 &
+    pid[$1]=$!
+}
+api() { echo "127.0.0.1:$((P + $1 * 10))"; }
+nbd() { echo "127.0.0.1:$((P + $1 * 10 + 2))"; }
+export HOLDFAST_ENDPOINT="$(api 1),$(api 2),$(api 3)"
+
+for i in 1 2 3; do
+    mkdir -p "$D/n$i/disk"
+    cat > "$D/n$i/node.toml" <<T
+name = "n$i"
+data_dir = "$D/n$i/data"
+api = "$(api $i)"
+data = "127.0.0.1:$((P + i * 10 + 1))"
+nbd = "$(nbd $i)"
+[[disk]]
+path = "$D/n$i/disk"
+size = "1GiB"
+T
+    start $i
+done
+say "three daemons started (pids ${pid[1]}, ${pid[2]}, ${pid[3]}), each with a disk of 1 GiB"
+until_ok 30 "$H" --endpoint "$(api 1)" cluster init --name demo
+for i in 2 3; do until_ok 30 "$H" --endpoint "$(api $i)" node join --seed "$(api 1)"; done
+voters() { [ "$("$H" cluster status -o json | grep -o '"voters": \[[^]]*\]' | tr -cd '0-9,' | tr ',' '\n' | grep -c .)" -eq 3 ] ; }
+three() { "$H" cluster status | grep -q 'voters    3' && [ "$("$H" disk list | grep -c ' ok$')" -eq 3 ]; }
+until_ok 60 three
+say "one cluster: three metadata voters, one leader, three disks pooled"
+"$H" node list | sed 's/^/            /'
+
+"$H" volume create web size=256MiB replicas=3 >/dev/null
+say "$("$H" volume attach web --node n1)"
+
+mkdir "$D/tree"
+cp -r /usr/share/common-licenses "$D/tree/" 2>/dev/null || cp -r /etc/ssl "$D/tree/"
+head -c 40000000 /dev/urandom > "$D/tree/random"
+truncate -s 128M "$D/fs.img"
+mkfs.ext4 -q -F -d "$D/tree" "$D/fs.img"
+say "made a 128 MiB ext4 image from a directory tree of $(du -sm "$D/tree" | cut -f1) MB"
+t=$(now); nbdcopy "$D/fs.img" "nbd://$(nbd 1)/web"
+say "copied it in with nbdcopy in $(( $(now) - t )) ms: every write is on three disks before it is acknowledged"
+same() { # node
+    nbdcopy "nbd://$(nbd "$1")/web" "$D/back.img"
+    cmp -n $((128 * 1024 * 1024)) "$D/fs.img" "$D/back.img"
+}
+same 1; say "read back through n1: identical"
+
+say "fio writes and verifies at offset 128 MiB; meanwhile n2 is killed with SIGKILL"
+fio --name=load --ioengine=nbd --uri="nbd://$(nbd 1)/web" --rw=randwrite --bs=4k --iodepth=16 --offset=128M --size=64M \
+    --io_size=160M --rate_iops=8000 --verify=crc32c --verify_fatal=1 --output-format=json --output="$D/fio.json" >/dev/null &
+fio=$!
+sleep 1.5
+kill -9 "${pid[2]}"; wait "${pid[2]}" 2>/dev/null || true; unset 'pid[2]'
+say "n2 is dead"
+wait $fio
+writes=$(grep -m1 -A40 '"write"' "$D/fio.json" | grep -m1 '"total_ios"' | tr -cd 0-9)
+worst=$(grep -A60 '"write"' "$D/fio.json" | grep -A4 '"clat_ns"' | grep -m1 '"max"' | tr -cd 0-9)
+errors=$(grep -m1 '"error"' "$D/fio.json" | tr -cd 0-9)
+say "fio done: $writes writes, $errors errors, all verified; the longest any write waited was $((worst / 1000000)) ms"
+"$H" events | grep replica.dropped | sed 's/^/            /'
+same 1; say "the image is identical still"
+
+t=$(now)
+say "$("$H" volume attach web --node n3 --force)"
+same 3; say "read through n3: identical, every acknowledged byte is there"
+t=$(now); e2fsck -fn "$D/back.img" >/dev/null 2>&1 || { truncate -s 128M "$D/back.img"; e2fsck -fn "$D/back.img" >/dev/null; }
+say "e2fsck finds the file system clean"
+start 2
+up2() { [ "$("$H" node list | grep -c ' up ')" -eq 3 ]; }
+until_ok 30 up2
+say "n2 is back and follows; its replica stays out of the set until it is resynced (a later release does that)"
+"$H" volume show web | sed 's/^/            /'
+"$H" volume detach web >/dev/null
+"$H" volume delete web >/dev/null
+say "detached and deleted; stopping the daemons with SIGTERM"
+for i in 1 2 3; do kill "${pid[$i]}"; done
+for i in 1 2 3; do wait "${pid[$i]}"; unset "pid[$i]"; done
+say "all three ended cleanly; nothing is left behind"
