@@ -144,6 +144,7 @@ impl Peer for PeerService {
             h.beat(NodeId(r.node), r.disks.iter().map(|d| (DiskId(d.disk), d.used)));
         }
         let (leader_node, leader_api) = self.leader_hint();
-        Ok(Response::new(pb::HeartbeatReply { leader, leader_node, leader_api }))
+        let revision = self.view.borrow().revision;
+        Ok(Response::new(pb::HeartbeatReply { leader, leader_node, leader_api, revision }))
     }
 }

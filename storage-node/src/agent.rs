@@ -135,18 +135,12 @@ async fn beat(m: &Member, status: &hf_meta::raft_loop::RaftStatus, disks: Vec<pb
         None => state.nodes.values().filter(|n| n.id != m.node).map(|n| n.addr.api.clone()).collect(),
     };
     for addr in targets {
-        let Ok(ch) = hf_meta_proto::channel(&addr) else { continue };
-        let req =
-            pb::HeartbeatRequest { node: m.node.0, disks: disks.clone(), cluster: m.cluster.0.to_be_bytes().to_vec() };
-        let sent = tokio::time::timeout(Duration::from_secs(1), PeerClient::new(ch).heartbeat(req)).await;
-        if let Ok(Ok(r)) = sent {
-            let r = r.into_inner();
-            if r.leader {
-                return m.leader.hint(Some(addr));
-            }
-            if !r.leader_api.is_empty() {
-                m.leader.hint(Some(r.leader_api));
-            }
+        let Some(r) = m.beat(&addr, disks.clone()).await else { continue };
+        if r.leader {
+            return m.leader.hint(Some(addr));
+        }
+        if !r.leader_api.is_empty() {
+            m.leader.hint(Some(r.leader_api));
         }
     }
 }

@@ -334,6 +334,7 @@ impl Api for Service {
 
     async fn status(&self, _: Request<pb::Empty>) -> Answer<pb::JsonReply> {
         let m = self.0.member()?;
+        m.freshen().await;
         let v =
             if m.meta.status.borrow().is_leader { self.status_json(&m).await? } else { self.leader_json(&m).await? };
         Ok(Response::new(pb::JsonReply { json: v.to_string() }))
@@ -355,6 +356,7 @@ impl Api for Service {
 
     async fn create_volume(&self, r: Request<pb::CreateVolumeRequest>) -> Answer<pb::TextReply> {
         let (m, r) = (self.0.member()?, r.into_inner());
+        m.freshen().await;
         let request = request_id(&r.request_id)?;
         let attrs: AttrMap = r.attrs.into_iter().collect();
         let live = self.liveness(&m).await?;
@@ -373,6 +375,7 @@ impl Api for Service {
 
     async fn delete_volume(&self, r: Request<pb::VolumeRequest>) -> Answer<pb::TextReply> {
         let (m, r) = (self.0.member()?, r.into_inner());
+        m.freshen().await;
         let v = find(&m.view.borrow().clone(), &r.name)?;
         run(&m, request_id(&r.request_id)?, Command::DeleteVolume { vol: v.id, epoch: v.epoch }).await?;
         until(&m, VISIBLE, |s| (!s.volumes.contains_key(&v.id)).then_some(())).await;
@@ -381,6 +384,7 @@ impl Api for Service {
 
     async fn set_policy(&self, r: Request<pb::CreateVolumeRequest>) -> Answer<pb::TextReply> {
         let (m, r) = (self.0.member()?, r.into_inner());
+        m.freshen().await;
         let request = request_id(&r.request_id)?;
         let change: AttrMap = r.attrs.into_iter().collect();
         let live = self.liveness(&m).await?;
@@ -395,6 +399,7 @@ impl Api for Service {
 
     async fn attach(&self, r: Request<pb::AttachRequest>) -> Answer<pb::TextReply> {
         let (m, r) = (self.0.member()?, r.into_inner());
+        m.freshen().await;
         let request = request_id(&r.request_id)?;
         let target = match r.node.as_str() {
             "" => m.node,
@@ -412,6 +417,7 @@ impl Api for Service {
 
     async fn detach(&self, r: Request<pb::VolumeRequest>) -> Answer<pb::TextReply> {
         let (m, r) = (self.0.member()?, r.into_inner());
+        m.freshen().await;
         let v = find(&m.view.borrow().clone(), &r.name)?;
         let Some(a) = v.coordinator.clone() else {
             return text(format!("volume {} is not attached", r.name), serde_json::json!({"volume": r.name}));
@@ -449,6 +455,7 @@ impl Api for Service {
 
     async fn events(&self, r: Request<pb::WatchRequest>) -> Answer<Self::EventsStream> {
         let m = self.0.member()?;
+        m.freshen().await;
         let r = r.into_inner();
         let mut at = r.from_revision;
         let states: Pin<Box<dyn Stream<Item = Arc<ClusterState>> + Send>> = if r.follow {

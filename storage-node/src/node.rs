@@ -9,6 +9,7 @@ use hf_meta::service::{Heard, PeerService};
 use hf_meta::{MetaHandle, raft_log::RaftLog, raft_net};
 use hf_meta_core::{ClusterState, Command, Envelope, Outcome};
 use hf_meta_proto::LeaderClient;
+use hf_meta_proto::pb::{self, peer_client::PeerClient};
 use hf_policy::{BootId, ClusterId, NodeId, RequestId, SessionId};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -73,6 +74,33 @@ impl Member {
     /// Was this session made by this process? One of an earlier life is never served again (I19).
     pub fn is_ours(&self, session: SessionId) -> bool {
         session.0 >> 64 == self.boot.0 >> 64
+    }
+
+    /// One sign of life to a node, and what it knows.
+    pub async fn beat(&self, addr: &str, disks: Vec<pb::DiskUse>) -> Option<pb::HeartbeatReply> {
+        let ch = hf_meta_proto::channel(addr).ok()?;
+        let req = pb::HeartbeatRequest { node: self.node.0, disks, cluster: self.cluster.0.to_be_bytes().to_vec() };
+        let sent = tokio::time::timeout(Duration::from_secs(1), PeerClient::new(ch).heartbeat(req)).await;
+        sent.ok()?.ok().map(tonic::Response::into_inner)
+    }
+
+    /// Waits until this node's view is as new as the leader's is now, so that what an operator asks here is decided on the
+    /// present. Without a leader it returns at once: what is proposed then is compare-and-set anyway.
+    pub async fn freshen(&self) {
+        let status = self.meta.status.borrow().clone();
+        if status.is_leader {
+            return;
+        }
+        let known = status.leader.and_then(|l| self.view.borrow().nodes.get(&l).map(|n| n.addr.api.clone()));
+        let mut targets: Vec<String> = known.into_iter().collect();
+        targets.extend(self.peers());
+        for addr in targets {
+            let Some(r) = self.beat(&addr, Vec::new()).await.filter(|r| r.leader) else { continue };
+            let mut rx = self.view.clone();
+            let caught_up = rx.wait_for(|v| v.revision >= r.revision);
+            let _ = tokio::time::timeout(Duration::from_secs(5), caught_up).await;
+            return;
+        }
     }
 
     /// Every address that may lead.

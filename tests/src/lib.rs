@@ -2,4 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 pub mod check;
+pub mod cluster;
+pub mod nbd;
 pub mod sim;

@@ -1,0 +1,262 @@
+//! Real daemons as processes, on loopback ports and a directory of their own.
+
+use serde_json::Value;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// The binary under test: `HOLDFAST`, or the workspace's.
+pub fn binary() -> PathBuf {
+    if let Some(p) = std::env::var_os("HOLDFAST") {
+        return p.into();
+    }
+    // tests run from <target>/debug/deps/…
+    let mut p = std::env::current_exe().unwrap();
+    p.pop();
+    p.pop();
+    let p = p.join("holdfast");
+    assert!(p.exists(), "{} is not built: run cargo build -p holdfast, or make test", p.display());
+    p
+}
+
+/// A port nobody listens on now.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Waits for a condition; panics with its last words after a generous time.
+pub fn until<T>(what: &str, mut f: impl FnMut() -> Result<T, String>) -> T {
+    let end = Instant::now() + Duration::from_secs(90);
+    loop {
+        match f() {
+            Ok(t) => return t,
+            Err(e) if Instant::now() > end => panic!("gave up waiting for {what}: {e}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(30)),
+        }
+    }
+}
+
+pub struct NodeProcess {
+    pub name: String,
+    pub dir: PathBuf,
+    pub api: String,
+    pub data: String,
+    pub nbd: String,
+    pub http: String,
+    pub socket: PathBuf,
+    pub extra: Vec<String>,
+    child: Option<Child>,
+}
+
+impl NodeProcess {
+    pub fn new(dir: PathBuf, name: &str) -> NodeProcess {
+        std::fs::create_dir_all(dir.join("disk")).unwrap();
+        let addr = || format!("127.0.0.1:{}", free_port());
+        NodeProcess {
+            name: name.into(),
+            api: addr(),
+            data: addr(),
+            nbd: addr(),
+            http: addr(),
+            socket: dir.join("nbd.sock"),
+            dir,
+            extra: Vec::new(),
+            child: None,
+        }
+    }
+
+    pub fn config(&self, disk: bool) -> String {
+        let d = self.dir.display();
+        let mut c = format!(
+            "name = \"{}\"\ndata_dir = \"{d}/data\"\napi = \"{}\"\ndata = \"{}\"\nnbd = \"{}\"\nhttp = \"{}\"\nnbd_socket = \"{}\"\n",
+            self.name,
+            self.api,
+            self.data,
+            self.nbd,
+            self.http,
+            self.socket.display()
+        );
+        if disk {
+            c += &format!("[[disk]]\npath = \"{d}/disk\"\nsize = \"512MiB\"\n");
+        }
+        c
+    }
+
+    pub fn start_with(&mut self, config: &str) {
+        let file = self.dir.join("node.toml");
+        std::fs::write(&file, config).unwrap();
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.join("log")).unwrap();
+        let child = Command::new(binary())
+            .args(["node", "--config"])
+            .arg(&file)
+            .args(&self.extra)
+            .env("HOLDFAST_LOG", "info")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+    }
+
+    pub fn start(&mut self) {
+        self.start_with(&self.config(true));
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut c) = self.child.take() {
+            c.kill().unwrap();
+            c.wait().unwrap();
+        }
+    }
+
+    /// SIGTERM, and a clean end is expected.
+    pub fn stop(&mut self) {
+        if let Some(mut c) = self.child.take() {
+            // SAFETY: a child of ours that has not been waited for.
+            unsafe { libc::kill(c.id() as i32, libc::SIGTERM) };
+            let status = c.wait().unwrap();
+            assert!(status.success(), "{} ended with {status}: {}", self.name, self.log());
+        }
+    }
+
+    /// The process ends by itself; its exit code.
+    pub fn wait_end(&mut self) -> Option<i32> {
+        let mut c = self.child.take().unwrap();
+        until("the node to end", || match c.try_wait().unwrap() {
+            Some(s) => Ok(s.code()),
+            None => Err("still running".into()),
+        })
+    }
+}
+
+impl Drop for NodeProcess {
+    fn drop(&mut self) {
+        if let Some(mut c) = self.child.take() {
+            let _ = c.kill();
+            let _ = c.wait();
+        }
+    }
+}
+
+pub struct Cluster {
+    pub nodes: Vec<NodeProcess>,
+    pub dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// `n` nodes, one cluster, all disks in service, three voters if there are three nodes.
+    pub fn new(n: usize) -> Cluster {
+        Cluster::with(n, &[])
+    }
+
+    pub fn with(n: usize, extra: &[&str]) -> Cluster {
+        let dir = tempfile::tempdir().unwrap();
+        let nodes = (1..=n).map(|i| NodeProcess::new(dir.path().join(format!("n{i}")), &format!("n{i}"))).collect();
+        let mut c = Cluster { nodes, dir };
+        for node in &mut c.nodes {
+            node.extra = extra.iter().map(|s| s.to_string()).collect();
+            node.start();
+        }
+        let first = c.nodes[0].api.clone();
+        until("cluster init", || run(&["--endpoint", &first, "cluster", "init"]).map(drop));
+        for node in &c.nodes[1..] {
+            until("node join", || run(&["--endpoint", &node.api, "node", "join", "--seed", &first]).map(drop));
+        }
+        c.ready();
+        c
+    }
+
+    /// Every node up, every disk in service, voters complete.
+    pub fn ready(&self) {
+        let n = self.nodes.len();
+        until("the cluster to be ready", || {
+            let s = self.status()?;
+            let len = |v: &Value| v.as_array().map_or(0, Vec::len);
+            let disks = s["disks"].as_object().map_or(0, |d| d.values().filter(|d| d["state"] == "ok").count());
+            if len(&s["up"]) >= n && disks >= n && (n < 3 || len(&s["voters"]) >= 3) {
+                Ok(())
+            } else {
+                Err(s.to_string())
+            }
+        });
+    }
+
+    pub fn endpoints(&self) -> String {
+        self.nodes.iter().map(|n| n.api.clone()).collect::<Vec<_>>().join(",")
+    }
+
+    /// The client, on any node that answers.
+    pub fn cli(&self, args: &[&str]) -> Result<String, String> {
+        let e = self.endpoints();
+        run(&[&["--endpoint", &e], args].concat())
+    }
+
+    pub fn ok(&self, args: &[&str]) -> String {
+        self.cli(args).unwrap_or_else(|e| {
+            let events = self.cli(&["events"]).unwrap_or_default();
+            let last: Vec<&str> = events.lines().rev().take(12).collect();
+            panic!("holdfast {}: {e}\nlast events, newest first:\n{}", args.join(" "), last.join("\n"))
+        })
+    }
+
+    pub fn status(&self) -> Result<Value, String> {
+        serde_json::from_str(&self.cli(&["cluster", "status", "-o", "json"])?).map_err(|e| e.to_string())
+    }
+
+    pub fn volume(&self, name: &str) -> Value {
+        serde_json::from_str(&self.ok(&["volume", "show", name, "-o", "json"])).unwrap()
+    }
+
+    pub fn uri(&self, node: usize, volume: &str) -> String {
+        format!("nbd://{}/{volume}", self.nodes[node].nbd)
+    }
+
+    pub fn unix_uri(&self, node: usize, volume: &str) -> String {
+        format!("nbd+unix:///{volume}?socket={}", self.nodes[node].socket.display())
+    }
+
+    /// Which node leads the metadata group, by index.
+    pub fn leader(&self) -> usize {
+        until("a leader", || {
+            let s = self.status()?;
+            let id = s["leader"].as_u64().ok_or("nobody leads")?;
+            let name = s["nodes"][id.to_string()]["name"].as_str().ok_or("no name")?.to_string();
+            self.nodes.iter().position(|n| n.name == name).ok_or(name)
+        })
+    }
+}
+
+fn text(o: Output) -> Result<String, String> {
+    let out = String::from_utf8_lossy(&o.stdout).into_owned();
+    if o.status.success() {
+        return Ok(out);
+    }
+    Err(format!("[{}] {}{out}", o.status.code().unwrap_or(-1), String::from_utf8_lossy(&o.stderr)))
+}
+
+/// Runs the client. An error begins with the exit code in brackets.
+pub fn run(args: &[&str]) -> Result<String, String> {
+    text(Command::new(binary()).args(args).env_remove("HOLDFAST_ENDPOINT").output().unwrap())
+}
+
+/// Runs any program.
+pub fn tool(program: &str, args: &[&str]) -> Result<String, String> {
+    let o = Command::new(program).args(args).output();
+    text(o.unwrap_or_else(|e| panic!("{program} cannot be run ({e}); make test installs it")))
+}
+
+/// Runs a program that must succeed.
+pub fn tool_ok(program: &str, args: &[&str]) -> String {
+    tool(program, args).unwrap_or_else(|e| panic!("{program} {}: {e}", args.join(" ")))
+}
