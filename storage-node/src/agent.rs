@@ -162,6 +162,15 @@ async fn announce(node: Arc<Node>, m: Arc<Member>) {
             let _ = m.propose_new(Command::SetDiskState { disk, state: DiskState::Failed(why) }).await;
         }
     }
+    // A disk that was reported gone and is in service again.
+    let back: Vec<DiskId> = {
+        let serving = m.disk_reactor.lock().map(|d| d.keys().copied().collect::<Vec<_>>()).unwrap_or_default();
+        let state = m.view.borrow();
+        serving.into_iter().filter(|d| state.disks.get(d).is_some_and(|r| r.state != DiskState::Ok)).collect()
+    };
+    for disk in back {
+        let _ = m.propose_new(Command::SetDiskState { disk, state: DiskState::Ok }).await;
+    }
     for d in node.cfg.disks.clone() {
         let known = node.identity.lock().is_ok_and(|i| {
             let real = std::fs::canonicalize(&d.path).unwrap_or_else(|_| d.path.clone());

@@ -151,7 +151,7 @@ pub enum Msg {
     LeaseAck {
         /// As it came.
         sent_at: u64,
-        /// Bytes that can still be allocated.
+        /// Room for the credit scheme of protocol §7; 0 now.
         credit: u64,
     },
     /// Which chunks have a version newer than `since`, from chunk `from` on?
@@ -201,7 +201,7 @@ pub enum Nack {
         /// The newer term.
         promised: Term,
     },
-    /// This term was never sealed here.
+    /// This term was never sealed here, or its promise is not durable yet.
     #[error("the replica has not promised this term yet")]
     FutureTerm,
     /// Not the storage the record names.

@@ -1,4 +1,4 @@
-//! Attach, detach: the only commands that raise a term (I1).
+//! Attach, the only command that gives a volume away and raises its term for that (I1); detach.
 
 use crate::command::{Command, Envelope, Outcome, Refusal, Reply};
 use crate::record::*;

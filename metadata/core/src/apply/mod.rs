@@ -67,8 +67,7 @@ impl ClusterState {
         }
     }
 
-    /// The volume, if the caller's epoch is the record's. Raises the epoch: call it after every other check that
-    /// can be made without it, and only when the command will succeed or nothing was changed yet.
+    /// The volume, if the caller's epoch is the record's.
     fn volume_at(&self, vol: VolumeId, epoch: Epoch) -> Result<&VolumeRecord, Refusal> {
         let v = self.volume(vol)?;
         if v.epoch != epoch {

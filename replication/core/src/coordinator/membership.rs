@@ -84,7 +84,8 @@ impl Coordinator {
         }
         self.record = record;
         if gone.is_empty() {
-            return;
+            // The policy may ask for fewer members now: held writes are looked at again.
+            return self.recheck_writes(now, out);
         }
         self.stats.drops += gone.len() as u64;
         self.members.retain(|r, _| !gone.contains(r));

@@ -117,7 +117,8 @@ pub enum ClientReply {
     Extents(Vec<(u64, bool)>),
 }
 
-/// Why a request failed. Certain: no member applied it, or nobody may say (fenced).
+/// Why a request failed. Each numbered part of it was certainly applied nowhere, or (fenced) nobody may say; of a request
+/// over several chunks other parts may have been applied, on every member alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IoError {
     /// No in-sync replica has the block whole.

@@ -1,8 +1,8 @@
 //! The replication wire format (docs/wire.md): frames with a fixed little-endian header, a body, a payload.
 //!
 //! ```text
-//! header  128 bytes: magic, version, type, body length, payload length, envelope, checksum of header and body
-//! body    fixed fields and block checksums (data messages) or protobuf (control messages)
+//! header  160 bytes: magic, version, type, body length, payload length, envelope, checksum of header and body
+//! body    fixed fields and block checksums (the hello before the first frame is protobuf)
 //! payload whole blocks, covered by the block checksums in the body
 //! ```
 //!

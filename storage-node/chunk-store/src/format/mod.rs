@@ -1,5 +1,5 @@
-//! Every byte on disk. Little-endian; every structure has a magic, a version and a checksum over all of its mutable
-//! bytes (C12). `docs/disk-format.md` mirrors this; golden bytes pin it.
+//! Every byte on disk. Little-endian; every block has a magic and a checksum over all of its mutable bytes (C12), and the
+//! superblock has the version of them all. `docs/disk-format.md` mirrors this.
 
 pub mod group;
 pub mod index;

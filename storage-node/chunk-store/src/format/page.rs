@@ -2,7 +2,7 @@
 //! block. Written to the copy that the last checkpoint does not rely on, so it is torn-page safe.
 //!
 //! ```text
-//! 0     header, 192 bytes: magic, version, checksum, identity, trim_ver, max_ver, 16 unit pointers
+//! 0     header, 192 bytes: magic, version, checksum, identity, trim_ver, 16 unit pointers
 //! 192   states, 2 bits a block
 //! 256   terms in use, up to 256 × u32
 //! 1280  sequence numbers, 256 × 48 bits
