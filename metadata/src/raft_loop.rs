@@ -426,7 +426,7 @@ fn conf_change(e: &Entry) -> Result<ConfChangeV2, LogError> {
     if e.entry_type() == EntryType::EntryConfChange {
         let v1 = raft::eraftpb::ConfChange::decode(e.data.as_slice()).map_err(damaged)?;
         return Ok(raft::prelude::ConfChangeV2 {
-            changes: vec![single(v1.change_type(), v1.node_id)].into(),
+            changes: vec![single(v1.change_type(), v1.node_id)],
             ..Default::default()
         });
     }

@@ -44,7 +44,7 @@ impl AlignedBuf {
     }
 
     /// Its bytes, to fill.
-    pub fn as_mut(&mut self) -> &mut [u8] {
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: valid and initialised for `len` bytes; uniquely borrowed.
         unsafe { std::slice::from_raw_parts_mut(self.ptr, self.len) }
     }
@@ -60,7 +60,7 @@ impl AlignedBuf {
             return b.clone();
         }
         let mut copy = AlignedBuf::zeroed(b.len());
-        copy.as_mut().copy_from_slice(b);
+        copy.bytes_mut().copy_from_slice(b);
         copy.freeze()
     }
 }

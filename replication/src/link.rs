@@ -143,7 +143,7 @@ async fn read_frame(r: &mut BufReader<OwnedReadHalf>) -> Result<(Envelope, Msg),
     } else {
         // Straight into a buffer that the disk can take: the payload's only copy.
         let mut buf = AlignedBuf::zeroed(h.payload as usize);
-        r.read_exact(buf.as_mut()).await?;
+        r.read_exact(buf.bytes_mut()).await?;
         buf.freeze()
     };
     let msg = wire::decode(&raw, &h, &body, payload)?;

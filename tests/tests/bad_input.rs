@@ -1,5 +1,5 @@
 //! Bad input of every kind: a clear error (or state), nothing lost.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::{Cluster, NodeProcess, free_port, run, until};
 use hf_tests::nbd::Nbd;

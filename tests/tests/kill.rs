@@ -1,6 +1,6 @@
 //! kill -9 of a replica's node, the coordinator's node and the metadata leader in turn, under a verifying writer: every
 //! acknowledged write is readable afterwards, and nothing else is. `HOLDFAST_KILL_CYCLES` sets how often (20 in CI).
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::{Cluster, until};
 use hf_tests::nbd::Nbd;

@@ -1,4 +1,5 @@
 //! The protocol under loss, duplication, reordering, crashes, partitions and take-overs: at least 2,000 seeds.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::sim::run;
 

@@ -1,5 +1,5 @@
 //! Real daemons, real clients: nbdinfo, nbdcopy, qemu-img, qemu-io, fio, on TCP and Unix sockets.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::{Cluster, tool, tool_ok, until};
 use hf_tests::nbd::Nbd;

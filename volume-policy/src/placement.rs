@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn no_two_replicas_share_a_domain() {
-        let inv: Vec<_> = (1..=6).map(|i| disk(i, (i + 1) / 2, if i <= 4 { "a" } else { "b" }, Media::Ssd)).collect();
+        let inv: Vec<_> = (1..=6).map(|i| disk(i, i.div_ceil(2), if i <= 4 { "a" } else { "b" }, Media::Ssd)).collect();
         for salt in 0..200 {
             let got = place(&policy("size=1G replicas=3"), 1 << 30, &inv, salt).unwrap();
             let nodes: BTreeSet<u64> = got.iter().map(|d| d.0.div_ceil(2)).collect();

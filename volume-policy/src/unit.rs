@@ -172,7 +172,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     }
     let f: f64 = num.parse().map_err(|_| bad())?;
     let v = f * mult as f64;
-    if !v.is_finite() || v < 0.0 || v >= 9.0e18 {
+    if !v.is_finite() || !(0.0..9.0e18).contains(&v) {
         return Err(format!("\"{text}\" is too large"));
     }
     Ok(v as u64)
@@ -184,7 +184,7 @@ pub fn format_size(bytes: u64) -> String {
         [("PiB", 1 << 50), ("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     for (name, unit) in UNITS {
         if bytes >= unit {
-            return if bytes % unit == 0 {
+            return if bytes.is_multiple_of(unit) {
                 format!("{}{name}", bytes / unit)
             } else {
                 format!("{:.2}{name}", bytes as f64 / unit as f64)
@@ -221,7 +221,7 @@ pub fn format_duration_us(us: u64) -> String {
     const UNITS: [(&str, u64); 5] =
         [("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000)];
     for (name, unit) in UNITS {
-        if us >= unit && us % unit == 0 {
+        if us >= unit && us.is_multiple_of(unit) {
             return format!("{}{name}", us / unit);
         }
     }

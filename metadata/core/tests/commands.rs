@@ -1,5 +1,6 @@
 //! Commands by example, and properties over random command sequences: the in-sync set is never emptied, requests are
 //! exactly-once, followers converge by deltas, images round-trip.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_meta_core::record::*;
 use hf_meta_core::{Command, Envelope, Refusal, Reply, image, plan};

@@ -1,5 +1,6 @@
 //! Disk faults: errors latch, corruption is seen in every structure, a full disk refuses alike and recovers, foreign and
 //! future disks are refused.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 use bytes::Bytes;
@@ -69,7 +70,7 @@ fn a_flipped_bit_anywhere_is_never_returned() {
                 }
             };
             let mut any = false;
-            let lost_tail = store.stats().replayed_groups < w.store.stats().groups && block >= 16 && block < 16 + 1024;
+            let lost_tail = store.stats().replayed_groups < w.store.stats().groups && (16..16 + 1024).contains(&block);
             for (b, (info, data)) in read_all(&mut disk, &mut store, RID) {
                 if info.state == BlockState::Bad {
                     any = true;

@@ -40,7 +40,7 @@ pub enum Format {
 #[derive(Subcommand, Debug)]
 enum Commands {
     /// Run the daemon, or manage nodes.
-    Node(NodeCommand),
+    Node(Box<NodeCommand>),
     /// Run a small cluster on this machine.
     Dev(crate::dev::DevArgs),
     /// Found a cluster, see how it is.
@@ -211,15 +211,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     let c = Client::new(&endpoints);
     let o = cli.output;
     match cli.command {
-        Commands::Node(NodeCommand { command: None, run }) => {
-            let cfg = crate::config::Config::load(run).map_err(usage)?;
-            logging(cfg.json_logs);
-            Ok(crate::node::run(cfg).await?)
-        }
-        Commands::Node(NodeCommand { command: Some(NodeSub::List), .. }) => show::nodes(&c.status().await?, o),
-        Commands::Node(NodeCommand { command: Some(NodeSub::Join { seed }), .. }) => {
-            show::text(c.join(&seed).await?, o)
-        }
+        Commands::Node(n) => node(&c, *n, o).await,
         Commands::Dev(a) => crate::dev::run(a).await,
         Commands::Cluster(ClusterCommand::Init { name }) => show::text(c.init(&name).await?, o),
         Commands::Cluster(ClusterCommand::Status) => show::cluster(&c.status().await?, o),
@@ -236,6 +228,18 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
             clap_complete::generate(shell, &mut cmd, "holdfast", &mut std::io::stdout());
             Ok(())
         }
+    }
+}
+
+async fn node(c: &Client, n: NodeCommand, o: Format) -> Result<(), Failure> {
+    match n.command {
+        None => {
+            let cfg = crate::config::Config::load(n.run).map_err(usage)?;
+            logging(cfg.json_logs);
+            Ok(crate::node::run(cfg).await?)
+        }
+        Some(NodeSub::List) => show::nodes(&c.status().await?, o),
+        Some(NodeSub::Join { seed }) => show::text(c.join(&seed).await?, o),
     }
 }
 

@@ -16,7 +16,7 @@ pub type Done = (u64, Result<Bytes, DiskError>);
 /// How a disk's operations are done.
 pub enum Backend {
     /// io_uring, driven by the reactor's own thread.
-    Uring(uring::Uring),
+    Uring(Box<uring::Uring>),
     /// Blocking system calls on other threads.
     Threads(threads::Threads),
 }
@@ -26,7 +26,7 @@ impl Backend {
     pub fn new(file: Arc<DiskFile>, force_threads: bool) -> std::io::Result<Backend> {
         if !force_threads {
             match uring::Uring::new(file.clone()) {
-                Ok(u) => return Ok(Backend::Uring(u)),
+                Ok(u) => return Ok(Backend::Uring(Box::new(u))),
                 Err(e) => tracing::warn!(disk = %file.path.display(), "io_uring refused ({e}); using threads"),
             }
         }

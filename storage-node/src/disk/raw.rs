@@ -132,7 +132,7 @@ impl DiskFile {
         let d = DiskFile { path: path.to_path_buf(), rotational: rotational(&file), file, size };
         // A file system that cannot do 4 KiB direct I/O says so at the first read (C9).
         let mut probe = AlignedBuf::zeroed(4096);
-        d.file.read_at(probe.as_mut(), 0).map_err(io(path, "cannot do 4 KiB direct I/O"))?;
+        d.file.read_at(probe.bytes_mut(), 0).map_err(io(path, "cannot do 4 KiB direct I/O"))?;
         Ok(d)
     }
 }
@@ -172,12 +172,12 @@ impl RawDisk for Blocking<'_> {
     }
     fn read(&mut self, off: u64, len: usize) -> Result<Bytes, DiskError> {
         let mut b = AlignedBuf::zeroed(len);
-        self.0.file.read_exact_at(b.as_mut(), off).map_err(|e| DiskError(format!("reading at {off}: {e}")))?;
+        self.0.file.read_exact_at(b.bytes_mut(), off).map_err(|e| DiskError(format!("reading at {off}: {e}")))?;
         Ok(b.freeze())
     }
     fn write(&mut self, off: u64, data: &[u8]) -> Result<(), DiskError> {
         let mut b = AlignedBuf::zeroed(data.len());
-        b.as_mut().copy_from_slice(data);
+        b.bytes_mut().copy_from_slice(data);
         self.0.file.write_all_at(b.as_ref(), off).map_err(|e| DiskError(format!("writing at {off}: {e}")))
     }
     fn sync(&mut self) -> Result<(), DiskError> {

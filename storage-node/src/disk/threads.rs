@@ -66,7 +66,7 @@ fn run(f: &DiskFile, op: DiskOp) -> Result<Bytes, DiskError> {
     match op {
         DiskOp::Read { off, len } => {
             let mut b = AlignedBuf::zeroed(len as usize);
-            f.file.read_exact_at(b.as_mut(), off).map_err(fail(format!("read at {off}")))?;
+            f.file.read_exact_at(b.bytes_mut(), off).map_err(fail(format!("read at {off}")))?;
             Ok(b.freeze())
         }
         DiskOp::Write { off, bufs, durable } => {

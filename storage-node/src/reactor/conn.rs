@@ -128,7 +128,7 @@ impl Conn {
                     return Err(io::Error::other(format!("a write of {} bytes is beyond the bound", q.len)));
                 }
                 let mut buf = AlignedBuf::zeroed(q.len as usize);
-                r.read_exact(buf.as_mut()).await?;
+                r.read_exact(buf.bytes_mut()).await?;
                 payload = buf.freeze();
             }
             self.room().await;

@@ -204,7 +204,7 @@ impl Core {
                     }
                 }
                 Work::StoreDone { disk, id, result } => self.store_done(disk, id, result),
-                Work::ToReplica { disk, link, env, msg } => self.to_replica(disk, link, env, msg),
+                Work::ToReplica { disk, link, env, msg } => self.message_to_replica(disk, link, env, msg),
                 Work::ToCoordinator { env, msg } => {
                     let input = co::Input::Message { rid: env.rid, env, msg };
                     self.coordinator(env.shard, input);

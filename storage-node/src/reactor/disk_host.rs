@@ -259,7 +259,7 @@ impl DiskHost {
 const REPLY: Link = 1 << 63;
 
 impl Core {
-    pub(super) fn to_replica(&mut self, disk: DiskId, link: Link, env: Envelope, msg: Msg) {
+    pub(super) fn message_to_replica(&mut self, disk: DiskId, link: Link, env: Envelope, msg: Msg) {
         if link & REPLY != 0 {
             return self.reply(link & !REPLY, env, msg);
         }

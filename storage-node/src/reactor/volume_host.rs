@@ -78,7 +78,7 @@ fn nearest(state: &ClusterState, v: &VolumeRecord, shard: u32, id: &Identity) ->
             return 0;
         }
         let theirs = state.nodes.get(&node).map(|n| &n.labels);
-        let same = |k: &str| mine.get(k).is_some() && mine.get(k) == theirs.and_then(|t| t.get(k));
+        let same = |k: &str| mine.contains_key(k) && mine.get(k) == theirs.and_then(|t| t.get(k));
         ["rack", "zone", "region"].iter().position(|k| same(k)).map_or(4, |p| p + 1)
     };
     let mut list: Vec<_> = v.shards[shard as usize].replicas.values().map(|r| (distance(r.node), r.rid)).collect();

@@ -329,7 +329,7 @@ fn header_fields(raw: &[u8; HEADER_BYTES]) -> Option<Result<Header, WireError>> 
     }
     r.take::<6>()?;
     let (body, payload) = (r.u32()?, r.u32()?);
-    if body > MAX_BODY || payload > MAX_PAYLOAD || payload as usize % BLOCK_SIZE != 0 {
+    if body > MAX_BODY || payload > MAX_PAYLOAD || !(payload as usize).is_multiple_of(BLOCK_SIZE) {
         return Some(Err(WireError::TooLong(body, payload)));
     }
     let cluster = ClusterId(r.u128()?);

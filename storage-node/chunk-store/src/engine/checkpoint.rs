@@ -1,9 +1,14 @@
 //! Checkpoints: destage everything up to a journal group, then make the index say so, then let the journal go.
 //!
-//! 1. destage every chunk dirty at the start; 2. sync; 3. read back every chunk page that was written (C13); 4. write the
-//! changed index pages to the other half; 5. sync; 6. write the superblock, durable. Only then are the journal's
-//! groups and the freed units used again (C7). Between 2 and 6 nothing is destaged, so that no page the new index names
-//! is overwritten. No step needs journal space.
+//! 1. destage every chunk dirty at the start
+//! 2. sync
+//! 3. read back every chunk page that was written (C13)
+//! 4. write the changed index pages to the other half
+//! 5. sync
+//! 6. write the superblock, durable
+//!
+//! Only then are the journal's groups and the freed units used again (C7). Between 2 and 6 nothing is destaged, so that no page
+//! the new index names is overwritten. No step needs journal space.
 
 use super::{Input, Key, OpId, Output, Pending, State, Store};
 use crate::disk::{DiskError, DiskOp};

@@ -69,7 +69,7 @@ impl Store {
         let blocks = data.len() / BLOCK_SIZE;
         let range = BlockRange { start, len: blocks as u32 };
         let one_chunk = blocks > 0 && start.chunk() == BlockIx(range.end().0 - 1).chunk();
-        if data.len() % BLOCK_SIZE != 0 || crcs != blocks || !one_chunk || ver.seq > Seq::MAX {
+        if !data.len().is_multiple_of(BLOCK_SIZE) || crcs != blocks || !one_chunk || ver.seq > Seq::MAX {
             return Err(StoreError::Invalid(format!(
                 "a write of {} bytes with {crcs} checksums at {range:?}",
                 data.len()

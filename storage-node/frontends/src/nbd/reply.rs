@@ -86,7 +86,7 @@ pub fn block_status(cookie: u64, extents: &[(u64, bool)], one: bool) -> Vec<u8> 
     let mut b = chunk(cookie, TYPE_BLOCK_STATUS, 4 + list.len() as u32 * 8);
     b.extend_from_slice(&BASE_ALLOCATION_ID.to_be_bytes());
     for (len, hole) in list {
-        let len = u32::try_from(*len).unwrap_or(u32::MAX & !4095);
+        let len = u32::try_from(*len).unwrap_or(!4095);
         b.extend_from_slice(&len.to_be_bytes());
         let state = if *hole { STATE_HOLE | STATE_ZERO } else { 0 };
         b.extend_from_slice(&state.to_be_bytes());

@@ -1,0 +1,171 @@
+//! House style, kept by machine: purity of the pure packages, arrows between packages, file and function sizes (with a
+//! ratchet), words of documents that must match the tree.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+fn sources() -> Vec<(String, String)> {
+    let out = Command::new("git").args(["ls-files", "*.rs"]).current_dir(root()).output().unwrap();
+    let list = String::from_utf8(out.stdout).unwrap();
+    let all: Vec<_> = list
+        .lines()
+        .filter_map(|p| Some((p.to_string(), std::fs::read_to_string(root().join(p)).ok()?)))
+        .collect();
+    assert!(all.len() > 50, "git ls-files found {} sources", all.len());
+    all
+}
+
+/// Package, directory, and which packages of ours it may use.
+const PURE: &[(&str, &str, &[&str])] = &[
+    ("hf-policy", "volume-policy", &[]),
+    ("hf-meta-core", "metadata/core", &["hf-policy"]),
+    ("hf-repl-core", "replication/core", &["hf-policy", "hf-meta-core"]),
+    ("hf-store", "storage-node/chunk-store", &["hf-policy"]),
+    ("hf-frontends", "storage-node/frontends", &["hf-policy"]),
+];
+
+#[test]
+fn pure_packages_link_nothing_impure() {
+    const BANNED: &[&str] = &["tokio", "rocksdb", "io-uring", "rand", "tonic", "raft", "libc", "mio", "socket2", "getrandom"];
+    for (package, _, ours) in PURE {
+        let out = Command::new(env!("CARGO"))
+            .args(["tree", "--offline", "-e", "normal", "--prefix", "none", "-p", package])
+            .current_dir(root())
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let tree = String::from_utf8(out.stdout).unwrap();
+        assert!(tree.contains(package));
+        for line in tree.lines() {
+            let name = line.split_whitespace().next().unwrap_or("");
+            assert!(!BANNED.contains(&name), "{package} links {name}");
+            assert!(!name.starts_with("hf-") || name == *package || ours.contains(&name), "{package} may not use {name}");
+        }
+    }
+}
+
+#[test]
+fn pure_packages_say_nothing_impure() {
+    const BANNED: &[&str] = &[
+        "std::fs", "std::net", "std::thread", "std::time::Instant", "SystemTime", "std::process", "HashMap", "HashSet", "Mutex", "RwLock", "tokio::",
+        "rand::", "std::env",
+    ];
+    let lists: Vec<String> = PURE.iter().map(|(_, d, _)| std::fs::read_to_string(root().join(d).join("clippy.toml")).unwrap()).collect();
+    assert!(lists.iter().all(|l| *l == lists[0]), "the pure packages' ban lists differ");
+    for (path, text) in sources() {
+        if !PURE.iter().any(|(_, d, _)| path.starts_with(&format!("{d}/src/"))) {
+            continue;
+        }
+        for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim_start().starts_with("//")) {
+            for b in BANNED {
+                assert!(!line.contains(b), "{path}:{}: {b} in a pure package", i + 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn imports_go_one_way() {
+    // A package may not depend on one that stands later in this list.
+    const ORDER: &[(&str, &[&str])] = &[
+        ("volume-policy", &["hf-meta", "hf-repl", "hf-store", "hf-frontends", "holdfast"]),
+        ("metadata", &["hf-repl", "hf-store", "hf-frontends", "holdfast"]),
+        ("metadata/proto", &["hf-meta.", "hf-repl", "hf-store", "rocksdb"]),
+        ("replication", &["hf-meta.", "hf-store", "hf-frontends", "holdfast", "rocksdb"]),
+    ];
+    for (dir, banned) in ORDER {
+        let toml = std::fs::read_to_string(root().join(dir).join("Cargo.toml")).unwrap();
+        for line in toml.lines() {
+            assert!(!banned.iter().any(|b| line.starts_with(b)), "{dir}/Cargo.toml: {line}");
+        }
+    }
+}
+
+/// Files over 500 lines: none may join, none may grow. Shrink the number when you shrink the file.
+const LONG_FILES: &[(&str, usize)] = &[("tests/src/sim/world.rs", 640), ("storage-node/src/api.rs", 580), ("metadata/core/src/command.rs", 520), ("replication/core/src/wire/codec.rs", 540)];
+/// Functions over 70 lines that stand today.
+const LONG_FUNCTIONS: usize = 6;
+
+#[test]
+fn files_and_functions_stay_small() {
+    let (mut long, mut functions) = (Vec::new(), Vec::new());
+    for (path, text) in sources() {
+        let lines = text.lines().count();
+        let bound = LONG_FILES.iter().find(|(p, _)| *p == path).map_or(500, |(_, n)| *n);
+        if lines > bound {
+            long.push(format!("{path}: {lines} lines, bound {bound}"));
+        }
+        let mut start: Option<(usize, String, usize)> = None;
+        for (i, line) in text.lines().enumerate() {
+            let indent = line.len() - line.trim_start().len();
+            let t = line.trim_start();
+            let is_fn = ["fn ", "pub fn ", "pub(crate) fn ", "pub(super) fn ", "async fn ", "pub async fn "].iter().any(|p| t.starts_with(p));
+            if start.is_none() && is_fn && !t.ends_with(';') {
+                start = Some((i, t.to_string(), indent));
+            } else if let Some((at, name, level)) = &start
+                && t == "}"
+                && indent == *level
+            {
+                if i - at > 70 {
+                    functions.push(format!("{path}:{}: {} lines: {name}", at + 1, i - at));
+                }
+                start = None;
+            }
+        }
+    }
+    assert!(long.is_empty(), "{}", long.join("\n"));
+    assert!(functions.len() <= LONG_FUNCTIONS, "{} functions over 70 lines, at most {LONG_FUNCTIONS}:\n{}", functions.len(), functions.join("\n"));
+}
+
+#[test]
+fn every_source_says_what_it_is_for() {
+    for (path, text) in sources() {
+        assert!(text.starts_with("//!"), "{path} does not begin with //!");
+    }
+}
+
+#[test]
+fn the_map_matches_the_tree() {
+    let map = std::fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    let mut named = 0;
+    for word in map.split(|c: char| c.is_whitespace() || "`()|,;:".contains(c)) {
+        let looks_like_path = word.contains('/') && !word.contains("//") && (word.ends_with(".rs") || word.ends_with('/'));
+        if looks_like_path {
+            assert!(root().join(word).exists(), "docs/architecture.md names {word}, which does not exist");
+            named += 1;
+        }
+    }
+    assert!(named > 25, "the map names only {named} places");
+    for dir in ["volume-policy/src", "metadata/core/src", "replication/core/src", "storage-node/src", "storage-node/chunk-store/src", "storage-node/frontends/src"] {
+        assert!(map.contains(&format!("{dir}/")), "the map does not show {dir}/");
+    }
+}
+
+#[test]
+fn the_attribute_reference_is_the_generated_one() {
+    let file = root().join("docs/attributes.md");
+    let want = hf_policy::attribute::reference();
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&file, &want).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), want, "run UPDATE=1 cargo test -p hf-tests --test tidy");
+}
+
+#[test]
+fn decisions_are_numbered_and_complete() {
+    let mut seen = 0;
+    for e in std::fs::read_dir(root().join("docs/decisions")).unwrap() {
+        let path = e.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        for part in ["## Context", "## Choice", "## Rival", "## Revisit when"] {
+            assert!(text.contains(part), "{} lacks {part}", path.display());
+        }
+        seen += 1;
+    }
+    assert!(seen >= 5);
+}
