@@ -154,7 +154,7 @@ async fn read_frame(r: &mut BufReader<OwnedReadHalf>) -> Result<(Envelope, Msg),
 pub async fn dial(addr: &str, hello: &Hello) -> Result<(TcpStream, BootId), LinkError> {
     let talk = async {
         let mut s = TcpStream::connect(addr).await?;
-        s.set_nodelay(true)?;
+        watch_over(&s)?;
         s.write_all(&hello.to_frame()).await?;
         let mut raw = [0u8; HELLO_BYTES];
         s.read_exact(&mut raw).await?;
@@ -168,9 +168,21 @@ pub async fn dial(addr: &str, hello: &Hello) -> Result<(TcpStream, BootId), Link
     tokio::time::timeout(HELLO_TIME, talk).await.map_err(|_| LinkError::Timeout)?
 }
 
+/// A peer that lost power says nothing: the kernel notices for us, within seconds.
+fn watch_over(s: &TcpStream) -> std::io::Result<()> {
+    s.set_nodelay(true)?;
+    let sock = socket2::SockRef::from(s);
+    let probe = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(5))
+        .with_interval(Duration::from_secs(2))
+        .with_retries(3);
+    sock.set_tcp_keepalive(&probe)?;
+    sock.set_tcp_user_timeout(Some(Duration::from_secs(10)))
+}
+
 /// Reads the hello of a new connection. Anything else on the port ends it.
 pub async fn accept(s: &mut TcpStream) -> Result<Hello, LinkError> {
-    s.set_nodelay(true)?;
+    watch_over(s)?;
     let mut raw = [0u8; HELLO_BYTES];
     tokio::time::timeout(HELLO_TIME, s.read_exact(&mut raw)).await.map_err(|_| LinkError::Timeout)??;
     Hello::from_frame(&raw).ok_or(LinkError::NotHello)

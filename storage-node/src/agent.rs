@@ -208,8 +208,17 @@ async fn listen(m: Arc<Member>, mut events: mpsc::UnboundedReceiver<Event>, begu
                 }
                 let m = m.clone();
                 tokio::spawn(async move {
-                    // A fenced session's detach is refused, which is right.
-                    let _ = m.propose_new(Command::Detach { vol, session }).await;
+                    // A fenced session's detach is refused, which is right. Without a leader it is tried again as long as the
+                    // record still names the session.
+                    let named = || {
+                        m.view
+                            .borrow()
+                            .volumes
+                            .get(&vol)
+                            .and_then(|v| v.coordinator.as_ref())
+                            .is_some_and(|a| a.session == session)
+                    };
+                    while m.propose_new(Command::Detach { vol, session }).await.is_err() && named() {}
                 });
             }
             Event::DiskFailed { disk, why } => {

@@ -12,10 +12,8 @@ fn root() -> PathBuf {
 fn sources() -> Vec<(String, String)> {
     let out = Command::new("git").args(["ls-files", "*.rs"]).current_dir(root()).output().unwrap();
     let list = String::from_utf8(out.stdout).unwrap();
-    let all: Vec<_> = list
-        .lines()
-        .filter_map(|p| Some((p.to_string(), std::fs::read_to_string(root().join(p)).ok()?)))
-        .collect();
+    let all: Vec<_> =
+        list.lines().filter_map(|p| Some((p.to_string(), std::fs::read_to_string(root().join(p)).ok()?))).collect();
     assert!(all.len() > 50, "git ls-files found {} sources", all.len());
     all
 }
@@ -31,7 +29,8 @@ const PURE: &[(&str, &str, &[&str])] = &[
 
 #[test]
 fn pure_packages_link_nothing_impure() {
-    const BANNED: &[&str] = &["tokio", "rocksdb", "io-uring", "rand", "tonic", "raft", "libc", "mio", "socket2", "getrandom"];
+    const BANNED: &[&str] =
+        &["tokio", "rocksdb", "io-uring", "rand", "tonic", "raft", "libc", "mio", "socket2", "getrandom"];
     for (package, _, ours) in PURE {
         let out = Command::new(env!("CARGO"))
             .args(["tree", "--offline", "-e", "normal", "--prefix", "none", "-p", package])
@@ -44,7 +43,10 @@ fn pure_packages_link_nothing_impure() {
         for line in tree.lines() {
             let name = line.split_whitespace().next().unwrap_or("");
             assert!(!BANNED.contains(&name), "{package} links {name}");
-            assert!(!name.starts_with("hf-") || name == *package || ours.contains(&name), "{package} may not use {name}");
+            assert!(
+                !name.starts_with("hf-") || name == *package || ours.contains(&name),
+                "{package} may not use {name}"
+            );
         }
     }
 }
@@ -52,10 +54,22 @@ fn pure_packages_link_nothing_impure() {
 #[test]
 fn pure_packages_say_nothing_impure() {
     const BANNED: &[&str] = &[
-        "std::fs", "std::net", "std::thread", "std::time::Instant", "SystemTime", "std::process", "HashMap", "HashSet", "Mutex", "RwLock", "tokio::",
-        "rand::", "std::env",
+        "std::fs",
+        "std::net",
+        "std::thread",
+        "std::time::Instant",
+        "SystemTime",
+        "std::process",
+        "HashMap",
+        "HashSet",
+        "Mutex",
+        "RwLock",
+        "tokio::",
+        "rand::",
+        "std::env",
     ];
-    let lists: Vec<String> = PURE.iter().map(|(_, d, _)| std::fs::read_to_string(root().join(d).join("clippy.toml")).unwrap()).collect();
+    let lists: Vec<String> =
+        PURE.iter().map(|(_, d, _)| std::fs::read_to_string(root().join(d).join("clippy.toml")).unwrap()).collect();
     assert!(lists.iter().all(|l| *l == lists[0]), "the pure packages' ban lists differ");
     for (path, text) in sources() {
         if !PURE.iter().any(|(_, d, _)| path.starts_with(&format!("{d}/src/"))) {
@@ -87,7 +101,12 @@ fn imports_go_one_way() {
 }
 
 /// Files over 500 lines: none may join, none may grow. Shrink the number when you shrink the file.
-const LONG_FILES: &[(&str, usize)] = &[("tests/src/sim/world.rs", 640), ("storage-node/src/api.rs", 580), ("metadata/core/src/command.rs", 520), ("replication/core/src/wire/codec.rs", 540)];
+const LONG_FILES: &[(&str, usize)] = &[
+    ("tests/src/sim/world.rs", 640),
+    ("storage-node/src/api.rs", 580),
+    ("metadata/core/src/command.rs", 520),
+    ("replication/core/src/wire/codec.rs", 540),
+];
 /// Functions over 70 lines that stand today.
 const LONG_FUNCTIONS: usize = 6;
 
@@ -104,7 +123,9 @@ fn files_and_functions_stay_small() {
         for (i, line) in text.lines().enumerate() {
             let indent = line.len() - line.trim_start().len();
             let t = line.trim_start();
-            let is_fn = ["fn ", "pub fn ", "pub(crate) fn ", "pub(super) fn ", "async fn ", "pub async fn "].iter().any(|p| t.starts_with(p));
+            let is_fn = ["fn ", "pub fn ", "pub(crate) fn ", "pub(super) fn ", "async fn ", "pub async fn "]
+                .iter()
+                .any(|p| t.starts_with(p));
             if start.is_none() && is_fn && !t.ends_with(';') {
                 start = Some((i, t.to_string(), indent));
             } else if let Some((at, name, level)) = &start
@@ -119,7 +140,12 @@ fn files_and_functions_stay_small() {
         }
     }
     assert!(long.is_empty(), "{}", long.join("\n"));
-    assert!(functions.len() <= LONG_FUNCTIONS, "{} functions over 70 lines, at most {LONG_FUNCTIONS}:\n{}", functions.len(), functions.join("\n"));
+    assert!(
+        functions.len() <= LONG_FUNCTIONS,
+        "{} functions over 70 lines, at most {LONG_FUNCTIONS}:\n{}",
+        functions.len(),
+        functions.join("\n")
+    );
 }
 
 #[test]
@@ -134,14 +160,22 @@ fn the_map_matches_the_tree() {
     let map = std::fs::read_to_string(root().join("docs/architecture.md")).unwrap();
     let mut named = 0;
     for word in map.split(|c: char| c.is_whitespace() || "`()|,;:".contains(c)) {
-        let looks_like_path = word.contains('/') && !word.contains("//") && (word.ends_with(".rs") || word.ends_with('/'));
+        let looks_like_path =
+            word.contains('/') && !word.contains("//") && (word.ends_with(".rs") || word.ends_with('/'));
         if looks_like_path {
             assert!(root().join(word).exists(), "docs/architecture.md names {word}, which does not exist");
             named += 1;
         }
     }
     assert!(named > 25, "the map names only {named} places");
-    for dir in ["volume-policy/src", "metadata/core/src", "replication/core/src", "storage-node/src", "storage-node/chunk-store/src", "storage-node/frontends/src"] {
+    for dir in [
+        "volume-policy/src",
+        "metadata/core/src",
+        "replication/core/src",
+        "storage-node/src",
+        "storage-node/chunk-store/src",
+        "storage-node/frontends/src",
+    ] {
         assert!(map.contains(&format!("{dir}/")), "the map does not show {dir}/");
     }
 }

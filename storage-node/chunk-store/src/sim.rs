@@ -98,7 +98,10 @@ impl SimDisk {
         self.number += 1;
         if let DiskOp::Write { off, bufs, .. } = &op {
             let all: Vec<u8> = bufs.concat();
-            assert!(off % 4096 == 0 && all.len().is_multiple_of(4096) && off + all.len() as u64 <= self.size, "bad write");
+            assert!(
+                off % 4096 == 0 && all.len().is_multiple_of(4096) && off + all.len() as u64 <= self.size,
+                "bad write"
+            );
             if std::mem::take(&mut self.lose_next_write) {
                 // Acknowledged, never done: the buffer does not see it.
             } else if !self.fail_writes {

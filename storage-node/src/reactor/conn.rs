@@ -24,11 +24,16 @@ use tokio::sync::Notify;
 #[derive(Default)]
 struct Replies {
     pieces: RefCell<VecDeque<Bytes>>,
+    /// Bytes of them, those being written included.
+    queued: RefCell<usize>,
     in_flight: RefCell<usize>,
     /// Something to send, or room for another request.
     wake: Notify,
     room: Notify,
 }
+
+/// Reply bytes a client may leave unread before no more of its requests are taken.
+const MAX_UNREAD: usize = 64 << 20;
 
 struct Conn {
     core: CoreRef,
@@ -92,7 +97,10 @@ impl Conn {
                     replies.wake.notified().await;
                     continue;
                 }
+                let bytes: usize = pieces.iter().map(Bytes::len).sum();
                 hf_repl::link::write_all(&mut w, pieces).await?;
+                *replies.queued.borrow_mut() -= bytes;
+                replies.room.notify_one();
             }
         };
         tokio::select! {
@@ -140,7 +148,7 @@ impl Conn {
     async fn room(&self) {
         loop {
             let depth = self.core.borrow().volumes.get(&self.vol).map_or(1, |h| h.queue_depth);
-            if *self.replies.in_flight.borrow() < depth {
+            if *self.replies.in_flight.borrow() < depth && *self.replies.queued.borrow() < MAX_UNREAD {
                 return;
             }
             self.replies.room.notified().await;
@@ -225,6 +233,7 @@ impl Conn {
 }
 
 fn push(replies: &Replies, head: Vec<u8>, data: Vec<Bytes>) {
+    *replies.queued.borrow_mut() += head.len() + data.iter().map(Bytes::len).sum::<usize>();
     let mut p = replies.pieces.borrow_mut();
     p.push_back(Bytes::from(head));
     p.extend(data);

@@ -125,6 +125,16 @@ fn handle(core: &CoreRef, mail: Mail) {
         Mail::Nbd { stream, agreed, vol, rest } => super::conn::start(core, stream, *agreed, vol, rest),
         Mail::Data { stream, disk } => super::links::accept(core, stream, disk),
         Mail::StartVolume { vol, session } => super::volume_host::start(core, vol, session),
+        Mail::State(state) => {
+            let wanted: Vec<DiskId> = {
+                let mut c = core.borrow_mut();
+                c.mail(Mail::State(state));
+                c.drain();
+                let vols: Vec<VolumeId> = c.volumes.keys().copied().collect();
+                vols.into_iter().flat_map(|v| c.remote_disks(v)).collect()
+            };
+            wanted.into_iter().for_each(|d| super::links::ensure(core, d));
+        }
         mail => {
             let mut c = core.borrow_mut();
             c.mail(mail);

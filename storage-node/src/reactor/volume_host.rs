@@ -46,7 +46,7 @@ pub(super) struct VolumeHost {
     shards: Vec<Coordinator>,
     disks: BTreeMap<(u32, Rid), DiskId>,
     serving: usize,
-    drained: usize,
+    drained: std::collections::BTreeSet<u32>,
     joins: BTreeMap<u64, Join>,
     /// Part of a join: client id to (join, part).
     parts: BTreeMap<u64, (u64, usize)>,
@@ -106,7 +106,7 @@ pub(super) fn start(core: &CoreRef, vol: VolumeId, session: SessionId) {
             shards: Vec::new(),
             disks: BTreeMap::new(),
             serving: 0,
-            drained: 0,
+            drained: Default::default(),
             joins: BTreeMap::new(),
             parts: BTreeMap::new(),
             next: 0,
@@ -133,6 +133,10 @@ impl Core {
         let first = h.shards.len() as u32;
         let mut started = Vec::new();
         for index in first..v.shards.len() as u32 {
+            // A grown volume's new shard begins when its replicas have been made; the record comes again then.
+            if v.shards[index as usize].replicas.values().any(|r| r.in_sync() && r.store_uuid.is_none()) {
+                break;
+            }
             for r in v.shards[index as usize].replicas.values() {
                 h.disks.insert((index, r.rid), r.disk);
             }
@@ -176,7 +180,7 @@ impl Core {
         }
     }
 
-    fn remote_disks(&self, vol: VolumeId) -> Vec<DiskId> {
+    pub(super) fn remote_disks(&self, vol: VolumeId) -> Vec<DiskId> {
         let Some(h) = self.volumes.get(&vol) else { return Vec::new() };
         h.disks.values().copied().filter(|d| !self.disks.contains_key(d)).collect()
     }
@@ -235,7 +239,7 @@ impl Core {
                 co::Output::Reply { id, result } => self.part_done(shard.vol, id, result),
                 co::Output::Serving => self.shard_serving(shard.vol),
                 co::Output::Fenced => self.fenced(shard.vol),
-                co::Output::Drained => self.shard_drained(shard.vol),
+                co::Output::Drained => self.shard_drained(shard),
             }
         }
     }
@@ -258,11 +262,11 @@ impl Core {
         }
     }
 
-    fn shard_drained(&mut self, vol: VolumeId) {
-        let Some(h) = self.volumes.get_mut(&vol) else { return };
-        h.drained += 1;
-        if h.drained == h.shards.len() {
-            let _ = self.events.send(Event::Drained { vol, session: h.session });
+    fn shard_drained(&mut self, shard: ShardId) {
+        let Some(h) = self.volumes.get_mut(&shard.vol) else { return };
+        h.drained.insert(shard.index);
+        if h.drained.len() == h.shards.len() {
+            let _ = self.events.send(Event::Drained { vol: shard.vol, session: h.session });
         }
     }
 

@@ -13,15 +13,22 @@ impl Coordinator {
         }
         let active = now.since(self.last_read) < 2 * LEASE || !self.reads.is_empty();
         self.next_lease = now.plus(if active { LEASE_EVERY } else { IDLE_EVERY });
-        let silent: Vec<Rid> =
-            self.members.iter().filter(|(_, m)| now.since(m.heard) >= DEAD).map(|(r, _)| *r).collect();
+        // Silence counts from a question that was left unanswered, never from having had nothing to ask.
+        let silent = |m: &super::Member| (m.lease_asked || !m.up) && now.since(m.asked_since.max(m.heard)) >= DEAD;
+        let silent: Vec<Rid> = self.members.iter().filter(|(_, m)| silent(m)).map(|(r, _)| *r).collect();
         silent.into_iter().for_each(|r| self.suspect(r));
         self.ask_leases(now, out);
     }
 
     pub(super) fn ask_leases(&mut self, now: Tick, out: &mut Vec<Output>) {
         for rid in self.required() {
-            let Some(m) = self.members.get_mut(&rid).filter(|m| m.up) else { continue };
+            let Some(m) = self.members.get_mut(&rid) else { continue };
+            if !m.lease_asked {
+                m.asked_since = now;
+            }
+            if !m.up {
+                continue;
+            }
             if m.lease_asked && now.since(m.lease_sent) < LEASE_EVERY / 2 {
                 continue;
             }

@@ -115,7 +115,20 @@ impl Coordinator {
         if env.session != self.cfg.session || env.rid != rid || (m.boot != BootId::NONE && env.boot != m.boot) {
             return;
         }
-        m.heard = now;
+        match &msg {
+            // A broken member answers fast, which is no sign of health; and a refused lease is pending nowhere.
+            Msg::Nack(n) if n.fate() == Fate::DropMember => {
+                m.broken = true;
+                self.suspect(rid);
+            }
+            Msg::Nack(_) => m.heard = now,
+            _ => {
+                m.heard = now;
+                m.broken = false;
+                self.unsuspect(now, rid);
+            }
+        }
+        let Some(m) = self.members.get_mut(&rid) else { return };
         match &msg {
             Msg::WriteAck { credit } | Msg::SealAck { credit, .. } => m.credit = *credit,
             Msg::LeaseAck { sent_at, .. } => return self.lease_granted(now, rid, *sent_at, out),
@@ -155,8 +168,7 @@ impl Coordinator {
             (Fate::Retry, _) => {} // repeated by `expire`
             (_, For::Read(id)) => {
                 self.pending.remove(&req);
-                self.suspect(rid);
-                self.read_elsewhere(now, id, rid, out);
+                self.read_refused(now, id, rid, out);
             }
             (_, For::Seal) => self.seal_refused(now, rid),
             _ => self.suspect(rid),

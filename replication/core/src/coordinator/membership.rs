@@ -25,6 +25,28 @@ impl Coordinator {
         }
     }
 
+    /// It answered well and owes nothing: no longer a suspect.
+    pub(super) fn unsuspect(&mut self, now: Tick, rid: Rid) {
+        let timeout = self.cfg.replica_timeout;
+        let owes = |p: &super::link::Pending| p.rid == rid && now.since(p.first) >= timeout;
+        if self.suspects.contains(&rid)
+            && !self.pending.values().any(owes)
+            && !self.writes.values().any(|w| w.refused.contains(&rid))
+        {
+            self.suspects.remove(&rid);
+        }
+    }
+
+    /// This process was paused (stopped, suspended, starved): what was silent meanwhile was itself, not the members.
+    pub(super) fn restart_clocks(&mut self, now: Tick) {
+        for m in self.members.values_mut() {
+            m.heard = now;
+            m.asked_since = now;
+            m.down_since = m.down_since.max(now);
+        }
+        self.pending.values_mut().for_each(|p| p.first = now);
+    }
+
     pub(super) fn drive_membership(&mut self, now: Tick, out: &mut Vec<Output>) {
         if self.suspects.is_empty() || self.phase == Phase::Fenced {
             return;
@@ -37,7 +59,8 @@ impl Coordinator {
         // The last replica standing is never dropped: I/O waits for exactly that replica. Who answered last stays.
         let mut rids: Vec<Rid> = self.suspects.iter().copied().collect();
         if rids.len() == in_sync.len() {
-            rids.sort_by_key(|r| self.members.get(r).map(|m| (m.up, m.heard)));
+            // Kept is whoever is not known to be broken; dropping a healthy member for a broken one would strand the data.
+            rids.sort_by_key(|r| self.members.get(r).map(|m| (!m.broken, m.up, m.heard)));
             rids.pop();
             // All are suspect: nobody is known to hold what the others may miss, so nobody is dropped unless one is up.
             if !self.members.values().any(|m| m.up && now.since(m.heard) < self.cfg.replica_timeout * 2) {
@@ -83,6 +106,12 @@ impl Coordinator {
             self.proposal = None;
         }
         self.record = record;
+        // A member's storage may have been recorded only now (a grown volume's new shard).
+        for (rid, info) in &self.record.in_sync {
+            if let Some(m) = self.members.get_mut(rid) {
+                m.info = *info;
+            }
+        }
         if gone.is_empty() {
             // The policy may ask for fewer members now: held writes are looked at again.
             return self.recheck_writes(now, out);

@@ -93,6 +93,9 @@ impl Coordinator {
 
     /// Takes one input; everything that follows from it is in `out`.
     pub fn step(&mut self, now: Tick, input: Input, out: &mut Vec<Output>) {
+        if self.next_deadline().is_some_and(|d| now.since(d) > PAUSED) {
+            self.restart_clocks(now);
+        }
         match input {
             Input::Client { id, op } => self.client(now, id, op, out),
             Input::Message { rid, env, msg } => self.message(now, rid, env, msg, out),
@@ -206,5 +209,8 @@ impl Coordinator {
 
 /// The grain of deadlines while something is outstanding, in microseconds.
 const TICK: u64 = 20 * hf_policy::MS;
+
+/// A deadline missed by this much means that this process was paused.
+const PAUSED: u64 = 1_500 * hf_policy::MS;
 
 const _: () = assert!(timing::DEAD > timing::LEASE_AT_REPLICA);

@@ -114,6 +114,14 @@ impl Coordinator {
         }
     }
 
+    /// A member cannot serve the read and will not: it is not asked again, and if nobody is left the client gets EIO.
+    pub(super) fn read_refused(&mut self, now: Tick, id: u64, rid: Rid, out: &mut Vec<Output>) {
+        if let Some(r) = self.reads.get_mut(&id) {
+            r.tried.insert(rid);
+            self.send_read(now, id, out);
+        }
+    }
+
     pub(super) fn read_arrived(
         &mut self,
         now: Tick,

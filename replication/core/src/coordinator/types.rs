@@ -290,6 +290,10 @@ pub(super) struct Member {
     pub lease_until: Tick,
     pub lease_sent: Tick,
     pub lease_asked: bool,
+    /// Since when a lease request is unanswered.
+    pub asked_since: Tick,
+    /// It said that it cannot be relied upon (failed disk, wrong storage).
+    pub broken: bool,
     /// Last time it answered anything.
     pub heard: Tick,
     pub credit: u64,
@@ -305,6 +309,8 @@ impl Member {
             lease_until: Tick(0),
             lease_sent: Tick(0),
             lease_asked: false,
+            asked_since: Tick(0),
+            broken: false,
             heard: Tick(0),
             credit: u64::MAX,
         }

@@ -189,6 +189,8 @@ pub struct Replica {
     seals: Vec<(Link, Envelope)>,
     /// No other session is let in before this.
     leased_until: Tick,
+    /// The newest term that asked to be let in: older ones get no more leases, or it would wait for ever.
+    knocking: Term,
     next_tag: u64,
     waiting: BTreeMap<u64, Waiting>,
     epoch: Epoch,
@@ -208,6 +210,7 @@ impl Replica {
             promise_durable: true,
             seals: Vec::new(),
             leased_until,
+            knocking: Term(0),
             next_tag: 0,
             waiting: BTreeMap::new(),
             epoch: Epoch(0),
@@ -261,6 +264,8 @@ impl Replica {
             Msg::Read { range } => {
                 self.store(Waiting::Other { link, env, kind: Kind::Read }, StoreOp::Read { range }, out);
             }
+            // Leases only ever get shorter by this, so it is safe; the old coordinator is fenced when the seal is done.
+            Msg::Lease { .. } if env.term < self.knocking => {}
             Msg::Lease { sent_at, stable } => {
                 self.leased_until = now.plus(LEASE_AT_REPLICA);
                 self.learn_stable(stable);
@@ -298,6 +303,7 @@ impl Replica {
             return;
         }
         if now < self.leased_until && env.session != self.d.promised_session {
+            self.knocking = self.knocking.max(env.term);
             let us = self.leased_until.since(now);
             return self.reply(link, env, Msg::SealWait { us }, out);
         }

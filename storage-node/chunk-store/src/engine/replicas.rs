@@ -11,41 +11,38 @@ use hf_policy::{BlockRange, Rid, Ver};
 
 impl Store {
     pub(super) fn replica_op(&mut self, id: OpId, op: Op, out: &mut Vec<Output>) {
-        let rid = match &op {
-            Op::CreateReplica(rec) => return self.create_replica(id, rec.clone(), out),
-            Op::UpdateReplica(rec) => rec.rid,
-            Op::DeleteReplica { rid } => *rid,
-            _ => return,
-        };
-        if !self.after_directs.is_empty() || self.has_earlier(rid) {
-            return self.after_directs.push_back((id, op));
+        if let Op::CreateReplica(rec) = &op {
+            return self.create_replica(id, rec.clone(), out);
         }
-        self.replica_change(id, op, out);
+        self.after_directs.push_back((id, op));
+        self.run_after_directs(out);
     }
 
-    /// Is a write of this replica submitted but not yet in the journal's queue?
-    fn has_earlier(&self, rid: Rid) -> bool {
+    /// Is a write of this replica, submitted before operation `id`, not yet in the journal's queue? (Ids are given in order.)
+    fn has_earlier(&self, rid: Rid, id: OpId) -> bool {
         let Some(&r) = self.by_rid.get(&rid) else { return false };
         let of = |op: &Op| match op {
             Op::Write { rid: x, .. } | Op::Zero { rid: x, .. } | Op::Copy { rid: x, .. } => *x == rid,
             _ => false,
         };
-        self.directs.values().any(|d| d.key.0 == r)
-            || self.waiting.iter().any(|(_, op)| of(op))
-            || self.chunks.range((r, 0)..=(r, u32::MAX)).any(|(_, c)| c.slow.iter().any(|(_, op)| of(op)))
+        self.directs.values().any(|d| d.key.0 == r && d.id < id)
+            || self.waiting.iter().any(|(i, op)| *i < id && of(op))
+            || self.chunks.range((r, 0)..=(r, u32::MAX)).any(|(_, c)| c.slow.iter().any(|(i, op)| *i < id && of(op)))
     }
 
+    /// Replica changes whose earlier writes are all on their way; in order per replica, past those of others.
     pub(super) fn run_after_directs(&mut self, out: &mut Vec<Output>) {
-        while let Some((_, op)) = self.after_directs.front() {
-            let rid = match op {
+        let mut held = std::collections::BTreeSet::new();
+        for (id, op) in std::mem::take(&mut self.after_directs) {
+            let rid = match &op {
                 Op::UpdateReplica(rec) => rec.rid,
                 Op::DeleteReplica { rid } => *rid,
                 _ => Rid(0),
             };
-            if self.has_earlier(rid) {
-                return;
-            }
-            if let Some((id, op)) = self.after_directs.pop_front() {
+            if held.contains(&rid) || self.has_earlier(rid, id) {
+                held.insert(rid);
+                self.after_directs.push_back((id, op));
+            } else {
                 self.replica_change(id, op, out);
             }
         }
