@@ -118,86 +118,86 @@ fn hand_over(m: &Member, agreed: Agreed, rest: Vec<u8>, stream: NbdStream) {
     m.reactors[e.reactor].send(Mail::Nbd { stream, agreed: Box::new(agreed), vol: e.vol, rest });
 }
 
-/// NBD over TCP.
-pub async fn accept_nbd(node: Arc<Node>, l: TcpListener) {
+/// Negotiates, then hands the socket over.
+async fn serve_nbd<S: AsyncRead + AsyncWrite + Unpin>(
+    m: Arc<Member>,
+    mut s: S,
+    into: fn(S) -> std::io::Result<NbdStream>,
+) {
+    match tokio::time::timeout(PATIENCE, negotiate(&m, &mut s)).await {
+        Ok(Ok(Some((agreed, rest)))) => {
+            if let Ok(s) = into(s) {
+                hand_over(&m, agreed, rest, s);
+            }
+        }
+        Ok(Ok(None)) => {}
+        Ok(Err(e)) => tracing::debug!("NBD negotiation: {e}"),
+        Err(_) => tracing::debug!("NBD negotiation took too long"),
+    }
+}
+
+/// Accepts for ever, a bounded number at once; `work` gets each connection once this node is part of a cluster.
+async fn accept_each<S, A, F>(node: Arc<Node>, mut accept: impl FnMut() -> A, work: impl Fn(Arc<Member>, S) -> F)
+where
+    A: Future<Output = std::io::Result<S>>,
+    F: Future<Output = ()> + Send + 'static,
+{
     let room = Arc::new(Semaphore::new(NEGOTIATING));
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return };
-        let Ok((mut s, from)) = l.accept().await else {
+        let Ok(s) = accept().await else {
             // Out of descriptors: those who are served go on.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
         let Some(m) = node.member.get().cloned() else { continue };
+        let work = work(m, s);
         tokio::spawn(async move {
             let _permit = permit;
-            let _ = s.set_nodelay(true);
-            match tokio::time::timeout(PATIENCE, negotiate(&m, &mut s)).await {
-                Ok(Ok(Some((agreed, rest)))) => {
-                    if let Ok(s) = s.into_std() {
-                        hand_over(&m, agreed, rest, NbdStream::Tcp(s));
-                    }
-                }
-                Ok(Ok(None)) => {}
-                Ok(Err(e)) => tracing::debug!(%from, "NBD negotiation: {e}"),
-                Err(_) => tracing::debug!(%from, "NBD negotiation took too long"),
-            }
+            work.await;
         });
     }
+}
+
+/// NBD over TCP.
+pub async fn accept_nbd(node: Arc<Node>, l: TcpListener) {
+    let accept = || async { l.accept().await.map(|(s, _)| s) };
+    accept_each(node, accept, |m, s| serve_nbd(m, s, |s: tokio::net::TcpStream| s.into_std().map(NbdStream::Tcp)))
+        .await;
 }
 
 /// NBD over a Unix socket.
 pub async fn accept_nbd_unix(node: Arc<Node>, l: UnixListener) {
-    let room = Arc::new(Semaphore::new(NEGOTIATING));
-    loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
-        let Ok((mut s, _)) = l.accept().await else {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let Some(m) = node.member.get().cloned() else { continue };
-        tokio::spawn(async move {
-            let _permit = permit;
-            if let Ok(Ok(Some((agreed, rest)))) = tokio::time::timeout(PATIENCE, negotiate(&m, &mut s)).await
-                && let Ok(s) = s.into_std()
-            {
-                hand_over(&m, agreed, rest, NbdStream::Unix(s));
-            }
-        });
-    }
+    let accept = || async { l.accept().await.map(|(s, _)| s) };
+    accept_each(node, accept, |m, s| serve_nbd(m, s, |s: tokio::net::UnixStream| s.into_std().map(NbdStream::Unix)))
+        .await;
 }
 
 /// Replication from other nodes' coordinators.
 pub async fn accept_data(node: Arc<Node>, l: TcpListener) {
-    let room = Arc::new(Semaphore::new(NEGOTIATING));
-    loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
-        let Ok((mut s, from)) = l.accept().await else {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let Some(m) = node.member.get().cloned() else { continue };
-        tokio::spawn(async move {
-            let _permit = permit;
-            let hello = match hf_repl::accept(&mut s).await {
-                Ok(h) => h,
-                Err(e) => return tracing::warn!(%from, "replication connection refused: {e}"),
-            };
-            if hello.common_version().is_none() {
-                let text = format!("this node speaks wire version {}", hf_repl_core::wire::MAX_VERSION);
-                return hf_repl::refuse(&mut s, Refused::Version, text).await;
-            }
-            if hello.cluster != m.cluster.0.to_be_bytes() {
-                return hf_repl::refuse(&mut s, Refused::Cluster, "another cluster".into()).await;
-            }
-            let disk = DiskId(hello.disk);
-            let reactor = m.disk_reactor.lock().ok().and_then(|d| d.get(&disk).copied());
-            let Some(reactor) = reactor else {
-                return hf_repl::refuse(&mut s, Refused::Disk, format!("disk {disk} is not in service here")).await;
-            };
-            if let Ok(stream) = s.into_std() {
-                m.reactors[reactor].send(Mail::Data { stream, disk });
-            }
-        });
+    let accept = || async { l.accept().await.map(|(s, _)| s) };
+    accept_each(node, accept, serve_data).await;
+}
+
+/// Reads the hello, checks it, hands the socket to the reactor of the disk that is meant.
+async fn serve_data(m: Arc<Member>, mut s: tokio::net::TcpStream) {
+    let hello = match hf_repl::accept(&mut s).await {
+        Ok(h) => h,
+        Err(e) => return tracing::warn!("replication connection refused: {e}"),
+    };
+    if hello.common_version().is_none() {
+        let text = format!("this node speaks wire version {}", hf_repl_core::wire::MAX_VERSION);
+        return hf_repl::refuse(&mut s, Refused::Version, text).await;
+    }
+    if hello.cluster != m.cluster.0.to_be_bytes() {
+        return hf_repl::refuse(&mut s, Refused::Cluster, "another cluster".into()).await;
+    }
+    let disk = DiskId(hello.disk);
+    let reactor = m.disk_reactor.lock().ok().and_then(|d| d.get(&disk).copied());
+    let Some(reactor) = reactor else {
+        return hf_repl::refuse(&mut s, Refused::Disk, format!("disk {disk} is not in service here")).await;
+    };
+    if let Ok(stream) = s.into_std() {
+        m.reactors[reactor].send(Mail::Data { stream, disk });
     }
 }

@@ -1,0 +1,191 @@
+//! Bugs that were found by reading, each as the sequence that triggered it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use bytes::Bytes;
+use hf_policy::attributes::ReadFrom;
+use hf_policy::*;
+use hf_repl_core::coordinator::{self as co, ClientOp, Coordinator, Input, Output};
+use hf_repl_core::message::{Envelope, Msg, Nack};
+use hf_repl_core::replica::{self as re, Durable, Replica};
+use hf_repl_core::{IoError, timing};
+use std::collections::BTreeMap;
+
+const BOOT: BootId = BootId(9);
+
+struct World {
+    c: Coordinator,
+    now: Tick,
+    sent: Vec<(Rid, Envelope, Msg)>,
+    other: Vec<Output>,
+}
+
+impl World {
+    fn new(members: u64) -> World {
+        let in_sync: BTreeMap<Rid, co::MemberInfo> = (1..=members)
+            .map(|i| (Rid(i), co::MemberInfo { node: NodeId(i), store_uuid: StoreUuid(i.into()) }))
+            .collect();
+        let cfg = co::Config {
+            cluster: ClusterId(1),
+            shard: ShardId { vol: VolumeId(1), index: 0 },
+            session: SessionId(5),
+            node: NodeId(1),
+            blocks: 1024,
+            min_replicas: 1,
+            replica_timeout: 1_000_000,
+            read_from: ReadFrom::Local,
+            nearest: vec![Rid(1)],
+        };
+        let record =
+            co::Record { term: Term(1), epoch: Epoch(3), session: Some(SessionId(5)), lineage: Lineage(1), in_sync };
+        let now = Tick(1_000_000_000);
+        let mut out = Vec::new();
+        let c = Coordinator::new(now, cfg, record, &mut out);
+        let mut w = World { c, now, sent: Vec::new(), other: Vec::new() };
+        w.take(out);
+        for i in 1..=members {
+            w.step(Input::PeerUp { rid: Rid(i), boot: BOOT });
+        }
+        w.answer(|m| match m {
+            Msg::Seal { .. } => Some(Msg::SealAck { stable: Ver::ZERO, max_ver: Ver::ZERO, credit: 1 << 40 }),
+            _ => None,
+        });
+        assert!(w.other.contains(&Output::Serving));
+        w.leases();
+        w.other.clear();
+        w
+    }
+
+    fn take(&mut self, out: Vec<Output>) {
+        for o in out {
+            match o {
+                Output::Send { rid, env, msg } => self.sent.push((rid, env, msg)),
+                other => self.other.push(other),
+            }
+        }
+    }
+
+    fn step(&mut self, input: Input) {
+        let mut out = Vec::new();
+        self.c.step(self.now, input, &mut out);
+        self.c.check().unwrap();
+        self.take(out);
+    }
+
+    /// Answers what was sent; what is not answered is dropped. Bounded: a loop is a failure.
+    fn answer(&mut self, mut f: impl FnMut(&Msg) -> Option<Msg>) {
+        for _ in 0..50 {
+            let sent = std::mem::take(&mut self.sent);
+            if sent.is_empty() {
+                return;
+            }
+            for (rid, env, msg) in sent {
+                if let Some(reply) = f(&msg) {
+                    self.step(Input::Message { rid, env: Envelope { boot: BOOT, ..env }, msg: reply });
+                }
+            }
+        }
+        panic!("the coordinator and its members talk for ever");
+    }
+
+    fn leases(&mut self) {
+        self.answer(|m| match m {
+            Msg::Lease { sent_at, .. } => Some(Msg::LeaseAck { sent_at: *sent_at, credit: 0 }),
+            _ => None,
+        });
+    }
+
+    fn drops(&self) -> Vec<Vec<Rid>> {
+        let rids = |o: &Output| if let Output::ProposeDrop { rids, .. } = o { Some(rids.clone()) } else { None };
+        self.other.iter().filter_map(rids).collect()
+    }
+}
+
+#[test]
+fn a_read_that_the_last_replica_refuses_ends_with_eio() {
+    let mut w = World::new(1);
+    w.step(Input::Client { id: 7, op: ClientOp::Read { off: 0, len: 4096 } });
+    w.answer(|m| matches!(m, Msg::Read { .. }).then_some(Msg::Nack(Nack::Failed)));
+    assert!(w.other.contains(&Output::Reply { id: 7, result: Err(IoError::Io) }));
+}
+
+#[test]
+fn a_pause_of_the_coordinator_drops_nobody() {
+    let mut w = World::new(3);
+    w.now = w.now.plus(60_000_000);
+    w.step(Input::Tick);
+    w.leases();
+    for _ in 0..100 {
+        w.now = w.now.plus(20_000);
+        w.step(Input::Tick);
+        w.leases();
+    }
+    assert_eq!(w.drops(), Vec::<Vec<Rid>>::new());
+}
+
+#[test]
+fn a_member_that_refuses_its_lease_is_dropped_though_it_answers() {
+    let mut w = World::new(3);
+    for _ in 0..300 {
+        w.now = w.now.plus(20_000);
+        w.step(Input::Tick);
+        for (rid, env, msg) in std::mem::take(&mut w.sent) {
+            let Msg::Lease { sent_at, .. } = msg else { continue };
+            let reply = if rid == Rid(2) { Msg::Nack(Nack::Failed) } else { Msg::LeaseAck { sent_at, credit: 0 } };
+            w.step(Input::Message { rid, env: Envelope { boot: BOOT, ..env }, msg: reply });
+        }
+    }
+    assert!(w.drops().iter().all(|d| d == &[Rid(2)]) && !w.drops().is_empty(), "{:?}", w.drops());
+}
+
+#[test]
+fn a_healthy_member_is_never_dropped_for_a_broken_one() {
+    let mut w = World::new(2);
+    w.step(Input::Client { id: 1, op: ClientOp::Write { off: 0, data: Bytes::from(vec![1; 4096]) } });
+    // Member 1 says its disk has failed, again and again; member 2 is silent for a while.
+    for _ in 0..400 {
+        w.now = w.now.plus(20_000);
+        w.step(Input::Tick);
+        for (rid, env, _) in std::mem::take(&mut w.sent) {
+            if rid == Rid(1) {
+                w.step(Input::Message { rid, env: Envelope { boot: BOOT, ..env }, msg: Msg::Nack(Nack::Failed) });
+            }
+        }
+    }
+    assert!(w.drops().iter().all(|d| d == &[Rid(1)]) && !w.drops().is_empty(), "{:?}", w.drops());
+}
+
+#[test]
+fn a_renewing_old_coordinator_cannot_keep_a_newer_term_out() {
+    let d = Durable {
+        cluster: ClusterId(1),
+        shard: ShardId::default(),
+        rid: Rid(1),
+        store_uuid: StoreUuid(1),
+        lineage: Lineage(1),
+        promised_term: Term(1),
+        promised_session: SessionId(1),
+        stable: Ver::ZERO,
+    };
+    let mut now = Tick(10_000_000_000);
+    let mut r = Replica::new(Tick(0), BOOT, d);
+    let env = |term, session| Envelope {
+        cluster: d.cluster,
+        rid: d.rid,
+        store_uuid: d.store_uuid,
+        lineage: d.lineage,
+        term: Term(term),
+        session: SessionId(session),
+        ..Envelope::default()
+    };
+    let mut sealed = false;
+    for _ in 0..30 {
+        now = now.plus(200_000);
+        let mut out = Vec::new();
+        let lease = Msg::Lease { sent_at: now.0, stable: Ver::ZERO };
+        r.step(now, re::Input::Message { link: 1, env: env(1, 1), msg: lease }, &mut out);
+        r.step(now, re::Input::Message { link: 2, env: env(2, 2), msg: Msg::Seal { epoch: Epoch(1) } }, &mut out);
+        sealed |=
+            out.iter().any(|o| matches!(o, re::Output::Store { op: re::StoreOp::Promise { term: Term(2), .. }, .. }));
+    }
+    assert!(sealed, "30 × 200 ms is far more than a lease of {} us", timing::LEASE_AT_REPLICA);
+}
