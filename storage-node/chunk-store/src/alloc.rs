@@ -118,6 +118,11 @@ impl Units {
         }
     }
 
+    /// Will a checkpoint give units back, or let pages know of units that only the journal names?
+    pub fn in_motion(&self) -> bool {
+        !self.pending.is_empty() || !self.volatile.is_empty()
+    }
+
     /// Allocated, and no chunk page refers to it yet?
     pub fn is_volatile(&self, unit: u32) -> bool {
         self.volatile.contains(&unit)

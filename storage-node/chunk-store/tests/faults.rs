@@ -236,3 +236,28 @@ fn foreign_future_and_shrunk_disks_are_refused_with_words() {
     let e = recovery::open(&mut w.disk, config()).err().unwrap();
     assert!(matches!(e, OpenError::TooNew(99)) && e.to_string().contains("upgrade"), "{e}");
 }
+
+/// Large overwrites go to fresh units; while the old ones wait for a checkpoint, a disk that is more than half full must make them
+/// wait, not refuse them.
+#[test]
+fn overwriting_most_of_a_disk_is_never_refused() {
+    let mut w = World::with_journal(8, 16 << 20, 4 << 20);
+    for round in 0..6u64 {
+        for chunk in 0..7 {
+            let r = BlockRange::new(chunk * 256, 256);
+            w.write(r);
+            if round % 2 == 1 {
+                w.complete_one();
+            } else {
+                w.quiesce();
+            }
+        }
+        w.quiesce();
+    }
+    assert_eq!((w.refused, w.failed.clone()), (0, None), "{:?}", w.store.stats());
+    for chunk in 0..7 {
+        w.read(BlockRange::new(chunk * 256, 256));
+    }
+    w.quiesce();
+    assert_eq!(w.reads_checked, 7);
+}

@@ -44,6 +44,8 @@ pub(crate) struct Checkpoint {
     tail: JournalTail,
     last_read: u64,
     requested: bool,
+    /// Operations wait for units that the next checkpoint frees.
+    space_awaited: bool,
     /// Deleted replicas without chunks: not yet in a checkpoint, and in the one that commits.
     emptied: Vec<u32>,
     emptied_now: Vec<u32>,
@@ -65,6 +67,13 @@ impl Checkpoint {
     pub(super) fn emptied(&mut self, replica: u32) {
         self.emptied.push(replica);
         self.requested = true;
+    }
+    pub(super) fn await_space(&mut self) {
+        self.space_awaited = true;
+        self.requested = true;
+    }
+    pub(super) fn space_awaited(&self) -> bool {
+        self.space_awaited
     }
     pub(super) fn take_ops(&mut self) -> Vec<OpId> {
         self.now.drain(..).chain(self.next.drain(..)).collect()
@@ -240,6 +249,7 @@ impl Store {
         let emptied = std::mem::take(&mut self.checkpoint.emptied_now);
         self.free_replicas(emptied);
         self.stats.checkpoints += 1;
+        self.checkpoint.space_awaited = false;
         self.checkpoint.phase = Phase::Idle;
         for id in std::mem::take(&mut self.checkpoint.now) {
             out.push(Output::Done { id, result: Ok(super::Answer::Done) });

@@ -217,7 +217,13 @@ impl Store {
     }
 
     fn has_room(&self) -> bool {
-        self.overlay_bytes < self.cfg.overlay_bytes
+        self.overlay_bytes < self.cfg.overlay_bytes && !self.checkpoint.space_awaited()
+    }
+
+    /// First in the queue again, until a checkpoint has given space back.
+    fn wait_for_space(&mut self, id: OpId, op: Op) {
+        self.waiting.push_front((id, op));
+        self.checkpoint.await_space();
     }
 
     fn admit_waiting(&mut self, out: &mut Vec<Output>) {
