@@ -76,7 +76,7 @@ same 1; say "read back through n1: identical"
 
 say "fio writes and verifies at offset 128 MiB; meanwhile n2 is killed with SIGKILL"
 fio --name=load --ioengine=nbd --uri="nbd://$(nbd 1)/web" --rw=randwrite --bs=4k --iodepth=16 --offset=128M --size=64M \
-    --io_size=160M --rate_iops=8000 --verify=crc32c --verify_fatal=1 --output-format=json --output="$D/fio.json" >/dev/null &
+    --io_size=160M --rate_iops=8000 --verify=crc32c --verify_fatal=1 --verify_state_save=0 --output-format=json --output="$D/fio.json" >/dev/null &
 fio=$!
 sleep 1.5
 kill -9 "${pid[2]}"; wait "${pid[2]}" 2>/dev/null || true; unset 'pid[2]'
