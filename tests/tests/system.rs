@@ -12,6 +12,7 @@ fn fio(uri: &str, extra: &[&str]) {
         &uri,
         "--verify=crc32c",
         "--verify_fatal=1",
+        "--verify_state_save=0",
         "--size=32M",
         "--output-format=terse",
     ];
