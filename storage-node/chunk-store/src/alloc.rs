@@ -24,6 +24,8 @@ pub struct Units {
     /// them unless a journal record names them.
     volatile: BTreeSet<u32>,
     pending: VecDeque<Pending>,
+    /// How many of `pending` wait only for reads.
+    reapable: usize,
     dirty_pages: BTreeSet<u32>,
 }
 
@@ -37,6 +39,7 @@ impl Units {
             cursor: 0,
             volatile: BTreeSet::new(),
             pending: VecDeque::new(),
+            reapable: 0,
             dirty_pages: BTreeSet::new(),
         }
     }
@@ -146,15 +149,23 @@ impl Units {
     pub fn checkpointed(&mut self, group: u64, read: u64) {
         for p in self.pending.iter_mut().filter(|p| p.after_read.is_none() && p.after_group <= group) {
             p.after_read = Some(read);
+            self.reapable += 1;
         }
     }
 
     /// Frees what no running read can see; `oldest_read` is the oldest that runs.
     pub fn reap(&mut self, oldest_read: u64) {
+        // Called after every input: nothing to look at unless a checkpoint has freed something.
+        if self.reapable == 0 {
+            return;
+        }
         let mut kept = VecDeque::new();
         while let Some(p) = self.pending.pop_front() {
             match p.after_read {
-                Some(r) if r < oldest_read => self.set(p.unit, false),
+                Some(r) if r < oldest_read => {
+                    self.reapable -= 1;
+                    self.set(p.unit, false);
+                }
                 _ => kept.push_back(p),
             }
         }

@@ -1,6 +1,6 @@
 //! Links to other nodes' disks (this reactor's coordinators dial) and from other nodes' coordinators (they dial a disk here).
 
-use super::core::{Core, CoreRef, Work, now};
+use super::core::{Core, CoreRef, Work};
 use hf_policy::{BootId, DiskId, ShardId};
 use hf_repl::Queue;
 use hf_repl_core::coordinator as co;
@@ -131,7 +131,6 @@ impl Core {
         for (shard, rid) in whom {
             self.work.push_back(Work::Coordinator { shard, input: input(rid) });
         }
-        let _ = now();
         self.drain();
     }
 

@@ -10,7 +10,7 @@
 //! Only then are the journal's groups and the freed units used again (C7). Between 2 and 6 nothing is destaged, so that no page
 //! the new index names is overwritten. No step needs journal space.
 
-use super::{Input, Key, OpId, Output, Pending, State, Store};
+use super::{Key, OpId, Output, Pending, State, Store};
 use crate::disk::{DiskError, DiskOp};
 use crate::format::index;
 use crate::format::superblock::JournalTail;
@@ -297,10 +297,5 @@ impl Store {
             out = self.units.page_bytes(page - g.replica_pages() - g.slot_pages());
         }
         out
-    }
-
-    /// For the driver's clean stop: asks for a checkpoint under a name of its own.
-    pub fn checkpoint_now(&mut self, id: OpId, out: &mut Vec<Output>) {
-        self.step(Input::Op { id, op: super::Op::Checkpoint }, out);
     }
 }
