@@ -147,7 +147,7 @@ impl Core {
     fn mail(&mut self, mail: Mail) {
         match mail {
             Mail::CreateReplica { disk, rec, reply } => match self.disks.get_mut(&disk) {
-                Some(d) => d.create(now(), &self.id, *rec, reply, &mut self.work),
+                Some(d) => d.create(*rec, reply, &mut self.work),
                 None => drop(reply.send(Err(hf_store::StoreError::Failed("the disk is not open".into())))),
             },
             Mail::DeleteReplica { disk, rid, reply } => match self.disks.get_mut(&disk) {

@@ -4,7 +4,7 @@
 use super::Identity;
 use super::core::{Core, CoreRef, DiskStatus, Work, now};
 use crate::disk::{Backend, DiskFile};
-use hf_policy::{DiskId, Rid, Tick};
+use hf_policy::{DiskId, Rid};
 use hf_repl_core::Replica;
 use hf_repl_core::message::{self, Envelope, Msg, Nack};
 use hf_repl_core::replica::{self as re, Durable, LIST_PAGE, Link, StoreAnswer, StoreOp};
@@ -170,8 +170,6 @@ impl DiskHost {
 
     pub(super) fn create(
         &mut self,
-        _now: Tick,
-        _id: &Identity,
         rec: ReplicaRec,
         reply: oneshot::Sender<Result<(), StoreError>>,
         work: &mut WorkQueue,

@@ -298,7 +298,8 @@ impl Replica {
             // The guard let in only the session that holds this term: a repeated seal.
             self.seals.push((link, env));
             if self.promise_durable {
-                self.answer_seals_after_store(out);
+                // The store is asked again, so that the answer carries its present numbers.
+                self.promise(out);
             }
             return;
         }
@@ -327,11 +328,6 @@ impl Replica {
             stable: self.d.stable,
             epoch: self.epoch,
         }
-    }
-
-    /// A repeated seal of a durable promise: the store is asked again, so that the answer carries its present numbers.
-    fn answer_seals_after_store(&mut self, out: &mut Vec<Output>) {
-        self.promise(out);
     }
 
     fn learn_stable(&mut self, stable: Ver) {
