@@ -1,7 +1,7 @@
 //! The node's disks: adding (formatting) one, opening the known ones at start. What cannot be opened is reported, never
 //! reformatted: a disk whose store is gone was wiped, and its replicas count as lost.
 
-use crate::disk::raw::{Blocking, DiskFile, OpenDiskError};
+use crate::disk::raw::{Blocking, DiskFile, OpenDiskError, check_vacant};
 use crate::identity::{KnownDisk, random};
 use crate::node::{Member, Node};
 use crate::reactor::Mail;
@@ -135,6 +135,7 @@ fn prepare(path: &Path, size: Option<u64>, cluster: hf_policy::ClusterId) -> any
         Ok(sb) if sb.cluster == cluster => {}
         Ok(sb) => return Err(store_error(path, OpenError::InUse(sb.cluster)).into()),
         Err(OpenError::NotOurs) => {
+            check_vacant(&file)?;
             let p = FormatParams { cluster, disk: DiskUuid(random()), journal: None };
             recovery::format(&mut Blocking(&file), p).map_err(|e| store_error(path, e))?;
         }

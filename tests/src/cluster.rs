@@ -46,6 +46,10 @@ pub struct NodeProcess {
     pub http: String,
     pub socket: PathBuf,
     pub extra: Vec<String>,
+    pub env: Vec<(String, String)>,
+    /// The disk that its configuration names: a directory, or a block device.
+    pub disk: PathBuf,
+    pub disk_size: String,
     child: Option<Child>,
 }
 
@@ -60,8 +64,11 @@ impl NodeProcess {
             nbd: addr(),
             http: addr(),
             socket: dir.join("nbd.sock"),
+            disk: dir.join("disk"),
+            disk_size: "512MiB".into(),
             dir,
             extra: Vec::new(),
+            env: Vec::new(),
             child: None,
         }
     }
@@ -78,7 +85,10 @@ impl NodeProcess {
             self.socket.display()
         );
         if disk {
-            c += &format!("[[disk]]\npath = \"{d}/disk\"\nsize = \"512MiB\"\n");
+            c += &format!("[[disk]]\npath = \"{}\"\n", self.disk.display());
+            if !self.disk_size.is_empty() {
+                c += &format!("size = \"{}\"\n", self.disk_size);
+            }
         }
         c
     }
@@ -92,6 +102,7 @@ impl NodeProcess {
             .arg(&file)
             .args(&self.extra)
             .env("HOLDFAST_LOG", "info")
+            .envs(self.env.iter().map(|(k, v)| (k, v)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -161,11 +172,16 @@ impl Cluster {
     }
 
     pub fn with(n: usize, extra: &[&str]) -> Cluster {
+        Cluster::prepared(n, |node| node.extra = extra.iter().map(|s| s.to_string()).collect())
+    }
+
+    /// Nodes changed by `prepare` before their first start.
+    pub fn prepared(n: usize, mut prepare: impl FnMut(&mut NodeProcess)) -> Cluster {
         let dir = tempfile::tempdir().unwrap();
         let nodes = (1..=n).map(|i| NodeProcess::new(dir.path().join(format!("n{i}")), &format!("n{i}"))).collect();
         let mut c = Cluster { nodes, dir };
         for node in &mut c.nodes {
-            node.extra = extra.iter().map(|s| s.to_string()).collect();
+            prepare(node);
             node.start();
         }
         let first = c.nodes[0].api.clone();

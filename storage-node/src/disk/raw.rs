@@ -31,6 +31,16 @@ pub enum OpenDiskError {
     /// Not something a disk can be.
     #[error("{0} is neither a directory nor a block device")]
     Kind(String),
+    /// Something else lives on the device.
+    #[error(
+        "{path} holds {what}; Holdfast does not overwrite what it did not make: if it may go, run wipefs -a {path} and add the disk again"
+    )]
+    Occupied {
+        /// Which.
+        path: String,
+        /// What was recognised.
+        what: &'static str,
+    },
     /// A directory disk needs a size when it is made.
     #[error("{0} is a directory: say how much of it to use (size=…)")]
     NoSize(String),
@@ -72,9 +82,11 @@ fn io(path: &Path, what: &'static str) -> impl FnOnce(std::io::Error) -> OpenDis
     move |source| OpenDiskError::Io { path, what, source }
 }
 
-fn open_direct(path: &Path, create: bool) -> Result<File, OpenDiskError> {
+fn open_direct(path: &Path, create: bool, device: bool) -> Result<File, OpenDiskError> {
     let mut o = OpenOptions::new();
-    o.read(true).write(true).custom_flags(libc::O_DIRECT | libc::O_CLOEXEC);
+    // A device is held exclusively: the kernel refuses one that is mounted or part of something, and nobody takes it from us.
+    let exclusive = if device { libc::O_EXCL } else { 0 };
+    o.read(true).write(true).custom_flags(libc::O_DIRECT | libc::O_CLOEXEC | exclusive);
     if create {
         o.create_new(true).mode(0o600);
     }
@@ -95,7 +107,7 @@ impl DiskFile {
         if meta.is_dir() && !target.try_exists().map_err(io(path, "cannot be looked at"))? {
             return Ok(None);
         }
-        let file = open_direct(&target, false)?;
+        let file = open_direct(&target, false, !meta.is_dir())?;
         let size = if meta.is_dir() {
             // What a crashed process left in the page cache must not be taken for what is on the media.
             // SAFETY: plain system call on an open descriptor.
@@ -116,7 +128,7 @@ impl DiskFile {
             let (free, wanted) = (hf_policy::format_size(free), hf_policy::format_size(size));
             return Err(OpenDiskError::NoSpace { path: dir.display().to_string(), free, wanted });
         }
-        let file = open_direct(&target, true)?;
+        let file = open_direct(&target, true, false)?;
         // SAFETY: plain system call on an open descriptor.
         let rc = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, size as libc::off_t) };
         let allocated = if rc == 0 { Ok(()) } else { Err(std::io::Error::from_raw_os_error(rc)) };
@@ -130,10 +142,56 @@ impl DiskFile {
 
     fn finish(path: &Path, file: File, size: u64) -> Result<DiskFile, OpenDiskError> {
         let d = DiskFile { path: path.to_path_buf(), rotational: rotational(&file), file, size };
-        // A file system that cannot do 4 KiB direct I/O says so at the first read (C9).
+        check_alignment(&d)?;
+        // Not every kernel tells (statx says so since 6.1): who cannot do 4 KiB direct I/O refuses the first read.
         let mut probe = AlignedBuf::zeroed(4096);
         d.file.read_at(probe.bytes_mut(), 0).map_err(io(path, "cannot do 4 KiB direct I/O"))?;
         Ok(d)
+    }
+}
+
+/// Refuses what needs coarser direct I/O than the 4 KiB that everything here is aligned to (C9).
+fn check_alignment(d: &DiskFile) -> Result<(), OpenDiskError> {
+    // SAFETY: statx fills the zeroed struct; the path is empty, so the open descriptor is meant.
+    let (rc, s) = unsafe {
+        let mut s: libc::statx = std::mem::zeroed();
+        (libc::statx(d.file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, &mut s), s)
+    };
+    let told = rc == 0 && s.stx_mask & libc::STATX_DIOALIGN != 0;
+    if told && (s.stx_dio_offset_align > 4096 || s.stx_dio_mem_align > 4096 || s.stx_dio_offset_align == 0) {
+        let need = std::io::Error::other(format!(
+            "it needs direct I/O aligned to {} bytes (memory {}), Holdfast does 4096",
+            s.stx_dio_offset_align, s.stx_dio_mem_align
+        ));
+        return Err(io(&d.path, "cannot do 4 KiB direct I/O")(need));
+    }
+    Ok(())
+}
+
+/// What else may live on a device: (byte offset, magic, name), from the formats' own documents.
+const SIGNATURES: &[(usize, &[u8], &str)] = &[
+    (0x438, &[0x53, 0xef], "an ext2, ext3 or ext4 file system"),
+    (0, b"XFSB", "an XFS file system"),
+    (0x10040, b"_BHRfS_M", "a Btrfs file system"),
+    (0x400, &[0x10, 0x20, 0xf5, 0xf2], "an F2FS file system"),
+    (512, b"EFI PART", "a GPT partition table"),
+    (4096, b"EFI PART", "a GPT partition table"),
+    (512, b"LABELONE", "an LVM physical volume"),
+    (0, b"LUKS\xba\xbe", "a LUKS encrypted volume"),
+    (4096, &[0xfc, 0x4e, 0x2b, 0xa9], "a member of a Linux RAID"),
+    (4086, b"SWAPSPACE2", "swap space"),
+    (510, &[0x55, 0xaa], "a partition table or a FAT or NTFS file system"),
+];
+
+/// Refuses a device on which something else is recognised. (A directory disk's file is Holdfast's own.)
+pub fn check_vacant(d: &DiskFile) -> Result<(), OpenDiskError> {
+    let mut head = AlignedBuf::zeroed(128 << 10);
+    let n = d.file.read_at(head.bytes_mut(), 0).map_err(io(&d.path, "cannot be read"))?;
+    let head = &head.as_ref()[..n];
+    let found = SIGNATURES.iter().find(|(at, magic, _)| head.get(*at..*at + magic.len()) == Some(*magic));
+    match found {
+        Some((_, _, what)) => Err(OpenDiskError::Occupied { path: d.path.display().to_string(), what }),
+        None => Ok(()),
     }
 }
 

@@ -1,0 +1,272 @@
+//! Real daemons in less usual shapes: raw block devices, followers outside the Raft group, systemd, `holdfast dev`, volumes of
+//! several shards, requests at the bound, many idle connections.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use hf_tests::cluster::{Cluster, binary, free_port, run, tool_ok, until};
+use hf_tests::nbd::Nbd;
+use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// A loop device of ours, detached at the end.
+struct LoopDevice(String);
+
+impl LoopDevice {
+    fn new(file: &std::path::Path, size: u64) -> LoopDevice {
+        std::fs::File::create(file).unwrap().set_len(size).unwrap();
+        let dev = tool_ok("losetup", &["-f", "--show", "--direct-io=on", file.to_str().unwrap()]);
+        LoopDevice(dev.trim().to_string())
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["-d", &self.0]).status();
+    }
+}
+
+fn pattern(seed: u64, len: usize) -> Vec<u8> {
+    (0..len as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(seed) >> 29) as u8).collect()
+}
+
+#[test]
+fn a_raw_block_device_is_a_disk() {
+    let outside = tempfile::tempdir().unwrap();
+    let dev = LoopDevice::new(&outside.path().join("raw.img"), 512 << 20);
+    // A device that something else lives on is refused, not overwritten.
+    tool_ok("mkfs.ext4", &["-q", "-F", &dev.0]);
+    let used = Cluster::new(1);
+    let e = used.cli(&["disk", "add", &dev.0]).unwrap_err();
+    assert!(e.contains("holds an ext2, ext3 or ext4") && e.contains("wipefs -a"), "{e}");
+    assert!(tool_ok("blkid", &["-p", "-o", "value", "-s", "TYPE", &dev.0]).contains("ext4"), "it was overwritten");
+    drop(used);
+    tool_ok("wipefs", &["-q", "-a", &dev.0]);
+
+    let mut c = Cluster::prepared(1, |n| {
+        n.disk = dev.0.clone().into();
+        n.disk_size = String::new();
+    });
+    let disks = c.status().unwrap()["disks_here"].clone();
+    assert_eq!(disks[0]["backend"], "io_uring", "{disks}");
+    c.ok(&["volume", "create", "v", "size=256MiB", "replicas=1"]);
+    c.ok(&["volume", "attach", "v"]);
+    let data = pattern(1, 3 << 20);
+    let mut nbd = Nbd::connect(&c.nodes[0].nbd, "v").unwrap();
+    nbd.write(12_345, &data).unwrap();
+    for (round, kill) in [true, false].into_iter().enumerate() {
+        if kill {
+            c.nodes[0].kill()
+        } else {
+            c.nodes[0].stop()
+        }
+        c.nodes[0].start();
+        let mut nbd = until("the export", || Nbd::connect(&c.nodes[0].nbd, "v").map_err(|e| e.to_string()));
+        assert!(nbd.read(12_345, data.len() as u32).unwrap() == data, "round {round}");
+        nbd.write(200 << 20, &data).unwrap();
+    }
+    // The device is held: nobody else formats it meanwhile.
+    let taken = Command::new("mkfs.ext4").args(["-q", &dev.0]).stdin(Stdio::null()).output().unwrap();
+    assert!(!taken.status.success() && String::from_utf8_lossy(&taken.stderr).contains("in use"), "{taken:?}");
+}
+
+#[test]
+fn nodes_outside_the_raft_group_follow_and_catch_up_after_a_gap() {
+    let mut c = Cluster::new(5);
+    let s = c.status().unwrap();
+    let voters: Vec<u64> = s["voters"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap()).collect();
+    assert_eq!(voters.len(), 3, "three voters of five nodes");
+    let name = |i: usize| format!("n{}", i + 1);
+    let id_of = |n: &str| {
+        let nodes = s["nodes"].as_object().unwrap();
+        nodes.iter().find(|(_, v)| v["name"] == n).unwrap().0.parse::<u64>().unwrap()
+    };
+    let outside = (0..5).find(|i| !voters.contains(&id_of(&name(*i)))).unwrap();
+    let list = |c: &Cluster, node: usize| run(&["--endpoint", &c.nodes[node].api, "volume", "list", "-o", "json"]);
+    let same = |c: &Cluster| {
+        until("the follower to know the same", || {
+            let (a, b) = (list(c, outside)?, c.cli(&["volume", "list", "-o", "json"])?);
+            if a == b { Ok(a) } else { Err(format!("{a}\nbut {b}")) }
+        })
+    };
+    // A volume on a node that only follows is made, attached and served there.
+    c.ok(&["volume", "create", "here", "size=64MiB", "replicas=1", &format!("nodes={}", name(outside))]);
+    c.ok(&["volume", "attach", "here", "--node", &name(outside)]);
+    let mut nbd = until("the export", || Nbd::connect(&c.nodes[outside].nbd, "here").map_err(|e| e.to_string()));
+    nbd.write(0, &[5; 8192]).unwrap();
+    // It misses creations, changes and deletions while it is away (a kill: it gets no chance to say goodbye).
+    for i in 0..4 {
+        c.ok(&[
+            "volume",
+            "create",
+            &format!("g{i}"),
+            "size=16MiB",
+            "replicas=1",
+            &format!("nodes={}", name(1 - outside.min(1))),
+        ]);
+    }
+    same(&c);
+    c.nodes[outside].kill();
+    c.ok(&["volume", "delete", "g0"]);
+    c.ok(&["volume", "set", "g1", "label.x=y"]);
+    c.ok(&["volume", "create", "g5", "size=16MiB", "replicas=1", &format!("nodes={}", name(1 - outside.min(1)))]);
+    c.nodes[outside].start();
+    let known = same(&c);
+    assert!(!known.contains("\"g0\"") && known.contains("\"g5\"") && known.contains("label.x"), "{known}");
+    let mut nbd = until("the export", || Nbd::connect(&c.nodes[outside].nbd, "here").map_err(|e| e.to_string()));
+    assert_eq!(nbd.read(0, 8192).unwrap(), vec![5; 8192]);
+    // Commands sent to it reach the leader.
+    run(&["--endpoint", &c.nodes[outside].api, "volume", "delete", "g5"]).unwrap();
+    assert!(!same(&c).contains("\"g5\""));
+}
+
+#[test]
+fn systemd_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let mut c = Cluster::prepared(1, |n| n.env.push(("NOTIFY_SOCKET".into(), path.display().to_string())));
+    let mut said = || {
+        let mut b = [0u8; 256];
+        let n = socket.recv(&mut b).unwrap();
+        String::from_utf8_lossy(&b[..n]).into_owned()
+    };
+    assert!(said().starts_with("READY=1"));
+    c.nodes[0].stop();
+    assert!(said().starts_with("STOPPING=1"));
+}
+
+#[test]
+fn dev_brings_a_cluster_up_and_ctrl_c_stops_all_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    // Four ports a node, ten apart.
+    let base = until("a free range of ports", || {
+        let p = free_port();
+        let free = |q: u16| std::net::TcpListener::bind(("127.0.0.1", q)).is_ok();
+        let all = (0..3).flat_map(|i| (0..4).map(move |j| p.saturating_add(i * 10 + j))).all(free);
+        if all && p < 60_000 { Ok(p) } else { Err(p.to_string()) }
+    });
+    let start = || {
+        Command::new(binary())
+            .args(["dev", "--nodes", "3", "--disk-size", "256MiB", "--port", &base.to_string(), "--dir"])
+            .arg(dir.path().join("d"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let api = format!("127.0.0.1:{base}");
+    for round in 0..2 {
+        let mut dev = start();
+        let mut lines = BufReader::new(dev.stdout.take().unwrap()).lines();
+        // It says what to do next; then what it says works.
+        let next = lines.find(|l| l.as_ref().is_ok_and(|l| l.contains("volume create"))).unwrap().unwrap();
+        assert!(next.contains("holdfast"), "{next}");
+        let uri = format!("nbd://127.0.0.1:{}/v", base + 2);
+        if round == 0 {
+            run(&["--endpoint", &api, "volume", "create", "v", "size=32MiB"]).unwrap();
+            run(&["--endpoint", &api, "volume", "attach", "v", "--node", "n1"]).unwrap();
+            tool_ok("qemu-io", &["-f", "raw", "-c", "write -P 0x5a 0 1M", &uri]);
+        } else {
+            until("the volume to be back", || hf_tests::cluster::tool("nbdinfo", &["--size", &uri]));
+            let out = tool_ok("qemu-io", &["-f", "raw", "-c", "read -P 0x5a 0 1M", &uri]);
+            assert!(!out.contains("failed"), "{out}");
+        }
+        // SAFETY: a child of ours that has not been waited for.
+        unsafe { libc::kill(dev.id() as i32, libc::SIGINT) };
+        assert!(dev.wait().unwrap().success());
+        for i in 0..3 {
+            let gone = std::net::TcpListener::bind(("127.0.0.1", base + i * 10));
+            assert!(gone.is_ok(), "node {} still listens", i + 1);
+        }
+    }
+}
+
+#[test]
+fn a_volume_grows_over_a_shard_border_while_in_use() {
+    let mut c = Cluster::prepared(1, |n| n.disk_size = "8GiB".into());
+    c.ok(&["volume", "create", "v", "size=63GiB", "replicas=1"]);
+    c.ok(&["volume", "attach", "v"]);
+    let mut nbd = Nbd::connect(&c.nodes[0].nbd, "v").unwrap();
+    let data = pattern(3, 1 << 20);
+    nbd.write((63 << 30) - data.len() as u64, &data).unwrap();
+    c.ok(&["volume", "resize", "v", "130GiB"]);
+    let mut nbd = until("the export to grow", || match Nbd::connect(&c.nodes[0].nbd, "v") {
+        Ok(n) if n.size == 130 << 30 => Ok(n),
+        Ok(n) => Err(n.size.to_string()),
+        Err(e) => Err(e.to_string()),
+    });
+    // Across both borders, and the new end; a trim across one.
+    let borders = [(64u64 << 30) - 300_000, (128u64 << 30) - 4_096, (130u64 << 30) - data.len() as u64];
+    for at in borders {
+        until("the new shards to serve", || nbd.write(at, &data).map_err(|e| e.to_string()));
+    }
+    nbd.trim((64 << 30) - 4096, 8192).unwrap();
+    nbd.flush().unwrap();
+    let check = |nbd: &mut Nbd| {
+        assert!(nbd.read((63 << 30) - data.len() as u64, 1 << 20).unwrap() == data);
+        for at in &borders[1..] {
+            assert!(nbd.read(*at, 1 << 20).unwrap() == data, "at {at}");
+        }
+        let mut cut = data.clone();
+        let hole = (300_000 - 4096) as usize;
+        cut[hole..hole + 8192].fill(0);
+        assert!(nbd.read(borders[0], 1 << 20).unwrap() == cut);
+    };
+    check(&mut nbd);
+    c.nodes[0].kill();
+    c.nodes[0].start();
+    let mut nbd = until("the export to come back", || Nbd::connect(&c.nodes[0].nbd, "v").map_err(|e| e.to_string()));
+    assert_eq!(nbd.size, 130 << 30);
+    check(&mut nbd);
+}
+
+#[test]
+fn requests_up_to_the_bound_work_and_beyond_it_are_refused() {
+    let c = Cluster::new(3);
+    c.ok(&["volume", "create", "v", "size=128MiB"]);
+    c.ok(&["volume", "attach", "v", "--node", "n1"]);
+    let mut nbd = Nbd::connect(&c.nodes[0].nbd, "v").unwrap();
+    let data = pattern(9, 32 << 20);
+    nbd.write(777, &data).unwrap();
+    assert!(nbd.read(777, 32 << 20).unwrap() == data);
+    nbd.zero(1 << 20, 32 << 20).unwrap();
+    assert!(nbd.read(1 << 20, 32 << 20).unwrap().iter().all(|b| *b == 0));
+    // A read beyond the bound is an error; a write beyond it ends the connection, since its bytes cannot be taken.
+    assert!(nbd.read(0, (32 << 20) + 1).is_err());
+    assert!(nbd.write(0, &vec![1; (32 << 20) + 1]).is_err());
+    let mut nbd = Nbd::connect(&c.nodes[0].nbd, "v").unwrap();
+    assert!(nbd.read(777, 4096).unwrap() == data[..4096]);
+}
+
+#[test]
+fn thousands_of_idle_connections_cost_little() {
+    const N: usize = 3000;
+    let c = Cluster::new(1);
+    c.ok(&["volume", "create", "v", "size=64MiB", "replicas=1"]);
+    c.ok(&["volume", "attach", "v"]);
+    let pid = c.nodes[0].pid().unwrap();
+    let rss = || {
+        let s = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = s.lines().find(|l| l.starts_with("VmRSS:")).unwrap().to_string();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    let mut one = Nbd::connect(&c.nodes[0].nbd, "v").unwrap();
+    one.write(0, &[1; 4096]).unwrap();
+    let before = rss();
+    let idle: Vec<Nbd> = (0..N).map(|_| Nbd::connect(&c.nodes[0].nbd, "v").unwrap()).collect();
+    let each = rss().saturating_sub(before) as f64 / N as f64;
+    println!("{N} idle NBD connections: {each:.1} KiB of the daemon's memory each");
+    assert!(each < 32.0, "{each} KiB each");
+    one.write(4096, &[2; 4096]).unwrap();
+    assert_eq!(one.read(4096, 4096).unwrap(), vec![2; 4096]);
+    // All of them still work, and leave nothing behind.
+    let mut last = idle.into_iter().next_back().unwrap();
+    assert_eq!(last.read(0, 4096).unwrap(), vec![1; 4096]);
+    until("the connections to go", || {
+        let page = tool_ok("curl", &["-s", &format!("http://{}/metrics", c.nodes[0].http)]);
+        let n = page.lines().find(|l| l.starts_with("holdfast_nbd_connections")).unwrap_or("").to_string();
+        let left: u64 = n.split_whitespace().nth(1).and_then(|v| v.parse().ok()).unwrap_or(u64::MAX);
+        if left <= 2 { Ok(()) } else { Err(n) }
+    });
+}
