@@ -1,0 +1,254 @@
+//! The Raft group on real RocksDB directories, its messages carried by hand so that links can be cut: growth to three voters,
+//! compaction, a follower that fell behind the log and gets an image, restarts in between, exactly-once over a change of leader.
+//! (Hazards 17–19.)
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use hf_meta::raft_log::RaftLog;
+use hf_meta::raft_loop::Proposed;
+use hf_meta::{MetaHandle, Start};
+use hf_meta_core::command::COMMAND_VERSION;
+use hf_meta_core::plan::Liveness;
+use hf_meta_core::record::Addresses;
+use hf_meta_core::{ClusterState, Command, Envelope, Reply, image};
+use hf_policy::{BootId, ClusterId, NodeId, RequestId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+const CLUSTER: ClusterId = ClusterId(7);
+
+#[derive(Default)]
+struct Net {
+    nodes: BTreeMap<u64, MetaHandle>,
+    cut: BTreeSet<u64>,
+}
+
+struct Group {
+    dir: tempfile::TempDir,
+    net: Arc<Mutex<Net>>,
+    next: u128,
+}
+
+fn put_node(n: u64, release: u64) -> Command {
+    Command::PutNode {
+        name: format!("n{n}"),
+        uuid: BootId(u128::from(n)),
+        addr: Addresses { api: format!("n{n}:1"), data: format!("n{n}:2"), nbd: String::new() },
+        labels: BTreeMap::new(),
+        version: release.to_string(),
+    }
+}
+
+impl Group {
+    fn path(&self, n: u64) -> PathBuf {
+        self.dir.path().join(n.to_string())
+    }
+
+    /// The first node founds the cluster.
+    fn found() -> Group {
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = ClusterState::default();
+        for (i, cmd) in [Command::Init { cluster: CLUSTER, name: "t".into() }, put_node(1, 0)].into_iter().enumerate() {
+            let env = Envelope { v: COMMAND_VERSION, request: RequestId(i as u128 + 1), at_ms: 0, cmd };
+            state.apply(&env).unwrap();
+        }
+        let g = Group { dir, net: Arc::default(), next: 100 };
+        RaftLog::open(&g.path(1)).unwrap().found(1, image::encode(&state).unwrap()).unwrap();
+        g
+    }
+
+    fn start(&self, n: u64) {
+        let (tx, mut rx) = mpsc::channel::<(u64, Vec<u8>)>(8192);
+        let log = RaftLog::open(&self.path(n)).unwrap();
+        let handle = MetaHandle::start(Start { node: NodeId(n), cluster: CLUSTER, log, out: tx }).unwrap();
+        self.net.lock().unwrap().nodes.insert(n, handle);
+        let net = self.net.clone();
+        tokio::spawn(async move {
+            while let Some((to, bytes)) = rx.recv().await {
+                let net = net.lock().unwrap();
+                match net.nodes.get(&to).filter(|_| !net.cut.contains(&n) && !net.cut.contains(&to)) {
+                    Some(peer) => drop(peer.step(&bytes)),
+                    None => net.nodes.get(&n).into_iter().for_each(|me| me.unreachable(to)),
+                }
+            }
+        });
+    }
+
+    async fn stop(&self, n: u64) {
+        let handle = self.net.lock().unwrap().nodes.remove(&n).unwrap();
+        handle.stop().await;
+    }
+
+    fn node(&self, n: u64) -> MetaHandle {
+        self.net.lock().unwrap().nodes[&n].clone()
+    }
+
+    fn cut(&self, n: u64, cut: bool) {
+        let mut net = self.net.lock().unwrap();
+        if cut {
+            net.cut.insert(n)
+        } else {
+            net.cut.remove(&n)
+        };
+    }
+
+    /// Everybody who runs counts as alive.
+    fn tell_live(&self) {
+        let net = self.net.lock().unwrap();
+        let up: BTreeSet<NodeId> = net.nodes.keys().filter(|n| !net.cut.contains(n)).map(|n| NodeId(*n)).collect();
+        net.nodes.values().for_each(|h| h.live(Liveness { up: up.clone(), used: BTreeMap::new() }));
+    }
+
+    async fn until(&self, what: &str, mut f: impl FnMut(&Net) -> bool) {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            self.tell_live();
+            if f(&self.net.lock().unwrap()) {
+                return;
+            }
+            assert!(Instant::now() < end, "gave up waiting for {what}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn leader(&self) -> Option<u64> {
+        let net = self.net.lock().unwrap();
+        net.nodes.iter().find(|(n, h)| !net.cut.contains(n) && h.status.borrow().is_leader).map(|(n, _)| *n)
+    }
+
+    /// Proposes with one request id until the outcome is known.
+    async fn propose(&self, request: RequestId, cmd: Command) -> Reply {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            assert!(Instant::now() < end, "no outcome");
+            let Some(leader) = self.leader() else {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            let env = Envelope { v: COMMAND_VERSION, request, at_ms: 0, cmd: cmd.clone() };
+            if let Proposed::Outcome(o) = self.node(leader).propose(env).await {
+                return o.unwrap();
+            }
+        }
+    }
+
+    fn request(&mut self) -> RequestId {
+        self.next += 1;
+        RequestId(self.next)
+    }
+
+    /// `n` changes, many at once.
+    async fn changes(&mut self, n: u64) {
+        let leader = self.node(self.leader().unwrap());
+        for batch in 0..n.div_ceil(250) {
+            let sent: Vec<_> = (0..250.min(n - batch * 250))
+                .map(|i| {
+                    let env = Envelope {
+                        v: COMMAND_VERSION,
+                        request: self.request(),
+                        at_ms: 0,
+                        cmd: put_node(1, batch * 250 + i + 1),
+                    };
+                    let leader = leader.clone();
+                    tokio::spawn(async move { leader.propose(env).await })
+                })
+                .collect();
+            for s in sent {
+                assert!(matches!(s.await.unwrap(), Proposed::Outcome(Ok(_))));
+            }
+        }
+    }
+
+    async fn three() -> Group {
+        let mut g = Group::found();
+        g.start(1);
+        g.until("the founder to lead", |n| n.nodes[&1].status.borrow().is_leader).await;
+        for n in [2, 3] {
+            let request = g.request();
+            g.propose(request, put_node(n, 0)).await;
+            g.start(n);
+        }
+        g.until("three voters", |n| n.nodes.values().all(|h| h.status.borrow().voters.len() == 3)).await;
+        g
+    }
+
+    /// RocksDB is closed before the process ends.
+    async fn end(self) {
+        for n in 1..=3 {
+            self.stop(n).await;
+        }
+    }
+
+    async fn agree(&self) {
+        self.until("equal states", |net| {
+            let states: Vec<_> = net.nodes.values().map(|h| h.state.borrow().clone()).collect();
+            states.iter().all(|s| **s == *states[0])
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_fell_behind_the_log_gets_an_image_and_survives_restarts() {
+    let mut g = Group::three().await;
+    for round in 0..3 {
+        let leader = g.leader().unwrap();
+        let lagging = (1..=3).find(|n| *n != leader).unwrap();
+        let was = g.node(lagging).status.borrow().applied;
+        // Cut off, or not running at all.
+        if round == 1 {
+            g.stop(lagging).await
+        } else {
+            g.cut(lagging, true)
+        }
+        g.changes(2_600).await;
+        g.until("the leader to apply", |n| n.nodes[&leader].status.borrow().applied >= was + 2_600).await;
+        if round == 1 {
+            g.start(lagging);
+        } else {
+            g.cut(lagging, false);
+        }
+        g.agree().await;
+        // It got them as an image: far fewer commands were applied than missed.
+        let s = g.node(lagging).status.borrow().clone();
+        assert!(s.applied >= was + 2_600);
+        assert!(round != 1 || s.commands < 2_600, "{} commands applied one by one", s.commands);
+        // Its log after the image is whole: a restart right behind it comes up with the same state, and goes on.
+        g.stop(lagging).await;
+        let log = RaftLog::open(&g.path(lagging)).unwrap();
+        assert!(log.image().get_metadata().index > was, "no image was kept");
+        assert!(log.len() <= 2_700, "the log is not compacted: {}", log.len());
+        drop(log);
+        g.start(lagging);
+        g.changes(3).await;
+        g.agree().await;
+    }
+    g.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_is_applied_once_over_changes_of_the_leader() {
+    let mut g = Group::three().await;
+    for round in 0..4u64 {
+        let (leader, request) = (g.leader().unwrap(), g.request());
+        let before = g.node(leader).state.borrow().revision;
+        let env = Envelope { v: COMMAND_VERSION, request, at_ms: 0, cmd: put_node(2, 90 + round) };
+        // The proposal is on its way when its leader is cut off; whoever leads then is asked again, with the same id.
+        let old = g.node(leader);
+        let first = tokio::spawn(async move { old.propose(env).await });
+        if round % 2 == 0 {
+            tokio::task::yield_now().await;
+        } else {
+            let _ = tokio::time::timeout(Duration::from_millis(20), async { first.await }).await;
+        }
+        g.cut(leader, true);
+        g.propose(request, put_node(2, 90 + round)).await;
+        g.cut(leader, false);
+        g.propose(request, put_node(2, 90 + round)).await;
+        g.agree().await;
+        assert_eq!(g.node(leader).state.borrow().revision, before + 1, "round {round}: applied once");
+    }
+    g.end().await;
+}
