@@ -241,7 +241,7 @@ async fn a_request_is_applied_once_over_changes_of_the_leader() {
         if round % 2 == 0 {
             tokio::task::yield_now().await;
         } else {
-            let _ = tokio::time::timeout(Duration::from_millis(20), async { first.await }).await;
+            let _ = tokio::time::timeout(Duration::from_millis(20), first).await;
         }
         g.cut(leader, true);
         g.propose(request, put_node(2, 90 + round)).await;

@@ -270,3 +270,58 @@ fn thousands_of_idle_connections_cost_little() {
         if left <= 2 { Ok(()) } else { Err(n) }
     });
 }
+
+fn in_sync(c: &Cluster, volume: &str) -> usize {
+    let v = c.volume(volume);
+    v["shards"][0]["replicas"].as_object().unwrap().values().filter(|r| r["state"] == "in_sync").count()
+}
+
+/// Writes 1 MiB pieces until the volume refuses; how many were taken.
+fn fill(nbd: &mut Nbd, from: u64, most: u64) -> (u64, Option<i32>) {
+    for i in from..most {
+        if let Err(e) = nbd.write(i << 20, &pattern(i, 1 << 20)) {
+            return (i, e.raw_os_error());
+        }
+    }
+    (most, None)
+}
+
+#[test]
+fn full_disks_refuse_alike_and_give_way_when_space_returns() {
+    let c = Cluster::prepared(3, |n| n.disk_size = if n.name == "n3" { "128MiB" } else { "256MiB" }.into());
+    c.ok(&["volume", "create", "v", "size=512MiB", "replicas=2", "min_replicas=2", "nodes=n1,n2"]);
+    c.ok(&["volume", "attach", "v", "--node", "n1"]);
+    let mut nbd = Nbd::connect(&c.nodes[0].nbd, "v").unwrap();
+    let (full, errno) = fill(&mut nbd, 0, 512);
+    assert_eq!(errno, Some(libc::ENOSPC), "after {full} MiB");
+    assert!(full > 150, "only {full} MiB of two disks of 256 MiB were used");
+    // Nobody was dropped for it, what was written is there, and what needs no new space goes on.
+    assert_eq!(in_sync(&c, "v"), 2);
+    assert!(nbd.read(0, 1 << 20).unwrap() == pattern(0, 1 << 20));
+    nbd.write(5 << 20, &pattern(77, 1 << 20)).unwrap();
+    nbd.write((7 << 20) + 4096, &pattern(78, 4096)).unwrap();
+    assert_eq!(nbd.write((full + 1) << 20, &pattern(1, 1 << 20)).unwrap_err().raw_os_error(), Some(libc::ENOSPC));
+    nbd.trim(16 << 20, 32 << 20).unwrap();
+    until("trimmed space to be usable", || nbd.write(full << 20, &pattern(9, 1 << 20)).map_err(|e| e.to_string()));
+    assert!(nbd.read(5 << 20, 1 << 20).unwrap() == pattern(77, 1 << 20));
+    assert!(nbd.read(16 << 20, 32 << 20).unwrap().iter().all(|b| *b == 0));
+    assert_eq!(in_sync(&c, "v"), 2);
+
+    // One member's disk is smaller than the others': above min_replicas it leaves, and the volume goes on without it.
+    c.ok(&["volume", "detach", "v"]);
+    c.ok(&["volume", "delete", "v"]);
+    // The deleted volume's space comes back in the background; until the leader has heard of it, placement refuses.
+    until("room for another volume", || {
+        c.cli(&["volume", "create", "w", "size=160MiB", "replicas=3", "min_replicas=2"])
+    });
+    c.ok(&["volume", "attach", "w", "--node", "n1"]);
+    let mut nbd = Nbd::connect(&c.nodes[0].nbd, "w").unwrap();
+    let taken = until("the writes to be taken", || match fill(&mut nbd, 0, 150) {
+        // The disks of the deleted volume give their space back in the background.
+        (n, Some(libc::ENOSPC)) => Err(format!("refused after {n} MiB")),
+        other => Ok(other),
+    });
+    assert_eq!(taken, (150, None));
+    assert_eq!(in_sync(&c, "w"), 2);
+    assert!(nbd.read(149 << 20, 1 << 20).unwrap() == pattern(149, 1 << 20));
+}

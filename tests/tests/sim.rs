@@ -21,6 +21,7 @@ fn histories_stay_linearizable_and_the_volume_stays_alive() {
                 total.drops += o.drops;
                 total.crashes += o.crashes;
                 total.reconciled += o.reconciled;
+                total.full += o.full;
             }
             Err(e) => panic!("seed {seed}: {e}\nreplay: HOLDFAST_SIM_SEED={seed} cargo test -p hf-tests --test sim"),
         }

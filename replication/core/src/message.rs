@@ -151,7 +151,19 @@ pub enum Msg {
     LeaseAck {
         /// As it came.
         sent_at: u64,
-        /// Room for the credit scheme of protocol §7; 0 now.
+        /// Bytes that can still be allocated.
+        credit: u64,
+    },
+    /// How much would data in these blocks of one chunk take?
+    Reserve {
+        /// Which blocks.
+        range: BlockRange,
+    },
+    /// So much. Nothing is promised by it.
+    ReserveAck {
+        /// Bytes; `u64::MAX`: more than there is in any case.
+        needs: u64,
+        /// Bytes that can still be allocated.
         credit: u64,
     },
     /// Which chunks have a version newer than `since`, from chunk `from` on?

@@ -48,6 +48,8 @@ fn all() -> Vec<Msg> {
         Msg::ReadAck { infos: vec![info, BlockInfo::default()], data: data.clone() },
         Msg::Lease { sent_at: 1, stable: Ver::ZERO },
         Msg::LeaseAck { sent_at: 1, credit: 0 },
+        Msg::Reserve { range },
+        Msg::ReserveAck { needs: 65_536, credit: 7 },
         Msg::ChunkList { since: Ver::ZERO, from: ChunkIx(3) },
         Msg::ChunkListAck { chunks: vec![(ChunkIx(1), Ver::new(1, 1))], more: true },
         Msg::ChunkVersions { chunk: ChunkIx(9) },

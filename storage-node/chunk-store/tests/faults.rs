@@ -261,3 +261,35 @@ fn overwriting_most_of_a_disk_is_never_refused() {
     w.quiesce();
     assert_eq!(w.reads_checked, 7);
 }
+
+/// C3: a late write, parts of which are overtaken already, becomes several records; a crash keeps all of them or none.
+#[test]
+fn a_late_write_in_several_runs_is_all_or_nothing_over_a_crash() {
+    let (mut all, mut none) = (0, 0);
+    for seed in 0..300 {
+        let mut w = World::new(seed, 24 << 20);
+        let late = w.next_ver();
+        for at in [2, 40, 90, 130] {
+            w.write(BlockRange::new(at, 2));
+        }
+        w.quiesce();
+        let range = BlockRange::new(0, 200);
+        let parts: Vec<Bytes> = range.iter().map(|b| tagged(999, b.0)).collect();
+        let data = Bytes::from(parts.concat());
+        let crcs = crc::payloads(&data);
+        w.submit(Op::Write { rid: RID, ver: late, start: BlockIx(0), data, crcs }, "late");
+        for _ in 0..seed % 5 {
+            w.complete_one();
+        }
+        let mut disk = w.disk.clone();
+        disk.crash(&mut w.rng);
+        let mut s = recovery::open(&mut disk, config()).unwrap();
+        let got = read_all(&mut disk, &mut s, RID);
+        let fresh: Vec<bool> =
+            range.iter().filter(|b| !w.acked.contains_key(&b.0)).map(|b| got[&b.0].0.ver == late).collect();
+        assert!(fresh.iter().all(|f| *f) || !fresh.iter().any(|f| *f), "seed {seed}: half of it");
+        if fresh[0] { all += 1 } else { none += 1 }
+    }
+    println!("all {all}, none {none}");
+    assert!(all > 20 && none > 20, "all {all}, none {none}");
+}

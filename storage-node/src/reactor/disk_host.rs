@@ -184,7 +184,7 @@ impl DiskHost {
 
     /// Bytes that can still be promised to new data.
     fn credit(&self) -> u64 {
-        self.store.stats().units_free * hf_store::UNIT_BYTES
+        self.store.credit()
     }
 
     /// Does what a replica's step asked for; replies come back as (link, envelope, message).
@@ -218,6 +218,13 @@ impl DiskHost {
             StoreOp::Write { ver, start, data, crcs } => Op::Write { rid, ver, start, data, crcs },
             StoreOp::Zero { ver, range } => Op::Zero { rid, ver, range },
             StoreOp::Read { range } => Op::Read { rid, range },
+            StoreOp::Needs { range } => {
+                let answer = match self.store.needs(rid, range) {
+                    Ok(bytes) => StoreAnswer::Needs(bytes),
+                    Err(e) => answer(Err(e)),
+                };
+                return self.answer_now(rid, tag, answer, work);
+            }
             StoreOp::Versions { chunk } => Op::Versions { rid, chunk },
             StoreOp::Chunks { since, from } => {
                 let mut list = self.store.chunks_since(rid, since, from, LIST_PAGE + 1);
@@ -266,10 +273,11 @@ impl Core {
         let sends = match self.disks.get_mut(&disk) {
             Some(d) => {
                 let mut out = Vec::new();
-                let known = d
-                    .replicas
-                    .get_mut(&env.rid)
-                    .map(|r| r.step(now(), re::Input::Message { link, env, msg }, &mut out));
+                let credit = matches!(msg, Msg::Lease { .. }).then(|| d.credit());
+                let known = d.replicas.get_mut(&env.rid).map(|r| {
+                    credit.into_iter().for_each(|c| r.set_credit(c));
+                    r.step(now(), re::Input::Message { link, env, msg }, &mut out)
+                });
                 match known {
                     Some(()) => d.replica_outputs(env.rid, out, &mut work),
                     None => vec![(link, Envelope { boot, ..env }, Msg::Nack(Nack::NoReplica))],

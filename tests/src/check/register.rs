@@ -4,11 +4,11 @@
 //! that is a span (some operation with the value ended before another one began), else *backward*. A history is
 //! linearizable iff no two forward zones overlap and no backward zone lies strictly inside a forward one (Gibbons and
 //! Korach, "Testing shared memories", 1997), every value read was written or is the initial one, and no read ended before
-//! its write began. Unanswered writes may take effect at any time after they began, or never. O(n log n) per block.
+//! its write began. Zero is the one value that is written often: see `check_zeroes`. Unanswered writes may take effect at any time after they began, or never. O(n log n) per block.
 
 use std::collections::BTreeMap;
 
-/// A value; 0 is the initial one (and what zeroes are: see [`History::zero`]).
+/// A value; 0 is the initial one, and what zeroes and trims write.
 pub type Value = u64;
 
 #[derive(Clone, Copy, Debug)]
@@ -78,9 +78,7 @@ struct Zone {
 
 fn check_block(ops: &[Op]) -> Result<(), String> {
     let mut by_value: BTreeMap<Value, Vec<Op>> = BTreeMap::new();
-    // The initial value was written before everything.
-    by_value.entry(0).or_default().push(Op { value: 0, start: 0, end: 0, write: true });
-    for op in ops.iter().filter(|o| o.start != u64::MAX) {
+    for op in ops.iter().filter(|o| o.start != u64::MAX && o.value != 0) {
         by_value.entry(op.value).or_default().push(*op);
     }
     let mut zones = Vec::new();
@@ -99,6 +97,10 @@ fn check_block(ops: &[Op]) -> Result<(), String> {
         let to = ops.iter().map(|o| o.start).max().unwrap_or(0);
         zones.push(Zone { value: *value, from, to });
     }
+    // Every zero that was certainly there stands for itself.
+    let sure = ops.iter().filter(|o| o.value == 0 && o.start != u64::MAX && o.end != u64::MAX);
+    zones.extend(sure.map(|o| Zone { value: 0, from: o.end, to: o.start }));
+    check_zeroes(ops)?;
     let mut forward: Vec<&Zone> = zones.iter().filter(|z| z.from < z.to).collect();
     forward.sort_by_key(|z| z.from);
     for pair in forward.windows(2) {
@@ -113,6 +115,31 @@ fn check_block(ops: &[Op]) -> Result<(), String> {
         let i = forward.partition_point(|f| f.from < back.to);
         if i > 0 && forward[i - 1].from < back.to && back.from < forward[i - 1].to {
             return Err(format!("value {:#x} lived inside the life of {:#x}", back.value, forward[i - 1].value));
+        }
+    }
+    Ok(())
+}
+
+/// A zero that was read came from somewhere: from the beginning or from a zeroing that began before the read ended, and
+/// that no acknowledged write lies wholly behind and before the read. (Zeroes are not unique, so this asks for one possible
+/// origin, not for the origin: it never accuses wrongly.)
+fn check_zeroes(ops: &[Op]) -> Result<(), String> {
+    let initial = Op { value: 0, start: 0, end: 0, write: true };
+    let origins: Vec<Op> = ops.iter().copied().filter(|o| o.write && o.value == 0).chain([initial]).collect();
+    // Acknowledged writes by start, with the earliest end among those that start at or after each.
+    let mut writes: Vec<&Op> = ops.iter().filter(|o| o.write && o.value != 0 && o.end != u64::MAX).collect();
+    writes.sort_by_key(|o| o.start);
+    let mut earliest_end = vec![u64::MAX; writes.len() + 1];
+    for i in (0..writes.len()).rev() {
+        earliest_end[i] = earliest_end[i + 1].min(writes[i].end);
+    }
+    for r in ops.iter().filter(|o| !o.write && o.value == 0) {
+        let explains = |z: &Op| {
+            let later = writes.partition_point(|w| w.start <= z.end);
+            z.start <= r.end && earliest_end[later] >= r.start
+        };
+        if !origins.iter().any(explains) {
+            return Err(format!("read zero in {}..{}, which was overwritten before", r.start, r.end));
         }
     }
     Ok(())
@@ -136,6 +163,9 @@ mod tests {
         h(&[(true, 1, 1, 10), (false, 0, 2, 3), (false, 1, 4, 5)]).unwrap();
         h(&[(true, 1, 1, 2), (true, 2, 3, u64::MAX), (false, 1, 4, 5), (false, 2, 6, 7)]).unwrap();
         h(&[(true, 1, 1, 10), (true, 2, 1, 10), (false, 2, 11, 12)]).unwrap();
+        h(&[(true, 1, 1, 2), (true, 0, 3, 4), (false, 0, 5, 6), (true, 2, 7, 8), (true, 0, 9, 10), (false, 0, 11, 12)])
+            .unwrap();
+        h(&[(true, 1, 1, 2), (true, 0, 3, u64::MAX), (false, 0, 5, 6)]).unwrap();
     }
 
     #[test]
@@ -147,6 +177,8 @@ mod tests {
             "it flips back"
         );
         assert!(h(&[(false, 9, 1, 2)]).is_err(), "read what nobody wrote");
+        assert!(h(&[(true, 1, 1, 2), (true, 0, 3, 4), (false, 1, 5, 6)]).is_err(), "a trimmed value came back");
+        assert!(h(&[(true, 0, 1, 2), (true, 1, 3, 4), (false, 0, 5, 6)]).is_err(), "an old zero");
         assert!(h(&[(false, 1, 1, 2), (true, 1, 3, 4)]).is_err(), "read before written");
     }
 }

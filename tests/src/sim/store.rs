@@ -4,9 +4,11 @@
 use bytes::Bytes;
 use hf_policy::crc::{self, PayloadCrc};
 use hf_policy::*;
-use hf_repl_core::message::{BlockInfo, BlockState};
+use hf_repl_core::message::{BlockInfo, BlockState, Nack};
 use hf_repl_core::replica::{LIST_PAGE, StoreAnswer, StoreOp};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+const UNIT: u64 = 16;
 
 #[derive(Clone, Default)]
 pub struct ModelStore {
@@ -14,6 +16,8 @@ pub struct ModelStore {
     pub promised: (Term, SessionId),
     pub stable: Ver,
     queue: VecDeque<(u64, StoreOp)>,
+    /// Units of 16 blocks there is room for; 0: any number.
+    pub units: usize,
 }
 
 impl ModelStore {
@@ -25,6 +29,30 @@ impl ModelStore {
     }
     pub fn max_ver(&self) -> Ver {
         self.blocks.values().map(|b| b.0).max().unwrap_or(Ver::ZERO)
+    }
+
+    fn taken(&self) -> BTreeSet<u64> {
+        self.blocks.iter().filter(|(_, b)| b.1.is_some()).map(|(b, _)| b / UNIT).collect()
+    }
+
+    /// Units that data in these blocks would add.
+    fn wanted(&self, range: BlockRange) -> u64 {
+        let taken = self.taken();
+        let units: BTreeSet<u64> = range.iter().map(|b| b.0 / UNIT).filter(|u| !taken.contains(u)).collect();
+        units.len() as u64
+    }
+
+    /// Bytes that can still be allocated.
+    pub fn credit(&self) -> u64 {
+        if self.units == 0 {
+            1 << 40
+        } else {
+            self.units.saturating_sub(self.taken().len()) as u64 * UNIT * BLOCK_BYTES
+        }
+    }
+
+    fn fits(&self, range: BlockRange) -> bool {
+        self.wanted(range) * UNIT * BLOCK_BYTES <= self.credit()
     }
 
     /// The oldest operation takes effect, durably.
@@ -67,6 +95,9 @@ impl ModelStore {
                 self.stable = stable;
                 StoreAnswer::Done
             }
+            StoreOp::Write { start, crcs, .. } if !self.fits(BlockRange { start, len: crcs.len() as u32 }) => {
+                StoreAnswer::Error(Nack::NoSpace)
+            }
             StoreOp::Write { ver, start, data, crcs } => {
                 for (i, c) in crcs.iter().enumerate() {
                     let d = data.slice(i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE);
@@ -82,6 +113,7 @@ impl ModelStore {
                 let (infos, data): (Vec<_>, Vec<_>) = range.iter().map(|b| self.info(b.0)).unzip();
                 StoreAnswer::Read(infos, Bytes::from(data.concat()))
             }
+            StoreOp::Needs { range } => StoreAnswer::Needs(self.wanted(range) * UNIT * BLOCK_BYTES),
             StoreOp::Chunks { since, from } => {
                 let mut chunks: BTreeMap<u32, Ver> = BTreeMap::new();
                 for (b, (ver, _)) in self.blocks.iter().filter(|(_, x)| x.0 > since) {

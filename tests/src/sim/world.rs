@@ -30,6 +30,7 @@ pub struct Outcome {
     pub drops: u64,
     pub crashes: u64,
     pub reconciled: u64,
+    pub full: u64,
 }
 
 struct Host {
@@ -67,6 +68,8 @@ pub struct Sim {
     next: u64,
     weights: [u64; 9],
     healing: bool,
+    /// Some seeds have disks of different, small sizes.
+    small_disks: bool,
     outcome: Outcome,
 }
 
@@ -98,8 +101,10 @@ impl Sim {
             next: 1,
             weights,
             healing: false,
+            small_disks: false,
             outcome: Outcome::default(),
         };
+        s.small_disks = s.rng.one_in(6);
         s.found();
         s
     }
@@ -141,7 +146,9 @@ impl Sim {
         self.apply(Command::CreateVolume { name: "v".into(), attrs, lineage: Lineage(1), shards }).unwrap();
         for i in 1..=NODES {
             self.apply(Command::ReplicaMade { vol: VOL, rid: Rid(i), store_uuid: StoreUuid(u128::from(i)) }).unwrap();
-            let store = ModelStore::default();
+            let units = if self.small_disks { 1 + self.rng.below(3) as usize } else { 0 };
+            let mut store = ModelStore::default();
+            store.units = units;
             let boot = BootId(u128::from(self.id()));
             let replica = Replica::new(self.now, boot, durable(i, &store));
             self.hosts.insert(i, Host { up: true, boot, store, replica, coordinator: None });
@@ -269,6 +276,7 @@ impl Sim {
         let now = self.now;
         let h = self.hosts.get_mut(&node).unwrap();
         let mut out = Vec::new();
+        h.replica.set_credit(h.store.credit());
         h.replica.step(now, input, &mut out);
         let mut sends = Vec::new();
         for o in out {
@@ -288,8 +296,8 @@ impl Sim {
         if h.up
             && let Some((tag, answer)) = h.store.complete()
         {
-            let max_ver = h.store.max_ver();
-            self.replica_step(node, re::Input::Store { tag, answer, credit: 1 << 40, max_ver });
+            let (max_ver, credit) = (h.store.max_ver(), h.store.credit());
+            self.replica_step(node, re::Input::Store { tag, answer, credit, max_ver });
         }
         Ok(())
     }
@@ -346,6 +354,11 @@ impl Sim {
             (Ok(_), _) => {}
             // A fenced write has an unknown outcome: it stays open.
             (Err(IoError::Fenced), _) => {}
+            // Certainly applied nowhere: nobody may ever read it.
+            (Err(IoError::NoSpace), Some(w)) if self.small_disks => {
+                self.outcome.full += 1;
+                self.history.write_failed_cleanly(w);
+            }
             (Err(e), _) => return Err(format!("request {id} failed: {e}")),
         }
         Ok(())
@@ -365,12 +378,15 @@ impl Sim {
         }
         let node = serving[self.rng.below(serving.len() as u64) as usize];
         // A few hot blocks around a chunk boundary, so that operations meet.
-        let b = 250 + self.rng.below(12);
+        let b = 246 + self.rng.below(20);
         let n = 1 + self.rng.below(4);
         let (id, now) = (self.id(), self.now.0);
         let blocks: Vec<u64> = (b..b + n).collect();
         let write = self.rng.one_in(2);
-        let op = if write {
+        let op = if write && self.rng.one_in(5) {
+            self.history.write_began(id, now, blocks.iter().map(|b| (*b, 0)));
+            ClientOp::Zero { off: b * BLOCK_BYTES, len: n * BLOCK_BYTES }
+        } else if write {
             let data: Vec<u8> = blocks.iter().flat_map(|b| tagged(id, *b)).collect();
             self.history.write_began(id, now, blocks.iter().map(|b| (*b, id)));
             ClientOp::Write { off: b * BLOCK_BYTES, data: Bytes::from(data) }

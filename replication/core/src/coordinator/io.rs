@@ -14,11 +14,15 @@ const STATUS_CHUNKS: u64 = 32;
 pub(super) struct Request {
     pub client: ClientId,
     op: ClientOp,
-    range: BlockRange,
+    pub range: BlockRange,
     /// Reading the partial first and last block before writing.
     merging: bool,
     parts: Vec<Option<(Vec<BlockInfo>, Bytes)>>,
-    left: usize,
+    pub left: usize,
+    /// What it was counted at when its writes were sent, in bytes.
+    owed: u64,
+    /// It waits to hear whether there is room.
+    pub probe: Option<super::space::Probe>,
     result: Result<(), IoError>,
 }
 
@@ -75,6 +79,8 @@ impl Coordinator {
             merging: false,
             parts: Vec::new(),
             left: 0,
+            owed: 0,
+            probe: None,
             result: Ok(()),
         };
         let (off, len) = r.span();
@@ -133,9 +139,20 @@ impl Coordinator {
         }
     }
 
-    /// All bytes are known: number and send.
+    /// All bytes are known: number and send, if there is room.
     fn issue_write(&mut self, now: Tick, id: u64, out: &mut Vec<Output>) {
+        let Some(r) = self.requests.get(&id) else { return };
+        // The edges of a zero overwrite blocks that are there, or that read as zero anyway.
+        let need = if matches!(r.op, ClientOp::Write { .. }) { super::space::worst_case(r.range) } else { 0 };
+        if self.has_room(need) { self.send_writes(now, id, need, out) } else { self.probe(now, id, out) }
+    }
+
+    /// Numbers and sends a request's writes, counted at `need` bytes.
+    pub(super) fn send_writes(&mut self, now: Tick, id: u64, need: u64, out: &mut Vec<Output>) {
         let Some(r) = self.requests.get_mut(&id) else { return };
+        r.probe = None;
+        r.owed = need;
+        self.owed = self.owed.saturating_add(need);
         let writes = plan_writes(r);
         r.left = writes.len();
         r.merging = false;
@@ -171,6 +188,7 @@ impl Coordinator {
             return self.issue_write(now, id, out);
         }
         let Some(r) = self.requests.remove(&id) else { return };
+        self.owed = self.owed.saturating_sub(r.owed);
         let (_, len) = r.span();
         match (&r.result, r.exclusive()) {
             (Err(_), _) => self.stats.errors += 1,

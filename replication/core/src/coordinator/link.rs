@@ -11,6 +11,8 @@ pub(super) enum For {
     Seal,
     Write(u64),
     Read(u64),
+    /// Asked for a request's room.
+    Reserve(u64),
     List,
     Versions(hf_policy::ChunkIx),
     Source(hf_policy::ChunkIx, hf_policy::BlockIx),
@@ -130,8 +132,13 @@ impl Coordinator {
         }
         let Some(m) = self.members.get_mut(&rid) else { return };
         match &msg {
-            Msg::WriteAck { credit } | Msg::SealAck { credit, .. } => m.credit = *credit,
-            Msg::LeaseAck { sent_at, .. } => return self.lease_granted(now, rid, *sent_at, out),
+            Msg::WriteAck { credit } | Msg::SealAck { credit, .. } | Msg::ReserveAck { credit, .. } => {
+                m.credit = *credit
+            }
+            Msg::LeaseAck { sent_at, credit } => {
+                m.credit = *credit;
+                return self.lease_granted(now, rid, *sent_at, out);
+            }
             Msg::Nack(Nack::StaleTerm { .. }) => return self.fence(out),
             _ => {}
         }
@@ -150,6 +157,7 @@ impl Coordinator {
             (For::Read(id), Msg::ChunkVersionsAck { infos }) => {
                 self.read_arrived(now, id, rid, infos, bytes::Bytes::new(), out);
             }
+            (For::Reserve(id), Msg::ReserveAck { needs, .. }) => self.reserve_answered(now, id, rid, needs, out),
             (For::List, Msg::ChunkListAck { chunks, more }) => self.listed(now, rid, chunks, more, out),
             (For::Versions(c), Msg::ChunkVersionsAck { infos }) => self.versions(now, rid, c, infos, out),
             (For::Source(c, b), Msg::ReadAck { infos, data }) => self.source(now, rid, c, b, infos, data, out),

@@ -32,6 +32,7 @@ impl Coordinator {
         if self.suspects.contains(&rid)
             && !self.pending.values().any(owes)
             && !self.writes.values().any(|w| w.refused.contains(&rid))
+            && !self.is_short(rid)
         {
             self.suspects.remove(&rid);
         }
@@ -114,6 +115,7 @@ impl Coordinator {
         }
         if gone.is_empty() {
             // The policy may ask for fewer members now: held writes are looked at again.
+            self.recheck_probes(now, out);
             return self.recheck_writes(now, out);
         }
         self.stats.drops += gone.len() as u64;
@@ -127,6 +129,7 @@ impl Coordinator {
                 self.read_elsewhere(now, id, Rid(0), out);
             }
         }
+        self.recheck_probes(now, out);
         self.recheck_writes(now, out);
         self.recheck_reads(now, &gone, out);
         self.membership_changed(now, out);
@@ -145,6 +148,7 @@ impl Coordinator {
         self.stats.errors += ids.len() as u64;
         out.extend(ids.into_iter().map(|id| Output::Reply { id, result: Err(IoError::Fenced) }));
         self.writes.clear();
+        self.owed = 0;
         self.reads.clear();
         self.pending.clear();
         out.push(Output::Fenced);

@@ -8,6 +8,7 @@
 //! | `takeover.rs` | sealing the set, reconciling what differs |
 //! | `io.rs` | client requests: locks, splitting, merging of partial blocks, answers |
 //! | `write.rs` | numbering, sending, completing writes; the watermark |
+//! | `space.rs` | is there room on every member, before a write gets its number |
 //! | `read.rs` | choosing a member, verifying, delivering under leases |
 //! | `lease.rs` | leases and signs of life |
 //! | `membership.rs` | suspects, drops, records, fencing |
@@ -18,6 +19,7 @@ mod lease;
 mod link;
 mod membership;
 mod read;
+mod space;
 mod takeover;
 mod types;
 mod write;
@@ -44,6 +46,8 @@ pub struct Coordinator {
     queued: VecDeque<(ClientId, ClientOp)>,
     requests: BTreeMap<u64, io::Request>,
     writes: BTreeMap<u64, write::Write>,
+    /// The most that writes on their way may allocate, in bytes.
+    owed: u64,
     reads: BTreeMap<u64, read::Read>,
     flushes: Vec<(ClientId, BTreeSet<u64>)>,
     pending: BTreeMap<u64, link::Pending>,
@@ -74,6 +78,7 @@ impl Coordinator {
             queued: VecDeque::new(),
             requests: BTreeMap::new(),
             writes: BTreeMap::new(),
+            owed: 0,
             reads: BTreeMap::new(),
             flushes: Vec::new(),
             pending: BTreeMap::new(),

@@ -59,6 +59,11 @@ pub enum StoreOp {
         /// Which.
         range: BlockRange,
     },
+    /// What would data in these blocks take?
+    Needs {
+        /// Which.
+        range: BlockRange,
+    },
     /// List newer chunks.
     Chunks {
         /// Newer than this.
@@ -89,6 +94,8 @@ pub enum StoreAnswer {
     Read(Vec<BlockInfo>, Bytes),
     /// Chunks; and whether there are more.
     Chunks(Vec<(ChunkIx, Ver)>, bool),
+    /// Bytes.
+    Needs(u64),
     /// 256 entries.
     Versions(Vec<BlockInfo>),
     /// Per item.
@@ -174,6 +181,7 @@ enum Waiting {
 enum Kind {
     Write,
     Read,
+    Needs,
     Chunks,
     Versions,
     Copy,
@@ -196,6 +204,8 @@ pub struct Replica {
     epoch: Epoch,
     stable_persisted: Ver,
     stable_at: Tick,
+    /// Bytes its disk can still allocate, as last told.
+    credit: u64,
     failed: bool,
 }
 
@@ -216,6 +226,7 @@ impl Replica {
             epoch: Epoch(0),
             stable_persisted: d.stable,
             stable_at: now,
+            credit: 0,
             failed: false,
         }
     }
@@ -228,6 +239,11 @@ impl Replica {
     /// Is this tag the answer to a promise? (Its answer carries the highest version; others need not.)
     pub fn awaits_promise(&self, tag: u64) -> bool {
         matches!(self.waiting.get(&tag), Some(Waiting::Promise))
+    }
+
+    /// Its disk's room has changed; told before a message is handled.
+    pub fn set_credit(&mut self, bytes: u64) {
+        self.credit = bytes;
     }
 
     /// Takes one input.
@@ -264,13 +280,16 @@ impl Replica {
             Msg::Read { range } => {
                 self.store(Waiting::Other { link, env, kind: Kind::Read }, StoreOp::Read { range }, out);
             }
+            Msg::Reserve { range } => {
+                self.store(Waiting::Other { link, env, kind: Kind::Needs }, StoreOp::Needs { range }, out);
+            }
             // Leases only ever get shorter by this, so it is safe; the old coordinator is fenced when the seal is done.
             Msg::Lease { .. } if env.term < self.knocking => {}
             Msg::Lease { sent_at, stable } => {
                 self.leased_until = now.plus(LEASE_AT_REPLICA);
                 self.learn_stable(stable);
                 self.persist_stable(now, out);
-                self.reply(link, env, Msg::LeaseAck { sent_at, credit: 0 }, out);
+                self.reply(link, env, Msg::LeaseAck { sent_at, credit: self.credit }, out);
             }
             Msg::ChunkList { since, from } => {
                 self.store(Waiting::Other { link, env, kind: Kind::Chunks }, StoreOp::Chunks { since, from }, out);
@@ -389,6 +408,7 @@ impl Replica {
             (_, StoreAnswer::Error(n)) => Msg::Nack(n),
             (Kind::Write, StoreAnswer::Done) => Msg::WriteAck { credit },
             (Kind::Read, StoreAnswer::Read(infos, data)) => Msg::ReadAck { infos, data },
+            (Kind::Needs, StoreAnswer::Needs(needs)) => Msg::ReserveAck { needs, credit },
             (Kind::Chunks, StoreAnswer::Chunks(chunks, more)) => Msg::ChunkListAck { chunks, more },
             (Kind::Versions, StoreAnswer::Versions(infos)) => Msg::ChunkVersionsAck { infos },
             (Kind::Copy, StoreAnswer::Copied(applied)) => Msg::CopyAck { applied },

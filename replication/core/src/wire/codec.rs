@@ -171,6 +171,8 @@ fn kind(m: &Msg) -> u8 {
         Msg::Copy { .. } => 14,
         Msg::CopyAck { .. } => 15,
         Msg::Nack(_) => 16,
+        Msg::Reserve { .. } => 17,
+        Msg::ReserveAck { .. } => 18,
     }
 }
 
@@ -227,7 +229,7 @@ fn body(w: &mut W, m: &Msg) -> Vec<Bytes> {
             }
         }
         Msg::WriteAck { credit } => w.u64(*credit),
-        Msg::Read { range } => w.range(*range),
+        Msg::Read { range } | Msg::Reserve { range } => w.range(*range),
         Msg::ReadAck { infos, data } => {
             w.infos(infos);
             return vec![data.clone()];
@@ -238,6 +240,10 @@ fn body(w: &mut W, m: &Msg) -> Vec<Bytes> {
         }
         Msg::LeaseAck { sent_at, credit } => {
             w.u64(*sent_at);
+            w.u64(*credit);
+        }
+        Msg::ReserveAck { needs, credit } => {
+            w.u64(*needs);
             w.u64(*credit);
         }
         Msg::ChunkList { since, from } => {
@@ -419,6 +425,8 @@ fn message(kind: u8, r: &mut R<'_>, payload: &Bytes) -> Option<(Msg, usize)> {
             Msg::CopyAck { applied: applied? }
         }
         16 => Msg::Nack(nack_from(r.u8()?, r.u32()?)?),
+        17 => Msg::Reserve { range: r.range()? },
+        18 => Msg::ReserveAck { needs: r.u64()?, credit: r.u64()? },
         _ => return None,
     };
     r.end()?;

@@ -135,19 +135,27 @@ impl Journal {
         self.tail = tail;
     }
 
-    /// Takes as many queued records as one group holds.
+    /// Takes as many queued operations as one group holds. An operation of several records is not divided: all of it becomes
+    /// durable or nothing (C3).
     fn cut(&mut self) -> Vec<Queued> {
-        let (mut bytes, mut blocks, mut out) = (0, 0, Vec::new());
         let max_blocks = MAX_PAYLOAD_BLOCKS.min((self.capacity / 4 / 4096) as usize).max(256);
-        while let Some(q) = self.queue.front() {
+        let (mut bytes, mut blocks, mut taken) = (0, 0, 0);
+        // How many records end with a whole operation (only its last record answers it).
+        let mut whole = 0;
+        for q in &self.queue {
             bytes += q.record.header_bytes();
             blocks += q.record.payload_blocks();
-            if !out.is_empty() && (bytes > MAX_RECORD_BYTES || blocks > max_blocks) {
+            if taken > 0 && (bytes > MAX_RECORD_BYTES || blocks > max_blocks) {
                 break;
             }
-            out.extend(self.queue.pop_front());
+            taken += 1;
+            if q.op.is_some() {
+                whole = taken;
+            }
         }
-        out
+        // A zero of many chunks may be longer than a group; it is repeated until it is answered.
+        let n = if whole == 0 { taken } else { whole };
+        self.queue.drain(..n).collect()
     }
 }
 

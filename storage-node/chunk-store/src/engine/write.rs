@@ -119,6 +119,30 @@ impl Store {
         Ok(())
     }
 
+    /// Bytes that new data may still take; what the next checkpoint gives back counts, since a write waits for it.
+    pub fn credit(&self) -> u64 {
+        let units = (self.units.free() + self.units.pending()).saturating_sub(self.promised_units + self.reserve());
+        let slots = (self.free_slots.len() as u32).saturating_sub(self.promised_slots);
+        u64::from(units.min(slots)) * crate::UNIT_BYTES
+    }
+
+    /// What data in these blocks of one chunk would take, in bytes; `u64::MAX` if there is no room for its chunk.
+    pub fn needs(&self, rid: Rid, range: BlockRange) -> Result<u64, StoreError> {
+        let key = (self.check_range(rid, range)?, range.start.chunk().0);
+        let slot = self.map.get(&key).copied();
+        let mask = slot.and_then(|s| self.slots[s as usize].as_ref()).map_or(0, |s| s.units);
+        let (promise, slot_promised) = self.chunks.get(&key).map_or((0, false), |c| (c.promise, c.slot_promised));
+        // Fresh units that only the journal names are the chunk's already.
+        let overlay = self.chunks.get(&key).into_iter().flat_map(|c| &c.overlay);
+        let mapped = overlay.filter(|(_, o)| matches!(o.body, super::types::Body::Unit(_)));
+        let mask = mapped.fold(mask, |m, (at, _)| m | 1 << (*at as usize / UNIT_BLOCKS));
+        if slot.is_none() && !slot_promised && self.free_slots.len() as u32 <= self.promised_slots {
+            return Ok(u64::MAX);
+        }
+        let new = unit_mask(range.start.in_chunk(), range.len as usize) & !mask & !promise;
+        Ok(u64::from(new.count_ones()) * crate::UNIT_BYTES)
+    }
+
     /// Units kept for reconcile, sync and repair.
     pub(super) fn reserve(&self) -> u32 {
         self.units.total() / 128 + 2

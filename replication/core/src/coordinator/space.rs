@@ -1,0 +1,112 @@
+//! Space: a write that may need new space is numbered only when every member has room for it, so that "no space" is certain
+//! and uniform (I15; protocol §7, disk full).
+//!
+//! Members tell how much they can still allocate (`credit`) with every acknowledgement. While that is plentiful a write is
+//! counted at its worst case and goes out at once. When it is not, each member is asked what the write would really take: an
+//! overwrite takes nothing and always goes. Nothing is promised by the answer; two volumes that race for the last units of a
+//! disk are told apart by the disk itself (`write_refused`).
+
+use super::link::For;
+use super::{Coordinator, IoError, Output};
+use crate::message::Msg;
+use hf_policy::{BlockRange, CHUNK_BYTES, Rid, Tick};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a member's disk allocates at a time, at most.
+const UNIT: u64 = 64 << 10;
+/// Below this much room members are asked first. It covers what other volumes may have in flight to the same disk.
+const SLACK: u64 = 16 << 20;
+
+/// A write that waits to hear whether there is room.
+#[derive(Default)]
+pub(super) struct Probe {
+    /// Answers outstanding, per member.
+    waiting: BTreeMap<Rid, usize>,
+    /// Bytes it would take, per member that has answered.
+    needs: BTreeMap<Rid, u64>,
+    /// Members without room, to be dropped.
+    pub short: BTreeSet<Rid>,
+}
+
+/// The most that new bytes in this range can take.
+pub(super) fn worst_case(range: BlockRange) -> u64 {
+    (range.offset() + range.bytes()).next_multiple_of(UNIT) - range.offset() / UNIT * UNIT
+}
+
+impl Coordinator {
+    /// Is there surely room for so much more, on every member?
+    pub(super) fn has_room(&self, need: u64) -> bool {
+        need == 0 || self.members.values().all(|m| m.credit >= self.owed.saturating_add(need).saturating_add(SLACK))
+    }
+
+    /// Asks every member what the request's data would take.
+    pub(super) fn probe(&mut self, now: Tick, id: u64, out: &mut Vec<Output>) {
+        let Some(range) = self.requests.get(&id).map(|r| r.range) else { return };
+        let mut probe = Probe::default();
+        for rid in self.required() {
+            let parts = range.by_chunk();
+            for (_, part) in parts {
+                *probe.waiting.entry(rid).or_default() += 1;
+                self.request(now, rid, For::Reserve(id), Msg::Reserve { range: part }, out);
+            }
+        }
+        if let Some(r) = self.requests.get_mut(&id) {
+            r.probe = Some(probe);
+        }
+    }
+
+    pub(super) fn reserve_answered(&mut self, now: Tick, id: u64, rid: Rid, needs: u64, out: &mut Vec<Output>) {
+        let Some(p) = self.requests.get_mut(&id).and_then(|r| r.probe.as_mut()) else { return };
+        if let Some(left) = p.waiting.get_mut(&rid) {
+            *left -= 1;
+            if *left == 0 {
+                p.waiting.remove(&rid);
+            }
+        }
+        let sum = p.needs.entry(rid).or_default();
+        *sum = sum.saturating_add(needs);
+        self.decide_probe(now, id, out);
+    }
+
+    /// Everybody required has answered: go, drop who has no room, or refuse.
+    fn decide_probe(&mut self, now: Tick, id: u64, out: &mut Vec<Output>) {
+        let required = self.required();
+        let Some(p) = self.requests.get_mut(&id).and_then(|r| r.probe.as_mut()) else { return };
+        if required.iter().any(|r| p.waiting.contains_key(r)) {
+            return;
+        }
+        let needs = |r: &Rid| p.needs.get(r).copied().unwrap_or(0);
+        let room = |r: &Rid| self.members.get(r).map_or(0, |m| m.credit).saturating_sub(self.owed);
+        let short: BTreeSet<Rid> = required.iter().copied().filter(|r| needs(r) > 0 && needs(r) > room(r)).collect();
+        let most = required.iter().map(needs).max().unwrap_or(0);
+        let left = required.len() - short.len();
+        p.short = short.clone();
+        if short.is_empty() {
+            return self.send_writes(now, id, most, out);
+        }
+        if left >= (self.cfg.min_replicas as usize).max(1) {
+            // The others go on without them; the request waits for the record to say so.
+            return short.into_iter().for_each(|r| self.suspect(r));
+        }
+        if let Some(r) = self.requests.get_mut(&id) {
+            r.probe = None;
+            r.left = 1;
+        }
+        self.part_done(now, id, Err(IoError::NoSpace), out);
+    }
+
+    /// The set has changed: who is out is not asked for room.
+    pub(super) fn recheck_probes(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let ids: Vec<u64> = self.requests.iter().filter(|(_, r)| r.probe.is_some()).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.decide_probe(now, id, out);
+        }
+    }
+
+    /// Does a request wait for this member to leave because it has no room?
+    pub(super) fn is_short(&self, rid: Rid) -> bool {
+        self.requests.values().any(|r| r.probe.as_ref().is_some_and(|p| p.short.contains(&rid)))
+    }
+}
+
+const _: () = assert!(CHUNK_BYTES.is_multiple_of(UNIT));
