@@ -127,7 +127,7 @@ fn systemd_is_told() {
     let socket = UnixDatagram::bind(&path).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let mut c = Cluster::prepared(1, |n| n.env.push(("NOTIFY_SOCKET".into(), path.display().to_string())));
-    let mut said = || {
+    let said = || {
         let mut b = [0u8; 256];
         let n = socket.recv(&mut b).unwrap();
         String::from_utf8_lossy(&b[..n]).into_owned()

@@ -22,6 +22,10 @@ fn histories_stay_linearizable_and_the_volume_stays_alive() {
                 total.crashes += o.crashes;
                 total.reconciled += o.reconciled;
                 total.full += o.full;
+                total.joins += o.joins;
+                total.synced += o.synced;
+                total.wipes += o.wipes;
+                total.lost += o.lost;
             }
             Err(e) => panic!("seed {seed}: {e}\nreplay: HOLDFAST_SIM_SEED={seed} cargo test -p hf-tests --test sim"),
         }

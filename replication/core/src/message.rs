@@ -86,8 +86,21 @@ pub struct CopyItem {
     pub seen: Ver,
     /// The version it gets.
     pub src: Ver,
-    /// Its content; `None` is zero.
-    pub data: Option<(PayloadCrc, Bytes)>,
+    /// What it becomes.
+    pub content: Content,
+    /// Only a block that is bad there is replaced, whatever the versions' order.
+    pub repair: bool,
+}
+
+/// What a copied block becomes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Zero.
+    Zero,
+    /// Lost: no source has it, so it must not be taken for what it was.
+    Bad,
+    /// Data, with its checksum.
+    Data(PayloadCrc, Bytes),
 }
 
 /// A message's body.

@@ -18,5 +18,9 @@ pub const SEAL: u64 = 1_000 * MS;
 pub const SEAL_EVERY: u64 = 200 * MS;
 /// A lost connection with writes waiting: how long it may take to come back.
 pub const RECONNECT: u64 = 100 * MS;
+/// After a failed sync, how long until the next attempt; doubled as long as it gets nowhere.
+pub const SYNC_RETRY: u64 = 500 * MS;
+/// At most this long.
+pub const SYNC_RETRY_MAX: u64 = 15_000 * MS;
 /// A replica persists its watermark at most this often.
 pub const STABLE_EVERY: u64 = 2_000 * MS;

@@ -29,7 +29,8 @@ fn all() -> Vec<Msg> {
         block: BlockIx(7),
         seen: Ver::new(1, 1),
         src: Ver::new(2, 2),
-        data: d.then(|| (crcs[0], data.slice(..4096))),
+        content: if d { Content::Data(crcs[0], data.slice(..4096)) } else { Content::Bad },
+        repair: d,
     };
     let range = BlockRange::new(10, 2);
     vec![

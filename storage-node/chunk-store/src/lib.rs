@@ -23,7 +23,7 @@ pub mod recovery;
 pub mod sim;
 
 pub use disk::{DiskError, DiskOp, RawDisk};
-pub use engine::{Answer, Config, CopyItem, Input, Op, OpId, Output, Stats, Store, StoreError};
+pub use engine::{Answer, Config, Content, CopyItem, Input, Op, OpId, Output, Stats, Store, StoreError};
 pub use format::replica::ReplicaRec;
 pub use recovery::{FormatParams, OpenError};
 

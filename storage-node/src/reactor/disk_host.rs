@@ -9,7 +9,7 @@ use hf_repl_core::Replica;
 use hf_repl_core::message::{self, Envelope, Msg, Nack};
 use hf_repl_core::replica::{self as re, Durable, LIST_PAGE, Link, StoreAnswer, StoreOp};
 use hf_store::format::page::BlockState;
-use hf_store::{Answer, CopyItem, Input, Op, Output, ReplicaRec, Store, StoreError};
+use hf_store::{Answer, Content, CopyItem, Input, Op, Output, ReplicaRec, Store, StoreError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::io::unix::AsyncFd;
@@ -237,8 +237,12 @@ impl DiskHost {
                     block: i.block,
                     seen: i.seen,
                     src: i.src,
-                    data: i.data,
-                    repair: false,
+                    content: match i.content {
+                        message::Content::Zero => Content::Zero,
+                        message::Content::Bad => Content::Bad,
+                        message::Content::Data(crc, data) => Content::Data(crc, data),
+                    },
+                    repair: i.repair,
                 };
                 Op::Copy { rid, term, items: items.into_iter().map(item).collect() }
             }

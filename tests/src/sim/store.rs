@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use hf_policy::crc::{self, PayloadCrc};
 use hf_policy::*;
-use hf_repl_core::message::{BlockInfo, BlockState, Nack};
+use hf_repl_core::message::{BlockInfo, BlockState, Content, Nack};
 use hf_repl_core::replica::{LIST_PAGE, StoreAnswer, StoreOp};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -12,7 +12,7 @@ const UNIT: u64 = 16;
 
 #[derive(Clone, Default)]
 pub struct ModelStore {
-    blocks: BTreeMap<u64, (Ver, Option<(PayloadCrc, Bytes)>)>,
+    blocks: BTreeMap<u64, (Ver, Content)>,
     pub promised: (Term, SessionId),
     pub stable: Ver,
     queue: VecDeque<(u64, StoreOp)>,
@@ -32,7 +32,7 @@ impl ModelStore {
     }
 
     fn taken(&self) -> BTreeSet<u64> {
-        self.blocks.iter().filter(|(_, b)| b.1.is_some()).map(|(b, _)| b / UNIT).collect()
+        self.blocks.iter().filter(|(_, b)| matches!(b.1, Content::Data(..))).map(|(b, _)| b / UNIT).collect()
     }
 
     /// Units that data in these blocks would add.
@@ -75,16 +75,19 @@ impl ModelStore {
         let zero = || Bytes::from_static(&[0; BLOCK_SIZE]);
         match self.blocks.get(&b) {
             None => (BlockInfo::default(), zero()),
-            Some((ver, None)) => (BlockInfo { ver: *ver, crc: PayloadCrc(0), state: BlockState::Zero }, zero()),
-            Some((ver, Some((crc, data)))) => {
+            Some((ver, Content::Zero)) => {
+                (BlockInfo { ver: *ver, crc: PayloadCrc(0), state: BlockState::Zero }, zero())
+            }
+            Some((ver, Content::Bad)) => (BlockInfo { ver: *ver, crc: PayloadCrc(0), state: BlockState::Bad }, zero()),
+            Some((ver, Content::Data(crc, data))) => {
                 (BlockInfo { ver: *ver, crc: *crc, state: BlockState::Data }, data.clone())
             }
         }
     }
 
-    fn put(&mut self, b: u64, ver: Ver, data: Option<(PayloadCrc, Bytes)>) {
+    fn put(&mut self, b: u64, ver: Ver, content: Content) {
         if self.blocks.get(&b).is_none_or(|old| old.0 < ver) {
-            self.blocks.insert(b, (ver, data));
+            self.blocks.insert(b, (ver, content));
         }
     }
 
@@ -101,12 +104,12 @@ impl ModelStore {
             StoreOp::Write { ver, start, data, crcs } => {
                 for (i, c) in crcs.iter().enumerate() {
                     let d = data.slice(i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE);
-                    self.put(start.0 + i as u64, ver, Some((*c, d)));
+                    self.put(start.0 + i as u64, ver, Content::Data(*c, d));
                 }
                 StoreAnswer::Done
             }
             StoreOp::Zero { ver, range } => {
-                range.iter().for_each(|b| self.put(b.0, ver, None));
+                range.iter().for_each(|b| self.put(b.0, ver, Content::Zero));
                 StoreAnswer::Done
             }
             StoreOp::Read { range } => {
@@ -130,13 +133,14 @@ impl ModelStore {
             StoreOp::Copy { term, items } => {
                 let mut applied = Vec::new();
                 for i in items {
-                    let now = self.info(i.block.0).0.ver;
-                    let yes = now == i.seen && (i.src > now || now.term < term) && i.src != now;
+                    let has = self.info(i.block.0).0;
+                    let newer = (i.src > has.ver || has.ver.term < term) && i.src != has.ver;
+                    let yes = has.ver == i.seen && if i.repair { has.state == BlockState::Bad } else { newer };
                     if yes {
-                        if let Some((c, d)) = &i.data {
+                        if let Content::Data(c, d) = &i.content {
                             assert_eq!(crc::payload(d), *c);
                         }
-                        self.blocks.insert(i.block.0, (i.src, i.data));
+                        self.blocks.insert(i.block.0, (i.src, i.content));
                     }
                     applied.push(yes);
                 }

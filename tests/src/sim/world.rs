@@ -31,12 +31,19 @@ pub struct Outcome {
     pub crashes: u64,
     pub reconciled: u64,
     pub full: u64,
+    pub joins: u64,
+    pub wipes: u64,
+    /// Runs that ended because the last replica in sync was wiped: a wipe met a drop on its way.
+    pub lost: u64,
+    pub synced: u64,
 }
 
 struct Host {
     up: bool,
     boot: BootId,
     store: ModelStore,
+    /// Its storage; a wipe makes another one.
+    uuid: StoreUuid,
     replica: Replica,
     coordinator: Option<Attached>,
 }
@@ -77,9 +84,16 @@ pub struct Sim {
 pub fn run(seed: u64, steps: u64) -> Result<Outcome, String> {
     let mut s = Sim::new(seed);
     for _ in 0..steps {
+        if s.lost_all() {
+            break;
+        }
         s.random_step()?;
     }
-    s.heal()?;
+    if s.lost_all() {
+        s.outcome.lost = 1
+    } else {
+        s.heal()?
+    }
     s.history.check()?;
     s.outcome.reads = s.history.reads;
     Ok(s.outcome)
@@ -107,6 +121,15 @@ impl Sim {
         s.small_disks = s.rng.one_in(6);
         s.found();
         s
+    }
+
+    /// No in-sync replica has its storage any more.
+    fn lost_all(&self) -> bool {
+        self.outcome.wipes > 0
+            && self.state.volumes[&VOL].shards[0]
+                .replicas
+                .values()
+                .all(|r| !r.in_sync() || r.store_uuid != Some(self.hosts[&r.rid.0].uuid))
     }
 
     fn id(&mut self) -> u64 {
@@ -150,8 +173,9 @@ impl Sim {
             let mut store = ModelStore::default();
             store.units = units;
             let boot = BootId(u128::from(self.id()));
-            let replica = Replica::new(self.now, boot, durable(i, &store));
-            self.hosts.insert(i, Host { up: true, boot, store, replica, coordinator: None });
+            let uuid = StoreUuid(u128::from(i));
+            let replica = Replica::new(self.now, boot, durable(i, uuid, &store));
+            self.hosts.insert(i, Host { up: true, boot, store, uuid, replica, coordinator: None });
         }
     }
 
@@ -187,6 +211,8 @@ impl Sim {
             600..=799 => self.store_step()?,
             800..=804 => self.tick(600_000)?,
             805..=806 if self.rng.below(12) < w[2] => self.crash()?,
+            807 if self.rng.below(12) < w[5] => self.wipe()?,
+            808 => self.report_storage(),
             811..=818 => self.restart()?,
             819..=821 if self.rng.below(8) < w[3] => self.partition()?,
             824..=830 => self.reconnect()?,
@@ -217,9 +243,11 @@ impl Sim {
                 }
             }
             Net::Proposal { from, session, cmd } => {
+                let (drop, add) = (matches!(cmd, Command::Drop { .. }), matches!(cmd, Command::Add { .. }));
                 let outcome = match self.apply(cmd) {
                     Ok(_) => {
-                        self.outcome.drops += 1;
+                        self.outcome.drops += u64::from(drop);
+                        self.outcome.joins += u64::from(add);
                         co::Proposed::Done
                     }
                     Err(Refusal::StaleTerm { .. } | Refusal::NotAttached) => co::Proposed::Stale,
@@ -250,6 +278,14 @@ impl Sim {
     fn record(&self) -> co::Record {
         let v = &self.state.volumes[&VOL];
         let in_sync = v.shards[0].replicas.values().filter(|r| r.in_sync());
+        let out = v.shards[0].replicas.values().filter_map(|r| {
+            let (base, sync_id) = match r.state {
+                ReplicaState::InSync => return None,
+                ReplicaState::Out { base } => (base, None),
+                ReplicaState::Syncing { base, sync_id } => (base, Some(sync_id)),
+            };
+            Some((r.rid, co::OutInfo { node: r.node, store_uuid: r.store_uuid, base, sync_id }))
+        });
         co::Record {
             term: v.term,
             epoch: v.epoch,
@@ -258,6 +294,7 @@ impl Sim {
             in_sync: in_sync
                 .map(|r| (r.rid, co::MemberInfo { node: r.node, store_uuid: r.store_uuid.unwrap() }))
                 .collect(),
+            out: out.collect(),
         }
     }
 
@@ -315,9 +352,18 @@ impl Sim {
         for o in out {
             match o {
                 co::Output::Send { rid, env, msg } => self.send(Net::ToReplica { from: node, to: rid.0, env, msg }),
-                co::Output::ProposeDrop { epoch, term, rids, base } => {
+                co::Output::Propose { epoch, term, change } => {
                     let session = self.hosts[&node].coordinator.as_ref().unwrap().session;
-                    let cmd = Command::Drop { vol: VOL, shard: 0, epoch, term, rids, base };
+                    let (vol, shard) = (VOL, 0);
+                    let cmd = match change {
+                        co::Change::Drop { rids, base } => Command::Drop { vol, shard, epoch, term, rids, base },
+                        co::Change::SyncStart { rid, sync_id } => {
+                            Command::SyncStart { vol, shard, epoch, term, rid, sync_id }
+                        }
+                        co::Change::Add { rid, store_uuid } => {
+                            Command::Add { vol, shard, epoch, term, rid, store_uuid }
+                        }
+                    };
                     if !self.cut.contains(&(node, 0)) {
                         self.send(Net::Proposal { from: node, session, cmd });
                     }
@@ -325,9 +371,12 @@ impl Sim {
                 co::Output::Reply { id, result } => self.answered(node, id, result)?,
                 co::Output::Fenced => {
                     let a = self.hosts.get_mut(&node).unwrap().coordinator.as_ref();
-                    self.outcome.reconciled += a.map_or(0, |a| a.c.status().reconciled_blocks);
+                    let s = a.map(|a| a.c.status());
+                    self.outcome.reconciled += s.map_or(0, |s| s.reconciled_blocks);
+                    self.outcome.synced += s.map_or(0, |s| s.stats.synced_blocks);
                 }
-                co::Output::Serving | co::Output::Drained => {}
+                co::Output::WantSync => self.coordinator_step(node, co::Input::SyncGo)?,
+                co::Output::Serving | co::Output::Drained | co::Output::SyncOver => {}
             }
         }
         Ok(())
@@ -354,6 +403,10 @@ impl Sim {
             (Ok(_), _) => {}
             // A fenced write has an unknown outcome: it stays open.
             (Err(IoError::Fenced), _) => {}
+            // Of a request over two chunks one may have been applied.
+            (Err(IoError::NoSpace), Some(_)) if self.small_disks && blocks.contains(&255) && blocks.contains(&256) => {
+                self.outcome.full += 1;
+            }
             // Certainly applied nowhere: nobody may ever read it.
             (Err(IoError::NoSpace), Some(w)) if self.small_disks => {
                 self.outcome.full += 1;
@@ -486,8 +539,37 @@ impl Sim {
         }
         h.up = true;
         h.boot = boot;
-        h.replica = Replica::new(now, boot, durable(node, &h.store));
+        h.replica = Replica::new(now, boot, durable(node, h.uuid, &h.store));
         self.all_links()
+    }
+
+    /// A crashed node's disk is wiped, if another in-sync replica that was not still has everything.
+    fn wipe(&mut self) -> Result<(), String> {
+        let node = 1 + self.rng.below(NODES);
+        let uuid = StoreUuid(u128::from(self.id()) << 32);
+        let (record, hosts) = (self.record(), &mut self.hosts);
+        let whole = record.in_sync.iter().any(|(r, m)| r.0 != node && hosts[&r.0].uuid == m.store_uuid);
+        let Some(h) = hosts.get_mut(&node).filter(|h| !h.up && whole) else { return Ok(()) };
+        let units = h.store.units;
+        h.store = ModelStore::default();
+        h.store.units = units;
+        h.uuid = uuid;
+        self.outcome.wipes += 1;
+        Ok(())
+    }
+
+    /// The agents: storage that is not the recorded one is reported, which is refused while it counts as in-sync.
+    fn report_storage(&mut self) {
+        let mut changed = false;
+        for node in 1..=NODES {
+            let (up, uuid) = (self.hosts[&node].up, self.hosts[&node].uuid);
+            if up && self.state.volumes[&VOL].shards[0].replicas[&Rid(node)].store_uuid != Some(uuid) {
+                changed |= self.apply(Command::ReplicaMade { vol: VOL, rid: Rid(node), store_uuid: uuid }).is_ok();
+            }
+        }
+        if changed {
+            self.announce();
+        }
     }
 
     /// Cuts one direction between two nodes, or a node from Raft.
@@ -539,13 +621,15 @@ impl Sim {
             let until = self.now.plus(120_000_000);
             while self.now < until {
                 self.tick(20_000)?;
+                self.report_storage();
                 self.announce();
                 for _ in 0..24 {
                     self.deliver()?;
                     self.store_step()?;
                 }
                 let a = self.hosts[&node].coordinator.as_ref().unwrap();
-                if !a.ops.contains_key(&id) && a.c.status().phase == Phase::Serving {
+                let complete = self.small_disks || self.record().out.is_empty();
+                if !a.ops.contains_key(&id) && a.c.status().phase == Phase::Serving && complete {
                     return self.converged();
                 }
             }
@@ -585,12 +669,12 @@ impl Net {
     }
 }
 
-fn durable(node: u64, s: &ModelStore) -> Durable {
+fn durable(node: u64, store_uuid: StoreUuid, s: &ModelStore) -> Durable {
     Durable {
         cluster: ClusterId(1),
         shard: SHARD,
         rid: Rid(node),
-        store_uuid: StoreUuid(u128::from(node)),
+        store_uuid,
         lineage: Lineage(1),
         promised_term: s.promised.0,
         promised_session: s.promised.1,

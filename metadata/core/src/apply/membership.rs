@@ -33,6 +33,9 @@ impl ClusterState {
                 r.state = ReplicaState::Out { base: *base };
                 r.out_since = next;
                 gone.push((r.rid, r.node));
+            } else if let ReplicaState::Syncing { base, .. } = r.state {
+                // A join that is given up: whatever Add is still on its way is refused from here on.
+                r.state = ReplicaState::Out { base };
             }
         }
         let left = s.in_sync().len();

@@ -116,7 +116,11 @@ impl ClusterState {
         };
         match r.store_uuid {
             Some(known) if known == uuid => return Ok(Reply::Done),
-            // Storage that was made twice is storage whose first making was lost: unknown history (I12).
+            // Storage that was made twice is storage whose first making was lost: unknown history, base 0 (I12).
+            Some(_) if !r.in_sync() => {
+                r.store_uuid = Some(uuid);
+                r.state = ReplicaState::Out { base: hf_policy::Ver::ZERO };
+            }
             Some(_) => {
                 return Err(Refusal::Invalid(format!("replica #{rid} was initialised with other storage before")));
             }

@@ -51,6 +51,6 @@ impl Coordinator {
     /// May what member `from` answered be delivered now? Valid leases from every required member but `from` itself, which
     /// proved the term by answering.
     pub(super) fn leases_valid(&self, now: Tick, from: Rid) -> bool {
-        self.record.in_sync.keys().all(|r| *r == from || self.members.get(r).is_some_and(|m| now < m.lease_until))
+        self.required().iter().all(|r| *r == from || self.members.get(r).is_some_and(|m| now < m.lease_until))
     }
 }

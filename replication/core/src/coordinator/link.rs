@@ -17,6 +17,29 @@ pub(super) enum For {
     Versions(hf_policy::ChunkIx),
     Source(hf_policy::ChunkIx, hf_policy::BlockIx),
     Copy(hf_policy::ChunkIx),
+    /// Blocks that were bad are replaced.
+    Repair,
+    SyncSeal,
+    SyncList,
+    SyncVersions(hf_policy::ChunkIx),
+    SyncRead(hf_policy::ChunkIx, hf_policy::BlockIx),
+    SyncCopy(hf_policy::ChunkIx),
+    /// A numbered write, to a member that is being brought in.
+    Mirror(u64),
+}
+
+impl For {
+    pub fn is_sync(self) -> bool {
+        matches!(
+            self,
+            For::SyncSeal
+                | For::SyncList
+                | For::SyncVersions(_)
+                | For::SyncRead(..)
+                | For::SyncCopy(_)
+                | For::Mirror(_)
+        )
+    }
 }
 
 /// A request that is not answered yet.
@@ -76,7 +99,7 @@ impl Coordinator {
         let mut late = Vec::new();
         for (req, p) in &self.pending {
             // Seals have a rhythm of their own.
-            if p.what == For::Seal {
+            if matches!(p.what, For::Seal | For::SyncSeal) {
                 continue;
             }
             let m = self.members.get(&p.rid);
@@ -91,8 +114,17 @@ impl Coordinator {
             self.resend(now, req, out);
         }
         for (rid, req) in late {
-            self.suspect(rid);
-            self.resend_late(now, req, out);
+            let what = self.pending.get(&req).map(|p| p.what);
+            // Background work is no reason to drop a member that serves.
+            let copying = what.is_some_and(|w| w.is_sync() && !matches!(w, For::Mirror(_)));
+            if copying && self.record.in_sync.contains_key(&rid) {
+                self.fail_sync("the source is slow");
+            } else if what == Some(For::Repair) {
+                self.pending.remove(&req);
+            } else {
+                self.suspect(rid);
+                self.resend_late(now, req, out);
+            }
         }
     }
 
@@ -147,7 +179,7 @@ impl Coordinator {
             return self.nack(now, rid, env.req, what, nack, out);
         }
         if let Msg::SealWait { us } = msg {
-            return self.seal_wait(now, rid, us);
+            return if what == For::SyncSeal { self.target_wait(now, us) } else { self.seal_wait(now, rid, us) };
         }
         let Some(p) = self.pending.remove(&env.req) else { return };
         match (what, msg) {
@@ -162,6 +194,15 @@ impl Coordinator {
             (For::Versions(c), Msg::ChunkVersionsAck { infos }) => self.versions(now, rid, c, infos, out),
             (For::Source(c, b), Msg::ReadAck { infos, data }) => self.source(now, rid, c, b, infos, data, out),
             (For::Copy(c), Msg::CopyAck { .. }) => self.copied(now, rid, c, out),
+            (For::Repair, Msg::CopyAck { applied }) => {
+                self.stats.repaired_blocks += applied.iter().filter(|a| **a).count() as u64;
+            }
+            (For::SyncSeal, Msg::SealAck { .. }) => self.target_sealed(now, out),
+            (For::SyncList, Msg::ChunkListAck { chunks, more }) => self.sync_listed(now, rid, chunks, more, out),
+            (For::SyncVersions(c), Msg::ChunkVersionsAck { infos }) => self.sync_versions(now, rid, c, infos, out),
+            (For::SyncRead(c, b), Msg::ReadAck { infos, data }) => self.sync_read(now, rid, c, b, infos, data, out),
+            (For::SyncCopy(c), Msg::CopyAck { .. }) => self.chunk_synced(now, c, out),
+            (For::Mirror(seq), Msg::WriteAck { .. }) => self.mirror_acked(now, seq, rid, out),
             // An answer of the wrong kind: the request stays open, and time decides.
             (_, _) => drop(self.pending.insert(env.req, p)),
         }
@@ -179,6 +220,7 @@ impl Coordinator {
                 self.read_refused(now, id, rid, out);
             }
             (_, For::Seal) => self.seal_refused(now, rid),
+            (_, For::Repair) => drop(self.pending.remove(&req)),
             _ => self.suspect(rid),
         }
     }

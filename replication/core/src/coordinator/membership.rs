@@ -1,8 +1,8 @@
 //! Suspects, drops, records, fencing. At most one proposal is open. The record precedes reliance (I3): a member counts
 //! until the commit that drops it is seen here.
 
-use super::{Coordinator, IoError, Output, Phase, Proposed, Record};
-use hf_policy::{Epoch, Rid, Tick, Ver};
+use super::{Change, Coordinator, IoError, Member, Output, Phase, Proposed, Record};
+use hf_policy::{Epoch, Rid, Tick};
 use std::collections::BTreeSet;
 
 /// The open proposal.
@@ -20,8 +20,10 @@ const AGAIN: u64 = 50 * hf_policy::MS;
 impl Coordinator {
     /// This member holds things up; unless it is the last one it will be dropped.
     pub(super) fn suspect(&mut self, rid: Rid) {
-        if self.record.in_sync.contains_key(&rid) {
+        if self.record.in_sync.contains_key(&rid) || self.joining() == Some(rid) {
             self.suspects.insert(rid);
+        } else if self.sync.as_ref().is_some_and(|s| s.rid == rid) {
+            self.fail_sync("the member does not answer well");
         }
     }
 
@@ -55,33 +57,38 @@ impl Coordinator {
         if self.proposal.as_ref().is_some_and(|p| now < p.until) {
             return;
         }
-        let in_sync = self.required();
-        self.suspects.retain(|r| in_sync.contains(r));
+        let required = self.required();
+        self.suspects.retain(|r| required.contains(r));
+        let in_sync = &self.record.in_sync;
         // The last replica standing is never dropped: I/O waits for exactly that replica. Who answered last stays.
-        let mut rids: Vec<Rid> = self.suspects.iter().copied().collect();
-        if rids.len() == in_sync.len() {
+        let mut rids: Vec<Rid> = self.suspects.iter().copied().filter(|r| in_sync.contains_key(r)).collect();
+        if !rids.is_empty() && rids.len() == in_sync.len() {
             // Kept is whoever is not known to be broken; dropping a healthy member for a broken one would strand the data.
             rids.sort_by_key(|r| self.members.get(r).map(|m| (!m.broken, m.up, m.heard)));
             rids.pop();
-            // All are suspect: nobody is known to hold what the others may miss, so nobody is dropped unless one is up.
-            if !self.members.values().any(|m| m.up && now.since(m.heard) < self.cfg.replica_timeout * 2) {
-                return;
-            }
         }
+        // Nobody is dropped in favour of members of which none is known to be there: they may be what was lost.
+        let alive = |m: &Member| m.up && !m.broken && now.since(m.heard) < crate::timing::DEAD;
+        let kept = in_sync.keys().filter(|r| !rids.contains(r)).filter_map(|r| self.members.get(r));
+        if !kept.into_iter().any(alive) {
+            rids.clear();
+        }
+        // A join is given up only by a commit: until then it may have happened.
+        rids.extend(self.joining().filter(|r| self.suspects.contains(r)));
         if rids.is_empty() {
             return;
         }
         let base = if self.phase == Phase::Serving { self.stable } else { self.takeover.s_star };
-        self.propose(now, rids, base, out);
+        self.propose(now, Change::Drop { rids, base }, out);
     }
 
-    pub(super) fn propose(&mut self, now: Tick, rids: Vec<Rid>, base: Ver, out: &mut Vec<Output>) {
+    pub(super) fn propose(&mut self, now: Tick, change: Change, out: &mut Vec<Output>) {
         if self.proposal.as_ref().is_some_and(|p| now < p.until) {
             return;
         }
         let (epoch, term) = (self.record.epoch, self.record.term);
         self.proposal = Some(Proposal { epoch, until: now.plus(PROPOSAL) });
-        out.push(Output::ProposeDrop { epoch, term, rids, base });
+        out.push(Output::Propose { epoch, term, change });
     }
 
     pub(super) fn on_proposed(&mut self, now: Tick, outcome: Proposed) {
@@ -102,24 +109,30 @@ impl Coordinator {
         if record.term != self.record.term || record.session != Some(self.cfg.session) {
             return self.fence(out);
         }
-        let gone: BTreeSet<Rid> = self.required().into_iter().filter(|r| !record.in_sync.contains_key(r)).collect();
+        let gone: BTreeSet<Rid> =
+            self.record.in_sync.keys().copied().filter(|r| !record.in_sync.contains_key(r)).collect();
         if self.proposal.as_ref().is_some_and(|p| p.epoch < record.epoch) {
             self.proposal = None;
         }
         self.record = record;
-        // A member's storage may have been recorded only now (a grown volume's new shard).
-        for (rid, info) in &self.record.in_sync {
-            if let Some(m) = self.members.get_mut(rid) {
-                m.info = *info;
-            }
+        // A member's storage may have been recorded only now; replicas come and go.
+        for (rid, info) in self.record.everybody() {
+            self.members.entry(rid).or_insert_with(|| Member::new(info)).info = info;
         }
+        let (in_sync, others) = (&self.record.in_sync, &self.record.out);
+        self.members.retain(|r, _| in_sync.contains_key(r) || others.contains_key(r));
+        self.sync_retry.retain(|r, _| others.contains_key(r));
+        self.sync_record(now, out);
         if gone.is_empty() {
             // The policy may ask for fewer members now: held writes are looked at again.
             self.recheck_probes(now, out);
             return self.recheck_writes(now, out);
         }
         self.stats.drops += gone.len() as u64;
-        self.members.retain(|r, _| !gone.contains(r));
+        for (_, m) in self.members.iter_mut().filter(|(r, _)| gone.contains(r)) {
+            m.lease_until = Tick(0);
+        }
+        self.sync_without(&gone);
         self.suspects.retain(|r| !gone.contains(r));
         let lost: Vec<(u64, super::link::For)> =
             self.pending.iter().filter(|(_, p)| gone.contains(&p.rid)).map(|(r, p)| (*r, p.what)).collect();
@@ -151,6 +164,10 @@ impl Coordinator {
         self.owed = 0;
         self.reads.clear();
         self.pending.clear();
+        if self.sync.take().is_some() || self.permit != super::sync::Permit::None {
+            self.permit = super::sync::Permit::None;
+            out.push(Output::SyncOver);
+        }
         out.push(Output::Fenced);
         if std::mem::take(&mut self.stopping) {
             out.push(Output::Drained);

@@ -12,6 +12,7 @@
 //! | `read.rs` | choosing a member, verifying, delivering under leases |
 //! | `lease.rs` | leases and signs of life |
 //! | `membership.rs` | suspects, drops, records, fencing |
+//! | `sync.rs` | bringing a member back in |
 //! | `link.rs` | requests to members, repeated until answered |
 
 mod io;
@@ -20,10 +21,12 @@ mod link;
 mod membership;
 mod read;
 mod space;
+mod sync;
 mod takeover;
 mod types;
 mod write;
 
+pub use sync::SyncStage;
 pub use types::*;
 
 use crate::message::Envelope;
@@ -54,6 +57,10 @@ pub struct Coordinator {
     proposal: Option<membership::Proposal>,
     suspects: BTreeSet<Rid>,
     takeover: takeover::Takeover,
+    sync: Option<sync::Sync>,
+    sync_retry: sync::Retry,
+    sync_count: u64,
+    permit: sync::Permit,
     last_read: Tick,
     next_lease: Tick,
     next_tick: Tick,
@@ -65,7 +72,7 @@ pub struct Coordinator {
 impl Coordinator {
     /// A coordinator for a record that an `Attach` of this session has just made.
     pub fn new(now: Tick, cfg: Config, record: Record, out: &mut Vec<Output>) -> Coordinator {
-        let members = record.in_sync.iter().map(|(rid, m)| (*rid, Member::new(*m))).collect();
+        let members = record.everybody().map(|(rid, m)| (rid, Member::new(m))).collect();
         let mut c = Coordinator {
             cfg,
             record,
@@ -85,6 +92,10 @@ impl Coordinator {
             proposal: None,
             suspects: BTreeSet::new(),
             takeover: takeover::Takeover::new(now),
+            sync: None,
+            sync_retry: Default::default(),
+            sync_count: 0,
+            permit: sync::Permit::None,
             last_read: now,
             next_lease: now,
             next_tick: now,
@@ -108,7 +119,8 @@ impl Coordinator {
             Input::PeerDown { rid } => self.peer_down(now, rid),
             Input::Record(r) => self.on_record(now, r, out),
             Input::Proposed(p) => self.on_proposed(now, p),
-            Input::Stop => self.stopping = true,
+            Input::SyncGo => self.permit = sync::Permit::Granted,
+            Input::Stop => self.stop(now, out),
             Input::Tick => {}
         }
         self.settle(now, out);
@@ -125,6 +137,7 @@ impl Coordinator {
             self.drive_takeover(now, out);
             self.drive_leases(now, out);
         }
+        self.drive_sync(now, out);
         self.drive_membership(now, out);
         if self.stopping && self.requests.is_empty() && self.queued.is_empty() && self.flushes.is_empty() {
             self.stopping = false;
@@ -136,8 +149,14 @@ impl Coordinator {
     pub fn next_deadline(&self) -> Option<Tick> {
         match self.phase {
             Phase::Fenced => None,
-            Phase::Serving if self.pending.is_empty() && self.suspects.is_empty() && self.queued.is_empty() => {
-                Some(self.next_lease.max(self.next_tick))
+            Phase::Serving
+                if self.pending.is_empty()
+                    && self.suspects.is_empty()
+                    && self.queued.is_empty()
+                    && self.sync.is_none() =>
+            {
+                let retry = self.sync_retry.values().map(|(at, _)| *at).min();
+                Some(retry.map_or(self.next_lease, |r| r.min(self.next_lease)).max(self.next_tick))
             }
             _ => Some(self.next_tick),
         }
@@ -163,10 +182,18 @@ impl Coordinator {
         self.next_id
     }
 
-    /// The members whose acknowledgement every write needs: the committed in-sync set (I2). A member whose drop is
-    /// proposed counts until the commit is seen (I3).
+    /// Lets everything end. A sync that has not joined ends with it; a pending join is decided by the record first.
+    fn stop(&mut self, now: Tick, out: &mut Vec<Output>) {
+        self.stopping = true;
+        if self.joining().is_none() {
+            self.end_sync(now, out);
+        }
+    }
+
+    /// The members whose acknowledgement every write needs: the committed in-sync set and who is joining it (I2). A member
+    /// whose drop is proposed counts until the commit is seen (I3).
     fn required(&self) -> BTreeSet<Rid> {
-        self.record.in_sync.keys().copied().collect()
+        self.record.in_sync.keys().copied().chain(self.joining()).collect()
     }
 
     /// Where it stands, for people and metrics.
@@ -179,6 +206,8 @@ impl Coordinator {
             outstanding: (self.requests.len() + self.queued.len()) as u32,
             stable: self.stable,
             reconciled_blocks: self.takeover.copied,
+            out: self.record.out.len() as u32,
+            sync: self.sync_status(),
             stats: self.stats,
         }
     }
@@ -189,7 +218,9 @@ impl Coordinator {
             if w.waiting.is_empty() && !w.held {
                 return Err(format!("write {seq} waits for nobody and is not answered"));
             }
-            if w.waiting.iter().any(|r| !self.record.in_sync.contains_key(r)) {
+            let known =
+                |r: &Rid| self.record.in_sync.contains_key(r) || self.sync.as_ref().is_some_and(|s| s.rid == *r);
+            if !w.waiting.iter().all(known) {
                 return Err(format!("write {seq} waits for a member that is out"));
             }
         }

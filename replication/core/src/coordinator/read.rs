@@ -3,11 +3,11 @@
 
 use super::link::For;
 use super::{Coordinator, IoError, Output};
-use crate::message::{BlockInfo, BlockState, Msg};
+use crate::message::{BlockInfo, BlockState, Content, CopyItem, Msg};
 use bytes::Bytes;
 use hf_policy::attributes::ReadFrom;
-use hf_policy::{BLOCK_SIZE, BlockRange, Rid, Tick, crc};
-use std::collections::BTreeSet;
+use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, Rid, Tick, Ver, crc};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A read of blocks of one chunk.
 pub(super) struct Read {
@@ -19,11 +19,17 @@ pub(super) struct Read {
     pub tried: BTreeSet<Rid>,
     /// Only what the blocks are is asked, not their bytes.
     pub status: bool,
+    /// Blocks that members said are bad there, with the version they have there.
+    pub bad: Vec<(Rid, BlockIx, Ver)>,
     /// Arrived, waiting for leases.
     pub arrived: Option<(Rid, Vec<BlockInfo>, Bytes)>,
 }
 
 impl Read {
+    fn new(request: u64, part: usize, range: BlockRange, status: bool) -> Read {
+        Read { request, part, range, status, tried: BTreeSet::new(), bad: Vec::new(), arrived: None }
+    }
+
     fn msg(&self) -> Msg {
         if self.status {
             Msg::ChunkVersions { chunk: self.range.start.chunk() }
@@ -42,7 +48,7 @@ impl Coordinator {
         range: BlockRange,
         out: &mut Vec<Output>,
     ) {
-        self.begin_read(now, Read { request, part, range, status: false, tried: BTreeSet::new(), arrived: None }, out);
+        self.begin_read(now, Read::new(request, part, range, false), out);
     }
 
     pub(super) fn start_status(
@@ -53,7 +59,7 @@ impl Coordinator {
         range: BlockRange,
         out: &mut Vec<Output>,
     ) {
-        self.begin_read(now, Read { request, part, range, status: true, tried: BTreeSet::new(), arrived: None }, out);
+        self.begin_read(now, Read::new(request, part, range, true), out);
     }
 
     fn begin_read(&mut self, now: Tick, read: Read, out: &mut Vec<Output>) {
@@ -77,7 +83,7 @@ impl Coordinator {
     }
 
     /// The member that reads: by policy, among those not tried and preferably up and unsuspected.
-    fn choose(&mut self, tried: &BTreeSet<Rid>) -> Option<Rid> {
+    pub(super) fn choose(&mut self, tried: &BTreeSet<Rid>) -> Option<Rid> {
         let usable = |c: &Self, r: &Rid| c.members.get(r).is_some_and(|m| m.up) && !c.suspects.contains(r);
         let all: Vec<Rid> = self.record.in_sync.keys().copied().filter(|r| !tried.contains(r)).collect();
         let good: Vec<Rid> = all.iter().copied().filter(|r| usable(self, r)).collect();
@@ -145,14 +151,52 @@ impl Coordinator {
         if bad > 0 {
             self.stats.bad_blocks += bad as u64;
             r.tried.insert(rid);
+            let is_bad = |(i, x): (usize, &BlockInfo)| {
+                (x.state == BlockState::Bad).then_some((rid, BlockIx(r.range.start.0 + i as u64), x.ver))
+            };
+            let list: Vec<_> = infos.iter().take(n).enumerate().filter_map(is_bad).collect();
+            r.bad.extend(list);
             return self.send_read(now, id, out);
         }
-        r.arrived = Some((rid, infos, data));
+        let bad = std::mem::take(&mut r.bad);
+        let range = r.range;
+        if bad.is_empty() {
+            r.arrived = Some((rid, infos, data));
+        } else {
+            r.arrived = Some((rid, infos.clone(), data.clone()));
+            self.repair(now, range, bad, &infos, &data, out);
+        }
         if !self.leases_valid(now, rid) {
             self.stats.lease_waits += 1;
             self.ask_leases(now, out);
         }
         self.deliver_reads(now, out);
+    }
+
+    /// What one member had whole replaces what was bad on others. The range is locked, so that all of them mean the same
+    /// version; the copy is compare-and-set, so that a later write wins over it.
+    fn repair(
+        &mut self,
+        now: Tick,
+        range: BlockRange,
+        bad: Vec<(Rid, BlockIx, Ver)>,
+        infos: &[BlockInfo],
+        data: &Bytes,
+        out: &mut Vec<Output>,
+    ) {
+        let mut items: BTreeMap<Rid, Vec<CopyItem>> = BTreeMap::new();
+        for (rid, block, seen) in bad {
+            let i = (block.0 - range.start.0) as usize;
+            let Some(info) = infos.get(i).filter(|_| self.record.in_sync.contains_key(&rid)) else { continue };
+            let content = match info.state {
+                BlockState::Data => Content::Data(info.crc, data.slice(i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE)),
+                _ => Content::Zero,
+            };
+            items.entry(rid).or_default().push(CopyItem { block, seen, src: info.ver, content, repair: true });
+        }
+        for (rid, items) in items {
+            self.request(now, rid, For::Repair, Msg::Copy { items }, out);
+        }
     }
 
     /// Hands on what has arrived and is covered by leases at this moment, which is after the data arrived.

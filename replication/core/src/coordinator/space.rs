@@ -36,7 +36,12 @@ pub(super) fn worst_case(range: BlockRange) -> u64 {
 impl Coordinator {
     /// Is there surely room for so much more, on every member?
     pub(super) fn has_room(&self, need: u64) -> bool {
-        need == 0 || self.members.values().all(|m| m.credit >= self.owed.saturating_add(need).saturating_add(SLACK))
+        need == 0
+            || self
+                .required()
+                .iter()
+                .filter_map(|r| self.members.get(r))
+                .all(|m| m.credit >= self.owed.saturating_add(need).saturating_add(SLACK))
     }
 
     /// Asks every member what the request's data would take.

@@ -5,7 +5,7 @@
 
 use super::link::For;
 use super::{Coordinator, Output, Phase};
-use crate::message::{BlockInfo, BlockState, CopyItem, Msg};
+use crate::message::{BlockInfo, BlockState, Content, CopyItem, Msg};
 use crate::timing::{SEAL, SEAL_EVERY};
 use bytes::Bytes;
 use hf_policy::{BlockIx, BlockRange, ChunkIx, Rid, Seq, Tick, Ver};
@@ -90,7 +90,7 @@ impl Coordinator {
         let missing: Vec<Rid> = unsealed.iter().filter(missing).copied().collect();
         if late && !missing.is_empty() {
             let base = self.sealed_stable();
-            self.propose(now, missing, base, out);
+            self.propose(now, super::Change::Drop { rids: missing, base }, out);
         }
     }
 
@@ -246,7 +246,7 @@ impl Coordinator {
         if good {
             a.sources.remove(&block);
             for item in a.items.values_mut().flatten().filter(|i| i.block == block) {
-                item.data = Some((infos[0].crc, data.clone()));
+                item.content = Content::Data(infos[0].crc, data.clone());
             }
         } else if let Some(i) = a.versions.get_mut(&rid).and_then(|v| v.get_mut(block.in_chunk())) {
             // This member's copy is bad after all: decide again without it.
@@ -305,7 +305,7 @@ fn compare(
         if equal || has.ver > best.ver {
             continue; // a bad block with a higher version stays bad: nobody has its bytes
         }
-        let item = CopyItem { block, seen: has.ver, src: best.ver, data: None };
+        let item = CopyItem { block, seen: has.ver, src: best.ver, content: Content::Zero, repair: false };
         items.entry(*rid).or_default().push(item);
         needed |= !best.state.is_zero();
     }

@@ -56,6 +56,58 @@ pub struct Record {
     pub lineage: Lineage,
     /// The in-sync set.
     pub in_sync: BTreeMap<Rid, MemberInfo>,
+    /// Replicas that are out.
+    pub out: BTreeMap<Rid, OutInfo>,
+}
+
+impl Record {
+    /// Every replica.
+    pub(super) fn everybody(&self) -> impl Iterator<Item = (Rid, MemberInfo)> {
+        let out = self
+            .out
+            .iter()
+            .map(|(r, o)| (*r, MemberInfo { node: o.node, store_uuid: o.store_uuid.unwrap_or_default() }));
+        self.in_sync.iter().map(|(r, m)| (*r, *m)).chain(out)
+    }
+}
+
+/// A replica that is out, as Raft records it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutInfo {
+    /// Its node.
+    pub node: NodeId,
+    /// Its storage, once made.
+    pub store_uuid: Option<StoreUuid>,
+    /// It holds every acknowledged write up to here.
+    pub base: Ver,
+    /// The sync that has begun, if one has.
+    pub sync_id: Option<u64>,
+}
+
+/// A change of the record that a coordinator asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// These members leave the in-sync set (or a join is given up).
+    Drop {
+        /// Who.
+        rids: Vec<Rid>,
+        /// They hold every acknowledged write up to here.
+        base: Ver,
+    },
+    /// A sync of this member begins.
+    SyncStart {
+        /// Who.
+        rid: Rid,
+        /// Which attempt.
+        sync_id: u64,
+    },
+    /// This member holds everything.
+    Add {
+        /// Who.
+        rid: Rid,
+        /// Its storage.
+        store_uuid: StoreUuid,
+    },
 }
 
 /// Where the coordinator stands.
@@ -192,6 +244,8 @@ pub enum Input {
     Record(Record),
     /// The open proposal ended.
     Proposed(Proposed),
+    /// This node has room for a sync: the answer to [`Output::WantSync`].
+    SyncGo,
     /// Let everything end, then say [`Output::Drained`].
     Stop,
     /// Time has passed.
@@ -210,17 +264,19 @@ pub enum Output {
         /// What.
         msg: Msg,
     },
-    /// Propose that these members leave the in-sync set; answered by [`Input::Proposed`].
-    ProposeDrop {
+    /// Propose a change of the record; answered by [`Input::Proposed`].
+    Propose {
         /// The record's epoch.
         epoch: Epoch,
         /// The term.
         term: Term,
-        /// Who.
-        rids: Vec<Rid>,
-        /// They hold every acknowledged write up to here.
-        base: Ver,
+        /// What.
+        change: Change,
     },
+    /// A member could be brought back in; answered by [`Input::SyncGo`] when that may begin.
+    WantSync,
+    /// The sync has ended, one way or the other.
+    SyncOver,
     /// Answer a client.
     Reply {
         /// Whose request.
@@ -257,6 +313,14 @@ pub struct Stats {
     pub bad_blocks: u64,
     /// Reads that had to wait for a lease.
     pub lease_waits: u64,
+    /// Members brought back in.
+    pub syncs: u64,
+    /// Attempts that ended otherwise.
+    pub syncs_failed: u64,
+    /// Blocks copied to members that were out.
+    pub synced_blocks: u64,
+    /// Blocks that were bad on a member and replaced from another one.
+    pub repaired_blocks: u64,
 }
 
 /// Where a coordinator stands, for people.
@@ -276,8 +340,29 @@ pub struct Status {
     pub stable: Ver,
     /// Blocks copied by the take-over.
     pub reconciled_blocks: u64,
+    /// Replicas that are out.
+    pub out: u32,
+    /// The sync that is going on.
+    pub sync: Option<SyncStatus>,
     /// Counters.
     pub stats: Stats,
+}
+
+/// A sync's progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SyncStatus {
+    /// Who is brought back in.
+    pub rid: Rid,
+    /// Where it stands.
+    pub stage: super::SyncStage,
+    /// Chunks to compare.
+    pub chunks: u64,
+    /// Chunks done.
+    pub chunks_done: u64,
+    /// Blocks copied.
+    pub copied_blocks: u64,
+    /// Bytes of live writes that it has not acknowledged.
+    pub behind_bytes: u64,
 }
 
 /// A member, as the coordinator sees it.

@@ -30,10 +30,12 @@ impl Coordinator {
     ) {
         self.seq += 1;
         let seq = self.seq;
-        let waiting = self.required();
-        let w = Write { request, waiting: waiting.clone(), refused: BTreeSet::new(), applied: false, held: false };
+        let mut waiting = self.required();
+        let members = waiting.clone();
+        waiting.extend(self.mirror(now, seq, range, &kind, out));
+        let w = Write { request, waiting, refused: BTreeSet::new(), applied: false, held: false };
         self.writes.insert(seq, w);
-        for rid in waiting {
+        for rid in members {
             let msg = Msg::Write { seq, range, stable: self.stable, kind: kind.clone() };
             self.request(now, rid, For::Write(seq), msg, out);
         }
@@ -84,8 +86,10 @@ impl Coordinator {
         let seqs: Vec<u64> = self.writes.keys().copied().collect();
         for seq in seqs {
             if let Some(w) = self.writes.get_mut(&seq) {
-                w.waiting.retain(|r| self.record.in_sync.contains_key(r));
-                w.refused.retain(|r| self.record.in_sync.contains_key(r));
+                let counts =
+                    |r: &Rid| self.record.in_sync.contains_key(r) || self.sync.as_ref().is_some_and(|s| s.rid == *r);
+                w.waiting.retain(counts);
+                w.refused.retain(counts);
             }
             self.write_settle(now, seq, out);
         }

@@ -6,7 +6,7 @@
 
 mod guard;
 
-use crate::message::{BlockInfo, CopyItem, Envelope, Msg, Nack, WriteKind};
+use crate::message::{BlockInfo, Content, CopyItem, Envelope, Msg, Nack, WriteKind};
 use crate::timing::{LEASE_AT_REPLICA, STABLE_EVERY};
 use bytes::Bytes;
 use hf_policy::crc::{self, PayloadCrc};
@@ -298,8 +298,9 @@ impl Replica {
                 self.store(Waiting::Other { link, env, kind: Kind::Versions }, StoreOp::Versions { chunk }, out);
             }
             Msg::Copy { items } => {
-                let intact = |i: &CopyItem| {
-                    i.data.as_ref().is_none_or(|(c, d)| d.len() == hf_policy::BLOCK_SIZE && crc::payload(d) == *c)
+                let intact = |i: &CopyItem| match &i.content {
+                    Content::Data(c, d) => d.len() == hf_policy::BLOCK_SIZE && crc::payload(d) == *c,
+                    Content::Zero | Content::Bad => true,
                 };
                 if !items.iter().all(intact) {
                     return self.reply(link, env, Msg::Nack(Nack::BadCrc), out);

@@ -1,6 +1,6 @@
 //! Frames to bytes and back.
 
-use crate::message::{BlockInfo, BlockState, CopyItem, Envelope, Msg, Nack, WriteKind};
+use crate::message::{BlockInfo, BlockState, Content, CopyItem, Envelope, Msg, Nack, WriteKind};
 use bytes::Bytes;
 use hf_policy::crc::PayloadCrc;
 use hf_policy::{
@@ -12,6 +12,8 @@ const MAGIC: u32 = 0x3152_4648; // "HFR1"
 /// Bytes of a header.
 pub const HEADER_BYTES: usize = 160;
 const CRC_AT: usize = 4;
+/// In a copied block's kind: only if it is bad there.
+const REPAIR: u8 = 0x80;
 /// A body's bound: the longest is a page of the chunk list.
 pub const MAX_BODY: u32 = 96 << 10;
 /// A payload's bound: one chunk.
@@ -267,9 +269,16 @@ fn body(w: &mut W, m: &Msg) -> Vec<Bytes> {
                 w.u64(i.block.0);
                 w.ver(i.seen);
                 w.ver(i.src);
-                w.u8(u8::from(i.data.is_some()));
-                w.u32(i.data.as_ref().map_or(0, |(c, _)| c.0));
-                payload.extend(i.data.as_ref().map(|(_, d)| d.clone()));
+                let (what, crc) = match &i.content {
+                    Content::Zero => (0, 0),
+                    Content::Data(crc, d) => {
+                        payload.push(d.clone());
+                        (1, crc.0)
+                    }
+                    Content::Bad => (2, 0),
+                };
+                w.u8(what | if i.repair { REPAIR } else { 0 });
+                w.u32(crc);
             }
             return payload;
         }
@@ -439,19 +448,24 @@ fn copy_items(r: &mut R<'_>, payload: &Bytes) -> Option<(Vec<CopyItem>, usize)> 
     let mut items = Vec::with_capacity(n);
     for _ in 0..n {
         let (block, seen, src) = (BlockIx(r.u64()?), r.ver()?, r.ver()?);
-        let (has, crc) = (r.u8()? != 0, PayloadCrc(r.u32()?));
-        let data = if has {
+        let (what, crc) = (r.u8()?, PayloadCrc(r.u32()?));
+        let repair = what & REPAIR != 0;
+        let content = if what & !REPAIR == 1 {
             let end = at + BLOCK_SIZE;
             if end > payload.len() {
                 return None;
             }
             let d = payload.slice(at..end);
             at = end;
-            Some((crc, d))
+            Content::Data(crc, d)
         } else {
-            None
+            match what & !REPAIR {
+                0 => Content::Zero,
+                2 => Content::Bad,
+                _ => return None,
+            }
         };
-        items.push(CopyItem { block, seen, src, data });
+        items.push(CopyItem { block, seen, src, content, repair });
     }
     Some((items, at / BLOCK_SIZE))
 }

@@ -71,6 +71,10 @@ impl Store {
             page.trim_ver = page.trim_ver.max(ver);
             page.blocks.iter_mut().filter(|m| m.ver <= ver).for_each(|m| *m = BlockMeta::default());
         }
+        // A copy may have put back what a trim of a lost history had covered.
+        if c.overlay.values().any(|ov| ov.ver < page.trim_ver) {
+            page.spell_out_trim();
+        }
         let mut moved = Vec::with_capacity(c.overlay.len());
         let mut data: Vec<(u16, Bytes)> = Vec::new();
         let mut mapped = [NO_UNIT; CHUNK_UNITS];

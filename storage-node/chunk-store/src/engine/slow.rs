@@ -2,13 +2,14 @@
 //! until nothing of their chunk is in flight and its page is at hand; later writes to the chunk wait behind them.
 
 use super::pages::Waiter;
-use super::types::CopyItem;
+use super::types::{Content, CopyItem};
 use super::{Answer, Key, Op, OpId, Output, Store};
 use crate::UNIT_BLOCKS;
 use crate::format::group::{Body, Record};
-use crate::format::page::{BlockMeta, Page};
-use bytes::Bytes;
+use crate::format::page::{BlockMeta, BlockState, Page};
+use bytes::{Bytes, BytesMut};
 use hf_policy::{BlockIx, BlockRange, CHUNK_BLOCKS, ChunkIx, Rid, Term, Ver};
+use std::collections::VecDeque;
 
 impl Store {
     pub(super) fn go_slow(&mut self, id: OpId, key: Key, op: Op, _out: &mut [Output]) {
@@ -136,7 +137,7 @@ impl Store {
     }
 
     /// Conditional writes: applied iff the block still has the version that was seen, and the source is newer or the
-    /// block's version is of an older term (protocol §7 step 4); a repair iff it has the source's version.
+    /// block's version is of an older term (protocol §7 step 4); a repair iff the block is bad.
     #[allow(clippy::too_many_arguments)]
     fn slow_copy(
         &mut self,
@@ -149,40 +150,58 @@ impl Store {
         out: &mut Vec<Output>,
     ) {
         let applies = |i: &CopyItem| {
-            let now = self.current(key, i.block.in_chunk(), page).ver;
-            if i.repair { now == i.src } else { now == i.seen && (i.src > now || now.term < term) && i.src != now }
+            let has = self.current(key, i.block.in_chunk(), page);
+            let now = has.ver;
+            let newer = (i.src > now || now.term < term) && i.src != now;
+            now == i.seen && if i.repair { has.state == BlockState::Bad } else { newer }
         };
         let applied: Vec<bool> = items.iter().map(applies).collect();
         let chosen: Vec<&CopyItem> = items.iter().zip(&applied).filter(|(_, a)| **a).map(|(i, _)| i).collect();
         if chosen.is_empty() {
             return out.push(Output::Done { id, result: Ok(Answer::Copied(applied)) });
         }
-        let units =
-            chosen.iter().filter(|i| i.data.is_some()).fold(0u16, |m, i| m | 1 << (i.block.in_chunk() / UNIT_BLOCKS));
+        let has_data = |i: &&&CopyItem| matches!(i.content, Content::Data(..));
+        let units = chosen.iter().filter(has_data).fold(0u16, |m, i| m | 1 << (i.block.in_chunk() / UNIT_BLOCKS));
         if let Err(e) = self.promise(key, units, 0) {
             return out.push(Output::Done { id, result: Err(e) });
         }
-        let last = chosen.len() - 1;
-        let mut parts = Vec::new();
-        for (k, item) in chosen.into_iter().enumerate() {
-            let range = BlockRange { start: item.block, len: 1 };
-            let (body, payload) = match &item.data {
-                Some((crc, data)) => {
-                    (Body::Data { crcs: self.seeds(key, item.src, item.block, &[*crc]) }, data.clone())
-                }
-                None => (Body::Zero, Bytes::new()),
-            };
-            parts.push((
-                Record { replica: key.0, rid, range, ver: item.src, body },
-                payload,
-                (k == last).then_some(id),
-            ));
-        }
         // A zero lands only on chunks that exist: one that does not is zero already, at any version.
-        for (record, payload, op) in parts {
+        let mut left = alike(&chosen);
+        while let Some(run) = left.pop_front() {
+            let (record, payload) = self.copy_record(key, rid, run);
+            let op = left.is_empty().then_some(id);
             self.push_part(key, record, payload, op, Answer::Copied(applied.clone()));
         }
     }
+
+    /// One record for neighbours of one version and kind.
+    fn copy_record(&self, key: Key, rid: Rid, run: &[&CopyItem]) -> (Record, Bytes) {
+        let (start, ver) = (run[0].block, run[0].src);
+        let mut crcs = Vec::new();
+        let mut payload = BytesMut::new();
+        for item in run {
+            if let Content::Data(crc, data) = &item.content {
+                crcs.push(*crc);
+                payload.extend_from_slice(data);
+            }
+        }
+        let body = match run[0].content {
+            Content::Zero => Body::Zero,
+            Content::Bad => Body::Bad,
+            Content::Data(..) => Body::Data { crcs: self.seeds(key, ver, start, &crcs) },
+        };
+        let range = BlockRange { start, len: run.len() as u32 };
+        (Record { replica: key.0, rid, range, ver, body }, payload.freeze())
+    }
+}
+
+/// Runs of neighbouring blocks with one version and one kind of content.
+fn alike<'a>(items: &'a [&'a CopyItem]) -> VecDeque<&'a [&'a CopyItem]> {
+    let kind = |c: &Content| std::mem::discriminant(c);
+    let joined = |a: &&CopyItem, b: &&CopyItem| {
+        a.block.0 + 1 == b.block.0 && a.src == b.src && kind(&a.content) == kind(&b.content)
+    };
+    items.chunk_by(|a, b| joined(a, b)).collect()
 }
 
 /// Runs of `true`: (first, how many).

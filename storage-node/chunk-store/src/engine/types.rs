@@ -102,10 +102,21 @@ pub struct CopyItem {
     pub seen: Ver,
     /// The version it gets.
     pub src: Ver,
-    /// Its content; `None` is zero.
-    pub data: Option<(PayloadCrc, Bytes)>,
-    /// A repair: the version stays, the content is replaced.
+    /// What it becomes.
+    pub content: Content,
+    /// Only a block that is bad here is replaced, whatever the versions' order (the caller knows the truth about it).
     pub repair: bool,
+}
+
+/// What a copied block becomes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Zero.
+    Zero,
+    /// Lost: no source has it, so it must not be taken for what it was.
+    Bad,
+    /// Data, with its checksum, already verified.
+    Data(PayloadCrc, Bytes),
 }
 
 /// What a block holds, as told to others.

@@ -83,7 +83,7 @@ impl Store {
         let fits = |i: &super::CopyItem| {
             Some(i.block.chunk()) == chunk
                 && i.src.seq <= Seq::MAX
-                && i.data.as_ref().is_none_or(|(_, d)| d.len() == BLOCK_SIZE)
+                && !matches!(&i.content, super::Content::Data(_, d) if d.len() != BLOCK_SIZE)
         };
         if items.is_empty() || items.len() > 256 || !items.iter().all(fits) {
             return Err(StoreError::Invalid("a copy is of 1 to 256 whole blocks of one chunk".into()));

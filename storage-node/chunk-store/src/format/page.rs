@@ -97,6 +97,14 @@ impl Page {
         m
     }
 
+    /// Gives every block that only the chunk's trim covers an entry of its own, so that older versions can stand beside them.
+    pub fn spell_out_trim(&mut self) {
+        let ver = self.trim_ver;
+        let covered = self.blocks.iter_mut().filter(|m| m.state == BlockState::Absent || m.ver < ver);
+        covered.for_each(|m| *m = BlockMeta { ver, crc: SeededCrc(0), state: BlockState::Zero });
+        self.trim_ver = Ver::ZERO;
+    }
+
     /// Which units are allocated, as a mask.
     pub fn unit_mask(&self) -> u16 {
         self.units.iter().enumerate().fold(0, |m, (i, u)| if *u == NO_UNIT { m } else { m | 1 << i })
@@ -208,5 +216,12 @@ mod tests {
         assert_eq!((p.effective(0).ver, p.effective(0).state), (Ver::new(2, 5), BlockState::Absent));
         assert_eq!(p.effective(1).state, BlockState::Data);
         assert_eq!(p.effective(2).ver, Ver::new(2, 5));
+        let before: Vec<_> =
+            (0..BLOCKS).map(|i| p.effective(i)).map(|m| (m.ver, m.state == BlockState::Data)).collect();
+        p.spell_out_trim();
+        let after: Vec<_> = (0..BLOCKS).map(|i| p.effective(i)).map(|m| (m.ver, m.state == BlockState::Data)).collect();
+        assert_eq!(before, after);
+        p.blocks[7] = BlockMeta { ver: Ver::new(1, 1), crc: SeededCrc(1), state: BlockState::Data };
+        assert_eq!(p.effective(7).ver, Ver::new(1, 1));
     }
 }

@@ -226,7 +226,7 @@ impl World {
                 block: b,
                 seen,
                 src: ver,
-                data: (!zero).then(|| (crc::payload(&data), data.clone())),
+                content: if zero { Content::Zero } else { Content::Data(crc::payload(&data), data.clone()) },
                 repair: false,
             };
             items.push(item);

@@ -1,0 +1,512 @@
+//! Bringing a member that is out back in, under live writes (protocol §7). Incremental and full are one path: full is base 0.
+//!
+//! 1. SyncStart in the record; the target promises this term (Seal).
+//! 2. From then on every new write goes to it too. M is the last number before that.
+//! 3. Its chunks above its base (its own divergent writes), and, once everything up to M is on the whole set, a source's.
+//! 4. Chunk by chunk: versions of both, what differs is read from a source and copied by compare-and-set.
+//! 5. It counts for every acknowledgement; when all that clients were told of is on it too, Add is proposed.
+//!
+//! Any failure before 5 ends the attempt and changes nothing: the base stays, the next attempt compares versions again. In 5
+//! the target is given up only by a committed Drop.
+
+use super::link::For;
+use super::{Coordinator, Output, Phase, SyncStatus};
+use crate::message::{BlockInfo, BlockState, Content, CopyItem, Msg, WriteKind};
+use crate::timing::{SEAL_EVERY, SYNC_RETRY, SYNC_RETRY_MAX};
+use bytes::Bytes;
+use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, CHUNK_BLOCKS, ChunkIx, Rid, StoreUuid, Tick, Ver};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Chunks compared and copied at once.
+const PARALLEL: usize = 4;
+/// Bytes of client writes that the target may be behind; beyond that clients wait for it too.
+const MIRROR_BYTES: usize = 32 << 20;
+
+/// Where the attempt stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncStage {
+    /// SyncStart is proposed.
+    Proposed,
+    /// The target is asked to promise.
+    Sealing,
+    /// Finding out what differs.
+    Listing,
+    /// Copying.
+    Copying,
+    /// Counted for every acknowledgement; Add is next.
+    Joining,
+}
+
+/// One chunk on its way.
+#[derive(Default)]
+struct Job {
+    target: Option<Vec<BlockInfo>>,
+    source: Option<Vec<BlockInfo>>,
+    from: Rid,
+    /// Runs being read: start to (length, members that do not have it).
+    reading: BTreeMap<BlockIx, (u32, BTreeSet<Rid>)>,
+    items: Vec<CopyItem>,
+}
+
+/// The attempt.
+pub(super) struct Sync {
+    pub rid: Rid,
+    pub sync_id: u64,
+    pub stage: SyncStage,
+    store: StoreUuid,
+    base: Ver,
+    ask_again: Tick,
+    /// M: the last write that was not mirrored.
+    mirror_from: u64,
+    /// Mirrored writes that the target has not acknowledged, with their bytes.
+    mirrored: BTreeMap<u64, usize>,
+    behind: usize,
+    target_listed: bool,
+    source_listing: Option<Rid>,
+    todo: BTreeSet<ChunkIx>,
+    active: BTreeMap<ChunkIx, Job>,
+    total: u64,
+    done: u64,
+    copied: u64,
+    pub failed: Option<&'static str>,
+}
+
+impl Sync {
+    fn mirrors(&self) -> bool {
+        matches!(self.stage, SyncStage::Listing | SyncStage::Copying)
+    }
+}
+
+/// When the next attempt may begin, per member, and how long it will be waited after that.
+pub(super) type Retry = BTreeMap<Rid, (Tick, u64)>;
+
+/// Leave to sync: how many go on at once is decided for the whole node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Permit {
+    None,
+    Asked,
+    Granted,
+}
+
+impl Coordinator {
+    /// The target of a join: it counts like a member from before its Add is proposed (I2).
+    pub(super) fn joining(&self) -> Option<Rid> {
+        self.sync.as_ref().filter(|s| s.stage == SyncStage::Joining).map(|s| s.rid)
+    }
+
+    fn sync_candidate(&self, now: Tick) -> Option<Rid> {
+        let ready = |r: &Rid| {
+            self.members.get(r).is_some_and(|m| m.up) && self.sync_retry.get(r).is_none_or(|(at, _)| now >= *at)
+        };
+        self.record.out.iter().filter(|(_, o)| o.store_uuid.is_some()).map(|(r, _)| *r).find(ready)
+    }
+
+    pub(super) fn drive_sync(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let idle = self.sync.is_none() && self.record.out.is_empty() && self.permit == Permit::None;
+        if self.phase != Phase::Serving || self.stopping || idle {
+            return;
+        }
+        if self.sync.as_ref().is_some_and(|s| s.failed.is_some() && s.stage != SyncStage::Joining) {
+            self.end_sync(now, out);
+        }
+        match self.sync.as_ref().map(|s| s.stage) {
+            None => self.begin_sync(now, out),
+            Some(SyncStage::Proposed) => self.drive_proposed(now, out),
+            Some(SyncStage::Sealing) => self.drive_target_seal(now, out),
+            Some(SyncStage::Listing) => self.drive_listing(now, out),
+            Some(SyncStage::Copying) => self.drive_copying(now, out),
+            Some(SyncStage::Joining) => self.drive_joining(now, out),
+        }
+    }
+
+    fn begin_sync(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let Some(rid) = self.sync_candidate(now) else {
+            if std::mem::replace(&mut self.permit, Permit::None) != Permit::None {
+                out.push(Output::SyncOver);
+            }
+            return;
+        };
+        match self.permit {
+            Permit::None => {
+                self.permit = Permit::Asked;
+                return out.push(Output::WantSync);
+            }
+            Permit::Asked => return,
+            Permit::Granted => {}
+        }
+        let Some(o) = self.record.out.get(&rid) else { return };
+        self.sync_count += 1;
+        self.sync = Some(Sync {
+            rid,
+            sync_id: u64::from(self.record.term.0) << 32 | self.sync_count,
+            stage: SyncStage::Proposed,
+            store: o.store_uuid.unwrap_or_default(),
+            base: o.base,
+            ask_again: now,
+            mirror_from: 0,
+            mirrored: BTreeMap::new(),
+            behind: 0,
+            target_listed: false,
+            source_listing: None,
+            todo: BTreeSet::new(),
+            active: BTreeMap::new(),
+            total: 0,
+            done: 0,
+            copied: 0,
+            failed: None,
+        });
+        self.drive_proposed(now, out);
+    }
+
+    fn drive_proposed(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let Some((rid, sync_id)) = self.sync.as_ref().map(|s| (s.rid, s.sync_id)) else { return };
+        if self.record.out.get(&rid).is_some_and(|o| o.sync_id == Some(sync_id)) {
+            if let Some(s) = self.sync.as_mut() {
+                s.stage = SyncStage::Sealing;
+            }
+            return self.drive_target_seal(now, out);
+        }
+        self.propose(now, super::Change::SyncStart { rid, sync_id }, out);
+    }
+
+    fn drive_target_seal(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let Some(s) = self.sync.as_mut().filter(|s| now >= s.ask_again) else { return };
+        s.ask_again = now.plus(SEAL_EVERY);
+        let rid = s.rid;
+        self.pending.retain(|_, p| !(p.rid == rid && p.what == For::SyncSeal));
+        let msg = Msg::Seal { epoch: self.record.epoch };
+        self.request(now, rid, For::SyncSeal, msg, out);
+    }
+
+    pub(super) fn target_wait(&mut self, now: Tick, us: u64) {
+        if let Some(s) = self.sync.as_mut() {
+            s.ask_again = now.plus(us.clamp(1_000, SEAL_EVERY));
+        }
+    }
+
+    /// The target is fenced for everybody else and its pipeline is empty: mirror from the next write on.
+    pub(super) fn target_sealed(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let seq = self.seq;
+        let Some(s) = self.sync.as_mut().filter(|s| s.stage == SyncStage::Sealing) else { return };
+        s.stage = SyncStage::Listing;
+        s.mirror_from = seq;
+        let (rid, since) = (s.rid, s.base);
+        let msg = Msg::ChunkList { since, from: ChunkIx(0) };
+        self.request(now, rid, For::SyncList, msg, out);
+        self.drive_listing(now, out);
+    }
+
+    /// A new write on its way: does it go to the target too, and must the client wait for that?
+    pub(super) fn mirror(
+        &mut self,
+        now: Tick,
+        seq: u64,
+        range: BlockRange,
+        kind: &WriteKind,
+        out: &mut Vec<Output>,
+    ) -> Option<Rid> {
+        let s = self.sync.as_mut().filter(|s| s.mirrors() && s.failed.is_none())?;
+        let bytes = if matches!(kind, WriteKind::Zero) { BLOCK_SIZE } else { range.bytes() as usize };
+        s.mirrored.insert(seq, bytes);
+        s.behind += bytes;
+        let (rid, slow) = (s.rid, s.behind > MIRROR_BYTES);
+        let msg = Msg::Write { seq, range, stable: self.stable, kind: kind.clone() };
+        self.request(now, rid, For::Mirror(seq), msg, out);
+        slow.then_some(rid)
+    }
+
+    pub(super) fn mirror_acked(&mut self, now: Tick, seq: u64, rid: Rid, out: &mut Vec<Output>) {
+        if let Some(s) = self.sync.as_mut().filter(|s| s.rid == rid)
+            && let Some(bytes) = s.mirrored.remove(&seq)
+        {
+            s.behind -= bytes;
+        }
+        if self.writes.get(&seq).is_some_and(|w| w.waiting.contains(&rid)) {
+            self.write_acked(now, seq, rid, out);
+        }
+    }
+
+    /// Once everything up to M is on the whole set, any member's list is complete.
+    fn drive_listing(&mut self, now: Tick, out: &mut Vec<Output>) {
+        // (A write that is held back because too few members are in sync is on all of those that are.)
+        let before = self.sync.as_ref().map_or(0, |s| s.mirror_from);
+        if self.writes.range(..=before).any(|(_, w)| !w.waiting.is_empty()) {
+            return;
+        }
+        let source = self.choose(&BTreeSet::new());
+        let Some(s) = self.sync.as_mut() else { return };
+        if let (None, Some(x)) = (s.source_listing, source) {
+            s.source_listing = Some(x);
+            let msg = Msg::ChunkList { since: s.base, from: ChunkIx(0) };
+            self.request(now, x, For::SyncList, msg, out);
+        }
+    }
+
+    pub(super) fn sync_listed(
+        &mut self,
+        now: Tick,
+        rid: Rid,
+        chunks: Vec<(ChunkIx, Ver)>,
+        more: bool,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(s) = self.sync.as_mut().filter(|s| s.stage == SyncStage::Listing) else { return };
+        let last = chunks.last().map(|(c, _)| *c);
+        s.todo.extend(chunks.into_iter().map(|(c, _)| c));
+        if let (true, Some(c)) = (more, last) {
+            let msg = Msg::ChunkList { since: s.base, from: ChunkIx(c.0 + 1) };
+            return self.request(now, rid, For::SyncList, msg, out);
+        }
+        if rid == s.rid {
+            s.target_listed = true;
+        } else if s.source_listing == Some(rid) {
+            // Marks the source's list as complete.
+            s.source_listing = Some(Rid(0));
+        }
+        if s.target_listed && s.source_listing == Some(Rid(0)) {
+            s.stage = SyncStage::Copying;
+            s.total = s.todo.len() as u64;
+            self.drive_copying(now, out);
+        }
+    }
+
+    fn drive_copying(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let Some(source) = self.choose(&BTreeSet::new()) else { return };
+        loop {
+            let Some(s) = self.sync.as_mut().filter(|s| s.active.len() < PARALLEL) else { break };
+            let Some(chunk) = s.todo.pop_first() else { break };
+            s.active.insert(chunk, Job { from: source, ..Job::default() });
+            let rid = s.rid;
+            for r in [rid, source] {
+                self.request(now, r, For::SyncVersions(chunk), Msg::ChunkVersions { chunk }, out);
+            }
+        }
+        if self.sync.as_ref().is_some_and(|s| s.todo.is_empty() && s.active.is_empty()) {
+            self.begin_joining(now, out);
+        }
+    }
+
+    pub(super) fn sync_versions(
+        &mut self,
+        now: Tick,
+        rid: Rid,
+        chunk: ChunkIx,
+        infos: Vec<BlockInfo>,
+        out: &mut Vec<Output>,
+    ) {
+        let term = self.record.term;
+        let Some(s) = self.sync.as_mut() else { return };
+        let target = s.rid;
+        let Some(job) = s.active.get_mut(&chunk) else { return };
+        if infos.len() != CHUNK_BLOCKS as usize {
+            return self.suspect(rid);
+        }
+        if rid == target {
+            job.target = Some(infos)
+        } else {
+            job.source = Some(infos)
+        }
+        let (Some(z), Some(x)) = (&job.target, &job.source) else { return };
+        let first = chunk.first_block().0;
+        let wanted: Vec<u64> =
+            (0..CHUNK_BLOCKS).filter(|i| differs(&z[*i as usize], &x[*i as usize], term)).map(|i| first + i).collect();
+        let runs: Vec<BlockRange> = wanted
+            .chunk_by(|a, b| a + 1 == *b)
+            .map(|run| BlockRange { start: BlockIx(run[0]), len: run.len() as u32 })
+            .collect();
+        job.reading = runs.iter().map(|r| (r.start, (r.len, BTreeSet::new()))).collect();
+        let from = job.from;
+        if runs.is_empty() {
+            return self.chunk_synced(now, chunk, out);
+        }
+        for range in runs {
+            self.request(now, from, For::SyncRead(chunk, range.start), Msg::Read { range }, out);
+        }
+    }
+
+    /// A run arrived from a member. What it does not have whole another one is asked for; what nobody has is marked lost on
+    /// the target too, or it would serve an old version there.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn sync_read(
+        &mut self,
+        now: Tick,
+        rid: Rid,
+        chunk: ChunkIx,
+        start: BlockIx,
+        infos: Vec<BlockInfo>,
+        data: Bytes,
+        out: &mut Vec<Output>,
+    ) {
+        let sources = self.record.in_sync.keys().copied().collect::<Vec<_>>();
+        let Some(job) = self.sync.as_mut().and_then(|s| s.active.get_mut(&chunk)) else { return };
+        let Some((len, tried)) = job.reading.get_mut(&start) else { return };
+        let bad = super::read::verify(*len as usize, &infos, &data);
+        if bad > 0 {
+            tried.insert(rid);
+            let next = sources.iter().copied().find(|r| !tried.contains(r));
+            if let Some(next) = next {
+                let range = BlockRange { start, len: *len };
+                return self.request(now, next, For::SyncRead(chunk, start), Msg::Read { range }, out);
+            }
+        }
+        if infos.len() != *len as usize || data.len() != infos.len() * BLOCK_SIZE {
+            return self.fail_sync("the source's answer is malformed");
+        }
+        let z = job.target.as_deref().unwrap_or(&[]);
+        for (i, info) in infos.iter().enumerate() {
+            let block = BlockIx(start.0 + i as u64);
+            let Some(has) = z.get(block.in_chunk()) else { continue };
+            let bytes = data.slice(i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE);
+            let content = match info.state {
+                BlockState::Data if hf_policy::crc::payload(&bytes) == info.crc => Content::Data(info.crc, bytes),
+                BlockState::Absent | BlockState::Zero => Content::Zero,
+                BlockState::Data | BlockState::Bad => Content::Bad,
+            };
+            let repair = has.state == BlockState::Bad;
+            job.items.push(CopyItem { block, seen: has.ver, src: info.ver, content, repair });
+        }
+        job.reading.remove(&start);
+        if job.reading.is_empty() {
+            self.send_copy(now, chunk, out);
+        }
+    }
+
+    fn send_copy(&mut self, now: Tick, chunk: ChunkIx, out: &mut Vec<Output>) {
+        let Some(s) = self.sync.as_mut() else { return };
+        let rid = s.rid;
+        let Some(job) = s.active.get_mut(&chunk) else { return };
+        let mut items = std::mem::take(&mut job.items);
+        items.sort_by_key(|i| i.block);
+        s.copied += items.len() as u64;
+        self.request(now, rid, For::SyncCopy(chunk), Msg::Copy { items }, out);
+    }
+
+    /// The chunk is equal, or live writes have overtaken what was copied.
+    pub(super) fn chunk_synced(&mut self, now: Tick, chunk: ChunkIx, out: &mut Vec<Output>) {
+        let Some(s) = self.sync.as_mut() else { return };
+        if s.active.remove(&chunk).is_some() {
+            s.done += 1;
+            self.drive_copying(now, out);
+        }
+    }
+
+    /// From here on the target counts. Writes that are on their way wait for it too.
+    fn begin_joining(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let Some(s) = self.sync.as_mut().filter(|s| s.failed.is_none()) else { return };
+        s.stage = SyncStage::Joining;
+        let rid = s.rid;
+        for (seq, w) in &mut self.writes {
+            if s.mirrored.contains_key(seq) {
+                w.waiting.insert(rid);
+                w.held = false;
+            }
+        }
+        self.next_lease = now;
+        self.drive_joining(now, out);
+    }
+
+    /// What clients were told of before must be on it before Add is proposed.
+    fn drive_joining(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let Some(s) = self.sync.as_ref() else { return };
+        if s.failed.is_some() || self.suspects.contains(&s.rid) {
+            return; // given up by a Drop, see membership
+        }
+        if s.mirrored.keys().any(|seq| !self.writes.contains_key(seq)) {
+            return;
+        }
+        let (rid, store_uuid) = (s.rid, s.store);
+        self.propose(now, super::Change::Add { rid, store_uuid }, out);
+    }
+
+    /// Notes why the attempt cannot go on.
+    pub(super) fn fail_sync(&mut self, why: &'static str) {
+        if let Some(s) = self.sync.as_mut() {
+            s.failed.get_or_insert(why);
+        }
+    }
+
+    /// A member left the set: chunks it was the source of begin again with another one.
+    pub(super) fn sync_without(&mut self, gone: &BTreeSet<Rid>) {
+        let Some(s) = self.sync.as_mut() else { return };
+        let lost = |j: &Job| gone.contains(&j.from) || j.reading.values().any(|(_, tried)| !tried.is_disjoint(gone));
+        let asked = self.pending.values().filter(|p| gone.contains(&p.rid)).filter_map(|p| match p.what {
+            For::SyncVersions(c) | For::SyncRead(c, _) => Some(c),
+            _ => None,
+        });
+        let of_gone = s.active.iter().filter(|(_, j)| lost(j)).map(|(c, _)| *c);
+        let again: BTreeSet<ChunkIx> = of_gone.chain(asked).collect();
+        for c in &again {
+            s.active.remove(c);
+            s.todo.insert(*c);
+        }
+        self.pending.retain(|_, p| {
+            !matches!(p.what, For::SyncVersions(c) | For::SyncRead(c, _) | For::SyncCopy(c) if again.contains(&c))
+        });
+        if s.source_listing.is_some_and(|x| gone.contains(&x)) {
+            s.source_listing = None;
+        }
+    }
+
+    /// The record has moved: joined, given up, or the target is gone.
+    pub(super) fn sync_record(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let Some(s) = self.sync.as_ref() else { return };
+        let (rid, id) = (s.rid, s.sync_id);
+        if self.record.in_sync.contains_key(&rid) {
+            self.stats.syncs += 1;
+            self.stats.synced_blocks += s.copied;
+            self.sync_retry.remove(&rid);
+            self.sync = None;
+            self.permit = Permit::None;
+            return out.push(Output::SyncOver);
+        }
+        let ours = self.record.out.get(&rid).is_some_and(|o| o.sync_id == Some(id));
+        if !ours && s.stage != SyncStage::Proposed {
+            self.end_sync(now, out);
+        }
+    }
+
+    /// Ends the attempt without a join; everything it did is harmless.
+    pub(super) fn end_sync(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let Some(s) = self.sync.take() else { return };
+        let rid = s.rid;
+        self.stats.syncs_failed += 1;
+        self.stats.synced_blocks += s.copied;
+        let wait = self.sync_retry.get(&rid).map_or(SYNC_RETRY, |(_, w)| (w * 2).min(SYNC_RETRY_MAX));
+        // One that gets on is not waited for longer and longer.
+        let wait = if s.copied > 0 { SYNC_RETRY } else { wait };
+        self.sync_retry.insert(rid, (now.plus(wait), wait));
+        self.suspects.remove(&rid);
+        self.pending.retain(|_, p| p.rid != rid && !p.what.is_sync());
+        self.writes.values_mut().for_each(|w| {
+            w.waiting.remove(&rid);
+            w.refused.remove(&rid);
+        });
+        self.permit = Permit::None;
+        out.push(Output::SyncOver);
+        self.recheck_probes(now, out);
+        self.recheck_writes(now, out);
+    }
+
+    pub(super) fn sync_status(&self) -> Option<SyncStatus> {
+        let s = self.sync.as_ref()?;
+        Some(SyncStatus {
+            rid: s.rid,
+            stage: s.stage,
+            chunks: s.total,
+            chunks_done: s.done,
+            copied_blocks: s.copied,
+            behind_bytes: s.behind as u64,
+        })
+    }
+}
+
+/// Must the target's block be replaced? Zero equals zero at any version; a live write that has won stays; what is bad on the
+/// target is fetched if the source has anything.
+fn differs(z: &BlockInfo, x: &BlockInfo, term: hf_policy::Term) -> bool {
+    if z.state == BlockState::Bad {
+        return x.state != BlockState::Bad || z.ver != x.ver;
+    }
+    let same = z.ver == x.ver || (z.state.is_zero() && x.state.is_zero());
+    let won = z.ver.term == term && z.ver >= x.ver;
+    !same && !won
+}
