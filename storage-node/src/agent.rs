@@ -10,7 +10,7 @@ use hf_meta_core::record::{ClusterState, DiskState, VolumeRecord};
 use hf_meta_core::{Command, Refusal};
 use hf_meta_proto::pb::{self, peer_client::PeerClient};
 use hf_policy::{BLOCK_BYTES, DiskId, Policy, Rid, SessionId, ShardId, StoreUuid, Term, Ver, VolumeId};
-use hf_repl_core::coordinator::Proposed;
+use hf_repl_core::coordinator::{Change, Proposed};
 use hf_store::ReplicaRec;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -193,10 +193,17 @@ async fn announce(node: Arc<Node>, m: Arc<Member>) {
 async fn listen(m: Arc<Member>, mut events: mpsc::UnboundedReceiver<Event>, begun: Arc<Mutex<Begun>>) {
     while let Some(e) = events.recv().await {
         match e {
-            Event::ProposeDrop { shard, session, epoch, term, rids, base } => {
+            Event::Propose { shard, session, epoch, term, change } => {
                 let m = m.clone();
-                let cmd = Command::Drop { vol: shard.vol, shard: shard.index, epoch, term, rids, base };
-                tokio::spawn(async move { propose_drop(&m, shard, session, cmd).await });
+                let (vol, index) = (shard.vol, shard.index);
+                let cmd = match change {
+                    Change::Drop { rids, base } => Command::Drop { vol, shard: index, epoch, term, rids, base },
+                    Change::SyncStart { rid, sync_id } => {
+                        Command::SyncStart { vol, shard: index, epoch, term, rid, sync_id }
+                    }
+                    Change::Add { rid, store_uuid } => Command::Add { vol, shard: index, epoch, term, rid, store_uuid },
+                };
+                tokio::spawn(async move { propose_change(&m, shard, session, cmd).await });
             }
             Event::Serving { vol, session, term } => serving(&m, vol, session, term),
             Event::Fenced { vol, session } | Event::Drained { vol, session } => {
@@ -231,16 +238,16 @@ async fn listen(m: Arc<Member>, mut events: mpsc::UnboundedReceiver<Event>, begu
     }
 }
 
-async fn propose_drop(m: &Member, shard: ShardId, session: SessionId, cmd: Command) {
+async fn propose_change(m: &Member, shard: ShardId, session: SessionId, cmd: Command) {
     let outcome = match m.propose_new(cmd).await {
         Ok(Ok(_)) => Proposed::Done,
         Ok(Err(Refusal::StaleTerm { .. } | Refusal::NotAttached)) => Proposed::Stale,
         Ok(Err(e)) => {
-            tracing::warn!("dropping a replica was refused: {e}");
+            tracing::info!("a change of a volume's replicas was refused: {e}");
             Proposed::Retry
         }
         Err(e) => {
-            tracing::warn!("dropping a replica: {e}");
+            tracing::warn!("a change of a volume's replicas: {e}");
             Proposed::Unknown
         }
     };

@@ -75,6 +75,19 @@ const VOLUME: &[VolumeMetric] = &[
     ("volume_resends_total", "counter", "Messages to replicas sent again.", |s| s.stats.resends),
     ("volume_bad_blocks_total", "counter", "Blocks a replica could not supply.", |s| s.stats.bad_blocks),
     ("volume_lease_waits_total", "counter", "Reads that waited for a lease.", |s| s.stats.lease_waits),
+    ("volume_out", "gauge", "Replicas that are not in sync.", |s| u64::from(s.out)),
+    ("volume_sync_active", "gauge", "1 while a replica is brought back in.", |s| u64::from(s.sync.is_some())),
+    ("volume_sync_chunks_left", "gauge", "Chunks that the sync still has to compare.", |s| {
+        s.sync.map_or(0, |x| x.chunks - x.chunks_done)
+    }),
+    ("volume_syncs_total", "counter", "Replicas brought back in.", |s| s.stats.syncs),
+    ("volume_syncs_failed_total", "counter", "Syncs that ended otherwise.", |s| s.stats.syncs_failed),
+    ("volume_synced_blocks_total", "counter", "Blocks copied to replicas that were out.", |s| {
+        s.stats.synced_blocks + s.sync.map_or(0, |x| x.copied_blocks)
+    }),
+    ("volume_repaired_blocks_total", "counter", "Bad blocks replaced from another replica.", |s| {
+        s.stats.repaired_blocks
+    }),
     ("volume_reconciled_blocks_total", "counter", "Blocks made equal by the take-over.", |s| s.reconciled_blocks),
 ];
 

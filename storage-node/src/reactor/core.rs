@@ -13,7 +13,7 @@ use hf_repl_core::message::{Envelope, Msg};
 use hf_repl_core::replica::Link;
 use hf_store::DiskError;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,10 +55,40 @@ pub(super) struct Core {
     pub inbound: BTreeMap<Link, Queue>,
     pub next_link: Link,
     pub work: VecDeque<Work>,
+    /// Syncs that go on here, and those that wait for one to end.
+    pub syncs: Syncs,
     pub events: mpsc::UnboundedSender<Event>,
     pub state: Arc<ClusterState>,
     pub connections: usize,
     pub shutdown: Option<oneshot::Sender<()>>,
+}
+
+/// Syncs at once per reactor; the others wait, so that the return of a node is no storm.
+const SYNCS: usize = 2;
+
+/// Who syncs and who waits.
+#[derive(Default)]
+pub(super) struct Syncs {
+    active: BTreeSet<ShardId>,
+    waiting: VecDeque<ShardId>,
+}
+
+impl Syncs {
+    pub fn want(&mut self, shard: ShardId) {
+        if !self.active.contains(&shard) && !self.waiting.contains(&shard) {
+            self.waiting.push_back(shard);
+        }
+    }
+    pub fn over(&mut self, gone: impl Fn(&ShardId) -> bool) {
+        self.active.retain(|s| !gone(s));
+        self.waiting.retain(|s| !gone(s));
+    }
+    /// Who may begin now.
+    pub fn next(&mut self) -> Option<ShardId> {
+        let shard = if self.active.len() < SYNCS { self.waiting.pop_front() } else { None };
+        self.active.extend(shard);
+        shard
+    }
 }
 
 pub(super) type CoreRef = Rc<RefCell<Core>>;
@@ -83,6 +113,7 @@ pub(super) async fn run(id: Identity, mut rx: mpsc::UnboundedReceiver<Mail>, eve
         inbound: BTreeMap::new(),
         next_link: LOCAL + 1,
         work: VecDeque::new(),
+        syncs: Syncs::default(),
         events,
         state: Arc::new(ClusterState::default()),
         connections: 0,
@@ -206,7 +237,9 @@ impl Core {
 
     /// Handles everything there is to do, then tells the kernel, once.
     pub(super) fn drain(&mut self) {
-        while let Some(w) = self.work.pop_front() {
+        loop {
+            let go = |shard| Work::Coordinator { shard, input: co::Input::SyncGo };
+            let Some(w) = self.work.pop_front().or_else(|| self.syncs.next().map(go)) else { break };
             match w {
                 Work::DiskDone { disk, tag, result } => {
                     if let Some(d) = self.disks.get_mut(&disk) {

@@ -16,8 +16,8 @@ pub use volume_host::VolumeStatus;
 use crate::disk::DiskFile;
 use hf_frontends::nbd::Agreed;
 use hf_meta_core::ClusterState;
-use hf_policy::{BootId, ClusterId, DiskId, Epoch, NodeId, Rid, SessionId, ShardId, Term, Ver, VolumeId};
-use hf_repl_core::coordinator::Proposed;
+use hf_policy::{BootId, ClusterId, DiskId, Epoch, NodeId, Rid, SessionId, ShardId, Term, VolumeId};
+use hf_repl_core::coordinator::{Change, Proposed};
 use hf_store::{ReplicaRec, Store, StoreError};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -111,8 +111,8 @@ pub enum NbdStream {
 /// What a reactor tells the control plane.
 #[derive(Debug)]
 pub enum Event {
-    /// Propose that members leave the set; answer with [`Mail::Proposed`].
-    ProposeDrop {
+    /// Propose a change of the record; answer with [`Mail::Proposed`].
+    Propose {
         /// Which shard.
         shard: ShardId,
         /// Of which attachment.
@@ -121,10 +121,8 @@ pub enum Event {
         epoch: Epoch,
         /// Term.
         term: Term,
-        /// Who.
-        rids: Vec<Rid>,
-        /// They hold everything up to here.
-        base: Ver,
+        /// What.
+        change: Change,
     },
     /// Every shard serves.
     Serving {

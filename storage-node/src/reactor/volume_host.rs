@@ -4,7 +4,7 @@
 use super::core::{Core, CoreRef, LOCAL, Work, now};
 use super::{Event, Identity};
 use bytes::Bytes;
-use hf_meta_core::record::{ClusterState, VolumeRecord};
+use hf_meta_core::record::{ClusterState, ReplicaState, VolumeRecord};
 use hf_policy::{BLOCK_BYTES, DiskId, Policy, Rid, SHARD_BYTES, SessionId, ShardId, Term, Tick, VolumeId};
 use hf_repl_core::coordinator::{self as co, ClientOp, ClientReply, Phase};
 use hf_repl_core::{Coordinator, IoError};
@@ -58,7 +58,16 @@ pub(super) struct VolumeHost {
 }
 
 fn record_of(v: &VolumeRecord, shard: u32) -> co::Record {
-    let in_sync = v.shards.get(shard as usize).map(|s| &s.replicas).into_iter().flatten().filter(|(_, r)| r.in_sync());
+    let replicas = || v.shards.get(shard as usize).map(|s| &s.replicas).into_iter().flatten();
+    let in_sync = replicas().filter(|(_, r)| r.in_sync());
+    let out = replicas().filter_map(|(rid, r)| {
+        let (base, sync_id) = match r.state {
+            ReplicaState::InSync => return None,
+            ReplicaState::Out { base } => (base, None),
+            ReplicaState::Syncing { base, sync_id } => (base, Some(sync_id)),
+        };
+        Some((*rid, co::OutInfo { node: r.node, store_uuid: r.store_uuid, base, sync_id }))
+    });
     co::Record {
         term: v.term,
         epoch: v.epoch,
@@ -67,6 +76,7 @@ fn record_of(v: &VolumeRecord, shard: u32) -> co::Record {
         in_sync: in_sync
             .map(|(rid, r)| (*rid, co::MemberInfo { node: r.node, store_uuid: r.store_uuid.unwrap_or_default() }))
             .collect(),
+        out: out.collect(),
     }
 }
 
@@ -166,17 +176,19 @@ impl Core {
     /// Tells a new coordinator which of its members' links are up.
     fn tell_links(&mut self, shard: ShardId) {
         let Some(h) = self.volumes.get(&shard.vol) else { return };
-        let members: Vec<(Rid, DiskId)> =
-            h.disks.iter().filter(|((s, _), _)| *s == shard.index).map(|((_, r), d)| (*r, *d)).collect();
-        for (rid, disk) in members {
-            let boot = if self.disks.contains_key(&disk) {
-                Some(self.id.boot)
-            } else {
-                self.peers.0.get(&disk).filter(|p| p.queue.is_some()).map(|p| p.boot)
-            };
-            if let Some(boot) = boot {
-                self.work.push_back(Work::Coordinator { shard, input: co::Input::PeerUp { rid, boot } });
-            }
+        let members: Vec<Rid> = h.disks.keys().filter(|(s, _)| *s == shard.index).map(|(_, r)| *r).collect();
+        members.into_iter().for_each(|rid| self.tell_link(shard, rid));
+    }
+
+    fn tell_link(&mut self, shard: ShardId, rid: Rid) {
+        let Some(disk) = self.disk_of(shard, rid) else { return };
+        let boot = if self.disks.contains_key(&disk) {
+            Some(self.id.boot)
+        } else {
+            self.peers.0.get(&disk).filter(|p| p.queue.is_some()).map(|p| p.boot)
+        };
+        if let Some(boot) = boot {
+            self.work.push_back(Work::Coordinator { shard, input: co::Input::PeerUp { rid, boot } });
         }
     }
 
@@ -201,6 +213,7 @@ impl Core {
                 c.set_policy(policy.min_replicas, policy.replica_timeout, policy.read_from);
             }
             let n = h.shards.len() as u32;
+            let new = h.follow_replicas(v);
             if v.coordinator.as_ref().is_some_and(|a| a.session == h.session) {
                 self.add_shards(v);
             }
@@ -208,6 +221,9 @@ impl Core {
                 let shard = ShardId { vol, index };
                 let input = co::Input::Record(record_of(v, index));
                 self.work.push_back(Work::Coordinator { shard, input });
+            }
+            for (index, rid) in new.into_iter().filter(|(index, _)| *index < n) {
+                self.tell_link(ShardId { vol, index }, rid);
             }
         }
     }
@@ -231,11 +247,15 @@ impl Core {
                         q.send(&env, &msg);
                     }
                 }
-                co::Output::ProposeDrop { epoch, term, rids, base } => {
+                co::Output::Propose { epoch, term, change } => {
                     let Some(session) = self.volumes.get(&shard.vol).map(|h| h.session) else { continue };
-                    tracing::warn!(volume = %shard.vol, ?rids, "replicas do not answer: asking to drop them");
-                    let _ = self.events.send(Event::ProposeDrop { shard, session, epoch, term, rids, base });
+                    if let co::Change::Drop { rids, .. } = &change {
+                        tracing::warn!(volume = %shard.vol, ?rids, "replicas do not answer: asking to drop them");
+                    }
+                    let _ = self.events.send(Event::Propose { shard, session, epoch, term, change });
                 }
+                co::Output::WantSync => self.syncs.want(shard),
+                co::Output::SyncOver => self.syncs.over(|s| *s == shard),
                 co::Output::Reply { id, result } => self.part_done(shard.vol, id, result),
                 co::Output::Serving => self.shard_serving(shard.vol),
                 co::Output::Fenced => self.fenced(shard.vol),
@@ -272,6 +292,7 @@ impl Core {
 
     fn drop_volume(&mut self, vol: VolumeId) {
         if let Some(mut h) = self.volumes.remove(&vol) {
+            self.syncs.over(|s| s.vol == vol);
             h.over = true;
             h.closed.notify_waiters();
             for j in std::mem::take(&mut h.joins).into_values() {
@@ -374,6 +395,14 @@ impl VolumeHost {
     pub(super) fn disk_of(&self, shard: ShardId, rid: Rid) -> Option<DiskId> {
         self.disks.get(&(shard.index, rid)).copied()
     }
+    /// Replicas come and go; returns the new ones.
+    fn follow_replicas(&mut self, v: &VolumeRecord) -> Vec<(u32, Rid)> {
+        let now: BTreeMap<(u32, Rid), DiskId> = v.replicas().map(|(shard, r)| ((shard.index, r.rid), r.disk)).collect();
+        let new = now.keys().filter(|k| !self.disks.contains_key(k)).copied().collect();
+        self.disks = now;
+        new
+    }
+
     pub(super) fn uses(&self, disk: DiskId) -> bool {
         !self.over && self.disks.values().any(|d| *d == disk)
     }

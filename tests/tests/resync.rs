@@ -1,0 +1,110 @@
+//! Real daemons: a replica that was away catches up, under load, with little more traffic than what it missed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use hf_tests::cluster::{Cluster, tool_ok, until};
+use hf_tests::nbd::Nbd;
+
+fn metric(c: &Cluster, node: usize, name: &str) -> u64 {
+    let page = tool_ok("curl", &["-s", &format!("http://{}/metrics", c.nodes[node].http)]);
+    let lines = page.lines().filter(|l| l.starts_with(name) && !l.starts_with('#'));
+    lines.filter_map(|l| l.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+fn in_sync(c: &Cluster, volume: &str, n: usize) {
+    until("replicas to be in sync", || {
+        let v = c.volume(volume);
+        let all = v["shards"][0]["replicas"].as_object().unwrap().clone();
+        let good = all.values().filter(|r| r["state"] == "in_sync").count();
+        if good == n && all.len() == n { Ok(()) } else { Err(v["shards"][0].to_string()) }
+    });
+}
+
+fn block(tag: u64, at: u64) -> Vec<u8> {
+    let mut one = Vec::with_capacity(4096);
+    while one.len() < 4096 {
+        one.extend_from_slice(&tag.to_le_bytes());
+        one.extend_from_slice(&at.to_le_bytes());
+    }
+    one
+}
+
+/// What every block must hold: the tag of the last write, 0 for zero.
+struct Model {
+    tags: Vec<u64>,
+    tag: u64,
+}
+
+impl Model {
+    fn put(&mut self, nbd: &mut Nbd, at: u64, n: u64) {
+        self.tag += 1;
+        let data: Vec<u8> = (at..at + n).flat_map(|b| block(self.tag, b)).collect();
+        nbd.write(at * 4096, &data).unwrap();
+        self.tags[at as usize..(at + n) as usize].fill(self.tag);
+    }
+
+    fn trim(&mut self, nbd: &mut Nbd, at: u64, n: u64) {
+        nbd.trim(at * 4096, n as u32 * 4096).unwrap();
+        self.tags[at as usize..(at + n) as usize].fill(0);
+    }
+
+    fn check(&self, nbd: &mut Nbd) {
+        for (i, tags) in self.tags.chunks(256).enumerate() {
+            let data = nbd.read((i as u64) << 20, tags.len() as u32 * 4096).unwrap();
+            for (k, (b, tag)) in data.chunks(4096).zip(tags).enumerate() {
+                let at = i as u64 * 256 + k as u64;
+                let good = if *tag == 0 { b.iter().all(|x| *x == 0) } else { b == block(*tag, at) };
+                assert!(good, "block {at} is not what write {tag} left there");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_returned_replica_catches_up_under_load_and_then_carries_the_volume() {
+    const BLOCKS: u64 = 64 << 8; // 64 MiB
+    let mut c = Cluster::new(3);
+    c.ok(&["volume", "create", "v", "size=64MiB"]);
+    c.ok(&["volume", "attach", "v", "--node", "n1"]);
+    let mut nbd = Nbd::connect(&c.nodes[0].nbd, "v").unwrap();
+    let mut model = Model { tags: vec![0; BLOCKS as usize], tag: 0 };
+    for i in 0..60 {
+        model.put(&mut nbd, i * 256, 256);
+    }
+    for round in 0..3u64 {
+        c.nodes[2].kill();
+        // What it misses: scattered blocks, a large piece, and a trim.
+        for i in 0..200 {
+            model.put(&mut nbd, (i * 7919 + round * 31) % BLOCKS, 1);
+        }
+        model.put(&mut nbd, 40 * 256 + 16, 240);
+        model.trim(&mut nbd, (50 + round) * 256, 256);
+        let missed = 200 + 240 + 256;
+        let before = metric(&c, 0, "holdfast_volume_synced_blocks_total");
+        c.nodes[2].start();
+        // Live writes go on while it catches up.
+        let mut live = 0;
+        loop {
+            live += 1;
+            model.put(&mut nbd, (live * 104_729) % (30 * 256), 1);
+            let v = c.volume("v");
+            if v["shards"][0]["replicas"].as_object().unwrap().values().all(|r| r["state"] == "in_sync") {
+                break;
+            }
+            assert!(live < 5_000, "it does not come back in: {v}");
+        }
+        let copied = metric(&c, 0, "holdfast_volume_synced_blocks_total") - before;
+        println!("round {round}: {missed} blocks missed, {copied} copied, {live} live writes meanwhile");
+        assert!(copied as f64 <= 1.1 * (missed + live) as f64, "{copied} blocks copied for {missed} missed");
+    }
+    // The one that was away carries the volume alone: what it reads is its own copy.
+    drop(nbd);
+    c.ok(&["volume", "set", "v", "read_from=local"]);
+    c.nodes[0].kill();
+    until("the take-over", || c.cli(&["volume", "attach", "v", "--node", "n3", "--force"]));
+    let mut nbd = until("the export", || Nbd::connect(&c.nodes[2].nbd, "v").map_err(|e| e.to_string()));
+    model.check(&mut nbd);
+    // And the one that was killed last comes back too.
+    c.nodes[0].start();
+    in_sync(&c, "v", 3);
+    model.check(&mut nbd);
+}
