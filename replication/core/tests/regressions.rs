@@ -35,8 +35,14 @@ impl World {
             read_from: ReadFrom::Local,
             nearest: vec![Rid(1)],
         };
-        let record =
-            co::Record { term: Term(1), epoch: Epoch(3), session: Some(SessionId(5)), lineage: Lineage(1), in_sync };
+        let record = co::Record {
+            term: Term(1),
+            epoch: Epoch(3),
+            session: Some(SessionId(5)),
+            lineage: Lineage(1),
+            in_sync,
+            out: BTreeMap::new(),
+        };
         let now = Tick(1_000_000_000);
         let mut out = Vec::new();
         let c = Coordinator::new(now, cfg, record, &mut out);
@@ -95,7 +101,10 @@ impl World {
     }
 
     fn drops(&self) -> Vec<Vec<Rid>> {
-        let rids = |o: &Output| if let Output::ProposeDrop { rids, .. } = o { Some(rids.clone()) } else { None };
+        let rids = |o: &Output| match o {
+            Output::Propose { change: co::Change::Drop { rids, .. }, .. } => Some(rids.clone()),
+            _ => None,
+        };
         self.other.iter().filter_map(rids).collect()
     }
 }

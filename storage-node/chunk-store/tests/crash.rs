@@ -10,11 +10,7 @@ use hf_store::sim::{Rng, SimDisk};
 use hf_store::*;
 use std::collections::BTreeMap;
 
-fn verify(
-    mut disk: SimDisk,
-    allowed: &BTreeMap<u64, Vec<Content>>,
-    context: &str,
-) -> (SimDisk, BTreeMap<u64, Content>) {
+fn verify(mut disk: SimDisk, allowed: &BTreeMap<u64, Vec<Held>>, context: &str) -> (SimDisk, BTreeMap<u64, Held>) {
     let mut store = recovery::open(&mut disk, config()).unwrap_or_else(|e| panic!("{context}: {e}"));
     let all = read_all(&mut disk, &mut store, RID);
     let mut now = BTreeMap::new();

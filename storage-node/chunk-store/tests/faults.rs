@@ -293,3 +293,54 @@ fn a_late_write_in_several_runs_is_all_or_nothing_over_a_crash() {
     println!("all {all}, none {none}");
     assert!(all > 20 && none > 20, "all {all}, none {none}");
 }
+
+/// A sync takes a replica back to the survivors' history: data that only this replica had trimmed comes back, block by block,
+/// also under a newer trim of the whole chunk; and what nobody has is bad, not old.
+#[test]
+fn a_copy_can_put_back_what_a_lost_history_trimmed_and_mark_what_nobody_has() {
+    use hf_store::Content as C;
+    for (checkpoint, crash) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mut w = World::new(8, 24 << 20);
+        w.write(BlockRange::new(0, 30));
+        w.quiesce();
+        let old = Ver::new(w.term, w.seq);
+        w.zero(BlockRange::new(0, 256));
+        w.quiesce();
+        let trim = Ver::new(w.term, w.seq);
+        if checkpoint {
+            w.submit(Op::Checkpoint, "checkpoint");
+            w.quiesce();
+        }
+        w.term += 1;
+        w.submit(Op::UpdateReplica(ReplicaRec { promised_term: Term(w.term), ..rec() }), "promise");
+        let data = tagged(4711, 3);
+        let item = |b: u64, content: C| CopyItem { block: BlockIx(b), seen: trim, src: old, content, repair: false };
+        let items = vec![
+            item(3, C::Data(crc::payload(&data), data.clone())),
+            item(4, C::Bad),
+            CopyItem { src: Ver::ZERO, ..item(5, C::Zero) },
+        ];
+        w.submit(Op::Copy { rid: RID, term: Term(w.term), items }, "copy");
+        w.quiesce();
+        if checkpoint {
+            w.submit(Op::Checkpoint, "checkpoint");
+            w.quiesce();
+        }
+        let mut disk = w.disk.clone();
+        if crash {
+            disk.crash(&mut w.rng);
+        }
+        let mut s = recovery::open(&mut disk, config()).unwrap();
+        let all = read_all(&mut disk, &mut s, RID);
+        assert_eq!((all[&3].0.ver, &all[&3].1), (old, &data), "checkpoint {checkpoint}, crash {crash}");
+        assert_eq!((all[&4].0.ver, all[&4].0.state), (old, BlockState::Bad));
+        assert_eq!((all[&5].0.ver, all[&5].0.state), (Ver::ZERO, BlockState::Zero));
+        for b in [0, 2, 6, 255] {
+            assert!(
+                all[&b].0.ver == trim && matches!(all[&b].0.state, BlockState::Absent | BlockState::Zero),
+                "block {b}: {:?}",
+                all[&b].0
+            );
+        }
+    }
+}

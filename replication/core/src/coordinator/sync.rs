@@ -272,8 +272,7 @@ impl Coordinator {
 
     fn drive_copying(&mut self, now: Tick, out: &mut Vec<Output>) {
         let Some(source) = self.choose(&BTreeSet::new()) else { return };
-        loop {
-            let Some(s) = self.sync.as_mut().filter(|s| s.active.len() < PARALLEL) else { break };
+        while let Some(s) = self.sync.as_mut().filter(|s| s.active.len() < PARALLEL) {
             let Some(chunk) = s.todo.pop_first() else { break };
             s.active.insert(chunk, Job { from: source, ..Job::default() });
             let rid = s.rid;

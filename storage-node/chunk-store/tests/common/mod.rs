@@ -14,12 +14,12 @@ pub const RID: Rid = Rid(5);
 pub const BLOCKS: u64 = 256 * 8;
 
 /// A block's content: version and bytes (`None` is zero).
-pub type Content = (Ver, Option<Bytes>);
+pub type Held = (Ver, Option<Bytes>);
 
 #[derive(Clone, Debug)]
 pub struct Flight {
     pub range: BlockRange,
-    pub effect: Vec<(u64, Content)>,
+    pub effect: Vec<(u64, Held)>,
 }
 
 pub struct World {
@@ -27,7 +27,7 @@ pub struct World {
     pub store: Store,
     pub rng: Rng,
     /// Acknowledged content per block.
-    pub acked: BTreeMap<u64, Content>,
+    pub acked: BTreeMap<u64, Held>,
     pub flights: BTreeMap<OpId, Flight>,
     pub reads: BTreeMap<OpId, BlockRange>,
     pub others: BTreeMap<OpId, &'static str>,
@@ -194,7 +194,7 @@ impl World {
         self.fly(range, effect, Op::Write { rid: RID, ver, start: range.start, data, crcs });
     }
 
-    pub fn fly(&mut self, range: BlockRange, effect: Vec<(u64, Content)>, op: Op) {
+    pub fn fly(&mut self, range: BlockRange, effect: Vec<(u64, Held)>, op: Op) {
         let id = self.next;
         self.next += 1;
         self.flights.insert(id, Flight { range, effect });
@@ -226,7 +226,11 @@ impl World {
                 block: b,
                 seen,
                 src: ver,
-                content: if zero { Content::Zero } else { Content::Data(crc::payload(&data), data.clone()) },
+                content: if zero {
+                    hf_store::Content::Zero
+                } else {
+                    hf_store::Content::Data(crc::payload(&data), data.clone())
+                },
                 repair: false,
             };
             items.push(item);
@@ -322,8 +326,8 @@ impl World {
     }
 
     /// What each block may hold after a crash now: its acknowledged content, or that of a write in flight.
-    pub fn allowed(&self) -> BTreeMap<u64, Vec<Content>> {
-        let mut m: BTreeMap<u64, Vec<Content>> = BTreeMap::new();
+    pub fn allowed(&self) -> BTreeMap<u64, Vec<Held>> {
+        let mut m: BTreeMap<u64, Vec<Held>> = BTreeMap::new();
         for b in 0..BLOCKS {
             m.insert(b, vec![self.acked.get(&b).cloned().unwrap_or((Ver::ZERO, None))]);
         }
