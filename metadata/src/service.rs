@@ -22,19 +22,28 @@ pub const T_DEAD: Duration = Duration::from_secs(5);
 pub struct Heard {
     nodes: BTreeMap<NodeId, Instant>,
     used: BTreeMap<DiskId, u64>,
+    syncs: BTreeMap<NodeId, Vec<pb::SyncProgress>>,
 }
 
 impl Heard {
     /// Who answers now.
     pub fn liveness(&self) -> Liveness {
         let up = self.nodes.iter().filter(|(_, t)| t.elapsed() < T_DEAD).map(|(n, _)| *n).collect();
-        Liveness { up, used: self.used.clone() }
+        let away = |(n, t): (&NodeId, &Instant)| (t.elapsed() >= T_DEAD).then(|| (*n, t.elapsed().as_millis() as u64));
+        Liveness { up, used: self.used.clone(), away: self.nodes.iter().filter_map(away).collect() }
     }
 
     /// A node was heard of.
-    pub fn beat(&mut self, node: NodeId, used: impl Iterator<Item = (DiskId, u64)>) {
+    pub fn beat(&mut self, node: NodeId, used: impl Iterator<Item = (DiskId, u64)>, syncs: Vec<pb::SyncProgress>) {
         self.nodes.insert(node, Instant::now());
         self.used.extend(used);
+        self.syncs.insert(node, syncs);
+    }
+
+    /// Syncs that go on, as the nodes that are up told last.
+    pub fn syncs(&self) -> Vec<pb::SyncProgress> {
+        let up = self.liveness().up;
+        self.syncs.iter().filter(|(n, _)| up.contains(n)).flat_map(|(_, s)| s.clone()).collect()
     }
 
     /// A new leader knows nobody yet: everyone is given the time of a death before being taken for dead.
@@ -141,7 +150,7 @@ impl Peer for PeerService {
         self.check(&r.cluster)?;
         let leader = self.meta.status.borrow().is_leader;
         if leader && let Ok(mut h) = self.heard.lock() {
-            h.beat(NodeId(r.node), r.disks.iter().map(|d| (DiskId(d.disk), d.used)));
+            h.beat(NodeId(r.node), r.disks.iter().map(|d| (DiskId(d.disk), d.used)), r.syncs);
         }
         let (leader_node, leader_api) = self.leader_hint();
         let revision = self.view.borrow().revision;

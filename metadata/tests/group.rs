@@ -98,7 +98,7 @@ impl Group {
     fn tell_live(&self) {
         let net = self.net.lock().unwrap();
         let up: BTreeSet<NodeId> = net.nodes.keys().filter(|n| !net.cut.contains(n)).map(|n| NodeId(*n)).collect();
-        net.nodes.values().for_each(|h| h.live(Liveness { up: up.clone(), used: BTreeMap::new() }));
+        net.nodes.values().for_each(|h| h.live(Liveness { up: up.clone(), ..Liveness::default() }));
     }
 
     async fn until(&self, what: &str, mut f: impl FnMut(&Net) -> bool) {

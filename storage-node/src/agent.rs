@@ -33,6 +33,7 @@ pub fn start(node: Arc<Node>, m: Arc<Member>, events: mpsc::UnboundedReceiver<Ev
     tokio::spawn(follow_raft(m.clone()));
     tokio::spawn(follow_watch(node.clone(), m.clone()));
     tokio::spawn(heartbeat(m.clone()));
+    tokio::spawn(crate::repair::run(m.clone()));
     tokio::spawn(announce(node.clone(), m.clone()));
     tokio::spawn(listen(m.clone(), events, begun.clone()));
     tokio::spawn(converge(m, begun));
@@ -99,10 +100,13 @@ async fn watch_one(node: &Node, m: &Member, addr: &str) -> anyhow::Result<()> {
 /// Tells the leader that this node lives, twice a second; learns who leads.
 async fn heartbeat(m: Arc<Member>) {
     let mut led = false;
+    let mut rates = crate::repair::Rates::default();
     loop {
-        let mut disks = Vec::new();
+        let (mut disks, mut syncs) = (Vec::new(), Vec::new());
         for r in &m.reactors {
-            for d in r.status().await.disks {
+            let status = r.status().await;
+            syncs.extend(status.volumes.iter().flat_map(|v| rates.progress(v)));
+            for d in status.disks {
                 let used = (d.stats.units_total - d.stats.units_free) * hf_store::UNIT_BYTES;
                 disks.push(pb::DiskUse { disk: d.disk.0, used });
             }
@@ -113,21 +117,26 @@ async fn heartbeat(m: Arc<Member>) {
                 if !led {
                     h.reset(m.view.borrow().nodes.keys().copied());
                 }
-                h.beat(m.node, disks.iter().map(|d| (DiskId(d.disk), d.used)));
+                h.beat(m.node, disks.iter().map(|d| (DiskId(d.disk), d.used)), syncs);
                 h.liveness()
             });
             if let Ok(live) = live {
                 m.meta.live(live);
             }
         } else {
-            beat(&m, &status, disks).await;
+            beat(&m, &status, disks, syncs).await;
         }
         led = status.is_leader;
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
 
-async fn beat(m: &Member, status: &hf_meta::raft_loop::RaftStatus, disks: Vec<pb::DiskUse>) {
+async fn beat(
+    m: &Member,
+    status: &hf_meta::raft_loop::RaftStatus,
+    disks: Vec<pb::DiskUse>,
+    syncs: Vec<pb::SyncProgress>,
+) {
     let state = m.view.borrow().clone();
     let leader = status.leader.and_then(|l| state.nodes.get(&l)).map(|n| n.addr.api.clone());
     let targets: Vec<String> = match leader {
@@ -135,7 +144,7 @@ async fn beat(m: &Member, status: &hf_meta::raft_loop::RaftStatus, disks: Vec<pb
         None => state.nodes.values().filter(|n| n.id != m.node).map(|n| n.addr.api.clone()).collect(),
     };
     for addr in targets {
-        let Some(r) = m.beat(&addr, disks.clone()).await else { continue };
+        let Some(r) = m.beat(&addr, disks.clone(), syncs.clone()).await else { continue };
         if r.leader {
             return m.leader.hint(Some(addr));
         }
@@ -259,7 +268,9 @@ async fn propose_change(m: &Member, shard: ShardId, session: SessionId, cmd: Com
 fn serving(m: &Arc<Member>, vol: VolumeId, session: SessionId, term: Term) {
     let state = m.view.borrow().clone();
     let Some(v) = state.volumes.get(&vol) else { return };
-    publish(m, v, session);
+    if v.coordinator.as_ref().is_some_and(|a| !a.maintenance) {
+        publish(m, v, session);
+    }
     let m = m.clone();
     tokio::spawn(async move {
         let _ = m.propose_new(Command::Activated { vol, term }).await;
@@ -413,13 +424,24 @@ fn run_attachments(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begu
                 b.running.insert(v.id, a.session);
                 m.reactors[reactor_of(m, v)].send(Mail::StartVolume { vol: v.id, session: a.session });
             }
+            // Looking after replicas was interrupted: the leader will ask again if it is still needed.
+            _ if a.maintenance => {
+                b.reattaching.insert(v.id);
+                let (m, begun, vol, session) = (m.clone(), begun.clone(), v.id, a.session);
+                tokio::spawn(async move {
+                    let _ = m.propose_new(Command::Detach { vol, session }).await;
+                    if let Ok(mut b) = begun.lock() {
+                        b.reattaching.remove(&vol);
+                    }
+                });
+            }
             // An attachment of this node's former life: it is taken up again under a new term.
             _ => {
                 b.reattaching.insert(v.id);
                 let (m, begun, vol, epoch) = (m.clone(), begun.clone(), v.id, v.epoch);
                 let session = m.new_session();
                 tokio::spawn(async move {
-                    let cmd = Command::Attach { vol, epoch, node: m.node, session, steal: true };
+                    let cmd = Command::Attach { vol, epoch, node: m.node, session, steal: true, maintenance: false };
                     if let Ok(Err(e)) = m.propose_new(cmd).await {
                         tracing::debug!(volume = %vol, "re-attach: {e}");
                     }

@@ -99,10 +99,10 @@ fn find(state: &ClusterState, name: &str) -> Result<VolumeRecord, Status> {
 impl Service {
     /// What the leader knows of liveness: asked of the leader itself, if that is not this node.
     async fn status_json(&self, m: &Member) -> Result<serde_json::Value, Status> {
-        let live = if m.meta.status.borrow().is_leader {
-            m.heard.lock().map(|h| h.liveness()).unwrap_or_default()
+        let (live, syncs) = if m.meta.status.borrow().is_leader {
+            m.heard.lock().map(|h| (h.liveness(), crate::repair::syncs_json(&h.syncs()))).unwrap_or_default()
         } else {
-            Liveness::default()
+            Default::default()
         };
         let raft = m.meta.status.borrow().clone();
         let mut reactors = Vec::new();
@@ -116,7 +116,7 @@ impl Service {
             "cluster": state.cluster, "name": state.name, "revision": state.revision,
             "leader": raft.leader, "is_leader": raft.is_leader, "raft_term": raft.term,
             "voters": raft.voters, "learners": raft.learners, "this_node": m.node,
-            "up": live.up, "used": live.used,
+            "up": live.up, "used": live.used, "away": live.away, "syncs": syncs, "rebuild_paused": state.rebuild_paused,
             "nodes": state.nodes, "disks": state.disks, "volumes": state.volumes,
             "tombstones": state.tombstones, "attached_here": volumes, "disks_here": disks,
         }))
@@ -147,7 +147,7 @@ impl Service {
         let v = self.leader_json(m).await?;
         let up = serde_json::from_value(v["up"].clone()).map_err(internal)?;
         let used = serde_json::from_value(v["used"].clone()).map_err(internal)?;
-        Ok(Liveness { up, used })
+        Ok(Liveness { up, used, ..Liveness::default() })
     }
 
     /// The same call on another node.
@@ -177,7 +177,7 @@ impl Service {
             let v = find(&m.view.borrow().clone(), name)?;
             let mut steal = false;
             if let Some(a) = &v.coordinator {
-                if a.node == m.node && m.is_ours(a.session) && v.activated == v.term {
+                if a.node == m.node && m.is_ours(a.session) && v.activated == v.term && !a.maintenance {
                     return text(
                         format!("volume {name} is attached here already"),
                         serde_json::json!({"volume": name}),
@@ -188,7 +188,7 @@ impl Service {
             // One request id per decision: a repeated decision on a newer record is a new request.
             let id = RequestId(request.0.wrapping_add(attempt));
             attempt += 1;
-            let cmd = Command::Attach { vol: v.id, epoch: v.epoch, node: m.node, session, steal };
+            let cmd = Command::Attach { vol: v.id, epoch: v.epoch, node: m.node, session, steal, maintenance: false };
             match m.propose(id, cmd).await.map_err(|e| Status::unavailable(e.to_string()))? {
                 Ok(Reply::Attached(term)) => break term,
                 Ok(_) => return Err(Status::internal("unexpected answer to an attach")),
@@ -449,6 +449,22 @@ impl Api for Service {
             Some(()) => text(format!("volume {} detached", r.name), serde_json::json!({"volume": r.name})),
             None => Err(Status::deadline_exceeded("the volume does not drain: writes wait for replicas")),
         }
+    }
+
+    async fn change(&self, r: Request<pb::ChangeRequest>) -> Answer<pb::TextReply> {
+        let (m, r) = (self.0.member()?, r.into_inner());
+        m.freshen().await;
+        let request = request_id(&r.request_id)?;
+        let state = m.view.borrow().clone();
+        let (cmd, said) = crate::repair::change(&state, r.what)?;
+        run(&m, request, cmd).await?;
+        text(said.clone(), serde_json::json!({ "done": said }))
+    }
+
+    async fn maintain(&self, r: Request<pb::MaintainRequest>) -> Answer<pb::Empty> {
+        let (m, r) = (self.0.member()?, r.into_inner());
+        crate::repair::maintain(&m, hf_policy::VolumeId(r.vol), r.begin).await?;
+        Ok(Response::new(pb::Empty {}))
     }
 
     type EventsStream = Pin<Box<dyn Stream<Item = Result<pb::JsonReply, Status>> + Send>>;

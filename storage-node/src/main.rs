@@ -12,6 +12,7 @@ mod http;
 mod identity;
 mod node;
 mod reactor;
+mod repair;
 
 use clap::Parser;
 use std::process::ExitCode;

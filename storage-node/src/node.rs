@@ -77,9 +77,15 @@ impl Member {
     }
 
     /// One sign of life to a node, and what it knows.
-    pub async fn beat(&self, addr: &str, disks: Vec<pb::DiskUse>) -> Option<pb::HeartbeatReply> {
+    pub async fn beat(
+        &self,
+        addr: &str,
+        disks: Vec<pb::DiskUse>,
+        syncs: Vec<pb::SyncProgress>,
+    ) -> Option<pb::HeartbeatReply> {
         let ch = hf_meta_proto::channel(addr).ok()?;
-        let req = pb::HeartbeatRequest { node: self.node.0, disks, cluster: self.cluster.0.to_be_bytes().to_vec() };
+        let req =
+            pb::HeartbeatRequest { node: self.node.0, disks, cluster: self.cluster.0.to_be_bytes().to_vec(), syncs };
         let sent = tokio::time::timeout(Duration::from_secs(1), PeerClient::new(ch).heartbeat(req)).await;
         sent.ok()?.ok().map(tonic::Response::into_inner)
     }
@@ -95,7 +101,7 @@ impl Member {
         let mut targets: Vec<String> = known.into_iter().collect();
         targets.extend(self.peers());
         for addr in targets {
-            let Some(r) = self.beat(&addr, Vec::new()).await.filter(|r| r.leader) else { continue };
+            let Some(r) = self.beat(&addr, Vec::new(), Vec::new()).await.filter(|r| r.leader) else { continue };
             let mut rx = self.view.clone();
             let caught_up = rx.wait_for(|v| v.revision >= r.revision);
             let _ = tokio::time::timeout(Duration::from_secs(5), caught_up).await;

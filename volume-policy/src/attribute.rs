@@ -58,6 +58,7 @@ pub const TABLE: &[Attribute] = &[
     failure_domain::ATTR,
     nodes::ATTR,
     media::ATTR,
+    rebuild_after::ATTR,
     replica_timeout::ATTR,
     queue_depth::ATTR,
     block_size::ATTR,

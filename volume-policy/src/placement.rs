@@ -97,7 +97,9 @@ const FILTERS: &[Filter] = &[
         allowed.then_some(()).ok_or_else(|| "not in the policy's list of nodes".into())
     }),
     ("node-up", |_, _, d| d.node_up.then_some(()).ok_or_else(|| "its node does not answer".into())),
-    ("disk-ok", |_, _, d| d.disk_ok.then_some(()).ok_or_else(|| "the disk has failed".into())),
+    ("disk-ok", |_, _, d| {
+        d.disk_ok.then_some(()).ok_or_else(|| "it has failed, is being drained, or its node is".into())
+    }),
     ("media", |p, _, d| {
         let fits = p.media == Media::Any || p.media == d.media;
         fits.then_some(()).ok_or_else(|| format!("is {}, the policy asks for {}", d.media.word(), p.media.word()))
@@ -124,7 +126,8 @@ const FILTERS: &[Filter] = &[
     }),
 ];
 
-fn domain_of(level: FailureDomain, d: &DiskView) -> Option<String> {
+/// The failure domain of a disk at a level, if its node has the label.
+pub fn domain_of(level: FailureDomain, d: &DiskView) -> Option<String> {
     match level {
         FailureDomain::Node => Some(format!("node:{}", d.node.0)),
         _ => d.labels.get(level.word()).cloned(),

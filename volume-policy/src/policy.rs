@@ -29,6 +29,8 @@ pub struct Policy {
     pub media: Media,
     /// Microseconds.
     pub replica_timeout: u64,
+    /// Microseconds a node may stay away before its replicas are made anew.
+    pub rebuild_after: u64,
     /// Requests in flight.
     pub queue_depth: u32,
     /// Bytes: 512 or 4096.
@@ -98,6 +100,7 @@ impl Policy {
             nodes: norm.get("nodes").map(|v| v.split(',').map(String::from).collect()).unwrap_or_default(),
             media: Media::parse(get("media")?).ok_or_else(|| bad("media"))?,
             replica_timeout: parse_duration_us(get("replica_timeout")?).map_err(|_| bad("replica_timeout"))?,
+            rebuild_after: parse_duration_us(get("rebuild_after")?).map_err(|_| bad("rebuild_after"))?,
             queue_depth: int("queue_depth")?,
             block_size: int("block_size")?,
             read_from: ReadFrom::parse(get("read_from")?).ok_or_else(|| bad("read_from"))?,
@@ -127,10 +130,9 @@ pub fn change_online(old: &AttrMap, change: &AttrMap) -> Result<AttrMap, AttrErr
         }
         let refuse = |why| Err(AttrError::NotOnline { key: key.clone(), to: to.clone(), why });
         match attr.online {
-            Online::Yes => {}
+            Online::Yes | Online::MovesData => {}
             Online::Grow if after.size >= before.size => {}
             Online::Grow => return refuse("a volume can only grow"),
-            Online::MovesData => return refuse("it moves data, which this release cannot do yet"),
             Online::No => return refuse("it is fixed at creation"),
         }
     }

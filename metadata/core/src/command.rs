@@ -4,7 +4,7 @@
 //! A node that meets an envelope newer than it knows stops instead of guessing, because unknown fields
 //! ignored by one node and honoured by another would fork the state.
 
-use crate::record::{Addresses, DiskState};
+use crate::record::{Addresses, DiskState, NodeMode};
 use hf_policy::attributes::Media;
 use hf_policy::policy::AttrMap;
 use hf_policy::{
@@ -158,6 +158,9 @@ pub enum Command {
         session: SessionId,
         /// Take it from its present coordinator, which is dead or told to let go.
         steal: bool,
+        /// Only to look after its replicas.
+        #[serde(default)]
+        maintenance: bool,
     },
     /// The coordinator has drained and lets go.
     Detach {
@@ -228,6 +231,46 @@ pub enum Command {
         epoch: Epoch,
         /// Where.
         disk: DiskId,
+    },
+    /// Marks a replica as not wanted where it is.
+    Leave {
+        /// Which volume.
+        vol: VolumeId,
+        /// Which shard.
+        shard: u32,
+        /// Compare-and-set.
+        epoch: Epoch,
+        /// Who.
+        rid: Rid,
+    },
+    /// Says what is wanted of a node.
+    SetNodeMode {
+        /// Which.
+        node: NodeId,
+        /// What.
+        mode: NodeMode,
+    },
+    /// Forgets a node that holds nothing any more.
+    RemoveNode {
+        /// Which.
+        node: NodeId,
+    },
+    /// Moves a disk's replicas elsewhere, or stops doing so.
+    SetDiskDraining {
+        /// Which.
+        disk: DiskId,
+        /// Yes or no.
+        draining: bool,
+    },
+    /// Forgets a disk that holds nothing any more.
+    RemoveDisk {
+        /// Which.
+        disk: DiskId,
+    },
+    /// Stops or resumes making and moving replicas, for the whole cluster.
+    PauseRebuild {
+        /// Stop.
+        paused: bool,
     },
     /// Removes a replica that is not in-sync.
     RemoveReplica {

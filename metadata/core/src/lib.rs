@@ -10,6 +10,7 @@
 //! | [`command`] | every mutation, its reply, its refusals |
 //! | [`apply`] | what each command does, and when it is refused |
 //! | [`plan`] | leader-side decisions made before proposing: placement of new volumes and shards |
+//! | [`repair`] | leader-side decisions about replicas: make, move, remove |
 //! | [`image`] | the snapshot encoding, versioned |
 //! | [`view`] | queries, and watch deltas by revision |
 
@@ -18,6 +19,7 @@ pub mod command;
 pub mod image;
 pub mod plan;
 pub mod record;
+pub mod repair;
 pub mod view;
 
 pub use command::{Command, Envelope, Outcome, Refusal, Reply};

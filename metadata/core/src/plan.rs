@@ -15,6 +15,8 @@ pub struct Liveness {
     pub up: BTreeSet<NodeId>,
     /// Bytes in use per disk, as last reported.
     pub used: BTreeMap<DiskId, u64>,
+    /// Nodes that do not answer, and for how many milliseconds.
+    pub away: BTreeMap<NodeId, u64>,
 }
 
 /// What placement sees of the cluster.
@@ -40,7 +42,7 @@ pub fn inventory(state: &ClusterState, live: &Liveness) -> Vec<DiskView> {
                 used: live.used.get(&d.id).copied().unwrap_or(0),
                 placed: placed.get(&d.id).copied().unwrap_or(0),
                 node_up: live.up.contains(&d.node),
-                disk_ok: d.state == DiskState::Ok,
+                disk_ok: d.state == DiskState::Ok && !d.draining && node.mode == NodeMode::Active,
             })
         })
         .collect()
@@ -92,6 +94,10 @@ pub fn set_policy(
 ) -> Result<Vec<Vec<DiskId>>, Refusal> {
     let attrs = change_online(&v.attrs, change).map_err(|e| Refusal::Invalid(e.to_string()))?;
     let policy = Policy::from_attrs(&attrs).map_err(|e| Refusal::Invalid(e.to_string()))?;
+    // Replicas that the new policy asks for must have a place before it is accepted.
+    if ["replicas", "nodes", "media", "failure_domain"].iter().any(|k| change.contains_key(*k)) {
+        placement::place(&policy, 0, &inventory(state, live), salt).map_err(|r| Refusal::Invalid(r.to_string()))?;
+    }
     let grown = policy.size - v.size.min(policy.size);
     let mut inv = inventory(state, live);
     // Growth inside the last shard adds to the disks that hold it: they must have room too.

@@ -46,8 +46,24 @@ pub struct NodeRecord {
     /// Release it runs, for people.
     #[serde(default)]
     pub version: String,
+    /// What the operator wants of it.
+    #[serde(default)]
+    pub mode: NodeMode,
     /// Revision of the last change.
     pub rev: u64,
+}
+
+/// What the operator wants of a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeMode {
+    /// Holds replicas.
+    #[default]
+    Active,
+    /// Its replicas move elsewhere, and it gets no new ones.
+    Draining,
+    /// It will be away: nothing is made anew because of that, and it gets no new replicas.
+    Maintenance,
 }
 
 /// A `u128` that reads as hexadecimal.
@@ -81,6 +97,9 @@ pub struct DiskRecord {
     pub capacity: u64,
     /// Health.
     pub state: DiskState,
+    /// Its replicas move elsewhere, and it gets no new ones.
+    #[serde(default)]
+    pub draining: bool,
     /// Revision of the last change.
     pub rev: u64,
 }
@@ -121,6 +140,9 @@ pub struct ReplicaRecord {
     /// The epoch at which it last left the in-sync set.
     #[serde(default)]
     pub out_since: Epoch,
+    /// It is not wanted here any more: its coordinator takes it out when the others can do without it.
+    #[serde(default)]
+    pub leaving: bool,
 }
 
 impl ReplicaRecord {
@@ -153,6 +175,9 @@ pub struct Attachment {
     pub session: SessionId,
     /// When, in Unix milliseconds of the proposer's clock.
     pub since_ms: u64,
+    /// Only to look after replicas: not exported, and anybody may take the volume.
+    #[serde(default)]
+    pub maintenance: bool,
 }
 
 /// A snapshot's record (taken by a later release; here so that records need not change).
@@ -254,6 +279,10 @@ pub enum Removed {
     Volume(VolumeId),
     /// A tombstone, its data being gone.
     Tombstone(Rid),
+    /// A node.
+    Node(NodeId),
+    /// A disk.
+    Disk(DiskId),
 }
 
 /// The next unused numbers.
@@ -298,6 +327,9 @@ pub struct ClusterState {
     pub removals: VecDeque<(u64, Removed)>,
     /// Removals up to this revision are forgotten.
     pub removals_floor: u64,
+    /// Nobody makes or moves replicas for now.
+    #[serde(default)]
+    pub rebuild_paused: bool,
 }
 
 impl Default for ClusterState {
@@ -316,6 +348,7 @@ impl Default for ClusterState {
             events: VecDeque::new(),
             removals: VecDeque::new(),
             removals_floor: 0,
+            rebuild_paused: false,
         }
     }
 }

@@ -89,6 +89,8 @@ impl ClusterState {
                     match r {
                         Removed::Volume(v) => drop(self.volumes.remove(&v)),
                         Removed::Tombstone(rid) => drop(self.tombstones.remove(&rid)),
+                        Removed::Node(n) => drop(self.nodes.remove(&n)),
+                        Removed::Disk(d) => drop(self.disks.remove(&d)),
                     }
                 }
                 self.events.extend(events);

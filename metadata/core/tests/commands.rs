@@ -70,7 +70,14 @@ impl World {
     }
     fn attach(&mut self, vol: VolumeId, node: u64, steal: bool) -> Result<Reply, Refusal> {
         let epoch = self.v(vol).epoch;
-        self.run(Command::Attach { vol, epoch, node: NodeId(node), session: SessionId(node as u128), steal })
+        self.run(Command::Attach {
+            vol,
+            epoch,
+            node: NodeId(node),
+            session: SessionId(node as u128),
+            steal,
+            maintenance: false,
+        })
     }
     fn drop_(&mut self, vol: VolumeId, rids: &[u64]) -> Result<Reply, Refusal> {
         let (epoch, term) = (self.v(vol).epoch, self.v(vol).term);

@@ -42,6 +42,7 @@ impl World {
             lineage: Lineage(1),
             in_sync,
             out: BTreeMap::new(),
+            leaving: Default::default(),
         };
         let now = Tick(1_000_000_000);
         let mut out = Vec::new();

@@ -146,6 +146,15 @@ impl Client {
         })
         .await
     }
+    /// Changes nodes, disks, or takes a last resort.
+    pub async fn change(&self, what: pb::change_request::What) -> Result<pb::TextReply, Failure> {
+        let req = pb::ChangeRequest { request_id: id(), what: Some(what) };
+        self.call(|mut c| {
+            let req = req.clone();
+            async move { c.change(req).await }
+        })
+        .await
+    }
     /// Events, one by one.
     pub async fn events(&self, follow: bool, mut on: impl FnMut(&str)) -> Result<(), Failure> {
         let req = pb::WatchRequest { from_revision: 0, follow };

@@ -8,6 +8,7 @@ pub use client::Client;
 
 use crate::config::NodeArgs;
 use clap::{Parser, Subcommand, ValueEnum};
+use hf_meta_proto::pb::{self, change_request::What};
 
 /// A block store whose volumes carry their own policy.
 #[derive(Parser, Debug)]
@@ -61,6 +62,9 @@ enum Commands {
         #[arg(short, long)]
         follow: bool,
     },
+    /// Replicas being made, moved or brought back in.
+    #[command(subcommand)]
+    Job(JobCommand),
     /// Print a shell's completion script.
     Completions {
         /// Which shell.
@@ -87,6 +91,40 @@ enum NodeSub {
         #[arg(long, required = true, value_delimiter = ',')]
         seed: Vec<String>,
     },
+    /// Move a node's replicas elsewhere; it gets no new ones.
+    Drain {
+        /// Its name.
+        name: String,
+    },
+    /// A node will be away: nothing is rebuilt because of that.
+    Maintenance {
+        /// Its name.
+        name: String,
+    },
+    /// Ends a drain or maintenance.
+    Activate {
+        /// Its name.
+        name: String,
+    },
+    /// Forget a node that holds no replica any more.
+    Remove {
+        /// Its name.
+        name: String,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum JobCommand {
+    /// What is being made, moved or brought back in, with progress.
+    List {
+        /// Go on until nothing is left to do.
+        #[arg(short, long)]
+        watch: bool,
+    },
+    /// Stop making and moving replicas, in the whole cluster.
+    Pause,
+    /// Go on.
+    Resume,
 }
 
 #[derive(Subcommand, Debug)]
@@ -116,6 +154,19 @@ enum DiskCommand {
     },
     /// List disks.
     List,
+    /// Move a disk's replicas elsewhere; it gets no new ones.
+    Drain {
+        /// Its number (holdfast disk list).
+        id: u64,
+        /// Stop doing so.
+        #[arg(long)]
+        cancel: bool,
+    },
+    /// Forget a disk that holds no replica any more.
+    Remove {
+        /// Its number.
+        id: u64,
+    },
 }
 
 #[derive(Subcommand, Debug)]
@@ -162,6 +213,27 @@ enum VolumeCommand {
         name: String,
         /// Its new size.
         size: String,
+    },
+    /// The last resort: declare one replica the truth, when no in-sync replica will ever come back. What only others hold is
+    /// lost.
+    ForceInsync {
+        /// The volume's name.
+        name: String,
+        /// The replica's number (holdfast volume show).
+        #[arg(long)]
+        replica: u64,
+        /// Which shard.
+        #[arg(long, default_value_t = 0)]
+        shard: u32,
+        /// Who orders it, for the record.
+        #[arg(long)]
+        operator: String,
+        /// And why.
+        #[arg(long)]
+        reason: String,
+        /// The volume's name once more.
+        #[arg(long, default_value = "")]
+        confirm: String,
     },
     /// Change attributes that may change online.
     Set {
@@ -220,6 +292,12 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
             show::text(c.add_disk(&path, size.unwrap_or(0), &media).await?, o)
         }
         Commands::Disk(DiskCommand::List) => show::disks(&c.status().await?, o),
+        Commands::Disk(DiskCommand::Drain { id, cancel }) => {
+            let what = What::DiskDrain(pb::DiskDrain { disk: id, draining: !cancel });
+            show::text(c.change(what).await?, o)
+        }
+        Commands::Disk(DiskCommand::Remove { id }) => show::text(c.change(What::RemoveDisk(id)).await?, o),
+        Commands::Job(j) => job(&c, j, o).await,
         Commands::Volume(v) => volume(&c, v, o).await,
         Commands::Policy(PolicyCommand::Attributes) => show::attributes(o),
         Commands::Events { follow } => c.events(follow, |e| show::event(e, o)).await,
@@ -240,6 +318,29 @@ async fn node(c: &Client, n: NodeCommand, o: Format) -> Result<(), Failure> {
         }
         Some(NodeSub::List) => show::nodes(&c.status().await?, o),
         Some(NodeSub::Join { seed }) => show::text(c.join(&seed).await?, o),
+        Some(NodeSub::Drain { name }) => show::text(c.change(mode(name, "draining")).await?, o),
+        Some(NodeSub::Maintenance { name }) => show::text(c.change(mode(name, "maintenance")).await?, o),
+        Some(NodeSub::Activate { name }) => show::text(c.change(mode(name, "active")).await?, o),
+        Some(NodeSub::Remove { name }) => show::text(c.change(What::RemoveNode(name)).await?, o),
+    }
+}
+
+fn mode(node: String, mode: &str) -> What {
+    What::NodeMode(pb::NodeMode { node, mode: mode.into() })
+}
+
+async fn job(c: &Client, j: JobCommand, o: Format) -> Result<(), Failure> {
+    match j {
+        JobCommand::Pause => show::text(c.change(What::RebuildPaused(true)).await?, o),
+        JobCommand::Resume => show::text(c.change(What::RebuildPaused(false)).await?, o),
+        JobCommand::List { watch } => loop {
+            let left = show::jobs(&c.status().await?, o)?;
+            if !watch || left == 0 {
+                return Ok(());
+            }
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            println!();
+        },
     }
 }
 
@@ -260,6 +361,10 @@ async fn volume(c: &Client, v: VolumeCommand, o: Format) -> Result<(), Failure> 
         VolumeCommand::Detach { name } => show::text(c.detach(&name).await?, o),
         VolumeCommand::Resize { name, size } => {
             show::text(c.set_policy(&name, parse(&[format!("size={size}")])?).await?, o)
+        }
+        VolumeCommand::ForceInsync { name, replica, shard, operator, reason, confirm } => {
+            let f = pb::ForceInsync { volume: name, shard, rid: replica, operator, reason, confirm };
+            show::text(c.change(What::ForceInsync(f)).await?, o)
         }
         VolumeCommand::Set { name, attrs } => show::text(c.set_policy(&name, parse(&attrs)?).await?, o),
     }

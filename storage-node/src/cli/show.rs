@@ -76,8 +76,11 @@ pub fn nodes(s: &Value, o: Format) -> Result<(), Failure> {
             () if in_list(s, "learners", &n["id"]) => "learner",
             () => "follower",
         };
-        let up = if is_up(s, &n["id"]) { "up" } else { "down" };
-        vec![word(&n["id"]), word(&n["name"]), up.into(), role.into(), word(&n["addr"]["api"]), word(&n["addr"]["nbd"])]
+        let mut up = if is_up(s, &n["id"]) { "up" } else { "down" }.to_string();
+        if n["mode"] != "active" {
+            up += &format!(", {}", word(&n["mode"]));
+        }
+        vec![word(&n["id"]), word(&n["name"]), up, role.into(), word(&n["addr"]["api"]), word(&n["addr"]["nbd"])]
     };
     table(&["ID", "NAME", "STATE", "METADATA", "API", "NBD"], objects(s, "nodes").into_iter().map(row).collect());
     Ok(())
@@ -101,6 +104,7 @@ pub fn disks(s: &Value, o: Format) -> Result<(), Failure> {
             Value::String(s) => s.clone(),
             other => format!("failed: {}", word(&other["failed"])),
         };
+        let state = if d["draining"] == true { format!("{state}, draining") } else { state };
         vec![
             word(&d["id"]),
             node_name(s, &d["node"]),
@@ -234,4 +238,67 @@ pub fn event(raw: &str, o: Format) {
         (Format::Text, Some(e)) => println!("{:>6}  {:<18} {}", e["rev"], word(&e["kind"]), word(&e["text"])),
         _ => println!("{raw}"),
     }
+}
+
+/// Replicas that are not where or how they should be; how many there are.
+pub fn jobs(s: &Value, o: Format) -> Result<usize, Failure> {
+    let mut rows = Vec::new();
+    for v in objects(s, "volumes") {
+        for (index, shard) in
+            v["shards"].as_array().map(|a| a.iter().enumerate().collect::<Vec<_>>()).unwrap_or_default()
+        {
+            for r in shard["replicas"].as_object().map(|o| o.values().collect::<Vec<_>>()).unwrap_or_default() {
+                rows.extend(job(s, v, index as u64, r));
+            }
+        }
+    }
+    let n = rows.len();
+    if o == Format::Json {
+        let list: Vec<Value> = rows
+            .iter()
+            .map(|r| serde_json::json!({"volume": r[0], "replica": r[1], "node": r[2], "what": r[3], "progress": r[4], "left": r[5]}))
+            .collect();
+        json(&serde_json::json!({"paused": s["rebuild_paused"], "jobs": list}))?;
+        return Ok(n);
+    }
+    if s["rebuild_paused"] == true {
+        println!("paused: no replica is made or moved (holdfast job resume)");
+    }
+    if rows.is_empty() {
+        println!("nothing to do: every replica is in sync and where it should be");
+    } else {
+        table(&["VOLUME", "REPLICA", "NODE", "WHAT", "PROGRESS", "LEFT"], rows);
+    }
+    Ok(n)
+}
+
+fn job(s: &Value, v: &Value, shard: u64, r: &Value) -> Option<Vec<String>> {
+    let in_sync = r["state"] == "in_sync";
+    let node = &s["nodes"][r["node"].to_string()];
+    let disk = &s["disks"][r["disk"].to_string()];
+    let moving = r["leaving"] == true || node["mode"] == "draining" || disk["draining"] == true;
+    let sync = s["syncs"]
+        .as_array()
+        .and_then(|l| l.iter().find(|x| x["volume"] == v["id"] && x["shard"] == shard && x["replica"] == r["rid"]));
+    let what = match (in_sync, moving, sync.is_some()) {
+        (true, false, _) => return None,
+        (true, true, _) => "leaves when the others are in sync",
+        (false, true, _) => "is removed",
+        (false, false, true) => "is brought in",
+        (false, false, false) if !is_up(s, &r["node"]) => "waits for its node",
+        (false, false, false) => "waits its turn",
+    };
+    let number = |key: &str| sync.and_then(|x| x[key].as_u64()).unwrap_or(0);
+    let (all, done, copied, rate) =
+        (number("chunks"), number("chunks_done"), number("copied_bytes"), number("bytes_per_second"));
+    let progress =
+        if sync.is_some() { format!("{done}/{all} chunks, {} copied", format_size(copied)) } else { "–".into() };
+    // At most so much is left: chunks are compared first, and only what differs is copied.
+    let left = (all - done.min(all)) * hf_policy::CHUNK_BYTES;
+    let left = match rate {
+        0 => "–".into(),
+        r => format!("at most {} s", left / r + 1),
+    };
+    let volume = if shard > 0 { format!("{} shard {shard}", word(&v["name"])) } else { word(&v["name"]) };
+    Some(vec![volume, word(&r["rid"]), word(&node["name"]), what.into(), progress, left])
 }

@@ -62,6 +62,8 @@ fn record_of(v: &VolumeRecord, shard: u32) -> co::Record {
     let in_sync = replicas().filter(|(_, r)| r.in_sync());
     let out = replicas().filter_map(|(rid, r)| {
         let (base, sync_id) = match r.state {
+            // Who is not wanted any more is not brought back.
+            _ if r.leaving => return None,
             ReplicaState::InSync => return None,
             ReplicaState::Out { base } => (base, None),
             ReplicaState::Syncing { base, sync_id } => (base, Some(sync_id)),
@@ -77,6 +79,7 @@ fn record_of(v: &VolumeRecord, shard: u32) -> co::Record {
             .map(|(rid, r)| (*rid, co::MemberInfo { node: r.node, store_uuid: r.store_uuid.unwrap_or_default() }))
             .collect(),
         out: out.collect(),
+        leaving: replicas().filter(|(_, r)| r.leaving).map(|(rid, _)| *rid).collect(),
     }
 }
 

@@ -15,9 +15,9 @@ use hf_repl_core::{Coordinator, IoError, Replica};
 use hf_store::sim::Rng;
 use std::collections::BTreeMap;
 
-const NODES: u64 = 3;
+pub(super) const NODES: u64 = 3;
 const BLOCKS: u64 = 600;
-const VOL: VolumeId = VolumeId(1);
+pub(super) const VOL: VolumeId = VolumeId(1);
 const SHARD: ShardId = ShardId { vol: VOL, index: 0 };
 
 /// How a run ended.
@@ -38,25 +38,25 @@ pub struct Outcome {
     pub synced: u64,
 }
 
-struct Host {
-    up: bool,
-    boot: BootId,
-    store: ModelStore,
+pub(super) struct Host {
+    pub(super) up: bool,
+    pub(super) boot: BootId,
+    pub(super) store: ModelStore,
     /// Its storage; a wipe makes another one.
-    uuid: StoreUuid,
-    replica: Replica,
-    coordinator: Option<Attached>,
+    pub(super) uuid: StoreUuid,
+    pub(super) replica: Replica,
+    pub(super) coordinator: Option<Attached>,
 }
 
-struct Attached {
-    c: Coordinator,
-    session: SessionId,
+pub(super) struct Attached {
+    pub(super) c: Coordinator,
+    pub(super) session: SessionId,
     /// Requests in flight: client id to (began, what).
-    ops: BTreeMap<u64, (u64, Vec<u64>, Option<u64>)>,
-    out: Vec<co::Output>,
+    pub(super) ops: BTreeMap<u64, (u64, Vec<u64>, Option<u64>)>,
+    pub(super) out: Vec<co::Output>,
 }
 
-enum Net {
+pub(super) enum Net {
     ToReplica { from: u64, to: u64, env: Envelope, msg: Msg },
     ToCoordinator { from: u64, to: u64, env: Envelope, msg: Msg },
     Proposal { from: u64, session: SessionId, cmd: Command },
@@ -65,19 +65,19 @@ enum Net {
 }
 
 pub struct Sim {
-    rng: Rng,
-    now: Tick,
-    state: ClusterState,
-    hosts: BTreeMap<u64, Host>,
-    net: Vec<(Tick, Net)>,
-    cut: std::collections::BTreeSet<(u64, u64)>,
-    history: History,
-    next: u64,
-    weights: [u64; 9],
-    healing: bool,
+    pub(super) rng: Rng,
+    pub(super) now: Tick,
+    pub(super) state: ClusterState,
+    pub(super) hosts: BTreeMap<u64, Host>,
+    pub(super) net: Vec<(Tick, Net)>,
+    pub(super) cut: std::collections::BTreeSet<(u64, u64)>,
+    pub(super) history: History,
+    pub(super) next: u64,
+    pub(super) weights: [u64; 9],
+    pub(super) healing: bool,
     /// Some seeds have disks of different, small sizes.
-    small_disks: bool,
-    outcome: Outcome,
+    pub(super) small_disks: bool,
+    pub(super) outcome: Outcome,
 }
 
 /// A run whose verdict is an error names what went wrong; the seed replays it.
@@ -132,12 +132,12 @@ impl Sim {
                 .all(|r| !r.in_sync() || r.store_uuid != Some(self.hosts[&r.rid.0].uuid))
     }
 
-    fn id(&mut self) -> u64 {
+    pub(super) fn id(&mut self) -> u64 {
         self.next += 1;
         self.next
     }
 
-    fn apply(&mut self, cmd: Command) -> Result<hf_meta_core::Reply, Refusal> {
+    pub(super) fn apply(&mut self, cmd: Command) -> Result<hf_meta_core::Reply, Refusal> {
         let request = RequestId(u128::from(self.id()));
         let r = self.state.apply(&MetaEnvelope { v: 1, request, at_ms: 0, cmd });
         self.state.check().unwrap();
@@ -223,7 +223,7 @@ impl Sim {
     }
 
     /// Delivers one message that is due; reordering comes from their times and this choice.
-    fn deliver(&mut self) -> Result<(), String> {
+    pub(super) fn deliver(&mut self) -> Result<(), String> {
         let due: Vec<usize> =
             self.net.iter().enumerate().filter(|(_, (at, _))| *at <= self.now).map(|(i, _)| i).collect();
         if due.is_empty() {
@@ -275,7 +275,7 @@ impl Sim {
         self.hosts[&node].coordinator.as_ref().is_some_and(|a| a.session == session)
     }
 
-    fn record(&self) -> co::Record {
+    pub(super) fn record(&self) -> co::Record {
         let v = &self.state.volumes[&VOL];
         let in_sync = v.shards[0].replicas.values().filter(|r| r.in_sync());
         let out = v.shards[0].replicas.values().filter_map(|r| {
@@ -295,11 +295,12 @@ impl Sim {
                 .map(|r| (r.rid, co::MemberInfo { node: r.node, store_uuid: r.store_uuid.unwrap() }))
                 .collect(),
             out: out.collect(),
+            leaving: v.shards[0].replicas.values().filter(|r| r.leaving).map(|r| r.rid).collect(),
         }
     }
 
     /// Every coordinator will see the newest record, sooner or later.
-    fn announce(&mut self) {
+    pub(super) fn announce(&mut self) {
         let to: Vec<_> = self.hosts.iter().filter_map(|(n, h)| Some((*n, h.coordinator.as_ref()?.session))).collect();
         for (to, session) in to {
             // One cut off from Raft learns nothing; 0 stands for Raft.
@@ -327,7 +328,7 @@ impl Sim {
         sends.into_iter().for_each(|s| self.send(s));
     }
 
-    fn store_step(&mut self) -> Result<(), String> {
+    pub(super) fn store_step(&mut self) -> Result<(), String> {
         let node = 1 + self.rng.below(NODES);
         let h = self.hosts.get_mut(&node).unwrap();
         if h.up
@@ -339,7 +340,7 @@ impl Sim {
         Ok(())
     }
 
-    fn coordinator_step(&mut self, node: u64, input: co::Input) -> Result<(), String> {
+    pub(super) fn coordinator_step(&mut self, node: u64, input: co::Input) -> Result<(), String> {
         let now = self.now;
         let Some(a) = self.hosts.get_mut(&node).unwrap().coordinator.as_mut() else { return Ok(()) };
         let mut out = std::mem::take(&mut a.out);
@@ -451,7 +452,7 @@ impl Sim {
         self.coordinator_step(node, co::Input::Client { id, op })
     }
 
-    fn tick(&mut self, us: u64) -> Result<(), String> {
+    pub(super) fn tick(&mut self, us: u64) -> Result<(), String> {
         let us = 1 + self.rng.below(us);
         self.now = self.now.plus(us);
         for node in 1..=NODES {
@@ -466,14 +467,15 @@ impl Sim {
         Ok(())
     }
 
-    fn attach(&mut self) -> Result<(), String> {
+    pub(super) fn attach(&mut self) -> Result<(), String> {
         let node = 1 + self.rng.below(NODES);
         if !self.hosts[&node].up || self.cut.contains(&(node, 0)) {
             return Ok(());
         }
         let v = &self.state.volumes[&VOL];
         let session = SessionId(u128::from(self.next + 1_000_000));
-        let cmd = Command::Attach { vol: VOL, epoch: v.epoch, node: NodeId(node), session, steal: true };
+        let cmd =
+            Command::Attach { vol: VOL, epoch: v.epoch, node: NodeId(node), session, steal: true, maintenance: false };
         self.apply(cmd).map_err(|e| e.to_string())?;
         self.outcome.attaches += 1;
         self.id();
@@ -500,7 +502,7 @@ impl Sim {
     }
 
     /// Tells a coordinator which links are up.
-    fn links(&mut self, node: u64) -> Result<(), String> {
+    pub(super) fn links(&mut self, node: u64) -> Result<(), String> {
         for peer in 1..=NODES {
             let up = self.hosts[&peer].up && self.linked(node, peer) && self.linked(peer, node);
             let boot = self.hosts[&peer].boot;
@@ -511,146 +513,8 @@ impl Sim {
         Ok(())
     }
 
-    fn all_links(&mut self) -> Result<(), String> {
+    pub(super) fn all_links(&mut self) -> Result<(), String> {
         (1..=NODES).try_for_each(|n| self.links(n))
-    }
-
-    fn crash(&mut self) -> Result<(), String> {
-        let node = 1 + self.rng.below(NODES);
-        let survive = self.rng.below(4) as usize;
-        let h = self.hosts.get_mut(&node).unwrap();
-        if !h.up {
-            return Ok(());
-        }
-        self.outcome.crashes += 1;
-        h.up = false;
-        h.coordinator = None;
-        h.store.crash(survive);
-        self.all_links()
-    }
-
-    fn restart(&mut self) -> Result<(), String> {
-        let node = 1 + self.rng.below(NODES);
-        let boot = BootId(u128::from(self.id()));
-        let now = self.now;
-        let h = self.hosts.get_mut(&node).unwrap();
-        if h.up {
-            return Ok(());
-        }
-        h.up = true;
-        h.boot = boot;
-        h.replica = Replica::new(now, boot, durable(node, h.uuid, &h.store));
-        self.all_links()
-    }
-
-    /// A crashed node's disk is wiped, if another in-sync replica that was not still has everything.
-    fn wipe(&mut self) -> Result<(), String> {
-        let node = 1 + self.rng.below(NODES);
-        let uuid = StoreUuid(u128::from(self.id()) << 32);
-        let (record, hosts) = (self.record(), &mut self.hosts);
-        let whole = record.in_sync.iter().any(|(r, m)| r.0 != node && hosts[&r.0].uuid == m.store_uuid);
-        let Some(h) = hosts.get_mut(&node).filter(|h| !h.up && whole) else { return Ok(()) };
-        let units = h.store.units;
-        h.store = ModelStore::default();
-        h.store.units = units;
-        h.uuid = uuid;
-        self.outcome.wipes += 1;
-        Ok(())
-    }
-
-    /// The agents: storage that is not the recorded one is reported, which is refused while it counts as in-sync.
-    fn report_storage(&mut self) {
-        let mut changed = false;
-        for node in 1..=NODES {
-            let (up, uuid) = (self.hosts[&node].up, self.hosts[&node].uuid);
-            if up && self.state.volumes[&VOL].shards[0].replicas[&Rid(node)].store_uuid != Some(uuid) {
-                changed |= self.apply(Command::ReplicaMade { vol: VOL, rid: Rid(node), store_uuid: uuid }).is_ok();
-            }
-        }
-        if changed {
-            self.announce();
-        }
-    }
-
-    /// Cuts one direction between two nodes, or a node from Raft.
-    fn partition(&mut self) -> Result<(), String> {
-        let a = 1 + self.rng.below(NODES);
-        let b = self.rng.below(NODES + 1);
-        if a != b {
-            self.cut.insert((a, b));
-            if b != 0 && self.rng.one_in(2) {
-                self.cut.insert((b, a));
-            }
-        }
-        // A one-way cut is not always noticed as a lost link.
-        if self.rng.one_in(2) { self.all_links() } else { Ok(()) }
-    }
-
-    fn reconnect(&mut self) -> Result<(), String> {
-        if let Some(c) = self.cut.iter().nth(self.rng.below(self.cut.len() as u64) as usize).copied() {
-            self.cut.remove(&c);
-        }
-        self.announce();
-        self.all_links()
-    }
-
-    /// Faults end: a new attachment must reach service and read every block, within simulated minutes.
-    fn heal(&mut self) -> Result<(), String> {
-        self.healing = true;
-        self.cut.clear();
-        for _ in 0..60 {
-            self.restart()?;
-        }
-        self.all_links()?;
-        loop {
-            self.attach()?;
-            let node = self
-                .hosts
-                .iter()
-                .find(|(_, h)| h.coordinator.as_ref().is_some_and(|a| Some(a.session) == self.record().session))
-                .map(|(n, _)| *n);
-            let Some(node) = node else { continue };
-            let (id, now) = (self.id(), self.now.0);
-            let blocks: Vec<u64> = (240..280).collect();
-            let a = self.hosts.get_mut(&node).unwrap().coordinator.as_mut().unwrap();
-            a.ops.insert(id, (now, blocks, None));
-            self.coordinator_step(
-                node,
-                co::Input::Client { id, op: ClientOp::Read { off: 240 * BLOCK_BYTES, len: 40 * BLOCK_SIZE as u32 } },
-            )?;
-            let until = self.now.plus(120_000_000);
-            while self.now < until {
-                self.tick(20_000)?;
-                self.report_storage();
-                self.announce();
-                for _ in 0..24 {
-                    self.deliver()?;
-                    self.store_step()?;
-                }
-                let a = self.hosts[&node].coordinator.as_ref().unwrap();
-                let complete = self.small_disks || self.record().out.is_empty();
-                if !a.ops.contains_key(&id) && a.c.status().phase == Phase::Serving && complete {
-                    return self.converged();
-                }
-            }
-            let s = self.hosts[&node].coordinator.as_ref().unwrap().c.status();
-            return Err(format!("not alive after healing: {s:?}"));
-        }
-    }
-
-    /// Every in-sync replica holds the same (I8).
-    fn converged(&mut self) -> Result<(), String> {
-        let set: Vec<u64> = self.record().in_sync.keys().map(|r| r.0).collect();
-        for _ in 0..2000 {
-            self.store_step()?;
-        }
-        for b in 240..280 {
-            let all: Vec<_> = set.iter().map(|n| self.hosts[n].store.info(b)).collect();
-            if all.iter().any(|x| x.1 != all[0].1) {
-                return Err(format!("block {b} differs between in-sync replicas {set:?}"));
-            }
-        }
-        Ok(())
     }
 }
 
@@ -669,7 +533,7 @@ impl Net {
     }
 }
 
-fn durable(node: u64, store_uuid: StoreUuid, s: &ModelStore) -> Durable {
+pub(super) fn durable(node: u64, store_uuid: StoreUuid, s: &ModelStore) -> Durable {
     Durable {
         cluster: ClusterId(1),
         shard: SHARD,

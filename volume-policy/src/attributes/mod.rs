@@ -12,6 +12,7 @@ pub mod nodes;
 pub mod queue_depth;
 pub mod read_from;
 pub mod read_only;
+pub mod rebuild_after;
 pub mod replica_timeout;
 pub mod replicas;
 pub mod size;

@@ -6,7 +6,9 @@ use hf_policy::{SessionId, Term, VolumeId};
 
 impl ClusterState {
     pub(super) fn attach(&mut self, env: &Envelope) -> Outcome {
-        let Command::Attach { vol, epoch, node, session, steal } = &env.cmd else { return Ok(Reply::Done) };
+        let Command::Attach { vol, epoch, node, session, steal, maintenance } = &env.cmd else {
+            return Ok(Reply::Done);
+        };
         let mut v = self.volume_at(*vol, *epoch)?.clone();
         if !self.nodes.contains_key(node) {
             return Err(Refusal::NotFound { kind: "node".into(), name: format!("#{node}") });
@@ -14,18 +16,25 @@ impl ClusterState {
         if !v.ready() {
             return Err(Refusal::NotReady(v.name));
         }
-        if let Some(a) = v.coordinator.as_ref().filter(|_| !*steal) {
+        // Who only looks after replicas gives way to everybody who wants the volume.
+        if let Some(a) = v.coordinator.as_ref().filter(|a| !*steal && (*maintenance || !a.maintenance)) {
             return Err(Refusal::Attached { volume: v.name.clone(), node: self.node_name(a.node) });
         }
         if v.term == Term(u32::MAX) {
             return Err(Refusal::Invalid("the volume's terms are used up".into()));
         }
         v.term = v.term.next();
-        let taken = v.coordinator.replace(Attachment { node: *node, session: *session, since_ms: env.at_ms });
+        let taken = v.coordinator.replace(Attachment {
+            node: *node,
+            session: *session,
+            since_ms: env.at_ms,
+            maintenance: *maintenance,
+        });
         let (name, term) = (v.name.clone(), v.term);
         self.put_volume(v);
         let at = self.node_name(*node);
         let text = match taken {
+            _ if *maintenance => format!("volume {name}: node {at} looks after its replicas, term {}", term.0),
             Some(old) => {
                 format!("volume {name} taken from node {} by node {at}, term {}", self.node_name(old.node), term.0)
             }

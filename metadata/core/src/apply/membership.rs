@@ -80,6 +80,19 @@ impl ClusterState {
         Ok(Reply::Done)
     }
 
+    pub(super) fn leave(&mut self, vol: VolumeId, shard: u32, epoch: Epoch, rid: Rid) -> Outcome {
+        let mut v = self.volume_at(vol, epoch)?.clone();
+        let s = v.shards.get_mut(shard as usize).ok_or_else(|| no_shard(shard))?;
+        let others = s.replicas.values().any(|r| r.rid != rid && r.in_sync() && !r.leaving);
+        let r = s.replicas.get_mut(&rid).ok_or_else(|| no_replica(rid))?;
+        if !others {
+            return Err(Refusal::LastReplica);
+        }
+        r.leaving = true;
+        self.put_volume(v);
+        Ok(Reply::Done)
+    }
+
     pub(super) fn add_replica(&mut self, vol: VolumeId, shard: u32, epoch: Epoch, disk: DiskId) -> Outcome {
         let mut v = self.volume_at(vol, epoch)?.clone();
         let node = match self.disks.get(&disk) {
@@ -92,7 +105,10 @@ impl ClusterState {
         }
         let rid = Rid(self.next.rid);
         let state = ReplicaState::Out { base: Ver::ZERO };
-        s.replicas.insert(rid, ReplicaRecord { rid, disk, node, store_uuid: None, state, out_since: v.epoch.next() });
+        s.replicas.insert(
+            rid,
+            ReplicaRecord { rid, disk, node, store_uuid: None, state, out_since: v.epoch.next(), leaving: false },
+        );
         self.next.rid += 1;
         self.put_volume(v);
         Ok(Reply::Done)

@@ -5,7 +5,7 @@ mod membership;
 mod node;
 mod volume;
 
-use crate::command::{Command, Envelope, Outcome, Refusal};
+use crate::command::{Command, Envelope, Outcome, Refusal, Reply};
 use crate::record::*;
 use hf_policy::{Epoch, Term, VolumeId};
 
@@ -60,6 +60,17 @@ impl ClusterState {
             Command::SyncStart { .. } => self.sync_start(env),
             Command::Add { .. } => self.add_member(env),
             Command::AddReplica { vol, shard, epoch, disk } => self.add_replica(*vol, *shard, *epoch, *disk),
+            Command::Leave { vol, shard, epoch, rid } => self.leave(*vol, *shard, *epoch, *rid),
+            Command::SetNodeMode { node, mode } => self.set_node_mode(env.at_ms, *node, *mode),
+            Command::RemoveNode { node } => self.remove_node(env.at_ms, *node),
+            Command::SetDiskDraining { disk, draining } => self.set_disk_draining(env.at_ms, *disk, *draining),
+            Command::RemoveDisk { disk } => self.remove_disk(env.at_ms, *disk),
+            Command::PauseRebuild { paused } => {
+                self.rebuild_paused = *paused;
+                let word = if *paused { "paused" } else { "resumed" };
+                self.event(env.at_ms, "rebuild", "cluster", format!("making and moving of replicas {word}"));
+                Ok(Reply::Done)
+            }
             Command::RemoveReplica { vol, shard, epoch, rid } => self.remove_replica(*vol, *shard, *epoch, *rid),
             Command::ForceInsync { .. } => self.force_insync(env),
             Command::SnapAdd { .. } => self.snap_add(env),

@@ -31,6 +31,7 @@ impl ClusterState {
             addr: addr.clone(),
             labels: labels.clone(),
             version: version.clone(),
+            mode: known.as_ref().map_or(NodeMode::Active, |n| n.mode),
             rev: self.revision,
         };
         match known {
@@ -75,10 +76,98 @@ impl ClusterState {
             media: *media,
             capacity: *capacity,
             state,
+            draining: known.as_ref().is_some_and(|d| d.draining),
             rev: self.revision,
         };
         self.disks.insert(id, record);
         Ok(Reply::Disk(id))
+    }
+
+    pub(super) fn set_node_mode(&mut self, at_ms: u64, node: NodeId, mode: NodeMode) -> Outcome {
+        let rev = self.revision;
+        let Some(n) = self.nodes.get_mut(&node) else {
+            return Err(Refusal::NotFound { kind: "node".into(), name: format!("#{node}") });
+        };
+        n.mode = mode;
+        n.rev = rev;
+        let name = n.name.clone();
+        let text = match mode {
+            NodeMode::Active => format!("node {name} is active"),
+            NodeMode::Draining => format!("node {name} is being drained"),
+            NodeMode::Maintenance => format!("node {name} is in maintenance"),
+        };
+        self.event(at_ms, "node.mode", name, text);
+        Ok(Reply::Done)
+    }
+
+    /// What still lives on a node or disk, in words; `None` if nothing.
+    fn held(&self, on: impl Fn(NodeId, DiskId) -> bool) -> Option<String> {
+        let has = |v: &&VolumeRecord| v.replicas().any(|(_, r)| on(r.node, r.disk));
+        let names: Vec<&str> = self.volumes.values().filter(has).map(|v| v.name.as_str()).take(5).collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    }
+
+    pub(super) fn remove_node(&mut self, at_ms: u64, node: NodeId) -> Outcome {
+        let Some(n) = self.nodes.get(&node).cloned() else {
+            return Err(Refusal::NotFound { kind: "node".into(), name: format!("#{node}") });
+        };
+        if let Some(volumes) = self.held(|n, _| n == node) {
+            let why =
+                format!("node {} still holds replicas of {volumes}: drain it first (holdfast node drain)", n.name);
+            return Err(Refusal::Invalid(why));
+        }
+        if let Some(v) = self.volumes.values().find(|v| v.coordinator.as_ref().is_some_and(|a| a.node == node)) {
+            let why =
+                format!("volume {} is attached on node {}: detach it or attach it elsewhere first", v.name, n.name);
+            return Err(Refusal::Invalid(why));
+        }
+        if self.nodes.len() == 1 {
+            return Err(Refusal::Invalid("it is the cluster's only node".into()));
+        }
+        let disks: Vec<DiskId> = self.disks.values().filter(|d| d.node == node).map(|d| d.id).collect();
+        for d in disks {
+            self.disks.remove(&d);
+            self.removed(Removed::Disk(d));
+        }
+        // Nobody is left who could delete their data, and the node is told nothing any more.
+        let rids: Vec<_> = self.tombstones.values().filter(|t| t.node == node).map(|t| t.rid).collect();
+        for rid in rids {
+            self.tombstones.remove(&rid);
+            self.removed(Removed::Tombstone(rid));
+        }
+        self.nodes.remove(&node);
+        self.removed(Removed::Node(node));
+        self.event(at_ms, "node.removed", n.name.clone(), format!("node {} removed", n.name));
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn set_disk_draining(&mut self, at_ms: u64, disk: DiskId, draining: bool) -> Outcome {
+        let rev = self.revision;
+        let Some(d) = self.disks.get_mut(&disk) else {
+            return Err(Refusal::NotFound { kind: "disk".into(), name: format!("#{disk}") });
+        };
+        d.draining = draining;
+        d.rev = rev;
+        let (node, path) = (d.node, d.path.clone());
+        let name = self.node_name(node);
+        let word = if draining { "is being drained" } else { "is in use again" };
+        self.event(at_ms, "disk.draining", format!("{name}:{path}"), format!("disk {disk} of node {name} {word}"));
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn remove_disk(&mut self, at_ms: u64, disk: DiskId) -> Outcome {
+        let Some(d) = self.disks.get(&disk).cloned() else {
+            return Err(Refusal::NotFound { kind: "disk".into(), name: format!("#{disk}") });
+        };
+        if let Some(volumes) = self.held(|_, d| d == disk) {
+            return Err(Refusal::Invalid(format!("disk {disk} still holds replicas of {volumes}")));
+        }
+        self.disks.remove(&disk);
+        self.removed(Removed::Disk(disk));
+        let name = self.node_name(d.node);
+        let text = format!("disk {disk} of node {name} ({}) removed", d.path);
+        self.event(at_ms, "disk.removed", format!("{name}:{}", d.path), text);
+        Ok(Reply::Done)
     }
 
     pub(super) fn set_disk_state(&mut self, at_ms: u64, disk: DiskId, state: &DiskState) -> Outcome {

@@ -23,6 +23,7 @@ impl ClusterState {
                     store_uuid: None,
                     state: ReplicaState::InSync,
                     out_since: Epoch(0),
+                    leaving: false,
                 };
                 shard.replicas.insert(Rid(rid), replica);
                 rid += 1;
@@ -75,7 +76,7 @@ impl ClusterState {
 
     pub(super) fn delete_volume(&mut self, at_ms: u64, vol: VolumeId, epoch: Epoch) -> Outcome {
         let v = self.volume_at(vol, epoch)?.clone();
-        if let Some(a) = &v.coordinator {
+        if let Some(a) = v.coordinator.as_ref().filter(|a| !a.maintenance) {
             return Err(Refusal::Attached { volume: v.name.clone(), node: self.node_name(a.node) });
         }
         if Policy::from_attrs(&v.attrs).is_ok_and(|p| p.sticky) {

@@ -51,7 +51,8 @@ impl Coordinator {
     }
 
     pub(super) fn drive_membership(&mut self, now: Tick, out: &mut Vec<Output>) {
-        if self.suspects.is_empty() || self.phase == Phase::Fenced {
+        let leaving = self.phase == Phase::Serving && !self.record.leaving.is_empty();
+        if (self.suspects.is_empty() && !leaving) || self.phase == Phase::Fenced {
             return;
         }
         if self.proposal.as_ref().is_some_and(|p| now < p.until) {
@@ -66,6 +67,15 @@ impl Coordinator {
             // Kept is whoever is not known to be broken; dropping a healthy member for a broken one would strand the data.
             rids.sort_by_key(|r| self.members.get(r).map(|m| (!m.broken, m.up, m.heard)));
             rids.pop();
+        }
+        // Who is not wanted any more goes when enough others are there.
+        if leaving {
+            let goes = |r: &Rid| in_sync.contains_key(r) && self.record.leaving.contains(r);
+            let going: Vec<Rid> =
+                self.record.leaving.iter().copied().filter(|r| goes(r) && !rids.contains(r)).collect();
+            if in_sync.len() >= rids.len() + going.len() + (self.cfg.min_replicas as usize).max(1) {
+                rids.extend(going);
+            }
         }
         // Nobody is dropped in favour of members of which none is known to be there: they may be what was lost.
         let alive = |m: &Member| m.up && !m.broken && now.since(m.heard) < crate::timing::DEAD;

@@ -6,7 +6,7 @@ use hf_policy::attributes::ReadFrom;
 use hf_policy::{
     BootId, ClusterId, Epoch, Fate, HasFate, Lineage, NodeId, Rid, SessionId, ShardId, StoreUuid, Term, Tick, Ver,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The front end's name for a request; answered exactly once.
 pub type ClientId = u64;
@@ -58,6 +58,8 @@ pub struct Record {
     pub in_sync: BTreeMap<Rid, MemberInfo>,
     /// Replicas that are out.
     pub out: BTreeMap<Rid, OutInfo>,
+    /// Members that are not wanted any more: they are taken out when the others can do without them.
+    pub leaving: BTreeSet<Rid>,
 }
 
 impl Record {

@@ -1,0 +1,195 @@
+//! Repair: what the leader does so that every shard has the replicas its policy asks for, on nodes and disks that may have them.
+//!
+//! Decided anew from the record and liveness each time, so that it survives the leader's death: there is no job state but the
+//! record itself. Make before break: a replica leaves only when enough others are in sync. Only a coordinator takes
+//! members out of the set; here they are marked as leaving.
+
+use crate::command::Command;
+use crate::plan::{Liveness, inventory};
+use crate::record::*;
+use hf_policy::attributes::Media;
+use hf_policy::placement::{self, DiskView};
+use hf_policy::{NodeId, Policy, VolumeId};
+use std::collections::BTreeSet;
+
+/// New replicas being filled at once, per node that is up: losing a third of the nodes must cause no storm.
+const REBUILDS_PER_NODE: usize = 2;
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Propose this.
+    Do(Command),
+    /// Nobody has the volume attached, and its replicas need a coordinator: this node should be it for a while.
+    Maintain {
+        /// Which volume.
+        vol: VolumeId,
+        /// Which node.
+        node: NodeId,
+    },
+    /// The maintenance is over.
+    Release {
+        /// Which volume.
+        vol: VolumeId,
+        /// Which node.
+        node: NodeId,
+    },
+}
+
+/// May a replica stay where it is?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Yes (also if its node is away for a short time).
+    Keep,
+    /// It should live elsewhere; it is good as long as it is there.
+    Move,
+    /// Its disk or node is gone for good, or has been away for too long.
+    Gone,
+}
+
+/// How a replica stands, by its disk, its node and the policy.
+pub fn standing(state: &ClusterState, live: &Liveness, policy: &Policy, r: &ReplicaRecord) -> Standing {
+    let (Some(disk), Some(node)) = (state.disks.get(&r.disk), state.nodes.get(&r.node)) else { return Standing::Gone };
+    if matches!(disk.state, DiskState::Failed(_)) {
+        return Standing::Gone;
+    }
+    let up = live.up.contains(&r.node);
+    let away = live.away.get(&r.node).copied().unwrap_or(0);
+    if !up && node.mode != NodeMode::Maintenance && away >= policy.rebuild_after / 1000 {
+        return Standing::Gone;
+    }
+    let allowed = policy.nodes.is_empty() || policy.nodes.contains(&node.name);
+    let fits = policy.media == Media::Any || policy.media == disk.media;
+    if r.leaving || disk.draining || node.mode == NodeMode::Draining || !allowed || !fits {
+        return Standing::Move;
+    }
+    Standing::Keep
+}
+
+struct Shard<'a> {
+    keep: Vec<&'a ReplicaRecord>,
+    others: Vec<&'a ReplicaRecord>,
+}
+
+/// Sorts a shard's replicas into those that count and the others. Of two in one failure domain only one counts.
+fn sort<'a>(state: &ClusterState, live: &Liveness, policy: &Policy, inv: &[DiskView], s: &'a ShardRecord) -> Shard<'a> {
+    let mut all: Vec<&ReplicaRecord> = s.replicas.values().collect();
+    all.sort_by_key(|r| (!r.in_sync(), r.rid));
+    let mut domains = BTreeSet::new();
+    let (keep, others) = all.into_iter().partition(|r| {
+        let domain = inv.iter().find(|d| d.disk == r.disk).and_then(|d| placement::domain_of(policy.failure_domain, d));
+        standing(state, live, policy, r) == Standing::Keep && domain.is_some_and(|d| domains.insert(d))
+    });
+    Shard { keep, others }
+}
+
+/// Everything that should be done now.
+pub fn steps(state: &ClusterState, live: &Liveness, salt: u64) -> Vec<Step> {
+    let mut out = Vec::new();
+    let inv = inventory(state, live);
+    let filling = |r: &&ReplicaRecord| matches!(r.state, ReplicaState::Out { base } | ReplicaState::Syncing { base, .. } if base == hf_policy::Ver::ZERO);
+    let busy = state.volumes.values().flat_map(|v| v.replicas().map(|(_, r)| r)).filter(filling).count();
+    let mut budget = (REBUILDS_PER_NODE * live.up.len()).saturating_sub(busy);
+    for v in state.volumes.values() {
+        let Ok(policy) = Policy::from_attrs(&v.attrs) else { continue };
+        attend(state, live, v, &policy, &mut out);
+        if state.rebuild_paused {
+            continue;
+        }
+        for (index, s) in v.shards.iter().enumerate() {
+            let sorted = sort(state, live, &policy, &inv, s);
+            // One change of a volume at a time: each moves its epoch.
+            let step = shard_step(v, index as u32, s, &policy, &sorted, &inv, budget > 0, salt);
+            if let Some(cmd) = step {
+                budget -= usize::from(matches!(cmd, Command::AddReplica { .. }));
+                out.push(Step::Do(cmd));
+                break;
+            }
+        }
+    }
+    out
+}
+
+#[allow(clippy::too_many_arguments)]
+fn shard_step(
+    v: &VolumeRecord,
+    shard: u32,
+    s: &ShardRecord,
+    policy: &Policy,
+    sorted: &Shard<'_>,
+    inv: &[DiskView],
+    may_add: bool,
+    salt: u64,
+) -> Option<Command> {
+    let want = policy.replicas as usize;
+    let (vol, epoch) = (v.id, v.epoch);
+    if sorted.keep.len() < want {
+        let disk = place_one(v, shard, s, policy, sorted, inv, salt).filter(|_| may_add)?;
+        return Some(Command::AddReplica { vol, shard, epoch, disk });
+    }
+    if sorted.keep.iter().filter(|r| r.in_sync()).count() < want {
+        return None; // They are catching up; until then nothing is taken away.
+    }
+    let surplus = || {
+        let attached = v.coordinator.as_ref().map(|a| a.node);
+        let extra = sorted.keep.iter().filter(|_| sorted.keep.len() > want);
+        extra.copied().max_by_key(|r| (!r.in_sync(), Some(r.node) != attached, r.rid))
+    };
+    let r = sorted.others.first().copied().or_else(surplus)?;
+    match (r.in_sync(), r.leaving) {
+        (false, _) => Some(Command::RemoveReplica { vol, shard, epoch, rid: r.rid }),
+        (true, false) => Some(Command::Leave { vol, shard, epoch, rid: r.rid }),
+        (true, true) => None, // its coordinator takes it out
+    }
+}
+
+/// A disk for one more replica, in a failure domain that none of those that count is in.
+fn place_one(
+    v: &VolumeRecord,
+    shard: u32,
+    s: &ShardRecord,
+    policy: &Policy,
+    sorted: &Shard<'_>,
+    inv: &[DiskView],
+    salt: u64,
+) -> Option<hf_policy::DiskId> {
+    let domain = |d: &DiskView| placement::domain_of(policy.failure_domain, d);
+    let of = |r: &&ReplicaRecord| inv.iter().find(|d| d.disk == r.disk).and_then(domain);
+    let taken: BTreeSet<String> = sorted.keep.iter().filter_map(of).collect();
+    let free = |d: &&DiskView| {
+        !s.replicas.values().any(|r| r.disk == d.disk) && domain(d).is_none_or(|name| !taken.contains(&name))
+    };
+    let choice: Vec<DiskView> = inv.iter().filter(free).cloned().collect();
+    let one = Policy { replicas: 1, min_replicas: 1, ..policy.clone() };
+    let salt = salt.wrapping_add(v.id.0).wrapping_mul(31).wrapping_add(u64::from(shard));
+    placement::place(&one, v.shard_bytes(shard), &choice, salt).ok()?.first().copied()
+}
+
+/// Does a coordinator have something to do for the volume's replicas?
+pub fn needs_coordinator(state: &ClusterState, live: &Liveness, v: &VolumeRecord, policy: &Policy) -> bool {
+    v.replicas().any(|(_, r)| {
+        let there = live.up.contains(&r.node) && state.disks.get(&r.disk).is_some_and(|d| d.state == DiskState::Ok);
+        let gone = standing(state, live, policy, r) == Standing::Gone;
+        if r.in_sync() { r.leaving || gone } else { there && r.store_uuid.is_some() }
+    })
+}
+
+/// A detached volume whose replicas need a coordinator gets one for a while.
+fn attend(state: &ClusterState, live: &Liveness, v: &VolumeRecord, policy: &Policy, out: &mut Vec<Step>) {
+    let needed = needs_coordinator(state, live, v, policy) && !state.rebuild_paused;
+    let here = v.coordinator.as_ref();
+    match here {
+        Some(a) if a.maintenance && live.up.contains(&a.node) && !needed => {
+            out.push(Step::Release { vol: v.id, node: a.node });
+        }
+        Some(a) if a.maintenance && live.up.contains(&a.node) => {}
+        Some(a) if !a.maintenance => {}
+        _ if needed && v.ready() => {
+            let able = |r: &&ReplicaRecord| r.in_sync() && live.up.contains(&r.node);
+            let node =
+                v.shards.first().and_then(|s| s.replicas.values().filter(able).min_by_key(|r| (r.leaving, r.rid)));
+            out.extend(node.map(|r| Step::Maintain { vol: v.id, node: r.node }));
+        }
+        _ => {}
+    }
+}

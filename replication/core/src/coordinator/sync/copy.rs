@@ -1,0 +1,163 @@
+//! What differs, chunk by chunk: versions of both, a read of what the target lacks, one conditional copy.
+
+use super::super::link::For;
+use super::super::{Coordinator, Output};
+use super::{Job, PARALLEL};
+use crate::message::{BlockInfo, BlockState, Content, CopyItem, Msg};
+use bytes::Bytes;
+use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, CHUNK_BLOCKS, ChunkIx, Rid, Tick};
+use std::collections::BTreeSet;
+
+impl Coordinator {
+    pub(super) fn drive_copying(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let Some(source) = self.choose(&BTreeSet::new()) else { return };
+        while let Some(s) = self.sync.as_mut().filter(|s| s.active.len() < PARALLEL) {
+            let Some(chunk) = s.todo.pop_first() else { break };
+            s.active.insert(chunk, Job { from: source, ..Job::default() });
+            let rid = s.rid;
+            for r in [rid, source] {
+                self.request(now, r, For::SyncVersions(chunk), Msg::ChunkVersions { chunk }, out);
+            }
+        }
+        if self.sync.as_ref().is_some_and(|s| s.todo.is_empty() && s.active.is_empty()) {
+            self.begin_joining(now, out);
+        }
+    }
+
+    pub(in crate::coordinator) fn sync_versions(
+        &mut self,
+        now: Tick,
+        rid: Rid,
+        chunk: ChunkIx,
+        infos: Vec<BlockInfo>,
+        out: &mut Vec<Output>,
+    ) {
+        let term = self.record.term;
+        let Some(s) = self.sync.as_mut() else { return };
+        let target = s.rid;
+        let Some(job) = s.active.get_mut(&chunk) else { return };
+        if infos.len() != CHUNK_BLOCKS as usize {
+            return self.suspect(rid);
+        }
+        if rid == target {
+            job.target = Some(infos)
+        } else {
+            job.source = Some(infos)
+        }
+        let (Some(z), Some(x)) = (&job.target, &job.source) else { return };
+        let first = chunk.first_block().0;
+        let wanted: Vec<u64> =
+            (0..CHUNK_BLOCKS).filter(|i| differs(&z[*i as usize], &x[*i as usize], term)).map(|i| first + i).collect();
+        let runs: Vec<BlockRange> = wanted
+            .chunk_by(|a, b| a + 1 == *b)
+            .map(|run| BlockRange { start: BlockIx(run[0]), len: run.len() as u32 })
+            .collect();
+        job.reading = runs.iter().map(|r| (r.start, (r.len, BTreeSet::new()))).collect();
+        let from = job.from;
+        if runs.is_empty() {
+            return self.chunk_synced(now, chunk, out);
+        }
+        for range in runs {
+            self.request(now, from, For::SyncRead(chunk, range.start), Msg::Read { range }, out);
+        }
+    }
+
+    /// A run arrived from a member. What it does not have whole another one is asked for; what nobody has is marked lost on
+    /// the target too, or it would serve an old version there.
+    #[allow(clippy::too_many_arguments)]
+    pub(in crate::coordinator) fn sync_read(
+        &mut self,
+        now: Tick,
+        rid: Rid,
+        chunk: ChunkIx,
+        start: BlockIx,
+        infos: Vec<BlockInfo>,
+        data: Bytes,
+        out: &mut Vec<Output>,
+    ) {
+        let sources = self.record.in_sync.keys().copied().collect::<Vec<_>>();
+        let Some(job) = self.sync.as_mut().and_then(|s| s.active.get_mut(&chunk)) else { return };
+        let Some((len, tried)) = job.reading.get_mut(&start) else { return };
+        let bad = crate::coordinator::read::verify(*len as usize, &infos, &data);
+        if bad > 0 {
+            tried.insert(rid);
+            let next = sources.iter().copied().find(|r| !tried.contains(r));
+            if let Some(next) = next {
+                let range = BlockRange { start, len: *len };
+                return self.request(now, next, For::SyncRead(chunk, start), Msg::Read { range }, out);
+            }
+        }
+        if infos.len() != *len as usize || data.len() != infos.len() * BLOCK_SIZE {
+            return self.fail_sync("the source's answer is malformed");
+        }
+        let z = job.target.as_deref().unwrap_or(&[]);
+        for (i, info) in infos.iter().enumerate() {
+            let block = BlockIx(start.0 + i as u64);
+            let Some(has) = z.get(block.in_chunk()) else { continue };
+            let bytes = data.slice(i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE);
+            let content = match info.state {
+                BlockState::Data if hf_policy::crc::payload(&bytes) == info.crc => Content::Data(info.crc, bytes),
+                BlockState::Absent | BlockState::Zero => Content::Zero,
+                BlockState::Data | BlockState::Bad => Content::Bad,
+            };
+            let repair = has.state == BlockState::Bad;
+            job.items.push(CopyItem { block, seen: has.ver, src: info.ver, content, repair });
+        }
+        job.reading.remove(&start);
+        if job.reading.is_empty() {
+            self.send_copy(now, chunk, out);
+        }
+    }
+
+    fn send_copy(&mut self, now: Tick, chunk: ChunkIx, out: &mut Vec<Output>) {
+        let Some(s) = self.sync.as_mut() else { return };
+        let rid = s.rid;
+        let Some(job) = s.active.get_mut(&chunk) else { return };
+        let mut items = std::mem::take(&mut job.items);
+        items.sort_by_key(|i| i.block);
+        s.copied += items.len() as u64;
+        self.request(now, rid, For::SyncCopy(chunk), Msg::Copy { items }, out);
+    }
+
+    /// The chunk is equal, or live writes have overtaken what was copied.
+    pub(in crate::coordinator) fn chunk_synced(&mut self, now: Tick, chunk: ChunkIx, out: &mut Vec<Output>) {
+        let Some(s) = self.sync.as_mut() else { return };
+        if s.active.remove(&chunk).is_some() {
+            s.done += 1;
+            self.drive_copying(now, out);
+        }
+    }
+
+    /// A member left the set: chunks it was the source of begin again with another one.
+    pub(in crate::coordinator) fn sync_without(&mut self, gone: &BTreeSet<Rid>) {
+        let Some(s) = self.sync.as_mut() else { return };
+        let lost = |j: &Job| gone.contains(&j.from) || j.reading.values().any(|(_, tried)| !tried.is_disjoint(gone));
+        let asked = self.pending.values().filter(|p| gone.contains(&p.rid)).filter_map(|p| match p.what {
+            For::SyncVersions(c) | For::SyncRead(c, _) => Some(c),
+            _ => None,
+        });
+        let of_gone = s.active.iter().filter(|(_, j)| lost(j)).map(|(c, _)| *c);
+        let again: BTreeSet<ChunkIx> = of_gone.chain(asked).collect();
+        for c in &again {
+            s.active.remove(c);
+            s.todo.insert(*c);
+        }
+        self.pending.retain(|_, p| {
+            !matches!(p.what, For::SyncVersions(c) | For::SyncRead(c, _) | For::SyncCopy(c) if again.contains(&c))
+        });
+        if s.source_listing.is_some_and(|x| gone.contains(&x)) {
+            s.source_listing = None;
+        }
+    }
+}
+
+/// Must the target's block be replaced? Zero equals zero at any version; a live write that has won stays; what is bad on the
+/// target is fetched if the source has anything.
+fn differs(z: &BlockInfo, x: &BlockInfo, term: hf_policy::Term) -> bool {
+    if z.state == BlockState::Bad {
+        return x.state != BlockState::Bad || z.ver != x.ver;
+    }
+    let same = z.ver == x.ver || (z.state.is_zero() && x.state.is_zero());
+    let won = z.ver.term == term && z.ver >= x.ver;
+    !same && !won
+}

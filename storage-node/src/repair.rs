@@ -1,0 +1,187 @@
+//! Repair, as run: the leader decides each second what replicas need (`hf_meta_core::repair`), proposes it or asks a node to look
+//! after a detached volume; nodes report how far their syncs are. Operators' changes of nodes, disks and last resorts.
+
+use crate::identity::random;
+use crate::node::Member;
+use crate::reactor::{Mail, VolumeStatus};
+use hf_meta_core::record::{ClusterState, NodeMode};
+use hf_meta_core::repair::{Step, steps};
+use hf_meta_core::{Command, Refusal};
+use hf_meta_proto::pb::{self, api_client::ApiClient, change_request::What};
+use hf_policy::{DiskId, Lineage, NodeId, Rid, ShardId, VolumeId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tonic::Status;
+
+/// How often the leader looks.
+const EVERY: Duration = Duration::from_millis(700);
+
+/// The leader's loop.
+pub async fn run(m: Arc<Member>) {
+    loop {
+        tokio::time::sleep(EVERY).await;
+        if !m.meta.status.borrow().is_leader {
+            continue;
+        }
+        let Ok(live) = m.heard.lock().map(|h| h.liveness()) else { return };
+        let state = m.view.borrow().clone();
+        for step in steps(&state, &live, state.revision) {
+            match step {
+                // Compare-and-set: what was overtaken is decided again in the next round.
+                Step::Do(cmd) => {
+                    if let Ok(Err(e)) = m.propose_new(cmd).await {
+                        tracing::debug!("repair: {e}");
+                    }
+                }
+                Step::Maintain { vol, node } => ask(&m, node, vol, true).await,
+                Step::Release { vol, node } => ask(&m, node, vol, false).await,
+            }
+        }
+    }
+}
+
+async fn ask(m: &Member, node: NodeId, vol: VolumeId, begin: bool) {
+    let addr = m.view.borrow().nodes.get(&node).map(|n| n.addr.api.clone());
+    let Some(ch) = addr.and_then(|a| hf_meta_proto::channel(&a).ok()) else { return };
+    let mut c = ApiClient::new(ch);
+    let asked = c.maintain(pb::MaintainRequest { vol: vol.0, begin });
+    if let Ok(Err(e)) = tokio::time::timeout(Duration::from_secs(2), asked).await {
+        tracing::debug!(node = %node, volume = %vol, "maintenance: {}", e.message());
+    }
+}
+
+/// Begins or ends to look after a volume's replicas here.
+pub async fn maintain(m: &Member, vol: VolumeId, begin: bool) -> Result<(), Status> {
+    let state = m.view.borrow().clone();
+    let Some(v) = state.volumes.get(&vol) else { return Err(Status::not_found("no such volume")) };
+    match (&v.coordinator, begin) {
+        (Some(a), true) if !a.maintenance || a.node == m.node => {}
+        (held, true) => {
+            let (session, steal) = (m.new_session(), held.is_some());
+            let cmd = Command::Attach { vol, epoch: v.epoch, node: m.node, session, steal, maintenance: true };
+            let done = m.propose_new(cmd).await.map_err(|e| Status::unavailable(e.to_string()))?;
+            done.map_err(|e| Status::failed_precondition(e.to_string()))?;
+        }
+        (Some(a), false) if a.maintenance && a.node == m.node => {
+            m.reactors.iter().for_each(|r| r.send(Mail::StopVolume { vol }));
+        }
+        (_, false) => {}
+    }
+    Ok(())
+}
+
+/// How fast each sync of this node is, from one heartbeat to the next.
+#[derive(Default)]
+pub struct Rates(BTreeMap<(ShardId, Rid), (Instant, u64, u64)>);
+
+impl Rates {
+    /// A volume's syncs, with their speed.
+    pub fn progress(&mut self, v: &VolumeStatus) -> Vec<pb::SyncProgress> {
+        let mut out = Vec::new();
+        for (index, s) in v.shards.iter().enumerate() {
+            let shard = ShardId { vol: v.vol, index: index as u32 };
+            let Some(x) = s.sync else {
+                self.0.retain(|(known, _), _| *known != shard);
+                continue;
+            };
+            let copied = x.copied_blocks * hf_policy::BLOCK_BYTES;
+            let (at, before, rate) = self.0.get(&(shard, x.rid)).copied().unwrap_or((Instant::now(), copied, 0));
+            let ms = at.elapsed().as_millis() as u64;
+            let rate = if ms >= 400 { copied.saturating_sub(before) * 1000 / ms } else { rate };
+            if ms >= 400 || !self.0.contains_key(&(shard, x.rid)) {
+                self.0.insert((shard, x.rid), (Instant::now(), copied, rate));
+            }
+            out.push(pb::SyncProgress {
+                vol: v.vol.0,
+                shard: shard.index,
+                rid: x.rid.0,
+                stage: format!("{:?}", x.stage).to_lowercase(),
+                chunks: x.chunks,
+                chunks_done: x.chunks_done,
+                copied_bytes: copied,
+                bytes_per_second: rate,
+            });
+        }
+        out
+    }
+}
+
+/// For `status`.
+pub fn syncs_json(list: &[pb::SyncProgress]) -> Vec<serde_json::Value> {
+    let one = |s: &pb::SyncProgress| {
+        serde_json::json!({
+            "volume": s.vol, "shard": s.shard, "replica": s.rid, "stage": s.stage, "chunks": s.chunks,
+            "chunks_done": s.chunks_done, "copied_bytes": s.copied_bytes, "bytes_per_second": s.bytes_per_second,
+        })
+    };
+    list.iter().map(one).collect()
+}
+
+fn not_found(kind: &str, name: &str) -> Status {
+    Status::not_found(Refusal::NotFound { kind: kind.into(), name: name.into() }.to_string())
+}
+
+/// An operator's change: the command it is, and what to say when it is done.
+pub fn change(state: &ClusterState, what: Option<What>) -> Result<(Command, String), Status> {
+    let node = |name: &str| state.node_named(name).map(|n| n.id).ok_or_else(|| not_found("node", name));
+    let disk = |id: u64| {
+        let found = state.disks.contains_key(&DiskId(id)).then_some(DiskId(id));
+        found.ok_or_else(|| not_found("disk", &format!("#{id}")))
+    };
+    Ok(match what {
+        None => return Err(Status::invalid_argument("the request says nothing to change")),
+        Some(What::NodeMode(r)) => {
+            let (mode, said) = match r.mode.as_str() {
+                "active" => (NodeMode::Active, "is active"),
+                "draining" => (NodeMode::Draining, "is being drained; watch it with holdfast job list"),
+                "maintenance" => (NodeMode::Maintenance, "is in maintenance: nothing is rebuilt while it is away"),
+                other => return Err(Status::invalid_argument(format!("no node mode \"{other}\""))),
+            };
+            (Command::SetNodeMode { node: node(&r.node)?, mode }, format!("node {} {said}", r.node))
+        }
+        Some(What::RemoveNode(name)) => {
+            (Command::RemoveNode { node: node(&name)? }, format!("node {name} removed; its daemon can be stopped"))
+        }
+        Some(What::DiskDrain(r)) => {
+            let said = if r.draining { "is being drained" } else { "is in use again" };
+            (Command::SetDiskDraining { disk: disk(r.disk)?, draining: r.draining }, format!("disk {} {said}", r.disk))
+        }
+        Some(What::RemoveDisk(id)) => (Command::RemoveDisk { disk: disk(id)? }, format!("disk {id} removed")),
+        Some(What::RebuildPaused(paused)) => {
+            let word = if paused { "paused" } else { "resumed" };
+            (Command::PauseRebuild { paused }, format!("making and moving of replicas {word}"))
+        }
+        Some(What::ForceInsync(r)) => force(state, r)?,
+    })
+}
+
+/// The last resort. It asks for the volume's name once more, and refuses while a member of the set may still answer.
+fn force(state: &ClusterState, r: pb::ForceInsync) -> Result<(Command, String), Status> {
+    let v = state.volume_named(&r.volume).ok_or_else(|| not_found("volume", &r.volume))?;
+    if r.confirm != r.volume {
+        return Err(Status::invalid_argument(format!(
+            "this declares one replica of {} the truth and abandons whatever only the others hold; if that is meant, confirm with --confirm {}",
+            r.volume, r.volume
+        )));
+    }
+    let shard = v.shards.get(r.shard as usize);
+    let replica = shard.and_then(|s| s.replicas.get(&Rid(r.rid)));
+    let Some(replica) = replica else { return Err(not_found("replica", &format!("#{} of shard {}", r.rid, r.shard))) };
+    if replica.in_sync() && shard.is_some_and(|s| s.in_sync().len() == 1) {
+        return Err(Status::failed_precondition("that replica is the in-sync set already; attach the volume"));
+    }
+    let cmd = Command::ForceInsync {
+        vol: v.id,
+        shard: r.shard,
+        epoch: v.epoch,
+        rid: Rid(r.rid),
+        lineage: Lineage(random()),
+        operator: r.operator,
+        reason: r.reason,
+    };
+    Ok((
+        cmd,
+        format!("replica {} of volume {} is the truth now, under a new lineage; attach the volume", r.rid, r.volume),
+    ))
+}

@@ -1,0 +1,148 @@
+//! What goes wrong in a simulated world, and the end of it: crashes, restarts, wipes, cuts; the heal phase.
+
+use super::ModelStore;
+use super::world::{NODES, Sim, VOL, durable};
+use hf_meta_core::Command;
+use hf_policy::*;
+use hf_repl_core::Replica;
+use hf_repl_core::coordinator::{self as co, ClientOp, Phase};
+
+impl Sim {
+    pub(super) fn crash(&mut self) -> Result<(), String> {
+        let node = 1 + self.rng.below(NODES);
+        let survive = self.rng.below(4) as usize;
+        let h = self.hosts.get_mut(&node).unwrap();
+        if !h.up {
+            return Ok(());
+        }
+        self.outcome.crashes += 1;
+        h.up = false;
+        h.coordinator = None;
+        h.store.crash(survive);
+        self.all_links()
+    }
+
+    pub(super) fn restart(&mut self) -> Result<(), String> {
+        let node = 1 + self.rng.below(NODES);
+        let boot = BootId(u128::from(self.id()));
+        let now = self.now;
+        let h = self.hosts.get_mut(&node).unwrap();
+        if h.up {
+            return Ok(());
+        }
+        h.up = true;
+        h.boot = boot;
+        h.replica = Replica::new(now, boot, durable(node, h.uuid, &h.store));
+        self.all_links()
+    }
+
+    /// A crashed node's disk is wiped, if another in-sync replica that was not still has everything.
+    pub(super) fn wipe(&mut self) -> Result<(), String> {
+        let node = 1 + self.rng.below(NODES);
+        let uuid = StoreUuid(u128::from(self.id()) << 32);
+        let (record, hosts) = (self.record(), &mut self.hosts);
+        let whole = record.in_sync.iter().any(|(r, m)| r.0 != node && hosts[&r.0].uuid == m.store_uuid);
+        let Some(h) = hosts.get_mut(&node).filter(|h| !h.up && whole) else { return Ok(()) };
+        let units = h.store.units;
+        h.store = ModelStore::default();
+        h.store.units = units;
+        h.uuid = uuid;
+        self.outcome.wipes += 1;
+        Ok(())
+    }
+
+    /// The agents: storage that is not the recorded one is reported, which is refused while it counts as in-sync.
+    pub(super) fn report_storage(&mut self) {
+        let mut changed = false;
+        for node in 1..=NODES {
+            let (up, uuid) = (self.hosts[&node].up, self.hosts[&node].uuid);
+            if up && self.state.volumes[&VOL].shards[0].replicas[&Rid(node)].store_uuid != Some(uuid) {
+                changed |= self.apply(Command::ReplicaMade { vol: VOL, rid: Rid(node), store_uuid: uuid }).is_ok();
+            }
+        }
+        if changed {
+            self.announce();
+        }
+    }
+
+    /// Cuts one direction between two nodes, or a node from Raft.
+    pub(super) fn partition(&mut self) -> Result<(), String> {
+        let a = 1 + self.rng.below(NODES);
+        let b = self.rng.below(NODES + 1);
+        if a != b {
+            self.cut.insert((a, b));
+            if b != 0 && self.rng.one_in(2) {
+                self.cut.insert((b, a));
+            }
+        }
+        // A one-way cut is not always noticed as a lost link.
+        if self.rng.one_in(2) { self.all_links() } else { Ok(()) }
+    }
+
+    pub(super) fn reconnect(&mut self) -> Result<(), String> {
+        if let Some(c) = self.cut.iter().nth(self.rng.below(self.cut.len() as u64) as usize).copied() {
+            self.cut.remove(&c);
+        }
+        self.announce();
+        self.all_links()
+    }
+
+    /// Faults end: a new attachment must reach service and read every block, within simulated minutes.
+    pub(super) fn heal(&mut self) -> Result<(), String> {
+        self.healing = true;
+        self.cut.clear();
+        for _ in 0..60 {
+            self.restart()?;
+        }
+        self.all_links()?;
+        loop {
+            self.attach()?;
+            let node = self
+                .hosts
+                .iter()
+                .find(|(_, h)| h.coordinator.as_ref().is_some_and(|a| Some(a.session) == self.record().session))
+                .map(|(n, _)| *n);
+            let Some(node) = node else { continue };
+            let (id, now) = (self.id(), self.now.0);
+            let blocks: Vec<u64> = (240..280).collect();
+            let a = self.hosts.get_mut(&node).unwrap().coordinator.as_mut().unwrap();
+            a.ops.insert(id, (now, blocks, None));
+            self.coordinator_step(
+                node,
+                co::Input::Client { id, op: ClientOp::Read { off: 240 * BLOCK_BYTES, len: 40 * BLOCK_SIZE as u32 } },
+            )?;
+            let until = self.now.plus(120_000_000);
+            while self.now < until {
+                self.tick(20_000)?;
+                self.report_storage();
+                self.announce();
+                for _ in 0..24 {
+                    self.deliver()?;
+                    self.store_step()?;
+                }
+                let a = self.hosts[&node].coordinator.as_ref().unwrap();
+                let complete = self.small_disks || self.record().out.is_empty();
+                if !a.ops.contains_key(&id) && a.c.status().phase == Phase::Serving && complete {
+                    return self.converged();
+                }
+            }
+            let s = self.hosts[&node].coordinator.as_ref().unwrap().c.status();
+            return Err(format!("not alive after healing: {s:?}"));
+        }
+    }
+
+    /// Every in-sync replica holds the same (I8).
+    pub(super) fn converged(&mut self) -> Result<(), String> {
+        let set: Vec<u64> = self.record().in_sync.keys().map(|r| r.0).collect();
+        for _ in 0..2000 {
+            self.store_step()?;
+        }
+        for b in 240..280 {
+            let all: Vec<_> = set.iter().map(|n| self.hosts[n].store.info(b)).collect();
+            if all.iter().any(|x| x.1 != all[0].1) {
+                return Err(format!("block {b} differs between in-sync replicas {set:?}"));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,137 @@
+//! Real daemons: replicas are made, moved and removed online, whatever is attached where; the data stays.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use hf_tests::cluster::{Cluster, until};
+use hf_tests::nbd::Nbd;
+use serde_json::Value;
+use std::collections::BTreeSet;
+
+fn pattern(seed: u64, len: usize) -> Vec<u8> {
+    (0..len as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(seed) >> 31) as u8).collect()
+}
+
+fn replicas(c: &Cluster, volume: &str) -> Vec<Value> {
+    c.volume(volume)["shards"][0]["replicas"].as_object().unwrap().values().cloned().collect()
+}
+
+/// All replicas are in sync, `n` of them, on these nodes if given; returns the nodes' numbers.
+fn settled(c: &Cluster, volume: &str, n: usize, without: Option<u64>) -> BTreeSet<u64> {
+    until("the replicas to settle", || {
+        let all = replicas(c, volume);
+        let good = all.iter().all(|r| r["state"] == "in_sync" && r["leaving"] == false && !r["store_uuid"].is_null());
+        let nodes: BTreeSet<u64> = all.iter().map(|r| r["node"].as_u64().unwrap()).collect();
+        if good && all.len() == n && nodes.len() == n && without.is_none_or(|w| !nodes.contains(&w)) {
+            Ok(nodes)
+        } else {
+            let jobs = c.cli(&["job", "list"]).unwrap_or_default();
+            Err(format!("{}\n{jobs}", serde_json::to_string(&all).unwrap()))
+        }
+    })
+}
+
+struct User {
+    nbd: Nbd,
+    seed: u64,
+}
+
+impl User {
+    /// Every write lands and reads back, whatever goes on meanwhile.
+    fn work(&mut self) {
+        for i in 0..20u64 {
+            self.seed += 1;
+            let at = (self.seed * 7919 % 60) << 20;
+            self.nbd.write(at + i * 4096, &pattern(self.seed, 12_288)).unwrap();
+            assert!(self.nbd.read(at + i * 4096, 12_288).unwrap() == pattern(self.seed, 12_288));
+        }
+    }
+}
+
+#[test]
+fn replicas_move_come_and_go_under_a_user_that_notices_nothing() {
+    let mut c = Cluster::new(4);
+    let id = |c: &Cluster, name: &str| {
+        let s = c.status().unwrap();
+        s["nodes"].as_object().unwrap().values().find(|n| n["name"] == name).unwrap()["id"].as_u64().unwrap()
+    };
+    c.ok(&["volume", "create", "v", "size=64MiB", "rebuild_after=5s"]);
+    let first = settled(&c, "v", 3, None);
+    let spare = (1..=4).find(|n| !first.contains(n)).unwrap();
+    let at = (0..4).find(|i| first.contains(&id(&c, &c.nodes[*i].name))).unwrap();
+    c.ok(&["volume", "attach", "v", "--node", &c.nodes[at].name.clone()]);
+    let mut user = User { nbd: Nbd::connect(&c.nodes[at].nbd, "v").unwrap(), seed: 0 };
+    let still = pattern(999, 2 << 20);
+    user.nbd.write(61 << 20, &still).unwrap();
+    user.work();
+
+    // Drain one that is not attached: its replica goes to the spare node.
+    let drained = (0..4).find(|i| *i != at && first.contains(&id(&c, &c.nodes[*i].name))).unwrap();
+    let name = c.nodes[drained].name.clone();
+    let e = c.cli(&["node", "remove", &name]).unwrap_err();
+    assert!(e.contains("still holds replicas of v") && e.contains("node drain"), "{e}");
+    c.ok(&["node", "drain", &name]);
+    user.work();
+    let now = settled(&c, "v", 3, Some(id(&c, &name)));
+    assert!(now.contains(&spare));
+    user.work();
+    c.ok(&["node", "activate", &name]);
+    assert!(c.ok(&["job", "list"]).contains("nothing to do"));
+
+    // Fewer and more copies, in any step.
+    for n in [2, 1, 3, 1, 2] {
+        c.ok(&["volume", "set", "v", &format!("replicas={n}"), "min_replicas=1"]);
+        user.work();
+        settled(&c, "v", n, None);
+        user.work();
+    }
+    // The deleted replicas' data is gone from their nodes.
+    until("tombstones to go", || {
+        let s = c.status()?;
+        if s["tombstones"].as_object().unwrap().is_empty() { Ok(()) } else { Err(s["tombstones"].to_string()) }
+    });
+    // A node that stays away longer than rebuild_after is replaced; what it held is removed when it returns.
+    c.ok(&["volume", "set", "v", "replicas=3"]);
+    let before = settled(&c, "v", 3, None);
+    let lost = (0..4).find(|i| *i != at && before.contains(&id(&c, &c.nodes[*i].name))).unwrap();
+    let lost_id = id(&c, &c.nodes[lost].name);
+    c.nodes[lost].kill();
+    user.work();
+    settled(&c, "v", 3, Some(lost_id));
+    user.work();
+    c.nodes[lost].start();
+    until("tombstones to go", || {
+        let s = c.status()?;
+        if s["tombstones"].as_object().unwrap().is_empty() { Ok(()) } else { Err(s["tombstones"].to_string()) }
+    });
+    assert!(user.nbd.read(61 << 20, 2 << 20).unwrap() == still);
+}
+
+#[test]
+fn detached_volumes_are_looked_after_too() {
+    let mut c = Cluster::new(3);
+    c.ok(&["volume", "create", "v", "size=32MiB"]);
+    c.ok(&["volume", "attach", "v", "--node", "n1"]);
+    let mut nbd = Nbd::connect(&c.nodes[0].nbd, "v").unwrap();
+    nbd.write(0, &pattern(1, 1 << 20)).unwrap();
+    c.nodes[2].kill();
+    nbd.write(4 << 20, &pattern(2, 1 << 20)).unwrap();
+    drop(nbd);
+    c.ok(&["volume", "detach", "v"]);
+    assert_eq!(replicas(&c, "v").iter().filter(|r| r["state"] == "in_sync").count(), 2);
+    c.nodes[2].start();
+    settled(&c, "v", 3, None);
+    // Whoever looked after it lets go, and it was exported nowhere meanwhile.
+    until("the volume to be detached again", || {
+        let v = c.volume("v");
+        if v["coordinator"].is_null() { Ok(()) } else { Err(v["coordinator"].to_string()) }
+    });
+    assert!(c.ok(&["events"]).contains("looks after its replicas"));
+    c.ok(&["volume", "attach", "v", "--node", "n3"]);
+    c.nodes[0].kill();
+    c.nodes[1].kill();
+    // No metadata, no other replica: the copy that came back in while the volume was detached reads alone.
+    let mut nbd = Nbd::connect(&c.nodes[2].nbd, "v").unwrap();
+    c.nodes[0].start();
+    c.nodes[1].start();
+    assert!(nbd.read(0, 1 << 20).unwrap() == pattern(1, 1 << 20));
+    assert!(nbd.read(4 << 20, 1 << 20).unwrap() == pattern(2, 1 << 20));
+}
