@@ -87,7 +87,10 @@ fn sort<'a>(state: &ClusterState, live: &Liveness, policy: &Policy, inv: &[DiskV
 pub fn steps(state: &ClusterState, live: &Liveness, salt: u64) -> Vec<Step> {
     let mut out = Vec::new();
     let inv = inventory(state, live);
-    let filling = |r: &&ReplicaRecord| matches!(r.state, ReplicaState::Out { base } | ReplicaState::Syncing { base, .. } if base == hf_policy::Ver::ZERO);
+    let filling = |r: &&ReplicaRecord| {
+        live.up.contains(&r.node)
+            && matches!(r.state, ReplicaState::Out { base } | ReplicaState::Syncing { base, .. } if base == hf_policy::Ver::ZERO)
+    };
     let busy = state.volumes.values().flat_map(|v| v.replicas().map(|(_, r)| r)).filter(filling).count();
     let mut budget = (REBUILDS_PER_NODE * live.up.len()).saturating_sub(busy);
     for v in state.volumes.values() {

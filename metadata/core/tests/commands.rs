@@ -51,7 +51,7 @@ impl World {
     }
     fn volume(&mut self, attrs: &str) -> VolumeId {
         let attrs = parse_pairs(attrs.split_whitespace()).unwrap();
-        let live = plan::Liveness { up: self.s.nodes.keys().copied().collect(), used: BTreeMap::new() };
+        let live = plan::Liveness { up: self.s.nodes.keys().copied().collect(), ..Default::default() };
         let shards = plan::create_volume(&self.s, &live, "v", &attrs, 1).unwrap();
         let Reply::Volume(id) = self.ok(Command::CreateVolume { name: "v".into(), attrs, lineage: Lineage(1), shards })
         else {
@@ -178,7 +178,7 @@ fn a_volume_grows_into_new_shards() {
     let v = w.volume("size=60GiB");
     w.made(v);
     let change = parse_pairs(["size=130GiB"]).unwrap();
-    let live = plan::Liveness { up: w.s.nodes.keys().copied().collect(), used: BTreeMap::new() };
+    let live = plan::Liveness { up: w.s.nodes.keys().copied().collect(), ..Default::default() };
     let new_shards = plan::set_policy(&w.s, &live, w.v(v), &change, 3).unwrap();
     assert_eq!(new_shards.len(), 2);
     let epoch = w.v(v).epoch;
@@ -208,13 +208,17 @@ fn random_histories_keep_the_invariants_and_followers_converge() {
             let epoch = if rnd(8) == 0 { Epoch(epoch.0.saturating_sub(1)) } else { epoch };
             let term = if rnd(8) == 0 { Term(term.0.saturating_sub(1)) } else { term };
             let rid = Rid(1 + rnd(5));
-            let cmd = match rnd(11) {
+            let cmd = match rnd(14) {
+                11 => Command::Leave { vol: v, shard: 0, epoch, rid },
+                12 => Command::SetNodeMode { node: NodeId(1 + rnd(4)), mode: NodeMode::Draining },
+                13 => Command::RemoveNode { node: NodeId(1 + rnd(4)) },
                 0 => Command::Attach {
                     vol: v,
                     epoch,
                     node: NodeId(1 + rnd(3)),
                     session: SessionId(1 + rnd(3) as u128),
                     steal: rnd(2) == 0,
+                    maintenance: rnd(4) == 0,
                 },
                 1 => Command::Detach { vol: v, session: SessionId(1 + rnd(3) as u128) },
                 2 | 3 => Command::Drop { vol: v, shard: 0, epoch, term, rids: vec![rid], base: Ver::ZERO },
