@@ -73,7 +73,9 @@ impl World {
         }
         let gone: Vec<Rid> =
             self.s.tombstones.values().filter(|t| self.live.up.contains(&t.node)).map(|t| t.rid).collect();
-        gone.into_iter().for_each(|rid| drop(self.run(Command::ReplicaGone { rid })));
+        for rid in gone {
+            self.run(Command::ReplicaGone { rid });
+        }
     }
 
     /// Coordinators do their part for one volume: drop who does not answer or leaves, bring in who is out.
@@ -173,8 +175,12 @@ fn whatever_happens_repair_ends_with_what_the_policy_asks_for() {
             let node = NodeId(1 + w.rnd(7));
             let vol = VolumeId(1 + w.rnd(4));
             match w.rnd(6) {
-                0 => drop(w.run(Command::SetNodeMode { node, mode: NodeMode::Draining })),
-                1 => drop(w.run(Command::SetNodeMode { node, mode: NodeMode::Active })),
+                0 => {
+                    w.run(Command::SetNodeMode { node, mode: NodeMode::Draining });
+                }
+                1 => {
+                    w.run(Command::SetNodeMode { node, mode: NodeMode::Active });
+                }
                 2 if w.live.up.len() > 5 => {
                     w.live.up.remove(&node);
                     w.live.away.insert(node, 6_000);
@@ -190,7 +196,7 @@ fn whatever_happens_repair_ends_with_what_the_policy_asks_for() {
                     let epoch = w.s.volumes[&vol].epoch;
                     let change =
                         parse_pairs([format!("replicas={}", 1 + w.rnd(3)).as_str(), "min_replicas=1"]).unwrap();
-                    drop(w.run(Command::SetPolicy { vol, epoch, change, new_shards: Vec::new() }));
+                    w.run(Command::SetPolicy { vol, epoch, change, new_shards: Vec::new() });
                 }
             }
             for _ in 0..w.rnd(4) {
