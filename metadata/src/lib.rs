@@ -3,11 +3,13 @@
 //! * [`raft_log`]: the log, hard state and image in RocksDB
 //! * [`raft_loop`]: the only owner of the Raft node: one thread, one synced batch per Ready
 //! * [`raft_net`]: Raft messages to other nodes
+//! * [`voters`]: who votes, decided from the configuration and who is there
 //! * [`service`]: what other nodes ask of this one
 
 pub mod raft_log;
 pub mod raft_loop;
 pub mod raft_net;
 pub mod service;
+pub mod voters;
 
 pub use raft_loop::{MetaHandle, Start};

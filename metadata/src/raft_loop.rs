@@ -2,11 +2,12 @@
 //! after another in numbered steps.
 
 use crate::raft_log::{Batch, LogError, RaftLog};
+use crate::voters;
 use hf_meta_core::plan::Liveness;
 use hf_meta_core::{ClusterState, Envelope, Outcome, image};
 use hf_policy::{ClusterId, NodeId, RequestId};
 use prost_old::Message as _;
-use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, Entry, EntryType, Message, MessageType, Snapshot};
+use raft::eraftpb::{ConfChangeV2, Entry, EntryType, Message, MessageType, Snapshot};
 use raft::{RawNode, StateRole};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,9 +21,6 @@ const TICK: Duration = Duration::from_millis(100);
 const COMPACT_AFTER: u64 = 2_000;
 /// Proposals that wait for their outcome.
 const MAX_WAITING: usize = 4096;
-/// How many voters a cluster should have, once it has that many nodes.
-const VOTERS: usize = 3;
-
 /// What a proposal came to.
 #[derive(Debug)]
 pub enum Proposed {
@@ -81,6 +79,8 @@ pub struct Start {
     pub cluster: ClusterId,
     /// Its log.
     pub log: RaftLog,
+    /// After this long without a sign of life a voter is replaced, in milliseconds.
+    pub voter_grace_ms: u64,
     /// Where messages go: (to, bytes).
     pub out: mpsc::Sender<(u64, Vec<u8>)>,
 }
@@ -122,6 +122,8 @@ impl MetaHandle {
             waiting: BTreeMap::new(),
             live: Liveness::default(),
             next_plan: Instant::now(),
+            voter_grace_ms: s.voter_grace_ms,
+            regressed: None,
         };
         std::thread::Builder::new()
             .name("raft".into())
@@ -192,6 +194,9 @@ struct Loop {
     waiting: BTreeMap<RequestId, Vec<oneshot::Sender<Proposed>>>,
     live: Liveness,
     next_plan: Instant,
+    voter_grace_ms: u64,
+    /// This node's log is older than what it had acknowledged: it must not take part any more.
+    regressed: Option<String>,
 }
 
 impl Loop {
@@ -210,6 +215,9 @@ impl Loop {
                 Ok(Input::Stop(done)) => return Ok(Some(done)),
                 Ok(input) => {
                     self.input(input);
+                    if let Some(why) = self.regressed.take() {
+                        return Err(LogError::Damaged(why));
+                    }
                     // Whatever else waits goes into the same Ready: one sync for many proposals.
                     for input in rx.try_iter().take(256) {
                         if let Input::Stop(done) = input {
@@ -250,9 +258,20 @@ impl Loop {
             }
             Input::Step(m) => {
                 // Local messages never come from outside.
-                if !raft::raw_node::is_local_msg(m.msg_type()) && m.to == self.raw.raft.id {
-                    let _ = self.raw.step(*m);
+                if raft::raw_node::is_local_msg(m.msg_type()) || m.to != self.raw.raft.id {
+                    return;
                 }
+                // The leader tells to commit only what this node once acknowledged. If that is not here, the data directory
+                // is an older one: its votes and acknowledgements are worth nothing (hazard 18).
+                let last = self.raw.raft.raft_log.last_index();
+                if m.msg_type() == MessageType::MsgHeartbeat && m.commit > last {
+                    self.regressed = Some(format!(
+                        "this node's metadata ends at entry {last}, but it had acknowledged entry {}: its data directory is an older copy or was damaged. Remove the node from the cluster (holdfast node remove), give it an empty data_dir and join it anew; its disks' data is made anew from the other replicas",
+                        m.commit
+                    ));
+                    return;
+                }
+                let _ = self.raw.step(*m);
             }
             Input::Unreachable(node) => self.raw.report_unreachable(node),
             Input::Live(live) => self.live = live,
@@ -380,33 +399,26 @@ impl Loop {
         });
     }
 
-    /// Grows the group to three voters as nodes join: first as learners; when two have caught up, both at once, so that the
-    /// group never rests on two.
+    /// Keeps the group at the number of voters that is asked for: nodes join as learners and become voters, all that are missing
+    /// at once, when they have caught up (so that a group of one never rests on two); a voter that was removed from the
+    /// cluster, or stays away, gives its place to another node.
     fn plan_voters(&mut self) {
         if !self.is_leader() || Instant::now() < self.next_plan {
             return;
         }
         self.next_plan = Instant::now() + Duration::from_millis(500);
         let conf = self.raw.store().conf().clone();
-        if conf.voters.len() >= VOTERS || !conf.voters_outgoing.is_empty() || self.raw.raft.has_pending_conf() {
+        if !conf.voters_outgoing.is_empty() || self.raw.raft.has_pending_conf() {
             return;
         }
-        let missing = VOTERS - conf.voters.len();
-        let up = |n: &u64| self.live.up.contains(&NodeId(*n));
-        let mut change = ConfChangeV2::default();
-        let caught_up: Vec<u64> = conf.learners.iter().copied().filter(up).filter(|n| self.caught_up(*n)).collect();
-        if caught_up.len() >= missing {
-            for n in caught_up.into_iter().take(missing) {
-                change.mut_changes().push(single(ConfChangeType::AddNode, n));
-            }
-        } else if conf.learners.len() < missing {
-            let taken = |n: &u64| conf.voters.contains(n) || conf.learners.contains(n);
-            let next = self.state.nodes.keys().map(|n| n.0).find(|n| !taken(n) && up(n));
-            let Some(n) = next else { return };
-            change.mut_changes().push(single(ConfChangeType::AddLearnerNode, n));
-        } else {
-            return;
-        }
+        let present = voters::Present {
+            known: self.state.nodes.keys().map(|n| n.0).collect(),
+            up: self.live.up.iter().map(|n| n.0).collect(),
+            away_ms: self.live.away.iter().map(|(n, ms)| (n.0, *ms)).collect(),
+            caught_up: conf.learners.iter().copied().filter(|n| self.caught_up(*n)).collect(),
+        };
+        let plan = voters::plan(&conf, &present, self.state.voters, self.voter_grace_ms, self.raw.raft.id);
+        let Some(change) = plan else { return };
         let _ = self.raw.propose_conf_change(Vec::new(), change);
     }
 
@@ -415,18 +427,12 @@ impl Loop {
     }
 }
 
-fn single(kind: ConfChangeType, node_id: u64) -> ConfChangeSingle {
-    let mut s = ConfChangeSingle { node_id, ..Default::default() };
-    s.set_change_type(kind);
-    s
-}
-
 fn conf_change(e: &Entry) -> Result<ConfChangeV2, LogError> {
     let damaged = |x: prost_old::DecodeError| LogError::Damaged(x.to_string());
     if e.entry_type() == EntryType::EntryConfChange {
         let v1 = raft::eraftpb::ConfChange::decode(e.data.as_slice()).map_err(damaged)?;
         return Ok(raft::prelude::ConfChangeV2 {
-            changes: vec![single(v1.change_type(), v1.node_id)],
+            changes: vec![voters::single(v1.change_type(), v1.node_id)],
             ..Default::default()
         });
     }

@@ -62,7 +62,9 @@ impl Group {
     fn start(&self, n: u64) {
         let (tx, mut rx) = mpsc::channel::<(u64, Vec<u8>)>(8192);
         let log = RaftLog::open(&self.path(n)).unwrap();
-        let handle = MetaHandle::start(Start { node: NodeId(n), cluster: CLUSTER, log, out: tx }).unwrap();
+        let handle =
+            MetaHandle::start(Start { node: NodeId(n), cluster: CLUSTER, log, out: tx, voter_grace_ms: 1_500 })
+                .unwrap();
         self.net.lock().unwrap().nodes.insert(n, handle);
         let net = self.net.clone();
         tokio::spawn(async move {
@@ -98,7 +100,10 @@ impl Group {
     fn tell_live(&self) {
         let net = self.net.lock().unwrap();
         let up: BTreeSet<NodeId> = net.nodes.keys().filter(|n| !net.cut.contains(n)).map(|n| NodeId(*n)).collect();
-        net.nodes.values().for_each(|h| h.live(Liveness { up: up.clone(), ..Liveness::default() }));
+        let away: BTreeMap<NodeId, u64> = net.cut.iter().map(|n| (NodeId(*n), 60_000)).collect();
+        net.nodes.values().for_each(|h| {
+            h.live(Liveness { up: up.clone(), away: away.clone(), ..Liveness::default() });
+        });
     }
 
     async fn until(&self, what: &str, mut f: impl FnMut(&Net) -> bool) {
@@ -176,7 +181,8 @@ impl Group {
 
     /// RocksDB is closed before the process ends.
     async fn end(self) {
-        for n in 1..=3 {
+        let all: Vec<u64> = self.net.lock().unwrap().nodes.keys().copied().collect();
+        for n in all {
             self.stop(n).await;
         }
     }
@@ -250,5 +256,58 @@ async fn a_request_is_applied_once_over_changes_of_the_leader() {
         g.agree().await;
         assert_eq!(g.node(leader).state.borrow().revision, before + 1, "round {round}: applied once");
     }
+    g.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_voter_gives_its_place_to_another_node() {
+    let mut g = Group::three().await;
+    let request = g.request();
+    g.propose(request, put_node(4, 0)).await;
+    g.start(4);
+    let leader = g.leader().unwrap();
+    let lost = (1..=3).find(|n| *n != leader).unwrap();
+    g.cut(lost, true);
+    let voters = move |n: &Net| n.nodes[&leader].status.borrow().voters.clone();
+    g.until("the new voter", |n| voters(n).contains(&4) && !voters(n).contains(&lost)).await;
+    g.changes(5).await;
+    // With one more voter cut off there is still a majority: the new one really votes.
+    let other = (1..=3).find(|n| *n != leader && *n != lost).unwrap();
+    g.cut(other, true);
+    let request = g.request();
+    g.propose(request, put_node(1, 777)).await;
+    g.cut(other, false);
+    g.end().await;
+}
+
+fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for e in std::fs::read_dir(from).unwrap() {
+        let e = e.unwrap();
+        std::fs::copy(e.path(), to.join(e.file_name())).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_data_directory_does_not_vote_again() {
+    let mut g = Group::three().await;
+    let leader = g.leader().unwrap();
+    let n = (1..=3).find(|n| *n != leader).unwrap();
+    g.stop(n).await;
+    copy_dir(&g.path(n), &g.dir.path().join("old"));
+    g.start(n);
+    g.changes(30).await;
+    g.agree().await;
+    g.stop(n).await;
+    std::fs::remove_dir_all(g.path(n)).unwrap();
+    copy_dir(&g.dir.path().join("old"), &g.path(n));
+    g.start(n);
+    let node = g.node(n);
+    g.until("the node to notice", |_| node.failed.borrow().is_some()).await;
+    let why = node.failed.borrow().clone().unwrap();
+    assert!(why.contains("older copy") && why.contains("holdfast node remove"), "{why}");
+    // The others go on without it.
+    g.net.lock().unwrap().nodes.remove(&n);
+    g.changes(3).await;
     g.end().await;
 }

@@ -37,6 +37,9 @@ pub struct NodeArgs {
     /// How disks are accessed: io_uring or threads.
     #[arg(long, env = "HOLDFAST_DISK_BACKEND", value_parser = ["io_uring", "threads"])]
     pub disk_backend: Option<String>,
+    /// A metadata voter that is away for longer is replaced by another node (default 2m).
+    #[arg(long, env = "HOLDFAST_REPLACE_VOTER_AFTER")]
+    pub replace_voter_after: Option<String>,
     /// Log format: text or json.
     #[arg(long, env = "HOLDFAST_LOG_FORMAT", value_parser = ["text", "json"])]
     pub log_format: Option<String>,
@@ -56,6 +59,7 @@ struct File {
     reactors: Option<usize>,
     disk_backend: Option<String>,
     log_format: Option<String>,
+    replace_voter_after: Option<String>,
     #[serde(default)]
     labels: BTreeMap<String, String>,
     #[serde(default)]
@@ -97,6 +101,8 @@ pub struct Config {
     pub force_threads: bool,
     /// JSON logs.
     pub json_logs: bool,
+    /// Microseconds.
+    pub replace_voter_after: u64,
     /// Topology and free labels.
     pub labels: BTreeMap<String, String>,
     /// Disks to add.
@@ -140,6 +146,18 @@ impl Config {
                 problems.push(format!("disk {}: size = {why}", d.path.display()));
             }
         }
+        let grace = args.replace_voter_after.or(file.replace_voter_after).unwrap_or_else(|| "2m".into());
+        let replace_voter_after = match hf_policy::parse_duration_us(&grace) {
+            Ok(us) if us >= 5_000_000 => us,
+            Ok(_) => {
+                problems.push(format!("replace_voter_after = \"{grace}\" is below 5s"));
+                0
+            }
+            Err(why) => {
+                problems.push(format!("replace_voter_after = {why}"));
+                0
+            }
+        };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let reactors = args.reactors.or(file.reactors).unwrap_or_else(|| cores.min(file.disk.len().max(1)));
         if reactors == 0 || reactors > 256 {
@@ -158,6 +176,7 @@ impl Config {
             http,
             reactors,
             force_threads: backend == "threads",
+            replace_voter_after,
             json_logs: args.log_format.or(file.log_format).as_deref() == Some("json"),
             labels: file.labels,
             disks: file.disk,

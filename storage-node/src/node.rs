@@ -263,7 +263,13 @@ impl Node {
         let id = self.identity.lock().map_err(|_| anyhow::anyhow!("identity lock"))?.clone();
         let log = self.raft_log()?;
         let (out_tx, out_rx) = mpsc::channel(8192);
-        let meta = MetaHandle::start(hf_meta::Start { node: id.node, cluster: id.cluster, log, out: out_tx })?;
+        let meta = MetaHandle::start(hf_meta::Start {
+            node: id.node,
+            cluster: id.cluster,
+            log,
+            out: out_tx,
+            voter_grace_ms: self.cfg.replace_voter_after / 1000,
+        })?;
         let saved = std::fs::read(self.dir.path.join("view.json")).ok().and_then(|b| serde_json::from_slice(&b).ok());
         let own = meta.state.borrow().clone();
         let first: Arc<ClusterState> = match saved {

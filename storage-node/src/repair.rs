@@ -152,6 +152,9 @@ pub fn change(state: &ClusterState, what: Option<What>) -> Result<(Command, Stri
             let word = if paused { "paused" } else { "resumed" };
             (Command::PauseRebuild { paused }, format!("making and moving of replicas {word}"))
         }
+        Some(What::Voters(n)) => {
+            (Command::SetVoters { voters: n as usize }, format!("{n} nodes vote, as soon as so many are there"))
+        }
         Some(What::ForceInsync(r)) => force(state, r)?,
     })
 }

@@ -272,6 +272,11 @@ pub enum Command {
         /// Stop.
         paused: bool,
     },
+    /// How many nodes should vote on metadata: 1, 3 or 5.
+    SetVoters {
+        /// So many.
+        voters: usize,
+    },
     /// Removes a replica that is not in-sync.
     RemoveReplica {
         /// Which volume.

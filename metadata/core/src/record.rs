@@ -327,9 +327,16 @@ pub struct ClusterState {
     pub removals: VecDeque<(u64, Removed)>,
     /// Removals up to this revision are forgotten.
     pub removals_floor: u64,
+    /// How many nodes should vote on metadata.
+    #[serde(default = "three")]
+    pub voters: usize,
     /// Nobody makes or moves replicas for now.
     #[serde(default)]
     pub rebuild_paused: bool,
+}
+
+fn three() -> usize {
+    3
 }
 
 impl Default for ClusterState {
@@ -348,6 +355,7 @@ impl Default for ClusterState {
             events: VecDeque::new(),
             removals: VecDeque::new(),
             removals_floor: 0,
+            voters: three(),
             rebuild_paused: false,
         }
     }

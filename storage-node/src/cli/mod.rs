@@ -137,6 +137,11 @@ enum ClusterCommand {
     },
     /// Nodes, leader, volumes at a glance.
     Status,
+    /// How many nodes should vote on metadata: 1, 3 or 5.
+    Voters {
+        /// So many.
+        count: u32,
+    },
 }
 
 #[derive(Subcommand, Debug)]
@@ -287,6 +292,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Commands::Dev(a) => crate::dev::run(a).await,
         Commands::Cluster(ClusterCommand::Init { name }) => show::text(c.init(&name).await?, o),
         Commands::Cluster(ClusterCommand::Status) => show::cluster(&c.status().await?, o),
+        Commands::Cluster(ClusterCommand::Voters { count }) => show::text(c.change(What::Voters(count)).await?, o),
         Commands::Disk(DiskCommand::Add { path, size, media }) => {
             let size = size.map(|s| hf_policy::parse_size(&s)).transpose().map_err(usage)?;
             show::text(c.add_disk(&path, size.unwrap_or(0), &media).await?, o)

@@ -65,6 +65,13 @@ impl ClusterState {
             Command::RemoveNode { node } => self.remove_node(env.at_ms, *node),
             Command::SetDiskDraining { disk, draining } => self.set_disk_draining(env.at_ms, *disk, *draining),
             Command::RemoveDisk { disk } => self.remove_disk(env.at_ms, *disk),
+            Command::SetVoters { voters } => {
+                if ![1, 3, 5].contains(voters) {
+                    return Err(Refusal::Invalid(format!("{voters} voters: it is 1, 3 or 5")));
+                }
+                self.voters = *voters;
+                Ok(Reply::Done)
+            }
             Command::PauseRebuild { paused } => {
                 self.rebuild_paused = *paused;
                 let word = if *paused { "paused" } else { "resumed" };
