@@ -4,9 +4,9 @@
 use crate::export::Entry;
 use crate::identity::random;
 use crate::node::{Member, Node};
-use crate::reactor::{Event, Mail};
+use crate::reactor::{Event, Held, Mail};
 use hf_frontends::nbd::ExportInfo;
-use hf_meta_core::record::{ClusterState, DiskState, VolumeRecord};
+use hf_meta_core::record::{ClusterState, DiskState, ReplicaRecord, VolumeRecord};
 use hf_meta_core::{Command, Refusal};
 use hf_meta_proto::pb::{self, peer_client::PeerClient};
 use hf_policy::{BLOCK_BYTES, DiskId, Policy, Rid, SessionId, ShardId, StoreUuid, Term, Ver, VolumeId};
@@ -311,7 +311,13 @@ async fn converge(m: Arc<Member>, begun: Arc<Mutex<Begun>>) {
         for r in &m.reactors {
             r.send(Mail::State(state.clone()));
         }
-        make_replicas(&m, &state, &begun);
+        let mut held = BTreeMap::new();
+        for r in &m.reactors {
+            let disks = r.status().await.disks;
+            held.extend(disks.into_iter().map(|d| (d.disk, d.replicas)));
+        }
+        make_replicas(&m, &state, &begun, &held);
+        adopt_lineages(&m, &state, &held);
         delete_replicas(&m, &state, &begun);
         run_attachments(&m, &state, &begun);
         // Again now and then: a step that failed is tried again.
@@ -319,9 +325,31 @@ async fn converge(m: Arc<Member>, begun: Arc<Mutex<Begun>>) {
     }
 }
 
-fn make_replicas(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begun>>) {
+/// What each open disk holds.
+type HeldHere = BTreeMap<DiskId, Vec<Held>>;
+
+/// A last resort gave a volume a new lineage: its replicas here take it, each with the base that the record says.
+fn adopt_lineages(m: &Member, state: &ClusterState, held: &HeldHere) {
     for v in state.volumes.values() {
-        for (shard, r) in v.replicas().filter(|(_, r)| r.node == m.node && r.store_uuid.is_none()) {
+        for (_, r) in v.replicas().filter(|(_, r)| r.node == m.node) {
+            let here = held.get(&r.disk).and_then(|l| l.iter().find(|h| h.rid == r.rid));
+            let Some(h) = here.filter(|h| h.lineage != v.lineage && h.epoch < v.epoch.0) else { continue };
+            let reactor = m.disk_reactor.lock().ok().and_then(|d| d.get(&r.disk).copied());
+            if let Some(reactor) = reactor {
+                let (disk, rid, lineage, epoch) = (r.disk, h.rid, v.lineage, v.epoch.0);
+                m.reactors[reactor].send(Mail::Adopt { disk, rid, lineage, epoch });
+            }
+        }
+    }
+}
+
+fn make_replicas(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begun>>, held: &HeldHere) {
+    for v in state.volumes.values() {
+        // One whose storage is gone from a disk that works is made again; it counts as empty from then on.
+        let lost =
+            |r: &ReplicaRecord| !r.in_sync() && held.get(&r.disk).is_some_and(|l| !l.iter().any(|h| h.rid == r.rid));
+        let wanted = |r: &ReplicaRecord| r.node == m.node && !r.leaving && (r.store_uuid.is_none() || lost(r));
+        for (shard, r) in v.replicas().filter(|(_, r)| wanted(r)) {
             if !begun.lock().is_ok_and(|mut b| b.making.insert(r.rid)) {
                 continue;
             }

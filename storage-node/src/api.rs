@@ -240,7 +240,7 @@ fn volume_json(v: &crate::reactor::VolumeStatus) -> serde_json::Value {
 
 fn disk_json(d: &crate::reactor::DiskStatus) -> serde_json::Value {
     serde_json::json!({
-        "disk": d.disk, "backend": d.backend, "replicas": d.replicas, "failed": d.failed,
+        "disk": d.disk, "backend": d.backend, "replicas": d.replicas.len(), "failed": d.failed,
         "journal_used": d.stats.journal_used, "overlay_bytes": d.stats.overlay_bytes,
     })
 }

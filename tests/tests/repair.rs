@@ -135,3 +135,41 @@ fn detached_volumes_are_looked_after_too() {
     assert!(nbd.read(0, 1 << 20).unwrap() == pattern(1, 1 << 20));
     assert!(nbd.read(4 << 20, 1 << 20).unwrap() == pattern(2, 1 << 20));
 }
+
+#[test]
+fn the_last_resort_asks_twice_and_leaves_a_trace() {
+    let mut c = Cluster::new(3);
+    c.ok(&["volume", "create", "v", "size=32MiB", "replicas=2", "min_replicas=1", "nodes=n2,n3"]);
+    c.ok(&["volume", "attach", "v", "--node", "n2"]);
+    let mut nbd = Nbd::connect(&c.nodes[1].nbd, "v").unwrap();
+    nbd.write(0, &pattern(1, 1 << 20)).unwrap();
+    // n3 misses the second write; then n2, the only one in sync, is lost for good.
+    c.nodes[2].kill();
+    nbd.write(1 << 20, &pattern(2, 1 << 20)).unwrap();
+    until("n3 to be out", || {
+        let n = replicas(&c, "v").iter().filter(|r| r["state"] == "in_sync").count();
+        if n == 1 { Ok(()) } else { Err(n.to_string()) }
+    });
+    drop(nbd);
+    c.nodes[1].kill();
+    std::fs::remove_file(c.nodes[1].dir.join("disk/holdfast.disk")).unwrap();
+    c.nodes[2].start();
+    // Without the operator's word the volume stays offline: old data is never passed off as new.
+    let e = c.cli(&["volume", "attach", "v", "--node", "n3", "--force"]).unwrap_err();
+    assert!(e.contains("does not serve yet"), "{e}");
+    let rid = replicas(&c, "v").iter().find(|r| r["state"] != "in_sync").unwrap()["rid"].to_string();
+    let order = ["volume", "force-insync", "v", "--replica", &rid, "--operator", "ann", "--reason", "n2 burnt down"];
+    let e = c.cli(&order).unwrap_err();
+    assert!(e.contains("abandons") && e.contains("--confirm v"), "{e}");
+    c.ok(&[&order[..], &["--confirm", "v"]].concat());
+    assert!(c.ok(&["events"]).contains("declared the truth by ann: n2 burnt down"));
+    until("the volume to serve", || c.cli(&["volume", "attach", "v", "--node", "n3", "--force"]));
+    let mut nbd = until("the export", || Nbd::connect(&c.nodes[2].nbd, "v").map_err(|e| e.to_string()));
+    assert!(nbd.read(0, 1 << 20).unwrap() == pattern(1, 1 << 20));
+    assert!(nbd.read(1 << 20, 1 << 20).unwrap().iter().all(|b| *b == 0), "what only n2 had is given up");
+    nbd.write(2 << 20, &pattern(3, 1 << 20)).unwrap();
+    // n2 comes back with an empty disk: its replica is not taken for anything, and gets a new place or is made anew.
+    c.ok(&["volume", "set", "v", "nodes=n1,n3"]);
+    settled(&c, "v", 2, None);
+    assert!(nbd.read(2 << 20, 1 << 20).unwrap() == pattern(3, 1 << 20));
+}

@@ -6,7 +6,7 @@ use super::volume_host::VolumeHost;
 use super::{Event, Identity, Mail, ReactorStatus};
 use bytes::Bytes;
 use hf_meta_core::ClusterState;
-use hf_policy::{DiskId, Rid, ShardId, Tick, VolumeId};
+use hf_policy::{DiskId, Lineage, Rid, ShardId, Tick, VolumeId};
 use hf_repl::Queue;
 use hf_repl_core::coordinator as co;
 use hf_repl_core::message::{Envelope, Msg};
@@ -31,6 +31,17 @@ pub(super) enum Work {
     Coordinator { shard: ShardId, input: co::Input },
 }
 
+/// A replica on a disk, as its store has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    /// Which.
+    pub rid: Rid,
+    /// Its history.
+    pub lineage: Lineage,
+    /// The newest epoch it was told of.
+    pub epoch: u64,
+}
+
 /// A disk, for status and metrics.
 #[derive(Clone, Debug)]
 pub struct DiskStatus {
@@ -43,7 +54,7 @@ pub struct DiskStatus {
     /// Failed, and why.
     pub failed: Option<String>,
     /// Replicas on it.
-    pub replicas: usize,
+    pub replicas: Vec<Held>,
 }
 
 pub(super) struct Core {
@@ -185,6 +196,11 @@ impl Core {
                 Some(d) => d.delete(rid, reply, &mut self.work),
                 None => drop(reply.send(Err(hf_store::StoreError::Failed("the disk is not open".into())))),
             },
+            Mail::Adopt { disk, rid, lineage, epoch } => {
+                if let Some(d) = self.disks.get_mut(&disk) {
+                    d.adopt(rid, lineage, epoch, &mut self.work);
+                }
+            }
             Mail::State(state) => {
                 self.state = state;
                 self.records_changed();

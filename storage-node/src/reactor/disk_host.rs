@@ -4,7 +4,8 @@
 use super::Identity;
 use super::core::{Core, CoreRef, DiskStatus, Work, now};
 use crate::disk::{Backend, DiskFile};
-use hf_policy::{DiskId, Rid};
+use crate::reactor::Held;
+use hf_policy::{DiskId, Lineage, Rid};
 use hf_repl_core::Replica;
 use hf_repl_core::message::{self, Envelope, Msg, Nack};
 use hf_repl_core::replica::{self as re, Durable, LIST_PAGE, Link, StoreAnswer, StoreOp};
@@ -16,6 +17,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
 enum Owner {
+    Adopt(Box<ReplicaRec>),
     Replica { rid: Rid, tag: u64 },
     Create { rec: Box<ReplicaRec>, reply: oneshot::Sender<Result<(), StoreError>> },
     Admin(oneshot::Sender<Result<(), StoreError>>),
@@ -148,7 +150,11 @@ impl DiskHost {
             stats: self.store.stats(),
             backend: self.io.name(),
             failed: self.failed.clone(),
-            replicas: self.store.replicas().count(),
+            replicas: self
+                .store
+                .replicas()
+                .map(|r| Held { rid: r.rid, lineage: r.lineage, epoch: r.hint_epoch })
+                .collect(),
         }
     }
 
@@ -175,6 +181,15 @@ impl DiskHost {
         work: &mut WorkQueue,
     ) {
         self.op(Owner::Create { rec: Box::new(rec.clone()), reply }, Op::CreateReplica(rec), work);
+    }
+
+    /// A replica takes a new lineage, by order of the record (a last resort was taken).
+    pub(super) fn adopt(&mut self, rid: Rid, lineage: Lineage, epoch: u64, work: &mut WorkQueue) {
+        let known = self.store.replica(rid).filter(|r| r.lineage != lineage && r.hint_epoch < epoch);
+        if let Some(rec) = known.cloned() {
+            let rec = ReplicaRec { lineage, hint_epoch: epoch, ..rec };
+            self.op(Owner::Adopt(Box::new(rec.clone())), Op::UpdateReplica(rec), work);
+        }
     }
 
     pub(super) fn delete(&mut self, rid: Rid, reply: oneshot::Sender<Result<(), StoreError>>, work: &mut WorkQueue) {
@@ -310,6 +325,12 @@ impl Core {
                             .or_insert_with(|| Replica::new(now(), identity.boot, durable(&identity, &rec)));
                     }
                     let _ = reply.send(result.map(|_| ()));
+                }
+                Owner::Adopt(rec) => {
+                    if result.is_ok() {
+                        tracing::warn!(replica = %rec.rid, "the volume has a new lineage by an operator's order");
+                        d.replicas.insert(rec.rid, Replica::new(now(), identity.boot, durable(&identity, &rec)));
+                    }
                 }
                 Owner::Replica { rid, tag } => {
                     // The highest version is needed in the answer to a promise only.

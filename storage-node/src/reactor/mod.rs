@@ -10,13 +10,13 @@ mod disk_host;
 mod links;
 mod volume_host;
 
-pub use core::DiskStatus;
+pub use core::{DiskStatus, Held};
 pub use volume_host::VolumeStatus;
 
 use crate::disk::DiskFile;
 use hf_frontends::nbd::Agreed;
 use hf_meta_core::ClusterState;
-use hf_policy::{BootId, ClusterId, DiskId, Epoch, NodeId, Rid, SessionId, ShardId, Term, VolumeId};
+use hf_policy::{BootId, ClusterId, DiskId, Epoch, Lineage, NodeId, Rid, SessionId, ShardId, Term, VolumeId};
 use hf_repl_core::coordinator::{Change, Proposed};
 use hf_store::{ReplicaRec, Store, StoreError};
 use std::sync::Arc;
@@ -52,6 +52,17 @@ pub enum Mail {
         rid: Rid,
         /// When durable.
         reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    /// A replica takes the lineage that the record has now.
+    Adopt {
+        /// Where.
+        disk: DiskId,
+        /// Which.
+        rid: Rid,
+        /// The new history.
+        lineage: Lineage,
+        /// The record's epoch.
+        epoch: u64,
     },
     /// The record has changed.
     State(Arc<ClusterState>),
