@@ -8,6 +8,7 @@ use crate::UNIT_BLOCKS;
 use crate::format::group::{Body, Record};
 use crate::format::page::{BlockMeta, BlockState, Page};
 use bytes::{Bytes, BytesMut};
+use hf_policy::crc::PayloadCrc;
 use hf_policy::{BlockIx, BlockRange, CHUNK_BLOCKS, ChunkIx, Rid, Term, Ver};
 use std::collections::VecDeque;
 
@@ -137,7 +138,7 @@ impl Store {
     }
 
     /// Conditional writes: applied iff the block still has the version that was seen, and the source is newer or the
-    /// block's version is of an older term (protocol §7 step 4); a repair iff the block is bad.
+    /// block's version is of an older term (protocol §7 step 4).
     #[allow(clippy::too_many_arguments)]
     fn slow_copy(
         &mut self,
@@ -153,7 +154,7 @@ impl Store {
             let has = self.current(key, i.block.in_chunk(), page);
             let now = has.ver;
             let newer = (i.src > now || now.term < term) && i.src != now;
-            now == i.seen && if i.repair { has.state == BlockState::Bad } else { newer }
+            now == i.seen && if i.repair { self.may_repair(key, i, has) } else { newer }
         };
         let applied: Vec<bool> = items.iter().map(applies).collect();
         let chosen: Vec<&CopyItem> = items.iter().zip(&applied).filter(|(_, a)| **a).map(|(i, _)| i).collect();
@@ -172,6 +173,14 @@ impl Store {
             let op = left.is_empty().then_some(id);
             self.push_part(key, record, payload, op, Answer::Copied(applied.clone()));
         }
+    }
+
+    /// A repair replaces what is known to be lost, or writes once more exactly what should be there (what is on the disk may
+    /// have rotted without the page knowing it).
+    fn may_repair(&self, key: Key, i: &CopyItem, has: BlockMeta) -> bool {
+        let same = |crc: PayloadCrc| self.seeds(key, has.ver, i.block, &[crc]).first() == Some(&has.crc);
+        let meant = matches!(i.content, Content::Data(crc, _) if i.src == has.ver && same(crc));
+        has.state == BlockState::Bad || (has.state == BlockState::Data && meant)
     }
 
     /// One record for neighbours of one version and kind.

@@ -1,0 +1,104 @@
+//! Bits rot on real disks' files: what is bad is served from another replica and made good at once; with no copy left it is
+//! EIO, never zeros or old data.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use hf_tests::cluster::{Cluster, tool_ok, until};
+use hf_tests::nbd::Nbd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// A block that exists once in the world.
+fn block(i: u64) -> Vec<u8> {
+    let mut b = Vec::with_capacity(4096);
+    while b.len() < 4096 {
+        b.extend_from_slice(&(0xfeed_0000_0000_0000 | i).to_le_bytes());
+        b.extend_from_slice(&i.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+    }
+    b
+}
+
+/// Where a disk's file holds these blocks, in place or in the journal.
+fn find(file: &Path, blocks: std::ops::Range<u64>) -> Vec<u64> {
+    let f = std::fs::File::open(file).unwrap();
+    let size = f.metadata().unwrap().len();
+    let mut found = Vec::new();
+    let mut piece = vec![0u8; 1 << 20];
+    for at in (0..size).step_by(1 << 20) {
+        let n = f.read_at(&mut piece, at).unwrap();
+        for (k, b) in piece[..n].chunks(4096).enumerate() {
+            let head = u64::from_le_bytes(b[..8].try_into().unwrap());
+            if head >> 48 == 0xfeed && blocks.contains(&(head & 0xffff_ffff)) {
+                found.push(at + k as u64 * 4096);
+            }
+        }
+    }
+    found
+}
+
+/// One bit of each copy of these blocks is flipped.
+fn rot(file: &Path, blocks: std::ops::Range<u64>) -> usize {
+    let at = find(file, blocks);
+    let f = std::fs::OpenOptions::new().read(true).write(true).open(file).unwrap();
+    for (i, off) in at.iter().enumerate() {
+        let off = off + 100 + (i as u64 * 37) % 3900;
+        let mut b = [0u8];
+        f.read_exact_at(&mut b, off).unwrap();
+        f.write_all_at(&[b[0] ^ 1 << (i % 8)], off).unwrap();
+    }
+    f.sync_all().unwrap();
+    at.len()
+}
+
+fn metric(c: &Cluster, node: usize, name: &str) -> u64 {
+    let page = tool_ok("curl", &["-s", &format!("http://{}/metrics", c.nodes[node].http)]);
+    let lines = page.lines().filter(|l| l.starts_with(name));
+    lines.filter_map(|l| l.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+fn connect(c: &Cluster, node: usize) -> Nbd {
+    until("the export", || Nbd::connect(&c.nodes[node].nbd, "v").map_err(|e| e.to_string()))
+}
+
+#[test]
+fn rotten_blocks_are_served_from_elsewhere_and_healed_and_never_passed_off() {
+    let mut c = Cluster::new(3);
+    c.ok(&["volume", "create", "v", "size=64MiB"]);
+    c.ok(&["volume", "attach", "v", "--node", "n1"]);
+    let mut nbd = connect(&c, 0);
+    for i in 0..1024 {
+        nbd.write(i * 4096, &block(i)).unwrap();
+    }
+    drop(nbd);
+    // A clean stop destages everything; the files are at rest.
+    c.nodes.iter_mut().for_each(|n| n.stop());
+    let files: Vec<PathBuf> = c.nodes.iter().map(|n| n.dir.join("disk/holdfast.disk")).collect();
+    // Rot: a few hundred blocks on the reading node, other ones on another, and some on all three.
+    assert!(rot(&files[0], 0..400) >= 400);
+    assert!(rot(&files[1], 300..600) >= 300);
+    files.iter().for_each(|f| assert!(rot(f, 1000..1004) >= 4));
+    c.nodes.iter_mut().for_each(|n| n.start());
+    c.ready();
+    let mut nbd = connect(&c, 0);
+    for i in 0..1000 {
+        assert!(nbd.read(i * 4096, 4096).unwrap() == block(i), "block {i}");
+    }
+    // Nobody has these: an error, not zeros, not anything else; and their neighbours are untouched.
+    for i in 1000..1004 {
+        assert_eq!(nbd.read(i * 4096, 4096).unwrap_err().raw_os_error(), Some(libc::EIO), "block {i}");
+    }
+    assert!(nbd.read(1004 * 4096, 4096).unwrap() == block(1004));
+    // What was read is whole again on the reading node.
+    until("the repairs", || {
+        let n = metric(&c, 0, "holdfast_volume_repaired_blocks_total");
+        if n >= 400 { Ok(()) } else { Err(format!("{n} of 400 repaired")) }
+    });
+    let bad = metric(&c, 0, "holdfast_volume_bad_blocks_total");
+    for i in 0..1000 {
+        assert!(nbd.read(i * 4096, 4096).unwrap() == block(i), "block {i}, again");
+    }
+    assert_eq!(metric(&c, 0, "holdfast_volume_bad_blocks_total"), bad, "a healed block was bad again");
+    // A lost block is good again as soon as it is written.
+    nbd.write(1000 * 4096, &block(1000)).unwrap();
+    assert!(nbd.read(1000 * 4096, 4096).unwrap() == block(1000));
+    println!("{bad} bad blocks met, {} repaired", metric(&c, 0, "holdfast_volume_repaired_blocks_total"));
+}
