@@ -26,6 +26,7 @@ fn histories_stay_linearizable_and_the_volume_stays_alive() {
                 total.synced += o.synced;
                 total.wipes += o.wipes;
                 total.lost += o.lost;
+                total.dramas += o.dramas;
             }
             Err(e) => panic!("seed {seed}: {e}\nreplay: HOLDFAST_SIM_SEED={seed} cargo test -p hf-tests --test sim"),
         }

@@ -11,12 +11,14 @@
 //! | [`apply`] | what each command does, and when it is refused |
 //! | [`plan`] | leader-side decisions made before proposing: placement of new volumes and shards |
 //! | [`repair`] | leader-side decisions about replicas: make, move, remove |
+//! | [`mutant`] | rules broken on purpose, for the mutation test |
 //! | [`image`] | the snapshot encoding, versioned |
 //! | [`view`] | queries, and watch deltas by revision |
 
 pub mod apply;
 pub mod command;
 pub mod image;
+pub mod mutant;
 pub mod plan;
 pub mod record;
 pub mod repair;

@@ -5,11 +5,19 @@ use super::world::{NODES, Sim, VOL, durable};
 use hf_meta_core::Command;
 use hf_policy::*;
 use hf_repl_core::Replica;
-use hf_repl_core::coordinator::{self as co, ClientOp, Phase};
+use hf_repl_core::coordinator::{self as co, ClientOp, Phase, SyncStage};
 
 impl Sim {
     pub(super) fn crash(&mut self) -> Result<(), String> {
         let node = 1 + self.rng.below(NODES);
+        self.crash_one(node)?;
+        if self.rng.below(24) < self.weights[5] {
+            self.wipe_one(node);
+        }
+        Ok(())
+    }
+
+    fn crash_one(&mut self, node: u64) -> Result<(), String> {
         let survive = self.rng.below(4) as usize;
         let h = self.hosts.get_mut(&node).unwrap();
         if !h.up {
@@ -24,6 +32,10 @@ impl Sim {
 
     pub(super) fn restart(&mut self) -> Result<(), String> {
         let node = 1 + self.rng.below(NODES);
+        self.restart_one(node)
+    }
+
+    fn restart_one(&mut self, node: u64) -> Result<(), String> {
         let boot = BootId(u128::from(self.id()));
         let now = self.now;
         let h = self.hosts.get_mut(&node).unwrap();
@@ -37,18 +49,16 @@ impl Sim {
     }
 
     /// A crashed node's disk is wiped, if another in-sync replica that was not still has everything.
-    pub(super) fn wipe(&mut self) -> Result<(), String> {
-        let node = 1 + self.rng.below(NODES);
+    pub(super) fn wipe_one(&mut self, node: u64) {
         let uuid = StoreUuid(u128::from(self.id()) << 32);
         let (record, hosts) = (self.record(), &mut self.hosts);
         let whole = record.in_sync.iter().any(|(r, m)| r.0 != node && hosts[&r.0].uuid == m.store_uuid);
-        let Some(h) = hosts.get_mut(&node).filter(|h| !h.up && whole) else { return Ok(()) };
+        let Some(h) = hosts.get_mut(&node).filter(|h| !h.up && whole) else { return };
         let units = h.store.units;
         h.store = ModelStore::default();
         h.store.units = units;
         h.uuid = uuid;
         self.outcome.wipes += 1;
-        Ok(())
     }
 
     /// The agents: storage that is not the recorded one is reported, which is refused while it counts as in-sync.
@@ -63,6 +73,94 @@ impl Sim {
         if changed {
             self.announce();
         }
+    }
+
+    pub(super) fn someone_joins(&self) -> bool {
+        let joins = |h: &super::world::Host| {
+            let sync = h.coordinator.as_ref().and_then(|a| a.c.status().sync);
+            sync.is_some_and(|s| matches!(s.stage, SyncStage::Copying | SyncStage::Joining))
+        };
+        self.hosts.values().any(joins)
+    }
+
+    /// Some steps of the world without new faults.
+    fn go_on(&mut self, steps: u64, clients: &[u64]) -> Result<(), String> {
+        for _ in 0..steps {
+            match self.rng.below(10) {
+                0..=4 => self.deliver()?,
+                5..=6 => self.store_step()?,
+                7 if !clients.is_empty() => {
+                    let at = clients[self.rng.below(clients.len() as u64) as usize];
+                    self.client_op(Some(at))?;
+                }
+                8 => self.tick(20_000)?,
+                _ => self.tick(2_000)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn isolate(&mut self, node: u64, of_three: u64) {
+        for other in (1..=NODES).filter(|o| *o != node) {
+            for pair in [(node, other), (other, node)] {
+                if self.rng.below(3) < of_three {
+                    self.cut.insert(pair);
+                }
+            }
+        }
+    }
+
+    /// The scene that random walks seldom find: writes are stranded on one side, another node takes over, both have users, then
+    /// the sides meet again.
+    pub(super) fn drama(&mut self) -> Result<(), String> {
+        self.outcome.dramas += 1;
+        let session = self.record().session;
+        let serving =
+            |h: &super::world::Host| h.up && h.coordinator.as_ref().is_some_and(|a| Some(a.session) == session);
+        let Some(a) = self.hosts.iter().find(|(_, h)| serving(h)).map(|(n, _)| *n) else { return Ok(()) };
+        let b = 1 + (a + self.rng.below(NODES - 1)) % NODES;
+        // Users are busy; then the old side is cut off, wholly or in part, noticed or not.
+        self.go_on(30, &[a])?;
+        self.cut.insert((a, 0));
+        let how_much = 1 + self.rng.below(3);
+        self.isolate(a, how_much);
+        if self.rng.one_in(2) {
+            self.all_links()?;
+        }
+        let n = self.rng.below(120);
+        self.go_on(n, &[a])?;
+        if self.rng.one_in(3) {
+            // A member that granted a lease forgets it, or loses everything.
+            self.crash_one(b)?;
+            if self.rng.one_in(3) {
+                self.wipe_one(b);
+            }
+            self.restart_one(b)?;
+        }
+        if self.rng.one_in(3) {
+            self.isolate(b, 2);
+        }
+        self.attach(Some(b))?;
+        // Wait for the new side to serve, with requests waiting there, then let both sides be used.
+        for _ in 0..60 {
+            self.go_on(25, &[a, b])?;
+            self.tick(90_000)?;
+            if self.hosts[&b].coordinator.as_ref().is_some_and(|x| x.c.status().phase == Phase::Serving) {
+                break;
+            }
+        }
+        self.go_on(200, &[a, b, b])?;
+        match self.rng.below(4) {
+            0 => self.crash_one(a)?,
+            1 => self.cut.clear(),
+            2 => {
+                self.cut.retain(|(x, y)| *x != a && *y != a);
+                self.announce();
+            }
+            _ => {}
+        }
+        self.all_links()?;
+        self.go_on(150, &[b])
     }
 
     /// Cuts one direction between two nodes, or a node from Raft.
@@ -96,7 +194,7 @@ impl Sim {
         }
         self.all_links()?;
         loop {
-            self.attach()?;
+            self.attach(None)?;
             let node = self
                 .hosts
                 .iter()
@@ -140,7 +238,9 @@ impl Sim {
         for b in 240..280 {
             let all: Vec<_> = set.iter().map(|n| self.hosts[n].store.info(b)).collect();
             if all.iter().any(|x| x.1 != all[0].1) {
-                return Err(format!("block {b} differs between in-sync replicas {set:?}"));
+                let held: Vec<String> =
+                    all.iter().map(|(i, d)| format!("{} {:?} {:x?}", i.ver, i.state, &d[..2])).collect();
+                return Err(format!("block {b} differs between in-sync replicas {set:?}: {held:?}"));
             }
         }
         Ok(())

@@ -33,6 +33,7 @@ pub struct Outcome {
     pub full: u64,
     pub joins: u64,
     pub wipes: u64,
+    pub dramas: u64,
     /// Runs that ended because the last replica in sync was wiped: a wipe met a drop on its way.
     pub lost: u64,
     pub synced: u64,
@@ -74,6 +75,10 @@ pub struct Sim {
     pub(super) history: History,
     pub(super) next: u64,
     pub(super) weights: [u64; 9],
+    /// How seldom cuts and crashes end by themselves.
+    pub(super) lasting: u64,
+    /// How many blocks are hot.
+    pub(super) span: u64,
     pub(super) healing: bool,
     /// Some seeds have disks of different, small sizes.
     pub(super) small_disks: bool,
@@ -114,11 +119,15 @@ impl Sim {
             history: History::default(),
             next: 1,
             weights,
+            lasting: 1,
+            span: 20,
             healing: false,
             small_disks: false,
             outcome: Outcome::default(),
         };
         s.small_disks = s.rng.one_in(6);
+        s.lasting = [1, 4, 16, 60][s.rng.below(4) as usize];
+        s.span = [2, 6, 20][s.rng.below(3) as usize];
         s.found();
         s
     }
@@ -207,16 +216,17 @@ impl Sim {
         let w = self.weights;
         match self.rng.below(1000) {
             0..=449 => self.deliver()?,
-            450..=599 => self.client_op()?,
+            450..=599 => self.client_op(None)?,
             600..=799 => self.store_step()?,
             800..=804 => self.tick(600_000)?,
             805..=806 if self.rng.below(12) < w[2] => self.crash()?,
-            807 if self.rng.below(12) < w[5] => self.wipe()?,
             808 => self.report_storage(),
-            811..=818 => self.restart()?,
+            811..=818 if self.rng.one_in(self.lasting) => self.restart()?,
             819..=821 if self.rng.below(8) < w[3] => self.partition()?,
-            824..=830 => self.reconnect()?,
-            831 if self.rng.below(18) < 1 + w[4] => self.attach()?,
+            824..=830 if self.rng.one_in(self.lasting) => self.reconnect()?,
+            832 if self.rng.below(12) < w[6] => self.drama()?,
+            833..=836 if self.someone_joins() && self.rng.one_in(4) => self.drama()?,
+            831 if self.rng.below(18) < 1 + w[4] => self.attach(None)?,
             _ => self.tick(6_000)?,
         }
         Ok(())
@@ -418,22 +428,26 @@ impl Sim {
         Ok(())
     }
 
-    fn client_op(&mut self) -> Result<(), String> {
+    pub(super) fn client_op(&mut self, at: Option<u64>) -> Result<(), String> {
         let serving: Vec<u64> = self
             .hosts
             .iter()
+            .filter(|(n, _)| at.is_none_or(|a| a == **n))
             .filter(|(_, h)| {
                 h.up && h.coordinator.as_ref().is_some_and(|a| a.ops.len() < 12 && a.c.status().phase != Phase::Fenced)
             })
             .map(|(n, _)| *n)
             .collect();
+        if serving.is_empty() && at.is_some() {
+            return Ok(());
+        }
         if serving.is_empty() {
-            return if self.rng.one_in(60) { self.attach() } else { Ok(()) };
+            return if self.rng.one_in(60) { self.attach(None) } else { Ok(()) };
         }
         let node = serving[self.rng.below(serving.len() as u64) as usize];
         // A few hot blocks around a chunk boundary, so that operations meet.
-        let b = 246 + self.rng.below(20);
-        let n = 1 + self.rng.below(4);
+        let b = 256 - self.span / 2 + self.rng.below(self.span);
+        let n = 1 + self.rng.below(4.min(self.span));
         let (id, now) = (self.id(), self.now.0);
         let blocks: Vec<u64> = (b..b + n).collect();
         let write = self.rng.one_in(2);
@@ -467,8 +481,8 @@ impl Sim {
         Ok(())
     }
 
-    pub(super) fn attach(&mut self) -> Result<(), String> {
-        let node = 1 + self.rng.below(NODES);
+    pub(super) fn attach(&mut self, at: Option<u64>) -> Result<(), String> {
+        let node = at.unwrap_or_else(|| 1 + self.rng.below(NODES));
         if !self.hosts[&node].up || self.cut.contains(&(node, 0)) {
             return Ok(());
         }

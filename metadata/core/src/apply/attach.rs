@@ -1,6 +1,7 @@
 //! Attach, the only command that gives a volume away and raises its term for that (I1); detach.
 
 use crate::command::{Command, Envelope, Outcome, Refusal, Reply};
+use crate::mutant::{self, Mutant};
 use crate::record::*;
 use hf_policy::{SessionId, Term, VolumeId};
 
@@ -23,7 +24,9 @@ impl ClusterState {
         if v.term == Term(u32::MAX) {
             return Err(Refusal::Invalid("the volume's terms are used up".into()));
         }
-        v.term = v.term.next();
+        if !mutant::is(Mutant::AttachKeepsTerm) || v.term == Term(0) {
+            v.term = v.term.next();
+        }
         let taken = v.coordinator.replace(Attachment {
             node: *node,
             session: *session,

@@ -1,6 +1,7 @@
 //! Volumes: create, delete, policy, grow; replicas made and gone.
 
 use crate::command::{Command, Envelope, Outcome, Refusal, Reply};
+use crate::mutant::{self, Mutant};
 use crate::record::*;
 use hf_policy::policy::{change_online, valid_name};
 use hf_policy::{DiskId, Epoch, Policy, Rid, SHARD_BYTES, StoreUuid, Term, VolumeId};
@@ -120,7 +121,9 @@ impl ClusterState {
             // Storage that was made twice is storage whose first making was lost: unknown history, base 0 (I12).
             Some(_) if !r.in_sync() => {
                 r.store_uuid = Some(uuid);
-                r.state = ReplicaState::Out { base: hf_policy::Ver::ZERO };
+                if !mutant::is(Mutant::WipedKeepsBase) {
+                    r.state = ReplicaState::Out { base: hf_policy::Ver::ZERO };
+                }
             }
             Some(_) => {
                 return Err(Refusal::Invalid(format!("replica #{rid} was initialised with other storage before")));

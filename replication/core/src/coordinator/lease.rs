@@ -3,6 +3,7 @@
 use super::{Coordinator, Output, Phase};
 use crate::message::Msg;
 use crate::timing::{DEAD, IDLE_EVERY, LEASE, LEASE_EVERY};
+use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::{Rid, Tick};
 
 impl Coordinator {
@@ -43,7 +44,8 @@ impl Coordinator {
     pub(super) fn lease_granted(&mut self, now: Tick, rid: Rid, sent_at: u64, out: &mut Vec<Output>) {
         if let Some(m) = self.members.get_mut(&rid) {
             m.lease_asked = false;
-            m.lease_until = m.lease_until.max(Tick(sent_at).plus(LEASE));
+            let from = if mutant::is(Mutant::LeaseFromReceipt) { now } else { Tick(sent_at) };
+            m.lease_until = m.lease_until.max(from.plus(LEASE));
         }
         self.deliver_reads(now, out);
     }
@@ -51,6 +53,7 @@ impl Coordinator {
     /// May what member `from` answered be delivered now? Valid leases from every required member but `from` itself, which
     /// proved the term by answering.
     pub(super) fn leases_valid(&self, now: Tick, from: Rid) -> bool {
-        self.required().iter().all(|r| *r == from || self.members.get(r).is_some_and(|m| now < m.lease_until))
+        mutant::is(Mutant::ReadWithoutLease)
+            || self.required().iter().all(|r| *r == from || self.members.get(r).is_some_and(|m| now < m.lease_until))
     }
 }

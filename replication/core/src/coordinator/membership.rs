@@ -2,6 +2,7 @@
 //! until the commit that drops it is seen here.
 
 use super::{Change, Coordinator, IoError, Member, Output, Phase, Proposed, Record};
+use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::{Epoch, Rid, Tick};
 use std::collections::BTreeSet;
 
@@ -89,6 +90,8 @@ impl Coordinator {
             return;
         }
         let base = if self.phase == Phase::Serving { self.stable } else { self.takeover.s_star };
+        let newest = hf_policy::Ver { term: self.record.term, seq: hf_policy::Seq(self.seq + 1_000) };
+        let base = if mutant::is(Mutant::BaseTooHigh) { newest } else { base };
         self.propose(now, Change::Drop { rids, base }, out);
     }
 
@@ -114,6 +117,9 @@ impl Coordinator {
     /// Raft's record has changed: the only thing that changes the set.
     pub(super) fn on_record(&mut self, now: Tick, record: Record, out: &mut Vec<Output>) {
         if self.phase == Phase::Fenced || record.epoch <= self.record.epoch {
+            return;
+        }
+        if mutant::is(Mutant::IgnoreNewTerm) && record.term != self.record.term {
             return;
         }
         if record.term != self.record.term || record.session != Some(self.cfg.session) {
@@ -161,7 +167,7 @@ impl Coordinator {
     /// A newer term exists. Whatever is outstanding has an unknown outcome and is failed; this attachment never serves
     /// again, even if the node attaches anew (I19).
     pub(super) fn fence(&mut self, out: &mut Vec<Output>) {
-        if self.phase == Phase::Fenced {
+        if self.phase == Phase::Fenced || mutant::is(Mutant::IgnoreFence) {
             return;
         }
         self.phase = Phase::Fenced;

@@ -8,6 +8,7 @@ use super::{Coordinator, Output, Phase};
 use crate::message::{BlockInfo, BlockState, Content, CopyItem, Msg};
 use crate::timing::{SEAL, SEAL_EVERY};
 use bytes::Bytes;
+use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::{BlockIx, BlockRange, ChunkIx, Rid, Seq, Tick, Ver};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -69,7 +70,8 @@ impl Coordinator {
     pub(super) fn drive_seal(&mut self, now: Tick, out: &mut Vec<Output>) {
         let unsealed: Vec<Rid> =
             self.record.in_sync.keys().filter(|r| !self.takeover.sealed.contains_key(r)).copied().collect();
-        if unsealed.is_empty() {
+        let enough = mutant::is(Mutant::SealOne) && !self.takeover.sealed.is_empty();
+        if unsealed.is_empty() || enough {
             return self.begin_reconcile(now, out);
         }
         for rid in &unsealed {
@@ -95,7 +97,9 @@ impl Coordinator {
     }
 
     fn sealed_stable(&self) -> Ver {
-        self.takeover.sealed.values().map(|(stable, _)| *stable).max().unwrap_or(Ver::ZERO)
+        let max = mutant::is(Mutant::StableIsMax);
+        let of = |(stable, max_ver): &(Ver, Ver)| if max { *max_ver } else { *stable };
+        self.takeover.sealed.values().map(of).max().unwrap_or(Ver::ZERO)
     }
 
     pub(super) fn seal_wait(&mut self, now: Tick, rid: Rid, us: u64) {
@@ -141,7 +145,11 @@ impl Coordinator {
         t.active.clear();
         // One member alone is equal to itself; members without anything newer than s* are equal by I2.
         let newer = t.sealed.values().any(|(_, max)| *max > s_star);
-        t.listing = if members.len() > 1 && newer { members.clone() } else { BTreeSet::new() };
+        t.listing = if members.len() > 1 && newer && !mutant::is(Mutant::SkipReconcile) {
+            members.clone()
+        } else {
+            BTreeSet::new()
+        };
         for rid in self.takeover.listing.clone() {
             self.request(now, rid, For::List, Msg::ChunkList { since: s_star, from: ChunkIx(0) }, out);
         }
@@ -268,9 +276,13 @@ impl Coordinator {
         };
         let items = std::mem::take(&mut a.items);
         a.copying = items.values().filter(|l| !l.is_empty()).count();
+        let early = mutant::is(Mutant::ServeBeforeCopied);
         if a.copying == 0 {
             self.takeover.active.remove(&chunk);
             return self.drive_reconcile(now, out);
+        }
+        if early {
+            self.takeover.active.remove(&chunk);
         }
         for (rid, items) in items.into_iter().filter(|(_, l)| !l.is_empty()) {
             self.takeover.copied += items.len() as u64;
@@ -297,12 +309,18 @@ fn compare(
     at: usize,
 ) -> Option<Rid> {
     let good = versions.iter().filter(|(_, v)| v[at].state != BlockState::Bad);
-    let (src, best) = good.map(|(r, v)| (*r, v[at])).max_by_key(|(r, i)| (i.ver, std::cmp::Reverse(*r)))?;
+    let good = good.map(|(r, v)| (*r, v[at]));
+    let (src, best) = if mutant::is(Mutant::ReconcileOldest) {
+        good.min_by_key(|(r, i)| (i.ver, *r))?
+    } else {
+        good.max_by_key(|(r, i)| (i.ver, std::cmp::Reverse(*r)))?
+    };
     let mut needed = false;
     for (rid, v) in versions {
         let has = v[at];
         let equal = has.ver == best.ver || (has.state.is_zero() && best.state.is_zero());
-        if equal || has.ver > best.ver {
+        let forget = mutant::is(Mutant::ForgetZeroes) && best.state.is_zero();
+        if equal || has.ver > best.ver || forget {
             continue; // a bad block with a higher version stays bad: nobody has its bytes
         }
         let item = CopyItem { block, seen: has.ver, src: best.ver, content: Content::Zero, repair: false };

@@ -3,6 +3,7 @@
 use super::link::For;
 use super::{Coordinator, IoError, Output};
 use crate::message::{Msg, WriteKind};
+use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::{BlockRange, Rid, Seq, Tick, Ver};
 use std::collections::BTreeSet;
 
@@ -28,10 +29,17 @@ impl Coordinator {
         kind: WriteKind,
         out: &mut Vec<Output>,
     ) {
-        self.seq += 1;
+        let again = mutant::is(Mutant::ReuseSeq) && self.seq % 7 == 3 && !self.writes.contains_key(&self.seq);
+        self.seq += u64::from(!again);
         let seq = self.seq;
         let mut waiting = self.required();
         let members = waiting.clone();
+        if mutant::is(Mutant::DropCountsAtOnce) && waiting.len() > self.suspects.len() {
+            waiting.retain(|r| !self.suspects.contains(r));
+        }
+        if mutant::is(Mutant::JoinCountsLate) && waiting.len() > 1 {
+            waiting.retain(|r| self.record.in_sync.contains_key(r));
+        }
         waiting.extend(self.mirror(now, seq, range, &kind, out));
         let w = Write { request, waiting, refused: BTreeSet::new(), applied: false, held: false };
         self.writes.insert(seq, w);
@@ -44,6 +52,9 @@ impl Coordinator {
     pub(super) fn write_acked(&mut self, now: Tick, seq: u64, rid: Rid, out: &mut Vec<Output>) {
         if let Some(w) = self.writes.get_mut(&seq) {
             w.waiting.remove(&rid);
+            if mutant::is(Mutant::AckByOne) {
+                w.waiting.clear();
+            }
             w.applied = true;
             self.write_settle(now, seq, out);
         }
@@ -97,7 +108,8 @@ impl Coordinator {
 
     /// Everything up to the oldest outstanding write is on all in-sync members.
     fn advance_stable(&mut self) {
-        let seq = self.writes.keys().next().map_or(self.seq, |oldest| oldest - 1);
+        let oldest = self.writes.keys().next().filter(|_| !mutant::is(Mutant::StableLeads));
+        let seq = oldest.map_or(self.seq, |oldest| oldest - 1);
         self.stable = self.stable.max(Ver { term: self.record.term, seq: Seq(seq) });
     }
 }

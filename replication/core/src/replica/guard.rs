@@ -2,6 +2,7 @@
 
 use super::Replica;
 use crate::message::{Envelope, Msg, Nack};
+use hf_meta_core::mutant::{self, Mutant};
 
 impl Replica {
     pub(super) fn guard(&self, env: &Envelope, msg: &Msg) -> Result<(), Nack> {
@@ -11,7 +12,7 @@ impl Replica {
             return Err(Nack::NoReplica);
         }
         // Unknown history is base 0, never in-sync (I12).
-        if env.store_uuid != d.store_uuid {
+        if env.store_uuid != d.store_uuid && !mutant::is(Mutant::IgnoreStoreUuid) {
             return Err(Nack::WrongStore);
         }
         if env.lineage != d.lineage {
@@ -20,18 +21,18 @@ impl Replica {
         if self.failed {
             return Err(Nack::Failed);
         }
-        if env.term < d.promised_term {
+        if env.term < d.promised_term && !mutant::is(Mutant::ServeStaleTerm) {
             return Err(Nack::StaleTerm { promised: d.promised_term });
         }
         // One session per term (I1): the same term under another session is a coordinator that was never given it.
-        if env.term == d.promised_term && env.session != d.promised_session {
+        if env.term == d.promised_term && env.session != d.promised_session && !mutant::is(Mutant::IgnoreSession) {
             return Err(Nack::StaleTerm { promised: d.promised_term });
         }
         if matches!(msg, Msg::Seal { .. }) {
             return Ok(());
         }
         // Before the promise is durable nothing of the new term is served either.
-        if env.term > d.promised_term || !self.promise_durable {
+        if env.term > d.promised_term || (!self.promise_durable && !mutant::is(Mutant::PromiseNotDurable)) {
             return Err(Nack::FutureTerm);
         }
         Ok(())

@@ -9,6 +9,7 @@ mod guard;
 use crate::message::{BlockInfo, Content, CopyItem, Envelope, Msg, Nack, WriteKind};
 use crate::timing::{LEASE_AT_REPLICA, STABLE_EVERY};
 use bytes::Bytes;
+use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::crc::{self, PayloadCrc};
 use hf_policy::{
     BlockIx, BlockRange, BootId, ChunkIx, ClusterId, Epoch, Lineage, Rid, SessionId, ShardId, StoreUuid, Term, Tick,
@@ -213,7 +214,8 @@ impl Replica {
     /// A replica at process start. If it may have granted a lease before, it waits a lease's time before it lets a new
     /// session in: the grant was not durable (protocol §5 step 2).
     pub fn new(now: Tick, boot: BootId, d: Durable) -> Replica {
-        let leased_until = if d.promised_term == Term(0) { now } else { now.plus(LEASE_AT_REPLICA) };
+        let no_wait = d.promised_term == Term(0) || mutant::is(Mutant::NoWaitAfterRestart);
+        let leased_until = if no_wait { now } else { now.plus(LEASE_AT_REPLICA) };
         Replica {
             d,
             boot,
@@ -275,6 +277,9 @@ impl Replica {
                         StoreOp::Write { ver, start: range.start, data, crcs }
                     }
                 };
+                if mutant::is(Mutant::AckBeforeDurable) {
+                    self.reply(link, env, Msg::WriteAck { credit: self.credit }, out);
+                }
                 self.store(Waiting::Other { link, env, kind: Kind::Write }, op, out);
             }
             Msg::Read { range } => {
@@ -286,7 +291,8 @@ impl Replica {
             // Leases only ever get shorter by this, so it is safe; the old coordinator is fenced when the seal is done.
             Msg::Lease { .. } if env.term < self.knocking => {}
             Msg::Lease { sent_at, stable } => {
-                self.leased_until = now.plus(LEASE_AT_REPLICA);
+                let short = mutant::is(Mutant::ShortLeaseAtReplica);
+                self.leased_until = now.plus(if short { LEASE_AT_REPLICA / 16 } else { LEASE_AT_REPLICA });
                 self.learn_stable(stable);
                 self.persist_stable(now, out);
                 self.reply(link, env, Msg::LeaseAck { sent_at, credit: self.credit }, out);
@@ -323,7 +329,8 @@ impl Replica {
             }
             return;
         }
-        if now < self.leased_until && env.session != self.d.promised_session {
+        let leased = now < self.leased_until && !mutant::is(Mutant::SealIgnoresLease);
+        if leased && env.session != self.d.promised_session {
             self.knocking = self.knocking.max(env.term);
             let us = self.leased_until.since(now);
             return self.reply(link, env, Msg::SealWait { us }, out);
@@ -402,7 +409,7 @@ impl Replica {
 
     fn answer(&self, env: Envelope, kind: Kind, answer: StoreAnswer, credit: u64) -> Msg {
         // By answering, a replica proves that the term was still the promised one when the data was read (I6).
-        if env.term != self.d.promised_term {
+        if env.term != self.d.promised_term && !mutant::is(Mutant::AnswerAfterPromise) {
             return Msg::Nack(Nack::StaleTerm { promised: self.d.promised_term });
         }
         match (kind, answer) {

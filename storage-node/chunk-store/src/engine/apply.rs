@@ -31,10 +31,12 @@ impl Store {
             }
             Body::Map { units, crcs } => self.apply_map(rec, units, crcs, group),
             Body::Zero => self.apply_zero(rec, group),
-            Body::Bad => {
+            // (Never by the chunk's trim version: a copy may also go back to an older zero.)
+            Body::Bad | Body::ZeroKept => {
                 let key = (rec.replica, rec.range.start.chunk().0);
                 for b in rec.range.iter() {
-                    let ov = Ov { ver: rec.ver, crc: SeededCrc(0), body: OvBody::Bad, group };
+                    let body = if rec.body == Body::Bad { OvBody::Bad } else { OvBody::Zero };
+                    let ov = Ov { ver: rec.ver, crc: SeededCrc(0), body, group };
                     self.overlay_put(key, b.in_chunk() as u16, ov);
                 }
                 self.touched(key, rec.ver)

@@ -166,7 +166,6 @@ impl Store {
         if let Err(e) = self.promise(key, units, 0) {
             return out.push(Output::Done { id, result: Err(e) });
         }
-        // A zero lands only on chunks that exist: one that does not is zero already, at any version.
         let mut left = alike(&chosen);
         while let Some(run) = left.pop_front() {
             let (record, payload) = self.copy_record(key, rid, run);
@@ -195,7 +194,7 @@ impl Store {
             }
         }
         let body = match run[0].content {
-            Content::Zero => Body::Zero,
+            Content::Zero => Body::ZeroKept,
             Content::Bad => Body::Bad,
             Content::Data(..) => Body::Data { crcs: self.seeds(key, ver, start, &crcs) },
         };

@@ -32,8 +32,11 @@ pub enum Body {
         /// One per block.
         crcs: Vec<SeededCrc>,
     },
-    /// Blocks become zero.
+    /// Blocks become zero. Chunks that were never written stay so.
     Zero,
+    /// Blocks of one chunk become zero, each with its version, and the chunk exists from then on (a copy made them so: that
+    /// they were zeroed must be known here as it is at the source).
+    ZeroKept,
     /// Blocks could not be read and no longer count as holding anything (a repair found no source).
     Bad,
     /// The replica's entry is replaced.
@@ -67,7 +70,7 @@ impl Record {
             Body::Data { crcs } => crcs.len() * 4,
             Body::Map { units, crcs } => (units.len() + crcs.len()) * 4,
             Body::Replica(_) => replica::REPLICA_BYTES,
-            Body::Zero | Body::Bad => 0,
+            Body::Zero | Body::ZeroKept | Body::Bad => 0,
         }
     }
 
@@ -78,6 +81,7 @@ impl Record {
             Body::Zero => 3,
             Body::Bad => 4,
             Body::Replica(_) => 5,
+            Body::ZeroKept => 6,
         };
         b.p32(kind);
         b.p32(self.replica);
@@ -92,7 +96,7 @@ impl Record {
                 crcs.iter().for_each(|c| b.p32(c.0));
             }
             Body::Replica(r) => b.extend_from_slice(&r.encode()),
-            Body::Zero | Body::Bad => {}
+            Body::Zero | Body::ZeroKept | Body::Bad => {}
         }
     }
 
@@ -113,6 +117,7 @@ impl Record {
             3 => Body::Zero,
             4 => Body::Bad,
             5 => Body::Replica(Box::new(replica::ReplicaRec::decode(g.bytes(replica::REPLICA_BYTES)?)??)),
+            6 => Body::ZeroKept,
             _ => return None,
         };
         Some(Record { replica, rid, range, ver, body })

@@ -5,6 +5,7 @@ use super::super::{Coordinator, Output};
 use super::{Job, PARALLEL};
 use crate::message::{BlockInfo, BlockState, Content, CopyItem, Msg};
 use bytes::Bytes;
+use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, CHUNK_BLOCKS, ChunkIx, Rid, Tick};
 use std::collections::BTreeSet;
 
@@ -151,13 +152,18 @@ impl Coordinator {
     }
 }
 
-/// Must the target's block be replaced? Zero equals zero at any version; a live write that has won stays; what is bad on the
+/// Must the target's block be replaced? A live write that has won stays; what is bad on the
 /// target is fetched if the source has anything.
 fn differs(z: &BlockInfo, x: &BlockInfo, term: hf_policy::Term) -> bool {
     if z.state == BlockState::Bad {
         return x.state != BlockState::Bad || z.ver != x.ver;
     }
-    let same = z.ver == x.ver || (z.state.is_zero() && x.state.is_zero());
+    if mutant::is(Mutant::SyncCopiesNothing) || (mutant::is(Mutant::ForgetZeroes) && x.state.is_zero()) {
+        return false;
+    }
+    // A newer zero is copied over an older one too: that it was zeroed must be known to whoever is synced from the target
+    // later (seed 1757). An older one need not be.
+    let same = z.ver == x.ver || (z.state.is_zero() && x.state.is_zero() && x.ver < z.ver);
     let won = z.ver.term == term && z.ver >= x.ver;
     !same && !won
 }

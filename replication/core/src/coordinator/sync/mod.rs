@@ -15,6 +15,7 @@ use super::link::For;
 use super::{Coordinator, Output, Phase, SyncStatus};
 use crate::message::{BlockInfo, CopyItem, Msg, WriteKind};
 use crate::timing::{SEAL_EVERY, SYNC_RETRY, SYNC_RETRY_MAX};
+use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, ChunkIx, Rid, StoreUuid, Tick, Ver};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -207,6 +208,10 @@ impl Coordinator {
         out: &mut Vec<Output>,
     ) -> Option<Rid> {
         let s = self.sync.as_mut().filter(|s| s.mirrors() && s.failed.is_none())?;
+        let trim = matches!(kind, WriteKind::Zero) && mutant::is(Mutant::SyncForgetsTrims);
+        if trim || mutant::is(Mutant::SyncWithoutMirror) {
+            return None;
+        }
         let bytes = if matches!(kind, WriteKind::Zero) { BLOCK_SIZE } else { range.bytes() as usize };
         s.mirrored.insert(seq, bytes);
         s.behind += bytes;
@@ -231,7 +236,8 @@ impl Coordinator {
     fn drive_listing(&mut self, now: Tick, out: &mut Vec<Output>) {
         // (A write that is held back because too few members are in sync is on all of those that are.)
         let before = self.sync.as_ref().map_or(0, |s| s.mirror_from);
-        if self.writes.range(..=before).any(|(_, w)| !w.waiting.is_empty()) {
+        let early = mutant::is(Mutant::SyncListsEarly);
+        if !early && self.writes.range(..=before).any(|(_, w)| !w.waiting.is_empty()) {
             return;
         }
         let source = self.choose(&BTreeSet::new());
@@ -253,7 +259,9 @@ impl Coordinator {
     ) {
         let Some(s) = self.sync.as_mut().filter(|s| s.stage == SyncStage::Listing) else { return };
         let last = chunks.last().map(|(c, _)| *c);
-        s.todo.extend(chunks.into_iter().map(|(c, _)| c));
+        if rid != s.rid || !mutant::is(Mutant::SyncForgetsTarget) {
+            s.todo.extend(chunks.into_iter().map(|(c, _)| c));
+        }
         if let (true, Some(c)) = (more, last) {
             let msg = Msg::ChunkList { since: s.base, from: ChunkIx(c.0 + 1) };
             return self.request(now, rid, For::SyncList, msg, out);
@@ -292,7 +300,8 @@ impl Coordinator {
         if s.failed.is_some() || self.suspects.contains(&s.rid) {
             return; // given up by a Drop, see membership
         }
-        if s.mirrored.keys().any(|seq| !self.writes.contains_key(seq)) {
+        let lacks = s.mirrored.keys().any(|seq| !self.writes.contains_key(seq));
+        if lacks && !mutant::is(Mutant::JoinEarly) {
             return;
         }
         let (rid, store_uuid) = (s.rid, s.store);

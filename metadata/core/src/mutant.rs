@@ -1,0 +1,115 @@
+//! Rules broken on purpose, one at a time, to see whether the simulator notices (docs/hazards.md).
+//!
+//! Only with the cargo feature `mutants` can one be switched on, per thread; without it every question is a constant `false`
+//! and no trace of this is in the daemon.
+
+macro_rules! mutants {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// A broken rule.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Mutant { $($(#[$doc])* $name),* }
+        /// All of them.
+        pub const ALL: &[Mutant] = &[$(Mutant::$name),*];
+    };
+}
+
+mutants! {
+    /// A replica serves messages of an older term.
+    ServeStaleTerm,
+    /// A replica does not compare the storage with the recorded one.
+    IgnoreStoreUuid,
+    /// A replica serves another session of the promised term.
+    IgnoreSession,
+    /// A replica serves a new term before its promise is durable.
+    PromiseNotDurable,
+    /// A replica lets a new session in while another one's lease runs.
+    SealIgnoresLease,
+    /// A replica lets a new session in right after a restart.
+    NoWaitAfterRestart,
+    /// A replica answers for a term that is not the promised one any more.
+    AnswerAfterPromise,
+    /// A replica acknowledges writes before they are durable.
+    AckBeforeDurable,
+    /// A lease ends early at the replica.
+    ShortLeaseAtReplica,
+    /// One acknowledgement is enough.
+    AckByOne,
+    /// A member whose drop is only proposed does not count any more.
+    DropCountsAtOnce,
+    /// Reads are delivered without leases.
+    ReadWithoutLease,
+    /// Leases count from when they were granted.
+    LeaseFromReceipt,
+    /// Reads take no lock.
+    ReadWithoutLock,
+    /// Writes take no lock.
+    WriteWithoutLock,
+    /// A take-over reconciles nothing.
+    SkipReconcile,
+    /// A take-over takes the oldest version.
+    ReconcileOldest,
+    /// A take-over believes that everything on any member is on all.
+    StableIsMax,
+    /// A take-over goes on when one member is sealed.
+    SealOne,
+    /// A take-over serves before its copies are there.
+    ServeBeforeCopied,
+    /// The base of a dropped member is the newest number.
+    BaseTooHigh,
+    /// The watermark is the newest number.
+    StableLeads,
+    /// A fenced coordinator goes on.
+    IgnoreFence,
+    /// A newer term in the record does not end the attachment.
+    IgnoreNewTerm,
+    /// A number is used twice.
+    ReuseSeq,
+    /// Answers of an earlier process count.
+    IgnoreBoot,
+    /// A sync mirrors no live writes.
+    SyncWithoutMirror,
+    /// Trims are not mirrored to a member that syncs.
+    SyncForgetsTrims,
+    /// A sync does not look at the target's own newer blocks.
+    SyncForgetsTarget,
+    /// A sync lists the source before older writes are everywhere.
+    SyncListsEarly,
+    /// A target counts only after its Add was committed.
+    JoinCountsLate,
+    /// A target joins while it lacks acknowledged writes.
+    JoinEarly,
+    /// A sync copies nothing.
+    SyncCopiesNothing,
+    /// Zeroes are not copied.
+    ForgetZeroes,
+    /// Storage that was made anew keeps its base.
+    WipedKeepsBase,
+    /// A drop is taken from any term.
+    DropFromAnyTerm,
+    /// An attach keeps the term.
+    AttachKeepsTerm,
+}
+
+#[cfg(feature = "mutants")]
+thread_local! {
+    static ACTIVE: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
+}
+
+/// Breaks one rule on this thread, or none.
+#[cfg(feature = "mutants")]
+pub fn set(m: Option<Mutant>) {
+    ACTIVE.with(|a| a.set(m));
+}
+
+/// Is this rule broken now?
+#[cfg(feature = "mutants")]
+pub fn is(m: Mutant) -> bool {
+    ACTIVE.with(|a| a.get() == Some(m))
+}
+
+/// Is this rule broken now? Never.
+#[cfg(not(feature = "mutants"))]
+#[inline(always)]
+pub const fn is(_: Mutant) -> bool {
+    false
+}
