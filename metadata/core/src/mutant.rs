@@ -1,5 +1,9 @@
 //! Rules broken on purpose, one at a time, to see whether the simulator notices (docs/hazards.md).
 //!
+//! Not here are rules that another one shields, so that breaking them alone changes nothing that can be seen: the check of the
+//! session within a term (a term is given to one session), of the boot id (leases outlast a restart, and an acknowledgement stays
+//! true), of the promise being durable before the term is served, and of the term when an answer leaves (the store keeps order).
+//!
 //! Only with the cargo feature `mutants` can one be switched on, per thread; without it every question is a constant `false`
 //! and no trace of this is in the daemon.
 
@@ -18,16 +22,10 @@ mutants! {
     ServeStaleTerm,
     /// A replica does not compare the storage with the recorded one.
     IgnoreStoreUuid,
-    /// A replica serves another session of the promised term.
-    IgnoreSession,
-    /// A replica serves a new term before its promise is durable.
-    PromiseNotDurable,
     /// A replica lets a new session in while another one's lease runs.
     SealIgnoresLease,
     /// A replica lets a new session in right after a restart.
     NoWaitAfterRestart,
-    /// A replica answers for a term that is not the promised one any more.
-    AnswerAfterPromise,
     /// A replica acknowledges writes before they are durable.
     AckBeforeDurable,
     /// A lease ends early at the replica.
@@ -64,12 +62,12 @@ mutants! {
     IgnoreNewTerm,
     /// A number is used twice.
     ReuseSeq,
-    /// Answers of an earlier process count.
-    IgnoreBoot,
     /// A sync mirrors no live writes.
     SyncWithoutMirror,
     /// Trims are not mirrored to a member that syncs.
     SyncForgetsTrims,
+    /// A target takes no note of zeroes where it holds nothing.
+    SyncForgetsZeroesOfNothing,
     /// A sync does not look at the target's own newer blocks.
     SyncForgetsTarget,
     /// A sync lists the source before older writes are everywhere.

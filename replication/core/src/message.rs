@@ -74,7 +74,11 @@ pub enum WriteKind {
         data: Bytes,
     },
     /// Zeroes (trim and write-zeroes; a trim is a write, I16).
-    Zero,
+    Zero {
+        /// Also chunks that were never written there take note of it. A member that is being brought in needs that: older data
+        /// of the chunk may still be copied to it (seed 2621).
+        keep: bool,
+    },
 }
 
 /// One block of a conditional copy.

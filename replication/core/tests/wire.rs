@@ -43,7 +43,8 @@ fn all() -> Vec<Msg> {
             stable: Ver::new(1, 1),
             kind: WriteKind::Data { crcs: crcs.clone(), data: data.clone() },
         },
-        Msg::Write { seq: 4, range, stable: Ver::new(1, 1), kind: WriteKind::Zero },
+        Msg::Write { seq: 4, range, stable: Ver::new(1, 1), kind: WriteKind::Zero { keep: false } },
+        Msg::Write { seq: 4, range, stable: Ver::new(1, 1), kind: WriteKind::Zero { keep: true } },
         Msg::WriteAck { credit: 1 },
         Msg::Read { range },
         Msg::ReadAck { infos: vec![info, BlockInfo::default()], data: data.clone() },
@@ -80,8 +81,12 @@ fn every_message_round_trips() {
 
 #[test]
 fn golden_bytes_pin_version_1() {
-    let (head, body, _) =
-        parts(&Msg::Write { seq: 4, range: BlockRange::new(10, 2), stable: Ver::new(1, 1), kind: WriteKind::Zero });
+    let (head, body, _) = parts(&Msg::Write {
+        seq: 4,
+        range: BlockRange::new(10, 2),
+        stable: Ver::new(1, 1),
+        kind: WriteKind::Zero { keep: false },
+    });
     let hex = |b: &[u8]| b.iter().map(|x| format!("{x:02x}")).collect::<String>();
     assert_eq!(hex(&head[..4]), "48465231");
     assert_eq!(hex(&head[8..60]), "0104000000000000210000000000000001000000000000000000000000000000020000000000000003000000040000000000000005000000"[..104].to_string());

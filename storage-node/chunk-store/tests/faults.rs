@@ -172,7 +172,7 @@ fn an_older_or_repeated_write_leaves_newer_blocks_alone() {
         let data = Bytes::from(vec![9u8; 8 * 4096]);
         let crcs = crc::payloads(&data);
         w.submit(Op::Write { rid: RID, ver: old, start: BlockIx(0), data, crcs }, "repeat");
-        w.submit(Op::Zero { rid: RID, ver: old, range: BlockRange::new(0, 600) }, "repeated zero");
+        w.submit(Op::Zero { rid: RID, ver: old, range: BlockRange::new(0, 600), keep: false }, "repeated zero");
         w.quiesce();
         w.read(BlockRange::new(0, 8));
         w.quiesce();

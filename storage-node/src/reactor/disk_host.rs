@@ -231,7 +231,7 @@ impl DiskHost {
                 Op::UpdateReplica(rec)
             }
             StoreOp::Write { ver, start, data, crcs } => Op::Write { rid, ver, start, data, crcs },
-            StoreOp::Zero { ver, range } => Op::Zero { rid, ver, range },
+            StoreOp::Zero { ver, range, keep } => Op::Zero { rid, ver, range, keep },
             StoreOp::Read { range } => Op::Read { rid, range },
             StoreOp::Needs { range } => {
                 let answer = match self.store.needs(rid, range) {

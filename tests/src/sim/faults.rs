@@ -121,21 +121,34 @@ impl Sim {
         let b = 1 + (a + self.rng.below(NODES - 1)) % NODES;
         // Users are busy; then the old side is cut off, wholly or in part, noticed or not.
         self.go_on(30, &[a])?;
-        self.cut.insert((a, 0));
+        // Sometimes what they wrote is all answered first, and from then on they only read: nothing of theirs blocks.
+        if self.rng.one_in(2) {
+            self.only_read.insert(a);
+            self.go_on(150, &[])?;
+        }
+        let late = self.rng.one_in(3);
+        if !late {
+            self.cut.insert((a, 0));
+        }
         let how_much = 1 + self.rng.below(3);
         self.isolate(a, how_much);
         if self.rng.one_in(2) {
             self.all_links()?;
         }
-        let n = self.rng.below(120);
+        let n = [20, 120, 500][self.rng.below(3) as usize];
         self.go_on(n, &[a])?;
+        self.cut.insert((a, 0));
         if self.rng.one_in(3) {
-            // A member that granted a lease forgets it, or loses everything.
-            self.crash_one(b)?;
-            if self.rng.one_in(3) {
-                self.wipe_one(b);
+            // Members that granted a lease forget it, or lose everything.
+            for node in (1..=NODES).filter(|n| *n != a) {
+                if node == b || self.rng.one_in(2) {
+                    self.crash_one(node)?;
+                    if self.rng.one_in(4) {
+                        self.wipe_one(node);
+                    }
+                    self.restart_one(node)?;
+                }
             }
-            self.restart_one(b)?;
         }
         if self.rng.one_in(3) {
             self.isolate(b, 2);
@@ -150,6 +163,7 @@ impl Sim {
             }
         }
         self.go_on(200, &[a, b, b])?;
+        self.only_read.clear();
         match self.rng.below(4) {
             0 => self.crash_one(a)?,
             1 => self.cut.clear(),

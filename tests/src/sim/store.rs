@@ -108,10 +108,10 @@ impl ModelStore {
                 }
                 StoreAnswer::Done
             }
-            StoreOp::Zero { ver, range } => {
+            StoreOp::Zero { ver, range, keep } => {
                 // Chunks that were never written stay so, as on the real store.
                 let chunks: BTreeSet<u32> = self.blocks.keys().map(|b| BlockIx(*b).chunk().0).collect();
-                let known = range.iter().filter(|b| chunks.contains(&b.chunk().0));
+                let known = range.iter().filter(|b| keep || chunks.contains(&b.chunk().0));
                 known.for_each(|b| self.put(b.0, ver, Content::Zero));
                 StoreAnswer::Done
             }

@@ -9,7 +9,7 @@ use hf_policy::attributes::{Media, ReadFrom};
 use hf_policy::policy::parse_pairs;
 use hf_policy::*;
 use hf_repl_core::coordinator::{self as co, ClientOp, ClientReply, Phase};
-use hf_repl_core::message::{Envelope, Msg};
+use hf_repl_core::message::{Envelope, Msg, Nack};
 use hf_repl_core::replica::{self as re, Durable};
 use hf_repl_core::{Coordinator, IoError, Replica};
 use hf_store::sim::Rng;
@@ -77,6 +77,10 @@ pub struct Sim {
     pub(super) weights: [u64; 9],
     /// How seldom cuts and crashes end by themselves.
     pub(super) lasting: u64,
+    /// Nodes whose users only read for now.
+    pub(super) only_read: std::collections::BTreeSet<u64>,
+    /// The longest delay of a message, in microseconds.
+    slow: u64,
     /// How many blocks are hot.
     pub(super) span: u64,
     pub(super) healing: bool,
@@ -121,12 +125,15 @@ impl Sim {
             weights,
             lasting: 1,
             span: 20,
+            slow: 400_000,
+            only_read: Default::default(),
             healing: false,
             small_disks: false,
             outcome: Outcome::default(),
         };
         s.small_disks = s.rng.one_in(6);
         s.lasting = [1, 4, 16, 60][s.rng.below(4) as usize];
+        s.slow = [40_000, 400_000, 2_500_000][s.rng.below(3) as usize];
         s.span = [2, 6, 20][s.rng.below(3) as usize];
         s.found();
         s
@@ -199,7 +206,7 @@ impl Sim {
         if lost {
             return;
         }
-        let delay = if faulty && self.rng.one_in(10) { self.rng.below(400_000) } else { self.rng.below(2_000) };
+        let delay = if faulty && self.rng.one_in(10) { self.rng.below(self.slow) } else { self.rng.below(2_000) };
         let at = self.now.plus(50 + delay);
         if faulty
             && fate >= 100 - self.weights[1]
@@ -249,12 +256,20 @@ impl Sim {
             }
             Net::ToCoordinator { from, to, env, msg } => {
                 if self.linked(from, to) {
+                    let fenced = matches!(msg, Msg::Nack(Nack::StaleTerm { .. })) && env.boot == self.hosts[&from].boot;
+                    let theirs = self.is_session(to, env.session);
                     self.coordinator_step(to, co::Input::Message { rid: Rid(from), env, msg })?;
+                    let phase = self.hosts[&to].coordinator.as_ref().map(|a| a.c.status());
+                    if fenced && theirs && phase.is_some_and(|s| s.phase != Phase::Fenced) {
+                        return Err(format!("node {to} was told that its term is over and goes on"));
+                    }
                 }
             }
             Net::Proposal { from, session, cmd } => {
                 let (drop, add) = (matches!(cmd, Command::Drop { .. }), matches!(cmd, Command::Add { .. }));
+                let over = self.record().session != Some(session);
                 let outcome = match self.apply(cmd) {
+                    Ok(_) if over => return Err("a change was taken from an attachment that is over".into()),
                     Ok(_) => {
                         self.outcome.drops += u64::from(drop);
                         self.outcome.joins += u64::from(add);
@@ -274,7 +289,12 @@ impl Sim {
             Net::Record { to, session } => {
                 if self.is_session(to, session) {
                     let record = self.record();
+                    let over = record.session != Some(session);
                     self.coordinator_step(to, co::Input::Record(record))?;
+                    let phase = self.hosts[&to].coordinator.as_ref().map(|a| a.c.status().phase);
+                    if over && phase != Some(Phase::Fenced) {
+                        return Err(format!("node {to} knows that its attachment is over and goes on"));
+                    }
                 }
             }
         }
@@ -450,7 +470,7 @@ impl Sim {
         let n = 1 + self.rng.below(4.min(self.span));
         let (id, now) = (self.id(), self.now.0);
         let blocks: Vec<u64> = (b..b + n).collect();
-        let write = self.rng.one_in(2);
+        let write = !self.only_read.contains(&node) && self.rng.one_in(2);
         let op = if write && self.rng.one_in(5) {
             self.history.write_began(id, now, blocks.iter().map(|b| (*b, 0)));
             ClientOp::Zero { off: b * BLOCK_BYTES, len: n * BLOCK_BYTES }

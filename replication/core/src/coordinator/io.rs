@@ -243,7 +243,7 @@ fn plan_writes(r: &Request) -> Vec<(BlockRange, WriteKind)> {
             let first = off.div_ceil(BLOCK_BYTES);
             let end = (off + len) / BLOCK_BYTES;
             if end > first {
-                writes.push((BlockRange::new(first, (end - first) as u32), WriteKind::Zero));
+                writes.push((BlockRange::new(first, (end - first) as u32), WriteKind::Zero { keep: false }));
             }
             for (edge, part) in r.partial().into_iter().zip(&r.parts) {
                 let Some((_, old)) = part else { continue };

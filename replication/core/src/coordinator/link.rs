@@ -3,7 +3,6 @@
 
 use super::{Coordinator, Output};
 use crate::message::{Envelope, Msg, Nack};
-use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::{BootId, Fate, HasFate, Rid, Tick};
 
 /// What an answer is for.
@@ -147,8 +146,7 @@ impl Coordinator {
     pub(super) fn message(&mut self, now: Tick, rid: Rid, env: Envelope, msg: Msg, out: &mut Vec<Output>) {
         let Some(m) = self.members.get_mut(&rid) else { return };
         // A reply to another session or from another process is a reply to nothing we know (hazards: Crucible cc8c5a09).
-        let other_boot = m.boot != BootId::NONE && env.boot != m.boot && !mutant::is(Mutant::IgnoreBoot);
-        if env.session != self.cfg.session || env.rid != rid || other_boot {
+        if env.session != self.cfg.session || env.rid != rid || (m.boot != BootId::NONE && env.boot != m.boot) {
             return;
         }
         match &msg {

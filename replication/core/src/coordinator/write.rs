@@ -44,7 +44,8 @@ impl Coordinator {
         let w = Write { request, waiting, refused: BTreeSet::new(), applied: false, held: false };
         self.writes.insert(seq, w);
         for rid in members {
-            let msg = Msg::Write { seq, range, stable: self.stable, kind: kind.clone() };
+            let kind = self.kind_for(rid, range, &kind);
+            let msg = Msg::Write { seq, range, stable: self.stable, kind };
             self.request(now, rid, For::Write(seq), msg, out);
         }
     }

@@ -25,14 +25,14 @@ impl Replica {
             return Err(Nack::StaleTerm { promised: d.promised_term });
         }
         // One session per term (I1): the same term under another session is a coordinator that was never given it.
-        if env.term == d.promised_term && env.session != d.promised_session && !mutant::is(Mutant::IgnoreSession) {
+        if env.term == d.promised_term && env.session != d.promised_session {
             return Err(Nack::StaleTerm { promised: d.promised_term });
         }
         if matches!(msg, Msg::Seal { .. }) {
             return Ok(());
         }
         // Before the promise is durable nothing of the new term is served either.
-        if env.term > d.promised_term || (!self.promise_durable && !mutant::is(Mutant::PromiseNotDurable)) {
+        if env.term > d.promised_term || !self.promise_durable {
             return Err(Nack::FutureTerm);
         }
         Ok(())

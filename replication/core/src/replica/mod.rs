@@ -54,6 +54,8 @@ pub enum StoreOp {
         ver: Ver,
         /// Which.
         range: BlockRange,
+        /// Also where nothing was ever written.
+        keep: bool,
     },
     /// Read blocks.
     Read {
@@ -268,7 +270,7 @@ impl Replica {
                 self.learn_stable(stable);
                 let ver = Ver { term: env.term, seq: hf_policy::Seq(seq) };
                 let op = match kind {
-                    WriteKind::Zero => StoreOp::Zero { ver, range },
+                    WriteKind::Zero { keep } => StoreOp::Zero { ver, range, keep },
                     WriteKind::Data { crcs, data } => {
                         // Never let bytes in that are not what the coordinator sent.
                         if crc::payloads(&data) != crcs || crcs.len() != range.len as usize {
@@ -409,7 +411,7 @@ impl Replica {
 
     fn answer(&self, env: Envelope, kind: Kind, answer: StoreAnswer, credit: u64) -> Msg {
         // By answering, a replica proves that the term was still the promised one when the data was read (I6).
-        if env.term != self.d.promised_term && !mutant::is(Mutant::AnswerAfterPromise) {
+        if env.term != self.d.promised_term {
             return Msg::Nack(Nack::StaleTerm { promised: self.d.promised_term });
         }
         match (kind, answer) {

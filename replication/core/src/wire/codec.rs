@@ -221,7 +221,7 @@ fn body(w: &mut W, m: &Msg) -> Vec<Bytes> {
             w.range(*range);
             w.ver(*stable);
             match kind {
-                WriteKind::Zero => w.u8(0),
+                WriteKind::Zero { keep } => w.u8(if *keep { 2 } else { 0 }),
                 WriteKind::Data { crcs, data } => {
                     w.u8(1);
                     w.u32(crcs.len() as u32);
@@ -389,7 +389,8 @@ fn message(kind: u8, r: &mut R<'_>, payload: &Bytes) -> Option<(Msg, usize)> {
         4 => {
             let (seq, range, stable) = (r.u64()?, r.range()?, r.ver()?);
             let kind = match r.u8()? {
-                0 => WriteKind::Zero,
+                0 => WriteKind::Zero { keep: false },
+                2 => WriteKind::Zero { keep: true },
                 1 => {
                     let crcs = r.crcs()?;
                     used = crcs.len();

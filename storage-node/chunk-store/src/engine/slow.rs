@@ -46,7 +46,8 @@ impl Store {
             let Some((id, op)) = self.chunks.get_mut(&key).and_then(|c| c.slow.pop_front()) else { return };
             match op {
                 Op::Write { .. } => self.slow_write(id, key, op, &page, out),
-                Op::Zero { rid, ver, range } => self.slow_zero(id, key, rid, ver, range, &page, out),
+                Op::Zero { keep: true, .. } => self.slow_zero_kept(id, key, op, &page, out),
+                Op::Zero { rid, ver, range, .. } => self.slow_zero(id, key, rid, ver, range, &page, out),
                 Op::Copy { rid, term, items } => self.slow_copy(id, key, rid, term, items, &page, out),
                 Op::Versions { .. } => {
                     let list = (0..CHUNK_BLOCKS as u16)
@@ -128,11 +129,47 @@ impl Store {
         }
         if more {
             self.zero(id, key.0, rid, ver, rest, out);
-        } else if count == 0 && self.journal.in_flight() {
-            // Nothing to do here, but earlier chunks' records may be in flight: answer after them.
+        } else if count == 0 {
+            self.answer_after_journal(id, key, rid, ver, out);
+        }
+    }
+
+    /// Zeroes that are noted in every chunk, one chunk after another.
+    fn slow_zero_kept(&mut self, id: OpId, key: Key, op: Op, page: &Page, out: &mut Vec<Output>) {
+        let Op::Zero { rid, ver, range, .. } = op else { return };
+        let whole = ChunkIx(key.1).blocks();
+        let part = range.intersect(whole);
+        let first = part.start.in_chunk();
+        let newer: Vec<bool> = (0..part.len as usize).map(|i| self.current(key, first + i, page).ver < ver).collect();
+        let rest_start = whole.end().max(range.start);
+        let rest = BlockRange { start: rest_start, len: range.end().0.saturating_sub(rest_start.0) as u32 };
+        let runs = runs_of(&newer);
+        if !runs.is_empty()
+            && let Err(e) = self.promise(key, 0, 0)
+        {
+            return out.push(Output::Done { id, result: Err(e) });
+        }
+        let count = runs.len();
+        for (k, (i, n)) in runs.into_iter().enumerate() {
+            let range = BlockRange::new(part.start.0 + i as u64, n as u32);
+            let last = (k + 1 == count && rest.is_empty()).then_some(id);
+            let record = Record { replica: key.0, rid, range, ver, body: Body::ZeroKept };
+            self.push_part(key, record, Bytes::new(), last, Answer::Done);
+        }
+        if !rest.is_empty() {
+            let op = Op::Zero { rid, ver, range: rest, keep: true };
+            self.go_slow(id, (key.0, rest.start.chunk().0), op, out);
+        } else if count == 0 {
+            self.answer_after_journal(id, key, rid, ver, out);
+        }
+    }
+
+    /// Nothing to do here, but earlier chunks' records may be in flight: answered after them.
+    fn answer_after_journal(&mut self, id: OpId, key: Key, rid: Rid, ver: Ver, out: &mut Vec<Output>) {
+        if self.journal.in_flight() {
             let record = Record { replica: key.0, rid, range: BlockRange::default(), ver, body: Body::Zero };
             self.push_part(key, record, Bytes::new(), Some(id), Answer::Done);
-        } else if count == 0 {
+        } else {
             out.push(Output::Done { id, result: Ok(Answer::Done) });
         }
     }

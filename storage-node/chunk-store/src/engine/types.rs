@@ -65,6 +65,8 @@ pub enum Op {
         ver: Ver,
         /// Which blocks.
         range: BlockRange,
+        /// Chunks that were never written take note of it too; else they stay as they are.
+        keep: bool,
     },
     /// Reads blocks inside one chunk.
     Read {

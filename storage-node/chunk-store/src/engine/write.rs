@@ -25,7 +25,7 @@ impl Store {
     pub(super) fn admit(&mut self, id: OpId, op: Op, out: &mut Vec<Output>) {
         let begun = match &op {
             Op::Write { rid, ver, start, data, crcs } => self.check_write(*rid, *ver, *start, data, crcs.len()),
-            Op::Zero { rid, ver, range } => self.check_range(*rid, *range).and_then(|r| {
+            Op::Zero { rid, ver, range, .. } => self.check_range(*rid, *range).and_then(|r| {
                 (ver.seq <= Seq::MAX).then_some(r).ok_or_else(|| StoreError::Invalid("sequence number".into()))
             }),
             Op::Copy { rid, items, .. } => self.check_copy(*rid, items),
@@ -46,7 +46,8 @@ impl Store {
                     self.go_slow(id, key, op, out)
                 }
             }
-            Op::Zero { rid, ver, range } => self.zero(id, r, rid, ver, range, out),
+            Op::Zero { range, keep: true, .. } => self.go_slow(id, (r, range.start.chunk().0), op, out),
+            Op::Zero { rid, ver, range, .. } => self.zero(id, r, rid, ver, range, out),
             Op::Copy { ref items, .. } => {
                 let chunk = items.first().map_or(0, |i| i.block.chunk().0);
                 self.go_slow(id, (r, chunk), op, out);
@@ -255,7 +256,7 @@ impl Store {
         if !fast {
             // A repeated zero: what it still has to do is decided chunk by chunk, against the versions that are there.
             keys.iter().skip(1).for_each(|k| self.drop_if_idle(*k));
-            return self.go_slow(id, keys[0], Op::Zero { rid, ver, range }, out);
+            return self.go_slow(id, keys[0], Op::Zero { rid, ver, range, keep: false }, out);
         }
         let key = keys[0];
         for k in &keys {

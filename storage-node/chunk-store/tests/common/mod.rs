@@ -204,7 +204,8 @@ impl World {
     pub fn zero(&mut self, range: BlockRange) {
         let ver = self.next_ver();
         let effect = range.iter().map(|b| (b.0, (ver, None))).collect();
-        self.fly(range, effect, Op::Zero { rid: RID, ver, range });
+        let keep = self.rng.one_in(3);
+        self.fly(range, effect, Op::Zero { rid: RID, ver, range, keep });
     }
 
     pub fn read(&mut self, range: BlockRange) {

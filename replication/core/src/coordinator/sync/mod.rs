@@ -16,13 +16,15 @@ use super::{Coordinator, Output, Phase, SyncStatus};
 use crate::message::{BlockInfo, CopyItem, Msg, WriteKind};
 use crate::timing::{SEAL_EVERY, SYNC_RETRY, SYNC_RETRY_MAX};
 use hf_meta_core::mutant::{self, Mutant};
-use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, ChunkIx, Rid, StoreUuid, Tick, Ver};
+use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, CHUNK_BLOCKS, ChunkIx, Rid, StoreUuid, Tick, Ver};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Chunks compared and copied at once.
 const PARALLEL: usize = 4;
 /// Bytes of client writes that the target may be behind; beyond that clients wait for it too.
 const MIRROR_BYTES: usize = 32 << 20;
+/// The longest zero that a target notes chunk by chunk.
+const KEPT_CHUNKS: u64 = 1024;
 
 /// Where the attempt stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,17 +210,34 @@ impl Coordinator {
         out: &mut Vec<Output>,
     ) -> Option<Rid> {
         let s = self.sync.as_mut().filter(|s| s.mirrors() && s.failed.is_none())?;
-        let trim = matches!(kind, WriteKind::Zero) && mutant::is(Mutant::SyncForgetsTrims);
+        let zero = matches!(kind, WriteKind::Zero { .. });
+        let trim = zero && mutant::is(Mutant::SyncForgetsTrims);
         if trim || mutant::is(Mutant::SyncWithoutMirror) {
             return None;
         }
-        let bytes = if matches!(kind, WriteKind::Zero) { BLOCK_SIZE } else { range.bytes() as usize };
+        let bytes = if zero { BLOCK_SIZE } else { range.bytes() as usize };
         s.mirrored.insert(seq, bytes);
         s.behind += bytes;
         let (rid, slow) = (s.rid, s.behind > MIRROR_BYTES);
-        let msg = Msg::Write { seq, range, stable: self.stable, kind: kind.clone() };
+        let kind = self.kind_for(rid, range, kind);
+        let msg = Msg::Write { seq, range, stable: self.stable, kind };
         self.request(now, rid, For::Mirror(seq), msg, out);
         slow.then_some(rid)
+    }
+
+    /// A zero is kept in mind by a member that is being brought in, unless that would make entries for very much of the volume:
+    /// then the attempt ends, and the next one finds by comparison what is zero.
+    pub(super) fn kind_for(&mut self, rid: Rid, range: BlockRange, kind: &WriteKind) -> WriteKind {
+        let target = self.sync.as_ref().is_some_and(|s| s.rid == rid);
+        match kind {
+            WriteKind::Zero { .. } if target => {
+                if u64::from(range.len) > KEPT_CHUNKS * CHUNK_BLOCKS {
+                    self.suspect(rid);
+                }
+                WriteKind::Zero { keep: !mutant::is(Mutant::SyncForgetsZeroesOfNothing) }
+            }
+            kind => kind.clone(),
+        }
     }
 
     pub(super) fn mirror_acked(&mut self, now: Tick, seq: u64, rid: Rid, out: &mut Vec<Output>) {
