@@ -40,6 +40,7 @@ test: setup-test
 .PHONY: test-now
 test-now: lint build-now
 	HOLDFAST=$(HOLDFAST) cargo test --locked --workspace
+	cargo test --locked -p hf-tests --features mutants --test mutants -- --nocapture
 
 bench: setup-test
 	@$(MAKE) --no-print-directory bench-now

@@ -94,14 +94,53 @@ say "$("$H" volume attach web --node n3 --force)"
 same 3; say "read through n3: identical, every acknowledged byte is there"
 t=$(now); e2fsck -fn "$D/back.img" >/dev/null 2>&1 || { truncate -s 128M "$D/back.img"; e2fsck -fn "$D/back.img" >/dev/null; }
 say "e2fsck finds the file system clean"
+# Writes go on, then n2 returns: it catches up by what it missed, not by everything.
+qemu-io -f raw -c "write -P 0x5a 192M 4k" -c "write -P 0x33 200M 8M" "nbd://$(nbd 3)/web" >/dev/null
 start 2
-up2() { [ "$("$H" node list | grep -c ' up ')" -eq 3 ]; }
-until_ok 30 up2
-say "n2 is back and follows; its replica stays out of the set until it is resynced (a later release does that)"
-"$H" volume show web | sed 's/^/            /'
+in_sync() { [ "$("$H" volume show web | grep -c in_sync)" -eq 3 ] && "$H" job list | grep -q 'nothing to do'; }
+t=$(now); until_ok 20 "$H" --endpoint "$(api 2)" cluster status
+"$H" job list | sed 's/^/            /'
+until_ok 60 in_sync
+say "n2 is back and in sync $(( $(now) - t )) ms after it answered: only what it missed was copied"
+"$H" events | grep replica.insync | tail -2 | sed 's/^/            /'
+nbdcopy "nbd://$(nbd 3)/web" "$D/whole.img"
+everywhere() { # the whole volume, as each node's own replica has it
+    for i in "$@"; do
+        "$H" volume attach web --node "n$i" --force >/dev/null
+        nbdcopy "nbd://$(nbd "$i")/web" "$D/back.img"
+        cmp "$D/whole.img" "$D/back.img"
+    done
+}
+everywhere 1 2 3; say "read whole from each of the three replicas: byte for byte the same"
+
+# A fourth node comes, and n3 is emptied.
+mkdir -p "$D/n4/disk"; sed "s/n3/n4/g; s/$(api 3)/$(api 4)/; s/127.0.0.1:$((P + 31))/127.0.0.1:$((P + 41))/; s/$(nbd 3)/$(nbd 4)/" "$D/n3/node.toml" > "$D/n4/node.toml"
+start 4
+until_ok 30 "$H" --endpoint "$(api 4)" node join --seed "$(api 1)"
+four() { [ "$("$H" disk list | grep -c ' ok$')" -eq 4 ]; }
+until_ok 30 four
+"$H" volume attach web --node n1 --force >/dev/null
+t=$(now); "$H" node drain n3 >/dev/null
+moved() { in_sync && ! "$H" volume show web | grep -q ' n3 '; }
+until_ok 60 moved
+say "n4 joined, n3 is drained: its replica moved in $(( $(now) - t )) ms, while the volume stayed attached"
+"$H" volume show web | tail -n +7 | sed 's/^/            /'
+
+# A bit rots on n1's disk while n1 is stopped.
+kill "${pid[1]}"; wait "${pid[1]}"
+head -c 4096 /dev/zero | tr '\0' Z > "$D/block"
+places=$(LC_ALL=C grep -obUaF -f "$D/block" "$D/n1/disk/holdfast.disk" | cut -d: -f1)
+for at in $places; do printf '\xda' | dd of="$D/n1/disk/holdfast.disk" bs=1 seek="$at" conv=notrunc status=none; done
+start 1
+back() { "$H" --endpoint "$(api 1)" volume attach web --node n1 --force; }
+until_ok 60 back
+until_ok 30 qemu-io -f raw -r -c "read -P 0x5a 192M 4k" "nbd://$(nbd 1)/web"
+healed() { LC_ALL=C grep -qUaF -f "$D/block" "$D/n1/disk/holdfast.disk"; }
+until_ok 30 healed
+say "a block was damaged on n1's disk, in journal and place ($(echo "$places" | wc -w) copies): the read was right all the same, and the disk is healed"
 "$H" volume detach web >/dev/null
 "$H" volume delete web >/dev/null
 say "detached and deleted; stopping the daemons with SIGTERM"
-for i in 1 2 3; do kill "${pid[$i]}"; done
-for i in 1 2 3; do wait "${pid[$i]}"; unset "pid[$i]"; done
-say "all three ended cleanly; nothing is left behind"
+for i in 1 2 3 4; do kill "${pid[$i]}"; done
+for i in 1 2 3 4; do wait "${pid[$i]}"; unset "pid[$i]"; done
+say "all four ended cleanly; nothing is left behind"

@@ -199,3 +199,74 @@ fn a_renewing_old_coordinator_cannot_keep_a_newer_term_out() {
     }
     assert!(sealed, "30 × 200 ms is far more than a lease of {} us", timing::LEASE_AT_REPLICA);
 }
+
+/// A lease counts from when it was asked for, not from when the answer came: the replica counts from in between.
+#[test]
+fn a_lease_counts_from_when_it_was_asked_for() {
+    let mut w = World::new(2);
+    // Long idle: the leases have run out. A read asks for them, and the answer takes longer than a lease lasts.
+    w.now = w.now.plus(60_000_000);
+    w.step(Input::Client { id: 1, op: ClientOp::Read { off: 0, len: 4096 } });
+    let asked: Vec<_> = std::mem::take(&mut w.sent);
+    for (rid, env, msg) in &asked {
+        if let Msg::Read { .. } = msg {
+            let infos = vec![Default::default()];
+            let reply = Msg::ReadAck { infos, data: Bytes::from(vec![0; 4096]) };
+            w.step(Input::Message { rid: *rid, env: Envelope { boot: BOOT, ..*env }, msg: reply });
+        }
+    }
+    let leases: Vec<_> = asked.into_iter().chain(std::mem::take(&mut w.sent)).collect();
+    w.now = w.now.plus(timing::LEASE + 1);
+    for (rid, env, msg) in leases {
+        if let Msg::Lease { sent_at, .. } = msg {
+            let reply = Msg::LeaseAck { sent_at, credit: 0 };
+            w.step(Input::Message { rid, env: Envelope { boot: BOOT, ..env }, msg: reply });
+        }
+    }
+    let answered = |w: &World| w.other.iter().any(|o| matches!(o, Output::Reply { id: 1, .. }));
+    assert!(!answered(&w), "delivered under a lease that had run out");
+    w.step(Input::Tick);
+    w.leases();
+    assert!(answered(&w));
+}
+
+/// What a replica granted before it restarted is forgotten, so it lets nobody new in until that must have run out.
+#[test]
+fn a_restarted_replica_lets_nobody_in_for_as_long_as_a_lease_lasts() {
+    let now = Tick(1_000_000_000);
+    let d = Durable {
+        cluster: ClusterId(1),
+        shard: ShardId { vol: VolumeId(1), index: 0 },
+        rid: Rid(1),
+        store_uuid: StoreUuid(1),
+        lineage: Lineage(1),
+        promised_term: Term(4),
+        promised_session: SessionId(4),
+        stable: Ver::ZERO,
+    };
+    let mut r = Replica::new(now, BOOT, d);
+    let env = Envelope {
+        cluster: d.cluster,
+        shard: d.shard,
+        rid: d.rid,
+        store_uuid: d.store_uuid,
+        lineage: d.lineage,
+        term: Term(5),
+        session: SessionId(5),
+        req: 1,
+        boot: BootId(0),
+    };
+    let seal = |r: &mut Replica, now: Tick, env: Envelope| {
+        let mut out = Vec::new();
+        r.step(now, re::Input::Message { link: 1, env, msg: Msg::Seal { epoch: Epoch(1) } }, &mut out);
+        out
+    };
+    let waits = |out: &[re::Output]| matches!(out, [re::Output::Send { msg: Msg::SealWait { .. }, .. }]);
+    assert!(waits(&seal(&mut r, now, env)));
+    assert!(waits(&seal(&mut r, now.plus(timing::LEASE_AT_REPLICA - 1), env)));
+    // The session that holds the promise itself goes on at once.
+    let mut same = Replica::new(now, BOOT, d);
+    assert!(!waits(&seal(&mut same, now, Envelope { term: Term(4), session: SessionId(4), ..env })));
+    let out = seal(&mut r, now.plus(timing::LEASE_AT_REPLICA), env);
+    assert!(matches!(out[..], [re::Output::Store { op: re::StoreOp::Promise { term: Term(5), .. }, .. }]), "{out:?}");
+}

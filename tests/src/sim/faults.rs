@@ -17,6 +17,16 @@ impl Sim {
         Ok(())
     }
 
+    /// A node went or came: whoever is connected to it notices. Who is cut off from it does not.
+    fn noticed(&mut self, node: u64) -> Result<(), String> {
+        for other in 1..=NODES {
+            if other != node && self.linked(node, other) && self.linked(other, node) {
+                self.links(other)?;
+            }
+        }
+        self.links(node)
+    }
+
     fn crash_one(&mut self, node: u64) -> Result<(), String> {
         let survive = self.rng.below(4) as usize;
         let h = self.hosts.get_mut(&node).unwrap();
@@ -27,7 +37,7 @@ impl Sim {
         h.up = false;
         h.coordinator = None;
         h.store.crash(survive);
-        self.all_links()
+        self.noticed(node)
     }
 
     pub(super) fn restart(&mut self) -> Result<(), String> {
@@ -45,7 +55,7 @@ impl Sim {
         h.up = true;
         h.boot = boot;
         h.replica = Replica::new(now, boot, durable(node, h.uuid, &h.store));
-        self.all_links()
+        self.noticed(node)
     }
 
     /// A crashed node's disk is wiped, if another in-sync replica that was not still has everything.

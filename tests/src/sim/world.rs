@@ -195,7 +195,7 @@ impl Sim {
         }
     }
 
-    fn linked(&self, a: u64, b: u64) -> bool {
+    pub(super) fn linked(&self, a: u64, b: u64) -> bool {
         a == b || !self.cut.contains(&(a, b))
     }
 

@@ -6,7 +6,6 @@ mod node;
 mod volume;
 
 use crate::command::{Command, Envelope, Outcome, Refusal, Reply};
-use crate::mutant::{self, Mutant};
 use crate::record::*;
 use hf_policy::{Epoch, Term, VolumeId};
 
@@ -103,7 +102,7 @@ impl ClusterState {
     /// that a fenced coordinator learns it is fenced.
     fn volume_of(&self, vol: VolumeId, epoch: Epoch, term: Term) -> Result<&VolumeRecord, Refusal> {
         let v = self.volume(vol)?;
-        if v.term != term && !mutant::is(Mutant::DropFromAnyTerm) {
+        if v.term != term {
             return Err(Refusal::StaleTerm { now: v.term.0 });
         }
         if v.coordinator.is_none() {

@@ -44,8 +44,7 @@ impl Coordinator {
     pub(super) fn lease_granted(&mut self, now: Tick, rid: Rid, sent_at: u64, out: &mut Vec<Output>) {
         if let Some(m) = self.members.get_mut(&rid) {
             m.lease_asked = false;
-            let from = if mutant::is(Mutant::LeaseFromReceipt) { now } else { Tick(sent_at) };
-            m.lease_until = m.lease_until.max(from.plus(LEASE));
+            m.lease_until = m.lease_until.max(Tick(sent_at).plus(LEASE));
         }
         self.deliver_reads(now, out);
     }

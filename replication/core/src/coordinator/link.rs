@@ -63,6 +63,10 @@ impl Coordinator {
     pub(super) fn peer_up(&mut self, now: Tick, rid: Rid, boot: BootId, out: &mut Vec<Output>) {
         let Some(m) = self.members.get_mut(&rid) else { return };
         m.up = true;
+        if m.boot != boot {
+            // Another process: what the earlier one granted is not relied upon.
+            m.lease_until = Tick(0);
+        }
         m.boot = boot;
         m.lease_asked = false;
         let again: Vec<u64> = self.pending.iter().filter(|(_, p)| p.rid == rid).map(|(r, _)| *r).collect();

@@ -288,6 +288,9 @@ impl Coordinator {
             self.takeover.copied += items.len() as u64;
             self.request(now, rid, For::Copy(chunk), Msg::Copy { items }, out);
         }
+        if early {
+            self.drive_reconcile(now, out);
+        }
     }
 
     pub(super) fn copied(&mut self, now: Tick, _rid: Rid, chunk: ChunkIx, out: &mut Vec<Output>) {

@@ -216,8 +216,7 @@ impl Replica {
     /// A replica at process start. If it may have granted a lease before, it waits a lease's time before it lets a new
     /// session in: the grant was not durable (protocol §5 step 2).
     pub fn new(now: Tick, boot: BootId, d: Durable) -> Replica {
-        let no_wait = d.promised_term == Term(0) || mutant::is(Mutant::NoWaitAfterRestart);
-        let leased_until = if no_wait { now } else { now.plus(LEASE_AT_REPLICA) };
+        let leased_until = if d.promised_term == Term(0) { now } else { now.plus(LEASE_AT_REPLICA) };
         Replica {
             d,
             boot,
