@@ -434,6 +434,8 @@ impl Sim {
             (Ok(_), _) => {}
             // A fenced write has an unknown outcome: it stays open.
             (Err(IoError::Fenced), _) => {}
+            // Every replica in sync was wiped: an error is all that can be said.
+            (Err(IoError::Io), _) if self.lost_all() => {}
             // Of a request over two chunks one may have been applied.
             (Err(IoError::NoSpace), Some(_)) if self.small_disks && blocks.contains(&255) && blocks.contains(&256) => {
                 self.outcome.full += 1;

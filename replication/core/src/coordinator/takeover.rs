@@ -29,7 +29,8 @@ struct Recon {
 /// The take-over's progress.
 pub(super) struct Takeover {
     sealed: BTreeMap<Rid, (Ver, Ver)>,
-    first_ack: Option<Tick>,
+    /// When some member first answered, if only with "wait".
+    first_heard: Option<Tick>,
     /// Members that said "wait" or could not be sealed, and when to ask again.
     again: BTreeMap<Rid, Tick>,
     refused: BTreeSet<Rid>,
@@ -45,7 +46,7 @@ impl Takeover {
     pub(super) fn new(_now: Tick) -> Takeover {
         Takeover {
             sealed: BTreeMap::new(),
-            first_ack: None,
+            first_heard: None,
             again: BTreeMap::new(),
             refused: BTreeSet::new(),
             s_star: Ver::ZERO,
@@ -83,7 +84,8 @@ impl Coordinator {
             let msg = Msg::Seal { epoch: self.record.epoch };
             self.request(now, *rid, For::Seal, msg, out);
         }
-        let late = self.takeover.first_ack.is_some_and(|t| now.since(t) >= SEAL);
+        // The others' time begins with the first answer of any kind: while one waits for a lease to run out, they may come.
+        let late = self.takeover.first_heard.is_some_and(|t| now.since(t) >= SEAL) && !self.takeover.sealed.is_empty();
         // Who answers "wait" is alive and will be sealed; who is silent or refuses is missing.
         let missing = |r: &&Rid| {
             let heard = self.members.get(r).is_some_and(|m| m.up && now.since(m.heard) < SEAL);
@@ -103,6 +105,7 @@ impl Coordinator {
     }
 
     pub(super) fn seal_wait(&mut self, now: Tick, rid: Rid, us: u64) {
+        self.takeover.first_heard.get_or_insert(now);
         self.takeover.again.insert(rid, now.plus(us.clamp(1_000, SEAL_EVERY)));
     }
 
@@ -114,7 +117,7 @@ impl Coordinator {
     pub(super) fn sealed(&mut self, now: Tick, rid: Rid, stable: Ver, max_ver: Ver, out: &mut Vec<Output>) {
         self.takeover.refused.remove(&rid);
         self.takeover.sealed.insert(rid, (stable, max_ver));
-        self.takeover.first_ack.get_or_insert(now);
+        self.takeover.first_heard.get_or_insert(now);
         if self.phase == Phase::Sealing {
             self.drive_seal(now, out);
         }
