@@ -133,7 +133,7 @@ impl Service {
         });
         let addr = leader.and_then(|l| m.view.borrow().nodes.get(&l).map(|n| n.addr.api.clone()));
         if let Some(ch) = addr.and_then(|a| hf_meta_proto::channel(&a).ok()) {
-            let asked = tokio::time::timeout(Duration::from_secs(2), ApiClient::new(ch).status(pb::Empty {})).await;
+            let asked = tokio::time::timeout(Duration::from_millis(800), ApiClient::new(ch).status(pb::Empty {})).await;
             if let Ok(Ok(r)) = asked
                 && let Ok(v) = serde_json::from_str(&r.into_inner().json)
             {
@@ -144,7 +144,20 @@ impl Service {
     }
 
     async fn liveness(&self, m: &Member) -> Result<Liveness, Status> {
-        let v = self.leader_json(m).await?;
+        // Only the leader knows; to guess that nobody lives would take volumes from nodes that do.
+        let end = Instant::now() + VISIBLE;
+        let v = loop {
+            let v = self.leader_json(m).await?;
+            if v["is_leader"] == true {
+                break v;
+            }
+            if Instant::now() > end {
+                return Err(Status::unavailable(
+                    "no metadata leader answers, so nobody knows which nodes live; try again",
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
         let up = serde_json::from_value(v["up"].clone()).map_err(internal)?;
         let used = serde_json::from_value(v["used"].clone()).map_err(internal)?;
         Ok(Liveness { up, used, ..Liveness::default() })

@@ -24,6 +24,11 @@ pub struct LeaderClient {
     known: Mutex<Known>,
 }
 
+/// How long one node may take to answer a proposal before another one is asked.
+const ANSWER: Duration = Duration::from_millis(1_500);
+/// How long a node that did not answer is not asked again.
+const AVOID: Duration = Duration::from_millis(1_500);
+
 #[derive(Default)]
 struct Known {
     leader: Option<String>,
@@ -64,13 +69,20 @@ impl LeaderClient {
         let began = Instant::now();
         let mut problem = String::from("no node is known");
         let mut turn = 0usize;
+        // Who did not answer is left alone for a moment, even if others still take it for the leader.
+        let mut silent: Option<(String, Instant)> = None;
         while began.elapsed() < patience {
-            let target = match self.leader() {
+            let avoid = silent.as_ref().filter(|(_, t)| t.elapsed() < AVOID).map(|(a, _)| a.clone());
+            let target = match self.leader().filter(|l| avoid.as_ref() != Some(l)) {
                 Some(l) => l,
                 None if nodes.is_empty() => break,
                 None => {
                     turn += 1;
-                    nodes[turn % nodes.len()].clone()
+                    let next = &nodes[turn % nodes.len()];
+                    if nodes.len() > 1 && avoid.as_ref() == Some(next) {
+                        continue;
+                    }
+                    next.clone()
                 }
             };
             match self.ask(&target, bytes.clone()).await {
@@ -88,6 +100,7 @@ impl LeaderClient {
                 Err(e) => {
                     problem = format!("{target}: {}", e.message());
                     self.hint(None);
+                    silent = Some((target, Instant::now()));
                 }
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -97,7 +110,11 @@ impl LeaderClient {
 
     async fn ask(&self, addr: &str, envelope: Vec<u8>) -> Result<ProposeReply, tonic::Status> {
         let channel = self.channel(addr).ok_or_else(|| tonic::Status::unavailable("bad address"))?;
-        let ask = PeerClient::new(channel).propose(ProposeRequest { envelope }).await;
-        ask.map(tonic::Response::into_inner)
+        let mut peer = PeerClient::new(channel);
+        // Asking again is harmless: a request id has one outcome.
+        match tokio::time::timeout(ANSWER, peer.propose(ProposeRequest { envelope })).await {
+            Ok(r) => r.map(tonic::Response::into_inner),
+            Err(_) => Err(tonic::Status::unavailable("no answer")),
+        }
     }
 }

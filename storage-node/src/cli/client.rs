@@ -16,6 +16,8 @@ pub struct Client {
     endpoints: Vec<String>,
 }
 
+/// An endpoint that says nothing for so long is asked last.
+const ALIVE: Duration = Duration::from_millis(600);
 /// How long one call may take: an attach waits for take-over.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -40,12 +42,31 @@ impl Client {
         Client { endpoints: endpoints.to_vec() }
     }
 
+    /// The endpoints, with those behind which nobody answers (a frozen machine still takes connections) last.
+    async fn lively_first(&self) -> Vec<&String> {
+        if self.endpoints.len() < 2 {
+            return self.endpoints.iter().collect();
+        }
+        let mut silent = Vec::new();
+        for (i, e) in self.endpoints.iter().enumerate() {
+            let Ok(ch) = hf_meta_proto::channel(e) else { break };
+            // Any answer will do, a refusal too: this names no cluster.
+            let mut peer = pb::peer_client::PeerClient::new(ch);
+            let asked = peer.heartbeat(pb::HeartbeatRequest::default());
+            match tokio::time::timeout(ALIVE, asked).await {
+                Err(_) => silent.push(e),
+                Ok(_) => return self.endpoints[i..].iter().chain(silent).collect(),
+            }
+        }
+        self.endpoints.iter().collect()
+    }
+
     async fn call<T, F>(&self, f: impl Fn(ApiClient<Channel>) -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let mut last = None;
-        for e in &self.endpoints {
+        for e in self.lively_first().await {
             let channel = hf_meta_proto::channel(e)
                 .map_err(|x| Failure { error: anyhow::anyhow!("endpoint {e}: {x}"), code: 2 })?;
             let client = ApiClient::new(channel).max_decoding_message_size(hf_meta_proto::MAX_MESSAGE);
