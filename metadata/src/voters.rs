@@ -43,7 +43,7 @@ pub fn plan(conf: &ConfState, p: &Present, target: usize, grace_ms: u64, me: u64
     } else {
         return None;
     };
-    Some(ConfChangeV2 { changes: changes.into(), ..Default::default() })
+    Some(ConfChangeV2 { changes, ..Default::default() })
 }
 
 /// One part of a change.
@@ -54,6 +54,7 @@ pub(crate) fn single(kind: ConfChangeType, node_id: u64) -> ConfChangeSingle {
 }
 
 #[cfg(test)]
+#[allow(clippy::panic)]
 mod tests {
     use super::*;
 

@@ -10,6 +10,7 @@ mod disks;
 mod export;
 mod http;
 mod identity;
+mod inspect;
 mod node;
 mod reactor;
 mod repair;

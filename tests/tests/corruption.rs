@@ -72,10 +72,19 @@ fn rotten_blocks_are_served_from_elsewhere_and_healed_and_never_passed_off() {
     // A clean stop destages everything; the files are at rest.
     c.nodes.iter_mut().for_each(|n| n.stop());
     let files: Vec<PathBuf> = c.nodes.iter().map(|n| n.dir.join("disk/holdfast.disk")).collect();
+    let look = |verify: &[&str], i: usize| {
+        let dir = c.nodes[i].dir.join("disk");
+        let args = [&["inspect", "disk", dir.to_str().unwrap(), "-o", "json"], verify].concat();
+        serde_json::from_str::<serde_json::Value>(&hf_tests::cluster::run(&args).unwrap()).unwrap()
+    };
+    let seen = look(&["--verify"], 0)["replicas"][0].clone();
+    assert_eq!(seen["verified"], serde_json::json!({"data_blocks": 1024, "bad_blocks": 0}), "{seen}");
+    assert_eq!(seen["volume"], "v");
     // Rot: a few hundred blocks on the reading node, other ones on another, and some on all three.
     assert!(rot(&files[0], 0..400) >= 400);
     assert!(rot(&files[1], 300..600) >= 300);
     files.iter().for_each(|f| assert!(rot(f, 1000..1004) >= 4));
+    assert_eq!(look(&["--verify"], 0)["replicas"][0]["verified"]["bad_blocks"], 404);
     c.nodes.iter_mut().for_each(|n| n.start());
     c.ready();
     let mut nbd = connect(&c, 0);

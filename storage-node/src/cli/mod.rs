@@ -65,6 +65,9 @@ enum Commands {
     /// Replicas being made, moved or brought back in.
     #[command(subcommand)]
     Job(JobCommand),
+    /// Look into a stopped node's disk: what it holds, and whether it is whole. Writes nothing.
+    #[command(subcommand)]
+    Inspect(InspectCommand),
     /// Print a shell's completion script.
     Completions {
         /// Which shell.
@@ -251,6 +254,18 @@ enum VolumeCommand {
 }
 
 #[derive(Subcommand, Debug)]
+enum InspectCommand {
+    /// A disk: superblock, replicas, versions, journal.
+    Disk {
+        /// Directory or block device.
+        path: std::path::PathBuf,
+        /// Read and check every block.
+        #[arg(long)]
+        verify: bool,
+    },
+}
+
+#[derive(Subcommand, Debug)]
 enum PolicyCommand {
     /// The reference of all attributes.
     Attributes,
@@ -304,6 +319,14 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         }
         Commands::Disk(DiskCommand::Remove { id }) => show::text(c.change(What::RemoveDisk(id)).await?, o),
         Commands::Job(j) => job(&c, j, o).await,
+        Commands::Inspect(InspectCommand::Disk { path, verify }) => {
+            let v = crate::inspect::disk(&path, verify)?;
+            match o {
+                Format::Json => show::json(&v)?,
+                Format::Text => crate::inspect::print(&v),
+            }
+            Ok(())
+        }
         Commands::Volume(v) => volume(&c, v, o).await,
         Commands::Policy(PolicyCommand::Attributes) => show::attributes(o),
         Commands::Events { follow } => c.events(follow, |e| show::event(e, o)).await,

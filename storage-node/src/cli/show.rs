@@ -5,7 +5,7 @@ use hf_meta_proto::pb::TextReply;
 use hf_policy::format_size;
 use serde_json::Value;
 
-fn json(v: &Value) -> Result<(), Failure> {
+pub fn json(v: &Value) -> Result<(), Failure> {
     println!("{}", serde_json::to_string_pretty(v).map_err(anyhow::Error::from)?);
     Ok(())
 }
