@@ -155,8 +155,11 @@ fn the_last_resort_asks_twice_and_leaves_a_trace() {
     std::fs::remove_file(c.nodes[1].dir.join("disk/holdfast.disk")).unwrap();
     c.nodes[2].start();
     // Without the operator's word the volume stays offline: old data is never passed off as new.
-    let e = c.cli(&["volume", "attach", "v", "--node", "n3", "--force"]).unwrap_err();
-    assert!(e.contains("does not serve yet"), "{e}");
+    until("n3 to answer", || match c.cli(&["volume", "attach", "v", "--node", "n3", "--force"]) {
+        Err(e) if e.contains("does not serve yet") => Ok(()),
+        Err(e) => Err(e),
+        Ok(o) => panic!("an old copy was served: {o}"),
+    });
     let rid = replicas(&c, "v").iter().find(|r| r["state"] != "in_sync").unwrap()["rid"].to_string();
     let order = ["volume", "force-insync", "v", "--replica", &rid, "--operator", "ann", "--reason", "n2 burnt down"];
     let e = c.cli(&order).unwrap_err();

@@ -1,14 +1,17 @@
 //! The gRPC services of a node: what operators ask (`Api`) and what other nodes ask (`Peer`).
 
+mod attach;
+mod status;
+
 use crate::identity::random;
 use crate::node::{Member, Node};
 use hf_meta::service::{DeltaStream, deltas};
-use hf_meta_core::plan::{self, Liveness};
+use hf_meta_core::plan;
 use hf_meta_core::record::{ClusterState, VolumeRecord};
 use hf_meta_core::{Command, Envelope, Outcome, Refusal, Reply};
 use hf_meta_proto::pb::{self, api_client::ApiClient, api_server::Api, peer_client::PeerClient, peer_server::Peer};
 use hf_policy::policy::AttrMap;
-use hf_policy::{ClusterId, Lineage, NodeId, RequestId};
+use hf_policy::{ClusterId, Epoch, Lineage, NodeId, RequestId, VolumeId};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,6 +81,33 @@ async fn run(m: &Member, request: RequestId, cmd: Command) -> Result<Reply, Stat
     }
 }
 
+/// Decides on the newest record and proposes; decides again as long as others change the record in between (a coordinator
+/// that drops a replica, the leader's repairs). The n-th decision has its own request id, so that a caller who repeats
+/// the whole request meets the outcomes of all of them in order.
+async fn decide(
+    m: &Member,
+    request: RequestId,
+    mut decide: impl FnMut(&ClusterState) -> Result<Command, Status>,
+) -> Result<Reply, Status> {
+    let end = Instant::now() + VISIBLE;
+    let mut attempt = 0u128;
+    loop {
+        let cmd = decide(&m.view.borrow().clone())?;
+        let id = RequestId(request.0.wrapping_add(attempt));
+        attempt += 1;
+        match m.propose(id, cmd).await.map_err(|e| Status::unavailable(e.to_string()))? {
+            Err(e @ (Refusal::EpochMismatch { .. } | Refusal::NotReady(_))) => {
+                if Instant::now() > end {
+                    return Err(refused(e));
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                m.freshen().await;
+            }
+            other => return other.map_err(refused),
+        }
+    }
+}
+
 /// Waits until something can be seen in the record here.
 async fn until<T>(m: &Member, patience: Duration, mut see: impl FnMut(&ClusterState) -> Option<T>) -> Option<T> {
     let mut rx = m.view.clone();
@@ -91,78 +121,20 @@ async fn until<T>(m: &Member, patience: Duration, mut see: impl FnMut(&ClusterSt
     }
 }
 
+/// What a forwarded call met: who did not answer, and what to do about it.
+fn silent(e: Status, who: &str, advice: &str) -> Status {
+    match e.code() {
+        tonic::Code::Unavailable => Status::unavailable(format!("{who} does not answer ({}); {advice}", e.message())),
+        _ => e,
+    }
+}
+
 fn find(state: &ClusterState, name: &str) -> Result<VolumeRecord, Status> {
     let v = state.volume_named(name).cloned();
     v.ok_or_else(|| refused(Refusal::NotFound { kind: "volume".into(), name: name.into() }))
 }
 
 impl Service {
-    /// What the leader knows of liveness: asked of the leader itself, if that is not this node.
-    async fn status_json(&self, m: &Member) -> Result<serde_json::Value, Status> {
-        let (live, syncs) = if m.meta.status.borrow().is_leader {
-            m.heard.lock().map(|h| (h.liveness(), crate::repair::syncs_json(&h.syncs()))).unwrap_or_default()
-        } else {
-            Default::default()
-        };
-        let raft = m.meta.status.borrow().clone();
-        let mut reactors = Vec::new();
-        for r in &m.reactors {
-            reactors.push(r.status().await);
-        }
-        let state = m.view.borrow().clone();
-        let volumes: Vec<_> = reactors.iter().flat_map(|r| &r.volumes).map(volume_json).collect();
-        let disks: Vec<_> = reactors.iter().flat_map(|r| &r.disks).map(disk_json).collect();
-        Ok(serde_json::json!({
-            "cluster": state.cluster, "name": state.name, "revision": state.revision,
-            "leader": raft.leader, "is_leader": raft.is_leader, "raft_term": raft.term,
-            "voters": raft.voters, "learners": raft.learners, "this_node": m.node,
-            "up": live.up, "used": live.used, "away": live.away, "syncs": syncs, "rebuild_paused": state.rebuild_paused,
-            "nodes": state.nodes, "disks": state.disks, "volumes": state.volumes,
-            "tombstones": state.tombstones, "attached_here": volumes, "disks_here": disks,
-        }))
-    }
-
-    /// The leader's view, so that liveness is in it; this node's own if nobody leads.
-    async fn leader_json(&self, m: &Member) -> Result<serde_json::Value, Status> {
-        let leader = m.meta.status.borrow().leader.filter(|l| *l != m.node);
-        let leader = leader.or_else(|| {
-            let voters = m.meta.status.borrow().voters.clone();
-            (!voters.contains(&m.node.0))
-                .then(|| m.view.borrow().nodes.keys().find(|n| **n != m.node).copied())
-                .flatten()
-        });
-        let addr = leader.and_then(|l| m.view.borrow().nodes.get(&l).map(|n| n.addr.api.clone()));
-        if let Some(ch) = addr.and_then(|a| hf_meta_proto::channel(&a).ok()) {
-            let asked = tokio::time::timeout(Duration::from_millis(800), ApiClient::new(ch).status(pb::Empty {})).await;
-            if let Ok(Ok(r)) = asked
-                && let Ok(v) = serde_json::from_str(&r.into_inner().json)
-            {
-                return Ok(v);
-            }
-        }
-        self.status_json(m).await
-    }
-
-    async fn liveness(&self, m: &Member) -> Result<Liveness, Status> {
-        // Only the leader knows; to guess that nobody lives would take volumes from nodes that do.
-        let end = Instant::now() + VISIBLE;
-        let v = loop {
-            let v = self.leader_json(m).await?;
-            if v["is_leader"] == true {
-                break v;
-            }
-            if Instant::now() > end {
-                return Err(Status::unavailable(
-                    "no metadata leader answers, so nobody knows which nodes live; try again",
-                ));
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        };
-        let up = serde_json::from_value(v["up"].clone()).map_err(internal)?;
-        let used = serde_json::from_value(v["used"].clone()).map_err(internal)?;
-        Ok(Liveness { up, used, ..Liveness::default() })
-    }
-
     /// The same call on another node.
     fn api_of(&self, m: &Member, node: NodeId) -> Result<ApiClient<tonic::transport::Channel>, Status> {
         let addr = m.view.borrow().nodes.get(&node).map(|n| n.addr.api.clone());
@@ -179,83 +151,6 @@ impl Service {
         };
         self.0.dir.save(&id).map_err(internal)
     }
-
-    /// Attaches on this node.
-    async fn attach_here(&self, m: &Member, r: &pb::AttachRequest, request: RequestId) -> Answer<pb::TextReply> {
-        let began = Instant::now();
-        let session = m.new_session();
-        let name = &r.name;
-        let mut attempt = 0u128;
-        let term = loop {
-            let v = find(&m.view.borrow().clone(), name)?;
-            let mut steal = false;
-            if let Some(a) = &v.coordinator {
-                if a.node == m.node && m.is_ours(a.session) && v.activated == v.term && !a.maintenance {
-                    return text(
-                        format!("volume {name} is attached here already"),
-                        serde_json::json!({"volume": name}),
-                    );
-                }
-                steal = r.force || a.node == m.node || !self.liveness(m).await?.up.contains(&a.node);
-            }
-            // One request id per decision: a repeated decision on a newer record is a new request.
-            let id = RequestId(request.0.wrapping_add(attempt));
-            attempt += 1;
-            let cmd = Command::Attach { vol: v.id, epoch: v.epoch, node: m.node, session, steal, maintenance: false };
-            match m.propose(id, cmd).await.map_err(|e| Status::unavailable(e.to_string()))? {
-                Ok(Reply::Attached(term)) => break term,
-                Ok(_) => return Err(Status::internal("unexpected answer to an attach")),
-                Err(Refusal::EpochMismatch { .. } | Refusal::NotReady(_)) if began.elapsed() < VISIBLE => {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-                Err(e) => return Err(refused(e)),
-            }
-        };
-        let served = until(m, SERVING, |s| {
-            let v = s.volume_named(name)?;
-            if v.term > term {
-                return Some(Err(Status::aborted(format!("volume {name} was attached elsewhere meanwhile"))));
-            }
-            (v.activated == term && m.exports.get(name).is_some()).then_some(Ok(()))
-        });
-        match served.await {
-            Some(done) => done?,
-            None => {
-                return Err(Status::deadline_exceeded(format!(
-                    "volume {name} is attached here, but does not serve yet: too few of its in-sync replicas answer (holdfast volume show {name})"
-                )));
-            }
-        }
-        let uri = format!("nbd://{}/{name}", self.0.cfg.nbd);
-        let ms = began.elapsed().as_millis() as u64;
-        let here = &self.0.cfg.name;
-        let unix = self.0.cfg.nbd_socket.as_ref().map(|p| format!("nbd+unix:///{name}?socket={}", p.display()));
-        let json =
-            serde_json::json!({"volume": name, "node": here, "uri": uri, "unix_uri": unix, "term": term, "ms": ms});
-        text(format!("volume {name} attached on node {here} in {ms} ms: {uri}"), json)
-    }
-}
-
-fn volume_json(v: &crate::reactor::VolumeStatus) -> serde_json::Value {
-    let shards: Vec<_> = v
-        .shards
-        .iter()
-        .map(|s| {
-            serde_json::json!({
-                "phase": format!("{:?}", s.phase), "term": s.term, "in_sync": s.in_sync, "outstanding": s.outstanding,
-                "stable": s.stable.to_string(), "reads": s.stats.reads, "writes": s.stats.writes,
-                "errors": s.stats.errors, "drops": s.stats.drops, "reconciled_blocks": s.reconciled_blocks,
-            })
-        })
-        .collect();
-    serde_json::json!({"volume": v.vol, "session": v.session, "shards": shards, "connections": v.connections})
-}
-
-fn disk_json(d: &crate::reactor::DiskStatus) -> serde_json::Value {
-    serde_json::json!({
-        "disk": d.disk, "backend": d.backend, "replicas": d.replicas.len(), "failed": d.failed,
-        "journal_used": d.stats.journal_used, "overlay_bytes": d.stats.overlay_bytes,
-    })
 }
 
 #[tonic::async_trait]
@@ -389,9 +284,13 @@ impl Api for Service {
     async fn delete_volume(&self, r: Request<pb::VolumeRequest>) -> Answer<pb::TextReply> {
         let (m, r) = (self.0.member()?, r.into_inner());
         m.freshen().await;
-        let v = find(&m.view.borrow().clone(), &r.name)?;
-        run(&m, request_id(&r.request_id)?, Command::DeleteVolume { vol: v.id, epoch: v.epoch }).await?;
-        until(&m, VISIBLE, |s| (!s.volumes.contains_key(&v.id)).then_some(())).await;
+        let vol = find(&m.view.borrow().clone(), &r.name)?.id;
+        decide(&m, request_id(&r.request_id)?, |s| {
+            let epoch = s.volumes.get(&vol).map_or(Epoch(0), |v| v.epoch);
+            Ok(Command::DeleteVolume { vol, epoch })
+        })
+        .await?;
+        until(&m, VISIBLE, |s| (!s.volumes.contains_key(&vol)).then_some(())).await;
         text(format!("volume {} deleted", r.name), serde_json::json!({"volume": r.name}))
     }
 
@@ -401,12 +300,15 @@ impl Api for Service {
         let request = request_id(&r.request_id)?;
         let change: AttrMap = r.attrs.into_iter().collect();
         let live = self.liveness(&m).await?;
-        let state = m.view.borrow().clone();
-        let v = find(&state, &r.name)?;
-        let new_shards = plan::set_policy(&state, &live, &v, &change, request.0 as u64).map_err(refused)?;
-        let cmd = Command::SetPolicy { vol: v.id, epoch: v.epoch, change, new_shards };
-        run(&m, request, cmd).await?;
-        until(&m, VISIBLE, |s| s.volumes.get(&v.id).filter(|n| n.epoch > v.epoch && n.ready()).map(|_| ())).await;
+        let (mut vol, mut before) = (VolumeId(0), Epoch(0));
+        decide(&m, request, |s| {
+            let v = find(s, &r.name)?;
+            (vol, before) = (v.id, v.epoch);
+            let new_shards = plan::set_policy(s, &live, &v, &change, request.0 as u64).map_err(refused)?;
+            Ok(Command::SetPolicy { vol, epoch: before, change: change.clone(), new_shards })
+        })
+        .await?;
+        until(&m, VISIBLE, |s| s.volumes.get(&vol).filter(|n| n.epoch > before && n.ready()).map(|_| ())).await;
         text(format!("volume {} changed", r.name), serde_json::json!({"volume": r.name}))
     }
 
@@ -423,7 +325,8 @@ impl Api for Service {
         };
         if target != m.node {
             let ask = pb::AttachRequest { node: String::new(), ..r.clone() };
-            return self.api_of(&m, target)?.attach(ask).await;
+            let asked = self.api_of(&m, target)?.attach(ask).await;
+            return asked.map_err(|e| silent(e, &format!("node {}", r.node), "start it, or attach on another node"));
         }
         self.attach_here(&m, &r, request).await
     }
@@ -442,13 +345,8 @@ impl Api for Service {
             let name = m.view.borrow().node_name(a.node);
             let ask = pb::VolumeRequest { forwarded: true, ..r };
             let asked = self.api_of(&m, a.node)?.detach(ask).await;
-            return asked.map_err(|e| match e.code() {
-                tonic::Code::Unavailable => Status::unavailable(format!(
-                    "node {name}, where the volume is attached, does not answer; attach it elsewhere with --force: {}",
-                    e.message()
-                )),
-                _ => e,
-            });
+            let who = format!("node {name}, where the volume is attached,");
+            return asked.map_err(|e| silent(e, &who, "attach it elsewhere with --force"));
         }
         m.exports.remove(v.id, a.session);
         for r in &m.reactors {
@@ -468,9 +366,13 @@ impl Api for Service {
         let (m, r) = (self.0.member()?, r.into_inner());
         m.freshen().await;
         let request = request_id(&r.request_id)?;
-        let state = m.view.borrow().clone();
-        let (cmd, said) = crate::repair::change(&state, r.what)?;
-        run(&m, request, cmd).await?;
+        let mut said = String::new();
+        decide(&m, request, |s| {
+            let (cmd, text) = crate::repair::change(s, r.what.clone())?;
+            said = text;
+            Ok(cmd)
+        })
+        .await?;
         text(said.clone(), serde_json::json!({ "done": said }))
     }
 

@@ -1,0 +1,71 @@
+//! Attaching on this node, taking the volume over if need be.
+
+use super::{Answer, SERVING, Service, VISIBLE, find, refused, text, until};
+use crate::node::Member;
+use hf_meta_core::{Command, Refusal, Reply};
+use hf_meta_proto::pb;
+use hf_policy::RequestId;
+use std::time::{Duration, Instant};
+use tonic::Status;
+
+impl Service {
+    /// Attaches on this node.
+    pub(super) async fn attach_here(
+        &self,
+        m: &Member,
+        r: &pb::AttachRequest,
+        request: RequestId,
+    ) -> Answer<pb::TextReply> {
+        let began = Instant::now();
+        let session = m.new_session();
+        let name = &r.name;
+        let mut attempt = 0u128;
+        let term = loop {
+            let v = find(&m.view.borrow().clone(), name)?;
+            let mut steal = false;
+            if let Some(a) = &v.coordinator {
+                if a.node == m.node && m.is_ours(a.session) && v.activated == v.term && !a.maintenance {
+                    return text(
+                        format!("volume {name} is attached here already"),
+                        serde_json::json!({"volume": name}),
+                    );
+                }
+                steal = r.force || a.node == m.node || !self.liveness(m).await?.up.contains(&a.node);
+            }
+            // One request id per decision: a repeated decision on a newer record is a new request.
+            let id = RequestId(request.0.wrapping_add(attempt));
+            attempt += 1;
+            let cmd = Command::Attach { vol: v.id, epoch: v.epoch, node: m.node, session, steal, maintenance: false };
+            match m.propose(id, cmd).await.map_err(|e| Status::unavailable(e.to_string()))? {
+                Ok(Reply::Attached(term)) => break term,
+                Ok(_) => return Err(Status::internal("unexpected answer to an attach")),
+                Err(Refusal::EpochMismatch { .. } | Refusal::NotReady(_)) if began.elapsed() < VISIBLE => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Err(e) => return Err(refused(e)),
+            }
+        };
+        let served = until(m, SERVING, |s| {
+            let v = s.volume_named(name)?;
+            if v.term > term {
+                return Some(Err(Status::aborted(format!("volume {name} was attached elsewhere meanwhile"))));
+            }
+            (v.activated == term && m.exports.get(name).is_some()).then_some(Ok(()))
+        });
+        match served.await {
+            Some(done) => done?,
+            None => {
+                return Err(Status::deadline_exceeded(format!(
+                    "volume {name} is attached here, but does not serve yet: too few of its in-sync replicas answer (holdfast volume show {name})"
+                )));
+            }
+        }
+        let uri = format!("nbd://{}/{name}", self.0.cfg.nbd);
+        let ms = began.elapsed().as_millis() as u64;
+        let here = &self.0.cfg.name;
+        let unix = self.0.cfg.nbd_socket.as_ref().map(|p| format!("nbd+unix:///{name}?socket={}", p.display()));
+        let json =
+            serde_json::json!({"volume": name, "node": here, "uri": uri, "unix_uri": unix, "term": term, "ms": ms});
+        text(format!("volume {name} attached on node {here} in {ms} ms: {uri}"), json)
+    }
+}
