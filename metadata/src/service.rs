@@ -9,7 +9,7 @@ use hf_policy::{ClusterId, DiskId, NodeId};
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
@@ -30,7 +30,8 @@ impl Heard {
     pub fn liveness(&self) -> Liveness {
         let up = self.nodes.iter().filter(|(_, t)| t.elapsed() < T_DEAD).map(|(n, _)| *n).collect();
         let away = |(n, t): (&NodeId, &Instant)| (t.elapsed() >= T_DEAD).then(|| (*n, t.elapsed().as_millis() as u64));
-        Liveness { up, used: self.used.clone(), away: self.nodes.iter().filter_map(away).collect() }
+        let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+        Liveness { up, used: self.used.clone(), away: self.nodes.iter().filter_map(away).collect(), wall_ms }
     }
 
     /// A node was heard of.

@@ -175,7 +175,8 @@ async fn announce(node: Arc<Node>, m: Arc<Member>) {
     let back: Vec<DiskId> = {
         let serving = m.disk_reactor.lock().map(|d| d.keys().copied().collect::<Vec<_>>()).unwrap_or_default();
         let state = m.view.borrow();
-        serving.into_iter().filter(|d| state.disks.get(d).is_some_and(|r| r.state != DiskState::Ok)).collect()
+        let failed = |d: &DiskId| state.disks.get(d).is_some_and(|r| matches!(r.state, DiskState::Failed(_)));
+        serving.into_iter().filter(failed).collect()
     };
     for disk in back {
         let _ = m.propose_new(Command::SetDiskState { disk, state: DiskState::Ok }).await;
@@ -211,6 +212,7 @@ async fn listen(m: Arc<Member>, mut events: mpsc::UnboundedReceiver<Event>, begu
                         Command::SyncStart { vol, shard: index, epoch, term, rid, sync_id }
                     }
                     Change::Add { rid, store_uuid } => Command::Add { vol, shard: index, epoch, term, rid, store_uuid },
+                    Change::Scrubbed { id, report } => Command::Scrubbed { vol, shard: index, epoch, term, id, report },
                 };
                 tokio::spawn(async move { propose_change(&m, shard, session, cmd).await });
             }
@@ -237,14 +239,23 @@ async fn listen(m: Arc<Member>, mut events: mpsc::UnboundedReceiver<Event>, begu
                     while m.propose_new(Command::Detach { vol, session }).await.is_err() && named() {}
                 });
             }
-            Event::DiskFailed { disk, why } => {
-                let m = m.clone();
-                tokio::spawn(async move {
-                    let _ = m.propose_new(Command::SetDiskState { disk, state: DiskState::Failed(why) }).await;
-                });
+            Event::DiskFailed { disk, why } => report_disk(&m, disk, DiskState::Failed(why)),
+            Event::DiskFailing { disk, why } => {
+                tracing::error!(disk = %disk, "disk is failing: {why}");
+                report_disk(&m, disk, DiskState::Failing(why));
             }
         }
     }
+}
+
+/// A disk's health goes on record, however long that takes: what depends on it is safe meanwhile, only not yet moved.
+fn report_disk(m: &Arc<Member>, disk: DiskId, state: DiskState) {
+    let m = m.clone();
+    tokio::spawn(async move {
+        while m.propose_new(Command::SetDiskState { disk, state: state.clone() }).await.is_err() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    });
 }
 
 async fn propose_change(m: &Member, shard: ShardId, session: SessionId, cmd: Command) {

@@ -1,5 +1,6 @@
 //! The daemon's configuration: one TOML file; every key is also a flag and an environment variable. Unknown keys are refused.
 
+use crate::reactor::DiskOptions;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -40,6 +41,9 @@ pub struct NodeArgs {
     /// A metadata voter that is away for longer is replaced by another node (default 2m).
     #[arg(long, env = "HOLDFAST_REPLACE_VOTER_AFTER")]
     pub replace_voter_after: Option<String>,
+    /// Bad blocks that a disk may meet before what it holds is moved elsewhere (default 256; 0: any number).
+    #[arg(long, env = "HOLDFAST_DISK_ERROR_BUDGET")]
+    pub disk_error_budget: Option<u64>,
     /// Log format: text or json.
     #[arg(long, env = "HOLDFAST_LOG_FORMAT", value_parser = ["text", "json"])]
     pub log_format: Option<String>,
@@ -60,6 +64,7 @@ struct File {
     disk_backend: Option<String>,
     log_format: Option<String>,
     replace_voter_after: Option<String>,
+    disk_error_budget: Option<u64>,
     #[serde(default)]
     labels: BTreeMap<String, String>,
     #[serde(default)]
@@ -97,8 +102,8 @@ pub struct Config {
     pub http: Option<String>,
     /// Reactors.
     pub reactors: usize,
-    /// Do not use io_uring.
-    pub force_threads: bool,
+    /// How disks are used.
+    pub disk_options: DiskOptions,
     /// JSON logs.
     pub json_logs: bool,
     /// Microseconds.
@@ -175,7 +180,10 @@ impl Config {
             nbd_socket: args.nbd_socket.or(file.nbd_socket),
             http,
             reactors,
-            force_threads: backend == "threads",
+            disk_options: DiskOptions {
+                force_threads: backend == "threads",
+                error_budget: args.disk_error_budget.or(file.disk_error_budget).unwrap_or(256),
+            },
             replace_voter_after,
             json_logs: args.log_format.or(file.log_format).as_deref() == Some("json"),
             labels: file.labels,

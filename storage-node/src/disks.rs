@@ -33,8 +33,7 @@ fn assign(m: &Member, disk: DiskId) -> usize {
 
 fn hand_over(node: &Node, m: &Member, disk: DiskId, file: DiskFile, store: Store) {
     let reactor = assign(m, disk);
-    let mail =
-        Mail::AddDisk { disk, store: Box::new(store), file: Arc::new(file), force_threads: node.cfg.force_threads };
+    let mail = Mail::AddDisk { disk, store: Box::new(store), file: Arc::new(file), how: node.cfg.disk_options };
     m.reactors[reactor].send(mail);
 }
 

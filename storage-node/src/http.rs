@@ -88,6 +88,12 @@ const VOLUME: &[VolumeMetric] = &[
     ("volume_repaired_blocks_total", "counter", "Bad blocks replaced from another replica.", |s| {
         s.stats.repaired_blocks
     }),
+    ("volume_scrub_active", "gauge", "1 while a scrub goes on.", |s| u64::from(s.scrub.is_some())),
+    ("volume_scrub_chunks_left", "gauge", "Chunks that the scrub still has to read.", |s| {
+        s.scrub.map_or(0, |x| x.left)
+    }),
+    ("volume_scrubbed_chunks_total", "counter", "Chunks read and compared by scrubs.", |s| s.stats.scrubbed_chunks),
+    ("volume_copy_rate_bytes", "gauge", "Bytes a second that copying and scrubbing may take now.", |s| s.pace),
     ("volume_reconciled_blocks_total", "counter", "Blocks made equal by the take-over.", |s| s.reconciled_blocks),
 ];
 

@@ -4,7 +4,7 @@
 use crate::identity::random;
 use crate::node::Member;
 use crate::reactor::{Mail, VolumeStatus};
-use hf_meta_core::record::{ClusterState, NodeMode};
+use hf_meta_core::record::{ClusterState, DiskState, NodeMode};
 use hf_meta_core::repair::{Step, steps};
 use hf_meta_core::{Command, Refusal};
 use hf_meta_proto::pb::{self, api_client::ApiClient, change_request::What};
@@ -81,6 +81,19 @@ impl Rates {
         let mut out = Vec::new();
         for (index, s) in v.shards.iter().enumerate() {
             let shard = ShardId { vol: v.vol, index: index as u32 };
+            if let Some(x) = s.scrub {
+                let done = x.report.chunks + x.report.skipped;
+                out.push(pb::SyncProgress {
+                    vol: v.vol.0,
+                    shard: shard.index,
+                    rid: 0,
+                    stage: "scrub".into(),
+                    chunks: done + x.left,
+                    chunks_done: done,
+                    copied_bytes: x.report.repaired * hf_policy::BLOCK_BYTES,
+                    bytes_per_second: 0,
+                });
+            }
             let Some(x) = s.sync else {
                 self.0.retain(|(known, _), _| *known != shard);
                 continue;
@@ -156,6 +169,39 @@ pub fn change(state: &ClusterState, what: Option<What>) -> Result<(Command, Stri
             (Command::SetVoters { voters: n as usize }, format!("{n} nodes vote, as soon as so many are there"))
         }
         Some(What::ForceInsync(r)) => force(state, r)?,
+        Some(What::Scrub(r)) => {
+            let v = state.volume_named(&r.volume).ok_or_else(|| not_found("volume", &r.volume))?;
+            let said = if r.on {
+                format!("volume {} is being scrubbed; watch it with holdfast job list", r.volume)
+            } else {
+                format!("the scrub of volume {} is given up", r.volume)
+            };
+            (Command::Scrub { vol: v.id, epoch: v.epoch, on: r.on }, said)
+        }
+        Some(What::MoveReplica(r)) => {
+            let v = state.volume_named(&r.volume).ok_or_else(|| not_found("volume", &r.volume))?;
+            let (rid, moving) = (Rid(r.rid), r.moving);
+            let word = if moving { "moves elsewhere; watch it with holdfast job list" } else { "stays where it is" };
+            let said = format!("replica {} of volume {} {word}", r.rid, r.volume);
+            (Command::Move { vol: v.id, shard: r.shard, epoch: v.epoch, rid, moving }, said)
+        }
+        Some(What::Rebalance(on)) => {
+            let said = if on {
+                "replicas move from full disks to empty ones; watch it with holdfast job list"
+            } else {
+                "rebalancing is given up; what is on its way arrives"
+            };
+            (Command::Rebalance { on }, said.to_string())
+        }
+        Some(What::DiskInService(id)) => {
+            let disk = disk(id)?;
+            if matches!(state.disks.get(&disk).map(|d| &d.state), Some(DiskState::Failed(_))) {
+                return Err(Status::failed_precondition(format!(
+                    "disk {id} has failed for good; restart its node once the disk works again"
+                )));
+            }
+            (Command::SetDiskState { disk, state: DiskState::Ok }, format!("disk {id} is trusted again"))
+        }
     })
 }
 

@@ -1,13 +1,19 @@
 //! The protocol under loss, duplication, reordering, crashes, partitions and take-overs: at least 2,000 seeds.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use hf_tests::sim::run;
+use hf_tests::sim::{run, run_without};
+
+/// Faults to leave out.
+fn off() -> Vec<String> {
+    let names = std::env::var("HOLDFAST_SIM_OFF").unwrap_or_default();
+    names.split(',').filter(|n| !n.is_empty()).map(String::from).collect()
+}
 
 /// `HOLDFAST_SIM_SEEDS=n` runs seeds 0..n; `HOLDFAST_SIM_SEED=s` replays one.
 #[test]
 fn histories_stay_linearizable_and_the_volume_stays_alive() {
     if let Some(seed) = std::env::var("HOLDFAST_SIM_SEED").ok().and_then(|s| s.parse().ok()) {
-        println!("seed {seed}: {:?}", run(seed, 12_000));
+        println!("seed {seed}: {:?}", run_without(seed, 12_000, &off()));
         return;
     }
     // Every seed that ever failed.
@@ -16,8 +22,9 @@ fn histories_stay_linearizable_and_the_volume_stays_alive() {
     }
     let seeds: u64 = std::env::var("HOLDFAST_SIM_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(2500);
     let mut total = hf_tests::sim::Outcome::default();
+    let off = off();
     for seed in 0..seeds {
-        match run(seed, 12_000) {
+        match run_without(seed, 12_000, &off) {
             Ok(o) => {
                 total.acked_writes += o.acked_writes;
                 total.reads += o.reads;
@@ -31,6 +38,9 @@ fn histories_stay_linearizable_and_the_volume_stays_alive() {
                 total.wipes += o.wipes;
                 total.lost += o.lost;
                 total.dramas += o.dramas;
+                total.scrubs += o.scrubs;
+                total.rots += o.rots;
+                total.healed += o.healed;
             }
             Err(e) => panic!("seed {seed}: {e}\nreplay: HOLDFAST_SIM_SEED={seed} cargo test -p hf-tests --test sim"),
         }

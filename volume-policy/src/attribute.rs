@@ -59,6 +59,8 @@ pub const TABLE: &[Attribute] = &[
     nodes::ATTR,
     media::ATTR,
     rebuild_after::ATTR,
+    rebuild_impact::ATTR,
+    scrub_interval::ATTR,
     replica_timeout::ATTR,
     queue_depth::ATTR,
     block_size::ATTR,

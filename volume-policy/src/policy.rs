@@ -31,6 +31,10 @@ pub struct Policy {
     pub replica_timeout: u64,
     /// Microseconds a node may stay away before its replicas are made anew.
     pub rebuild_after: u64,
+    /// Percent by which copying to replicas may lengthen the clients' p99.
+    pub rebuild_impact: u32,
+    /// Microseconds from one scrub to the next; 0: only when asked for.
+    pub scrub_interval: u64,
     /// Requests in flight.
     pub queue_depth: u32,
     /// Bytes: 512 or 4096.
@@ -101,6 +105,8 @@ impl Policy {
             media: Media::parse(get("media")?).ok_or_else(|| bad("media"))?,
             replica_timeout: parse_duration_us(get("replica_timeout")?).map_err(|_| bad("replica_timeout"))?,
             rebuild_after: parse_duration_us(get("rebuild_after")?).map_err(|_| bad("rebuild_after"))?,
+            rebuild_impact: get("rebuild_impact")?.trim_end_matches('%').parse().map_err(|_| bad("rebuild_impact"))?,
+            scrub_interval: parse_duration_us(get("scrub_interval")?).map_err(|_| bad("scrub_interval"))?,
             queue_depth: int("queue_depth")?,
             block_size: int("block_size")?,
             read_from: ReadFrom::parse(get("read_from")?).ok_or_else(|| bad("read_from"))?,

@@ -4,7 +4,7 @@
 //! A node that meets an envelope newer than it knows stops instead of guessing, because unknown fields
 //! ignored by one node and honoured by another would fork the state.
 
-use crate::record::{Addresses, DiskState, NodeMode};
+use crate::record::{Addresses, DiskState, NodeMode, ScrubReport};
 use hf_policy::attributes::Media;
 use hf_policy::policy::AttrMap;
 use hf_policy::{
@@ -271,6 +271,48 @@ pub enum Command {
     PauseRebuild {
         /// Stop.
         paused: bool,
+    },
+    /// Moves a replica elsewhere, or leaves it where it is after all.
+    Move {
+        /// Which volume.
+        vol: VolumeId,
+        /// Which shard.
+        shard: u32,
+        /// Compare-and-set.
+        epoch: Epoch,
+        /// Who.
+        rid: Rid,
+        /// Yes or no.
+        moving: bool,
+    },
+    /// Begins or ends to move replicas from full disks to empty ones.
+    Rebalance {
+        /// Begin.
+        on: bool,
+    },
+    /// Begins a scrub of a volume, or ends it.
+    Scrub {
+        /// Which volume.
+        vol: VolumeId,
+        /// Compare-and-set.
+        epoch: Epoch,
+        /// Begin.
+        on: bool,
+    },
+    /// A coordinator is through with a shard's scrub.
+    Scrubbed {
+        /// Which volume.
+        vol: VolumeId,
+        /// Which shard.
+        shard: u32,
+        /// Compare-and-set.
+        epoch: Epoch,
+        /// The caller's.
+        term: Term,
+        /// Which scrub.
+        id: u64,
+        /// What it met.
+        report: ScrubReport,
     },
     /// How many nodes should vote on metadata: 1, 3 or 5.
     SetVoters {

@@ -22,6 +22,7 @@ pub mod mutant;
 pub mod plan;
 pub mod record;
 pub mod repair;
+mod upkeep;
 pub mod view;
 
 pub use command::{Command, Envelope, Outcome, Refusal, Reply};

@@ -17,6 +17,8 @@ pub struct Liveness {
     pub used: BTreeMap<DiskId, u64>,
     /// Nodes that do not answer, and for how many milliseconds.
     pub away: BTreeMap<NodeId, u64>,
+    /// The leader's wall clock in Unix milliseconds, for what happens every so often; 0: not known, nothing is due.
+    pub wall_ms: u64,
 }
 
 /// What placement sees of the cluster.

@@ -78,6 +78,8 @@ pub enum DiskState {
     Ok,
     /// Failed for good (C4), and why.
     Failed(String),
+    /// It met more bad blocks than its error budget: it serves what it holds until that lives elsewhere, and gets nothing new.
+    Failing(String),
 }
 
 /// A disk of a node's pool.
@@ -143,6 +145,9 @@ pub struct ReplicaRecord {
     /// It is not wanted here any more: its coordinator takes it out when the others can do without it.
     #[serde(default)]
     pub leaving: bool,
+    /// It should live elsewhere; it is as good as any as long as it is there.
+    #[serde(default)]
+    pub moving: bool,
 }
 
 impl ReplicaRecord {
@@ -189,6 +194,61 @@ pub struct SnapshotRecord {
     pub cuts: Vec<Ver>,
 }
 
+/// What a scrub of one shard, or of a volume, met. Blocks, but for `chunks` and `skipped`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubReport {
+    /// Chunks read and compared on every in-sync replica.
+    pub chunks: u64,
+    /// Chunks that a replica did not answer for in time.
+    pub skipped: u64,
+    /// Unreadable or rotten on a replica.
+    pub bad: u64,
+    /// An older version than others have: a write that a disk lost.
+    pub behind: u64,
+    /// Replaced from another replica.
+    pub repaired: u64,
+    /// Bad on every replica.
+    pub lost: u64,
+    /// The same version with different bytes: nobody can say which is right.
+    pub diverged: u64,
+}
+
+impl ScrubReport {
+    /// Both together.
+    pub fn plus(self, o: ScrubReport) -> ScrubReport {
+        ScrubReport {
+            chunks: self.chunks + o.chunks,
+            skipped: self.skipped + o.skipped,
+            bad: self.bad + o.bad,
+            behind: self.behind + o.behind,
+            repaired: self.repaired + o.repaired,
+            lost: self.lost + o.lost,
+            diverged: self.diverged + o.diverged,
+        }
+    }
+}
+
+/// A scrub that goes on: each shard's coordinator reports when it is through.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubRecord {
+    /// The revision that began it.
+    pub id: u64,
+    /// Unix milliseconds of the proposer's clock.
+    pub since_ms: u64,
+    /// Shards that are through.
+    #[serde(default)]
+    pub done: BTreeMap<u32, ScrubReport>,
+}
+
+/// The last scrub that came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubResult {
+    /// Unix milliseconds of the proposer's clock.
+    pub at_ms: u64,
+    /// What it met.
+    pub report: ScrubReport,
+}
+
 /// A volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeRecord {
@@ -216,6 +276,12 @@ pub struct VolumeRecord {
     /// The last term that reached service (status only).
     #[serde(default)]
     pub activated: Term,
+    /// The scrub that goes on.
+    #[serde(default)]
+    pub scrub: Option<ScrubRecord>,
+    /// The last one.
+    #[serde(default)]
+    pub scrubbed: Option<ScrubResult>,
     /// Unix milliseconds.
     pub created_ms: u64,
     /// Revision of the last change.
@@ -333,6 +399,9 @@ pub struct ClusterState {
     /// Nobody makes or moves replicas for now.
     #[serde(default)]
     pub rebuild_paused: bool,
+    /// Replicas are moved from full disks to empty ones until that gains nothing more.
+    #[serde(default)]
+    pub rebalancing: bool,
 }
 
 fn three() -> usize {
@@ -357,6 +426,7 @@ impl Default for ClusterState {
             removals_floor: 0,
             voters: three(),
             rebuild_paused: false,
+            rebalancing: false,
         }
     }
 }

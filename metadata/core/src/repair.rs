@@ -7,13 +7,16 @@
 use crate::command::Command;
 use crate::plan::{Liveness, inventory};
 use crate::record::*;
+use crate::upkeep::{rebalance, scrubs};
 use hf_policy::attributes::Media;
 use hf_policy::placement::{self, DiskView};
-use hf_policy::{NodeId, Policy, VolumeId};
-use std::collections::BTreeSet;
+use hf_policy::{DiskId, NodeId, Policy, VolumeId};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// New replicas being filled at once, per node that is up: losing a third of the nodes must cause no storm.
 const REBUILDS_PER_NODE: usize = 2;
+/// And at most so many on one disk.
+const REBUILDS_PER_DISK: usize = 2;
 
 /// Something to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +63,8 @@ pub fn standing(state: &ClusterState, live: &Liveness, policy: &Policy, r: &Repl
     }
     let allowed = policy.nodes.is_empty() || policy.nodes.contains(&node.name);
     let fits = policy.media == Media::Any || policy.media == disk.media;
-    if r.leaving || disk.draining || node.mode == NodeMode::Draining || !allowed || !fits {
+    let failing = matches!(disk.state, DiskState::Failing(_));
+    if r.leaving || r.moving || failing || disk.draining || node.mode == NodeMode::Draining || !allowed || !fits {
         return Standing::Move;
     }
     Standing::Keep
@@ -86,13 +90,19 @@ fn sort<'a>(state: &ClusterState, live: &Liveness, policy: &Policy, inv: &[DiskV
 /// Everything that should be done now.
 pub fn steps(state: &ClusterState, live: &Liveness, salt: u64) -> Vec<Step> {
     let mut out = Vec::new();
-    let inv = inventory(state, live);
+    let mut inv = inventory(state, live);
     let filling = |r: &&ReplicaRecord| {
         live.up.contains(&r.node)
             && matches!(r.state, ReplicaState::Out { base } | ReplicaState::Syncing { base, .. } if base == hf_policy::Ver::ZERO)
     };
-    let busy = state.volumes.values().flat_map(|v| v.replicas().map(|(_, r)| r)).filter(filling).count();
-    let mut budget = (REBUILDS_PER_NODE * live.up.len()).saturating_sub(busy);
+    let busy: Vec<_> = state.volumes.values().flat_map(|v| v.replicas().map(|(_, r)| r)).filter(filling).collect();
+    let mut budget = (REBUILDS_PER_NODE * live.up.len()).saturating_sub(busy.len());
+    let mut per_disk: BTreeMap<DiskId, usize> = BTreeMap::new();
+    busy.iter().for_each(|r| *per_disk.entry(r.disk).or_default() += 1);
+    if !state.rebuild_paused {
+        scrubs(state, live, &mut out);
+    }
+    rebalance(state, live, &inv, &mut out);
     for v in state.volumes.values() {
         let Ok(policy) = Policy::from_attrs(&v.attrs) else { continue };
         attend(state, live, v, &policy, &mut out);
@@ -102,15 +112,32 @@ pub fn steps(state: &ClusterState, live: &Liveness, salt: u64) -> Vec<Step> {
         for (index, s) in v.shards.iter().enumerate() {
             let sorted = sort(state, live, &policy, &inv, s);
             // One change of a volume at a time: each moves its epoch.
-            let step = shard_step(v, index as u32, s, &policy, &sorted, &inv, budget > 0, salt);
+            let limits = Limits { per_disk: &per_disk, add: budget > 0, rebalancing: state.rebalancing };
+            let step = shard_step(v, index as u32, s, &policy, &sorted, &inv, &limits, salt);
             if let Some(cmd) = step {
-                budget -= usize::from(matches!(cmd, Command::AddReplica { .. }));
+                if let Command::AddReplica { disk, .. } = &cmd {
+                    budget -= 1;
+                    *per_disk.entry(*disk).or_default() += 1;
+                    // Counted before the next choice is made.
+                    let taken = inv.iter_mut().filter(|d| d.disk == *disk);
+                    taken.for_each(|d| d.placed += v.shard_bytes(index as u32));
+                }
                 out.push(Step::Do(cmd));
                 break;
             }
         }
     }
     out
+}
+
+/// What bounds new replicas.
+struct Limits<'a> {
+    /// Replicas being filled, by disk.
+    per_disk: &'a BTreeMap<DiskId, usize>,
+    /// May one more be added?
+    add: bool,
+    /// Then what is moved goes only where that evens disks out.
+    rebalancing: bool,
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -121,14 +148,27 @@ fn shard_step(
     policy: &Policy,
     sorted: &Shard<'_>,
     inv: &[DiskView],
-    may_add: bool,
+    limits: &Limits<'_>,
     salt: u64,
 ) -> Option<Command> {
     let want = policy.replicas as usize;
     let (vol, epoch) = (v.id, v.epoch);
     if sorted.keep.len() < want {
-        let disk = place_one(v, shard, s, policy, sorted, inv, salt).filter(|_| may_add)?;
-        return Some(Command::AddReplica { vol, shard, epoch, disk });
+        if !limits.add {
+            return None;
+        }
+        let moved = s.replicas.values().find(|r| r.moving && !r.leaving && limits.rebalancing);
+        let bytes = v.shard_bytes(shard);
+        let allowed = |d: &&DiskView| {
+            limits.per_disk.get(&d.disk).is_none_or(|n| *n < REBUILDS_PER_DISK)
+                && moved.is_none_or(|r| crate::upkeep::may_take(inv, r, d, bytes))
+        };
+        return match (place_one(v, shard, s, policy, sorted, inv, &allowed, salt), moved) {
+            (Some(disk), _) => Some(Command::AddReplica { vol, shard, epoch, disk }),
+            // The disks have changed since it was chosen: it stays.
+            (None, Some(r)) => Some(Command::Move { vol, shard, epoch, rid: r.rid, moving: false }),
+            (None, None) => None,
+        };
     }
     if sorted.keep.iter().filter(|r| r.in_sync()).count() < want {
         return None; // They are catching up; until then nothing is taken away.
@@ -147,6 +187,7 @@ fn shard_step(
 }
 
 /// A disk for one more replica, in a failure domain that none of those that count is in.
+#[allow(clippy::too_many_arguments)]
 fn place_one(
     v: &VolumeRecord,
     shard: u32,
@@ -154,15 +195,16 @@ fn place_one(
     policy: &Policy,
     sorted: &Shard<'_>,
     inv: &[DiskView],
+    allowed: &dyn Fn(&&DiskView) -> bool,
     salt: u64,
-) -> Option<hf_policy::DiskId> {
+) -> Option<DiskId> {
     let domain = |d: &DiskView| placement::domain_of(policy.failure_domain, d);
     let of = |r: &&ReplicaRecord| inv.iter().find(|d| d.disk == r.disk).and_then(domain);
     let taken: BTreeSet<String> = sorted.keep.iter().filter_map(of).collect();
     let free = |d: &&DiskView| {
         !s.replicas.values().any(|r| r.disk == d.disk) && domain(d).is_none_or(|name| !taken.contains(&name))
     };
-    let choice: Vec<DiskView> = inv.iter().filter(free).cloned().collect();
+    let choice: Vec<DiskView> = inv.iter().filter(free).filter(allowed).cloned().collect();
     let one = Policy { replicas: 1, min_replicas: 1, ..policy.clone() };
     let salt = salt.wrapping_add(v.id.0).wrapping_mul(31).wrapping_add(u64::from(shard));
     placement::place(&one, v.shard_bytes(shard), &choice, salt).ok()?.first().copied()
@@ -170,8 +212,12 @@ fn place_one(
 
 /// Does a coordinator have something to do for the volume's replicas?
 pub fn needs_coordinator(state: &ClusterState, live: &Liveness, v: &VolumeRecord, policy: &Policy) -> bool {
+    if v.scrub.is_some() {
+        return true;
+    }
     v.replicas().any(|(_, r)| {
-        let there = live.up.contains(&r.node) && state.disks.get(&r.disk).is_some_and(|d| d.state == DiskState::Ok);
+        let works = state.disks.get(&r.disk).is_some_and(|d| !matches!(d.state, DiskState::Failed(_)));
+        let there = live.up.contains(&r.node) && works;
         let gone = standing(state, live, policy, r) == Standing::Gone;
         if r.in_sync() { r.leaving || gone } else { there && r.store_uuid.is_some() }
     })

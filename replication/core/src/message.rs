@@ -207,6 +207,11 @@ pub enum Msg {
         /// 256 entries.
         infos: Vec<BlockInfo>,
     },
+    /// Read a chunk, verify every block, and say what each holds (a scrub; answered by `ChunkVersionsAck`).
+    Verify {
+        /// Which chunk.
+        chunk: ChunkIx,
+    },
     /// Conditional per-block writes inside one chunk.
     Copy {
         /// What.

@@ -38,10 +38,14 @@ impl RangeLock {
         free
     }
 
-    /// Gives a lock back; returns who is granted now, in order.
+    /// Gives a lock back, or a place in the queue; returns who is granted now, in order.
     pub fn release(&mut self, id: u64) -> Vec<u64> {
-        if self.granted.remove(&id).is_none() || self.waiting.is_empty() {
-            return Vec::new();
+        if self.granted.remove(&id).is_none() {
+            let asked = self.waiting.len();
+            self.waiting.retain(|(w, _)| *w != id);
+            if self.waiting.len() == asked {
+                return Vec::new();
+            }
         }
         let mut granted = Vec::new();
         let mut before: Vec<Held> = Vec::new();

@@ -33,6 +33,7 @@ impl World {
             min_replicas: 1,
             replica_timeout: 1_000_000,
             read_from: ReadFrom::Local,
+            rebuild_impact: 20,
             nearest: vec![Rid(1)],
         };
         let record = co::Record {
@@ -43,6 +44,7 @@ impl World {
             in_sync,
             out: BTreeMap::new(),
             leaving: Default::default(),
+            scrub: None,
         };
         let now = Tick(1_000_000_000);
         let mut out = Vec::new();

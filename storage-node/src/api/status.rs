@@ -28,6 +28,7 @@ impl Service {
             "leader": raft.leader, "is_leader": raft.is_leader, "raft_term": raft.term,
             "voters": raft.voters, "learners": raft.learners, "this_node": m.node,
             "up": live.up, "used": live.used, "away": live.away, "syncs": syncs, "rebuild_paused": state.rebuild_paused,
+            "rebalancing": state.rebalancing,
             "nodes": state.nodes, "disks": state.disks, "volumes": state.volumes,
             "tombstones": state.tombstones, "attached_here": volumes, "disks_here": disks,
         }))

@@ -2,6 +2,7 @@
 //! 5 nobody answered.
 
 mod client;
+mod jobs;
 mod show;
 
 pub use client::Client;
@@ -124,7 +125,12 @@ enum JobCommand {
         #[arg(short, long)]
         watch: bool,
     },
-    /// Stop making and moving replicas, in the whole cluster.
+    /// Give one job up: a move, a drain, a scrub, a rebalancing.
+    Cancel {
+        /// Its name in the list.
+        job: String,
+    },
+    /// Stop making and moving replicas, and scrubs that are due, in the whole cluster.
     Pause,
     /// Go on.
     Resume,
@@ -140,6 +146,8 @@ enum ClusterCommand {
     },
     /// Nodes, leader, volumes at a glance.
     Status,
+    /// Move replicas from full disks to empty ones, until that gains nothing more.
+    Rebalance,
     /// How many nodes should vote on metadata: 1, 3 or 5.
     Voters {
         /// So many.
@@ -243,6 +251,22 @@ enum VolumeCommand {
         #[arg(long, default_value = "")]
         confirm: String,
     },
+    /// Read and compare every block of every replica now.
+    Scrub {
+        /// Its name.
+        name: String,
+    },
+    /// Move a replica to another disk: it is copied first, then removed where it was.
+    Move {
+        /// The volume's name.
+        name: String,
+        /// The replica's number (holdfast volume show).
+        #[arg(long)]
+        replica: u64,
+        /// Which shard.
+        #[arg(long, default_value_t = 0)]
+        shard: u32,
+    },
     /// Change attributes that may change online.
     Set {
         /// Its name.
@@ -308,6 +332,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Commands::Cluster(ClusterCommand::Init { name }) => show::text(c.init(&name).await?, o),
         Commands::Cluster(ClusterCommand::Status) => show::cluster(&c.status().await?, o),
         Commands::Cluster(ClusterCommand::Voters { count }) => show::text(c.change(What::Voters(count)).await?, o),
+        Commands::Cluster(ClusterCommand::Rebalance) => show::text(c.change(What::Rebalance(true)).await?, o),
         Commands::Disk(DiskCommand::Add { path, size, media }) => {
             let size = size.map(|s| hf_policy::parse_size(&s)).transpose().map_err(usage)?;
             show::text(c.add_disk(&path, size.unwrap_or(0), &media).await?, o)
@@ -362,8 +387,9 @@ async fn job(c: &Client, j: JobCommand, o: Format) -> Result<(), Failure> {
     match j {
         JobCommand::Pause => show::text(c.change(What::RebuildPaused(true)).await?, o),
         JobCommand::Resume => show::text(c.change(What::RebuildPaused(false)).await?, o),
+        JobCommand::Cancel { job } => show::text(c.change(jobs::cancel(&c.status().await?, &job)?).await?, o),
         JobCommand::List { watch } => loop {
-            let left = show::jobs(&c.status().await?, o)?;
+            let left = jobs::list(&c.status().await?, o)?;
             if !watch || left == 0 {
                 return Ok(());
             }
@@ -394,6 +420,13 @@ async fn volume(c: &Client, v: VolumeCommand, o: Format) -> Result<(), Failure> 
         VolumeCommand::ForceInsync { name, replica, shard, operator, reason, confirm } => {
             let f = pb::ForceInsync { volume: name, shard, rid: replica, operator, reason, confirm };
             show::text(c.change(What::ForceInsync(f)).await?, o)
+        }
+        VolumeCommand::Scrub { name } => {
+            show::text(c.change(What::Scrub(pb::Scrub { volume: name, on: true })).await?, o)
+        }
+        VolumeCommand::Move { name, replica, shard } => {
+            let m = pb::MoveReplica { volume: name, shard, rid: replica, moving: true };
+            show::text(c.change(What::MoveReplica(m)).await?, o)
         }
         VolumeCommand::Set { name, attrs } => show::text(c.set_policy(&name, parse(&attrs)?).await?, o),
     }

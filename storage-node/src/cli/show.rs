@@ -18,7 +18,7 @@ pub fn text(r: TextReply, o: Format) -> Result<(), Failure> {
     Ok(())
 }
 
-fn table(head: &[&str], rows: Vec<Vec<String>>) {
+pub(super) fn table(head: &[&str], rows: Vec<Vec<String>>) {
     let width = |i: usize| rows.iter().map(|r| r[i].chars().count()).chain([head[i].len()]).max().unwrap_or(0);
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
     let line = |cells: Vec<&str>| {
@@ -29,13 +29,13 @@ fn table(head: &[&str], rows: Vec<Vec<String>>) {
     rows.iter().for_each(|r| line(r.iter().map(String::as_str).collect()));
 }
 
-fn objects<'a>(s: &'a Value, key: &str) -> Vec<&'a Value> {
+pub(super) fn objects<'a>(s: &'a Value, key: &str) -> Vec<&'a Value> {
     let mut list: Vec<&Value> = s[key].as_object().map(|o| o.values().collect()).unwrap_or_default();
     list.sort_by_key(|v| v["id"].as_u64());
     list
 }
 
-fn word(v: &Value) -> String {
+pub(super) fn word(v: &Value) -> String {
     match v {
         Value::String(s) => s.clone(),
         Value::Null => "–".into(),
@@ -43,11 +43,11 @@ fn word(v: &Value) -> String {
     }
 }
 
-fn node_name(s: &Value, id: &Value) -> String {
+pub(super) fn node_name(s: &Value, id: &Value) -> String {
     s["nodes"][id.to_string()]["name"].as_str().map_or_else(|| format!("#{id}"), String::from)
 }
 
-fn is_up(s: &Value, id: &Value) -> bool {
+pub(super) fn is_up(s: &Value, id: &Value) -> bool {
     s["up"].as_array().is_some_and(|u| u.contains(id))
 }
 
@@ -102,6 +102,7 @@ pub fn disks(s: &Value, o: Format) -> Result<(), Failure> {
         let used = s["used"][d["id"].to_string()].as_u64();
         let state = match &d["state"] {
             Value::String(s) => s.clone(),
+            other if other["failing"].is_string() => format!("failing: {}", word(&other["failing"])),
             other => format!("failed: {}", word(&other["failed"])),
         };
         let state = if d["draining"] == true { format!("{state}, draining") } else { state };
@@ -188,6 +189,17 @@ pub fn volume(s: &Value, name: &str, o: Format) -> Result<(), Failure> {
     if let Some(a) = v["coordinator"].as_object() {
         println!("uri       nbd://{}/{name}", word(&s["nodes"][a["node"].to_string()]["addr"]["nbd"]));
     }
+    if let Some(x) = v["scrubbed"].as_object() {
+        let n = |k: &str| x["report"][k].as_u64().unwrap_or(0);
+        println!(
+            "scrubbed  {} chunks; {} bad blocks, {} repaired, {} lost, {} diverged",
+            n("chunks"),
+            n("bad") + n("behind"),
+            n("repaired"),
+            n("lost"),
+            n("diverged")
+        );
+    }
     println!();
     let row = |r: &Value| {
         let state = match &r["state"] {
@@ -238,67 +250,4 @@ pub fn event(raw: &str, o: Format) {
         (Format::Text, Some(e)) => println!("{:>6}  {:<18} {}", e["rev"], word(&e["kind"]), word(&e["text"])),
         _ => println!("{raw}"),
     }
-}
-
-/// Replicas that are not where or how they should be; how many there are.
-pub fn jobs(s: &Value, o: Format) -> Result<usize, Failure> {
-    let mut rows = Vec::new();
-    for v in objects(s, "volumes") {
-        for (index, shard) in
-            v["shards"].as_array().map(|a| a.iter().enumerate().collect::<Vec<_>>()).unwrap_or_default()
-        {
-            for r in shard["replicas"].as_object().map(|o| o.values().collect::<Vec<_>>()).unwrap_or_default() {
-                rows.extend(job(s, v, index as u64, r));
-            }
-        }
-    }
-    let n = rows.len();
-    if o == Format::Json {
-        let list: Vec<Value> = rows
-            .iter()
-            .map(|r| serde_json::json!({"volume": r[0], "replica": r[1], "node": r[2], "what": r[3], "progress": r[4], "left": r[5]}))
-            .collect();
-        json(&serde_json::json!({"paused": s["rebuild_paused"], "jobs": list}))?;
-        return Ok(n);
-    }
-    if s["rebuild_paused"] == true {
-        println!("paused: no replica is made or moved (holdfast job resume)");
-    }
-    if rows.is_empty() {
-        println!("nothing to do: every replica is in sync and where it should be");
-    } else {
-        table(&["VOLUME", "REPLICA", "NODE", "WHAT", "PROGRESS", "LEFT"], rows);
-    }
-    Ok(n)
-}
-
-fn job(s: &Value, v: &Value, shard: u64, r: &Value) -> Option<Vec<String>> {
-    let in_sync = r["state"] == "in_sync";
-    let node = &s["nodes"][r["node"].to_string()];
-    let disk = &s["disks"][r["disk"].to_string()];
-    let moving = r["leaving"] == true || node["mode"] == "draining" || disk["draining"] == true;
-    let sync = s["syncs"]
-        .as_array()
-        .and_then(|l| l.iter().find(|x| x["volume"] == v["id"] && x["shard"] == shard && x["replica"] == r["rid"]));
-    let what = match (in_sync, moving, sync.is_some()) {
-        (true, false, _) => return None,
-        (true, true, _) => "leaves when the others are in sync",
-        (false, true, _) => "is removed",
-        (false, false, true) => "is brought in",
-        (false, false, false) if !is_up(s, &r["node"]) => "waits for its node",
-        (false, false, false) => "waits its turn",
-    };
-    let number = |key: &str| sync.and_then(|x| x[key].as_u64()).unwrap_or(0);
-    let (all, done, copied, rate) =
-        (number("chunks"), number("chunks_done"), number("copied_bytes"), number("bytes_per_second"));
-    let progress =
-        if sync.is_some() { format!("{done}/{all} chunks, {} copied", format_size(copied)) } else { "–".into() };
-    // At most so much is left: chunks are compared first, and only what differs is copied.
-    let left = (all - done.min(all)) * hf_policy::CHUNK_BYTES;
-    let left = match rate {
-        0 => "–".into(),
-        r => format!("at most {} s", left / r + 1),
-    };
-    let volume = if shard > 0 { format!("{} shard {shard}", word(&v["name"])) } else { word(&v["name"]) };
-    Some(vec![volume, word(&r["rid"]), word(&node["name"]), what.into(), progress, left])
 }

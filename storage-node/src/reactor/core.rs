@@ -161,8 +161,8 @@ async fn ticker(core: CoreRef) {
 
 fn handle(core: &CoreRef, mail: Mail) {
     match mail {
-        Mail::AddDisk { disk, store, file, force_threads } => {
-            super::disk_host::add(core, disk, *store, file, force_threads);
+        Mail::AddDisk { disk, store, file, how } => {
+            super::disk_host::add(core, disk, *store, file, how);
         }
         Mail::Nbd { stream, agreed, vol, rest } => super::conn::start(core, stream, *agreed, vol, rest),
         Mail::Data { stream, disk } => super::links::accept(core, stream, disk),
@@ -243,8 +243,11 @@ impl Core {
     }
 
     fn housekeep(&mut self) {
-        for d in self.disks.values_mut() {
+        for (id, d) in &mut self.disks {
             d.input(hf_store::Input::Housekeep, &mut self.work);
+            if let Some(why) = d.take_over_budget() {
+                let _ = self.events.send(Event::DiskFailing { disk: *id, why });
+            }
         }
         if self.shutdown.is_some() {
             self.finish_shutdown();

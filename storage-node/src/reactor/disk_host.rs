@@ -34,12 +34,15 @@ pub(super) struct DiskHost {
     out: Vec<Output>,
     failure: Option<String>,
     failed: Option<String>,
+    /// Bad blocks that are tolerated; 0: any number.
+    error_budget: u64,
+    over_budget: bool,
 }
 
 /// Takes a disk over: its replicas wake, its ring is watched.
-pub(super) fn add(core: &CoreRef, id: DiskId, store: Store, file: Arc<DiskFile>, force_threads: bool) {
+pub(super) fn add(core: &CoreRef, id: DiskId, store: Store, file: Arc<DiskFile>, how: super::DiskOptions) {
     let mut c = core.borrow_mut();
-    let io = match Backend::new(file, force_threads) {
+    let io = match Backend::new(file, how.force_threads) {
         Ok(io) => io,
         Err(e) => {
             let _ = c.events.send(super::Event::DiskFailed { disk: id, why: e.to_string() });
@@ -59,6 +62,8 @@ pub(super) fn add(core: &CoreRef, id: DiskId, store: Store, file: Arc<DiskFile>,
         out: Vec::new(),
         failure: None,
         failed: None,
+        error_budget: how.error_budget,
+        over_budget: false,
     };
     let recs: Vec<ReplicaRec> = host.store.replicas().cloned().collect();
     for rec in recs {
@@ -142,6 +147,16 @@ impl DiskHost {
 
     pub(super) fn take_failure(&mut self) -> Option<String> {
         self.failure.take()
+    }
+
+    /// Said once: it met more bad blocks than it may.
+    pub(super) fn take_over_budget(&mut self) -> Option<String> {
+        let bad = self.store.stats().bad_blocks + self.store.stats().bad_pages;
+        if self.over_budget || self.error_budget == 0 || bad <= self.error_budget {
+            return None;
+        }
+        self.over_budget = true;
+        Some(format!("{bad} bad blocks since the daemon began, the budget is {}", self.error_budget))
     }
 
     pub(super) fn status(&self, disk: DiskId) -> DiskStatus {

@@ -22,6 +22,15 @@ use hf_store::{ReplicaRec, Store, StoreError};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
+/// How a disk is used.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskOptions {
+    /// Use threads even if io_uring is there.
+    pub force_threads: bool,
+    /// Bad blocks after which the disk is emptied; 0: never.
+    pub error_budget: u64,
+}
+
 /// What the control plane tells a reactor.
 pub enum Mail {
     /// Take over an opened disk.
@@ -32,8 +41,8 @@ pub enum Mail {
         store: Box<Store>,
         /// Its file.
         file: Arc<DiskFile>,
-        /// Use threads even if io_uring is there.
-        force_threads: bool,
+        /// How it is used.
+        how: DiskOptions,
     },
     /// Initialise a replica's storage.
     CreateReplica {
@@ -157,6 +166,13 @@ pub enum Event {
         vol: VolumeId,
         /// The attachment.
         session: SessionId,
+    },
+    /// A disk met more bad blocks than it may.
+    DiskFailing {
+        /// Which.
+        disk: DiskId,
+        /// Why.
+        why: String,
     },
     /// A disk has failed for good.
     DiskFailed {

@@ -80,6 +80,7 @@ fn record_of(v: &VolumeRecord, shard: u32) -> co::Record {
             .collect(),
         out: out.collect(),
         leaving: replicas().filter(|(_, r)| r.leaving).map(|(rid, _)| *rid).collect(),
+        scrub: v.scrub.as_ref().filter(|s| !s.done.contains_key(&shard)).map(|s| s.id),
     }
 }
 
@@ -163,6 +164,7 @@ impl Core {
                 min_replicas: policy.min_replicas,
                 replica_timeout: policy.replica_timeout,
                 read_from: policy.read_from,
+                rebuild_impact: policy.rebuild_impact,
                 nearest: nearest(&state, v, index, &id),
             };
             let mut out = Vec::new();
@@ -213,7 +215,7 @@ impl Core {
             let Some(h) = self.volumes.get_mut(&vol) else { continue };
             for (i, c) in h.shards.iter_mut().enumerate() {
                 c.set_blocks(v.shard_bytes(i as u32) / BLOCK_BYTES);
-                c.set_policy(policy.min_replicas, policy.replica_timeout, policy.read_from);
+                c.set_policy(&policy);
             }
             let n = h.shards.len() as u32;
             let new = h.follow_replicas(v);

@@ -6,6 +6,7 @@ use hf_meta_core::Command;
 use hf_policy::*;
 use hf_repl_core::Replica;
 use hf_repl_core::coordinator::{self as co, ClientOp, Phase, SyncStage};
+use hf_repl_core::message::BlockState;
 
 impl Sim {
     pub(super) fn crash(&mut self) -> Result<(), String> {
@@ -82,6 +83,25 @@ impl Sim {
         }
         if changed {
             self.announce();
+        }
+    }
+
+    pub(super) fn order_scrub(&mut self) {
+        let epoch = self.state.volumes[&VOL].epoch;
+        let on = self.state.volumes[&VOL].scrub.is_none();
+        if self.apply(Command::Scrub { vol: VOL, epoch, on }).is_ok() {
+            self.announce();
+        }
+    }
+
+    /// A block goes bad on a disk that is up, if another in-sync replica that is up has it whole.
+    pub(super) fn rot(&mut self) {
+        let node = 1 + self.rng.below(NODES);
+        let block = 256 - self.span / 2 + self.rng.below(self.span);
+        let whole = |h: &super::world::Host| h.up && h.store.info(block).0.state != BlockState::Bad;
+        let others = self.record().in_sync.keys().any(|r| r.0 != node && whole(&self.hosts[&r.0]));
+        if others && self.hosts[&node].up && self.hosts.get_mut(&node).is_some_and(|h| h.store.rot(block)) {
+            self.outcome.rots += 1;
         }
     }
 
@@ -260,7 +280,8 @@ impl Sim {
             self.store_step()?;
         }
         for b in 240..280 {
-            let all: Vec<_> = set.iter().map(|n| self.hosts[n].store.info(b)).collect();
+            let held = set.iter().map(|n| self.hosts[n].store.info(b));
+            let all: Vec<_> = held.filter(|(i, _)| i.state != BlockState::Bad).collect();
             if all.iter().any(|x| x.1 != all[0].1) {
                 let held: Vec<String> =
                     all.iter().map(|(i, d)| format!("{} {:?} {:x?}", i.ver, i.state, &d[..2])).collect();

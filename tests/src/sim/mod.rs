@@ -10,4 +10,4 @@ mod store;
 mod world;
 
 pub use store::ModelStore;
-pub use world::{Outcome, Sim, run};
+pub use world::{FAULTS, Outcome, Sim, run, run_without};

@@ -85,6 +85,12 @@ impl ModelStore {
         }
     }
 
+    /// A block of data becomes unreadable; its version is known.
+    pub fn rot(&mut self, b: u64) -> bool {
+        let data = self.blocks.get_mut(&b).filter(|x| matches!(x.1, Content::Data(..)));
+        data.map(|x| x.1 = Content::Bad).is_some()
+    }
+
     fn put(&mut self, b: u64, ver: Ver, content: Content) {
         if self.blocks.get(&b).is_none_or(|old| old.0 < ver) {
             self.blocks.insert(b, (ver, content));

@@ -37,6 +37,10 @@ pub struct Outcome {
     /// Runs that ended because the last replica in sync was wiped: a wipe met a drop on its way.
     pub lost: u64,
     pub synced: u64,
+    pub scrubs: u64,
+    /// Blocks that went bad on a disk, and those of them that scrubs replaced.
+    pub rots: u64,
+    pub healed: u64,
 }
 
 pub(super) struct Host {
@@ -89,9 +93,28 @@ pub struct Sim {
     pub(super) outcome: Outcome,
 }
 
+/// What can go wrong, by name: `HOLDFAST_SIM_OFF=crash,wipe` runs without it.
+pub const FAULTS: [&str; 12] =
+    ["loss", "duplicate", "crash", "partition", "attach", "wipe", "drama", "scrub", "rot", "full", "slow", "last"];
+
 /// A run whose verdict is an error names what went wrong; the seed replays it.
 pub fn run(seed: u64, steps: u64) -> Result<Outcome, String> {
+    run_without(seed, steps, &[])
+}
+
+/// The same without some faults.
+pub fn run_without(seed: u64, steps: u64, off: &[String]) -> Result<Outcome, String> {
+    if let Some(unknown) = off.iter().find(|o| !FAULTS.contains(&o.as_str())) {
+        return Err(format!("no fault is named {unknown}; there are {}", FAULTS.join(", ")));
+    }
+    let is_off = |name: &str| off.iter().any(|o| o == name);
     let mut s = Sim::new(seed);
+    for (w, name) in s.weights.iter_mut().zip(FAULTS) {
+        *w = if is_off(name) { 0 } else { *w };
+    }
+    s.small_disks &= !is_off("full");
+    s.slow = if is_off("slow") { 2_000 } else { s.slow };
+    s.lasting = if is_off("last") { 1 } else { s.lasting };
     for _ in 0..steps {
         if s.lost_all() {
             break;
@@ -228,6 +251,8 @@ impl Sim {
             800..=804 => self.tick(600_000)?,
             805..=806 if self.rng.below(12) < w[2] => self.crash()?,
             808 => self.report_storage(),
+            809 if self.rng.below(8) < w[7] => self.order_scrub(),
+            810 if self.rng.below(8) < w[8] => self.rot(),
             811..=818 if self.rng.one_in(self.lasting) => self.restart()?,
             819..=821 if self.rng.below(8) < w[3] => self.partition()?,
             824..=830 if self.rng.one_in(self.lasting) => self.reconnect()?,
@@ -267,12 +292,15 @@ impl Sim {
             }
             Net::Proposal { from, session, cmd } => {
                 let (drop, add) = (matches!(cmd, Command::Drop { .. }), matches!(cmd, Command::Add { .. }));
+                let scrub = if let Command::Scrubbed { report, .. } = &cmd { Some(*report) } else { None };
                 let over = self.record().session != Some(session);
                 let outcome = match self.apply(cmd) {
                     Ok(_) if over => return Err("a change was taken from an attachment that is over".into()),
                     Ok(_) => {
                         self.outcome.drops += u64::from(drop);
                         self.outcome.joins += u64::from(add);
+                        self.outcome.scrubs += u64::from(scrub.is_some());
+                        self.outcome.healed += scrub.map_or(0, |r| r.repaired);
                         co::Proposed::Done
                     }
                     Err(Refusal::StaleTerm { .. } | Refusal::NotAttached) => co::Proposed::Stale,
@@ -326,6 +354,7 @@ impl Sim {
                 .collect(),
             out: out.collect(),
             leaving: v.shards[0].replicas.values().filter(|r| r.leaving).map(|r| r.rid).collect(),
+            scrub: v.scrub.as_ref().map(|s| s.id),
         }
     }
 
@@ -394,6 +423,13 @@ impl Sim {
                         co::Change::Add { rid, store_uuid } => {
                             Command::Add { vol, shard, epoch, term, rid, store_uuid }
                         }
+                        co::Change::Scrubbed { id, report } => {
+                            // In-sync replicas differ in nothing but rot, whatever happened before.
+                            if report.behind + report.diverged > 0 {
+                                return Err(format!("a scrub found what must not be: {report:?}"));
+                            }
+                            Command::Scrubbed { vol, shard, epoch, term, id, report }
+                        }
                     };
                     if !self.cut.contains(&(node, 0)) {
                         self.send(Net::Proposal { from: node, session, cmd });
@@ -436,6 +472,8 @@ impl Sim {
             (Err(IoError::Fenced), _) => {}
             // Every replica in sync was wiped: an error is all that can be said.
             (Err(IoError::Io), _) if self.lost_all() => {}
+            // The only copy rotted: an error, never wrong bytes.
+            (Err(IoError::Io), None) if self.outcome.rots > 0 => {}
             // Of a request over two chunks one may have been applied.
             (Err(IoError::NoSpace), Some(_)) if self.small_disks && blocks.contains(&255) && blocks.contains(&256) => {
                 self.outcome.full += 1;
@@ -524,6 +562,7 @@ impl Sim {
             min_replicas: 1,
             replica_timeout: 1_000_000,
             read_from: if self.rng.one_in(2) { ReadFrom::Spread } else { ReadFrom::Local },
+            rebuild_impact: 20,
             nearest: vec![Rid(node)],
         };
         let mut out = Vec::new();

@@ -13,8 +13,10 @@ pub mod queue_depth;
 pub mod read_from;
 pub mod read_only;
 pub mod rebuild_after;
+pub mod rebuild_impact;
 pub mod replica_timeout;
 pub mod replicas;
+pub mod scrub_interval;
 pub mod size;
 pub mod sticky;
 

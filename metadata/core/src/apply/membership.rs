@@ -5,11 +5,11 @@ use crate::command::{Command, Envelope, Outcome, Refusal, Reply};
 use crate::record::*;
 use hf_policy::{DiskId, Epoch, Rid, Ver, VolumeId};
 
-fn no_replica(rid: Rid) -> Refusal {
+pub(super) fn no_replica(rid: Rid) -> Refusal {
     Refusal::NotFound { kind: "replica".into(), name: format!("#{rid}") }
 }
 
-fn no_shard(shard: u32) -> Refusal {
+pub(super) fn no_shard(shard: u32) -> Refusal {
     Refusal::NotFound { kind: "shard".into(), name: format!("#{shard}") }
 }
 
@@ -107,7 +107,16 @@ impl ClusterState {
         let state = ReplicaState::Out { base: Ver::ZERO };
         s.replicas.insert(
             rid,
-            ReplicaRecord { rid, disk, node, store_uuid: None, state, out_since: v.epoch.next(), leaving: false },
+            ReplicaRecord {
+                rid,
+                disk,
+                node,
+                store_uuid: None,
+                state,
+                out_since: v.epoch.next(),
+                leaving: false,
+                moving: false,
+            },
         );
         self.next.rid += 1;
         self.put_volume(v);

@@ -3,6 +3,7 @@
 mod attach;
 mod membership;
 mod node;
+mod upkeep;
 mod volume;
 
 use crate::command::{Command, Envelope, Outcome, Refusal, Reply};
@@ -72,6 +73,10 @@ impl ClusterState {
                 self.voters = *voters;
                 Ok(Reply::Done)
             }
+            Command::Move { vol, shard, epoch, rid, moving } => self.move_replica(*vol, *shard, *epoch, *rid, *moving),
+            Command::Rebalance { on } => self.rebalance(env.at_ms, *on),
+            Command::Scrub { vol, epoch, on } => self.scrub(env.at_ms, *vol, *epoch, *on),
+            Command::Scrubbed { .. } => self.scrubbed(env),
             Command::PauseRebuild { paused } => {
                 self.rebuild_paused = *paused;
                 let word = if *paused { "paused" } else { "resumed" };

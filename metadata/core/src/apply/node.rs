@@ -182,8 +182,15 @@ impl ClusterState {
         let text = match state {
             DiskState::Ok => format!("disk {disk} of node {name} is in service"),
             DiskState::Failed(why) => format!("disk {disk} of node {name} failed: {why}"),
+            DiskState::Failing(why) => {
+                format!("disk {disk} of node {name} is failing: {why}; what it holds moves elsewhere")
+            }
         };
-        let kind = if *state == DiskState::Ok { "disk.ok" } else { "disk.failed" };
+        let kind = match state {
+            DiskState::Ok => "disk.ok",
+            DiskState::Failed(_) => "disk.failed",
+            DiskState::Failing(_) => "disk.failing",
+        };
         self.event(at_ms, kind, format!("{name}:{path}"), text);
         Ok(Reply::Done)
     }

@@ -25,6 +25,7 @@ impl ClusterState {
                     state: ReplicaState::InSync,
                     out_since: Epoch(0),
                     leaving: false,
+                    moving: false,
                 };
                 shard.replicas.insert(Rid(rid), replica);
                 rid += 1;
@@ -65,6 +66,8 @@ impl ClusterState {
                 shards: records,
                 snaps: Vec::new(),
                 activated: Term(0),
+                scrub: None,
+                scrubbed: None,
                 created_ms: env.at_ms,
                 rev: self.revision,
             },

@@ -15,6 +15,8 @@ const STATUS_CHUNKS: u64 = 32;
 pub(super) struct Request {
     pub client: ClientId,
     op: ClientOp,
+    /// When it came.
+    began: Tick,
     pub range: BlockRange,
     /// Reading the partial first and last block before writing.
     merging: bool,
@@ -76,6 +78,7 @@ impl Coordinator {
         let mut r = Request {
             client,
             op,
+            began: now,
             range: BlockRange::default(),
             merging: false,
             parts: Vec::new(),
@@ -119,6 +122,9 @@ impl Coordinator {
 
     /// The lock is held: begin.
     fn locked(&mut self, now: Tick, id: u64, out: &mut Vec<Output>) {
+        if self.scrub_locked(now, id, out) {
+            return;
+        }
         let Some(r) = self.requests.get_mut(&id) else { return };
         let edges = if r.exclusive() { r.partial() } else { Vec::new() };
         let ranges: Vec<BlockRange> = if !edges.is_empty() {
@@ -175,7 +181,21 @@ impl Coordinator {
         if let Some(p) = self.requests.get_mut(&id).and_then(|r| r.parts.get_mut(part)) {
             *p = Some((infos, data));
         }
-        self.part_done(now, id, Ok(()), out);
+        self.read_over(now, id, part, Ok(()), out);
+    }
+
+    /// A read has come to its end, for a client's request or for the scrub.
+    pub(super) fn read_over(
+        &mut self,
+        now: Tick,
+        id: u64,
+        part: usize,
+        result: Result<(), IoError>,
+        out: &mut Vec<Output>,
+    ) {
+        if !self.scrub_part_done(now, id, part, result.is_ok(), out) {
+            self.part_done(now, id, result, out);
+        }
     }
 
     pub(super) fn part_done(&mut self, now: Tick, id: u64, result: Result<(), IoError>, out: &mut Vec<Output>) {
@@ -191,6 +211,7 @@ impl Coordinator {
         }
         let Some(r) = self.requests.remove(&id) else { return };
         self.owed = self.owed.saturating_sub(r.owed);
+        self.pace.observe(now, now.since(r.began));
         let (_, len) = r.span();
         match (&r.result, r.exclusive()) {
             (Err(_), _) => self.stats.errors += 1,
@@ -211,6 +232,11 @@ impl Coordinator {
             }
             !before.is_empty()
         });
+        self.unlock(now, id, out);
+    }
+
+    /// Lets a lock go; who waited for it goes on.
+    pub(super) fn unlock(&mut self, now: Tick, id: u64, out: &mut Vec<Output>) {
         for next in self.locks.release(id) {
             self.locked(now, next, out);
         }

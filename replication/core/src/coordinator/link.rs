@@ -24,11 +24,18 @@ pub(super) enum For {
     SyncVersions(hf_policy::ChunkIx),
     SyncRead(hf_policy::ChunkIx, hf_policy::BlockIx),
     SyncCopy(hf_policy::ChunkIx),
+    /// Which chunks there are, for the scrub.
+    ScrubList,
+    /// A chunk, read and verified.
+    ScrubVerify(hf_policy::ChunkIx),
     /// A numbered write, to a member that is being brought in.
     Mirror(u64),
 }
 
 impl For {
+    pub fn is_scrub(self) -> bool {
+        matches!(self, For::ScrubList | For::ScrubVerify(_))
+    }
     pub fn is_sync(self) -> bool {
         matches!(
             self,
@@ -125,6 +132,9 @@ impl Coordinator {
                 self.fail_sync("the source is slow");
             } else if what == Some(For::Repair) {
                 self.pending.remove(&req);
+            } else if what.is_some_and(For::is_scrub) {
+                self.pending.remove(&req);
+                self.scrub_unanswered(now, rid, out);
             } else {
                 self.suspect(rid);
                 self.resend_late(now, req, out);
@@ -201,6 +211,8 @@ impl Coordinator {
             (For::Repair, Msg::CopyAck { applied }) => {
                 self.stats.repaired_blocks += applied.iter().filter(|a| **a).count() as u64;
             }
+            (For::ScrubList, Msg::ChunkListAck { chunks, more }) => self.scrub_listed(rid, chunks, more),
+            (For::ScrubVerify(c), Msg::ChunkVersionsAck { infos }) => self.scrub_verified(now, rid, c, infos, out),
             (For::SyncSeal, Msg::SealAck { .. }) => self.target_sealed(now, out),
             (For::SyncList, Msg::ChunkListAck { chunks, more }) => self.sync_listed(now, rid, chunks, more, out),
             (For::SyncVersions(c), Msg::ChunkVersionsAck { infos }) => self.sync_versions(now, rid, c, infos, out),
@@ -225,6 +237,10 @@ impl Coordinator {
             }
             (_, For::Seal) => self.seal_refused(now, rid),
             (_, For::Repair) => drop(self.pending.remove(&req)),
+            (_, For::ScrubList | For::ScrubVerify(_)) => {
+                self.pending.remove(&req);
+                self.scrub_unanswered(now, rid, out);
+            }
             _ => self.suspect(rid),
         }
     }

@@ -158,6 +158,7 @@ impl Coordinator {
                 self.read_elsewhere(now, id, Rid(0), out);
             }
         }
+        self.scrub_without(now, &gone, out);
         self.recheck_probes(now, out);
         self.recheck_writes(now, out);
         self.recheck_reads(now, &gone, out);
@@ -180,6 +181,7 @@ impl Coordinator {
         self.owed = 0;
         self.reads.clear();
         self.pending.clear();
+        self.scrub = None;
         if self.sync.take().is_some() || self.permit != super::sync::Permit::None {
             self.permit = super::sync::Permit::None;
             out.push(Output::SyncOver);

@@ -12,20 +12,25 @@
 //! | `read.rs` | choosing a member, verifying, delivering under leases |
 //! | `lease.rs` | leases and signs of life |
 //! | `membership.rs` | suspects, drops, records, fencing |
-//! | `sync.rs` | bringing a member back in |
+//! | `sync/` | bringing a member back in |
+//! | `scrub.rs` | reading and comparing everything, now and then |
+//! | `pace.rs` | how fast both may go |
 //! | `link.rs` | requests to members, repeated until answered |
 
 mod io;
 mod lease;
 mod link;
 mod membership;
+mod pace;
 mod read;
+mod scrub;
 mod space;
 mod sync;
 mod takeover;
 mod types;
 mod write;
 
+pub use scrub::ScrubStatus;
 pub use sync::SyncStage;
 pub use types::*;
 
@@ -61,6 +66,8 @@ pub struct Coordinator {
     sync_retry: sync::Retry,
     sync_count: u64,
     permit: sync::Permit,
+    scrub: Option<scrub::Scrub>,
+    pace: pace::Pace,
     last_read: Tick,
     next_lease: Tick,
     next_tick: Tick,
@@ -73,6 +80,7 @@ impl Coordinator {
     /// A coordinator for a record that an `Attach` of this session has just made.
     pub fn new(now: Tick, cfg: Config, record: Record, out: &mut Vec<Output>) -> Coordinator {
         let members = record.everybody().map(|(rid, m)| (rid, Member::new(m))).collect();
+        let pace = pace::Pace::new(cfg.rebuild_impact);
         let mut c = Coordinator {
             cfg,
             record,
@@ -96,6 +104,8 @@ impl Coordinator {
             sync_retry: Default::default(),
             sync_count: 0,
             permit: sync::Permit::None,
+            scrub: None,
+            pace,
             last_read: now,
             next_lease: now,
             next_tick: now,
@@ -137,7 +147,9 @@ impl Coordinator {
             self.drive_takeover(now, out);
             self.drive_leases(now, out);
         }
+        self.pace.run(now, self.sync.is_some() || self.scrubbing());
         self.drive_sync(now, out);
+        self.drive_scrub(now, out);
         self.drive_membership(now, out);
         if self.stopping && self.requests.is_empty() && self.queued.is_empty() && self.flushes.is_empty() {
             self.stopping = false;
@@ -153,7 +165,8 @@ impl Coordinator {
                 if self.pending.is_empty()
                     && self.suspects.is_empty()
                     && self.queued.is_empty()
-                    && self.sync.is_none() =>
+                    && self.sync.is_none()
+                    && self.record.scrub.is_none() =>
             {
                 let retry = self.sync_retry.values().map(|(at, _)| *at).min();
                 Some(retry.map_or(self.next_lease, |r| r.min(self.next_lease)).max(self.next_tick))
@@ -208,6 +221,8 @@ impl Coordinator {
             reconciled_blocks: self.takeover.copied,
             out: self.record.out.len() as u32,
             sync: self.sync_status(),
+            scrub: self.scrub_status(),
+            pace: self.pace.rate(),
             stats: self.stats,
         }
     }
@@ -236,10 +251,12 @@ impl Coordinator {
     }
 
     /// New values of what the policy changes online.
-    pub fn set_policy(&mut self, min_replicas: u32, replica_timeout: u64, read_from: hf_policy::attributes::ReadFrom) {
-        self.cfg.min_replicas = min_replicas;
-        self.cfg.replica_timeout = replica_timeout;
-        self.cfg.read_from = read_from;
+    pub fn set_policy(&mut self, p: &hf_policy::Policy) {
+        self.cfg.min_replicas = p.min_replicas;
+        self.cfg.replica_timeout = p.replica_timeout;
+        self.cfg.read_from = p.read_from;
+        self.cfg.rebuild_impact = p.rebuild_impact;
+        self.pace.impact = p.rebuild_impact;
     }
 }
 

@@ -9,6 +9,16 @@ use hf_policy::attributes::ReadFrom;
 use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, Rid, Tick, Ver, crc};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// A block that a member does not have as it should.
+pub(super) struct Wrong {
+    pub rid: Rid,
+    pub block: BlockIx,
+    /// The version it has there.
+    pub ver: Ver,
+    /// It is unreadable there, not merely old.
+    pub bad: bool,
+}
+
 /// A read of blocks of one chunk.
 pub(super) struct Read {
     pub request: u64,
@@ -19,15 +29,21 @@ pub(super) struct Read {
     pub tried: BTreeSet<Rid>,
     /// Only what the blocks are is asked, not their bytes.
     pub status: bool,
-    /// Blocks that members said are bad there, with the version they have there.
-    pub bad: Vec<(Rid, BlockIx, Ver)>,
+    /// What is replaced when it has arrived.
+    pub wrong: Vec<Wrong>,
     /// Arrived, waiting for leases.
     pub arrived: Option<(Rid, Vec<BlockInfo>, Bytes)>,
 }
 
 impl Read {
     fn new(request: u64, part: usize, range: BlockRange, status: bool) -> Read {
-        Read { request, part, range, status, tried: BTreeSet::new(), bad: Vec::new(), arrived: None }
+        Read { request, part, range, status, tried: BTreeSet::new(), wrong: Vec::new(), arrived: None }
+    }
+
+    /// A read for the sake of who has the block wrong.
+    pub fn to_repair(request: u64, part: usize, range: BlockRange, wrong: Vec<Wrong>) -> Read {
+        let tried = wrong.iter().map(|w| w.rid).collect();
+        Read { tried, wrong, ..Read::new(request, part, range, false) }
     }
 
     fn msg(&self) -> Msg {
@@ -62,7 +78,7 @@ impl Coordinator {
         self.begin_read(now, Read::new(request, part, range, true), out);
     }
 
-    fn begin_read(&mut self, now: Tick, read: Read, out: &mut Vec<Output>) {
+    pub(super) fn begin_read(&mut self, now: Tick, read: Read, out: &mut Vec<Output>) {
         self.last_read = now;
         let id = self.id();
         self.reads.insert(id, read);
@@ -76,7 +92,7 @@ impl Coordinator {
             Some(rid) => self.request(now, rid, For::Read(id), msg, out),
             None => {
                 if let Some(r) = self.reads.remove(&id) {
-                    self.part_done(now, r.request, Err(IoError::Io), out);
+                    self.read_over(now, r.request, r.part, Err(IoError::Io), out);
                 }
             }
         }
@@ -152,19 +168,20 @@ impl Coordinator {
             self.stats.bad_blocks += bad as u64;
             r.tried.insert(rid);
             let is_bad = |(i, x): (usize, &BlockInfo)| {
-                (x.state == BlockState::Bad).then_some((rid, BlockIx(r.range.start.0 + i as u64), x.ver))
+                let block = BlockIx(r.range.start.0 + i as u64);
+                (x.state == BlockState::Bad).then_some(Wrong { rid, block, ver: x.ver, bad: true })
             };
             let list: Vec<_> = infos.iter().take(n).enumerate().filter_map(is_bad).collect();
-            r.bad.extend(list);
+            r.wrong.extend(list);
             return self.send_read(now, id, out);
         }
-        let bad = std::mem::take(&mut r.bad);
+        let wrong = std::mem::take(&mut r.wrong);
         let range = r.range;
-        if bad.is_empty() {
+        if wrong.is_empty() {
             r.arrived = Some((rid, infos, data));
         } else {
             r.arrived = Some((rid, infos.clone(), data.clone()));
-            self.repair(now, range, bad, &infos, &data, out);
+            self.repair(now, range, wrong, &infos, &data, out);
         }
         if !self.leases_valid(now, rid) {
             self.stats.lease_waits += 1;
@@ -179,20 +196,20 @@ impl Coordinator {
         &mut self,
         now: Tick,
         range: BlockRange,
-        bad: Vec<(Rid, BlockIx, Ver)>,
+        wrong: Vec<Wrong>,
         infos: &[BlockInfo],
         data: &Bytes,
         out: &mut Vec<Output>,
     ) {
         let mut items: BTreeMap<Rid, Vec<CopyItem>> = BTreeMap::new();
-        for (rid, block, seen) in bad {
+        for Wrong { rid, block, ver: seen, bad } in wrong {
             let i = (block.0 - range.start.0) as usize;
             let Some(info) = infos.get(i).filter(|_| self.record.in_sync.contains_key(&rid)) else { continue };
             let content = match info.state {
                 BlockState::Data => Content::Data(info.crc, data.slice(i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE)),
                 _ => Content::Zero,
             };
-            items.entry(rid).or_default().push(CopyItem { block, seen, src: info.ver, content, repair: true });
+            items.entry(rid).or_default().push(CopyItem { block, seen, src: info.ver, content, repair: bad });
         }
         for (rid, items) in items {
             self.request(now, rid, For::Repair, Msg::Copy { items }, out);

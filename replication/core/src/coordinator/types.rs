@@ -2,6 +2,7 @@
 
 use crate::message::{Envelope, Msg};
 use bytes::Bytes;
+use hf_meta_core::record::ScrubReport;
 use hf_policy::attributes::ReadFrom;
 use hf_policy::{
     BootId, ClusterId, Epoch, Fate, HasFate, Lineage, NodeId, Rid, SessionId, ShardId, StoreUuid, Term, Tick, Ver,
@@ -30,6 +31,8 @@ pub struct Config {
     pub replica_timeout: u64,
     /// Which member reads.
     pub read_from: ReadFrom,
+    /// Percent by which copying may lengthen the clients' p99.
+    pub rebuild_impact: u32,
     /// Members by topological nearness to the attached node, nearest first.
     pub nearest: Vec<Rid>,
 }
@@ -60,6 +63,8 @@ pub struct Record {
     pub out: BTreeMap<Rid, OutInfo>,
     /// Members that are not wanted any more: they are taken out when the others can do without them.
     pub leaving: BTreeSet<Rid>,
+    /// The scrub that is asked for and that this shard is not through with.
+    pub scrub: Option<u64>,
 }
 
 impl Record {
@@ -109,6 +114,13 @@ pub enum Change {
         rid: Rid,
         /// Its storage.
         store_uuid: StoreUuid,
+    },
+    /// A scrub is through.
+    Scrubbed {
+        /// Which.
+        id: u64,
+        /// What it met.
+        report: ScrubReport,
     },
 }
 
@@ -323,6 +335,8 @@ pub struct Stats {
     pub synced_blocks: u64,
     /// Blocks that were bad on a member and replaced from another one.
     pub repaired_blocks: u64,
+    /// Chunks read and compared by scrubs.
+    pub scrubbed_chunks: u64,
 }
 
 /// Where a coordinator stands, for people.
@@ -346,6 +360,10 @@ pub struct Status {
     pub out: u32,
     /// The sync that is going on.
     pub sync: Option<SyncStatus>,
+    /// The scrub that is going on.
+    pub scrub: Option<super::ScrubStatus>,
+    /// Bytes a second that copying and scrubbing may take now.
+    pub pace: u64,
     /// Counters.
     pub stats: Stats,
 }

@@ -187,6 +187,7 @@ enum Kind {
     Needs,
     Chunks,
     Versions,
+    Verify,
     Copy,
 }
 
@@ -304,6 +305,10 @@ impl Replica {
             Msg::ChunkVersions { chunk } => {
                 self.store(Waiting::Other { link, env, kind: Kind::Versions }, StoreOp::Versions { chunk }, out);
             }
+            Msg::Verify { chunk } => {
+                let op = StoreOp::Read { range: chunk.blocks() };
+                self.store(Waiting::Other { link, env, kind: Kind::Verify }, op, out);
+            }
             Msg::Copy { items } => {
                 let intact = |i: &CopyItem| match &i.content {
                     Content::Data(c, d) => d.len() == hf_policy::BLOCK_SIZE && crc::payload(d) == *c,
@@ -420,6 +425,7 @@ impl Replica {
             (Kind::Needs, StoreAnswer::Needs(needs)) => Msg::ReserveAck { needs, credit },
             (Kind::Chunks, StoreAnswer::Chunks(chunks, more)) => Msg::ChunkListAck { chunks, more },
             (Kind::Versions, StoreAnswer::Versions(infos)) => Msg::ChunkVersionsAck { infos },
+            (Kind::Verify, StoreAnswer::Read(infos, _)) => Msg::ChunkVersionsAck { infos },
             (Kind::Copy, StoreAnswer::Copied(applied)) => Msg::CopyAck { applied },
             _ => Msg::Nack(Nack::Invalid),
         }

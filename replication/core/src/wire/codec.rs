@@ -174,6 +174,7 @@ fn kind(m: &Msg) -> u8 {
         Msg::CopyAck { .. } => 15,
         Msg::Nack(_) => 16,
         Msg::Reserve { .. } => 17,
+        Msg::Verify { .. } => 19,
         Msg::ReserveAck { .. } => 18,
     }
 }
@@ -260,7 +261,7 @@ fn body(w: &mut W, m: &Msg) -> Vec<Bytes> {
                 w.ver(*v);
             }
         }
-        Msg::ChunkVersions { chunk } => w.u32(chunk.0),
+        Msg::ChunkVersions { chunk } | Msg::Verify { chunk } => w.u32(chunk.0),
         Msg::ChunkVersionsAck { infos } => w.infos(infos),
         Msg::Copy { items } => {
             w.u32(items.len() as u32);
@@ -436,6 +437,7 @@ fn message(kind: u8, r: &mut R<'_>, payload: &Bytes) -> Option<(Msg, usize)> {
         }
         16 => Msg::Nack(nack_from(r.u8()?, r.u32()?)?),
         17 => Msg::Reserve { range: r.range()? },
+        19 => Msg::Verify { chunk: ChunkIx(r.u32()?) },
         18 => Msg::ReserveAck { needs: r.u64()?, credit: r.u64()? },
         _ => return None,
     };

@@ -9,10 +9,17 @@ use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, CHUNK_BLOCKS, ChunkIx, Rid, Tick};
 use std::collections::BTreeSet;
 
+/// What comparing a chunk's versions counts for: the lists of both.
+const COMPARE_BYTES: u64 = 16 << 10;
+
 impl Coordinator {
     pub(super) fn drive_copying(&mut self, now: Tick, out: &mut Vec<Output>) {
         let Some(source) = self.choose(&BTreeSet::new()) else { return };
-        while let Some(s) = self.sync.as_mut().filter(|s| s.active.len() < PARALLEL) {
+        while let Some(s) = self.sync.as_mut().filter(|s| s.active.len() < PARALLEL && !s.todo.is_empty()) {
+            if !self.pace.ready(now, !s.active.is_empty()) {
+                break;
+            }
+            self.pace.spend(COMPARE_BYTES);
             let Some(chunk) = s.todo.pop_first() else { break };
             s.active.insert(chunk, Job { from: source, ..Job::default() });
             let rid = s.rid;
@@ -117,6 +124,7 @@ impl Coordinator {
         let mut items = std::mem::take(&mut job.items);
         items.sort_by_key(|i| i.block);
         s.copied += items.len() as u64;
+        self.pace.spend(items.len() as u64 * hf_policy::BLOCK_BYTES);
         self.request(now, rid, For::SyncCopy(chunk), Msg::Copy { items }, out);
     }
 

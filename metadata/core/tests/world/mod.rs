@@ -1,0 +1,164 @@
+//! A cluster in miniature for the tests of repair and upkeep: the real record and the real planner, nodes that do at once what the
+//! record says, coordinators that drop, sync and scrub.
+
+use hf_meta_core::plan::{self, Liveness};
+use hf_meta_core::record::*;
+use hf_meta_core::repair::{Step, steps};
+use hf_meta_core::{Command, Envelope, Reply};
+use hf_policy::attributes::Media;
+use hf_policy::policy::parse_pairs;
+use hf_policy::*;
+use std::collections::BTreeMap;
+
+pub struct World {
+    pub s: ClusterState,
+    pub live: Liveness,
+    req: u128,
+    x: u64,
+}
+
+impl World {
+    pub fn new(seed: u64, nodes: u64) -> World {
+        let mut w = World { s: ClusterState::default(), live: Liveness::default(), req: 0, x: seed * 2 + 1 };
+        w.run(Command::Init { cluster: ClusterId(7), name: "t".into() });
+        for i in 1..=nodes {
+            w.run(Command::PutNode {
+                name: format!("n{i}"),
+                uuid: BootId(i as u128),
+                addr: Addresses::default(),
+                labels: BTreeMap::from([("rack".into(), format!("r{}", i % 3))]),
+                version: String::new(),
+            });
+            let (node, uuid, path) = (NodeId(i), DiskUuid(i as u128), String::new());
+            w.run(Command::PutDisk { node, uuid, path, media: Media::Ssd, capacity: 1 << 40 });
+            w.live.up.insert(NodeId(i));
+        }
+        w
+    }
+
+    pub fn rnd(&mut self, n: u64) -> u64 {
+        self.x = self.x.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.x >> 33) % n
+    }
+
+    pub fn run(&mut self, cmd: Command) -> Option<Reply> {
+        self.req += 1;
+        let at_ms = self.live.wall_ms;
+        let out = self.s.apply(&Envelope { v: 1, request: RequestId(self.req), at_ms, cmd });
+        self.s.check().unwrap();
+        out.ok()
+    }
+
+    pub fn volume(&mut self, name: &str, attrs: &str) -> VolumeId {
+        let attrs = parse_pairs(attrs.split_whitespace()).unwrap();
+        let shards = plan::create_volume(&self.s, &self.live, name, &attrs, self.x).unwrap();
+        let cmd = Command::CreateVolume { name: name.into(), attrs, lineage: Lineage(1), shards };
+        let Some(Reply::Volume(id)) = self.run(cmd) else { panic!() };
+        self.agents();
+        id
+    }
+
+    /// Nodes that are up make what is recorded, and report what is deleted.
+    fn agents(&mut self) {
+        let made: Vec<(VolumeId, Rid)> = self
+            .s
+            .volumes
+            .values()
+            .flat_map(|v| v.replicas().map(move |(_, r)| (v.id, r)))
+            .filter(|(_, r)| r.store_uuid.is_none() && self.live.up.contains(&r.node))
+            .map(|(v, r)| (v, r.rid))
+            .collect();
+        for (vol, rid) in made {
+            self.run(Command::ReplicaMade { vol, rid, store_uuid: StoreUuid(rid.0 as u128) });
+        }
+        let gone: Vec<Rid> =
+            self.s.tombstones.values().filter(|t| self.live.up.contains(&t.node)).map(|t| t.rid).collect();
+        for rid in gone {
+            self.run(Command::ReplicaGone { rid });
+        }
+    }
+
+    /// Coordinators do their part for one volume: drop who does not answer or leaves, bring in who is out.
+    fn coordinator(&mut self, vol: VolumeId) {
+        let v = self.s.volumes[&vol].clone();
+        let Some(a) = v.coordinator.clone().filter(|a| self.live.up.contains(&a.node)) else { return };
+        let _ = a;
+        if let Some(s) = &v.scrub {
+            let (shard, epoch, term, id) = (s.done.len() as u32, v.epoch, v.term, s.id);
+            let report = ScrubReport { chunks: 1, ..Default::default() };
+            self.run(Command::Scrubbed { vol, shard, epoch, term, id, report });
+            return;
+        }
+        for (i, s) in v.shards.iter().enumerate() {
+            let (shard, term) = (i as u32, v.term);
+            let epoch = |w: &World| w.s.volumes[&vol].epoch;
+            let there = |r: &&ReplicaRecord| r.in_sync() && self.live.up.contains(&r.node);
+            let stay = s.replicas.values().filter(there).filter(|r| !r.leaving).count();
+            let min = Policy::from_attrs(&v.attrs).unwrap().min_replicas as usize;
+            let goes = |r: &&ReplicaRecord| {
+                r.in_sync() && (!self.live.up.contains(&r.node) || (r.leaving && stay >= min.max(1)))
+            };
+            let rids: Vec<Rid> = s.replicas.values().filter(goes).map(|r| r.rid).collect();
+            if !rids.is_empty() && stay > 0 {
+                let e = epoch(self);
+                self.run(Command::Drop { vol, shard, epoch: e, term, rids, base: Ver::ZERO });
+                return;
+            }
+            let out = |r: &&ReplicaRecord| {
+                !r.in_sync() && !r.leaving && r.store_uuid.is_some() && self.live.up.contains(&r.node)
+            };
+            let Some(r) = s.replicas.values().find(out).cloned() else { continue };
+            let e = epoch(self);
+            self.run(Command::SyncStart { vol, shard, epoch: e, term, rid: r.rid, sync_id: 1 });
+            let e = epoch(self);
+            self.run(Command::Add { vol, shard, epoch: e, term, rid: r.rid, store_uuid: r.store_uuid.unwrap() });
+            return;
+        }
+    }
+
+    /// One round of the leader's loop; how many steps it took.
+    pub fn round(&mut self) -> usize {
+        let list = steps(&self.s, &self.live, self.x);
+        let adds = list.iter().filter(|s| matches!(s, Step::Do(Command::AddReplica { .. }))).count();
+        assert!(adds <= 2 * self.live.up.len(), "a storm of {adds} new replicas");
+        for step in &list {
+            match step.clone() {
+                Step::Do(cmd) => {
+                    // What counts before must count afterwards: only a coordinator takes members out.
+                    let before: usize =
+                        self.s.volumes.values().flat_map(|v| &v.shards).map(|s| s.in_sync().len()).sum();
+                    self.run(cmd);
+                    let after: usize = self.s.volumes.values().flat_map(|v| &v.shards).map(|s| s.in_sync().len()).sum();
+                    assert_eq!(before, after);
+                }
+                Step::Maintain { vol, node } => {
+                    let epoch = self.s.volumes[&vol].epoch;
+                    let session = SessionId(u128::from(self.x));
+                    self.run(Command::Attach { vol, epoch, node, session, steal: true, maintenance: true });
+                }
+                Step::Release { vol, .. } => {
+                    let session = self.s.volumes[&vol].coordinator.as_ref().unwrap().session;
+                    self.run(Command::Detach { vol, session });
+                }
+            }
+        }
+        self.agents();
+        let vols: Vec<VolumeId> = self.s.volumes.keys().copied().collect();
+        vols.into_iter().for_each(|v| self.coordinator(v));
+        self.agents();
+        list.len()
+    }
+
+    pub fn settle(&mut self) {
+        // Quiet is when several rounds bring neither steps nor changes by coordinators.
+        let mut quiet = 0;
+        for _ in 0..4000 {
+            let before = self.s.revision;
+            quiet = if self.round() == 0 && self.s.revision == before { quiet + 1 } else { 0 };
+            if quiet == 3 {
+                return;
+            }
+        }
+        panic!("repair does not come to an end: {:?}", steps(&self.s, &self.live, 0));
+    }
+}

@@ -1,0 +1,188 @@
+//! Jobs: whatever moves, copies or compares replicas. There is no job record: each is read off the cluster's record, so that it
+//! survives everything the record survives; its name says what it is about.
+
+use super::show::{is_up, json, node_name, objects, table, word};
+use super::{Failure, Format};
+use hf_meta_proto::pb::{self, change_request::What};
+use hf_policy::format_size;
+use serde_json::Value;
+
+/// One line of the list.
+struct Job {
+    id: String,
+    about: String,
+    node: String,
+    what: String,
+    progress: String,
+    left: String,
+}
+
+fn all(s: &Value) -> Vec<Job> {
+    let mut jobs = Vec::new();
+    let plain = |id: String, about: String, what: &str, progress: String| Job {
+        id,
+        about,
+        node: "–".into(),
+        what: what.into(),
+        progress,
+        left: "–".into(),
+    };
+    if s["rebalancing"] == true {
+        let moving = replicas(s).iter().filter(|(_, _, r)| r["moving"] == true).count();
+        jobs.push(plain(
+            "rebalance".into(),
+            "cluster".into(),
+            "disks are evened out",
+            format!("{moving} replicas on the move"),
+        ));
+    }
+    for n in objects(s, "nodes").into_iter().filter(|n| n["mode"] == "draining") {
+        let left = replicas(s).iter().filter(|(_, _, r)| r["node"] == n["id"]).count();
+        let name = word(&n["name"]);
+        jobs.push(plain(format!("node/{name}"), name, "is being drained", format!("{left} replicas left")));
+    }
+    for d in objects(s, "disks") {
+        let failing = d["state"]["failing"].is_string();
+        if d["draining"] == true || failing {
+            let left = replicas(s).iter().filter(|(_, _, r)| r["disk"] == d["id"]).count();
+            let what = if failing { "is failing and being emptied" } else { "is being drained" };
+            let id = word(&d["id"]);
+            jobs.push(plain(format!("disk/{id}"), format!("disk {id}"), what, format!("{left} replicas left")));
+        }
+    }
+    jobs.extend(objects(s, "volumes").into_iter().filter_map(|v| scrub(s, v)));
+    jobs.extend(replicas(s).into_iter().filter_map(|(v, shard, r)| replica(s, v, shard, r)));
+    jobs
+}
+
+/// Every replica with its volume and shard.
+fn replicas(s: &Value) -> Vec<(&Value, u64, &Value)> {
+    let mut list = Vec::new();
+    for v in objects(s, "volumes") {
+        for (index, shard) in v["shards"].as_array().into_iter().flatten().enumerate() {
+            let of_shard = shard["replicas"].as_object().into_iter().flat_map(|o| o.values());
+            list.extend(of_shard.map(|r| (v, index as u64, r)));
+        }
+    }
+    list
+}
+
+fn scrub(s: &Value, v: &Value) -> Option<Job> {
+    v["scrub"].as_object()?;
+    let here: Vec<&Value> =
+        s["syncs"].as_array()?.iter().filter(|x| x["volume"] == v["id"] && x["stage"] == "scrub").collect();
+    let sum = |k: &str| here.iter().filter_map(|x| x[k].as_u64()).sum::<u64>();
+    let progress = match here.len() {
+        0 => "waits for its volume to be looked after".into(),
+        _ => format!("{}/{} chunks, {} repaired", sum("chunks_done"), sum("chunks"), format_size(sum("copied_bytes"))),
+    };
+    let name = word(&v["name"]);
+    let node = if v["coordinator"].is_null() { "–".into() } else { node_name(s, &v["coordinator"]["node"]) };
+    Some(Job {
+        id: format!("scrub/{name}"),
+        about: name,
+        node,
+        what: "is being scrubbed".into(),
+        progress,
+        left: "–".into(),
+    })
+}
+
+fn replica(s: &Value, v: &Value, shard: u64, r: &Value) -> Option<Job> {
+    let in_sync = r["state"] == "in_sync";
+    let node = &s["nodes"][r["node"].to_string()];
+    let disk = &s["disks"][r["disk"].to_string()];
+    let failing = disk["state"]["failing"].is_string();
+    let leaves = r["leaving"] == true || node["mode"] == "draining" || disk["draining"] == true || failing;
+    let moving = r["moving"] == true || leaves;
+    let sync = s["syncs"]
+        .as_array()
+        .and_then(|l| l.iter().find(|x| x["volume"] == v["id"] && x["shard"] == shard && x["replica"] == r["rid"]));
+    let what = match (in_sync, moving, sync.is_some()) {
+        (true, false, _) => return None,
+        (true, true, _) => "leaves when the others are in sync",
+        (false, true, _) => "is removed",
+        (false, false, true) => "is brought in",
+        (false, false, false) if !is_up(s, &r["node"]) => "waits for its node",
+        (false, false, false) => "waits its turn",
+    };
+    let number = |key: &str| sync.and_then(|x| x[key].as_u64()).unwrap_or(0);
+    let (all, done, copied, rate) =
+        (number("chunks"), number("chunks_done"), number("copied_bytes"), number("bytes_per_second"));
+    let progress =
+        if sync.is_some() { format!("{done}/{all} chunks, {} copied", format_size(copied)) } else { "–".into() };
+    // At most so much is left: chunks are compared first, and only what differs is copied.
+    let left = (all - done.min(all)) * hf_policy::CHUNK_BYTES;
+    let left = match rate {
+        0 => "–".into(),
+        r => format!("at most {} s", left / r + 1),
+    };
+    let about = if shard > 0 { format!("{} shard {shard}", word(&v["name"])) } else { word(&v["name"]) };
+    Some(Job {
+        id: format!("replica/{}", r["rid"]),
+        about,
+        node: word(&node["name"]),
+        what: what.into(),
+        progress,
+        left,
+    })
+}
+
+/// Prints what goes on; how much there is.
+pub fn list(s: &Value, o: Format) -> Result<usize, Failure> {
+    let jobs = all(s);
+    if o == Format::Json {
+        let one = |j: &Job| serde_json::json!({"job": j.id, "about": j.about, "node": j.node, "what": j.what, "progress": j.progress, "left": j.left});
+        let list: Vec<Value> = jobs.iter().map(one).collect();
+        json(&serde_json::json!({"paused": s["rebuild_paused"], "jobs": list}))?;
+        return Ok(jobs.len());
+    }
+    if s["rebuild_paused"] == true {
+        println!("paused: no replica is made or moved (holdfast job resume)");
+    }
+    if jobs.is_empty() {
+        println!("nothing to do: every replica is in sync and where it should be");
+        return Ok(0);
+    }
+    let n = jobs.len();
+    let rows = jobs.into_iter().map(|j| vec![j.id, j.about, j.node, j.what, j.progress, j.left]).collect();
+    table(&["JOB", "ABOUT", "NODE", "WHAT", "PROGRESS", "LEFT"], rows);
+    Ok(n)
+}
+
+/// What gives a job up.
+pub fn cancel(s: &Value, id: &str) -> Result<What, Failure> {
+    let refuse = |code, text: String| Err(Failure { error: anyhow::anyhow!("{text}"), code });
+    if !all(s).iter().any(|j| j.id == id) {
+        return refuse(3, format!("no job {id}; holdfast job list shows what goes on"));
+    }
+    match id.split_once('/') {
+        None => Ok(What::Rebalance(false)),
+        Some(("scrub", volume)) => Ok(What::Scrub(pb::Scrub { volume: volume.into(), on: false })),
+        Some(("node", node)) => Ok(What::NodeMode(pb::NodeMode { node: node.into(), mode: "active".into() })),
+        Some(("disk", n)) => {
+            let disk = n.parse().unwrap_or(0);
+            Ok(match s["disks"][n]["draining"] == true {
+                true => What::DiskDrain(pb::DiskDrain { disk, draining: false }),
+                false => What::DiskInService(disk),
+            })
+        }
+        _ => {
+            let found = replicas(s).into_iter().find(|(_, _, r)| format!("replica/{}", r["rid"]) == id);
+            match found {
+                Some((v, shard, r)) if r["moving"] == true => Ok(What::MoveReplica(pb::MoveReplica {
+                    volume: word(&v["name"]),
+                    shard: shard as u32,
+                    rid: r["rid"].as_u64().unwrap_or(0),
+                    moving: false,
+                })),
+                _ => refuse(
+                    4,
+                    format!(
+                        "{id}: the volume's policy, or a drain, asks for this; change the policy, cancel the drain, or hold everything with holdfast job pause"
+                    ),
+                ),
+            }
+        }
+    }
+}
