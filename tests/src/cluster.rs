@@ -47,6 +47,7 @@ pub struct NodeProcess {
     pub socket: PathBuf,
     pub extra: Vec<String>,
     pub env: Vec<(String, String)>,
+    pub data_dir: PathBuf,
     /// The disk that its configuration names: a directory, or a block device.
     pub disk: PathBuf,
     pub disk_size: String,
@@ -64,6 +65,7 @@ impl NodeProcess {
             nbd: addr(),
             http: addr(),
             socket: dir.join("nbd.sock"),
+            data_dir: dir.join("data"),
             disk: dir.join("disk"),
             disk_size: "512MiB".into(),
             dir,
@@ -74,10 +76,10 @@ impl NodeProcess {
     }
 
     pub fn config(&self, disk: bool) -> String {
-        let d = self.dir.display();
         let mut c = format!(
-            "name = \"{}\"\ndata_dir = \"{d}/data\"\napi = \"{}\"\ndata = \"{}\"\nnbd = \"{}\"\nhttp = \"{}\"\nnbd_socket = \"{}\"\n",
+            "name = \"{}\"\ndata_dir = \"{}\"\napi = \"{}\"\ndata = \"{}\"\nnbd = \"{}\"\nhttp = \"{}\"\nnbd_socket = \"{}\"\n",
             self.name,
+            self.data_dir.display(),
             self.api,
             self.data,
             self.nbd,
@@ -250,6 +252,20 @@ impl Cluster {
             let name = s["nodes"][id.to_string()]["name"].as_str().ok_or("no name")?.to_string();
             self.nodes.iter().position(|n| n.name == name).ok_or(name)
         })
+    }
+}
+
+impl Drop for Cluster {
+    /// A test that fails shows what its nodes said last.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.cli(&["cluster", "status", "-o", "json"]).unwrap_or_else(|e| e));
+            for n in &self.nodes {
+                let log = n.log();
+                let lines: Vec<&str> = log.lines().collect();
+                eprintln!("--- {}\n{}", n.name, lines[lines.len().saturating_sub(40)..].join("\n"));
+            }
+        }
     }
 }
 

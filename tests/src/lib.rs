@@ -3,5 +3,7 @@
 
 pub mod check;
 pub mod cluster;
+pub mod faultfs;
 pub mod nbd;
 pub mod sim;
+pub mod user;
