@@ -210,6 +210,27 @@ impl SimDisk {
         self.fail_writes = false;
     }
 
+    /// Writes that are not durable yet, oldest first: their blocks.
+    pub fn volatile(&self) -> Vec<u64> {
+        self.buffer.iter().map(|b| b.block).collect()
+    }
+
+    /// How many operations have come to their end: what is on the media changes with nothing else.
+    pub fn media_generation(&self) -> u64 {
+        self.completions
+    }
+
+    /// Power loss that keeps exactly these of [`SimDisk::volatile`].
+    pub fn crash_keeping(&mut self, keep: impl Fn(usize) -> bool) {
+        for (i, b) in std::mem::take(&mut self.buffer).into_iter().enumerate() {
+            if keep(i) {
+                self.media.insert(b.block, b.data);
+            }
+        }
+        self.inflight.clear();
+        self.fail_writes = false;
+    }
+
     /// Flips one bit on the media.
     pub fn flip(&mut self, block: u64, bit: usize) {
         let mut data = self.media.get(&block).map_or_else(|| ZERO.to_vec(), |b| b.to_vec());
