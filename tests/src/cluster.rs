@@ -47,6 +47,8 @@ pub struct NodeProcess {
     pub socket: PathBuf,
     pub extra: Vec<String>,
     pub env: Vec<(String, String)>,
+    /// A command that runs the daemon: another host's namespace.
+    pub wrap: Vec<String>,
     pub data_dir: PathBuf,
     /// The disk that its configuration names: a directory, or a block device.
     pub disk: PathBuf,
@@ -71,6 +73,7 @@ impl NodeProcess {
             dir,
             extra: Vec::new(),
             env: Vec::new(),
+            wrap: Vec::new(),
             child: None,
         }
     }
@@ -99,7 +102,10 @@ impl NodeProcess {
         let file = self.dir.join("node.toml");
         std::fs::write(&file, config).unwrap();
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.join("log")).unwrap();
-        let child = Command::new(binary())
+        let mut words = self.wrap.clone();
+        words.push(binary().display().to_string());
+        let child = Command::new(&words[0])
+            .args(&words[1..])
             .args(["node", "--config"])
             .arg(&file)
             .args(&self.extra)

@@ -5,5 +5,6 @@ pub mod check;
 pub mod cluster;
 pub mod faultfs;
 pub mod nbd;
+pub mod netns;
 pub mod sim;
 pub mod user;

@@ -14,6 +14,7 @@ const HINTS: &[(Mutant, u64)] = &[
     (Mutant::JoinCountsLate, 772),
     (Mutant::JoinEarly, 4402),
     (Mutant::WipedKeepsBase, 2074),
+    (Mutant::RepairAnyVersion, 11_891),
 ];
 
 /// The first seed that notices, and how.

@@ -75,6 +75,8 @@ mutants! {
     JoinCountsLate,
     /// A target joins while it lacks acknowledged writes.
     JoinEarly,
+    /// A bad block is replaced with whatever another member has, older or not.
+    RepairAnyVersion,
     /// A sync copies nothing.
     SyncCopiesNothing,
     /// Zeroes are not copied.

@@ -92,7 +92,7 @@ pub struct CopyItem {
     pub src: Ver,
     /// What it becomes.
     pub content: Content,
-    /// Only a block that is bad there is replaced, whatever the versions' order.
+    /// The bytes of the version that is there already (`src` = `seen`), which the block has lost.
     pub repair: bool,
 }
 

@@ -2,6 +2,7 @@
 //! loses a suffix of what was not durable yet. (The real store is judged on its own, on SimDisk.)
 
 use bytes::Bytes;
+use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::crc::{self, PayloadCrc};
 use hf_policy::*;
 use hf_repl_core::message::{BlockInfo, BlockState, Content, Nack};
@@ -144,7 +145,8 @@ impl ModelStore {
                 for i in items {
                     let has = self.info(i.block.0).0;
                     let newer = (i.src > has.ver || has.ver.term < term) && i.src != has.ver;
-                    let yes = has.ver == i.seen && if i.repair { has.state == BlockState::Bad } else { newer };
+                    let same = i.src == has.ver || mutant::is(Mutant::RepairAnyVersion);
+                    let yes = has.ver == i.seen && if i.repair { has.state == BlockState::Bad && same } else { newer };
                     if yes {
                         if let Content::Data(c, d) = &i.content {
                             assert_eq!(crc::payload(d), *c);

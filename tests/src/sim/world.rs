@@ -43,6 +43,28 @@ pub struct Outcome {
     pub healed: u64,
 }
 
+impl Outcome {
+    /// Sums up.
+    pub fn add(&mut self, o: &Outcome) {
+        self.steps += o.steps;
+        self.acked_writes += o.acked_writes;
+        self.reads += o.reads;
+        self.attaches += o.attaches;
+        self.drops += o.drops;
+        self.crashes += o.crashes;
+        self.reconciled += o.reconciled;
+        self.full += o.full;
+        self.joins += o.joins;
+        self.wipes += o.wipes;
+        self.dramas += o.dramas;
+        self.lost += o.lost;
+        self.synced += o.synced;
+        self.scrubs += o.scrubs;
+        self.rots += o.rots;
+        self.healed += o.healed;
+    }
+}
+
 pub(super) struct Host {
     pub(super) up: bool,
     pub(super) boot: BootId,

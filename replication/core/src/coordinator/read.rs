@@ -209,7 +209,13 @@ impl Coordinator {
                 BlockState::Data => Content::Data(info.crc, data.slice(i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE)),
                 _ => Content::Zero,
             };
-            items.entry(rid).or_default().push(CopyItem { block, seen, src: info.ver, content, repair: bad });
+            items.entry(rid).or_default().push(CopyItem {
+                block,
+                seen,
+                src: info.ver,
+                content,
+                repair: bad && info.ver == seen,
+            });
         }
         for (rid, items) in items {
             self.request(now, rid, For::Repair, Msg::Copy { items }, out);

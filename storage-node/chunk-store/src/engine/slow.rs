@@ -211,12 +211,12 @@ impl Store {
         }
     }
 
-    /// A repair replaces what is known to be lost, or writes once more exactly what should be there (what is on the disk may
+    /// A repair, of the very version that is here (seed 11891), replaces what is known to be lost, or writes once more exactly what should be there (what is on the disk may
     /// have rotted without the page knowing it).
     fn may_repair(&self, key: Key, i: &CopyItem, has: BlockMeta) -> bool {
         let same = |crc: PayloadCrc| self.seeds(key, has.ver, i.block, &[crc]).first() == Some(&has.crc);
-        let meant = matches!(i.content, Content::Data(crc, _) if i.src == has.ver && same(crc));
-        has.state == BlockState::Bad || (has.state == BlockState::Data && meant)
+        let meant = matches!(i.content, Content::Data(crc, _) if same(crc));
+        i.src == has.ver && (has.state == BlockState::Bad || (has.state == BlockState::Data && meant))
     }
 
     /// One record for neighbours of one version and kind.

@@ -106,7 +106,7 @@ pub struct CopyItem {
     pub src: Ver,
     /// What it becomes.
     pub content: Content,
-    /// Only a block that is bad here is replaced, whatever the versions' order (the caller knows the truth about it).
+    /// The bytes of the version that is here already, which the block has lost.
     pub repair: bool,
 }
 

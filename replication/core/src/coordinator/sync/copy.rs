@@ -108,7 +108,8 @@ impl Coordinator {
                 BlockState::Absent | BlockState::Zero => Content::Zero,
                 BlockState::Data | BlockState::Bad => Content::Bad,
             };
-            let repair = has.state == BlockState::Bad;
+            let any = mutant::is(Mutant::RepairAnyVersion);
+            let repair = has.state == BlockState::Bad && (info.ver == has.ver || any);
             job.items.push(CopyItem { block, seen: has.ver, src: info.ver, content, repair });
         }
         job.reading.remove(&start);
@@ -164,7 +165,9 @@ impl Coordinator {
 /// target is fetched if the source has anything.
 fn differs(z: &BlockInfo, x: &BlockInfo, term: hf_policy::Term) -> bool {
     if z.state == BlockState::Bad {
-        return x.state != BlockState::Bad || z.ver != x.ver;
+        // A live write that has won and then rotted stays as it is: the source, which may lag, must not undo it (seed 11891).
+        let live = z.ver.term == term && z.ver > x.ver && !mutant::is(Mutant::RepairAnyVersion);
+        return !live && (x.state != BlockState::Bad || z.ver != x.ver);
     }
     if mutant::is(Mutant::SyncCopiesNothing) || (mutant::is(Mutant::ForgetZeroes) && x.state.is_zero()) {
         return false;

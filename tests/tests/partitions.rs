@@ -1,0 +1,150 @@
+//! Three hosts in network namespaces, cut off from each other along every subset of their links, one way and both ways, while users
+//! on both sides go on and volumes are taken over: no stale read, no write that is both refused and there, no late
+//! acknowledgement, and everything heals. `HOLDFAST_PARTITIONS` sets how many volumes are put through one (200 in CI; 630 is every subset).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use hf_store::sim::Rng;
+use hf_tests::cluster::{Cluster, binary, until};
+use hf_tests::nbd::Nbd;
+use hf_tests::netns::Hosts;
+use hf_tests::user::{BLOCKS, Witness};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+const VOLUMES: usize = 10;
+const LINKS: [(usize, usize); 6] = [(1, 2), (1, 3), (2, 1), (2, 3), (3, 1), (3, 2)];
+
+struct World {
+    c: Cluster,
+    hosts: Hosts,
+    seen: Vec<Witness>,
+}
+
+fn name(v: usize) -> String {
+    format!("v{v}")
+}
+
+impl World {
+    fn new() -> World {
+        let hosts = Hosts::new(3);
+        let mut i = 0;
+        let c = Cluster::prepared(3, |n| {
+            i += 1;
+            let port = |p: u16| format!("{}:{p}", Hosts::addr(i));
+            (n.api, n.data, n.nbd, n.http) = (port(7420), port(7421), port(10809), port(7423));
+            n.wrap = hosts.wrap(i);
+        });
+        let w = World { c, hosts, seen: (0..VOLUMES).map(|_| Witness::default()).collect() };
+        for v in 0..VOLUMES {
+            w.c.ok(&["volume", "create", &name(v), "size=8MiB"]);
+            w.c.ok(&["volume", "attach", &name(v), "--node", &format!("n{}", v % 3 + 1)]);
+        }
+        w
+    }
+
+    /// Uses a volume through one node, whenever that serves it, until told to stop.
+    fn use_it(&self, v: usize, node: usize, stop: &AtomicBool, sessions: &AtomicU64) {
+        while !stop.load(Ordering::Relaxed) {
+            match Nbd::connect(&self.c.nodes[node].nbd, &name(v)) {
+                Ok(mut nbd) => {
+                    sessions.fetch_add(1, Ordering::Relaxed);
+                    self.seen[v].work(&mut nbd, stop);
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+
+    /// Tries to take a volume to a node, asking that node; it need not succeed while links are cut.
+    fn take(&self, v: usize, node: usize) -> Child {
+        let (api, to) = (self.c.nodes[node].api.clone(), self.c.nodes[node].name.clone());
+        Command::new("timeout")
+            .arg("5")
+            .arg(binary())
+            .args(["--endpoint", &api, "volume", "attach", &name(v), "--node", &to, "--force"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
+    /// Everybody works on everything while these links are cut, and some volumes are taken elsewhere; then all heals. Returns how
+    /// long healing took.
+    fn episode(&self, cuts: &[(usize, usize)], rng: &mut Rng) -> Duration {
+        let (stop, sessions) = (AtomicBool::new(false), AtomicU64::new(0));
+        std::thread::scope(|s| {
+            for v in 0..VOLUMES {
+                for node in 0..3 {
+                    let (stop, sessions) = (&stop, &sessions);
+                    s.spawn(move || self.use_it(v, node, stop, sessions));
+                }
+            }
+            let marks: Vec<u64> = self.seen.iter().map(|w| w.done() + 10).collect();
+            let works = |marks: &[u64]| {
+                let idle: Vec<usize> = (0..VOLUMES).filter(|v| self.seen[*v].done() < marks[*v]).collect();
+                if idle.is_empty() { Ok(()) } else { Err(format!("nobody gets on with volumes {idle:?}")) }
+            };
+            until("users to work", || works(&marks));
+            cuts.iter().for_each(|(a, b)| self.hosts.cut(*a, *b));
+            // Sometimes taken at once, while the old side still counts itself in; sometimes only once it was noticed.
+            if rng.one_in(2) {
+                std::thread::sleep(Duration::from_millis(300 + rng.below(2_500)));
+            }
+            let chosen: Vec<(usize, usize)> = (0..VOLUMES).map(|v| (v, rng.below(6) as usize)).collect();
+            let takers: Vec<Child> =
+                chosen.iter().filter(|(_, to)| *to < 3).map(|(v, to)| self.take(*v, *to)).collect();
+            for mut t in takers {
+                t.wait().unwrap();
+            }
+            self.hosts.heal();
+            let healed = Instant::now();
+            until("every volume to be whole and in use", || {
+                let s = self.c.status()?;
+                for v in s["volumes"].as_object().ok_or("no volumes")?.values() {
+                    let all = v["shards"][0]["replicas"].as_object().ok_or("no replicas")?;
+                    let home = v["coordinator"].as_object().is_some_and(|a| a["maintenance"] != true);
+                    if !all.values().all(|r| r["state"] == "in_sync") || !home || all.len() != 3 {
+                        return Err(v.to_string());
+                    }
+                }
+                Ok(())
+            });
+            let marks: Vec<u64> = self.seen.iter().map(|w| w.done() + BLOCKS).collect();
+            until("users to go on", || works(&marks));
+            let took = healed.elapsed();
+            stop.store(true, Ordering::Relaxed);
+            took
+        })
+    }
+}
+
+#[test]
+fn partitions_along_any_links_show_nobody_anything_wrong() {
+    let wanted: usize = std::env::var("HOLDFAST_PARTITIONS").ok().and_then(|s| s.parse().ok()).unwrap_or(200);
+    let rounds = wanted.div_ceil(VOLUMES);
+    let w = World::new();
+    let mut rng = Rng::new(77);
+    // Every non-empty subset of the six directed links, in some order.
+    let mut subsets: Vec<u32> = (1..64).collect();
+    for i in (1..subsets.len()).rev() {
+        subsets.swap(i, rng.below(i as u64 + 1) as usize);
+    }
+    let mut heals = Vec::new();
+    for round in 0..rounds {
+        let set = subsets[round % subsets.len()];
+        let cuts: Vec<_> = LINKS.iter().enumerate().filter(|(i, _)| set >> i & 1 == 1).map(|(_, l)| *l).collect();
+        heals.push(w.episode(&cuts, &mut rng));
+        for (v, seen) in w.seen.iter().enumerate() {
+            seen.judge(&format!("round {round}, volume {v}, links cut: {cuts:?}"));
+        }
+    }
+    let (writes, reads) = w.seen.iter().map(Witness::counts).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+    assert!(writes as usize > rounds * VOLUMES * 10 && reads > 0);
+    println!(
+        "{} partitioned volumes ({rounds} subsets of links, {VOLUMES} volumes each): {writes} acknowledged writes, {reads} reads, 0 stale, 0 late; whole and in use again after: median {} ms, worst {} ms",
+        rounds * VOLUMES,
+        hf_tests::user::percentile(&mut heals, 0.5),
+        hf_tests::user::percentile(&mut heals, 1.0)
+    );
+}
