@@ -23,6 +23,8 @@ pub struct Heard {
     nodes: BTreeMap<NodeId, Instant>,
     used: BTreeMap<DiskId, u64>,
     syncs: BTreeMap<NodeId, Vec<pb::SyncProgress>>,
+    /// The Raft term in which this node leads and hears.
+    term: u64,
 }
 
 impl Heard {
@@ -47,9 +49,13 @@ impl Heard {
         self.syncs.iter().filter(|(n, _)| up.contains(n)).flat_map(|(_, s)| s.clone()).collect()
     }
 
-    /// A new leader knows nobody yet: everyone is given the time of a death before being taken for dead.
-    pub fn reset(&mut self, all: impl Iterator<Item = NodeId>) {
-        self.nodes = all.map(|n| (n, Instant::now())).collect();
+    /// Asked before anything else by whoever leads: a new leader knows nobody yet, and everyone is given the time of a death
+    /// before being taken for dead. Without that, volumes would be taken from nodes that live.
+    pub fn lead(&mut self, term: u64, all: impl Iterator<Item = NodeId>) {
+        if self.term != term {
+            self.term = term;
+            self.nodes = all.map(|n| (n, Instant::now())).collect();
+        }
     }
 }
 
@@ -156,5 +162,23 @@ impl Peer for PeerService {
         let (leader_node, leader_api) = self.leader_hint();
         let revision = self.view.borrow().revision;
         Ok(Response::new(pb::HeartbeatReply { leader, leader_node, leader_api, revision }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_leader_takes_nobody_for_dead() {
+        let all = || [NodeId(1), NodeId(2), NodeId(3)].into_iter();
+        let mut h = Heard::default();
+        h.lead(4, all());
+        assert_eq!(h.liveness().up.len(), 3, "nobody was heard yet, and nobody is dead");
+        h.nodes.clear();
+        h.lead(4, all());
+        assert!(h.liveness().up.is_empty(), "within a term what was heard counts");
+        h.lead(9, all());
+        assert_eq!(h.liveness().up.len(), 3, "it leads again: what it knew is old");
     }
 }

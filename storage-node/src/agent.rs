@@ -99,7 +99,6 @@ async fn watch_one(node: &Node, m: &Member, addr: &str) -> anyhow::Result<()> {
 
 /// Tells the leader that this node lives, twice a second; learns who leads.
 async fn heartbeat(m: Arc<Member>) {
-    let mut led = false;
     let mut rates = crate::repair::Rates::default();
     loop {
         let (mut disks, mut syncs) = (Vec::new(), Vec::new());
@@ -114,9 +113,7 @@ async fn heartbeat(m: Arc<Member>) {
         let status = m.meta.status.borrow().clone();
         if status.is_leader {
             let live = m.heard.lock().map(|mut h| {
-                if !led {
-                    h.reset(m.view.borrow().nodes.keys().copied());
-                }
+                h.lead(status.term, m.view.borrow().nodes.keys().copied());
                 h.beat(m.node, disks.iter().map(|d| (DiskId(d.disk), d.used)), syncs);
                 h.liveness()
             });
@@ -126,7 +123,6 @@ async fn heartbeat(m: Arc<Member>) {
         } else {
             beat(&m, &status, disks, syncs).await;
         }
-        led = status.is_leader;
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }

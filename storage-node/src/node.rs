@@ -7,6 +7,7 @@ use crate::identity::{DataDir, Identity, random};
 use crate::reactor;
 use hf_meta::service::{Heard, PeerService};
 use hf_meta::{MetaHandle, raft_log::RaftLog, raft_net};
+use hf_meta_core::plan::Liveness;
 use hf_meta_core::{ClusterState, Command, Envelope, Outcome};
 use hf_meta_proto::LeaderClient;
 use hf_meta_proto::pb::{self, peer_client::PeerClient};
@@ -74,6 +75,14 @@ impl Member {
     /// Was this session made by this process? One of an earlier life is never served again (I19).
     pub fn is_ours(&self, session: SessionId) -> bool {
         session.0 >> 64 == self.boot.0 >> 64
+    }
+
+    /// What this node knows of who lives, if it leads.
+    pub fn liveness_as_leader(&self) -> Option<Liveness> {
+        let status = self.meta.status.borrow().clone();
+        let mut h = self.heard.lock().ok().filter(|_| status.is_leader)?;
+        h.lead(status.term, self.view.borrow().nodes.keys().copied());
+        Some(h.liveness())
     }
 
     /// One sign of life to a node, and what it knows.

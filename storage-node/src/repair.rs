@@ -21,10 +21,7 @@ const EVERY: Duration = Duration::from_millis(700);
 pub async fn run(m: Arc<Member>) {
     loop {
         tokio::time::sleep(EVERY).await;
-        if !m.meta.status.borrow().is_leader {
-            continue;
-        }
-        let Ok(live) = m.heard.lock().map(|h| h.liveness()) else { return };
+        let Some(live) = m.liveness_as_leader() else { continue };
         let state = m.view.borrow().clone();
         for step in steps(&state, &live, state.revision) {
             match step {

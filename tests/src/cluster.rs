@@ -4,6 +4,7 @@ use serde_json::Value;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// The binary under test: `HOLDFAST`, or the workspace's.
@@ -20,9 +21,17 @@ pub fn binary() -> PathBuf {
     p
 }
 
-/// A port nobody listens on now.
+/// A port nobody listens on now. Given out once per process, and from below the range that the kernel takes outgoing connections'
+/// ports from: between asking and listening nobody else gets it.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let n = NEXT.fetch_add(1, Ordering::Relaxed) + std::process::id() * 131;
+        let port = 10_000 + (n % 20_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Waits for a condition; panics with its last words after a generous time.

@@ -9,10 +9,12 @@ use std::sync::Mutex;
 
 /// Seeds that notice the rarer ones: tried first, so that the search is short as long as they hold.
 const HINTS: &[(Mutant, u64)] = &[
-    (Mutant::SyncForgetsZeroesOfNothing, 17_753),
-    (Mutant::SyncForgetsTarget, 720),
-    (Mutant::JoinCountsLate, 772),
-    (Mutant::JoinEarly, 4402),
+    (Mutant::ServeBeforeCopied, 3087),
+    (Mutant::SyncForgetsZeroesOfNothing, 9022),
+    (Mutant::SyncForgetsTarget, 354),
+    (Mutant::SyncListsEarly, 1141),
+    (Mutant::JoinCountsLate, 1281),
+    (Mutant::JoinEarly, 1365),
     (Mutant::WipedKeepsBase, 2074),
     (Mutant::RepairAnyVersion, 11_891),
 ];

@@ -10,12 +10,11 @@ use tonic::Status;
 impl Service {
     /// What the leader knows of liveness: asked of the leader itself, if that is not this node.
     pub(super) async fn status_json(&self, m: &Member) -> Result<serde_json::Value, Status> {
-        let (live, syncs) = if m.meta.status.borrow().is_leader {
-            m.heard.lock().map(|h| (h.liveness(), crate::repair::syncs_json(&h.syncs()))).unwrap_or_default()
-        } else {
-            Default::default()
-        };
         let raft = m.meta.status.borrow().clone();
+        let known = m.liveness_as_leader();
+        let leads = known.is_some();
+        let live = known.unwrap_or_default();
+        let syncs = m.heard.lock().map(|h| crate::repair::syncs_json(&h.syncs())).unwrap_or_default();
         let mut reactors = Vec::new();
         for r in &m.reactors {
             reactors.push(r.status().await);
@@ -25,7 +24,7 @@ impl Service {
         let disks: Vec<_> = reactors.iter().flat_map(|r| &r.disks).map(disk_json).collect();
         Ok(serde_json::json!({
             "cluster": state.cluster, "name": state.name, "revision": state.revision,
-            "leader": raft.leader, "is_leader": raft.is_leader, "raft_term": raft.term,
+            "leader": raft.leader, "is_leader": leads, "raft_term": raft.term,
             "voters": raft.voters, "learners": raft.learners, "this_node": m.node,
             "up": live.up, "used": live.used, "away": live.away, "syncs": syncs, "rebuild_paused": state.rebuild_paused,
             "rebalancing": state.rebalancing,
