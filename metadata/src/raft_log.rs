@@ -73,10 +73,22 @@ impl RaftLog {
         o.set_max_total_wal_size(32 << 20);
         o.set_keep_log_file_num(2);
         let db = DB::open(&o, dir)?;
+        if db.get(K_FORMAT)?.is_none() {
+            db.put_opt(K_FORMAT, FORMAT, &synced())?;
+        }
+        RaftLog::load(db)
+    }
+
+    /// Opens it to look at it; writes nothing.
+    pub fn open_read_only(dir: &Path) -> Result<RaftLog, LogError> {
+        RaftLog::load(DB::open_for_read_only(&Options::default(), dir, false)?)
+    }
+
+    fn load(db: DB) -> Result<RaftLog, LogError> {
         match db.get(K_FORMAT)? {
-            None => db.put_opt(K_FORMAT, FORMAT, &synced())?,
             Some(f) if f == FORMAT.as_bytes() => {}
             Some(f) => return Err(LogError::TooNew(String::from_utf8_lossy(&f).into_owned())),
+            None => return Err(LogError::Damaged("it has no format number".into())),
         }
         let read = |k: &[u8]| -> Result<Vec<u8>, LogError> { Ok(db.get(k)?.unwrap_or_default()) };
         let damaged = |what: &str| LogError::Damaged(what.into());
@@ -105,6 +117,29 @@ impl RaftLog {
         s.mut_metadata().mut_conf_state().voters = vec![voter];
         let hard = HardState { term: 1, commit: 1, vote: 0 };
         self.commit(Batch { install: Some(s), hard: Some(hard), ..Batch::default() })
+    }
+
+    /// Founds a cluster anew from a state that was rescued: this node is the only voter, and its log goes on behind everything that
+    /// was known, in a later term.
+    pub fn found_again(&mut self, voter: u64, image: Vec<u8>, index: u64, term: u64) -> Result<(), LogError> {
+        let mut s = Snapshot { data: image, ..Default::default() };
+        s.mut_metadata().index = index;
+        s.mut_metadata().term = term;
+        s.mut_metadata().mut_conf_state().voters = vec![voter];
+        let hard = HardState { term, commit: index, vote: 0 };
+        self.commit(Batch { install: Some(s), hard: Some(hard), ..Batch::default() })
+    }
+
+    /// Everything since the image, in order.
+    pub fn log(&self) -> Result<Vec<Entry>, LogError> {
+        (self.first..=self.last)
+            .map(|i| self.entry(i).map_err(|e| LogError::Damaged(format!("log entry {i}: {e}"))))
+            .collect()
+    }
+
+    /// The hard state.
+    pub fn hard(&self) -> &HardState {
+        &self.hard
     }
 
     /// The newest image.

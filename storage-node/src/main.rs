@@ -14,6 +14,7 @@ mod inspect;
 mod node;
 mod reactor;
 mod repair;
+mod rescue;
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -147,11 +147,20 @@ fn newest_superblock(disk: &mut dyn RawDisk) -> Result<(Superblock, bool), OpenE
 pub fn open(disk: &mut dyn RawDisk, cfg: Config) -> Result<Store, OpenError> {
     let (sb, any_damaged) = newest_superblock(disk)?;
     let mut store = load_index(disk, cfg, sb)?;
-    let scan = replay(disk, &mut store)?;
+    let scan = replay(disk, &mut store, &mut |_, _, _| {})?;
     check_end(disk, &store, &scan, any_damaged)?;
     store.promise_after_replay();
     store.next_journal_gen(scan.journal_gen);
     Ok(store)
+}
+
+/// Walks the journal as opening does: every group in force, with its place in the journal and its bytes. Tells why the walk ended
+/// before the end, if it did.
+pub fn journal(disk: &mut dyn RawDisk, mut each: impl FnMut(u64, u64, &Group)) -> Result<Option<OpenError>, OpenError> {
+    let (sb, any_damaged) = newest_superblock(disk)?;
+    let mut store = load_index(disk, Config::default(), sb)?;
+    let scan = replay(disk, &mut store, &mut each)?;
+    Ok(check_end(disk, &store, &scan, any_damaged).err())
 }
 
 fn load_index(disk: &mut dyn RawDisk, cfg: Config, sb: Superblock) -> Result<Store, OpenError> {
@@ -192,7 +201,11 @@ struct Scan {
     newest_checkpoint: u64,
 }
 
-fn replay(disk: &mut dyn RawDisk, store: &mut Store) -> Result<Scan, OpenError> {
+fn replay(
+    disk: &mut dyn RawDisk,
+    store: &mut Store,
+    each: &mut dyn FnMut(u64, u64, &Group),
+) -> Result<Scan, OpenError> {
     let mut scan = Scan { tail: store.superblock().tail, journal_gen: 0, newest_checkpoint: 0 };
     loop {
         let next = read_group(disk, store, scan.tail.off, &scan)?.map(|x| (scan.tail.off, x));
@@ -208,6 +221,7 @@ fn replay(disk: &mut dyn RawDisk, store: &mut Store) -> Result<Scan, OpenError> 
             store.apply(rec, payload.slice(at..at + n), group.seq).map_err(OpenError::Damaged)?;
             at += n;
         }
+        each(off, bytes, &group);
         store.group_replayed(group.seq, off, bytes, crc);
         scan.newest_checkpoint = scan.newest_checkpoint.max(group.checkpoint);
         scan.journal_gen = group.journal_gen;

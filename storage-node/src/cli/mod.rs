@@ -1,299 +1,16 @@
 //! The command line. Exit codes: 0 done · 1 failed · 2 wrong usage · 3 not found · 4 refused by the present state ·
 //! 5 nobody answered.
 
+mod args;
 mod client;
 mod jobs;
 mod show;
 
+use args::*;
+pub use args::{Cli, Format};
 pub use client::Client;
 
-use crate::config::NodeArgs;
-use clap::{Parser, Subcommand, ValueEnum};
 use hf_meta_proto::pb::{self, change_request::What};
-
-/// A block store whose volumes carry their own policy.
-#[derive(Parser, Debug)]
-#[command(
-    name = "holdfast",
-    version,
-    about,
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 refused by the present state, 5 nobody answered."
-)]
-pub struct Cli {
-    /// API addresses of nodes, comma-separated; the first that answers is used.
-    #[arg(long, global = true, env = "HOLDFAST_ENDPOINT", default_value = "127.0.0.1:7420")]
-    endpoint: String,
-    /// Output format.
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Text)]
-    output: Format,
-    #[command(subcommand)]
-    command: Commands,
-}
-
-/// How results are printed.
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// For people.
-    Text,
-    /// For programs.
-    Json,
-}
-
-#[derive(Subcommand, Debug)]
-enum Commands {
-    /// Run the daemon, or manage nodes.
-    Node(Box<NodeCommand>),
-    /// Run a small cluster on this machine.
-    Dev(crate::dev::DevArgs),
-    /// Found a cluster, see how it is.
-    #[command(subcommand)]
-    Cluster(ClusterCommand),
-    /// Add and list disks.
-    #[command(subcommand)]
-    Disk(DiskCommand),
-    /// Create, use and delete volumes.
-    #[command(subcommand)]
-    Volume(VolumeCommand),
-    /// What a policy can say.
-    #[command(subcommand)]
-    Policy(PolicyCommand),
-    /// What happened.
-    Events {
-        /// Go on as things happen.
-        #[arg(short, long)]
-        follow: bool,
-    },
-    /// Replicas being made, moved or brought back in.
-    #[command(subcommand)]
-    Job(JobCommand),
-    /// Look into a stopped node's disk: what it holds, and whether it is whole. Writes nothing.
-    #[command(subcommand)]
-    Inspect(InspectCommand),
-    /// Print a shell's completion script.
-    Completions {
-        /// Which shell.
-        shell: clap_complete::Shell,
-    },
-}
-
-#[derive(clap::Args, Debug)]
-#[command(args_conflicts_with_subcommands = true)]
-struct NodeCommand {
-    #[command(subcommand)]
-    command: Option<NodeSub>,
-    #[command(flatten)]
-    run: NodeArgs,
-}
-
-#[derive(Subcommand, Debug)]
-enum NodeSub {
-    /// List nodes.
-    List,
-    /// Make the node at --endpoint join a cluster.
-    Join {
-        /// API addresses of nodes that are part of it.
-        #[arg(long, required = true, value_delimiter = ',')]
-        seed: Vec<String>,
-    },
-    /// Move a node's replicas elsewhere; it gets no new ones.
-    Drain {
-        /// Its name.
-        name: String,
-    },
-    /// A node will be away: nothing is rebuilt because of that.
-    Maintenance {
-        /// Its name.
-        name: String,
-    },
-    /// Ends a drain or maintenance.
-    Activate {
-        /// Its name.
-        name: String,
-    },
-    /// Forget a node that holds no replica any more.
-    Remove {
-        /// Its name.
-        name: String,
-    },
-}
-
-#[derive(Subcommand, Debug)]
-enum JobCommand {
-    /// What is being made, moved or brought back in, with progress.
-    List {
-        /// Go on until nothing is left to do.
-        #[arg(short, long)]
-        watch: bool,
-    },
-    /// Give one job up: a move, a drain, a scrub, a rebalancing.
-    Cancel {
-        /// Its name in the list.
-        job: String,
-    },
-    /// Stop making and moving replicas, and scrubs that are due, in the whole cluster.
-    Pause,
-    /// Go on.
-    Resume,
-}
-
-#[derive(Subcommand, Debug)]
-enum ClusterCommand {
-    /// Found a cluster on the node at --endpoint.
-    Init {
-        /// The cluster's name.
-        #[arg(long, default_value = "holdfast")]
-        name: String,
-    },
-    /// Nodes, leader, volumes at a glance.
-    Status,
-    /// Move replicas from full disks to empty ones, until that gains nothing more.
-    Rebalance,
-    /// How many nodes should vote on metadata: 1, 3 or 5.
-    Voters {
-        /// So many.
-        count: u32,
-    },
-}
-
-#[derive(Subcommand, Debug)]
-enum DiskCommand {
-    /// Add a directory or block device of the node at --endpoint to its pool. It is formatted.
-    Add {
-        /// Directory on a mounted file system, or block device.
-        path: String,
-        /// How much of a directory's file system to use.
-        #[arg(long)]
-        size: Option<String>,
-        /// nvme, ssd or hdd (default: as the kernel says).
-        #[arg(long, default_value = "")]
-        media: String,
-    },
-    /// List disks.
-    List,
-    /// Move a disk's replicas elsewhere; it gets no new ones.
-    Drain {
-        /// Its number (holdfast disk list).
-        id: u64,
-        /// Stop doing so.
-        #[arg(long)]
-        cancel: bool,
-    },
-    /// Forget a disk that holds no replica any more.
-    Remove {
-        /// Its number.
-        id: u64,
-    },
-}
-
-#[derive(Subcommand, Debug)]
-enum VolumeCommand {
-    /// Create a volume: holdfast volume create NAME size=10GiB replicas=3 …
-    Create {
-        /// Its name.
-        name: String,
-        /// Its policy, key=value (holdfast policy attributes).
-        #[arg(value_name = "KEY=VALUE")]
-        attrs: Vec<String>,
-    },
-    /// List volumes.
-    List,
-    /// Everything about a volume.
-    Show {
-        /// Its name.
-        name: String,
-    },
-    /// Delete a detached volume and its data.
-    Delete {
-        /// Its name.
-        name: String,
-    },
-    /// Attach a volume on a node; hosts then use it there.
-    Attach {
-        /// Its name.
-        name: String,
-        /// Where (default: the node at --endpoint).
-        #[arg(long, default_value = "")]
-        node: String,
-        /// Take it from a node that still answers.
-        #[arg(long)]
-        force: bool,
-    },
-    /// Detach a volume: its requests end, its connections close.
-    Detach {
-        /// Its name.
-        name: String,
-    },
-    /// Grow a volume, attached or not.
-    Resize {
-        /// Its name.
-        name: String,
-        /// Its new size.
-        size: String,
-    },
-    /// The last resort: declare one replica the truth, when no in-sync replica will ever come back. What only others hold is
-    /// lost.
-    ForceInsync {
-        /// The volume's name.
-        name: String,
-        /// The replica's number (holdfast volume show).
-        #[arg(long)]
-        replica: u64,
-        /// Which shard.
-        #[arg(long, default_value_t = 0)]
-        shard: u32,
-        /// Who orders it, for the record.
-        #[arg(long)]
-        operator: String,
-        /// And why.
-        #[arg(long)]
-        reason: String,
-        /// The volume's name once more.
-        #[arg(long, default_value = "")]
-        confirm: String,
-    },
-    /// Read and compare every block of every replica now.
-    Scrub {
-        /// Its name.
-        name: String,
-    },
-    /// Move a replica to another disk: it is copied first, then removed where it was.
-    Move {
-        /// The volume's name.
-        name: String,
-        /// The replica's number (holdfast volume show).
-        #[arg(long)]
-        replica: u64,
-        /// Which shard.
-        #[arg(long, default_value_t = 0)]
-        shard: u32,
-    },
-    /// Change attributes that may change online.
-    Set {
-        /// Its name.
-        name: String,
-        /// What changes, key=value.
-        #[arg(value_name = "KEY=VALUE", required = true)]
-        attrs: Vec<String>,
-    },
-}
-
-#[derive(Subcommand, Debug)]
-enum InspectCommand {
-    /// A disk: superblock, replicas, versions, journal.
-    Disk {
-        /// Directory or block device.
-        path: std::path::PathBuf,
-        /// Read and check every block.
-        #[arg(long)]
-        verify: bool,
-    },
-}
-
-#[derive(Subcommand, Debug)]
-enum PolicyCommand {
-    /// The reference of all attributes.
-    Attributes,
-}
 
 /// A command that did not succeed.
 #[derive(Debug)]
@@ -344,14 +61,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         }
         Commands::Disk(DiskCommand::Remove { id }) => show::text(c.change(What::RemoveDisk(id)).await?, o),
         Commands::Job(j) => job(&c, j, o).await,
-        Commands::Inspect(InspectCommand::Disk { path, verify }) => {
-            let v = crate::inspect::disk(&path, verify)?;
-            match o {
-                Format::Json => show::json(&v)?,
-                Format::Text => crate::inspect::print(&v),
-            }
-            Ok(())
-        }
+        Commands::Inspect(i) => inspect(i, o),
+        Commands::Rescue(r) => rescue(r, o),
         Commands::Volume(v) => volume(&c, v, o).await,
         Commands::Policy(PolicyCommand::Attributes) => show::attributes(o),
         Commands::Events { follow } => c.events(follow, |e| show::event(e, o)).await,
@@ -377,6 +88,42 @@ async fn node(c: &Client, n: NodeCommand, o: Format) -> Result<(), Failure> {
         Some(NodeSub::Activate { name }) => show::text(c.change(mode(name, "active")).await?, o),
         Some(NodeSub::Remove { name }) => show::text(c.change(What::RemoveNode(name)).await?, o),
     }
+}
+
+fn inspect(i: InspectCommand, o: Format) -> Result<(), Failure> {
+    use crate::inspect::{disk, raft};
+    let v = match &i {
+        InspectCommand::Disk { path, verify } => disk::disk(path, *verify)?,
+        InspectCommand::Journal { path } => disk::journal(path)?,
+        InspectCommand::Chunk { path, replica, chunk } => disk::chunk(path, *replica, *chunk)?,
+        InspectCommand::Raft { data_dir, log } => raft::raft(data_dir, *log)?,
+    };
+    match (o, i) {
+        (Format::Json, _) => show::json(&v)?,
+        (Format::Text, InspectCommand::Disk { .. }) => disk::print(&v),
+        (Format::Text, _) => crate::inspect::print(&v),
+    }
+    Ok(())
+}
+
+fn rescue(r: RescueCommand, o: Format) -> Result<(), Failure> {
+    let said = match r {
+        RescueCommand::Propose { from } => {
+            let p = crate::rescue::propose(&from.data_dirs, &from.disks)?;
+            match o {
+                Format::Json => show::json(&p.report)?,
+                Format::Text => crate::inspect::print(&p.report),
+            }
+            return Ok(());
+        }
+        RescueCommand::Found { node, from, confirm } => {
+            let p = crate::rescue::propose(&from.data_dirs, &from.disks)?;
+            crate::rescue::found(&node, p, &confirm)?
+        }
+        RescueCommand::Follow { node } => crate::rescue::follow(&node)?,
+    };
+    println!("{said}");
+    Ok(())
 }
 
 fn mode(node: String, mode: &str) -> What {

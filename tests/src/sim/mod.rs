@@ -6,8 +6,10 @@
 //! is read, and the history is judged.
 
 mod faults;
+mod run;
 mod store;
 mod world;
 
+pub use run::{FAULTS, Outcome, run, run_without};
 pub use store::ModelStore;
-pub use world::{FAULTS, Outcome, Sim, run, run_without};
+pub use world::Sim;

@@ -1,0 +1,167 @@
+//! `holdfast inspect disk|journal|chunk`: what a disk holds. It is replayed in memory and verified.
+
+use crate::disk::raw::{Blocking, DiskFile};
+use hf_policy::{BlockRange, CHUNK_BLOCKS, ChunkIx, Rid, Ver, format_size};
+use hf_store::engine::BlockInfo;
+use hf_store::format::group::{Body, Record};
+use hf_store::format::page::BlockState;
+use hf_store::{Answer, Config, DiskOp, Input, Op, Output, RawDisk, Store, recovery};
+use serde_json::{Value, json};
+use std::path::Path;
+
+fn open(path: &Path) -> anyhow::Result<DiskFile> {
+    DiskFile::open(path)?.ok_or_else(|| anyhow::anyhow!("{} holds no Holdfast disk", path.display()))
+}
+
+/// Every journal group in force, and its records.
+pub fn journal(path: &Path) -> anyhow::Result<Value> {
+    let file = open(path)?;
+    let mut raw = Blocking(&file);
+    let mut groups = Vec::new();
+    let end = recovery::journal(&mut raw, |off, bytes, g| {
+        let records: Vec<Value> = g.records.iter().map(record).collect();
+        groups.push(json!({
+            "at": off, "bytes": bytes, "group": g.seq, "generation": g.journal_gen, "checkpoint": g.checkpoint,
+            "acknowledged_through": g.acked_through, "records": records,
+        }));
+    })
+    .map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
+    Ok(json!({"path": path, "groups": groups, "damage": end.map(|e| e.to_string())}))
+}
+
+fn record(r: &Record) -> Value {
+    let kind = match &r.body {
+        Body::Data { .. } => "data",
+        Body::Map { .. } => "map",
+        Body::Zero => "zero",
+        Body::ZeroKept => "zero kept",
+        Body::Bad => "bad",
+        Body::Replica(_) => "replica",
+    };
+    json!({"replica": r.rid, "kind": kind, "block": r.range.start.0, "blocks": r.range.len, "version": r.ver.to_string()})
+}
+
+/// One chunk of a replica: each block's state, version and checksum, read and verified.
+pub fn chunk(path: &Path, rid: u64, chunk: u32) -> anyhow::Result<Value> {
+    let file = open(path)?;
+    let mut raw = Blocking(&file);
+    let mut store =
+        recovery::open(&mut raw, Config::default()).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
+    let rid = Rid(rid);
+    if store.replica(rid).is_none() {
+        let here: Vec<String> = store.replicas().map(|r| r.rid.to_string()).collect();
+        anyhow::bail!("{} holds no replica {rid}; it holds {}", path.display(), here.join(", "));
+    }
+    let chunk = ChunkIx(chunk);
+    let first = chunk.first_block().0;
+    let mut blocks = Vec::new();
+    read_chunk(&mut raw, &mut store, rid, chunk, &mut |i, b| {
+        if b.ver != Ver::ZERO || b.state != BlockState::Absent {
+            let state = format!("{:?}", b.state).to_lowercase();
+            blocks.push(json!({"block": first + i as u64, "state": state, "version": b.ver.to_string(), "crc": format!("{:08x}", b.crc.0)}));
+        }
+    })?;
+    Ok(json!({"path": path, "replica": rid, "chunk": chunk.0, "blocks": blocks}))
+}
+
+/// Looks at a disk. `verify`: every block is read and checked.
+pub fn disk(path: &Path, verify: bool) -> anyhow::Result<Value> {
+    let file = open(path)?;
+    let mut raw = Blocking(&file);
+    let mut store =
+        recovery::open(&mut raw, Config::default()).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
+    let (sb, stats) = (store.superblock().clone(), store.stats());
+    let recs: Vec<_> = store.replicas().cloned().collect();
+    let mut replicas = Vec::new();
+    for r in recs {
+        let chunks = chunks(&store, r.rid);
+        let checked = if verify { Some(check(&mut raw, &mut store, r.rid, &chunks)?) } else { None };
+        replicas.push(json!({
+            "replica": r.rid, "shard": r.shard.to_string(), "volume": r.hint_name, "record_epoch": r.hint_epoch,
+            "store_uuid": r.store_uuid, "lineage": r.lineage, "promised_term": r.promised_term,
+            "stable": r.stable_known.to_string(), "newest": store.max_ver(r.rid).to_string(), "chunks": chunks.len(),
+            "verified": checked.as_ref().map(|c| json!({"data_blocks": c.0, "bad_blocks": c.1})),
+        }));
+    }
+    Ok(json!({
+        "path": path, "cluster": sb.cluster, "disk": sb.disk, "generation": sb.generation,
+        "bytes": sb.geometry.disk_bytes, "journal_bytes": sb.geometry.journal_bytes,
+        "units": stats.units_total, "units_free": stats.units_free, "slots_free": stats.slots_free,
+        "journal_groups_replayed": stats.replayed_groups, "journal_used": stats.journal_used, "replicas": replicas,
+    }))
+}
+
+/// A disk, for people.
+pub fn print(v: &Value) {
+    let n = |v: &Value| v.as_u64().unwrap_or(0);
+    let word = |v: &Value| v.as_str().map_or_else(|| v.to_string(), String::from);
+    println!("disk        {} of cluster {}", word(&v["disk"]), word(&v["cluster"]));
+    println!("size        {}, journal {}", format_size(n(&v["bytes"])), format_size(n(&v["journal_bytes"])));
+    println!("superblock  generation {}", v["generation"]);
+    println!("units       {} of 64 KiB, {} free", v["units"], v["units_free"]);
+    println!(
+        "journal     {} groups replayed, {} in use",
+        v["journal_groups_replayed"],
+        format_size(n(&v["journal_used"]))
+    );
+    for r in v["replicas"].as_array().into_iter().flatten() {
+        println!("\nreplica     {} of shard {} (volume {})", r["replica"], word(&r["shard"]), word(&r["volume"]));
+        println!("promised    term {}", r["promised_term"]);
+        println!("versions    stable {}, newest {}, {} chunks", word(&r["stable"]), word(&r["newest"]), r["chunks"]);
+        if let Some(c) = r["verified"].as_object() {
+            println!("verified    {} data blocks, {} bad", c["data_blocks"], c["bad_blocks"]);
+        }
+    }
+}
+
+/// A replica's chunks, in order.
+pub fn chunks(store: &Store, rid: Rid) -> Vec<ChunkIx> {
+    let mut all = Vec::new();
+    let mut from = ChunkIx(0);
+    loop {
+        let page = store.chunks_since(rid, Ver::ZERO, from, 4096);
+        let Some((last, _)) = page.last() else { return all };
+        from = ChunkIx(last.0 + 1);
+        all.extend(page.into_iter().map(|(c, _)| c));
+    }
+}
+
+/// Reads every block of these chunks: how many hold data, and how many are bad.
+fn check(raw: &mut Blocking<'_>, store: &mut Store, rid: Rid, chunks: &[ChunkIx]) -> anyhow::Result<(u64, u64)> {
+    let (mut data, mut bad) = (0, 0);
+    for chunk in chunks {
+        read_chunk(raw, store, rid, *chunk, &mut |_, b| {
+            data += u64::from(b.state == BlockState::Data);
+            bad += u64::from(b.state == BlockState::Bad);
+        })?;
+    }
+    Ok((data, bad))
+}
+
+fn read_chunk(
+    raw: &mut Blocking<'_>,
+    store: &mut Store,
+    rid: Rid,
+    chunk: ChunkIx,
+    each: &mut dyn FnMut(usize, &BlockInfo),
+) -> anyhow::Result<()> {
+    let range = BlockRange { start: chunk.first_block(), len: CHUNK_BLOCKS as u32 };
+    let mut out = Vec::new();
+    store.step(Input::Op { id: 1, op: Op::Read { rid, range } }, &mut out);
+    while !out.is_empty() {
+        for o in std::mem::take(&mut out) {
+            match o {
+                Output::Disk { tag, op: DiskOp::Read { off, len } } => {
+                    let result = raw.read(off, len as usize);
+                    store.step(Input::DiskDone { tag, result }, &mut out);
+                }
+                Output::Done { result: Ok(Answer::Read { blocks, .. }), .. } => {
+                    blocks.iter().enumerate().for_each(|(i, b)| each(i, b));
+                }
+                Output::Done { result: Err(e), .. } => anyhow::bail!("chunk {}: {e}", chunk.0),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}

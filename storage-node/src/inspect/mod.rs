@@ -1,0 +1,55 @@
+//! `holdfast inspect`: any structure as text or JSON, from a node that is stopped. It reads and verifies; it writes nothing.
+
+pub mod disk;
+pub mod raft;
+
+use serde_json::Value;
+
+/// For people: one line per leaf, lists numbered, what is short on one line.
+pub fn print(v: &Value) {
+    lines(v, 0);
+}
+
+fn flat(v: &Value) -> Option<String> {
+    match v {
+        Value::String(s) => Some(s.clone()),
+        Value::Null => Some("–".into()),
+        Value::Array(a) if a.is_empty() => Some("none".into()),
+        Value::Array(_) => None,
+        Value::Object(o) => {
+            let parts: Option<Vec<String>> =
+                o.iter().map(|(k, v)| flat(v).filter(|t| t.len() < 60).map(|t| format!("{k} {t}"))).collect();
+            parts.map(|p| p.join(", ")).filter(|t| t.len() < 160)
+        }
+        other => Some(other.to_string()),
+    }
+}
+
+fn lines(v: &Value, depth: usize) {
+    let pad = "  ".repeat(depth);
+    match v {
+        Value::Object(o) => {
+            for (k, v) in o {
+                match flat(v) {
+                    Some(t) => println!("{pad}{k:<22} {t}"),
+                    None => {
+                        println!("{pad}{k}");
+                        lines(v, depth + 1);
+                    }
+                }
+            }
+        }
+        Value::Array(a) => {
+            for v in a {
+                match flat(v) {
+                    Some(t) => println!("{pad}- {t}"),
+                    None => {
+                        println!("{pad}-");
+                        lines(v, depth + 1);
+                    }
+                }
+            }
+        }
+        other => println!("{pad}{}", flat(other).unwrap_or_default()),
+    }
+}

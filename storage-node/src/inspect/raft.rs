@@ -1,0 +1,68 @@
+//! `holdfast inspect raft`: a node's metadata: the image, the log behind it, and the record that follows from both.
+
+use hf_meta::raft_log::RaftLog;
+use hf_meta_core::{ClusterState, Envelope, image};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// A node's data directory, as it is on disk.
+pub struct Known {
+    /// The record: image plus committed log.
+    pub state: ClusterState,
+    /// The newest index and term in the log.
+    pub last: (u64, u64),
+    /// Who votes, by the image's configuration and the log's changes of it.
+    pub voters: Vec<u64>,
+}
+
+/// Reads the metadata of a stopped node. `None`: it never was part of the group.
+pub fn load(data_dir: &Path, each: &mut dyn FnMut(Value)) -> anyhow::Result<Option<Known>> {
+    let dir = data_dir.join("meta");
+    if !dir.exists() {
+        return Ok(None);
+    }
+    let log = RaftLog::open_read_only(&dir).map_err(|e| anyhow::anyhow!("{}: {e}", dir.display()))?;
+    if log.is_empty() {
+        return Ok(None);
+    }
+    let meta = log.image().get_metadata().clone();
+    let mut state = image::decode(&log.image().data)?;
+    let mut last = (meta.index, meta.term);
+    for e in log.log()? {
+        last = (e.index, e.term);
+        let committed = e.index <= log.hard().commit;
+        let command = match e.entry_type {
+            _ if e.data.is_empty() => json!("a new leader began"),
+            0 => match Envelope::decode(&e.data) {
+                Ok(env) => {
+                    let outcome = committed.then(|| state.apply(&env));
+                    json!({"at_ms": env.at_ms, "command": env.cmd, "outcome": outcome})
+                }
+                Err(err) => json!({"damaged": err.to_string()}),
+            },
+            _ => json!("a change of the voters"),
+        };
+        each(json!({"index": e.index, "term": e.term, "committed": committed, "what": command}));
+    }
+    Ok(Some(Known { state, last, voters: log.conf().voters.clone() }))
+}
+
+/// The whole as JSON; with `log` every entry.
+pub fn raft(data_dir: &Path, log: bool) -> anyhow::Result<Value> {
+    let mut entries = Vec::new();
+    let known = load(data_dir, &mut |e| entries.push(e))?;
+    let Some(k) = known else {
+        anyhow::bail!(
+            "{} holds no metadata: this node follows the group without voting (its last view is view.json)",
+            data_dir.display()
+        );
+    };
+    let count = entries.len();
+    Ok(json!({
+        "path": data_dir, "cluster": k.state.cluster, "name": k.state.name, "revision": k.state.revision,
+        "voters": k.voters, "last_index": k.last.0, "last_term": k.last.1, "log_entries": count,
+        "nodes": k.state.nodes.len(), "disks": k.state.disks.len(), "volumes": k.state.volumes.len(),
+        "damage": k.state.check().err(),
+        "log": log.then_some(entries),
+    }))
+}

@@ -1,0 +1,109 @@
+//! The last resorts and the tools for looking: two of three voters are lost for good, and what is left is begun again; every
+//! structure can be printed and verified from a stopped node.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use hf_tests::cluster::{Cluster, run, until};
+use hf_tests::nbd::Nbd;
+use hf_tests::user::{BLOCKS, Witness};
+use serde_json::Value;
+use std::sync::atomic::AtomicBool;
+
+fn json(args: &[&str]) -> Value {
+    serde_json::from_str(&run(&[args, &["-o", "json"]].concat()).unwrap()).unwrap()
+}
+
+fn connect(c: &Cluster, node: usize) -> Nbd {
+    until("the export", || Nbd::connect(&c.nodes[node].nbd, "v").map_err(|e| e.to_string()))
+}
+
+#[test]
+fn a_cluster_whose_voters_are_lost_for_good_is_begun_again_with_what_is_left() {
+    let mut c = Cluster::new(4);
+    let voters = c.status().unwrap()["voters"].as_array().unwrap().clone();
+    let votes = |i: usize| voters.contains(&serde_json::json!(i as u64 + 1));
+    // The volume lives on all voters; the survivors are one voter and the node that only followed.
+    let names: Vec<&str> = (0..4).filter(|i| votes(*i)).map(|i| c.nodes[i].name.as_str()).collect();
+    c.ok(&["volume", "create", "v", "size=16MiB", &format!("nodes={}", names.join(","))]);
+    let lost: Vec<usize> = (0..4).filter(|i| votes(*i)).take(2).collect();
+    let left: Vec<usize> = (0..4).filter(|i| !lost.contains(i)).collect();
+    let (voter, follower) = if votes(left[0]) { (left[0], left[1]) } else { (left[1], left[0]) };
+    c.ok(&["volume", "attach", "v", "--node", &c.nodes[voter].name]);
+    let w = Witness::default();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        let mut nbd = connect(&c, voter);
+        let (w, stop) = (&w, &stop);
+        let user = s.spawn(move || w.work(&mut nbd, stop));
+        until("some work", || if w.done() > 3 * BLOCKS { Ok(()) } else { Err(w.done().to_string()) });
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        user.join().unwrap();
+    });
+    c.nodes.iter_mut().for_each(|n| n.kill());
+    for i in lost {
+        std::fs::remove_dir_all(&c.nodes[i].data_dir).unwrap();
+        std::fs::remove_dir_all(&c.nodes[i].disk).unwrap();
+    }
+    let dir = |i: usize| c.nodes[i].data_dir.display().to_string();
+    let (voter_dir, follower_dir) = (dir(voter), dir(follower));
+    let from = ["--data-dir", &voter_dir, "--data-dir", &follower_dir];
+    let p = json(&[&["rescue", "propose"], &from[..]].concat());
+    assert_eq!(p["volumes"][0]["volume"], "v", "{p}");
+    assert_eq!(p["volumes"][0]["guess"], false, "{p}");
+    assert_eq!(p["replicas_found"], 1, "{p}");
+    let order = [&["rescue", "found", &voter_dir], &from[..]].concat();
+    let e = run(&order).unwrap_err();
+    assert!(e.contains("--confirm holdfast"), "{e}");
+    run(&[&order[..], &["--confirm", "holdfast"]].concat()).unwrap();
+    let said = run(&["rescue", "follow", &follower_dir]).unwrap();
+    assert!(said.contains("will follow"), "{said}");
+    c.nodes[voter].start();
+    c.nodes[follower].start();
+    let name = c.nodes[voter].name.clone();
+    until("the volume to be in use again", || c.cli(&["volume", "attach", "v", "--node", &name]));
+    w.read_all(&mut connect(&c, voter)).unwrap();
+    w.judge("after the rescue");
+    // The cluster works: a change is possible, the follower sees it, and who is lost is replaced.
+    let here = format!("nodes={name},{}", c.nodes[follower].name);
+    c.ok(&["volume", "set", "v", "replicas=2", "min_replicas=1", &here]);
+    until("another replica, on the node that is left", || {
+        let v = c.volume("v");
+        let all = v["shards"][0]["replicas"].as_object().unwrap().clone();
+        let home = |r: &Value| r["node"] == follower as u64 + 1 && r["state"] == "in_sync";
+        if all.values().any(home) { Ok(()) } else { Err(v["shards"][0].to_string()) }
+    });
+}
+
+#[test]
+fn every_structure_can_be_looked_at_from_a_stopped_node() {
+    let mut c = Cluster::new(1);
+    c.ok(&["volume", "create", "v", "size=16MiB", "replicas=1"]);
+    c.ok(&["volume", "attach", "v"]);
+    let mut nbd = connect(&c, 0);
+    nbd.write(3 << 20, &[5; 8192]).unwrap();
+    nbd.zero((3 << 20) + 8192, 4096).unwrap();
+    let disk = c.nodes[0].disk.display().to_string();
+    let data = c.nodes[0].data_dir.display().to_string();
+    drop(nbd);
+    // Killed, so that what was written is still in the journal.
+    c.nodes[0].kill();
+    let j = json(&["inspect", "journal", &disk]);
+    assert!(j["damage"].is_null(), "{j}");
+    let records: Vec<&Value> =
+        j["groups"].as_array().unwrap().iter().flat_map(|g| g["records"].as_array().unwrap()).collect();
+    let of = |kind: &str| {
+        records.iter().filter(|r| r["kind"] == kind && r["block"] == if kind == "data" { 768 } else { 770 }).count()
+    };
+    assert!(of("data") == 1 && of("zero") == 1, "{j}");
+    let replica = json(&["inspect", "disk", &disk, "--verify"])["replicas"][0]["replica"].to_string();
+    let chunk = json(&["inspect", "chunk", &disk, "--replica", &replica, "--chunk", "3"]);
+    let states: Vec<&str> = chunk["blocks"].as_array().unwrap().iter().filter_map(|b| b["state"].as_str()).collect();
+    assert_eq!(states, ["data", "data", "zero"], "{chunk}");
+    let e = run(&["inspect", "chunk", &disk, "--replica", "99", "--chunk", "3"]).unwrap_err();
+    assert!(e.contains("holds no replica 99"), "{e}");
+    let r = json(&["inspect", "raft", &data, "--log"]);
+    assert_eq!((&r["volumes"], &r["voters"][0], &r["damage"]), (&1.into(), &1.into(), &Value::Null), "{r}");
+    assert!(r["log"].as_array().unwrap().iter().any(|e| e.to_string().contains("create_volume")), "{r}");
+    for words in [vec!["inspect", "journal", &disk], vec!["inspect", "raft", &data], vec!["inspect", "disk", &disk]] {
+        assert!(run(&words).unwrap().lines().count() > 4);
+    }
+}
