@@ -49,11 +49,13 @@ bench-now:
 	cargo build --locked -p holdfast -p hf-bench
 	@HOLDFAST=$(HOLDFAST) $(CARGO_TARGET_DIR)/debug/hf-bench
 
-# Longer runs of what `make test` runs short.
+# Longer runs of what `make test` runs short, with a verdict; MINUTES=20 by default.
 soak: setup-test
-	HOLDFAST_SIM_SEEDS=$${SEEDS:-100000} HOLDFAST_CRASH_SEEDS=$${CRASH_SEEDS:-2000} cargo test --locked -p hf-tests --test sim -p hf-store --test crash -- --nocapture
-	HOLDFAST=$(HOLDFAST) HOLDFAST_KILL_CYCLES=$${CYCLES:-200} cargo test --locked -p hf-tests --test kill -- --nocapture
+	@$(MAKE) --no-print-directory soak-now
+.PHONY: soak-now
+soak-now: build-now
+	@HOLDFAST=$(HOLDFAST) tests/soak.sh
 
-# Hostile input for every parser, for longer; coverage-guided fuzzing comes with the fuzz workspace.
+# Coverage-guided fuzzing of every parser; SECONDS_EACH=600 by default.
 fuzz: setup
-	HOLDFAST_FUZZ_ROUNDS=$${ROUNDS:-20000000} cargo test --locked -p hf-frontends --test nbd -p hf-repl-core --test wire -- --nocapture
+	@tests/fuzz.sh

@@ -4,6 +4,7 @@
 pub mod check;
 pub mod cluster;
 pub mod faultfs;
+pub mod fuzz;
 pub mod nbd;
 pub mod netns;
 pub mod sim;

@@ -7,7 +7,7 @@ use hf_store::sim::Rng;
 use hf_tests::cluster::{Cluster, binary, until};
 use hf_tests::nbd::Nbd;
 use hf_tests::netns::Hosts;
-use hf_tests::user::{BLOCKS, Witness};
+use hf_tests::user::{BLOCKS, Witness, percentile};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -56,6 +56,55 @@ impl World {
         }
     }
 
+    /// A replica is cut off from the coordinators on host 1, which serve all along: how long their users wait.
+    fn cut_off(&self, replica: usize, waits: &mut Vec<Duration>) {
+        let here: Vec<usize> = (0..VOLUMES).filter(|v| v % 3 == 0).collect();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|s| {
+            let stop = &stop;
+            let user = |v: &usize| {
+                let v = *v;
+                s.spawn(move || {
+                    let mut nbd = Nbd::connect(&self.c.nodes[0].nbd, &name(v)).unwrap();
+                    self.seen[v].work(&mut nbd, stop).longest
+                })
+            };
+            let users: Vec<_> = here.iter().map(user).collect();
+            let get_on = || {
+                let marks: Vec<u64> = here.iter().map(|v| self.seen[*v].done() + 100).collect();
+                until("users to get on", || {
+                    if here.iter().zip(&marks).all(|(v, m)| self.seen[*v].done() >= *m) {
+                        Ok(())
+                    } else {
+                        Err(String::new())
+                    }
+                });
+            };
+            get_on();
+            [(1, replica), (replica, 1)].iter().for_each(|(a, b)| self.hosts.cut(*a, *b));
+            get_on();
+            self.hosts.heal();
+            stop.store(true, Ordering::Relaxed);
+            waits.extend(users.into_iter().map(|u| u.join().unwrap()));
+        });
+        self.whole();
+    }
+
+    /// Every volume has all its replicas in sync and is attached.
+    fn whole(&self) {
+        until("every volume to be whole and in use", || {
+            let s = self.c.status()?;
+            for v in s["volumes"].as_object().ok_or("no volumes")?.values() {
+                let all = v["shards"][0]["replicas"].as_object().ok_or("no replicas")?;
+                let home = v["coordinator"].as_object().is_some_and(|a| a["maintenance"] != true);
+                if !all.values().all(|r| r["state"] == "in_sync") || !home || all.len() != 3 {
+                    return Err(v.to_string());
+                }
+            }
+            Ok(())
+        });
+    }
+
     /// Tries to take a volume to a node, asking that node; it need not succeed while links are cut.
     fn take(&self, v: usize, node: usize) -> Child {
         let (api, to) = (self.c.nodes[node].api.clone(), self.c.nodes[node].name.clone());
@@ -99,17 +148,7 @@ impl World {
             }
             self.hosts.heal();
             let healed = Instant::now();
-            until("every volume to be whole and in use", || {
-                let s = self.c.status()?;
-                for v in s["volumes"].as_object().ok_or("no volumes")?.values() {
-                    let all = v["shards"][0]["replicas"].as_object().ok_or("no replicas")?;
-                    let home = v["coordinator"].as_object().is_some_and(|a| a["maintenance"] != true);
-                    if !all.values().all(|r| r["state"] == "in_sync") || !home || all.len() != 3 {
-                        return Err(v.to_string());
-                    }
-                }
-                Ok(())
-            });
+            self.whole();
             let marks: Vec<u64> = self.seen.iter().map(|w| w.done() + BLOCKS).collect();
             until("users to go on", || works(&marks));
             let took = healed.elapsed();
@@ -130,7 +169,8 @@ fn partitions_along_any_links_show_nobody_anything_wrong() {
     for i in (1..subsets.len()).rev() {
         subsets.swap(i, rng.below(i as u64 + 1) as usize);
     }
-    let mut heals = Vec::new();
+    let (mut heals, mut waits) = (Vec::new(), Vec::new());
+    (0..3).for_each(|i| w.cut_off(2 + i % 2, &mut waits));
     for round in 0..rounds {
         let set = subsets[round % subsets.len()];
         let cuts: Vec<_> = LINKS.iter().enumerate().filter(|(i, _)| set >> i & 1 == 1).map(|(_, l)| *l).collect();
@@ -140,11 +180,17 @@ fn partitions_along_any_links_show_nobody_anything_wrong() {
         }
     }
     let (writes, reads) = w.seen.iter().map(Witness::counts).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+    println!(
+        "longest wait of a user while a replica was cut off from its coordinator: median {} ms, p99 {} ms (n={})",
+        percentile(&mut waits, 0.5),
+        percentile(&mut waits, 0.99),
+        waits.len()
+    );
     assert!(writes as usize > rounds * VOLUMES * 10 && reads > 0);
     println!(
         "{} partitioned volumes ({rounds} subsets of links, {VOLUMES} volumes each): {writes} acknowledged writes, {reads} reads, 0 stale, 0 late; whole and in use again after: median {} ms, worst {} ms",
         rounds * VOLUMES,
-        hf_tests::user::percentile(&mut heals, 0.5),
-        hf_tests::user::percentile(&mut heals, 1.0)
+        percentile(&mut heals, 0.5),
+        percentile(&mut heals, 1.0)
     );
 }

@@ -55,6 +55,7 @@ fn all() -> Vec<Msg> {
         Msg::ChunkList { since: Ver::ZERO, from: ChunkIx(3) },
         Msg::ChunkListAck { chunks: vec![(ChunkIx(1), Ver::new(1, 1))], more: true },
         Msg::ChunkVersions { chunk: ChunkIx(9) },
+        Msg::Verify { chunk: ChunkIx(9) },
         Msg::ChunkVersionsAck { infos: vec![info; 256] },
         Msg::Copy { items: vec![item(true), item(false), item(true)] },
         Msg::CopyAck { applied: vec![true, false] },

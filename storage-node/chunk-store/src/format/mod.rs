@@ -74,7 +74,7 @@ impl Put for Vec<u8> {
 }
 
 /// Seals a block: a checksum over everything else goes to `at..at+4`.
-pub(crate) fn seal(block: &mut [u8], at: usize) -> u32 {
+pub fn seal(block: &mut [u8], at: usize) -> u32 {
     block[at..at + 4].fill(0);
     let crc = crc32fast::hash(block);
     block[at..at + 4].copy_from_slice(&crc.to_le_bytes());

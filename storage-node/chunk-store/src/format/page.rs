@@ -16,7 +16,8 @@ use hf_policy::crc::SeededCrc;
 use hf_policy::{BLOCK_SIZE, Rid, Seq, ShardId, Ver};
 
 const MAGIC: u32 = 0x4750_4648; // "HFPG"
-const CRC_AT: usize = 8;
+/// Where the checksum is.
+pub const CRC_AT: usize = 8;
 const STATES_AT: usize = 192;
 const TERMS_AT: usize = 256;
 const SEQS_AT: usize = 1280;

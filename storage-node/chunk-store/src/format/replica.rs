@@ -51,6 +51,7 @@ impl ReplicaRec {
         b.p64(self.blocks);
         b.p64(self.hint_epoch);
         let name = self.hint_name.as_bytes();
+        // Names of volumes have at most 63 characters, all ASCII.
         let n = name.len().min(NAME_BYTES - 1);
         b.push(n as u8);
         b.extend_from_slice(&name[..n]);
@@ -78,7 +79,8 @@ impl ReplicaRec {
             hint_epoch: g.u64()?,
             hint_name: {
                 let n = g.u8()? as usize;
-                String::from_utf8_lossy(g.bytes(n)?).into_owned()
+                let name = if n < NAME_BYTES { g.bytes(n)? } else { return None };
+                String::from_utf8(name.to_vec()).ok()?
             },
             deleting: state == 2,
         };

@@ -1,0 +1,198 @@
+//! The fuzzers' committed corpus, replayed: every input that ever reached something new, and every one that ever crashed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use hf_tests::fuzz::TARGETS;
+use std::path::Path;
+
+#[test]
+fn every_parser_bears_its_corpus() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    for (name, run) in TARGETS {
+        let dir = root.join(name);
+        let files: Vec<_> = std::fs::read_dir(&dir)
+            .unwrap_or_else(|e| panic!("{}: {e}; each target has a corpus", dir.display()))
+            .map(|e| e.unwrap().path())
+            .collect();
+        for f in &files {
+            let data = std::fs::read(f).unwrap();
+            // The file's name is in the panic's way out, for whoever looks for it.
+            let ran = std::panic::catch_unwind(|| run(&data));
+            assert!(ran.is_ok(), "{name} does not bear {}", f.display());
+            // And damaged a little everywhere.
+            for at in (0..data.len().min(4096)).step_by(1 + data.len() / 24) {
+                let mut bad = data.clone();
+                bad[at] ^= 1 << (at % 8);
+                run(&bad);
+                run(&data[..at]);
+            }
+        }
+        println!("{name}: {} inputs", files.len());
+        assert!(files.len() >= 3, "{name} has next to no corpus");
+    }
+}
+
+/// `UPDATE=1`: writes one valid input of each kind, for the fuzzers to begin with.
+#[test]
+fn seeds_are_valid_structures() {
+    for (target, inputs) in seeds() {
+        assert!(TARGETS.iter().any(|(n, _)| *n == target), "{target}");
+        for (i, data) in inputs.iter().enumerate() {
+            hf_tests::fuzz::run(target, data);
+            if std::env::var_os("UPDATE").is_some() {
+                let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+                std::fs::create_dir_all(&dir).unwrap();
+                std::fs::write(dir.join(format!("seed-{i:02}")), data).unwrap();
+            }
+        }
+    }
+}
+
+fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
+    use hf_meta_core::{Command, Envelope as Env, image};
+    use hf_policy::*;
+    use hf_repl_core::message::{Envelope, Msg, WriteKind};
+    use hf_repl_core::wire::{self, Hello, HelloReply};
+    let env = Envelope { rid: Rid(4), term: Term(7), req: 9, ..Default::default() };
+    let range = BlockRange::new(10, 1);
+    let data = bytes::Bytes::from(vec![5u8; 4096]);
+    let msgs = [
+        Msg::Seal { epoch: Epoch(5) },
+        Msg::Write { seq: 4, range, stable: Ver::ZERO, kind: WriteKind::Data { crcs: crc::payloads(&data), data } },
+        Msg::Write { seq: 4, range, stable: Ver::ZERO, kind: WriteKind::Zero { keep: true } },
+        Msg::Read { range },
+        Msg::ChunkVersionsAck { infos: vec![Default::default(); 256] },
+        Msg::CopyAck { applied: vec![true, false] },
+    ];
+    let frames = msgs.iter().map(|m| wire::encode(&env, m).head.to_vec()).collect();
+    let hellos = vec![
+        Hello { min_version: 1, max_version: 2, ..Default::default() }.to_frame().to_vec(),
+        HelloReply { version: 1, text: "no".into(), ..Default::default() }.to_frame().to_vec(),
+        vec![],
+    ];
+    let opt = |o: u32, d: &[u8]| [b"IHAVEOPT", &o.to_be_bytes()[..], &(d.len() as u32).to_be_bytes(), d].concat();
+    let go = [&3u32.to_be_bytes()[..], b"vol", &[0, 1, 0, 3]].concat();
+    let query =
+        [&3u32.to_be_bytes()[..], b"vol", &1u32.to_be_bytes(), &15u32.to_be_bytes(), b"base:allocation"].concat();
+    let talks = vec![
+        [vec![0, 0, 0, 3], opt(8, &[]), opt(10, &query), opt(7, &go)].concat(),
+        [vec![0, 0, 0, 1], opt(3, &[]), opt(9, &query), opt(6, &go), opt(2, &[])].concat(),
+        [vec![0, 0, 0, 0], opt(1, b"vol")].concat(),
+    ];
+    let requests = vec![
+        hf_tests::nbd::Nbd::header(1, 0, 0, 4096, 8192),
+        hf_tests::nbd::Nbd::header(2, 1, 1, 0, 512),
+        hf_tests::nbd::Nbd::header(3, 8, 7, 0, 4096),
+    ];
+    let cmd = |cmd| Env { v: 1, request: RequestId(7), at_ms: 1, cmd }.encode().unwrap();
+    let commands = vec![
+        cmd(Command::Init { cluster: ClusterId(1), name: "c".into() }),
+        cmd(Command::Drop {
+            vol: VolumeId(1),
+            shard: 0,
+            epoch: Epoch(2),
+            term: Term(3),
+            rids: vec![Rid(1)],
+            base: Ver::ZERO,
+        }),
+        cmd(Command::PauseRebuild { paused: true }),
+        cmd(Command::DeleteVolume { vol: VolumeId(1), epoch: Epoch(4) }),
+    ];
+    let mut state = hf_meta_core::ClusterState::default();
+    state.apply(&Env::decode(&commands[0]).unwrap()).unwrap();
+    let images = vec![
+        image::encode(&state).unwrap(),
+        image::encode(&Default::default()).unwrap(),
+        b"holdfast-cluster-image 9\n{}".to_vec(),
+    ];
+    let words = [
+        "size=10GiB replicas=3 nodes=a,b",
+        "replica_timeout=1.5s scrub_interval=0 rebuild_impact=5%",
+        "10GiB",
+        "label.x=y media=nvme",
+    ];
+    let (blocks, disks) = store_blocks();
+    let of = |magic: &[u8]| blocks.iter().filter(|b| b.starts_with(magic)).take(6).cloned().collect::<Vec<_>>();
+    vec![
+        ("wire_frame", frames),
+        ("wire_hello", hellos),
+        ("nbd_handshake", talks),
+        ("nbd_request", requests),
+        ("journal_group", of(b"HFJ1")),
+        ("chunk_page", of(&page_magic(&blocks))),
+        ("superblock", [of(b"HOLDFAST"), vec![vec![0; 64], b"HOLDFAST".to_vec()]].concat()),
+        ("index_page", blocks.iter().take(40).step_by(8).cloned().collect()),
+        ("disk_open", disks),
+        ("command", commands),
+        ("cluster_image", images),
+        ("policy", words.iter().map(|w| w.as_bytes().to_vec()).collect()),
+    ]
+}
+
+/// The four bytes that chunk pages begin with.
+fn page_magic(blocks: &[Vec<u8>]) -> Vec<u8> {
+    let pages = blocks.iter().filter(|b| !b.starts_with(b"HFJ1") && !b.starts_with(b"HOLDFAST"));
+    let mut count = std::collections::BTreeMap::new();
+    for b in pages.filter(|b| b[..4].is_ascii()) {
+        *count.entry(b[..4].to_vec()).or_insert(0) += 1;
+    }
+    count.into_iter().find(|(k, _)| k.starts_with(b"HF")).map(|(k, _)| k).unwrap_or_default()
+}
+
+/// Blocks of a disk that was used, and inputs that lay some of them over a fresh one.
+fn store_blocks() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    use hf_policy::*;
+    use hf_store::sim::SimDisk;
+    use hf_store::*;
+    let mut disk = SimDisk::new(16 << 20);
+    let p = FormatParams { cluster: ClusterId(1), disk: DiskUuid(9), journal: Some(1 << 20) };
+    recovery::format(&mut disk, p).unwrap();
+    let mut store = recovery::open(&mut disk, Config::default()).unwrap();
+    let mut out = Vec::new();
+    store.start(&mut out);
+    let rec = ReplicaRec {
+        shard: ShardId { vol: VolumeId(1), index: 0 },
+        rid: Rid(5),
+        store_uuid: StoreUuid(77),
+        lineage: Lineage(1),
+        promised_term: Term(1),
+        promised_session: SessionId(1),
+        stable_known: Ver::ZERO,
+        blocks: 2048,
+        deleting: false,
+        hint_epoch: 1,
+        hint_name: "v".into(),
+    };
+    let data = bytes::Bytes::from(vec![3u8; 8192]);
+    let write = |at: u64, seq: u64| Op::Write {
+        rid: Rid(5),
+        ver: Ver::new(1, seq),
+        start: BlockIx(at),
+        crcs: crc::payloads(&data),
+        data: data.clone(),
+    };
+    let ops = [
+        Op::CreateReplica(rec),
+        write(0, 1),
+        write(300, 2),
+        Op::Zero { rid: Rid(5), ver: Ver::new(1, 3), range: BlockRange::new(1, 1), keep: true },
+        Op::Checkpoint,
+        write(700, 4),
+    ];
+    for (id, op) in ops.into_iter().enumerate() {
+        store.step(Input::Op { id: id as u64, op }, &mut out);
+        loop {
+            for o in std::mem::take(&mut out) {
+                if let Output::Disk { tag, op } = o {
+                    disk.submit(tag, op);
+                }
+            }
+            let Some((tag, result)) = disk.complete(0) else { break };
+            store.step(Input::DiskDone { tag, result }, &mut out);
+        }
+    }
+    disk.crash_keeping(|_| true);
+    let written = disk.written();
+    let blocks: Vec<Vec<u8>> = written.iter().map(|b| disk.block(*b).to_vec()).collect();
+    let overlay = |b: &u64| [&(*b as u16).to_le_bytes()[..], &disk.block(*b)[..254]].concat();
+    (blocks, written.chunks(6).take(5).map(|c| c.iter().flat_map(overlay).collect()).collect())
+}
