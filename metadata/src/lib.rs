@@ -1,11 +1,13 @@
 //! Drives the cluster record: raft-rs over RocksDB, gRPC between nodes.
 //!
 //! * [`raft_log`]: the log, hard state and image in RocksDB
-//! * [`raft_loop`]: the only owner of the Raft node: one thread, one synced batch per Ready
+//! * [`member`]: one member of the group, without threads or clocks
+//! * [`raft_loop`]: the thread that owns it: one synced batch per Ready
 //! * [`raft_net`]: Raft messages to other nodes
 //! * [`voters`]: who votes, decided from the configuration and who is there
 //! * [`service`]: what other nodes ask of this one
 
+pub mod member;
 pub mod raft_log;
 pub mod raft_loop;
 pub mod raft_net;

@@ -7,6 +7,7 @@
 //! The WAL is opened with tolerate-corrupted-tail: an ordinary torn tail after a power loss is a write that was never
 //! acknowledged; "absolute consistency" would refuse to start (hazards: Restate 85cbaf014). It is never switched off.
 
+use crate::member::Log;
 use prost_old::Message;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
@@ -147,12 +148,7 @@ impl RaftLog {
         &self.snapshot
     }
 
-    /// The present configuration. It is durable with the next image; until then the log holds the changes.
-    pub fn set_conf(&mut self, conf: ConfState) {
-        self.conf = conf;
-    }
-
-    /// The present configuration.
+    /// The configuration of the newest image.
     pub fn conf(&self) -> &ConfState {
         &self.conf
     }
@@ -160,11 +156,6 @@ impl RaftLog {
     /// Has this node ever been part of a group?
     pub fn is_empty(&self) -> bool {
         self.last == 0
-    }
-
-    /// Entries since the image.
-    pub fn len(&self) -> u64 {
-        self.last + 1 - self.first
     }
 
     /// One synced WriteBatch for everything.
@@ -218,6 +209,25 @@ fn synced() -> WriteOptions {
     let mut o = WriteOptions::default();
     o.set_sync(true);
     o
+}
+
+impl Log for RaftLog {
+    fn commit(&mut self, b: Batch) -> Result<(), LogError> {
+        RaftLog::commit(self, b)
+    }
+    fn conf(&self) -> &ConfState {
+        &self.conf
+    }
+    /// Durable with the next image; until then the log holds the changes.
+    fn set_conf(&mut self, conf: ConfState) {
+        self.conf = conf;
+    }
+    fn image(&self) -> &Snapshot {
+        &self.snapshot
+    }
+    fn entries_kept(&self) -> u64 {
+        self.last + 1 - self.first
+    }
 }
 
 impl Storage for RaftLog {
@@ -315,7 +325,7 @@ mod tests {
             l.commit(Batch { compact: Some(s), ..Batch::default() }).unwrap();
         }
         let l = RaftLog::open(&dir).unwrap();
-        assert_eq!((l.first_index().unwrap(), l.last_index().unwrap(), l.len()), (6, 8, 3));
+        assert_eq!((l.first_index().unwrap(), l.last_index().unwrap(), l.entries_kept()), (6, 8, 3));
         assert!(l.entries(5, 7, None, GetEntriesContext::empty(false)).is_err());
         assert_eq!(l.entries(6, 9, None, GetEntriesContext::empty(false)).unwrap().len(), 3);
         drop(l);

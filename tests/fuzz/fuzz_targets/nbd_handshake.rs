@@ -1,2 +1,3 @@
+//! Coverage-guided fuzzing of the parser `nbd_handshake`: `make fuzz`.
 #![no_main]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| hf_tests::fuzz::run("nbd_handshake", data));

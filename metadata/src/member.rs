@@ -1,0 +1,303 @@
+//! One member of the metadata group, without threads, clocks or sockets: inputs in, then one Ready after another in numbered steps.
+//! `raft_loop.rs` runs it over RocksDB; the simulator runs it over a simulated disk (`metadata/tests/raft_sim.rs`).
+
+use crate::raft_log::{Batch, LogError};
+use crate::raft_loop::{Proposed, RaftStatus};
+use crate::voters;
+use hf_meta_core::plan::Liveness;
+use hf_meta_core::{ClusterState, Envelope, image};
+use hf_policy::{NodeId, RequestId};
+use prost_old::Message as _;
+use raft::eraftpb::{ConfChangeV2, ConfState, Entry, EntryType, Message, MessageType, Snapshot};
+use raft::{RawNode, StateRole};
+use std::collections::BTreeMap;
+
+/// The log is compacted when it has this many entries.
+const COMPACT_AFTER: u64 = 2_000;
+/// Proposals that wait for their outcome.
+const MAX_WAITING: usize = 4096;
+/// Ticks from one look at who should vote to the next.
+const PLAN_TICKS: u64 = 5;
+
+/// Raft's storage: what [`Log::commit`] was given is durable when it returns, all of it or nothing.
+pub trait Log: raft::Storage {
+    /// One synced write for everything.
+    fn commit(&mut self, b: Batch) -> Result<(), LogError>;
+    /// The present configuration.
+    fn conf(&self) -> &ConfState;
+    /// It has changed; durable with the next image.
+    fn set_conf(&mut self, conf: ConfState);
+    /// The newest image.
+    fn image(&self) -> &Snapshot;
+    /// Entries since the image.
+    fn entries_kept(&self) -> u64;
+}
+
+/// A member. `T` names a proposal to whoever made it.
+pub struct MetaNode<L: Log, T> {
+    /// Raft.
+    pub raw: RawNode<L>,
+    /// The applied state.
+    pub state: ClusterState,
+    applied: u64,
+    commands: u64,
+    waiting: BTreeMap<RequestId, Vec<T>>,
+    live: Liveness,
+    ticks: u64,
+    compact_after: u64,
+    voter_grace_ms: u64,
+    /// To send, in order.
+    pub out: Vec<Message>,
+    /// What proposals came to.
+    pub answers: Vec<(T, Proposed)>,
+}
+
+impl<L: Log, T> MetaNode<L, T> {
+    /// From what is durable.
+    pub fn new(id: u64, log: L, voter_grace_ms: u64) -> Result<MetaNode<L, T>, LogError> {
+        let state = match log.image().data.as_slice() {
+            [] => ClusterState::default(),
+            data => image::decode(data).map_err(|e| LogError::Damaged(e.to_string()))?,
+        };
+        let applied = log.image().get_metadata().index;
+        let cfg = raft::Config {
+            id,
+            election_tick: 10,
+            heartbeat_tick: 2,
+            applied,
+            max_size_per_msg: 1 << 20,
+            max_inflight_msgs: 256,
+            check_quorum: true,
+            pre_vote: true,
+            ..Default::default()
+        };
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let raw = RawNode::new(&cfg, log, &logger).map_err(|e| LogError::Damaged(e.to_string()))?;
+        let mut n = MetaNode {
+            raw,
+            state,
+            applied,
+            commands: 0,
+            waiting: BTreeMap::new(),
+            live: Liveness::default(),
+            ticks: 0,
+            compact_after: COMPACT_AFTER,
+            voter_grace_ms,
+            out: Vec::new(),
+            answers: Vec::new(),
+        };
+        // The only voter need not wait for an election timeout.
+        if n.raw.store().conf().voters == [id] {
+            let _ = n.raw.campaign();
+        }
+        Ok(n)
+    }
+
+    /// For tests: another bound on the log's length.
+    pub fn compact_after(&mut self, entries: u64) {
+        self.compact_after = entries;
+    }
+
+    /// A tenth of a second has passed.
+    pub fn tick(&mut self) {
+        self.raw.tick();
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(PLAN_TICKS) {
+            self.plan_voters();
+        }
+    }
+
+    /// Where it stands.
+    pub fn status(&self) -> RaftStatus {
+        let conf = self.raw.store().conf();
+        let leader = self.raw.raft.leader_id;
+        RaftStatus {
+            leader: (leader != 0).then_some(NodeId(leader)),
+            is_leader: self.is_leader(),
+            term: self.raw.raft.term,
+            voters: conf.voters.clone(),
+            learners: conf.learners.clone(),
+            applied: self.applied,
+            commands: self.commands,
+        }
+    }
+
+    /// Does it lead?
+    pub fn is_leader(&self) -> bool {
+        self.raw.raft.state == StateRole::Leader
+    }
+
+    /// Proposes a command; the answer comes with the same `ticket`.
+    pub fn propose(&mut self, env: &Envelope, ticket: T) {
+        // A non-leader refuses here: raft 0.7.0 would forward proposals, and lose their outcomes.
+        if !self.is_leader() {
+            return self.answers.push((ticket, Proposed::NotLeader));
+        }
+        if self.waiting.len() >= MAX_WAITING {
+            return self.answers.push((ticket, Proposed::Unknown));
+        }
+        if let Some(known) = self.state.requests.get(&env.request) {
+            return self.answers.push((ticket, Proposed::Outcome(known.clone())));
+        }
+        match env.encode().ok().map(|data| self.raw.propose(Vec::new(), data)) {
+            Some(Ok(())) => self.waiting.entry(env.request).or_default().push(ticket),
+            _ => self.answers.push((ticket, Proposed::NotLeader)),
+        }
+    }
+
+    /// A message from another member.
+    pub fn step(&mut self, m: Message) -> Result<(), LogError> {
+        // Local messages never come from outside.
+        if raft::raw_node::is_local_msg(m.msg_type()) || m.to != self.raw.raft.id {
+            return Ok(());
+        }
+        // The leader tells to commit only what this node once acknowledged. If that is not here, the data directory
+        // is an older one: its votes and acknowledgements are worth nothing (hazard 18).
+        let last = self.raw.raft.raft_log.last_index();
+        if m.msg_type() == MessageType::MsgHeartbeat && m.commit > last {
+            return Err(LogError::Damaged(format!(
+                "this node's metadata ends at entry {last}, but it had acknowledged entry {}: its data directory is an older copy or was damaged. Remove the node from the cluster (holdfast node remove), give it an empty data_dir and join it anew; its disks' data is made anew from the other replicas",
+                m.commit
+            )));
+        }
+        let _ = self.raw.step(m);
+        Ok(())
+    }
+
+    /// A node could not be reached.
+    pub fn unreachable(&mut self, node: u64) {
+        self.raw.report_unreachable(node);
+    }
+
+    /// An image did, or did not, get on its way.
+    pub fn snapshot_sent(&mut self, to: u64, sent: bool) {
+        let status = if sent { raft::SnapshotStatus::Finish } else { raft::SnapshotStatus::Failure };
+        self.raw.report_snapshot(to, status);
+    }
+
+    /// Who answers.
+    pub fn live(&mut self, live: Liveness) {
+        self.live = live;
+    }
+
+    /// One Ready: 1 send what needs no persistence · 2 install a snapshot · 3 collect entries and hard state into one
+    /// batch, synced · 4 send what needed it · 5 apply what is committed · 6 advance, persist the commit index, apply.
+    pub fn on_ready(&mut self) -> Result<(), LogError> {
+        while self.raw.has_ready() {
+            let mut ready = self.raw.ready();
+            self.out.extend(ready.take_messages());
+            let mut batch = Batch { hard: ready.hs().cloned(), ..Batch::default() };
+            if *ready.snapshot() != Snapshot::default() {
+                batch.install = Some(ready.snapshot().clone());
+            }
+            batch.entries = ready.take_entries();
+            let installed = batch.install.clone();
+            if batch.hard.is_some() || batch.install.is_some() || !batch.entries.is_empty() {
+                self.raw.mut_store().commit(batch)?;
+            }
+            if let Some(s) = installed {
+                self.state = image::decode(&s.data).map_err(|e| LogError::Damaged(e.to_string()))?;
+                self.applied = s.get_metadata().index;
+            }
+            self.out.extend(ready.take_persisted_messages());
+            self.apply(ready.take_committed_entries())?;
+            let mut light = self.raw.advance(ready);
+            if let Some(commit) = light.commit_index() {
+                let mut hard = self.raw.raft.hard_state();
+                hard.commit = commit;
+                self.raw.mut_store().commit(Batch { hard: Some(hard), ..Batch::default() })?;
+            }
+            self.out.extend(light.take_messages());
+            self.apply(light.take_committed_entries())?;
+            self.raw.advance_apply();
+            self.compact()?;
+        }
+        if !self.is_leader() && !self.waiting.is_empty() {
+            let lost = std::mem::take(&mut self.waiting).into_values().flatten();
+            self.answers.extend(lost.map(|t| (t, Proposed::Unknown)));
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, entries: Vec<Entry>) -> Result<(), LogError> {
+        for e in entries {
+            self.applied = e.index;
+            match e.entry_type() {
+                EntryType::EntryNormal if e.data.is_empty() => {}
+                EntryType::EntryNormal => {
+                    // A command this node cannot read would fork its state: stop instead.
+                    let env = Envelope::decode(&e.data).map_err(|x| LogError::Damaged(x.to_string()))?;
+                    let outcome = self.state.apply(&env);
+                    self.commands += 1;
+                    let waited = self.waiting.remove(&env.request).unwrap_or_default().into_iter();
+                    self.answers.extend(waited.map(|t| (t, Proposed::Outcome(outcome.clone()))));
+                }
+                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
+                    let cc = conf_change(&e)?;
+                    let conf = self.raw.apply_conf_change(&cc).map_err(|x| LogError::Damaged(x.to_string()))?;
+                    self.raw.mut_store().set_conf(conf);
+                    // The configuration must survive on its own: an image carries it.
+                    self.save_image()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn image_now(&self) -> Result<Snapshot, LogError> {
+        let data = image::encode(&self.state).map_err(|e| LogError::Damaged(e.to_string()))?;
+        let mut s = Snapshot { data, ..Default::default() };
+        let term = raft::Storage::term(self.raw.store(), self.applied).map_err(|e| LogError::Damaged(e.to_string()))?;
+        s.mut_metadata().index = self.applied;
+        s.mut_metadata().term = term;
+        *s.mut_metadata().mut_conf_state() = self.raw.store().conf().clone();
+        Ok(s)
+    }
+
+    fn save_image(&mut self) -> Result<(), LogError> {
+        let s = self.image_now()?;
+        self.raw.mut_store().commit(Batch { compact: Some(s), ..Batch::default() })
+    }
+
+    fn compact(&mut self) -> Result<(), LogError> {
+        if self.raw.store().entries_kept() > self.compact_after { self.save_image() } else { Ok(()) }
+    }
+
+    /// Keeps the group at the number of voters that is asked for: nodes join as learners and become voters, all that are missing
+    /// at once, when they have caught up (so that a group of one never rests on two); a voter that was removed from the
+    /// cluster, or stays away, gives its place to another node.
+    fn plan_voters(&mut self) {
+        if !self.is_leader() {
+            return;
+        }
+        let conf = self.raw.store().conf().clone();
+        if !conf.voters_outgoing.is_empty() || self.raw.raft.has_pending_conf() {
+            return;
+        }
+        let present = voters::Present {
+            known: self.state.nodes.keys().map(|n| n.0).collect(),
+            up: self.live.up.iter().map(|n| n.0).collect(),
+            away_ms: self.live.away.iter().map(|(n, ms)| (n.0, *ms)).collect(),
+            caught_up: conf.learners.iter().copied().filter(|n| self.caught_up(*n)).collect(),
+        };
+        let plan = voters::plan(&conf, &present, self.state.voters, self.voter_grace_ms, self.raw.raft.id);
+        let Some(change) = plan else { return };
+        let _ = self.raw.propose_conf_change(Vec::new(), change);
+    }
+
+    fn caught_up(&self, node: u64) -> bool {
+        self.raw.raft.prs().get(node).is_some_and(|p| p.matched + 50 >= self.applied && p.matched > 0)
+    }
+}
+
+fn conf_change(e: &Entry) -> Result<ConfChangeV2, LogError> {
+    let damaged = |x: prost_old::DecodeError| LogError::Damaged(x.to_string());
+    if e.entry_type() == EntryType::EntryConfChange {
+        let v1 = raft::eraftpb::ConfChange::decode(e.data.as_slice()).map_err(damaged)?;
+        return Ok(raft::prelude::ConfChangeV2 {
+            changes: vec![voters::single(v1.change_type(), v1.node_id)],
+            ..Default::default()
+        });
+    }
+    ConfChangeV2::decode(e.data.as_slice()).map_err(damaged)
+}

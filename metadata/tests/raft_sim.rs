@@ -1,0 +1,470 @@
+//! The simulator's second configuration: real raft-rs members with the real record on simulated disks, one thread, one seed. Messages
+//! are lost, repeated, reordered and cut off; members crash between any two durable writes and come back with what was durable;
+//! voters are replaced; clients repeat what they got no answer to. All members apply the same commands in the same order, each
+//! answered one is applied exactly once and stays, and when faults end the group works.
+//! `HOLDFAST_RAFT_SEEDS=n`; `HOLDFAST_RAFT_SEED=s` replays one.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use hf_meta::member::{Log, MetaNode};
+use hf_meta::raft_log::{Batch, LogError};
+use hf_meta::raft_loop::Proposed;
+use hf_meta_core::command::COMMAND_VERSION;
+use hf_meta_core::plan::Liveness;
+use hf_meta_core::record::Addresses;
+use hf_meta_core::{ClusterState, Command, Envelope, image};
+use hf_policy::{BootId, ClusterId, NodeId, RequestId};
+use raft::eraftpb::{ConfState, Entry, HardState, Message, Snapshot};
+use raft::{GetEntriesContext, RaftState, Storage, StorageError};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+const NODES: u64 = 5;
+
+/// What survives a crash: it changes by whole batches.
+#[derive(Default)]
+struct Disk {
+    hard: HardState,
+    snapshot: Snapshot,
+    entries: BTreeMap<u64, Entry>,
+    /// Batches until the power goes: the next one is done, or not, and nobody hears of it.
+    fuse: Option<(u32, bool)>,
+}
+
+impl Disk {
+    fn put(&mut self, b: Batch) {
+        if let Some(s) = b.install {
+            self.entries.clear();
+            self.snapshot = s;
+        }
+        if let Some(e) = b.entries.first() {
+            self.entries.split_off(&e.index);
+        }
+        self.entries.extend(b.entries.into_iter().map(|e| (e.index, e)));
+        if let Some(s) = b.compact {
+            self.entries = self.entries.split_off(&(s.get_metadata().index + 1));
+            self.snapshot = s;
+        }
+        self.hard = b.hard.unwrap_or_else(|| self.hard.clone());
+    }
+}
+
+struct SimLog {
+    disk: Rc<RefCell<Disk>>,
+    conf: ConfState,
+    image: Snapshot,
+}
+
+impl SimLog {
+    fn open(disk: Rc<RefCell<Disk>>) -> SimLog {
+        let image = disk.borrow().snapshot.clone();
+        SimLog { conf: image.get_metadata().get_conf_state().clone(), image, disk }
+    }
+}
+
+impl Log for SimLog {
+    fn commit(&mut self, b: Batch) -> Result<(), LogError> {
+        let mut d = self.disk.borrow_mut();
+        if let Some((left, done)) = d.fuse {
+            if left == 0 {
+                if done {
+                    d.put(b);
+                }
+                return Err(LogError::Damaged("power loss".into()));
+            }
+            d.fuse = Some((left - 1, done));
+        }
+        if let Some(s) = &b.install {
+            self.conf = s.get_metadata().get_conf_state().clone();
+        }
+        d.put(b);
+        self.image = d.snapshot.clone();
+        Ok(())
+    }
+    fn conf(&self) -> &ConfState {
+        &self.conf
+    }
+    fn set_conf(&mut self, conf: ConfState) {
+        self.conf = conf;
+    }
+    fn image(&self) -> &Snapshot {
+        &self.image
+    }
+    fn entries_kept(&self) -> u64 {
+        self.disk.borrow().entries.len() as u64
+    }
+}
+
+impl Storage for SimLog {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(RaftState { hard_state: self.disk.borrow().hard.clone(), conf_state: self.conf.clone() })
+    }
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max: impl Into<Option<u64>>,
+        _: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        let (d, max) = (self.disk.borrow(), max.into().unwrap_or(u64::MAX));
+        if low <= self.image.get_metadata().index {
+            return Err(raft::Error::Store(StorageError::Compacted));
+        }
+        let (mut out, mut size) = (Vec::new(), 0);
+        for i in low..high {
+            let e = d.entries.get(&i).cloned().ok_or(raft::Error::Store(StorageError::Unavailable))?;
+            size += e.data.len() as u64 + 20;
+            if !out.is_empty() && size > max {
+                break;
+            }
+            out.push(e);
+        }
+        Ok(out)
+    }
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        let m = self.image.get_metadata();
+        match (index == m.index, self.disk.borrow().entries.get(&index)) {
+            (true, _) => Ok(m.term),
+            (_, Some(e)) => Ok(e.term),
+            (_, None) if index < m.index => Err(raft::Error::Store(StorageError::Compacted)),
+            _ => Err(raft::Error::Store(StorageError::Unavailable)),
+        }
+    }
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.image.get_metadata().index + 1)
+    }
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.disk.borrow().entries.keys().last().copied().unwrap_or(self.image.get_metadata().index))
+    }
+    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        if self.image.get_metadata().index < request_index {
+            return Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable));
+        }
+        Ok(self.image.clone())
+    }
+}
+
+struct Rng(u64);
+
+impl Rng {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) % n.max(1)
+    }
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+type Node = MetaNode<SimLog, u64>;
+
+struct World {
+    rng: Rng,
+    disks: BTreeMap<u64, Rc<RefCell<Disk>>>,
+    nodes: BTreeMap<u64, Node>,
+    /// The election timeout that was last given to each member: raft-rs draws its own at random.
+    timeouts: BTreeMap<u64, usize>,
+    net: Vec<Message>,
+    cut: BTreeSet<(u64, u64)>,
+    away: BTreeMap<u64, u64>,
+    faults: bool,
+    loss: u64,
+    /// Requests that have no answer yet: their command's mark.
+    open: BTreeMap<u64, Envelope>,
+    answered: BTreeSet<u64>,
+    next: u64,
+    /// What every member's record was at each revision.
+    seen: BTreeMap<u64, u64>,
+    /// The revision each member was last looked at.
+    at: BTreeMap<u64, u64>,
+    leaders: BTreeMap<u64, u64>,
+    stats: (u64, u64, u64),
+}
+
+fn put_node(n: u64, release: u64) -> Command {
+    Command::PutNode {
+        name: format!("n{n}"),
+        uuid: BootId(u128::from(n)),
+        addr: Addresses { api: format!("n{n}:1"), data: format!("n{n}:2"), nbd: String::new() },
+        labels: BTreeMap::new(),
+        version: release.to_string(),
+    }
+}
+
+fn env(request: u64, cmd: Command) -> Envelope {
+    Envelope { v: COMMAND_VERSION, request: RequestId(u128::from(request)), at_ms: 0, cmd }
+}
+
+fn digest(s: &ClusterState) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut h = DefaultHasher::new();
+    image::encode(s).unwrap().hash(&mut h);
+    h.finish()
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let mut state = ClusterState::default();
+        state.apply(&env(1, Command::Init { cluster: ClusterId(7), name: "t".into() })).unwrap();
+        for n in 1..=NODES {
+            state.apply(&env(1 + n, put_node(n, 0))).unwrap();
+        }
+        let disks: BTreeMap<u64, Rc<RefCell<Disk>>> = (1..=NODES).map(|n| (n, Rc::default())).collect();
+        let mut s = Snapshot { data: image::encode(&state).unwrap(), ..Default::default() };
+        (s.mut_metadata().index, s.mut_metadata().term) = (1, 1);
+        s.mut_metadata().mut_conf_state().voters = vec![1];
+        let hard = HardState { term: 1, commit: 1, vote: 0 };
+        disks[&1].borrow_mut().put(Batch { install: Some(s), hard: Some(hard), ..Batch::default() });
+        let mut rng = Rng(seed * 2 + 1);
+        let loss = [0, 2, 10][rng.below(3) as usize];
+        let mut w = World {
+            rng,
+            disks,
+            nodes: BTreeMap::new(),
+            timeouts: BTreeMap::new(),
+            net: Vec::new(),
+            cut: BTreeSet::new(),
+            away: BTreeMap::new(),
+            faults: true,
+            loss,
+            open: BTreeMap::new(),
+            answered: BTreeSet::new(),
+            next: 1000,
+            seen: BTreeMap::new(),
+            at: BTreeMap::new(),
+            leaders: BTreeMap::new(),
+            stats: (0, 0, 0),
+        };
+        (1..=NODES).for_each(|n| w.start(n));
+        w
+    }
+
+    fn start(&mut self, n: u64) {
+        self.disks[&n].borrow_mut().fuse = None;
+        let mut node = MetaNode::new(n, SimLog::open(self.disks[&n].clone()), 3_000).unwrap();
+        node.compact_after(8 + self.rng.below(40));
+        self.nodes.insert(n, node);
+        self.at.remove(&n);
+        self.settle(n);
+    }
+
+    /// Everything that follows from an input: the real numbered steps, over the simulated disk.
+    fn settle(&mut self, n: u64) {
+        let Some(node) = self.nodes.get_mut(&n) else { return };
+        if node.on_ready().is_err() {
+            self.stats.1 += 1;
+            self.nodes.remove(&n);
+            return;
+        }
+        let now = node.raw.raft.randomized_election_timeout();
+        if self.timeouts.get(&n) != Some(&now) {
+            // Between the bounds that raft-rs itself asks for, but from the seed.
+            let t = 10 + self.rng.below(10) as usize;
+            node.raw.raft.set_randomized_election_timeout(t);
+            self.timeouts.insert(n, t);
+        }
+        let (out, answers) = (std::mem::take(&mut node.out), std::mem::take(&mut node.answers));
+        let revision = node.state.revision;
+        let news = (self.at.insert(n, revision) != Some(revision)).then(|| digest(&node.state));
+        if node.is_leader() {
+            let term = node.raw.raft.term;
+            let known = *self.leaders.entry(term).or_insert(n);
+            assert_eq!(known, n, "two leaders in term {term}");
+        }
+        if let Some(sum) = news {
+            let known = *self.seen.entry(revision).or_insert(sum);
+            assert_eq!(known, sum, "node {n} has another record at revision {revision}");
+        }
+        for m in out {
+            let snapshot = m.msg_type() == raft::eraftpb::MessageType::MsgSnapshot;
+            let (from, to) = (n, m.to);
+            let there = self.nodes.contains_key(&to) && !self.cut.contains(&(from, to));
+            let lost = !there || (self.faults && self.rng.below(100) < self.loss);
+            if snapshot && let Some(node) = self.nodes.get_mut(&n) {
+                node.snapshot_sent(to, !lost);
+            }
+            if lost {
+                if let Some(node) = self.nodes.get_mut(&n).filter(|_| !there) {
+                    node.unreachable(to);
+                }
+                continue;
+            }
+            if self.faults && self.rng.one_in(20) {
+                self.net.push(m.clone());
+            }
+            self.net.push(m);
+        }
+        for (ticket, what) in answers {
+            if let Proposed::Outcome(o) = what {
+                o.unwrap();
+                self.open.remove(&ticket);
+                self.answered.insert(ticket);
+            }
+        }
+    }
+
+    fn deliver(&mut self) {
+        if self.net.is_empty() {
+            return;
+        }
+        // Mostly in order, sometimes not.
+        let i = if self.rng.one_in(4) { self.rng.below(self.net.len() as u64) as usize } else { 0 };
+        let m = self.net.remove(i);
+        let to = m.to;
+        if self.cut.contains(&(m.from, to)) {
+            return;
+        }
+        let Some(node) = self.nodes.get_mut(&to) else { return };
+        node.step(m).unwrap();
+        self.settle(to);
+    }
+
+    fn tick(&mut self) {
+        for n in 1..=NODES {
+            *self.away.entry(n).or_default() += 100;
+            if self.nodes.contains_key(&n) {
+                self.away.insert(n, 0);
+            }
+        }
+        let up: BTreeSet<NodeId> = self.nodes.keys().map(|n| NodeId(*n)).collect();
+        let away = self.away.iter().filter(|(_, ms)| **ms > 0).map(|(n, ms)| (NodeId(*n), *ms)).collect();
+        let live = Liveness { up, away, ..Liveness::default() };
+        for n in 1..=NODES {
+            if let Some(node) = self.nodes.get_mut(&n) {
+                node.live(live.clone());
+                node.tick();
+                self.settle(n);
+            }
+        }
+    }
+
+    /// A client asks somebody; what has no answer is asked again under the same request.
+    fn client(&mut self) {
+        let ticket = if self.faults && self.open.len() < 6 && self.rng.one_in(3) {
+            self.next += 1;
+            // Each command leaves a mark that can be counted: a node of its own.
+            self.open.insert(self.next, env(self.next, put_node(self.next, 1)));
+            self.next
+        } else {
+            let Some(t) = self.open.keys().nth(self.rng.below(self.open.len() as u64) as usize).copied() else {
+                return;
+            };
+            t
+        };
+        let n = 1 + self.rng.below(NODES);
+        let env = self.open[&ticket].clone();
+        if let Some(node) = self.nodes.get_mut(&n) {
+            node.propose(&env, ticket);
+            self.settle(n);
+        }
+    }
+
+    fn crash(&mut self) {
+        let n = 1 + self.rng.below(NODES);
+        // At once, or in the middle of one of the next batches.
+        if self.rng.one_in(2) {
+            self.nodes.remove(&n);
+            self.stats.1 += 1;
+        } else {
+            let fuse = (self.rng.below(3) as u32, self.rng.one_in(2));
+            self.disks[&n].borrow_mut().fuse = Some(fuse);
+        }
+    }
+
+    fn random_step(&mut self) {
+        match self.rng.below(400) {
+            0..=259 => self.deliver(),
+            260..=319 => self.client(),
+            320..=369 => self.tick(),
+            370 => self.crash(),
+            371..=375 => {
+                let n = 1 + self.rng.below(NODES);
+                if !self.nodes.contains_key(&n) {
+                    self.start(n);
+                }
+            }
+            376 => {
+                let (a, b) = (1 + self.rng.below(NODES), 1 + self.rng.below(NODES));
+                self.cut.insert((a, b));
+                self.stats.2 += 1;
+            }
+            377..=379 => self.cut = self.cut.iter().skip(1).copied().collect(),
+            _ => self.deliver(),
+        }
+    }
+
+    /// Faults end: everything that was asked for is answered, and all members agree.
+    fn heal(&mut self) {
+        self.faults = false;
+        self.cut.clear();
+        for n in 1..=NODES {
+            if !self.nodes.contains_key(&n) {
+                self.start(n);
+            }
+            self.disks[&n].borrow_mut().fuse = None;
+        }
+        for round in 0..3_000 {
+            self.tick();
+            (0..60).for_each(|_| self.deliver());
+            (0..4).for_each(|_| self.client());
+            // Who is not in the group any more follows by the watch stream, which is not simulated here.
+            let leader = self.nodes.values().filter(|n| n.is_leader()).max_by_key(|n| n.raw.raft.term);
+            let voters = leader.map(|n| n.status().voters).unwrap_or_default();
+            let revisions: BTreeSet<u64> = voters.iter().map(|n| self.nodes[n].state.revision).collect();
+            if self.open.is_empty() && voters.len() == 3 && revisions.len() == 1 && round > 30 {
+                return self.judge();
+            }
+        }
+        let status: Vec<_> = self.nodes.values().map(MetaNode::status).collect();
+        panic!("the group does not work after healing: {} open, {status:?}", self.open.len());
+    }
+
+    /// What was answered is in the record, once.
+    fn judge(&mut self) {
+        let newest = self.nodes.values().max_by_key(|n| n.state.revision).unwrap();
+        for ticket in &self.answered {
+            let marks = newest.state.nodes.values().filter(|r| r.name == format!("n{ticket}")).count();
+            assert_eq!(marks, 1, "request {ticket} was answered and left {marks} marks");
+        }
+        let uuids: BTreeSet<_> = newest.state.nodes.values().map(|r| r.uuid).collect();
+        assert_eq!(uuids.len(), newest.state.nodes.len());
+        self.stats.0 = self.answered.len() as u64;
+    }
+}
+
+fn run(seed: u64) -> (u64, u64, u64) {
+    let mut w = World::new(seed);
+    (0..2_500).for_each(|_| w.random_step());
+    w.heal();
+    w.stats
+}
+
+#[test]
+fn members_agree_whatever_fails_and_answered_requests_stay() {
+    if let Some(seed) = std::env::var("HOLDFAST_RAFT_SEED").ok().and_then(|s| s.parse().ok()) {
+        println!("seed {seed}: {:?}", run(seed));
+        return;
+    }
+    let seeds: u64 = std::env::var("HOLDFAST_RAFT_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(400);
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let part = |first: u64| {
+        let mut sum = (0, 0, 0);
+        for seed in (first..seeds).step_by(threads as usize) {
+            let r = std::panic::catch_unwind(|| run(seed));
+            let r = r.unwrap_or_else(|_| {
+                panic!("seed {seed}; replay: HOLDFAST_RAFT_SEED={seed} cargo test -p hf-meta --test raft_sim")
+            });
+            sum = (sum.0 + r.0, sum.1 + r.1, sum.2 + r.2);
+        }
+        sum
+    };
+    let (answered, crashes, cuts) = std::thread::scope(|s| {
+        let part = &part;
+        let parts: Vec<_> = (0..threads).map(|t| s.spawn(move || part(t))).collect();
+        parts.into_iter().map(|p| p.join().unwrap()).fold((0, 0, 0), |a, b| (a.0 + b.0, a.1 + b.1, a.2 + b.2))
+    });
+    println!(
+        "real raft members, seeds 0..{seeds}: {answered} requests answered and kept, {crashes} crashes, {cuts} cuts"
+    );
+    assert!(answered > seeds * 20 && crashes > seeds, "{answered} {crashes}");
+}
