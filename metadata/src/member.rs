@@ -235,6 +235,13 @@ impl<L: Log, T> MetaNode<L, T> {
                 EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
                     let cc = conf_change(&e)?;
                     let conf = self.raw.apply_conf_change(&cc).map_err(|x| LogError::Damaged(x.to_string()))?;
+                    let me = self.raw.raft.id;
+                    // A change that an earlier leader proposed can take this one's own vote. raft 0.7.0 lets it lead on without a place in
+                    // its own configuration, which commits nothing any more or panics (raft_sim seeds 1027 and 3166): it steps down.
+                    if self.is_leader() && !conf.voters.contains(&me) && !conf.voters_outgoing.contains(&me) {
+                        let term = self.raw.raft.term;
+                        self.raw.raft.become_follower(term, 0);
+                    }
                     self.raw.mut_store().set_conf(conf);
                     // The configuration must survive on its own: an image carries it.
                     self.save_image()?;
@@ -280,7 +287,15 @@ impl<L: Log, T> MetaNode<L, T> {
             away_ms: self.live.away.iter().map(|(n, ms)| (n.0, *ms)).collect(),
             caught_up: conf.learners.iter().copied().filter(|n| self.caught_up(*n)).collect(),
         };
-        let plan = voters::plan(&conf, &present, self.state.voters, self.voter_grace_ms, self.raw.raft.id);
+        let me = self.raw.raft.id;
+        if !present.known.contains(&me) {
+            // Removed from the cluster: somebody else leads, and takes this vote away.
+            let heir = conf.voters.iter().copied().find(|n| *n != me && present.up.contains(n) && self.caught_up(*n));
+            if let Some(n) = heir {
+                return self.raw.transfer_leader(n);
+            }
+        }
+        let plan = voters::plan(&conf, &present, self.state.voters, self.voter_grace_ms, me);
         let Some(change) = plan else { return };
         let _ = self.raw.propose_conf_change(Vec::new(), change);
     }
