@@ -1,7 +1,8 @@
-//! The protocol under loss, duplication, reordering, crashes, partitions and take-overs: 20,000 seeds.
+//! The protocol under loss, duplication, reordering, crashes, partitions and take-overs: 20,000 seeds over a model of the store, and
+//! some thousand over the real chunk store on simulated disks, with power loss and failing writes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use hf_tests::sim::{Outcome, run, run_without};
+use hf_tests::sim::{Outcome, Stores, run_without};
 
 /// Faults to leave out.
 fn off() -> Vec<String> {
@@ -9,27 +10,27 @@ fn off() -> Vec<String> {
     names.split(',').filter(|n| !n.is_empty()).map(String::from).collect()
 }
 
-/// `HOLDFAST_SIM_SEEDS=n` runs seeds 0..n; `HOLDFAST_SIM_SEED=s` replays one.
-#[test]
-fn histories_stay_linearizable_and_the_volume_stays_alive() {
-    if let Some(seed) = std::env::var("HOLDFAST_SIM_SEED").ok().and_then(|s| s.parse().ok()) {
-        println!("seed {seed}: {:?}", run_without(seed, 12_000, &off()));
-        return;
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|s| s.parse().ok())
+}
+
+/// Seeds 0..n and those that ever failed, on all cores; `one` replays a single one and tells what it did.
+fn judge(stores: Stores, name: &str, pinned: &[u64], default: u64) -> Option<(u64, Outcome)> {
+    if let Some(seed) = number(name) {
+        println!("seed {seed}: {:?}", run_without(seed, 12_000, stores, &off()));
+        return None;
     }
-    // Every seed that ever failed.
-    for seed in [116, 1095, 1757, 2621, 5327, 11891] {
-        run(seed, 12_000).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    for seed in pinned {
+        run_without(*seed, 12_000, stores, &[]).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
     }
-    let seeds: u64 = std::env::var("HOLDFAST_SIM_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(20_000);
+    let seeds = number(&format!("{name}S")).unwrap_or(default);
     let (off, threads) = (off(), std::thread::available_parallelism().map_or(1, |n| n.get() as u64));
     let part = |first: u64| {
         let mut total = Outcome::default();
         for seed in (first..seeds).step_by(threads as usize) {
-            match run_without(seed, 12_000, &off) {
+            match run_without(seed, 12_000, stores, &off) {
                 Ok(o) => total.add(&o),
-                Err(e) => {
-                    panic!("seed {seed}: {e}\nreplay: HOLDFAST_SIM_SEED={seed} cargo test -p hf-tests --test sim")
-                }
+                Err(e) => panic!("seed {seed}: {e}\nreplay: {name}={seed} cargo test -p hf-tests --test sim"),
             }
         }
         total
@@ -42,6 +43,29 @@ fn histories_stay_linearizable_and_the_volume_stays_alive() {
             all
         })
     });
-    println!("seeds 0..{seeds}: {total:?}");
+    println!("seeds 0..{seeds}, {stores:?} stores: {total:?}");
     assert!(total.acked_writes > seeds * 10 && total.drops > seeds / 4 && total.attaches > seeds, "{total:?}");
+    Some((seeds, total))
+}
+
+/// `HOLDFAST_SIM_SEEDS=n` runs seeds 0..n; `HOLDFAST_SIM_SEED=s` replays one.
+#[test]
+fn histories_stay_linearizable_and_the_volume_stays_alive() {
+    judge(Stores::Model, "HOLDFAST_SIM_SEED", &[116, 1095, 1757, 2621, 5327, 11891], 20_000);
+}
+
+/// `HOLDFAST_REAL_SEEDS=n`, `HOLDFAST_REAL_SEED=s`.
+#[test]
+fn the_same_over_the_real_chunk_store_on_disks_that_lose_power_fail_and_rot() {
+    let Some((seeds, total)) = judge(Stores::Real, "HOLDFAST_REAL_SEED", &[1812], 1_500) else { return };
+    assert!(total.failed_disks > seeds / 8 && total.rots > seeds / 8 && total.full > 0, "{total:?}");
+}
+
+/// What cannot be repeated cannot be mended.
+#[test]
+fn a_seed_is_the_same_run_every_time() {
+    for (stores, seed) in [(Stores::Model, 7), (Stores::Model, 8), (Stores::Real, 7), (Stores::Real, 8)] {
+        let run = || format!("{:?}", run_without(seed, 12_000, stores, &[]));
+        assert_eq!(run(), run(), "seed {seed}");
+    }
 }

@@ -25,6 +25,7 @@ const PURE: &[(&str, &str, &[&str])] = &[
     ("hf-repl-core", "replication/core", &["hf-policy", "hf-meta-core"]),
     ("hf-store", "storage-node/chunk-store", &["hf-policy"]),
     ("hf-frontends", "storage-node/frontends", &["hf-policy"]),
+    ("hf-replica-host", "storage-node/replica-host", &["hf-policy", "hf-meta-core", "hf-repl-core", "hf-store"]),
 ];
 
 #[test]
@@ -174,6 +175,7 @@ fn the_map_matches_the_tree() {
         "storage-node/src",
         "storage-node/chunk-store/src",
         "storage-node/frontends/src",
+        "storage-node/replica-host/src",
     ] {
         assert!(map.contains(&format!("{dir}/")), "the map does not show {dir}/");
     }

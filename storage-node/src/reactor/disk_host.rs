@@ -1,16 +1,14 @@
-//! A disk on its reactor: the store, its I/O, and the replicas that live on it. Translates between the replicas' words and
-//! the store's.
+//! A disk on its reactor: the store, its I/O, and the replicas that live on it. `hf_replica_host` translates between them.
 
-use super::Identity;
 use super::core::{Core, CoreRef, DiskStatus, Work, now};
 use crate::disk::{Backend, DiskFile};
 use crate::reactor::Held;
 use hf_policy::{DiskId, Lineage, Rid};
 use hf_repl_core::Replica;
-use hf_repl_core::message::{self, Envelope, Msg, Nack};
-use hf_repl_core::replica::{self as re, Durable, LIST_PAGE, Link, StoreAnswer, StoreOp};
-use hf_store::format::page::BlockState;
-use hf_store::{Answer, Content, CopyItem, Input, Op, Output, ReplicaRec, Store, StoreError};
+use hf_repl_core::message::{Envelope, Msg, Nack};
+use hf_repl_core::replica::{self as re, Link, StoreAnswer, StoreOp};
+use hf_replica_host::{Asked, durable};
+use hf_store::{Answer, Input, Op, Output, ReplicaRec, Store, StoreError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::io::unix::AsyncFd;
@@ -67,7 +65,7 @@ pub(super) fn add(core: &CoreRef, id: DiskId, store: Store, file: Arc<DiskFile>,
     };
     let recs: Vec<ReplicaRec> = host.store.replicas().cloned().collect();
     for rec in recs {
-        host.replicas.insert(rec.rid, Replica::new(now(), identity.boot, durable(&identity, &rec)));
+        host.replicas.insert(rec.rid, Replica::new(now(), identity.boot, durable(identity.cluster, &rec)));
     }
     let mut out = Vec::new();
     host.store.start(&mut out);
@@ -81,19 +79,6 @@ pub(super) fn add(core: &CoreRef, id: DiskId, store: Store, file: Arc<DiskFile>,
     match fd {
         Ok(fd) => drop(tokio::task::spawn_local(watch(core.clone(), id, fd))),
         Err(e) => drop(core.borrow().events.send(super::Event::DiskFailed { disk: id, why: e.to_string() })),
-    }
-}
-
-fn durable(id: &Identity, r: &ReplicaRec) -> Durable {
-    Durable {
-        cluster: id.cluster,
-        shard: r.shard,
-        rid: r.rid,
-        store_uuid: r.store_uuid,
-        lineage: r.lineage,
-        promised_term: r.promised_term,
-        promised_session: r.promised_session,
-        stable: r.stable_known,
     }
 }
 
@@ -230,54 +215,10 @@ impl DiskHost {
     }
 
     fn replica_store(&mut self, rid: Rid, tag: u64, op: StoreOp, work: &mut WorkQueue) {
-        let op = match op {
-            StoreOp::Promise { term, session, stable, epoch } => {
-                let Some(rec) = self.store.replica(rid).cloned() else {
-                    return self.answer_now(rid, tag, StoreAnswer::Error(Nack::NoReplica), work);
-                };
-                let hint_epoch = epoch.0.max(rec.hint_epoch);
-                let rec = ReplicaRec {
-                    promised_term: term,
-                    promised_session: session,
-                    stable_known: stable,
-                    hint_epoch,
-                    ..rec
-                };
-                Op::UpdateReplica(rec)
-            }
-            StoreOp::Write { ver, start, data, crcs } => Op::Write { rid, ver, start, data, crcs },
-            StoreOp::Zero { ver, range, keep } => Op::Zero { rid, ver, range, keep },
-            StoreOp::Read { range } => Op::Read { rid, range },
-            StoreOp::Needs { range } => {
-                let answer = match self.store.needs(rid, range) {
-                    Ok(bytes) => StoreAnswer::Needs(bytes),
-                    Err(e) => answer(Err(e)),
-                };
-                return self.answer_now(rid, tag, answer, work);
-            }
-            StoreOp::Versions { chunk } => Op::Versions { rid, chunk },
-            StoreOp::Chunks { since, from } => {
-                let mut list = self.store.chunks_since(rid, since, from, LIST_PAGE + 1);
-                let more = list.len() > LIST_PAGE;
-                list.truncate(LIST_PAGE);
-                return self.answer_now(rid, tag, StoreAnswer::Chunks(list, more), work);
-            }
-            StoreOp::Copy { term, items } => {
-                let item = |i: message::CopyItem| CopyItem {
-                    block: i.block,
-                    seen: i.seen,
-                    src: i.src,
-                    content: match i.content {
-                        message::Content::Zero => Content::Zero,
-                        message::Content::Bad => Content::Bad,
-                        message::Content::Data(crc, data) => Content::Data(crc, data),
-                    },
-                    repair: i.repair,
-                };
-                Op::Copy { rid, term, items: items.into_iter().map(item).collect() }
-            }
-        };
-        self.op(Owner::Replica { rid, tag }, op, work);
+        match hf_replica_host::ask(&self.store, rid, op) {
+            Asked::Do(op) => self.op(Owner::Replica { rid, tag }, op, work),
+            Asked::Known(answer) => self.answer_now(rid, tag, answer, work),
+        }
     }
 
     /// An answer that needs no disk.
@@ -337,14 +278,14 @@ impl Core {
                     if result.is_ok() {
                         d.replicas
                             .entry(rec.rid)
-                            .or_insert_with(|| Replica::new(now(), identity.boot, durable(&identity, &rec)));
+                            .or_insert_with(|| Replica::new(now(), identity.boot, durable(identity.cluster, &rec)));
                     }
                     let _ = reply.send(result.map(|_| ()));
                 }
                 Owner::Adopt(rec) => {
                     if result.is_ok() {
                         tracing::warn!(replica = %rec.rid, "the volume has a new lineage by an operator's order");
-                        d.replicas.insert(rec.rid, Replica::new(now(), identity.boot, durable(&identity, &rec)));
+                        d.replicas.insert(rec.rid, Replica::new(now(), identity.boot, durable(identity.cluster, &rec)));
                     }
                 }
                 Owner::Replica { rid, tag } => {
@@ -353,7 +294,8 @@ impl Core {
                         Ok(Answer::Done) => d.max_ver_for(rid, tag),
                         _ => Default::default(),
                     };
-                    let input = re::Input::Store { tag, answer: answer(result), credit: d.credit(), max_ver };
+                    let input =
+                        re::Input::Store { tag, answer: hf_replica_host::answer(result), credit: d.credit(), max_ver };
                     let mut out = Vec::new();
                     if let Some(r) = d.replicas.get_mut(&rid) {
                         r.step(now(), input, &mut out);
@@ -377,28 +319,5 @@ impl DiskHost {
     fn max_ver_for(&self, rid: Rid, tag: u64) -> hf_policy::Ver {
         let promise = self.replicas.get(&rid).is_some_and(|r| r.awaits_promise(tag));
         if promise { self.store.max_ver(rid) } else { Default::default() }
-    }
-}
-
-fn answer(result: Result<Answer, StoreError>) -> StoreAnswer {
-    let info = |b: &hf_store::engine::BlockInfo| message::BlockInfo {
-        ver: b.ver,
-        crc: b.crc,
-        state: match b.state {
-            BlockState::Absent => message::BlockState::Absent,
-            BlockState::Data => message::BlockState::Data,
-            BlockState::Zero => message::BlockState::Zero,
-            BlockState::Bad => message::BlockState::Bad,
-        },
-    };
-    match result {
-        Ok(Answer::Done) => StoreAnswer::Done,
-        Ok(Answer::Read { blocks, data }) => StoreAnswer::Read(blocks.iter().map(info).collect(), data),
-        Ok(Answer::Versions(v)) => StoreAnswer::Versions(v.iter().map(info).collect()),
-        Ok(Answer::Copied(c)) => StoreAnswer::Copied(c),
-        Err(StoreError::Failed(_)) => StoreAnswer::Error(Nack::Failed),
-        Err(StoreError::NoSpace) => StoreAnswer::Error(Nack::NoSpace),
-        Err(StoreError::NoReplica(_)) => StoreAnswer::Error(Nack::NoReplica),
-        Err(StoreError::Invalid(_) | StoreError::Exists(_)) => StoreAnswer::Error(Nack::Invalid),
     }
 }

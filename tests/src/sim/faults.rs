@@ -1,7 +1,8 @@
 //! What goes wrong in a simulated world, and the end of it: crashes, restarts, wipes, cuts; the heal phase.
 
-use super::ModelStore;
-use super::world::{NODES, Sim, VOL, durable};
+use super::run::Stores;
+use super::store::SimStore;
+use super::world::{NODES, Sim, VOL};
 use hf_meta_core::Command;
 use hf_policy::*;
 use hf_repl_core::Replica;
@@ -11,6 +12,12 @@ use hf_repl_core::message::BlockState;
 impl Sim {
     pub(super) fn crash(&mut self) -> Result<(), String> {
         let node = 1 + self.rng.below(NODES);
+        if self.stores == Stores::Real && self.hosts[&node].up && self.rng.one_in(4) {
+            self.outcome.failed_disks += 1;
+            self.trace(|| format!("DISK FAILS {node}"));
+            self.hosts.get_mut(&node).unwrap().store.fail();
+            return Ok(());
+        }
         self.crash_one(node)?;
         if self.rng.below(24) < self.weights[5] {
             self.wipe_one(node);
@@ -37,7 +44,8 @@ impl Sim {
         self.outcome.crashes += 1;
         h.up = false;
         h.coordinator = None;
-        h.store.crash(survive);
+        h.store.crash(survive)?;
+        self.trace(|| format!("CRASH {node}"));
         self.noticed(node)
     }
 
@@ -55,7 +63,7 @@ impl Sim {
         }
         h.up = true;
         h.boot = boot;
-        h.replica = Replica::new(now, boot, durable(node, h.uuid, &h.store));
+        h.replica = Replica::new(now, boot, h.store.durable(node, h.uuid));
         self.noticed(node)
     }
 
@@ -65,9 +73,8 @@ impl Sim {
         let (record, hosts) = (self.record(), &mut self.hosts);
         let whole = record.in_sync.iter().any(|(r, m)| r.0 != node && hosts[&r.0].uuid == m.store_uuid);
         let Some(h) = hosts.get_mut(&node).filter(|h| !h.up && whole) else { return };
-        let units = h.store.units;
-        h.store = ModelStore::default();
-        h.store.units = units;
+        let seed = h.store.is_real().then_some(uuid.0 as u64);
+        h.store = SimStore::new(seed, node, uuid, h.units);
         h.uuid = uuid;
         self.outcome.wipes += 1;
     }
@@ -98,10 +105,11 @@ impl Sim {
     pub(super) fn rot(&mut self) {
         let node = 1 + self.rng.below(NODES);
         let block = 256 - self.span / 2 + self.rng.below(self.span);
-        let whole = |h: &super::world::Host| h.up && h.store.info(block).0.state != BlockState::Bad;
+        let whole = |h: &super::world::Host| h.up && !h.store.may_be_bad(block);
         let others = self.record().in_sync.keys().any(|r| r.0 != node && whole(&self.hosts[&r.0]));
         if others && self.hosts[&node].up && self.hosts.get_mut(&node).is_some_and(|h| h.store.rot(block)) {
             self.outcome.rots += 1;
+            self.trace(|| format!("ROT {node} block {block}"));
         }
     }
 
@@ -233,6 +241,10 @@ impl Sim {
     pub(super) fn heal(&mut self) -> Result<(), String> {
         self.healing = true;
         self.cut.clear();
+        if self.stores == Stores::Real {
+            // Failed disks serve again when their node begins anew.
+            (1..=NODES).try_for_each(|n| self.crash_one(n))?;
+        }
         for _ in 0..60 {
             self.restart()?;
         }
@@ -280,8 +292,8 @@ impl Sim {
             self.store_step()?;
         }
         for b in 240..280 {
-            let held = set.iter().map(|n| self.hosts[n].store.info(b));
-            let all: Vec<_> = held.filter(|(i, _)| i.state != BlockState::Bad).collect();
+            let held: Vec<_> = set.iter().map(|n| self.hosts.get_mut(n).unwrap().store.look(b)).collect();
+            let all: Vec<_> = held.into_iter().filter(|(i, _)| i.state != BlockState::Bad).collect();
             if all.iter().any(|x| x.1 != all[0].1) {
                 let held: Vec<String> =
                     all.iter().map(|(i, d)| format!("{} {:?} {:x?}", i.ver, i.state, &d[..2])).collect();

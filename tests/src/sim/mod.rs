@@ -6,10 +6,11 @@
 //! is read, and the history is judged.
 
 mod faults;
+mod model;
+mod real;
 mod run;
 mod store;
 mod world;
 
-pub use run::{FAULTS, Outcome, run, run_without};
-pub use store::ModelStore;
+pub use run::{FAULTS, Outcome, Stores, run_without};
 pub use world::Sim;

@@ -23,6 +23,17 @@ pub struct Outcome {
     /// Blocks that went bad on a disk, and those of them that scrubs replaced.
     pub rots: u64,
     pub healed: u64,
+    /// Disks whose writes began to fail.
+    pub failed_disks: u64,
+}
+
+/// What the simulated nodes keep their replicas on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stores {
+    /// A model of a store.
+    Model,
+    /// The real chunk store on a simulated disk.
+    Real,
 }
 
 impl Outcome {
@@ -44,6 +55,7 @@ impl Outcome {
         self.scrubs += o.scrubs;
         self.rots += o.rots;
         self.healed += o.healed;
+        self.failed_disks += o.failed_disks;
     }
 }
 
@@ -51,18 +63,13 @@ impl Outcome {
 pub const FAULTS: [&str; 12] =
     ["loss", "duplicate", "crash", "partition", "attach", "wipe", "drama", "scrub", "rot", "full", "slow", "last"];
 
-/// A run whose verdict is an error names what went wrong; the seed replays it.
-pub fn run(seed: u64, steps: u64) -> Result<Outcome, String> {
-    run_without(seed, steps, &[])
-}
-
-/// The same without some faults.
-pub fn run_without(seed: u64, steps: u64, off: &[String]) -> Result<Outcome, String> {
+/// One run, without some faults. If its verdict is an error it names what went wrong; the seed replays it.
+pub fn run_without(seed: u64, steps: u64, stores: Stores, off: &[String]) -> Result<Outcome, String> {
     if let Some(unknown) = off.iter().find(|o| !FAULTS.contains(&o.as_str())) {
         return Err(format!("no fault is named {unknown}; there are {}", FAULTS.join(", ")));
     }
     let is_off = |name: &str| off.iter().any(|o| o == name);
-    let mut s = Sim::new(seed);
+    let mut s = Sim::new(seed, stores);
     for (w, name) in s.weights.iter_mut().zip(FAULTS) {
         *w = if is_off(name) { 0 } else { *w };
     }

@@ -1,162 +1,118 @@
-//! A replica's store as the protocol needs it, in a hundred lines: operations become durable in order, later; a crash
-//! loses a suffix of what was not durable yet. (The real store is judged on its own, on SimDisk.)
+//! The two stores a simulated node can have: a model, fast enough for hundreds of thousands of seeds, and the real chunk store on a
+//! simulated disk.
 
+use super::model::ModelStore;
+use super::real::RealStore;
+use super::world::{BLOCKS, SHARD};
 use bytes::Bytes;
-use hf_meta_core::mutant::{self, Mutant};
-use hf_policy::crc::{self, PayloadCrc};
 use hf_policy::*;
-use hf_repl_core::message::{BlockInfo, BlockState, Content, Nack};
-use hf_repl_core::replica::{LIST_PAGE, StoreAnswer, StoreOp};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use hf_repl_core::message::{BlockInfo, BlockState};
+use hf_repl_core::replica::{Durable, StoreAnswer, StoreOp};
 
-const UNIT: u64 = 16;
-
-#[derive(Clone, Default)]
-pub struct ModelStore {
-    blocks: BTreeMap<u64, (Ver, Content)>,
-    pub promised: (Term, SessionId),
-    pub stable: Ver,
-    queue: VecDeque<(u64, StoreOp)>,
-    /// Units of 16 blocks there is room for; 0: any number.
-    pub units: usize,
+pub enum SimStore {
+    Model(Box<ModelStore>),
+    Real(Box<RealStore>),
 }
 
-impl ModelStore {
+use SimStore::{Model, Real};
+
+impl SimStore {
+    /// An empty replica on node `node`. `seed` makes it a real one; `units` is the room it has, 0 for plenty.
+    pub fn new(seed: Option<u64>, node: u64, uuid: StoreUuid, units: usize) -> SimStore {
+        match seed {
+            None => Model(Box::new(ModelStore::with_room(units))),
+            Some(seed) => Real(Box::new(RealStore::new(seed, SHARD, Rid(node), uuid, BLOCKS, units))),
+        }
+    }
+
+    pub fn is_real(&self) -> bool {
+        matches!(self, Real(_))
+    }
+
     pub fn submit(&mut self, tag: u64, op: StoreOp) {
-        self.queue.push_back((tag, op));
-    }
-    pub fn pending(&self) -> usize {
-        self.queue.len()
-    }
-    pub fn max_ver(&self) -> Ver {
-        self.blocks.values().map(|b| b.0).max().unwrap_or(Ver::ZERO)
-    }
-
-    fn taken(&self) -> BTreeSet<u64> {
-        self.blocks.iter().filter(|(_, b)| matches!(b.1, Content::Data(..))).map(|(b, _)| b / UNIT).collect()
-    }
-
-    /// Units that data in these blocks would add.
-    fn wanted(&self, range: BlockRange) -> u64 {
-        let taken = self.taken();
-        let units: BTreeSet<u64> = range.iter().map(|b| b.0 / UNIT).filter(|u| !taken.contains(u)).collect();
-        units.len() as u64
-    }
-
-    /// Bytes that can still be allocated.
-    pub fn credit(&self) -> u64 {
-        if self.units == 0 {
-            1 << 40
-        } else {
-            self.units.saturating_sub(self.taken().len()) as u64 * UNIT * BLOCK_BYTES
+        match self {
+            Model(s) => s.submit(tag, op),
+            Real(s) => s.submit(tag, op),
         }
     }
 
-    fn fits(&self, range: BlockRange) -> bool {
-        self.wanted(range) * UNIT * BLOCK_BYTES <= self.credit()
-    }
-
-    /// The oldest operation takes effect, durably.
+    /// Something is done, or nothing was there to do.
     pub fn complete(&mut self) -> Option<(u64, StoreAnswer)> {
-        let (tag, op) = self.queue.pop_front()?;
-        Some((tag, self.apply(op)))
-    }
-
-    /// Power loss: some prefix of what was queued had become durable, unanswered.
-    pub fn crash(&mut self, survive: usize) {
-        for _ in 0..survive {
-            if let Some((_, op)) = self.queue.pop_front() {
-                self.apply(op);
-            }
-        }
-        self.queue.clear();
-    }
-
-    pub fn info(&self, b: u64) -> (BlockInfo, Bytes) {
-        let zero = || Bytes::from_static(&[0; BLOCK_SIZE]);
-        match self.blocks.get(&b) {
-            None => (BlockInfo::default(), zero()),
-            Some((ver, Content::Zero)) => {
-                (BlockInfo { ver: *ver, crc: PayloadCrc(0), state: BlockState::Zero }, zero())
-            }
-            Some((ver, Content::Bad)) => (BlockInfo { ver: *ver, crc: PayloadCrc(0), state: BlockState::Bad }, zero()),
-            Some((ver, Content::Data(crc, data))) => {
-                (BlockInfo { ver: *ver, crc: *crc, state: BlockState::Data }, data.clone())
-            }
+        match self {
+            Model(s) => s.complete(),
+            Real(s) => s.complete(),
         }
     }
 
-    /// A block of data becomes unreadable; its version is known.
-    pub fn rot(&mut self, b: u64) -> bool {
-        let data = self.blocks.get_mut(&b).filter(|x| matches!(x.1, Content::Data(..)));
-        data.map(|x| x.1 = Content::Bad).is_some()
-    }
-
-    fn put(&mut self, b: u64, ver: Ver, content: Content) {
-        if self.blocks.get(&b).is_none_or(|old| old.0 < ver) {
-            self.blocks.insert(b, (ver, content));
+    /// Power loss. Of the model's queue this many operations had become durable; the real disk decides for itself.
+    pub fn crash(&mut self, survive: usize) -> Result<(), String> {
+        match self {
+            Model(s) => {
+                s.crash(survive);
+                Ok(())
+            }
+            Real(s) => s.crash(),
         }
     }
 
-    fn apply(&mut self, op: StoreOp) -> StoreAnswer {
-        match op {
-            StoreOp::Promise { term, session, stable, .. } => {
-                self.promised = (term, session);
-                self.stable = stable;
-                StoreAnswer::Done
-            }
-            StoreOp::Write { start, crcs, .. } if !self.fits(BlockRange { start, len: crcs.len() as u32 }) => {
-                StoreAnswer::Error(Nack::NoSpace)
-            }
-            StoreOp::Write { ver, start, data, crcs } => {
-                for (i, c) in crcs.iter().enumerate() {
-                    let d = data.slice(i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE);
-                    self.put(start.0 + i as u64, ver, Content::Data(*c, d));
-                }
-                StoreAnswer::Done
-            }
-            StoreOp::Zero { ver, range, keep } => {
-                // Chunks that were never written stay so, as on the real store.
-                let chunks: BTreeSet<u32> = self.blocks.keys().map(|b| BlockIx(*b).chunk().0).collect();
-                let known = range.iter().filter(|b| keep || chunks.contains(&b.chunk().0));
-                known.for_each(|b| self.put(b.0, ver, Content::Zero));
-                StoreAnswer::Done
-            }
-            StoreOp::Read { range } => {
-                let (infos, data): (Vec<_>, Vec<_>) = range.iter().map(|b| self.info(b.0)).unzip();
-                StoreAnswer::Read(infos, Bytes::from(data.concat()))
-            }
-            StoreOp::Needs { range } => StoreAnswer::Needs(self.wanted(range) * UNIT * BLOCK_BYTES),
-            StoreOp::Chunks { since, from } => {
-                let mut chunks: BTreeMap<u32, Ver> = BTreeMap::new();
-                for (b, (ver, _)) in self.blocks.iter().filter(|(_, x)| x.0 > since) {
-                    let c = chunks.entry(BlockIx(*b).chunk().0).or_default();
-                    *c = (*c).max(*ver);
-                }
-                let list: Vec<_> = chunks.range(from.0..).map(|(c, v)| (ChunkIx(*c), *v)).collect();
-                assert!(list.len() <= LIST_PAGE);
-                StoreAnswer::Chunks(list, false)
-            }
-            StoreOp::Versions { chunk } => {
-                StoreAnswer::Versions(chunk.blocks().iter().map(|b| self.info(b.0).0).collect())
-            }
-            StoreOp::Copy { term, items } => {
-                let mut applied = Vec::new();
-                for i in items {
-                    let has = self.info(i.block.0).0;
-                    let newer = (i.src > has.ver || has.ver.term < term) && i.src != has.ver;
-                    let same = i.src == has.ver || mutant::is(Mutant::RepairAnyVersion);
-                    let yes = has.ver == i.seen && if i.repair { has.state == BlockState::Bad && same } else { newer };
-                    if yes {
-                        if let Content::Data(c, d) = &i.content {
-                            assert_eq!(crc::payload(d), *c);
-                        }
-                        self.blocks.insert(i.block.0, (i.src, i.content));
-                    }
-                    applied.push(yes);
-                }
-                StoreAnswer::Copied(applied)
-            }
+    /// No write of this disk succeeds any more, until the node begins anew. Only real ones know how.
+    pub fn fail(&mut self) {
+        if let Real(s) = self {
+            s.fail();
+        }
+    }
+
+    pub fn credit(&self) -> u64 {
+        match self {
+            Model(s) => s.credit(),
+            Real(s) => s.credit(),
+        }
+    }
+
+    pub fn max_ver(&self) -> Ver {
+        match self {
+            Model(s) => s.max_ver(),
+            Real(s) => s.max_ver(),
+        }
+    }
+
+    /// What a replica is told of itself when its node begins.
+    pub fn durable(&self, node: u64, store_uuid: StoreUuid) -> Durable {
+        match self {
+            Model(s) => Durable {
+                cluster: ClusterId(1),
+                shard: SHARD,
+                rid: Rid(node),
+                store_uuid,
+                lineage: Lineage(1),
+                promised_term: s.promised.0,
+                promised_session: s.promised.1,
+                stable: s.stable,
+            },
+            Real(s) => s.durable(),
+        }
+    }
+
+    pub fn may_be_bad(&self, block: u64) -> bool {
+        match self {
+            Model(s) => s.info(block).0.state == BlockState::Bad,
+            Real(s) => s.may_be_bad(block),
+        }
+    }
+
+    /// A block of data becomes unreadable, if it holds any.
+    pub fn rot(&mut self, block: u64) -> bool {
+        match self {
+            Model(s) => s.rot(block),
+            Real(s) => s.rot(block),
+        }
+    }
+
+    /// What a block holds, once nothing is on its way any more.
+    pub fn look(&mut self, block: u64) -> (BlockInfo, Bytes) {
+        match self {
+            Model(s) => s.info(block),
+            Real(s) => s.look(block),
         }
     }
 }

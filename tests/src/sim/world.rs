@@ -1,7 +1,7 @@
 //! The simulated world and its schedule.
 
-use super::ModelStore;
-use super::run::Outcome;
+use super::run::{Outcome, Stores};
+use super::store::SimStore;
 use crate::check::register::History;
 use bytes::Bytes;
 use hf_meta_core::record::*;
@@ -11,20 +11,22 @@ use hf_policy::policy::parse_pairs;
 use hf_policy::*;
 use hf_repl_core::coordinator::{self as co, ClientOp, ClientReply, Phase};
 use hf_repl_core::message::{Envelope, Msg, Nack};
-use hf_repl_core::replica::{self as re, Durable};
+use hf_repl_core::replica as re;
 use hf_repl_core::{Coordinator, IoError, Replica};
 use hf_store::sim::Rng;
 use std::collections::BTreeMap;
 
 pub(super) const NODES: u64 = 3;
-const BLOCKS: u64 = 600;
+pub(super) const BLOCKS: u64 = 600;
 pub(super) const VOL: VolumeId = VolumeId(1);
-const SHARD: ShardId = ShardId { vol: VOL, index: 0 };
+pub(super) const SHARD: ShardId = ShardId { vol: VOL, index: 0 };
 
 pub(super) struct Host {
     pub(super) up: bool,
     pub(super) boot: BootId,
-    pub(super) store: ModelStore,
+    pub(super) store: SimStore,
+    /// Room on its disk, in units; 0 is plenty.
+    pub(super) units: usize,
     /// Its storage; a wipe makes another one.
     pub(super) uuid: StoreUuid,
     pub(super) replica: Replica,
@@ -39,6 +41,7 @@ pub(super) struct Attached {
     pub(super) out: Vec<co::Output>,
 }
 
+#[derive(Debug)]
 pub(super) enum Net {
     ToReplica { from: u64, to: u64, env: Envelope, msg: Msg },
     ToCoordinator { from: u64, to: u64, env: Envelope, msg: Msg },
@@ -68,11 +71,13 @@ pub struct Sim {
     pub(super) healing: bool,
     /// Some seeds have disks of different, small sizes.
     pub(super) small_disks: bool,
+    pub(super) stores: Stores,
+    tracing: bool,
     pub(super) outcome: Outcome,
 }
 
 impl Sim {
-    pub(super) fn new(seed: u64) -> Sim {
+    pub(super) fn new(seed: u64, stores: Stores) -> Sim {
         let mut rng = Rng::new(seed);
         // Swarm: every seed stresses other things.
         let weights = std::array::from_fn(|_| [0, 1, 2, 6][rng.below(4) as usize]);
@@ -92,6 +97,8 @@ impl Sim {
             only_read: Default::default(),
             healing: false,
             small_disks: false,
+            stores,
+            tracing: std::env::var_os("HOLDFAST_SIM_TRACE").is_some(),
             outcome: Outcome::default(),
         };
         s.small_disks = s.rng.one_in(6);
@@ -118,7 +125,9 @@ impl Sim {
 
     pub(super) fn apply(&mut self, cmd: Command) -> Result<hf_meta_core::Reply, Refusal> {
         let request = RequestId(u128::from(self.id()));
+        let said = self.tracing.then(|| format!("{cmd:?}"));
         let r = self.state.apply(&MetaEnvelope { v: 1, request, at_ms: 0, cmd });
+        self.trace(|| format!("RAFT {} -> {r:?}", said.unwrap_or_default()));
         self.state.check().unwrap();
         r
     }
@@ -149,12 +158,19 @@ impl Sim {
         for i in 1..=NODES {
             self.apply(Command::ReplicaMade { vol: VOL, rid: Rid(i), store_uuid: StoreUuid(u128::from(i)) }).unwrap();
             let units = if self.small_disks { 1 + self.rng.below(3) as usize } else { 0 };
-            let mut store = ModelStore::default();
-            store.units = units;
-            let boot = BootId(u128::from(self.id()));
             let uuid = StoreUuid(u128::from(i));
-            let replica = Replica::new(self.now, boot, durable(i, uuid, &store));
-            self.hosts.insert(i, Host { up: true, boot, store, uuid, replica, coordinator: None });
+            let seed = (self.stores == Stores::Real).then(|| self.rng.next_u64());
+            let store = SimStore::new(seed, i, uuid, units);
+            let boot = BootId(u128::from(self.id()));
+            let replica = Replica::new(self.now, boot, store.durable(i, uuid));
+            self.hosts.insert(i, Host { up: true, boot, store, units, uuid, replica, coordinator: None });
+        }
+    }
+
+    /// `HOLDFAST_SIM_TRACE=1` tells what happens, to see why a seed fails.
+    pub(super) fn trace(&self, what: impl FnOnce() -> String) {
+        if self.tracing {
+            eprintln!("{:>9} {}", self.now.0, what().chars().take(400).collect::<String>());
         }
     }
 
@@ -213,6 +229,13 @@ impl Sim {
         }
         let i = due[self.rng.below(due.len() as u64) as usize];
         let (_, net) = self.net.swap_remove(i);
+        self.trace(|| match &net {
+            Net::ToReplica { from, to, env, msg } => {
+                format!("{from}>r{to} term {} req {} {msg:?}", env.term.0, env.req)
+            }
+            Net::ToCoordinator { from, to, env, msg } => format!("r{from}>{to} req {} {msg:?}", env.req),
+            other => format!("{other:?}"),
+        });
         match net {
             Net::ToReplica { from, to, env, msg } => {
                 if self.linked(from, to) && self.hosts[&to].up {
@@ -414,6 +437,8 @@ impl Sim {
             (Err(IoError::Io), _) if self.lost_all() => {}
             // The only copy rotted: an error, never wrong bytes.
             (Err(IoError::Io), None) if self.outcome.rots > 0 => {}
+            // The disks of all that are in sync have failed: an error too, until one of them serves again.
+            (Err(IoError::Io), None) if self.outcome.failed_disks > 0 => {}
             // Of a request over two chunks one may have been applied.
             (Err(IoError::NoSpace), Some(_)) if self.small_disks && blocks.contains(&255) && blocks.contains(&256) => {
                 self.outcome.full += 1;
@@ -545,19 +570,6 @@ impl Net {
             }
             _ => None,
         }
-    }
-}
-
-pub(super) fn durable(node: u64, store_uuid: StoreUuid, s: &ModelStore) -> Durable {
-    Durable {
-        cluster: ClusterId(1),
-        shard: SHARD,
-        rid: Rid(node),
-        store_uuid,
-        lineage: Lineage(1),
-        promised_term: s.promised.0,
-        promised_session: s.promised.1,
-        stable: s.stable,
     }
 }
 

@@ -324,12 +324,17 @@ fn compare(
     let mut needed = false;
     for (rid, v) in versions {
         let has = v[at];
+        let bad = has.state == BlockState::Bad;
         let equal = has.ver == best.ver || (has.state.is_zero() && best.state.is_zero());
         let forget = mutant::is(Mutant::ForgetZeroes) && best.state.is_zero();
-        if equal || has.ver > best.ver || forget {
-            continue; // a bad block with a higher version stays bad: nobody has its bytes
+        let stranded = has.ver > best.ver && mutant::is(Mutant::BadBlockStays);
+        if (equal && !bad) || forget || stranded {
+            continue;
         }
-        let item = CopyItem { block, seen: has.ver, src: best.ver, content: Content::Zero, repair: false };
+        // A bad block goes back to the winner even from a higher version: that was never acknowledged, or the winner would have it.
+        // Left alone, whoever was synced later and still had that write would serve it while others do not (seed 1812).
+        let repair = bad && has.ver == best.ver;
+        let item = CopyItem { block, seen: has.ver, src: best.ver, content: Content::Zero, repair };
         items.entry(*rid).or_default().push(item);
         needed |= !best.state.is_zero();
     }

@@ -1,0 +1,218 @@
+//! A replica's store as it is in the daemon: the real chunk store on a simulated disk. A crash is a power loss of that disk, a restart
+//! opens it anew; writes may fail for good; blocks rot on the media.
+
+use hf_policy::*;
+use hf_repl_core::message::{BlockInfo, BlockState};
+use hf_repl_core::replica::{Durable, StoreAnswer, StoreOp};
+use hf_replica_host::Asked;
+use hf_store::sim::{Rng, SimDisk};
+use hf_store::{Config, FormatParams, Input, Op, Output, ReplicaRec, Store, recovery};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Somebody else's replica, which fills small disks.
+const BALLAST: Rid = Rid(99);
+const UNIT_BLOCKS: u32 = 16;
+
+pub struct RealStore {
+    rid: Rid,
+    disk: SimDisk,
+    store: Store,
+    rng: Rng,
+    owners: BTreeMap<u64, u64>,
+    next: u64,
+    out: Vec<Output>,
+    done: VecDeque<(u64, StoreAnswer)>,
+    /// Blocks that went bad on this disk, found out or not.
+    rotten: BTreeSet<u64>,
+}
+
+fn config() -> Config {
+    Config { overlay_bytes: 256 << 10, cached_pages: 2, groups_in_flight: 2, destage_jobs: 2 }
+}
+
+fn rec(shard: ShardId, rid: Rid, uuid: StoreUuid, blocks: u64) -> ReplicaRec {
+    ReplicaRec {
+        shard,
+        rid,
+        store_uuid: uuid,
+        lineage: Lineage(1),
+        promised_term: Term(0),
+        promised_session: SessionId(0),
+        stable_known: Ver::ZERO,
+        blocks,
+        deleting: false,
+        hint_epoch: 0,
+        hint_name: String::new(),
+    }
+}
+
+impl RealStore {
+    /// A formatted disk with an empty replica. `units`: how many units of data still fit, 0 for plenty.
+    pub fn new(seed: u64, shard: ShardId, rid: Rid, uuid: StoreUuid, blocks: u64, units: usize) -> RealStore {
+        let mut disk = SimDisk::new(16 << 20);
+        let p = FormatParams { cluster: ClusterId(1), disk: DiskUuid(u128::from(seed)), journal: None };
+        recovery::format(&mut disk, p).unwrap();
+        let store = recovery::open(&mut disk, config()).unwrap();
+        let mut s = RealStore {
+            rid,
+            disk,
+            store,
+            rng: Rng::new(seed),
+            owners: BTreeMap::new(),
+            next: 0,
+            out: Vec::new(),
+            done: VecDeque::new(),
+            rotten: BTreeSet::new(),
+        };
+        s.store.start(&mut s.out);
+        s.order(Op::CreateReplica(rec(shard, rid, uuid, blocks)));
+        if units > 0 {
+            s.fill(shard, units as u64);
+        }
+        s
+    }
+
+    fn fill(&mut self, shard: ShardId, leave: u64) {
+        let other = ShardId { vol: VolumeId(77), ..shard };
+        self.order(Op::CreateReplica(rec(other, BALLAST, StoreUuid(1), 1 << 20)));
+        let unit = u64::from(UNIT_BLOCKS) * BLOCK_BYTES;
+        let data = bytes::Bytes::from(vec![7u8; unit as usize]);
+        let crcs = crc::payloads(&data);
+        let (mut at, mut ver) = (0, 0);
+        while self.store.credit() >= (leave + 1) * unit {
+            ver += 1;
+            let (start, ver) = (BlockIx(at), Ver::new(1, ver));
+            self.order(Op::Write { rid: BALLAST, ver, start, data: data.clone(), crcs: crcs.clone() });
+            at += u64::from(UNIT_BLOCKS);
+        }
+    }
+
+    /// Does it now.
+    fn order(&mut self, op: Op) {
+        self.next += 1;
+        let id = self.next;
+        self.owners.insert(id, u64::MAX);
+        self.store.step(Input::Op { id, op }, &mut self.out);
+        while self.owners.contains_key(&id) {
+            self.drain();
+            assert!(self.owners.contains_key(&id) <= self.disk_step(), "an order without an answer");
+        }
+    }
+
+    fn drain(&mut self) {
+        for o in std::mem::take(&mut self.out) {
+            match o {
+                Output::Disk { tag, op } => self.disk.submit(tag, op),
+                Output::Done { id, result } => {
+                    let tag = self.owners.remove(&id).expect("an answer to nothing, or the second one");
+                    if tag == u64::MAX {
+                        result.unwrap();
+                    } else {
+                        self.done.push_back((tag, hf_replica_host::answer(result)));
+                    }
+                }
+                Output::Failed(_) => {}
+            }
+        }
+    }
+
+    fn disk_step(&mut self) -> bool {
+        let i = self.rng.below(self.disk.pending() as u64) as usize;
+        let Some((tag, result)) = self.disk.complete(i) else { return false };
+        self.store.step(Input::DiskDone { tag, result }, &mut self.out);
+        self.drain();
+        true
+    }
+
+    pub fn submit(&mut self, tag: u64, op: StoreOp) {
+        match hf_replica_host::ask(&self.store, self.rid, op) {
+            Asked::Known(answer) => self.done.push_back((tag, answer)),
+            Asked::Do(op) => {
+                self.next += 1;
+                self.owners.insert(self.next, tag);
+                self.store.step(Input::Op { id: self.next, op }, &mut self.out);
+                self.drain();
+            }
+        }
+    }
+
+    /// The disk goes on; the next answer, if there is one by then.
+    pub fn complete(&mut self) -> Option<(u64, StoreAnswer)> {
+        if self.rng.one_in(60) {
+            self.store.step(Input::Housekeep, &mut self.out);
+            self.drain();
+        }
+        for _ in 0..6 {
+            if !self.done.is_empty() || !self.disk_step() {
+                break;
+            }
+        }
+        self.done.pop_front()
+    }
+
+    /// Power loss, and the disk opened anew.
+    pub fn crash(&mut self) -> Result<(), String> {
+        self.disk.crash(&mut self.rng);
+        (self.owners, self.done, self.out) = (BTreeMap::new(), VecDeque::new(), Vec::new());
+        self.store =
+            recovery::open(&mut self.disk, config()).map_err(|e| format!("{} after a crash: {e}", self.rid))?;
+        self.store.start(&mut self.out);
+        self.drain();
+        Ok(())
+    }
+
+    /// From now on no write or sync of this disk succeeds.
+    pub fn fail(&mut self) {
+        self.disk.fail_writes = true;
+    }
+
+    pub fn credit(&self) -> u64 {
+        self.store.credit()
+    }
+
+    pub fn max_ver(&self) -> Ver {
+        self.store.max_ver(self.rid)
+    }
+
+    pub fn durable(&self) -> Durable {
+        hf_replica_host::durable(ClusterId(1), self.store.replica(self.rid).expect("the replica is on its disk"))
+    }
+
+    pub fn may_be_bad(&self, block: u64) -> bool {
+        self.rotten.contains(&block)
+    }
+
+    /// Every copy of the block's data on the media gets a flipped bit, except in the journal: what is damaged there was durable
+    /// and cannot be told from what was not (docs/disk-format.md).
+    pub fn rot(&mut self, block: u64) -> bool {
+        let g = self.store.superblock().geometry;
+        let first = g.data_off() / BLOCK_BYTES;
+        let ours = |b: &bytes::Bytes| b[..8] != [0; 8] && b[8..16] == block.to_le_bytes() && b[..512] == b[512..1024];
+        let hit: Vec<u64> =
+            (first..first + u64::from(g.units * UNIT_BLOCKS)).filter(|at| ours(&self.disk.block(*at))).collect();
+        for at in &hit {
+            self.disk.flip(*at, 77 + self.rng.below(8000) as usize);
+        }
+        if !hit.is_empty() {
+            self.rotten.insert(block);
+        }
+        !hit.is_empty()
+    }
+
+    /// Everything on its way is done.
+    pub fn quiesce(&mut self) {
+        while self.disk_step() {}
+    }
+
+    /// What the block holds, when all is quiet.
+    pub fn look(&mut self, block: u64) -> (BlockInfo, bytes::Bytes) {
+        self.submit(u64::MAX - 1, StoreOp::Read { range: BlockRange::new(block, 1) });
+        self.quiesce();
+        let answers = std::mem::take(&mut self.done);
+        let mine = answers.into_iter().find(|(tag, _)| *tag == u64::MAX - 1);
+        match mine {
+            Some((_, StoreAnswer::Read(infos, data))) => (infos[0], data),
+            other => (BlockInfo { state: BlockState::Bad, ..BlockInfo::default() }, format!("{other:?}").into()),
+        }
+    }
+}
