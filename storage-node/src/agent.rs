@@ -352,9 +352,12 @@ fn adopt_lineages(m: &Member, state: &ClusterState, held: &HeldHere) {
 
 fn make_replicas(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begun>>, held: &HeldHere) {
     for v in state.volumes.values() {
-        // One whose storage is gone from a disk that works is made again; it counts as empty from then on.
-        let lost =
-            |r: &ReplicaRecord| !r.in_sync() && held.get(&r.disk).is_some_and(|l| !l.iter().any(|h| h.rid == r.rid));
+        // One whose storage is gone from a disk that works is made again; one that is other storage than recorded (put back from
+        // a copy) is reported. Either counts as unknown from then on.
+        let as_recorded = |r: &ReplicaRecord, l: &[Held]| {
+            l.iter().any(|h| h.rid == r.rid && r.store_uuid.is_none_or(|known| known == h.store_uuid))
+        };
+        let lost = |r: &ReplicaRecord| !r.in_sync() && held.get(&r.disk).is_some_and(|l| !as_recorded(r, l));
         let wanted = |r: &ReplicaRecord| r.node == m.node && !r.leaving && (r.store_uuid.is_none() || lost(r));
         for (shard, r) in v.replicas().filter(|(_, r)| wanted(r)) {
             if !begun.lock().is_ok_and(|mut b| b.making.insert(r.rid)) {

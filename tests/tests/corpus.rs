@@ -56,7 +56,7 @@ fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let range = BlockRange::new(10, 1);
     let data = bytes::Bytes::from(vec![5u8; 4096]);
     let msgs = [
-        Msg::Seal { epoch: Epoch(5) },
+        Msg::Seal { epoch: Epoch(5), held: hf_policy::Ver::new(3, 9), position: 7 },
         Msg::Write { seq: 4, range, stable: Ver::ZERO, kind: WriteKind::Data { crcs: crc::payloads(&data), data } },
         Msg::Write { seq: 4, range, stable: Ver::ZERO, kind: WriteKind::Zero { keep: true } },
         Msg::Read { range },

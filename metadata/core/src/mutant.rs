@@ -25,6 +25,10 @@ mutants! {
     ServeStaleTerm,
     /// A replica does not compare the storage with the recorded one.
     IgnoreStoreUuid,
+    /// A replica whose storage was put back from an older copy does not notice.
+    TrustsOldStorage,
+    /// A member whose process began anew is believed to hold what it had acknowledged.
+    RebornIsBelieved,
     /// A replica lets a new session in while another one's lease runs.
     SealIgnoresLease,
     /// A replica acknowledges writes before they are durable.

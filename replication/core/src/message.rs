@@ -114,6 +114,11 @@ pub enum Msg {
     Seal {
         /// The record's epoch (for the replica's hint).
         epoch: Epoch,
+        /// What the record says this replica holds: it promised this term before, and holds some write of this version or a
+        /// newer one. Storage that does not was put back from an older copy: its history is unknown (I12).
+        held: Ver,
+        /// What this process's predecessor said of its disk's journal ([`Msg::WriteAck`]); 0: nothing.
+        position: u64,
     },
     /// Promised, durably; no older-term write can apply any more.
     SealAck {
@@ -142,6 +147,8 @@ pub enum Msg {
     },
     /// Every block of the write is durable at its version or a newer one.
     WriteAck {
+        /// How far the disk's journal had got: it never goes back, unless the disk is put back from a copy.
+        position: u64,
         /// Bytes that can still be allocated.
         credit: u64,
     },

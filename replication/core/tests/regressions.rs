@@ -37,6 +37,7 @@ impl World {
             nearest: vec![Rid(1)],
         };
         let record = co::Record {
+            activated: Term(0),
             term: Term(1),
             epoch: Epoch(3),
             session: Some(SessionId(5)),
@@ -177,6 +178,7 @@ fn a_renewing_old_coordinator_cannot_keep_a_newer_term_out() {
         promised_term: Term(1),
         promised_session: SessionId(1),
         stable: Ver::ZERO,
+        position: 0,
     };
     let mut now = Tick(10_000_000_000);
     let mut r = Replica::new(Tick(0), BOOT, d);
@@ -195,7 +197,15 @@ fn a_renewing_old_coordinator_cannot_keep_a_newer_term_out() {
         let mut out = Vec::new();
         let lease = Msg::Lease { sent_at: now.0, stable: Ver::ZERO };
         r.step(now, re::Input::Message { link: 1, env: env(1, 1), msg: lease }, &mut out);
-        r.step(now, re::Input::Message { link: 2, env: env(2, 2), msg: Msg::Seal { epoch: Epoch(1) } }, &mut out);
+        r.step(
+            now,
+            re::Input::Message {
+                link: 2,
+                env: env(2, 2),
+                msg: Msg::Seal { epoch: Epoch(1), held: Ver::ZERO, position: 0 },
+            },
+            &mut out,
+        );
         sealed |=
             out.iter().any(|o| matches!(o, re::Output::Store { op: re::StoreOp::Promise { term: Term(2), .. }, .. }));
     }
@@ -245,6 +255,7 @@ fn a_restarted_replica_lets_nobody_in_for_as_long_as_a_lease_lasts() {
         promised_term: Term(4),
         promised_session: SessionId(4),
         stable: Ver::ZERO,
+        position: 0,
     };
     let mut r = Replica::new(now, BOOT, d);
     let env = Envelope {
@@ -260,7 +271,11 @@ fn a_restarted_replica_lets_nobody_in_for_as_long_as_a_lease_lasts() {
     };
     let seal = |r: &mut Replica, now: Tick, env: Envelope| {
         let mut out = Vec::new();
-        r.step(now, re::Input::Message { link: 1, env, msg: Msg::Seal { epoch: Epoch(1) } }, &mut out);
+        r.step(
+            now,
+            re::Input::Message { link: 1, env, msg: Msg::Seal { epoch: Epoch(1), held: Ver::ZERO, position: 0 } },
+            &mut out,
+        );
         out
     };
     let waits = |out: &[re::Output]| matches!(out, [re::Output::Send { msg: Msg::SealWait { .. }, .. }]);

@@ -34,7 +34,7 @@ fn all() -> Vec<Msg> {
     };
     let range = BlockRange::new(10, 2);
     vec![
-        Msg::Seal { epoch: Epoch(5) },
+        Msg::Seal { epoch: Epoch(5), held: Ver::new(3, 9), position: 77 },
         Msg::SealAck { stable: Ver::new(1, 5), max_ver: Ver::new(1, 6), credit: 99 },
         Msg::SealWait { us: 5 },
         Msg::Write {
@@ -45,7 +45,7 @@ fn all() -> Vec<Msg> {
         },
         Msg::Write { seq: 4, range, stable: Ver::new(1, 1), kind: WriteKind::Zero { keep: false } },
         Msg::Write { seq: 4, range, stable: Ver::new(1, 1), kind: WriteKind::Zero { keep: true } },
-        Msg::WriteAck { credit: 1 },
+        Msg::WriteAck { credit: 1, position: 2 },
         Msg::Read { range },
         Msg::ReadAck { infos: vec![info, BlockInfo::default()], data: data.clone() },
         Msg::Lease { sent_at: 1, stable: Ver::ZERO },

@@ -80,8 +80,8 @@ pub fn answer(result: Result<Answer, StoreError>) -> StoreAnswer {
     }
 }
 
-/// A replica's identity and promise, from its entry on the disk.
-pub fn durable(cluster: ClusterId, r: &ReplicaRec) -> Durable {
+/// A replica's identity and promise, from its entry on the disk. `position`: [`Store::position`] at this moment.
+pub fn durable(cluster: ClusterId, r: &ReplicaRec, position: u64) -> Durable {
     Durable {
         cluster,
         shard: r.shard,
@@ -91,5 +91,6 @@ pub fn durable(cluster: ClusterId, r: &ReplicaRec) -> Durable {
         promised_term: r.promised_term,
         promised_session: r.promised_session,
         stable: r.stable_known,
+        position,
     }
 }

@@ -6,7 +6,7 @@ use super::volume_host::VolumeHost;
 use super::{Event, Identity, Mail, ReactorStatus};
 use bytes::Bytes;
 use hf_meta_core::ClusterState;
-use hf_policy::{DiskId, Lineage, Rid, ShardId, Tick, VolumeId};
+use hf_policy::{DiskId, Lineage, Rid, ShardId, StoreUuid, Tick, VolumeId};
 use hf_repl::Queue;
 use hf_repl_core::coordinator as co;
 use hf_repl_core::message::{Envelope, Msg};
@@ -36,6 +36,8 @@ pub(super) enum Work {
 pub struct Held {
     /// Which.
     pub rid: Rid,
+    /// Its storage.
+    pub store_uuid: StoreUuid,
     /// Its history.
     pub lineage: Lineage,
     /// The newest epoch it was told of.

@@ -3,7 +3,7 @@
 use super::core::{Core, CoreRef, DiskStatus, Work, now};
 use crate::disk::{Backend, DiskFile};
 use crate::reactor::Held;
-use hf_policy::{DiskId, Lineage, Rid};
+use hf_policy::{DiskId, Lineage, Rid, StoreUuid};
 use hf_repl_core::Replica;
 use hf_repl_core::message::{Envelope, Msg, Nack};
 use hf_repl_core::replica::{self as re, Link, StoreAnswer, StoreOp};
@@ -64,8 +64,10 @@ pub(super) fn add(core: &CoreRef, id: DiskId, store: Store, file: Arc<DiskFile>,
         over_budget: false,
     };
     let recs: Vec<ReplicaRec> = host.store.replicas().cloned().collect();
+    let position = host.store.position();
     for rec in recs {
-        host.replicas.insert(rec.rid, Replica::new(now(), identity.boot, durable(identity.cluster, &rec)));
+        let d = durable(identity.cluster, &rec, position);
+        host.replicas.insert(rec.rid, Replica::new(now(), identity.boot, d));
     }
     let mut out = Vec::new();
     host.store.start(&mut out);
@@ -153,7 +155,7 @@ impl DiskHost {
             replicas: self
                 .store
                 .replicas()
-                .map(|r| Held { rid: r.rid, lineage: r.lineage, epoch: r.hint_epoch })
+                .map(|r| Held { rid: r.rid, store_uuid: r.store_uuid, lineage: r.lineage, epoch: r.hint_epoch })
                 .collect(),
         }
     }
@@ -187,7 +189,17 @@ impl DiskHost {
     pub(super) fn adopt(&mut self, rid: Rid, lineage: Lineage, epoch: u64, work: &mut WorkQueue) {
         let known = self.store.replica(rid).filter(|r| r.lineage != lineage && r.hint_epoch < epoch);
         if let Some(rec) = known.cloned() {
+            tracing::warn!(replica = %rid, "the volume has a new lineage by an operator's order");
             let rec = ReplicaRec { lineage, hint_epoch: epoch, ..rec };
+            self.op(Owner::Adopt(Box::new(rec.clone())), Op::UpdateReplica(rec), work);
+        }
+    }
+
+    /// The storage is older than what is recorded of it: it becomes another one, whose history is unknown. The agent reports it.
+    fn renew(&mut self, rid: Rid, work: &mut WorkQueue) {
+        if let Some(rec) = self.store.replica(rid).cloned() {
+            tracing::error!(replica = %rid, "this replica's storage was put back from an older copy: it is compared with the others as a whole");
+            let rec = ReplicaRec { store_uuid: StoreUuid(crate::identity::random()), ..rec };
             self.op(Owner::Adopt(Box::new(rec.clone())), Op::UpdateReplica(rec), work);
         }
     }
@@ -209,6 +221,7 @@ impl DiskHost {
             match o {
                 re::Output::Send { link, env, msg } => sends.push((link, env, msg)),
                 re::Output::Store { tag, op } => self.replica_store(rid, tag, op, work),
+                re::Output::Renew => self.renew(rid, work),
             }
         }
         sends
@@ -223,7 +236,8 @@ impl DiskHost {
 
     /// An answer that needs no disk.
     fn answer_now(&mut self, rid: Rid, tag: u64, answer: StoreAnswer, work: &mut WorkQueue) {
-        let input = re::Input::Store { tag, answer, credit: self.credit(), max_ver: self.store.max_ver(rid) };
+        let (credit, max_ver, position) = (self.credit(), self.store.max_ver(rid), self.store.position());
+        let input = re::Input::Store { tag, answer, credit, max_ver, position };
         let mut out = Vec::new();
         if let Some(r) = self.replicas.get_mut(&rid) {
             r.step(now(), input, &mut out);
@@ -276,16 +290,18 @@ impl Core {
                 Owner::Admin(reply) => drop(reply.send(result.map(|_| ()))),
                 Owner::Create { rec, reply } => {
                     if result.is_ok() {
-                        d.replicas
-                            .entry(rec.rid)
-                            .or_insert_with(|| Replica::new(now(), identity.boot, durable(identity.cluster, &rec)));
+                        d.replicas.entry(rec.rid).or_insert_with(|| {
+                            Replica::new(now(), identity.boot, durable(identity.cluster, &rec, d.store.position()))
+                        });
                     }
                     let _ = reply.send(result.map(|_| ()));
                 }
                 Owner::Adopt(rec) => {
                     if result.is_ok() {
-                        tracing::warn!(replica = %rec.rid, "the volume has a new lineage by an operator's order");
-                        d.replicas.insert(rec.rid, Replica::new(now(), identity.boot, durable(identity.cluster, &rec)));
+                        d.replicas.insert(
+                            rec.rid,
+                            Replica::new(now(), identity.boot, durable(identity.cluster, &rec, d.store.position())),
+                        );
                     }
                 }
                 Owner::Replica { rid, tag } => {
@@ -294,8 +310,9 @@ impl Core {
                         Ok(Answer::Done) => d.max_ver_for(rid, tag),
                         _ => Default::default(),
                     };
-                    let input =
-                        re::Input::Store { tag, answer: hf_replica_host::answer(result), credit: d.credit(), max_ver };
+                    let (credit, position) = (d.credit(), d.store.position());
+                    let answer = hf_replica_host::answer(result);
+                    let input = re::Input::Store { tag, answer, credit, max_ver, position };
                     let mut out = Vec::new();
                     if let Some(r) = d.replicas.get_mut(&rid) {
                         r.step(now(), input, &mut out);

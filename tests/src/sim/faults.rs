@@ -22,6 +22,9 @@ impl Sim {
         if self.rng.below(24) < self.weights[5] {
             self.wipe_one(node);
         }
+        if self.rng.below(12) < self.weights[9] {
+            self.put_back_one(node);
+        }
         Ok(())
     }
 
@@ -71,12 +74,38 @@ impl Sim {
     pub(super) fn wipe_one(&mut self, node: u64) {
         let uuid = StoreUuid(u128::from(self.id()) << 32);
         let (record, hosts) = (self.record(), &mut self.hosts);
-        let whole = record.in_sync.iter().any(|(r, m)| r.0 != node && hosts[&r.0].uuid == m.store_uuid);
+        let good = |h: &super::world::Host, known| h.uuid == known && !h.put_back;
+        let whole = record.in_sync.iter().any(|(r, m)| r.0 != node && good(&hosts[&r.0], m.store_uuid));
         let Some(h) = hosts.get_mut(&node).filter(|h| !h.up && whole) else { return };
         let seed = h.store.is_real().then_some(uuid.0 as u64);
         h.store = SimStore::new(seed, node, uuid, h.units);
         h.uuid = uuid;
+        h.put_back = false;
         self.outcome.wipes += 1;
+    }
+
+    /// Somebody copies a disk.
+    pub(super) fn take_image(&mut self) -> Result<(), String> {
+        let node = 1 + self.rng.below(NODES);
+        let h = self.hosts.get_mut(&node).unwrap();
+        if !h.put_back {
+            h.image = Some((h.store.image()?, h.uuid));
+        }
+        Ok(())
+    }
+
+    /// A crashed node's disk is put back as it was when somebody copied it, if another in-sync replica still has everything.
+    fn put_back_one(&mut self, node: u64) {
+        let (record, hosts) = (self.record(), &mut self.hosts);
+        let good = |h: &super::world::Host, known| h.uuid == known && !h.put_back;
+        let whole = record.in_sync.iter().any(|(r, m)| r.0 != node && good(&hosts[&r.0], m.store_uuid));
+        let Some(h) = hosts.get_mut(&node).filter(|h| !h.up && whole) else { return };
+        let Some((store, uuid)) = h.image.take() else { return };
+        h.store = store;
+        h.uuid = uuid;
+        h.put_back = true;
+        self.outcome.restores += 1;
+        self.trace(|| format!("PUT BACK {node}"));
     }
 
     /// The agents: storage that is not the recorded one is reported, which is refused while it counts as in-sync.
@@ -213,6 +242,39 @@ impl Sim {
         }
         self.all_links()?;
         self.go_on(150, &[b])
+    }
+
+    /// A member's disk is put back from a copy within one term, while nobody writes: nothing but its own word tells that it lacks
+    /// what it had acknowledged.
+    pub(super) fn quiet_swap(&mut self) -> Result<(), String> {
+        let record = self.record();
+        let serving = |h: &super::world::Host| {
+            h.coordinator
+                .as_ref()
+                .is_some_and(|a| a.c.status().phase == Phase::Serving && Some(a.session) == record.session)
+        };
+        let Some(a) = self.hosts.iter().find(|(_, h)| h.up && serving(h)).map(|(n, _)| *n) else { return Ok(()) };
+        let b = 1 + (a + self.rng.below(NODES - 1)) % NODES;
+        if !self.hosts[&b].up || self.hosts[&b].put_back || !record.in_sync.contains_key(&Rid(b)) {
+            return Ok(());
+        }
+        let image = (self.hosts[&b].store.image()?, self.hosts[&b].uuid);
+        self.hosts.get_mut(&b).unwrap().image = Some(image);
+        self.go_on(120, &[a])?;
+        self.only_read.insert(a);
+        for _ in 0..60 {
+            let quiet = self.hosts[&a].coordinator.as_ref().is_none_or(|x| x.ops.is_empty());
+            if quiet {
+                break;
+            }
+            self.go_on(10, &[])?;
+        }
+        self.crash_one(b)?;
+        self.put_back_one(b);
+        self.restart_one(b)?;
+        self.go_on(150, &[a])?;
+        self.only_read.remove(&a);
+        Ok(())
     }
 
     /// Cuts one direction between two nodes, or a node from Raft.

@@ -16,6 +16,8 @@ pub struct ModelStore {
     blocks: BTreeMap<u64, (Ver, Content)>,
     pub promised: (Term, SessionId),
     pub stable: Ver,
+    /// Operations that became durable.
+    pub position: u64,
     queue: VecDeque<(u64, StoreOp)>,
     /// Units of 16 blocks there is room for; 0: any number.
     units: usize,
@@ -30,6 +32,11 @@ impl ModelStore {
     }
     pub fn max_ver(&self) -> Ver {
         self.blocks.values().map(|b| b.0).max().unwrap_or(Ver::ZERO)
+    }
+
+    /// What a copy of the disk would hold now.
+    pub fn image(&self) -> ModelStore {
+        ModelStore { queue: VecDeque::new(), ..self.clone() }
     }
 
     fn taken(&self) -> BTreeSet<u64> {
@@ -99,6 +106,7 @@ impl ModelStore {
     }
 
     fn apply(&mut self, op: StoreOp) -> StoreAnswer {
+        self.position += 1;
         match op {
             StoreOp::Promise { term, session, stable, .. } => {
                 self.promised = (term, session);

@@ -22,6 +22,8 @@ pub struct RealStore {
     next: u64,
     out: Vec<Output>,
     done: VecDeque<(u64, StoreAnswer)>,
+    /// How the last order went.
+    ordered: Result<(), String>,
     /// Blocks that went bad on this disk, found out or not.
     rotten: BTreeSet<u64>,
 }
@@ -62,6 +64,7 @@ impl RealStore {
             next: 0,
             out: Vec::new(),
             done: VecDeque::new(),
+            ordered: Ok(()),
             rotten: BTreeSet::new(),
         };
         s.store.start(&mut s.out);
@@ -89,6 +92,10 @@ impl RealStore {
 
     /// Does it now.
     fn order(&mut self, op: Op) {
+        self.try_order(op).unwrap();
+    }
+
+    fn try_order(&mut self, op: Op) -> Result<(), String> {
         self.next += 1;
         let id = self.next;
         self.owners.insert(id, u64::MAX);
@@ -97,6 +104,7 @@ impl RealStore {
             self.drain();
             assert!(self.owners.contains_key(&id) <= self.disk_step(), "an order without an answer");
         }
+        std::mem::replace(&mut self.ordered, Ok(()))
     }
 
     fn drain(&mut self) {
@@ -106,7 +114,7 @@ impl RealStore {
                 Output::Done { id, result } => {
                     let tag = self.owners.remove(&id).expect("an answer to nothing, or the second one");
                     if tag == u64::MAX {
-                        result.unwrap();
+                        self.ordered = result.map(|_| ()).map_err(|e| e.to_string());
                     } else {
                         self.done.push_back((tag, hf_replica_host::answer(result)));
                     }
@@ -161,6 +169,33 @@ impl RealStore {
         Ok(())
     }
 
+    /// What a copy of the disk would hold now: like after a power loss.
+    pub fn image(&self) -> Result<RealStore, String> {
+        let (mut disk, mut rng) = (self.disk.clone(), self.rng.clone());
+        disk.crash(&mut rng);
+        let mut s = RealStore {
+            rid: self.rid,
+            store: recovery::open(&mut disk, config()).map_err(|e| format!("a copy of {}: {e}", self.rid))?,
+            disk,
+            rng,
+            owners: BTreeMap::new(),
+            next: 0,
+            out: Vec::new(),
+            done: VecDeque::new(),
+            ordered: Ok(()),
+            rotten: self.rotten.clone(),
+        };
+        s.store.start(&mut s.out);
+        s.drain();
+        Ok(s)
+    }
+
+    /// The replica's storage is another one from now on, if the disk still works.
+    pub fn renew(&mut self, uuid: StoreUuid) -> Result<(), String> {
+        let rec = self.store.replica(self.rid).cloned().expect("the replica is on its disk");
+        self.try_order(Op::UpdateReplica(ReplicaRec { store_uuid: uuid, ..rec }))
+    }
+
     /// From now on no write or sync of this disk succeeds.
     pub fn fail(&mut self) {
         self.disk.fail_writes = true;
@@ -170,12 +205,17 @@ impl RealStore {
         self.store.credit()
     }
 
+    pub fn position(&self) -> u64 {
+        self.store.position()
+    }
+
     pub fn max_ver(&self) -> Ver {
         self.store.max_ver(self.rid)
     }
 
     pub fn durable(&self) -> Durable {
-        hf_replica_host::durable(ClusterId(1), self.store.replica(self.rid).expect("the replica is on its disk"))
+        let rec = self.store.replica(self.rid).expect("the replica is on its disk");
+        hf_replica_host::durable(ClusterId(1), rec, self.store.position())
     }
 
     pub fn may_be_bad(&self, block: u64) -> bool {

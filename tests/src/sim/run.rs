@@ -25,6 +25,9 @@ pub struct Outcome {
     pub healed: u64,
     /// Disks whose writes began to fail.
     pub failed_disks: u64,
+    /// Disks that were put back from an older copy, and replicas that noticed.
+    pub restores: u64,
+    pub renewals: u64,
 }
 
 /// What the simulated nodes keep their replicas on.
@@ -56,12 +59,27 @@ impl Outcome {
         self.rots += o.rots;
         self.healed += o.healed;
         self.failed_disks += o.failed_disks;
+        self.restores += o.restores;
+        self.renewals += o.renewals;
     }
 }
 
 /// What can go wrong, by name: `HOLDFAST_SIM_OFF=crash,wipe` runs without it.
-pub const FAULTS: [&str; 12] =
-    ["loss", "duplicate", "crash", "partition", "attach", "wipe", "drama", "scrub", "rot", "full", "slow", "last"];
+pub const FAULTS: [&str; 13] = [
+    "loss",
+    "duplicate",
+    "crash",
+    "partition",
+    "attach",
+    "wipe",
+    "drama",
+    "scrub",
+    "rot",
+    "restore",
+    "full",
+    "slow",
+    "last",
+];
 
 /// One run, without some faults. If its verdict is an error it names what went wrong; the seed replays it.
 pub fn run_without(seed: u64, steps: u64, stores: Stores, off: &[String]) -> Result<Outcome, String> {

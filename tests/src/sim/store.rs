@@ -55,6 +55,22 @@ impl SimStore {
         }
     }
 
+    /// What a copy of the disk would hold now.
+    pub fn image(&self) -> Result<SimStore, String> {
+        Ok(match self {
+            Model(s) => Model(Box::new(s.image())),
+            Real(s) => Real(Box::new(s.image()?)),
+        })
+    }
+
+    /// The replica's storage is another one from now on, durably.
+    pub fn renew(&mut self, uuid: StoreUuid) -> Result<(), String> {
+        match self {
+            Model(_) => Ok(()),
+            Real(s) => s.renew(uuid),
+        }
+    }
+
     /// No write of this disk succeeds any more, until the node begins anew. Only real ones know how.
     pub fn fail(&mut self) {
         if let Real(s) = self {
@@ -66,6 +82,14 @@ impl SimStore {
         match self {
             Model(s) => s.credit(),
             Real(s) => s.credit(),
+        }
+    }
+
+    /// How far the disk's journal has got.
+    pub fn position(&self) -> u64 {
+        match self {
+            Model(s) => s.position,
+            Real(s) => s.position(),
         }
     }
 
@@ -88,6 +112,7 @@ impl SimStore {
                 promised_term: s.promised.0,
                 promised_session: s.promised.1,
                 stable: s.stable,
+                position: s.position,
             },
             Real(s) => s.durable(),
         }

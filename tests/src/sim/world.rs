@@ -27,6 +27,10 @@ pub(super) struct Host {
     pub(super) store: SimStore,
     /// Room on its disk, in units; 0 is plenty.
     pub(super) units: usize,
+    /// A copy of its disk, taken some time ago, with the storage's id at that time.
+    pub(super) image: Option<(SimStore, StoreUuid)>,
+    /// Its disk was put back from that copy, and nobody knows.
+    pub(super) put_back: bool,
     /// Its storage; a wipe makes another one.
     pub(super) uuid: StoreUuid,
     pub(super) replica: Replica,
@@ -59,7 +63,7 @@ pub struct Sim {
     pub(super) cut: std::collections::BTreeSet<(u64, u64)>,
     pub(super) history: History,
     pub(super) next: u64,
-    pub(super) weights: [u64; 9],
+    pub(super) weights: [u64; 10],
     /// How seldom cuts and crashes end by themselves.
     pub(super) lasting: u64,
     /// Nodes whose users only read for now.
@@ -111,11 +115,10 @@ impl Sim {
 
     /// No in-sync replica has its storage any more.
     pub(super) fn lost_all(&self) -> bool {
-        self.outcome.wipes > 0
-            && self.state.volumes[&VOL].shards[0]
-                .replicas
-                .values()
-                .all(|r| !r.in_sync() || r.store_uuid != Some(self.hosts[&r.rid.0].uuid))
+        self.outcome.wipes + self.outcome.restores > 0
+            && self.state.volumes[&VOL].shards[0].replicas.values().all(|r| {
+                !r.in_sync() || r.store_uuid != Some(self.hosts[&r.rid.0].uuid) || self.hosts[&r.rid.0].put_back
+            })
     }
 
     pub(super) fn id(&mut self) -> u64 {
@@ -163,7 +166,10 @@ impl Sim {
             let store = SimStore::new(seed, i, uuid, units);
             let boot = BootId(u128::from(self.id()));
             let replica = Replica::new(self.now, boot, store.durable(i, uuid));
-            self.hosts.insert(i, Host { up: true, boot, store, units, uuid, replica, coordinator: None });
+            self.hosts.insert(
+                i,
+                Host { up: true, boot, store, units, image: None, put_back: false, uuid, replica, coordinator: None },
+            );
         }
     }
 
@@ -212,6 +218,8 @@ impl Sim {
             811..=818 if self.rng.one_in(self.lasting) => self.restart()?,
             819..=821 if self.rng.below(8) < w[3] => self.partition()?,
             824..=830 if self.rng.one_in(self.lasting) => self.reconnect()?,
+            840 if self.rng.below(12) < w[9] => self.quiet_swap()?,
+            837..=839 if self.rng.below(8) < w[9] => self.take_image()?,
             832 if self.rng.below(12) < w[6] => self.drama()?,
             833..=836 if self.someone_joins() && self.rng.one_in(4) => self.drama()?,
             831 if self.rng.below(18) < 1 + w[4] => self.attach(None)?,
@@ -308,6 +316,7 @@ impl Sim {
             Some((r.rid, co::OutInfo { node: r.node, store_uuid: r.store_uuid, base, sync_id }))
         });
         co::Record {
+            activated: v.activated,
             term: v.term,
             epoch: v.epoch,
             session: v.coordinator.as_ref().map(|a| a.session),
@@ -339,8 +348,10 @@ impl Sim {
         h.replica.set_credit(h.store.credit());
         h.replica.step(now, input, &mut out);
         let mut sends = Vec::new();
+        let renew = out.contains(&re::Output::Renew);
         for o in out {
             match o {
+                re::Output::Renew => {}
                 re::Output::Store { tag, op } => h.store.submit(tag, op),
                 re::Output::Send { link, env, msg } => {
                     sends.push(Net::ToCoordinator { from: node, to: link, env, msg })
@@ -348,6 +359,23 @@ impl Sim {
             }
         }
         sends.into_iter().for_each(|s| self.send(s));
+        if renew {
+            self.renew(node);
+        }
+    }
+
+    /// The storage that was put back becomes another one; its replica begins anew.
+    fn renew(&mut self, node: u64) {
+        let uuid = StoreUuid(u128::from(self.id()) << 32);
+        self.trace(|| format!("RENEWED {node}"));
+        let (now, h) = (self.now, self.hosts.get_mut(&node).unwrap());
+        if h.store.renew(uuid).is_err() {
+            return; // The disk has failed; it will be noticed again.
+        }
+        h.uuid = uuid;
+        h.put_back = false;
+        h.replica = Replica::new(now, h.boot, h.store.durable(node, uuid));
+        self.outcome.renewals += 1;
     }
 
     pub(super) fn store_step(&mut self) -> Result<(), String> {
@@ -356,8 +384,8 @@ impl Sim {
         if h.up
             && let Some((tag, answer)) = h.store.complete()
         {
-            let (max_ver, credit) = (h.store.max_ver(), h.store.credit());
-            self.replica_step(node, re::Input::Store { tag, answer, credit, max_ver });
+            let (max_ver, credit, position) = (h.store.max_ver(), h.store.credit(), h.store.position());
+            self.replica_step(node, re::Input::Store { tag, answer, credit, max_ver, position });
         }
         Ok(())
     }
@@ -406,7 +434,14 @@ impl Sim {
                     self.outcome.synced += s.map_or(0, |s| s.stats.synced_blocks);
                 }
                 co::Output::WantSync => self.coordinator_step(node, co::Input::SyncGo)?,
-                co::Output::Serving | co::Output::Drained | co::Output::SyncOver => {}
+                co::Output::Serving => {
+                    let term = self.hosts[&node].coordinator.as_ref().unwrap().c.status().term;
+                    if !self.cut.contains(&(node, 0)) && !self.rng.one_in(4) {
+                        // Status only: it may be lost.
+                        let _ = self.apply(Command::Activated { vol: VOL, term });
+                    }
+                }
+                co::Output::Drained | co::Output::SyncOver => {}
             }
         }
         Ok(())
@@ -423,6 +458,8 @@ impl Sim {
                 self.outcome.acked_writes += 1;
                 self.history.write_ended(w, now);
             }
+            // The only storage left was put back from an older copy, within a term and before anybody could see it.
+            (Ok(ClientReply::Data(_)), None) if self.lost_all() => {}
             (Ok(ClientReply::Data(parts)), None) => {
                 let data = parts.concat();
                 for (b, bytes) in blocks.into_iter().zip(data.chunks(BLOCK_SIZE)) {

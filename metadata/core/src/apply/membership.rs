@@ -153,6 +153,8 @@ impl ClusterState {
             r.out_since = next;
         }
         v.lineage = *lineage;
+        // Nobody is known to have promised anything in this history.
+        v.activated = hf_policy::Term(0);
         v.term = v.term.next();
         v.coordinator = None;
         let name = v.name.clone();

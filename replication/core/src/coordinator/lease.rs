@@ -27,7 +27,7 @@ impl Coordinator {
             if !m.lease_asked {
                 m.asked_since = now;
             }
-            if !m.up {
+            if !m.up || m.unproven {
                 continue;
             }
             if m.lease_asked && now.since(m.lease_sent) < LEASE_EVERY / 2 {

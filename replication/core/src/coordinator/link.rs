@@ -1,9 +1,10 @@
 //! Requests to members. Each stays pending until it is answered, the member is dropped, or the attachment ends; it is repeated
 //! after a reconnect and after half the timeout (replicas make repeats harmless by versions).
 
-use super::{Coordinator, Output};
+use super::{Coordinator, Output, Phase};
 use crate::message::{Envelope, Msg, Nack};
-use hf_policy::{BootId, Fate, HasFate, Rid, Tick};
+use hf_meta_core::mutant::{self, Mutant};
+use hf_policy::{BootId, Fate, HasFate, Rid, Seq, Tick, Ver};
 
 /// What an answer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +62,7 @@ pub(super) struct Pending {
 impl Coordinator {
     pub(super) fn request(&mut self, now: Tick, rid: Rid, what: For, msg: Msg, out: &mut Vec<Output>) {
         let req = self.id();
-        if self.members.get(&rid).is_some_and(|m| m.up) {
+        if self.members.get(&rid).is_some_and(|m| m.up && (!m.unproven || what == For::Seal)) {
             out.push(Output::Send { rid, env: self.envelope(rid, req), msg: msg.clone() });
         }
         self.pending.insert(req, Pending { rid, what, msg, first: now, sent: now });
@@ -70,12 +71,41 @@ impl Coordinator {
     pub(super) fn peer_up(&mut self, now: Tick, rid: Rid, boot: BootId, out: &mut Vec<Output>) {
         let Some(m) = self.members.get_mut(&rid) else { return };
         m.up = true;
+        let mut reborn = m.unproven;
         if m.boot != boot {
-            // Another process: what the earlier one granted is not relied upon.
+            // Another process: what the earlier one granted is not relied upon, and whether its storage is still what it was must be
+            // seen: it may have been put back from a copy meanwhile.
             m.lease_until = Tick(0);
+            let before = m.boot != BootId::NONE && self.phase == Phase::Serving;
+            reborn |= before && self.record.in_sync.contains_key(&rid);
+            if before && self.sync.as_ref().is_some_and(|s| s.rid == rid) {
+                // What was mirrored to it may be gone with the process, or with the storage.
+                self.suspect(rid);
+            }
         }
+        let Some(m) = self.members.get_mut(&rid) else { return };
         m.boot = boot;
         m.lease_asked = false;
+        if reborn && !mutant::is(Mutant::RebornIsBelieved) {
+            m.unproven = true;
+            self.pending.retain(|_, p| !(p.rid == rid && p.what == For::Seal));
+            let (position, held) = (m.position, Ver { term: self.record.term, seq: Seq(0) });
+            let msg = Msg::Seal { epoch: self.record.epoch, held, position };
+            return self.request(now, rid, For::Seal, msg, out);
+        }
+        self.catch_up(now, rid, out);
+    }
+
+    /// A member that began anew holds what it had acknowledged: it is relied upon again.
+    pub(super) fn proven(&mut self, now: Tick, rid: Rid, out: &mut Vec<Output>) {
+        if let Some(m) = self.members.get_mut(&rid).filter(|m| m.unproven) {
+            m.unproven = false;
+            self.catch_up(now, rid, out);
+        }
+    }
+
+    /// A member is there again: whatever it was asked is asked once more.
+    fn catch_up(&mut self, now: Tick, rid: Rid, out: &mut Vec<Output>) {
         let again: Vec<u64> = self.pending.iter().filter(|(_, p)| p.rid == rid).map(|(r, _)| *r).collect();
         for req in again {
             self.resend(now, req, out);
@@ -96,8 +126,8 @@ impl Coordinator {
     fn resend(&mut self, now: Tick, req: u64, out: &mut Vec<Output>) {
         let Some(p) = self.pending.get_mut(&req) else { return };
         p.sent = now;
-        let (rid, msg) = (p.rid, p.msg.clone());
-        if self.members.get(&rid).is_some_and(|m| m.up) {
+        let (rid, what, msg) = (p.rid, p.what, p.msg.clone());
+        if self.members.get(&rid).is_some_and(|m| m.up && (!m.unproven || what == For::Seal)) {
             self.stats.resends += 1;
             out.push(Output::Send { rid, env: self.envelope(rid, req), msg });
         }
@@ -109,8 +139,8 @@ impl Coordinator {
         let mut again = Vec::new();
         let mut late = Vec::new();
         for (req, p) in &self.pending {
-            // Seals have a rhythm of their own.
-            if matches!(p.what, For::Seal | For::SyncSeal) {
+            // Seals have a rhythm of their own, but for those of members that began anew.
+            if p.what == For::SyncSeal || (p.what == For::Seal && self.phase != Phase::Serving) {
                 continue;
             }
             let m = self.members.get(&p.rid);
@@ -163,6 +193,10 @@ impl Coordinator {
         if env.session != self.cfg.session || env.rid != rid || (m.boot != BootId::NONE && env.boot != m.boot) {
             return;
         }
+        // Until it has shown that it is what it was, nothing else it says counts; it will be asked again (seed 359).
+        if m.unproven && !matches!(msg, Msg::SealAck { .. } | Msg::SealWait { .. } | Msg::Nack(_)) {
+            return;
+        }
         match &msg {
             // A broken member answers fast, which is no sign of health; and a refused lease is pending nowhere.
             Msg::Nack(n) if n.fate() == Fate::DropMember => {
@@ -177,8 +211,11 @@ impl Coordinator {
             }
         }
         let Some(m) = self.members.get_mut(&rid) else { return };
+        if let Msg::WriteAck { position, .. } = &msg {
+            m.position = m.position.max(*position);
+        }
         match &msg {
-            Msg::WriteAck { credit } | Msg::SealAck { credit, .. } | Msg::ReserveAck { credit, .. } => {
+            Msg::WriteAck { credit, .. } | Msg::SealAck { credit, .. } | Msg::ReserveAck { credit, .. } => {
                 m.credit = *credit
             }
             Msg::LeaseAck { sent_at, credit } => {

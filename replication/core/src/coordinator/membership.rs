@@ -79,7 +79,7 @@ impl Coordinator {
             }
         }
         // Nobody is dropped in favour of members of which none is known to be there: they may be what was lost.
-        let alive = |m: &Member| m.up && !m.broken && now.since(m.heard) < crate::timing::DEAD;
+        let alive = |m: &Member| m.up && !m.broken && !m.unproven && now.since(m.heard) < crate::timing::DEAD;
         let kept = in_sync.keys().filter(|r| !rids.contains(r)).filter_map(|r| self.members.get(r));
         if !kept.into_iter().any(alive) {
             rids.clear();
@@ -147,6 +147,8 @@ impl Coordinator {
         self.stats.drops += gone.len() as u64;
         for (_, m) in self.members.iter_mut().filter(|(r, _)| gone.contains(r)) {
             m.lease_until = Tick(0);
+            m.unproven = false;
+            m.position = 0;
         }
         self.sync_without(&gone);
         self.suspects.retain(|r| !gone.contains(r));

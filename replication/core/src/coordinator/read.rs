@@ -100,7 +100,8 @@ impl Coordinator {
 
     /// The member that reads: by policy, among those not tried and preferably up and unsuspected.
     pub(super) fn choose(&mut self, tried: &BTreeSet<Rid>) -> Option<Rid> {
-        let usable = |c: &Self, r: &Rid| c.members.get(r).is_some_and(|m| m.up) && !c.suspects.contains(r);
+        let usable =
+            |c: &Self, r: &Rid| c.members.get(r).is_some_and(|m| m.up && !m.unproven) && !c.suspects.contains(r);
         let all: Vec<Rid> = self.record.in_sync.keys().copied().filter(|r| !tried.contains(r)).collect();
         let good: Vec<Rid> = all.iter().copied().filter(|r| usable(self, r)).collect();
         let pool = if good.is_empty() { &all } else { &good };

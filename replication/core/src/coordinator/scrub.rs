@@ -113,7 +113,7 @@ impl Coordinator {
 
     /// In-sync members that can be asked.
     fn present(&self) -> BTreeSet<Rid> {
-        let up = |r: &Rid| self.members.get(r).is_some_and(|m| m.up) && !self.suspects.contains(r);
+        let up = |r: &Rid| self.members.get(r).is_some_and(|m| m.up && !m.unproven) && !self.suspects.contains(r);
         self.record.in_sync.keys().copied().filter(up).collect()
     }
 

@@ -36,6 +36,8 @@ pub(super) struct Takeover {
     refused: BTreeSet<Rid>,
     /// Everything up to here is equal by I2.
     pub s_star: Ver,
+    /// Chunks with anything newer are compared: s*, or everything.
+    since: Ver,
     listing: BTreeSet<Rid>,
     todo: BTreeSet<ChunkIx>,
     active: BTreeMap<ChunkIx, Recon>,
@@ -50,6 +52,7 @@ impl Takeover {
             again: BTreeMap::new(),
             refused: BTreeSet::new(),
             s_star: Ver::ZERO,
+            since: Ver::ZERO,
             listing: BTreeSet::new(),
             todo: BTreeSet::new(),
             active: BTreeMap::new(),
@@ -81,7 +84,8 @@ impl Coordinator {
             }
             self.takeover.again.insert(*rid, now.plus(SEAL_EVERY));
             self.pending.retain(|_, p| !(p.rid == *rid && p.what == For::Seal));
-            let msg = Msg::Seal { epoch: self.record.epoch };
+            let held = Ver { term: self.record.activated, seq: Seq(0) };
+            let msg = Msg::Seal { epoch: self.record.epoch, held, position: 0 };
             self.request(now, *rid, For::Seal, msg, out);
         }
         // The others' time begins with the first answer of any kind: while one waits for a lease to run out, they may come.
@@ -118,8 +122,10 @@ impl Coordinator {
         self.takeover.refused.remove(&rid);
         self.takeover.sealed.insert(rid, (stable, max_ver));
         self.takeover.first_heard.get_or_insert(now);
-        if self.phase == Phase::Sealing {
-            self.drive_seal(now, out);
+        match self.phase {
+            Phase::Sealing => self.drive_seal(now, out),
+            Phase::Serving => self.proven(now, rid, out),
+            Phase::Reconciling | Phase::Fenced => {}
         }
     }
 
@@ -144,17 +150,25 @@ impl Coordinator {
         let members = self.required();
         let t = &mut self.takeover;
         t.s_star = s_star;
+        t.since = s_star;
+        // Everybody must hold what is below s*. Who holds nothing that new while others hold more may be storage that was put back
+        // within the term: then everything is compared, not only what is newer. (Zeroes of what was never written leave no version.)
+        let highest: BTreeSet<Ver> = t.sealed.values().map(|(_, max)| *max).collect();
+        if highest.len() > 1 && highest.first().is_some_and(|lowest| *lowest < s_star) {
+            t.since = Ver::ZERO;
+        }
         t.todo.clear();
         t.active.clear();
         // One member alone is equal to itself; members without anything newer than s* are equal by I2.
-        let newer = t.sealed.values().any(|(_, max)| *max > s_star);
+        let newer = t.sealed.values().any(|(_, max)| *max > t.since);
         t.listing = if members.len() > 1 && newer && !mutant::is(Mutant::SkipReconcile) {
             members.clone()
         } else {
             BTreeSet::new()
         };
         for rid in self.takeover.listing.clone() {
-            self.request(now, rid, For::List, Msg::ChunkList { since: s_star, from: ChunkIx(0) }, out);
+            let msg = Msg::ChunkList { since: self.takeover.since, from: ChunkIx(0) };
+            self.request(now, rid, For::List, msg, out);
         }
         self.drive_reconcile(now, out);
     }
@@ -171,7 +185,7 @@ impl Coordinator {
         self.takeover.todo.extend(chunks.into_iter().map(|(c, _)| c));
         match (more, last) {
             (true, Some(c)) => {
-                let msg = Msg::ChunkList { since: self.takeover.s_star, from: ChunkIx(c.0 + 1) };
+                let msg = Msg::ChunkList { since: self.takeover.since, from: ChunkIx(c.0 + 1) };
                 self.request(now, rid, For::List, msg, out);
             }
             _ => {

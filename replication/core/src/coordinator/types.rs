@@ -57,6 +57,8 @@ pub struct Record {
     pub session: Option<SessionId>,
     /// The volume's history.
     pub lineage: Lineage,
+    /// The newest term that is known to have been served: every member in sync had promised it.
+    pub activated: Term,
     /// The in-sync set.
     pub in_sync: BTreeMap<Rid, MemberInfo>,
     /// Replicas that are out.
@@ -399,6 +401,10 @@ pub(super) struct Member {
     pub asked_since: Tick,
     /// It said that it cannot be relied upon (failed disk, wrong storage).
     pub broken: bool,
+    /// Its process began anew while it was relied upon, and has not shown yet that it holds what it had acknowledged.
+    pub unproven: bool,
+    /// How far its disk's journal had got when it last acknowledged a write.
+    pub position: u64,
     /// Last time it answered anything.
     pub heard: Tick,
     pub credit: u64,
@@ -416,6 +422,8 @@ impl Member {
             lease_asked: false,
             asked_since: Tick(0),
             broken: false,
+            unproven: false,
+            position: 0,
             heard: Tick(0),
             credit: u64::MAX,
         }

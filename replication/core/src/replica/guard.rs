@@ -12,7 +12,7 @@ impl Replica {
             return Err(Nack::NoReplica);
         }
         // Unknown history is base 0, never in-sync (I12).
-        if env.store_uuid != d.store_uuid && !mutant::is(Mutant::IgnoreStoreUuid) {
+        if self.put_back || env.store_uuid != d.store_uuid && !mutant::is(Mutant::IgnoreStoreUuid) {
             return Err(Nack::WrongStore);
         }
         if env.lineage != d.lineage {

@@ -121,6 +121,8 @@ pub enum Input {
     },
     /// The store is done with a tag. `credit`: bytes it can still allocate; `max_ver`: its highest version.
     Store {
+        /// How far the disk's journal has got: everything up to here is durable.
+        position: u64,
         /// Which.
         tag: u64,
         /// How.
@@ -144,6 +146,9 @@ pub enum Output {
         /// What.
         msg: Msg,
     },
+    /// This storage was put back from an older copy: give it a new uuid, durably, and begin the replica anew with it. Until then
+    /// it answers everybody that it is not the storage that is meant.
+    Renew,
     /// Do this and come back.
     Store {
         /// Tag.
@@ -172,6 +177,8 @@ pub struct Durable {
     pub promised_session: SessionId,
     /// The watermark.
     pub stable: Ver,
+    /// How far the disk's journal had got when this process began.
+    pub position: u64,
 }
 
 enum Waiting {
@@ -197,8 +204,10 @@ pub struct Replica {
     boot: BootId,
     /// The promise in `d` is durable.
     promise_durable: bool,
-    /// Who is answered when it is.
-    seals: Vec<(Link, Envelope)>,
+    /// Who is answered when it is, and what the record says of this replica.
+    seals: Vec<(Link, Envelope, Ver)>,
+    /// Its storage is older than what the record knows of it.
+    put_back: bool,
     /// No other session is let in before this.
     leased_until: Tick,
     /// The newest term that asked to be let in: older ones get no more leases, or it would wait for ever.
@@ -210,6 +219,8 @@ pub struct Replica {
     stable_at: Tick,
     /// Bytes its disk can still allocate, as last told.
     credit: u64,
+    /// How far its disk's journal had got, as last told.
+    position: u64,
     failed: bool,
 }
 
@@ -223,6 +234,7 @@ impl Replica {
             boot,
             promise_durable: true,
             seals: Vec::new(),
+            put_back: false,
             leased_until,
             knocking: Term(0),
             next_tag: 0,
@@ -231,6 +243,7 @@ impl Replica {
             stable_persisted: d.stable,
             stable_at: now,
             credit: 0,
+            position: 0,
             failed: false,
         }
     }
@@ -259,13 +272,16 @@ impl Replica {
                 }
                 self.message(now, link, env, msg, out);
             }
-            Input::Store { tag, answer, credit, max_ver } => self.store_done(tag, answer, credit, max_ver, out),
+            Input::Store { tag, answer, credit, max_ver, position } => {
+                self.position = self.position.max(position);
+                self.store_done(tag, answer, credit, max_ver, out);
+            }
         }
     }
 
     fn message(&mut self, now: Tick, link: Link, env: Envelope, msg: Msg, out: &mut Vec<Output>) {
         match msg {
-            Msg::Seal { epoch } => self.seal(now, link, env, epoch, out),
+            Msg::Seal { epoch, held, position } => self.seal(now, (link, env), epoch, (held, position), out),
             Msg::Write { seq, range, stable, kind } => {
                 self.learn_stable(stable);
                 let ver = Ver { term: env.term, seq: hf_policy::Seq(seq) };
@@ -280,7 +296,7 @@ impl Replica {
                     }
                 };
                 if mutant::is(Mutant::AckBeforeDurable) {
-                    self.reply(link, env, Msg::WriteAck { credit: self.credit }, out);
+                    self.reply(link, env, Msg::WriteAck { credit: self.credit, position: self.position }, out);
                 }
                 self.store(Waiting::Other { link, env, kind: Kind::Write }, op, out);
             }
@@ -325,10 +341,22 @@ impl Replica {
         }
     }
 
-    fn seal(&mut self, now: Tick, link: Link, env: Envelope, epoch: Epoch, out: &mut Vec<Output>) {
+    fn seal(
+        &mut self,
+        now: Tick,
+        (link, env): (Link, Envelope),
+        epoch: Epoch,
+        (held, position): (Ver, u64),
+        out: &mut Vec<Output>,
+    ) {
+        // Whoever was ever relied upon in a term had promised it first, durably; and a journal does not go back.
+        let older = held.term > self.d.promised_term || position > self.d.position;
+        if older && !mutant::is(Mutant::TrustsOldStorage) {
+            return self.is_put_back(link, env, out);
+        }
         if env.term == self.d.promised_term {
             // The guard let in only the session that holds this term: a repeated seal.
-            self.seals.push((link, env));
+            self.seals.push((link, env, held));
             if self.promise_durable {
                 // The store is asked again, so that the answer carries its present numbers.
                 self.promise(out);
@@ -345,8 +373,15 @@ impl Replica {
         self.d.promised_session = env.session;
         self.epoch = epoch;
         self.promise_durable = false;
-        self.seals = vec![(link, env)];
+        self.seals = vec![(link, env, held)];
         self.promise(out);
+    }
+
+    fn is_put_back(&mut self, link: Link, env: Envelope, out: &mut Vec<Output>) {
+        if !std::mem::replace(&mut self.put_back, true) {
+            out.push(Output::Renew);
+        }
+        self.reply(link, env, Msg::Nack(Nack::WrongStore), out);
     }
 
     fn promise(&mut self, out: &mut Vec<Output>) {
@@ -397,7 +432,12 @@ impl Replica {
                     return;
                 }
                 self.promise_durable = done;
-                for (link, env) in std::mem::take(&mut self.seals) {
+                for (link, env, held) in std::mem::take(&mut self.seals) {
+                    let lacks = held.seq.0 > 0 && max_ver < held && !mutant::is(Mutant::TrustsOldStorage);
+                    if done && (lacks || self.put_back) {
+                        self.is_put_back(link, env, out);
+                        continue;
+                    }
                     let msg = match &answer {
                         StoreAnswer::Done => Msg::SealAck { stable: self.d.stable, max_ver, credit },
                         StoreAnswer::Error(n) => Msg::Nack(*n),
@@ -418,9 +458,12 @@ impl Replica {
         if env.term != self.d.promised_term {
             return Msg::Nack(Nack::StaleTerm { promised: self.d.promised_term });
         }
+        if self.put_back {
+            return Msg::Nack(Nack::WrongStore);
+        }
         match (kind, answer) {
             (_, StoreAnswer::Error(n)) => Msg::Nack(n),
-            (Kind::Write, StoreAnswer::Done) => Msg::WriteAck { credit },
+            (Kind::Write, StoreAnswer::Done) => Msg::WriteAck { credit, position: self.position },
             (Kind::Read, StoreAnswer::Read(infos, data)) => Msg::ReadAck { infos, data },
             (Kind::Needs, StoreAnswer::Needs(needs)) => Msg::ReserveAck { needs, credit },
             (Kind::Chunks, StoreAnswer::Chunks(chunks, more)) => Msg::ChunkListAck { chunks, more },

@@ -210,7 +210,11 @@ fn nack_from(code: u8, arg: u32) -> Option<Nack> {
 
 fn body(w: &mut W, m: &Msg) -> Vec<Bytes> {
     match m {
-        Msg::Seal { epoch } => w.u64(epoch.0),
+        Msg::Seal { epoch, held, position } => {
+            w.u64(epoch.0);
+            w.ver(*held);
+            w.u64(*position);
+        }
         Msg::SealAck { stable, max_ver, credit } => {
             w.ver(*stable);
             w.ver(*max_ver);
@@ -231,7 +235,10 @@ fn body(w: &mut W, m: &Msg) -> Vec<Bytes> {
                 }
             }
         }
-        Msg::WriteAck { credit } => w.u64(*credit),
+        Msg::WriteAck { credit, position } => {
+            w.u64(*credit);
+            w.u64(*position);
+        }
         Msg::Read { range } | Msg::Reserve { range } => w.range(*range),
         Msg::ReadAck { infos, data } => {
             w.infos(infos);
@@ -384,7 +391,7 @@ pub fn decode(raw: &[u8; HEADER_BYTES], h: &Header, body: &[u8], payload: Bytes)
 fn message(kind: u8, r: &mut R<'_>, payload: &Bytes) -> Option<(Msg, usize)> {
     let mut used = 0;
     let m = match kind {
-        1 => Msg::Seal { epoch: Epoch(r.u64()?) },
+        1 => Msg::Seal { epoch: Epoch(r.u64()?), held: r.ver()?, position: r.u64()? },
         2 => Msg::SealAck { stable: r.ver()?, max_ver: r.ver()?, credit: r.u64()? },
         3 => Msg::SealWait { us: r.u64()? },
         4 => {
@@ -404,7 +411,7 @@ fn message(kind: u8, r: &mut R<'_>, payload: &Bytes) -> Option<(Msg, usize)> {
             };
             Msg::Write { seq, range, stable, kind }
         }
-        5 => Msg::WriteAck { credit: r.u64()? },
+        5 => Msg::WriteAck { credit: r.u64()?, position: r.u64()? },
         6 => Msg::Read { range: r.range()? },
         7 => {
             let infos = r.infos()?;

@@ -348,6 +348,12 @@ impl Store {
         slots.filter_map(|(_, s)| self.slots[*s as usize].as_ref()).map(|s| s.max_ver).max().unwrap_or(Ver::ZERO)
     }
 
+    /// How far the journal has got: every group up to this one is durable. It goes on from there over restarts, so that a lower
+    /// number tells of a disk that was put back from an older copy.
+    pub fn position(&self) -> u64 {
+        self.journal.applied
+    }
+
     /// Is anything waiting for a destage or checkpoint?
     pub fn is_clean(&self) -> bool {
         self.chunks.is_empty() && self.journal.used() == 0

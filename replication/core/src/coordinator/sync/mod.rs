@@ -176,9 +176,9 @@ impl Coordinator {
     fn drive_target_seal(&mut self, now: Tick, out: &mut Vec<Output>) {
         let Some(s) = self.sync.as_mut().filter(|s| now >= s.ask_again) else { return };
         s.ask_again = now.plus(SEAL_EVERY);
-        let rid = s.rid;
+        let (rid, held) = (s.rid, s.base);
         self.pending.retain(|_, p| !(p.rid == rid && p.what == For::SyncSeal));
-        let msg = Msg::Seal { epoch: self.record.epoch };
+        let msg = Msg::Seal { epoch: self.record.epoch, held, position: 0 };
         self.request(now, rid, For::SyncSeal, msg, out);
     }
 
