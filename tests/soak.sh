@@ -31,7 +31,7 @@ stage store-crash-states 'crash states' env HOLDFAST_CRASH_SEEDS="$(scale 900)" 
 stage store-exhaustive 'workloads' t hf-store exhaustive
 stage kill-9 'kill -9|longest|in use' env HOLDFAST_KILL_CYCLES="$(scale 60)" cargo test --locked -q -p hf-tests --test kill -- --nocapture
 stage power-loss 'power loss|a disk that' env HOLDFAST_POWER_CYCLES="$(scale 60)" cargo test --locked -q -p hf-tests --test power -- --nocapture
-stage partitions 'partitioned' env HOLDFAST_PARTITIONS="$(scale 200)" cargo test --locked -q -p hf-tests --test partitions -- --nocapture
+stage partitions 'partitioned' env HOLDFAST_PARTITION_SEED="$(date +%Y%m%d)" HOLDFAST_PARTITIONS="$(scale 630)" cargo test --locked -q -p hf-tests --test partitions -- --nocapture
 stage frozen-nodes 'longest|take-over' t hf-tests freeze
 stage corruption 'rotted' t hf-tests corruption
 stage resync 'copied|missed' t hf-tests resync

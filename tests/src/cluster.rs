@@ -62,6 +62,8 @@ pub struct NodeProcess {
     /// The disk that its configuration names: a directory, or a block device.
     pub disk: PathBuf,
     pub disk_size: String,
+    /// Further lines of its configuration, right after those of its disk: the disk's media, more disks, labels.
+    pub more: String,
     child: Option<Child>,
 }
 
@@ -79,6 +81,7 @@ impl NodeProcess {
             data_dir: dir.join("data"),
             disk: dir.join("disk"),
             disk_size: "512MiB".into(),
+            more: String::new(),
             dir,
             extra: Vec::new(),
             env: Vec::new(),
@@ -103,6 +106,7 @@ impl NodeProcess {
             if !self.disk_size.is_empty() {
                 c += &format!("size = \"{}\"\n", self.disk_size);
             }
+            c += &self.more;
         }
         c
     }
@@ -213,11 +217,12 @@ impl Cluster {
     /// Every node up, every disk in service, voters complete.
     pub fn ready(&self) {
         let n = self.nodes.len();
+        let wanted = n + self.nodes.iter().map(|n| n.more.matches("[[disk]]").count()).sum::<usize>();
         until("the cluster to be ready", || {
             let s = self.status()?;
             let len = |v: &Value| v.as_array().map_or(0, Vec::len);
             let disks = s["disks"].as_object().map_or(0, |d| d.values().filter(|d| d["state"] == "ok").count());
-            if len(&s["up"]) >= n && disks >= n && (n < 3 || len(&s["voters"]) >= 3) {
+            if len(&s["up"]) >= n && disks >= wanted && (n < 3 || len(&s["voters"]) >= 3) {
                 Ok(())
             } else {
                 Err(s.to_string())

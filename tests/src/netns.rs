@@ -68,6 +68,14 @@ impl Hosts {
         self.on(0, &["nft", &format!("add rule bridge f forward iifname p{from} oifname p{to} drop")]);
     }
 
+    /// These links are cut, and no others, from one packet to the next.
+    pub fn only(&self, links: &[(usize, usize)]) {
+        let rule =
+            |(from, to): &(usize, usize)| format!("; add rule bridge f forward iifname p{from} oifname p{to} drop");
+        let rules: String = links.iter().map(rule).collect();
+        self.on(0, &["nft", &format!("flush chain bridge f forward{rules}")]);
+    }
+
     /// Undoes all cuts.
     pub fn heal(&self) {
         self.on(0, &["nft", "flush chain bridge f forward"]);

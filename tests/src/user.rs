@@ -1,5 +1,5 @@
 //! A user of a volume whose every operation is written down and judged by the history checker: unique tags in every sector, reads,
-//! writes and trims over a few hot blocks.
+//! writes and trims over a few hot blocks, some requests of two blocks.
 
 use crate::check::register::History;
 use crate::nbd::Nbd;
@@ -15,12 +15,15 @@ pub struct Witness {
     history: Mutex<History>,
     origin: Instant,
     tag: AtomicU64,
+    begun: AtomicU64,
     done: AtomicU64,
+    /// Where in the volume the first block is.
+    base: u64,
 }
 
 impl Default for Witness {
     fn default() -> Self {
-        Witness { history: Mutex::default(), origin: Instant::now(), tag: AtomicU64::new(0), done: AtomicU64::new(0) }
+        Witness::at(0)
     }
 }
 
@@ -29,8 +32,30 @@ impl Default for Witness {
 pub struct Worked {
     /// The longest that one operation took.
     pub longest: Duration,
-    /// Operations.
+    /// Operations that succeeded.
     pub done: u64,
+    /// What ended it early, if anything did: an error, or the connection's end.
+    pub failed: Option<String>,
+}
+
+/// Tells users to stop when it goes: also when the test fails among them, which would wait for them for ever otherwise.
+pub struct StopAtEnd<'a>(pub &'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// How many of them met a failure.
+pub fn failures(users: &[Worked]) -> usize {
+    users.iter().filter(|u| u.failed.is_some()).count()
+}
+
+/// Users whose attachment stood all along: not one of their operations may have failed.
+pub fn nothing_failed(users: &[Worked], context: &str) {
+    let all: Vec<&str> = users.iter().filter_map(|u| u.failed.as_deref()).collect();
+    assert!(all.is_empty(), "{context}: a user saw a failure: {all:?}");
 }
 
 fn tagged(tag: u64) -> Vec<u8> {
@@ -43,6 +68,13 @@ fn tag_of(b: &[u8]) -> u64 {
 }
 
 impl Witness {
+    /// Of blocks that begin somewhere in the volume.
+    pub fn at(base: u64) -> Witness {
+        let zero = || AtomicU64::new(0);
+        let (tag, begun, done) = (zero(), zero(), zero());
+        Witness { history: Mutex::default(), origin: Instant::now(), tag, begun, done, base }
+    }
+
     fn now(&self) -> u64 {
         self.origin.elapsed().as_micros() as u64
     }
@@ -63,44 +95,50 @@ impl Witness {
         self.history.lock().unwrap().check().unwrap_or_else(|e| panic!("{context}: {e}"));
     }
 
-    fn write(&self, nbd: &mut Nbd, block: u64, trim: bool) -> std::io::Result<()> {
+    fn write(&self, nbd: &mut Nbd, block: u64, blocks: u64, trim: bool) -> std::io::Result<()> {
         let tag = 1 + self.tag.fetch_add(1, Ordering::Relaxed);
         let value = if trim { 0 } else { tag };
-        self.history.lock().unwrap().write_began(tag, self.now(), [(block, value)].into_iter());
-        if trim { nbd.trim(block * 4096, 4096) } else { nbd.write(block * 4096, &tagged(tag)) }?;
+        self.history.lock().unwrap().write_began(tag, self.now(), (block..block + blocks).map(|b| (b, value)));
+        let (at, len) = (self.base + block * 4096, blocks * 4096);
+        if trim { nbd.trim(at, len as u32) } else { nbd.write(at, &tagged(tag).repeat(blocks as usize)) }?;
         let end = self.now();
         self.history.lock().unwrap().write_ended(tag, end);
         Ok(())
     }
 
-    /// Reads one block.
-    pub fn read(&self, nbd: &mut Nbd, block: u64) -> std::io::Result<()> {
+    /// Reads some blocks in one request.
+    pub fn read(&self, nbd: &mut Nbd, block: u64, blocks: u64) -> std::io::Result<()> {
         let start = self.now();
-        let b = nbd.read(block * 4096, 4096)?;
-        let (tag, end) = (tag_of(&b), self.now());
-        self.history.lock().unwrap().read(block, tag, start, end);
+        let bytes = nbd.read(self.base + block * 4096, (blocks * 4096) as u32)?;
+        let end = self.now();
+        for (b, bytes) in (block..).zip(bytes.chunks(4096)) {
+            let tag = tag_of(bytes);
+            self.history.lock().unwrap().read(b, tag, start, end);
+        }
         Ok(())
     }
 
     /// Reads every block.
     pub fn read_all(&self, nbd: &mut Nbd) -> std::io::Result<()> {
-        (0..BLOCKS).try_for_each(|b| self.read(nbd, b))
+        (0..BLOCKS).try_for_each(|b| self.read(nbd, b, 1))
     }
 
-    /// Works until told to stop or the connection ends.
+    /// Works until told to stop or the first failure.
     pub fn work(&self, nbd: &mut Nbd, stop: &AtomicBool) -> Worked {
         let mut w = Worked::default();
         while !stop.load(Ordering::Relaxed) {
-            let i = self.done.fetch_add(1, Ordering::Relaxed) + 1;
+            let i = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
             let block = (i * 7) % BLOCKS;
+            let blocks = if i.is_multiple_of(5) { 2.min(BLOCKS - block) } else { 1 };
+            let (read, trim) = (i.is_multiple_of(3), i.is_multiple_of(11));
             let began = Instant::now();
-            let went = match i {
-                i if i.is_multiple_of(3) => self.read(nbd, block),
-                i => self.write(nbd, block, i.is_multiple_of(11)),
-            };
-            if went.is_err() {
+            let went = if read { self.read(nbd, block, blocks) } else { self.write(nbd, block, blocks, trim) };
+            if let Err(e) = went {
+                let what = if read { "read" } else { "write" };
+                w.failed = Some(format!("a {what} of {blocks} block(s) at {block}, after {:?}: {e}", began.elapsed()));
                 return w;
             }
+            self.done.fetch_add(1, Ordering::Relaxed);
             w.done += 1;
             w.longest = w.longest.max(began.elapsed());
         }

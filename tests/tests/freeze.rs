@@ -4,8 +4,8 @@
 
 use hf_tests::cluster::{Cluster, until};
 use hf_tests::nbd::Nbd;
-use hf_tests::user::{Witness, percentile};
-use std::sync::atomic::{AtomicBool, Ordering};
+use hf_tests::user::{StopAtEnd, Witness, nothing_failed, percentile};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 fn signal(c: &Cluster, node: usize, sig: i32) {
@@ -45,7 +45,7 @@ fn frozen_replicas_cost_a_bounded_wait_and_no_truth() {
         let mut nbd = connect(&c, 0);
         let stop = AtomicBool::new(false);
         std::thread::scope(|s| {
-            let (flag, seen) = (&stop, &w);
+            let (flag, seen, end) = (&stop, &w, StopAtEnd(&stop));
             let worker = s.spawn(move || seen.work(&mut nbd, flag));
             gets_on(&w, 80);
             signal(&c, victim, libc::SIGSTOP);
@@ -56,8 +56,10 @@ fn frozen_replicas_cost_a_bounded_wait_and_no_truth() {
             gets_on(&w, 80);
             signal(&c, victim, libc::SIGCONT);
             whole(&c);
-            stop.store(true, Ordering::Relaxed);
-            waits.push(worker.join().unwrap().longest);
+            drop(end);
+            let worked = worker.join().unwrap();
+            nothing_failed(std::slice::from_ref(&worked), &format!("round {round}, n{} was frozen", victim + 1));
+            waits.push(worked.longest);
         });
     }
     w.judge("frozen replicas");
@@ -82,7 +84,7 @@ fn a_frozen_coordinator_that_wakes_after_a_take_over_serves_nothing_old() {
         let mut nbd = connect(&c, old);
         let stop = AtomicBool::new(false);
         std::thread::scope(|s| {
-            let (flag, seen) = (&stop, &w);
+            let (flag, seen, end) = (&stop, &w, StopAtEnd(&stop));
             let worker = s.spawn(move || seen.work(&mut nbd, flag));
             gets_on(&w, 80);
             signal(&c, old, libc::SIGSTOP);
@@ -95,8 +97,9 @@ fn a_frozen_coordinator_that_wakes_after_a_take_over_serves_nothing_old() {
             gets_on(&w, 90);
             signal(&c, old, libc::SIGCONT);
             gets_on(&w, 90);
-            stop.store(true, Ordering::Relaxed);
-            other.join().unwrap();
+            drop(end);
+            // The old side's user may have lost its operation; the new side's had no reason to notice anything.
+            nothing_failed(&[other.join().unwrap()], &format!("round {round}, taken over by n{}", new + 1));
             worker.join().unwrap();
         });
         whole(&c);

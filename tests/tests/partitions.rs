@@ -1,18 +1,22 @@
 //! Three hosts in network namespaces, cut off from each other along every subset of their links, one way and both ways, while users
 //! on both sides go on and volumes are taken over: no stale read, no write that is both refused and there, no late
-//! acknowledgement, and everything heals. `HOLDFAST_PARTITIONS` sets how many volumes are put through one (200 in CI; 630 is every subset).
+//! acknowledgement, and everything heals. The cuts of a round follow each other without healing in between, so that sides change
+//! while they are apart. `HOLDFAST_PARTITIONS` sets how many volumes are put through a subset (630 in CI: ten through each of the
+//! 63), `HOLDFAST_PARTITION_SEED` which subsets follow each other, when, and who takes what (77 in CI).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_store::sim::Rng;
 use hf_tests::cluster::{Cluster, binary, until};
 use hf_tests::nbd::Nbd;
 use hf_tests::netns::Hosts;
-use hf_tests::user::{BLOCKS, Witness, percentile};
+use hf_tests::user::{BLOCKS, StopAtEnd, Witness, Worked, nothing_failed, percentile};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const VOLUMES: usize = 10;
+/// Subsets of links that follow each other before all heals.
+const IN_A_ROW: usize = 4;
 const LINKS: [(usize, usize); 6] = [(1, 2), (1, 3), (2, 1), (2, 3), (3, 1), (3, 2)];
 
 struct World {
@@ -61,12 +65,12 @@ impl World {
         let here: Vec<usize> = (0..VOLUMES).filter(|v| v % 3 == 0).collect();
         let stop = AtomicBool::new(false);
         std::thread::scope(|s| {
-            let stop = &stop;
+            let (stop, end) = (&stop, StopAtEnd(&stop));
             let user = |v: &usize| {
                 let v = *v;
                 s.spawn(move || {
                     let mut nbd = Nbd::connect(&self.c.nodes[0].nbd, &name(v)).unwrap();
-                    self.seen[v].work(&mut nbd, stop).longest
+                    self.seen[v].work(&mut nbd, stop)
                 })
             };
             let users: Vec<_> = here.iter().map(user).collect();
@@ -84,8 +88,10 @@ impl World {
             [(1, replica), (replica, 1)].iter().for_each(|(a, b)| self.hosts.cut(*a, *b));
             get_on();
             self.hosts.heal();
-            stop.store(true, Ordering::Relaxed);
-            waits.extend(users.into_iter().map(|u| u.join().unwrap()));
+            drop(end);
+            let worked: Vec<Worked> = users.into_iter().map(|u| u.join().unwrap()).collect();
+            nothing_failed(&worked, &format!("n{replica} was cut off from n1"));
+            waits.extend(worked.iter().map(|w| w.longest));
         });
         self.whole();
     }
@@ -109,7 +115,7 @@ impl World {
     fn take(&self, v: usize, node: usize) -> Child {
         let (api, to) = (self.c.nodes[node].api.clone(), self.c.nodes[node].name.clone());
         Command::new("timeout")
-            .arg("5")
+            .arg("2")
             .arg(binary())
             .args(["--endpoint", &api, "volume", "attach", &name(v), "--node", &to, "--force"])
             .stdout(Stdio::null())
@@ -118,11 +124,25 @@ impl World {
             .unwrap()
     }
 
-    /// Everybody works on everything while these links are cut, and some volumes are taken elsewhere; then all heals. Returns how
-    /// long healing took.
-    fn episode(&self, cuts: &[(usize, usize)], rng: &mut Rng) -> Duration {
+    /// Some volumes are taken elsewhere: at times at once, while the old side still counts itself in, at times only once it was
+    /// noticed.
+    fn takes(&self, rng: &mut Rng) {
+        if rng.one_in(2) {
+            std::thread::sleep(Duration::from_millis(300 + rng.below(2_500)));
+        }
+        let chosen: Vec<(usize, usize)> = (0..VOLUMES).map(|v| (v, rng.below(6) as usize)).collect();
+        let takers: Vec<Child> = chosen.iter().filter(|(_, to)| *to < 3).map(|(v, to)| self.take(*v, *to)).collect();
+        for mut t in takers {
+            t.wait().unwrap();
+        }
+    }
+
+    /// Everybody works on everything while these links are cut, one subset after the other, and some volumes are taken elsewhere;
+    /// then all heals. Returns how long healing took.
+    fn episode(&self, subsets: &[Vec<(usize, usize)>], rng: &mut Rng) -> Duration {
         let (stop, sessions) = (AtomicBool::new(false), AtomicU64::new(0));
         std::thread::scope(|s| {
+            let end = StopAtEnd(&stop);
             for v in 0..VOLUMES {
                 for node in 0..3 {
                     let (stop, sessions) = (&stop, &sessions);
@@ -135,16 +155,9 @@ impl World {
                 if idle.is_empty() { Ok(()) } else { Err(format!("nobody gets on with volumes {idle:?}")) }
             };
             until("users to work", || works(&marks));
-            cuts.iter().for_each(|(a, b)| self.hosts.cut(*a, *b));
-            // Sometimes taken at once, while the old side still counts itself in; sometimes only once it was noticed.
-            if rng.one_in(2) {
-                std::thread::sleep(Duration::from_millis(300 + rng.below(2_500)));
-            }
-            let chosen: Vec<(usize, usize)> = (0..VOLUMES).map(|v| (v, rng.below(6) as usize)).collect();
-            let takers: Vec<Child> =
-                chosen.iter().filter(|(_, to)| *to < 3).map(|(v, to)| self.take(*v, *to)).collect();
-            for mut t in takers {
-                t.wait().unwrap();
+            for cuts in subsets {
+                self.hosts.only(cuts);
+                self.takes(rng);
             }
             self.hosts.heal();
             let healed = Instant::now();
@@ -152,7 +165,7 @@ impl World {
             let marks: Vec<u64> = self.seen.iter().map(|w| w.done() + BLOCKS).collect();
             until("users to go on", || works(&marks));
             let took = healed.elapsed();
-            stop.store(true, Ordering::Relaxed);
+            drop(end);
             took
         })
     }
@@ -160,10 +173,12 @@ impl World {
 
 #[test]
 fn partitions_along_any_links_show_nobody_anything_wrong() {
-    let wanted: usize = std::env::var("HOLDFAST_PARTITIONS").ok().and_then(|s| s.parse().ok()).unwrap_or(200);
-    let rounds = wanted.div_ceil(VOLUMES);
+    let env = |key: &str| std::env::var(key).ok().and_then(|s| s.parse::<u64>().ok());
+    let seed = env("HOLDFAST_PARTITION_SEED").unwrap_or(77);
+    let wanted = (env("HOLDFAST_PARTITIONS").unwrap_or(630) as usize).div_ceil(VOLUMES);
+    println!("replay: HOLDFAST_PARTITION_SEED={seed} HOLDFAST_PARTITIONS={}", wanted * VOLUMES);
     let w = World::new();
-    let mut rng = Rng::new(77);
+    let mut rng = Rng::new(seed);
     // Every non-empty subset of the six directed links, in some order.
     let mut subsets: Vec<u32> = (1..64).collect();
     for i in (1..subsets.len()).rev() {
@@ -171,12 +186,12 @@ fn partitions_along_any_links_show_nobody_anything_wrong() {
     }
     let (mut heals, mut waits) = (Vec::new(), Vec::new());
     (0..3).for_each(|i| w.cut_off(2 + i % 2, &mut waits));
-    for round in 0..rounds {
-        let set = subsets[round % subsets.len()];
-        let cuts: Vec<_> = LINKS.iter().enumerate().filter(|(i, _)| set >> i & 1 == 1).map(|(_, l)| *l).collect();
-        heals.push(w.episode(&cuts, &mut rng));
+    let links = |set: u32| LINKS.iter().enumerate().filter(|(i, _)| set >> i & 1 == 1).map(|(_, l)| *l).collect();
+    let order: Vec<Vec<(usize, usize)>> = subsets.iter().cycle().take(wanted).map(|s| links(*s)).collect();
+    for (round, row) in order.chunks(IN_A_ROW).enumerate() {
+        heals.push(w.episode(row, &mut rng));
         for (v, seen) in w.seen.iter().enumerate() {
-            seen.judge(&format!("round {round}, volume {v}, links cut: {cuts:?}"));
+            seen.judge(&format!("seed {seed}, round {round}, volume {v}, links cut one after the other: {row:?}"));
         }
     }
     let (writes, reads) = w.seen.iter().map(Witness::counts).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
@@ -186,11 +201,13 @@ fn partitions_along_any_links_show_nobody_anything_wrong() {
         percentile(&mut waits, 0.99),
         waits.len()
     );
-    assert!(writes as usize > rounds * VOLUMES * 10 && reads > 0);
+    assert!(writes as usize > heals.len() * VOLUMES * 10 && reads > 0);
     println!(
-        "{} partitioned volumes ({rounds} subsets of links, {VOLUMES} volumes each): {writes} acknowledged writes, {reads} reads, 0 stale, 0 late; whole and in use again after: median {} ms, worst {} ms",
-        rounds * VOLUMES,
+        "{} partitioned volumes ({} of 63 subsets of links, {VOLUMES} volumes each, seed {seed}): {writes} acknowledged writes, {reads} reads, 0 stale, 0 late; whole and in use again after: median {} ms, worst {} ms (n={})",
+        wanted * VOLUMES,
+        wanted.min(63),
         percentile(&mut heals, 0.5),
-        percentile(&mut heals, 1.0)
+        percentile(&mut heals, 1.0),
+        heals.len()
     );
 }

@@ -7,8 +7,8 @@ use hf_store::sim::Rng;
 use hf_tests::cluster::{Cluster, until};
 use hf_tests::faultfs::{Call, FaultFs, Keep, Rule};
 use hf_tests::nbd::Nbd;
-use hf_tests::user::{Witness, Worked, percentile};
-use std::sync::atomic::{AtomicBool, Ordering};
+use hf_tests::user::{StopAtEnd, Witness, Worked, failures, nothing_failed, percentile};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 /// A cluster whose nodes keep everything on disks that can fail.
@@ -40,12 +40,12 @@ impl Powered {
         let stop = AtomicBool::new(false);
         let conns: Vec<Nbd> = (0..users).map(|_| self.connect(node)).collect();
         std::thread::scope(|s| {
-            let flag = &stop;
+            let (flag, end) = (&stop, StopAtEnd(&stop));
             let users: Vec<_> = conns.into_iter().map(|mut n| s.spawn(move || w.work(&mut n, flag))).collect();
             let mark = w.done() + 150;
             until("users to work", || if w.done() > mark { Ok(()) } else { Err(w.done().to_string()) });
             during(self);
-            stop.store(true, Ordering::Relaxed);
+            drop(end);
             users.into_iter().map(|u| u.join().unwrap()).collect()
         })
     }
@@ -116,6 +116,7 @@ fn a_disk_that_fails_costs_its_replica_and_nothing_else() {
     let mut p = Powered::new(3);
     p.c.ok(&["volume", "create", "v", "size=16MiB"]);
     let w = Witness::default();
+    let mut failed = 0;
     let state = |p: &Powered, disk: usize| p.c.status().map(|s| s["disks"][disk.to_string()]["state"].clone());
     for (round, call, errno) in
         [(0, Call::Sync, libc::EIO), (1, Call::Write, libc::EIO), (2, Call::Write, libc::ENOSPC)]
@@ -135,6 +136,8 @@ fn a_disk_that_fails_costs_its_replica_and_nothing_else() {
         });
         assert_eq!(p.disks[victim].faults(), 1);
         assert!(worked.iter().all(|u| u.done > 0));
+        nothing_failed(&worked, &format!("{call:?} errno {errno} on n{}", victim + 1));
+        failed += failures(&worked);
         // The daemon lives on; after its restart the disk is taken back in, and what it lacks is copied to it.
         p.disks[victim].clear();
         p.c.nodes[victim].stop();
@@ -155,10 +158,12 @@ fn a_disk_that_fails_costs_its_replica_and_nothing_else() {
         p.disks[1].freeze(false);
     });
     let longest = worked.iter().map(|u| u.longest).max().unwrap();
+    nothing_failed(&worked, "frozen disk");
+    failed += failures(&worked);
     w.read_all(&mut p.connect(0)).unwrap();
     w.judge("frozen disk");
     println!(
-        "a disk that fails a sync, a write, or has no room, and one that hangs: no error and no wrong byte; longest wait for the hanging one {} ms",
+        "a disk that fails a sync, a write, or has no room, and one that hangs: {failed} errors and no wrong byte; longest wait for the hanging one {} ms",
         longest.as_millis()
     );
 }

@@ -4,7 +4,7 @@
 
 use hf_tests::cluster::{Cluster, run, until};
 use hf_tests::nbd::Nbd;
-use hf_tests::user::{BLOCKS, Witness};
+use hf_tests::user::{BLOCKS, StopAtEnd, Witness, nothing_failed};
 use serde_json::Value;
 use std::sync::atomic::AtomicBool;
 
@@ -32,11 +32,11 @@ fn a_cluster_whose_voters_are_lost_for_good_is_begun_again_with_what_is_left() {
     let stop = AtomicBool::new(false);
     std::thread::scope(|s| {
         let mut nbd = connect(&c, voter);
-        let (w, stop) = (&w, &stop);
+        let (w, stop, end) = (&w, &stop, StopAtEnd(&stop));
         let user = s.spawn(move || w.work(&mut nbd, stop));
         until("some work", || if w.done() > 3 * BLOCKS { Ok(()) } else { Err(w.done().to_string()) });
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        user.join().unwrap();
+        drop(end);
+        nothing_failed(&[user.join().unwrap()], "before the loss");
     });
     c.nodes.iter_mut().for_each(|n| n.kill());
     for i in lost {
