@@ -19,6 +19,8 @@ use tokio::sync::Notify;
 const HELLO_TIME: Duration = Duration::from_secs(2);
 /// Bytes that may wait on one link; whoever exceeds it is too slow, and the link is given up.
 const MAX_QUEUED: usize = 256 << 20;
+/// After so long without a sign of life from the other side's kernel a link is given up.
+const LINK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A link that ended, and why.
 #[derive(Debug, thiserror::Error)]
@@ -154,7 +156,7 @@ async fn read_frame(r: &mut BufReader<OwnedReadHalf>) -> Result<(Envelope, Msg),
 pub async fn dial(addr: &str, hello: &Hello) -> Result<(TcpStream, BootId), LinkError> {
     let talk = async {
         let mut s = TcpStream::connect(addr).await?;
-        watch_over(&s)?;
+        watch_over(&s, LINK_TIMEOUT)?;
         s.write_all(&hello.to_frame()).await?;
         let mut raw = [0u8; HELLO_BYTES];
         s.read_exact(&mut raw).await?;
@@ -168,8 +170,9 @@ pub async fn dial(addr: &str, hello: &Hello) -> Result<(TcpStream, BootId), Link
     tokio::time::timeout(HELLO_TIME, talk).await.map_err(|_| LinkError::Timeout)?
 }
 
-/// A peer that lost power says nothing: the kernel notices for us, within seconds.
-fn watch_over(s: &TcpStream) -> std::io::Result<()> {
+/// A peer that lost power says nothing: the kernel notices for us, within `timeout`. A peer that takes no bytes for so long is
+/// given up as well.
+pub fn watch_over(s: &TcpStream, timeout: Duration) -> std::io::Result<()> {
     s.set_nodelay(true)?;
     let sock = socket2::SockRef::from(s);
     let probe = socket2::TcpKeepalive::new()
@@ -177,12 +180,12 @@ fn watch_over(s: &TcpStream) -> std::io::Result<()> {
         .with_interval(Duration::from_secs(2))
         .with_retries(3);
     sock.set_tcp_keepalive(&probe)?;
-    sock.set_tcp_user_timeout(Some(Duration::from_secs(10)))
+    sock.set_tcp_user_timeout(Some(timeout))
 }
 
 /// Reads the hello of a new connection. Anything else on the port ends it.
 pub async fn accept(s: &mut TcpStream) -> Result<Hello, LinkError> {
-    watch_over(s)?;
+    watch_over(s, LINK_TIMEOUT)?;
     let mut raw = [0u8; HELLO_BYTES];
     tokio::time::timeout(HELLO_TIME, s.read_exact(&mut raw)).await.map_err(|_| LinkError::Timeout)??;
     Hello::from_frame(&raw).ok_or(LinkError::NotHello)

@@ -32,36 +32,46 @@ pub struct Entry {
     pub reactor: usize,
 }
 
-/// What this node exports, by name.
-#[derive(Default)]
-pub struct ExportTable(RwLock<BTreeMap<String, Entry>>);
+/// What this node exports, by name; nothing any more once it is closed.
+pub struct ExportTable(RwLock<Option<BTreeMap<String, Entry>>>);
+
+impl Default for ExportTable {
+    fn default() -> Self {
+        ExportTable(RwLock::new(Some(BTreeMap::new())))
+    }
+}
 
 impl ExportTable {
     /// Adds or replaces an export.
     pub fn put(&self, e: Entry) {
-        if let Ok(mut t) = self.0.write() {
+        if let Ok(mut t) = self.0.write()
+            && let Some(t) = t.as_mut()
+        {
             t.insert(e.info.name.clone(), e);
         }
     }
     /// Takes an attachment's exports away.
     pub fn remove(&self, vol: VolumeId, session: SessionId) {
-        if let Ok(mut t) = self.0.write() {
+        if let Ok(mut t) = self.0.write()
+            && let Some(t) = t.as_mut()
+        {
             t.retain(|_, e| e.vol != vol || e.session != session);
         }
     }
-    /// Takes all away.
-    pub fn clear(&self) {
+    /// Takes all away, for good: the node stops.
+    pub fn close(&self) {
         if let Ok(mut t) = self.0.write() {
-            t.clear();
+            *t = None;
         }
     }
     /// One export.
     pub fn get(&self, name: &str) -> Option<Entry> {
-        self.0.read().ok()?.get(name).cloned()
+        self.0.read().ok()?.as_ref()?.get(name).cloned()
     }
     /// All of them.
     pub fn all(&self) -> Vec<Entry> {
-        self.0.read().map(|t| t.values().cloned().collect()).unwrap_or_default()
+        let t = self.0.read();
+        t.map(|t| t.iter().flat_map(|t| t.values().cloned()).collect()).unwrap_or_default()
     }
 }
 

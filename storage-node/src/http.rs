@@ -97,6 +97,14 @@ const VOLUME: &[VolumeMetric] = &[
     ("volume_reconciled_blocks_total", "counter", "Blocks made equal by the take-over.", |s| s.reconciled_blocks),
 ];
 
+type ClientMetric = (&'static str, &'static str, fn(&crate::reactor::VolumeStatus) -> u64);
+
+const CLIENTS: &[ClientMetric] = &[
+    ("volume_connections", "NBD connections to the volume.", |v| v.connections as u64),
+    ("volume_requests_in_flight", "Requests admitted, of all its connections; at most queue_depth.", |v| v.requests),
+    ("volume_payload_bytes", "Bytes of requests and replies held for its clients; bounded.", |v| v.payload),
+];
+
 async fn metrics(State(node): State<Arc<Node>>) -> String {
     let mut p = Page(String::new());
     p.head("up", "gauge", "1 while the daemon runs.");
@@ -121,6 +129,13 @@ async fn metrics(State(node): State<Arc<Node>>) -> String {
     p.head("disk_failed", "gauge", "1 if the disk has failed for good.");
     disks.iter().for_each(|d| p.line("disk_failed", &format!("disk=\"{}\"", d.disk), u64::from(d.failed.is_some())));
     let state = m.view.borrow().clone();
+    for (name, help, get) in CLIENTS {
+        p.head(name, "gauge", help);
+        for v in status.iter().flat_map(|s| &s.volumes) {
+            let volume = state.volumes.get(&v.vol).map_or("?", |x| x.name.as_str());
+            p.line(name, &format!("volume=\"{volume}\""), get(v));
+        }
+    }
     for (name, kind, help, get) in VOLUME {
         p.head(name, kind, help);
         for v in status.iter().flat_map(|s| &s.volumes) {

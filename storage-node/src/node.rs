@@ -17,6 +17,9 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
+/// How long NBD connections may take to end at a clean stop; a reactor gives each one five seconds.
+const CLIENTS_STOP: Duration = Duration::from_secs(8);
+
 /// A node that is part of a cluster.
 pub struct Member {
     /// The cluster.
@@ -236,6 +239,24 @@ fn notify(state: &str) {
     }
 }
 
+/// Every connection gets its last replies and is closed: all reactors at once, for a bounded time.
+async fn stop_clients(m: &Member) {
+    let mut stopped = Vec::new();
+    for r in &m.reactors {
+        let (tx, rx) = tokio::sync::oneshot::channel();
+        r.send(reactor::Mail::StopClients(tx));
+        stopped.push(rx);
+    }
+    let all = async {
+        for rx in stopped {
+            let _ = rx.await;
+        }
+    };
+    if tokio::time::timeout(CLIENTS_STOP, all).await.is_err() {
+        tracing::warn!("some NBD connections did not end in time; requests in flight on them are not answered");
+    }
+}
+
 impl Node {
     /// The member part, or why there is none.
     pub fn member(&self) -> Result<Arc<Member>, tonic::Status> {
@@ -325,11 +346,12 @@ impl Node {
         })
     }
 
-    /// Clean stop: exports drain, disks are checkpointed, Raft ends. Volumes stay attached on record: the node takes them
-    /// up again when it comes back, or another one takes them over.
+    /// Clean stop: no more requests are taken, those in flight are answered, disks are checkpointed, Raft ends. Volumes stay
+    /// attached on record: the node takes them up again when it comes back, or another one takes them over.
     async fn shutdown(&self) {
         let Some(m) = self.member.get() else { return };
-        m.exports.clear();
+        m.exports.close();
+        stop_clients(m).await;
         for r in &m.reactors {
             let (tx, rx) = tokio::sync::oneshot::channel();
             r.send(reactor::Mail::Shutdown(tx));

@@ -1,4 +1,4 @@
-//! A small blocking NBD client: the verifying writer's hands.
+//! Two small blocking NBD clients: the verifying writer's hands, and one that says exactly what it is told to.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -88,5 +88,125 @@ impl Nbd {
         let mut b = vec![0; len as usize];
         self.s.read_exact(&mut b)?;
         Ok(b)
+    }
+}
+
+/// A client that says exactly what it is told to.
+pub struct Wire {
+    pub s: TcpStream,
+    structured: bool,
+}
+
+/// A reply: a simple one, or a chunk of a structured one.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Reply {
+    pub cookie: u64,
+    /// 0 if there is none.
+    pub error: u32,
+    /// The chunk's type; 0 for a simple reply.
+    pub kind: u16,
+    /// The chunk's payload.
+    pub data: Vec<u8>,
+}
+
+fn be(b: &[u8]) -> u64 {
+    b.iter().fold(0, |n, x| n << 8 | u64::from(*x))
+}
+
+impl Wire {
+    /// Greeted, ready for options.
+    pub fn greet(addr: &str) -> io::Result<Wire> {
+        let mut s = TcpStream::connect(addr)?;
+        s.set_nodelay(true)?;
+        s.set_read_timeout(Some(Duration::from_secs(60)))?;
+        let mut greeting = [0u8; 18];
+        s.read_exact(&mut greeting)?;
+        s.write_all(&3u32.to_be_bytes())?;
+        Ok(Wire { s, structured: false })
+    }
+
+    /// Sends an option; all its replies, up to the acknowledgement or the error.
+    pub fn option(&mut self, option: u32, data: &[u8]) -> io::Result<Vec<(u32, Vec<u8>)>> {
+        let head = [b"IHAVEOPT", &option.to_be_bytes()[..], &(data.len() as u32).to_be_bytes()].concat();
+        self.s.write_all(&[&head, data].concat())?;
+        let mut replies = Vec::new();
+        loop {
+            let mut h = [0u8; 20];
+            self.s.read_exact(&mut h)?;
+            let (kind, mut body) = (be(&h[12..16]) as u32, vec![0; be(&h[16..]) as usize]);
+            self.s.read_exact(&mut body)?;
+            replies.push((kind, body));
+            if kind == 1 || kind >> 31 == 1 {
+                return Ok(replies);
+            }
+        }
+    }
+
+    /// A name, as options carry it.
+    pub fn name(n: &str) -> Vec<u8> {
+        [&(n.len() as u32).to_be_bytes()[..], n.as_bytes()].concat()
+    }
+
+    /// In the transmission phase; structured replies and `base:allocation` if wanted.
+    pub fn go(addr: &str, export: &str, structured: bool) -> io::Result<Wire> {
+        let mut w = Wire::greet(addr)?;
+        if structured {
+            w.option(8, &[])?;
+            w.option(10, &[Wire::name(export), vec![0, 0, 0, 1], Wire::name("base:allocation")].concat())?;
+        }
+        let said = w.option(7, &[Wire::name(export), vec![0, 0]].concat())?;
+        if said.last().is_none_or(|(kind, _)| *kind != 1) {
+            return Err(bad(format!("no export {export}")));
+        }
+        w.structured = structured;
+        Ok(w)
+    }
+
+    /// Sends a request.
+    pub fn send(&mut self, cookie: u64, flags: u16, command: u16, off: u64, len: u32, data: &[u8]) -> io::Result<()> {
+        self.s.write_all(&[&Nbd::header(cookie, flags, command, off, len)[..], data].concat())
+    }
+
+    /// The next reply, of a request without data in its answer if replies are simple.
+    pub fn reply(&mut self) -> io::Result<Reply> {
+        let mut h = [0u8; 16];
+        self.s.read_exact(&mut h)?;
+        if !self.structured {
+            return Ok(Reply { cookie: be(&h[8..]), error: be(&h[4..8]) as u32, kind: 0, data: Vec::new() });
+        }
+        let mut len = [0u8; 4];
+        self.s.read_exact(&mut len)?;
+        let mut data = vec![0; be(&len) as usize];
+        self.s.read_exact(&mut data)?;
+        let kind = be(&h[6..8]) as u16;
+        let error = if kind >> 15 == 1 { be(&data[..4]) as u32 } else { 0 };
+        Ok(Reply { cookie: be(&h[8..]), error, kind, data })
+    }
+
+    /// Sends a request and takes the one reply to it.
+    pub fn ask(&mut self, flags: u16, command: u16, off: u64, len: u32) -> io::Result<Reply> {
+        self.send(77, flags, command, off, len, &[])?;
+        self.reply()
+    }
+
+    /// Nothing follows but the end.
+    pub fn at_end(&mut self) -> bool {
+        matches!(self.s.read(&mut [0; 1]), Ok(0))
+    }
+
+    /// Ends it with a reset.
+    pub fn reset(self) {
+        let l = libc::linger { l_onoff: 1, l_linger: 0 };
+        // SAFETY: a socket of ours and a local struct of the size that is told.
+        let e = unsafe {
+            libc::setsockopt(
+                std::os::fd::AsRawFd::as_raw_fd(&self.s),
+                libc::SOL_SOCKET,
+                libc::SO_LINGER,
+                (&raw const l).cast(),
+                size_of::<libc::linger>() as u32,
+            )
+        };
+        assert_eq!(e, 0, "SO_LINGER: {}", io::Error::last_os_error());
     }
 }

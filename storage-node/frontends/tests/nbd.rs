@@ -129,6 +129,10 @@ fn requests_out_of_bounds_get_the_right_errno() {
     assert_eq!(check(r(Command::Read, size, 1, 0), false), Err(Errno::Invalid));
     assert_eq!(check(r(Command::Write, size, 1, 0), false), Err(Errno::NoSpace));
     assert_eq!(check(r(Command::Write, u64::MAX, 2, 0), false), Err(Errno::NoSpace));
+    assert_eq!(check(r(Command::WriteZeroes, size - 1, 2, 0), false), Err(Errno::NoSpace));
+    assert_eq!(check(r(Command::Trim, size - 1, 2, 0), false), Err(Errno::Invalid));
+    assert_eq!(check(r(Command::Cache, size - 1, 2, 0), false), Err(Errno::Invalid));
+    assert_eq!(check(r(Command::BlockStatus, size - 1, 2, 0), false), Err(Errno::Invalid));
     assert_eq!(check(r(Command::Write, 0, 1, 0), true), Err(Errno::Perm));
     assert_eq!(check(r(Command::Trim, 0, 4096, 0), true), Err(Errno::Perm));
     assert_eq!(check(r(Command::Write, 0, 1, 2), false), Err(Errno::Invalid));

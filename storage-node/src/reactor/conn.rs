@@ -2,123 +2,137 @@
 //!
 //! An idle connection costs one task and one 8 KiB read buffer; a write's payload gets
 //! a buffer of its own, aligned for the disk (the payload's only copy). Requests enter the coordinator in the order they
-//! arrive. When the client vanishes, what it sent completely is carried out, the rest is dropped.
+//! arrive. What a client sent completely before it said goodbye or shut its sending side is carried out and answered, then the
+//! socket is closed. When it is gone both ways, nothing more of it is begun once that has been seen (docs/wire.md).
 
 use super::NbdStream;
 use super::core::{Core, CoreRef};
+use super::intake::{Client, Held, Intake, Ticket};
+use super::replies::{Replies, STALLED, answer, stalled};
 use bytes::Bytes;
-use hf_frontends::nbd::transmission::{FLAG_FAST_ZERO, FLAG_NO_HOLE, FLAG_REQ_ONE, HEADER_BYTES};
+use hf_frontends::nbd::transmission::{FLAG_FAST_ZERO, FLAG_NO_HOLE, HEADER_BYTES};
 use hf_frontends::nbd::{Agreed, Command, Errno, MAX_REQUEST, Request, parse_request, reply};
 use hf_policy::{CHUNK_BYTES, VolumeId};
 use hf_repl::AlignedBuf;
 use hf_repl_core::IoError;
 use hf_repl_core::coordinator::{ClientOp, ClientReply};
-use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::cell::{Cell, RefCell};
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::Notify;
 
-/// Replies that wait for the socket, and what is in flight.
-#[derive(Default)]
-struct Replies {
-    pieces: RefCell<VecDeque<Bytes>>,
-    /// Bytes of them, those being written included.
-    queued: RefCell<usize>,
-    in_flight: RefCell<usize>,
-    /// Something to send, or room for another request.
-    wake: Notify,
-    room: Notify,
-}
-
-/// Reply bytes a client may leave unread before no more of its requests are taken.
-const MAX_UNREAD: usize = 64 << 20;
+/// How long an unreachable client may stay unnoticed. Longer than a replication link's: a client that leaves its receive window
+/// shut for so long is taken for one, too.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// When a connection has to end, requests in flight are answered within this time, or not at all.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
+/// Chunks of zeroes that one request writes at once.
+const ZERO_WINDOW: u64 = 8;
+/// What a client sent and nobody wants any more: so much of it is read before the socket is closed, because closing over
+/// unread bytes resets the connection, which may cost the client its last replies.
+const MAX_DISCARD: usize = 16 << 20;
 
 struct Conn {
     core: CoreRef,
     vol: VolumeId,
     agreed: Agreed,
+    intake: Rc<Intake>,
     replies: Rc<Replies>,
+    /// Those who left before it came.
+    before: Vec<Rc<Client>>,
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        self.intake.leave(&self.replies.client);
+        if let Ok(mut c) = self.core.try_borrow_mut() {
+            c.connection_ended();
+        }
+    }
 }
 
 /// Takes a negotiated connection over.
 pub(super) fn start(core: &CoreRef, stream: NbdStream, agreed: Agreed, vol: VolumeId, rest: Vec<u8>) {
+    let intake = core.borrow().volumes.get(&vol).map(|h| h.intake.clone()).filter(|i| !i.is_closing());
+    let Some(intake) = intake else { return };
     let core = core.clone();
     tokio::task::spawn_local(async move {
-        let closed = {
-            let mut c = core.borrow_mut();
-            c.connections += 1;
-            let Some(h) = c.volumes.get_mut(&vol).filter(|h| !h.over) else {
-                c.connections -= 1;
-                return;
-            };
-            h.connections += 1;
-            h.closed.clone()
+        let begin = |fd| {
+            // Counted from here until it is dropped.
+            core.borrow_mut().connections += 1;
+            let (client, before) = intake.enter(fd);
+            Conn { core: core.clone(), vol, agreed, intake, replies: Replies::new(client), before }
         };
-        let conn = Conn { core: core.clone(), vol, agreed, replies: Rc::default() };
-        let served = async {
-            match stream {
-                NbdStream::Tcp(s) => {
-                    let s = tokio::net::TcpStream::from_std(s)?;
-                    s.set_nodelay(true)?;
-                    let (r, w) = s.into_split();
-                    conn.serve(io::Cursor::new(rest), r, w).await
-                }
-                NbdStream::Unix(s) => {
-                    let (r, w) = tokio::net::UnixStream::from_std(s)?.into_split();
-                    conn.serve(io::Cursor::new(rest), r, w).await
-                }
-            }
+        let served = match stream {
+            NbdStream::Tcp(s) => over_tcp(s, begin, rest).await,
+            NbdStream::Unix(s) => over_unix(s, begin, rest).await,
         };
-        tokio::select! {
-            r = served => if let Err(e) = r { tracing::debug!(volume = %vol, "NBD connection ended: {e}") },
-            () = closed.notified() => tracing::info!(volume = %vol, "NBD connection closed: the attachment is over"),
-        }
-        let mut c = core.borrow_mut();
-        c.connections -= 1;
-        if let Some(h) = c.volumes.get_mut(&vol) {
-            h.connections = h.connections.saturating_sub(1);
+        if let Err(e) = served {
+            tracing::debug!(volume = %vol, "NBD connection ended: {e}");
         }
     });
 }
 
+/// The connection is dropped before its socket, whose descriptor it uses.
+async fn over_tcp(s: std::net::TcpStream, begin: impl FnOnce(RawFd) -> Conn, rest: Vec<u8>) -> io::Result<()> {
+    let mut s = tokio::net::TcpStream::from_std(s)?;
+    hf_repl::link::watch_over(&s, CLIENT_TIMEOUT)?;
+    let conn = begin(s.as_raw_fd());
+    let (r, w) = s.split();
+    let served = conn.serve(rest, r, w).await;
+    drop(conn);
+    served
+}
+
+/// As over TCP; here the kernel tells at once when the other process is gone.
+async fn over_unix(
+    s: std::os::unix::net::UnixStream,
+    begin: impl FnOnce(RawFd) -> Conn,
+    rest: Vec<u8>,
+) -> io::Result<()> {
+    let mut s = tokio::net::UnixStream::from_std(s)?;
+    let conn = begin(s.as_raw_fd());
+    let (r, w) = s.split();
+    let served = conn.serve(rest, r, w).await;
+    drop(conn);
+    served
+}
+
 impl Conn {
-    async fn serve<R, W>(&self, rest: io::Cursor<Vec<u8>>, r: R, mut w: W) -> io::Result<()>
+    async fn serve<R, W>(&self, rest: Vec<u8>, r: R, w: W) -> io::Result<()>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        let replies = self.replies.clone();
-        let writer = async {
-            loop {
-                let pieces = std::mem::take(&mut *replies.pieces.borrow_mut());
-                if pieces.is_empty() {
-                    replies.wake.notified().await;
-                    continue;
-                }
-                let bytes: usize = pieces.iter().map(Bytes::len).sum();
-                hf_repl::link::write_all(&mut w, pieces).await?;
-                *replies.queued.borrow_mut() -= bytes;
-                replies.room.notify_one();
-            }
-        };
+        let mut r = tokio::io::BufReader::with_capacity(8 << 10, io::Cursor::new(rest).chain(r));
+        let mut writer = pin!(self.replies.write(&self.intake, w));
         tokio::select! {
-            r = self.requests(rest.chain(r)) => {
-                // The client said goodbye: what is in flight is answered first.
-                if r.is_ok() {
-                    while *self.replies.in_flight.borrow() > 0 {
-                        self.replies.room.notified().await;
-                    }
-                }
-                r
-            }
-            e = writer => e,
+            biased;
+            () = self.intake.closed() => {}
+            ended = &mut writer => return ended,
+            ended = self.requests(&mut r) => ended?,
         }
+        // It said goodbye, or we do: what is in flight is answered, then the socket is closed.
+        self.intake.stop_reading(&self.replies.client);
+        let too_long = async {
+            self.intake.closed().await;
+            tokio::time::sleep(LAST_ANSWERS).await;
+        };
+        let answered = tokio::select! {
+            ended = &mut writer => ended,
+            () = too_long => Err(io::Error::other("closed before every request in flight was answered")),
+        };
+        discard(&mut r).await;
+        answered
     }
 
-    async fn requests(&self, r: impl AsyncRead + Unpin) -> io::Result<()> {
-        let mut r = tokio::io::BufReader::with_capacity(8 << 10, r);
+    /// Takes requests until the client says goodbye or shuts its sending side.
+    async fn requests(&self, r: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
+        self.intake.wait_for(&self.before).await;
         loop {
             let mut head = [0u8; HEADER_BYTES];
             match r.read_exact(&mut head).await {
@@ -130,40 +144,51 @@ impl Conn {
             if q.command == Command::Disconnect {
                 return Ok(());
             }
+            if q.command == Command::Write && q.len > MAX_REQUEST {
+                return Err(io::Error::other(format!("a write of {} bytes is beyond the bound", q.len)));
+            }
+            let mut waited = self.replies.room().await;
+            let (held, waited_for_bytes) = self.intake.payload.take(payload_of(&q)).await;
             let mut payload = Bytes::new();
             if q.command == Command::Write {
-                if q.len > MAX_REQUEST {
-                    return Err(io::Error::other(format!("a write of {} bytes is beyond the bound", q.len)));
-                }
                 let mut buf = AlignedBuf::zeroed(q.len as usize);
-                r.read_exact(buf.bytes_mut()).await?;
+                if !self.fill(r, buf.bytes_mut()).await? {
+                    return Ok(());
+                }
                 payload = buf.freeze();
             }
-            self.room().await;
-            self.request(q, payload);
+            let (ticket, waited_for_slot) = self.intake.admit(&self.replies.client).await;
+            waited |= waited_for_bytes | waited_for_slot;
+            // While it waited, its client may have vanished, come back, and sent newer requests: then this one is too late.
+            if waited && self.replies.client.is_gone() {
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+            self.request(q, payload, ticket, held);
         }
     }
 
-    /// Waits until another request may be in flight (`queue_depth`); meanwhile the client's bytes wait in the socket.
-    async fn room(&self) {
-        loop {
-            let depth = self.core.borrow().volumes.get(&self.vol).map_or(1, |h| h.queue_depth);
-            if *self.replies.in_flight.borrow() < depth && *self.replies.queued.borrow() < MAX_UNREAD {
-                return;
+    /// Reads a payload; false if the client shut its sending side in the middle of it.
+    async fn fill(&self, r: &mut (impl AsyncRead + Unpin), buf: &mut [u8]) -> io::Result<bool> {
+        let mut at = 0;
+        while at < buf.len() {
+            match tokio::time::timeout(STALLED, r.read(&mut buf[at..])).await {
+                Ok(n) => match n? {
+                    0 => return Ok(false),
+                    n => at += n,
+                },
+                Err(_) if self.intake.is_contended() => return Err(stalled()),
+                Err(_) => {}
             }
-            self.replies.room.notified().await;
         }
+        Ok(true)
     }
 
     fn fail(&self, q: &Request, errno: Errno, text: &str) {
-        self.push(reply::error(self.agreed.structured, q.cookie, errno, text), Vec::new());
+        self.replies.push(reply::error(self.agreed.structured, q.cookie, errno, text), Vec::new(), None);
     }
 
-    fn push(&self, head: Vec<u8>, data: Vec<Bytes>) {
-        push(&self.replies, head, data);
-    }
-
-    fn request(&self, q: Request, payload: Bytes) {
+    /// `ticket` and `held` are given back when the request is answered.
+    fn request(&self, q: Request, payload: Bytes, ticket: Ticket, held: Held) {
         let (size, read_only) = {
             let c = self.core.borrow();
             c.volumes.get(&self.vol).map_or((0, true), |h| (h.size, h.read_only || self.agreed.export.read_only))
@@ -182,7 +207,10 @@ impl Conn {
             Command::WriteZeroes if q.flags & FLAG_NO_HOLE != 0 && q.flags & FLAG_FAST_ZERO != 0 => {
                 return self.fail(&q, Errno::NotSup, "zeroes without a hole are not fast");
             }
-            Command::WriteZeroes if q.flags & FLAG_NO_HOLE != 0 && len > 0 => return self.provisioned_zeroes(q),
+            Command::WriteZeroes if q.flags & FLAG_NO_HOLE != 0 && len > 0 => {
+                tokio::task::spawn_local(self.zeroes(q).run(ticket, held));
+                return;
+            }
             Command::Trim | Command::WriteZeroes if q.len > 0 => Some(ClientOp::Zero { off: q.offset, len }),
             Command::Trim | Command::WriteZeroes | Command::Cache => None,
             Command::Flush => Some(ClientOp::Flush),
@@ -190,79 +218,118 @@ impl Conn {
             Command::Disconnect | Command::Unknown(_) => return self.fail(&q, Errno::Invalid, "unknown command"),
         };
         match op {
-            None => self.push(answer(a.structured, &q, Ok(ClientReply::Done)), Vec::new()),
-            Some(op) => self.submit(q, op),
+            None => self.replies.push(answer(a.structured, &q, Ok(ClientReply::Done)), Vec::new(), None),
+            Some(op) => self.submit(q, op, ticket, held),
         }
     }
 
-    fn submit(&self, q: Request, op: ClientOp) {
-        *self.replies.in_flight.borrow_mut() += 1;
+    fn submit(&self, q: Request, op: ClientOp, ticket: Ticket, held: Held) {
         let (replies, structured) = (self.replies.clone(), self.agreed.structured);
         let mut c = self.core.borrow_mut();
-        let done = Box::new(move |result: Result<ClientReply, IoError>| finish(&replies, structured, &q, result));
+        let done = Box::new(move |result: Result<ClientReply, IoError>| {
+            replies.finish(structured, &q, result, held);
+            drop(ticket);
+        });
         c.client(self.vol, op, done);
         c.drain();
     }
 
-    /// Zeroes that must occupy space: written as data, chunk by chunk, answered once.
-    fn provisioned_zeroes(&self, q: Request) {
-        *self.replies.in_flight.borrow_mut() += 1;
+    fn zeroes(&self, q: Request) -> Zeroes {
+        Zeroes {
+            core: self.core.clone(),
+            vol: self.vol,
+            intake: self.intake.clone(),
+            replies: self.replies.clone(),
+            structured: self.agreed.structured,
+            q,
+            window: Rc::default(),
+        }
+    }
+}
+
+/// What a request counts in the volume's payload bytes.
+fn payload_of(q: &Request) -> u64 {
+    match q.command {
+        Command::Write => u64::from(q.len).next_multiple_of(hf_repl::buffers::ALIGN as u64),
+        Command::Read => u64::from(q.len.min(MAX_REQUEST)),
+        Command::WriteZeroes if q.flags & FLAG_NO_HOLE != 0 => u64::from(q.len).min(ZERO_WINDOW * CHUNK_BYTES),
+        _ => 0,
+    }
+}
+
+/// Reads away what is there already, a bounded amount of it.
+async fn discard(r: &mut (impl AsyncRead + Unpin)) {
+    let mut buf = vec![0u8; 64 << 10];
+    let mut left = MAX_DISCARD;
+    while left > 0 {
+        match tokio::time::timeout(Duration::ZERO, r.read(&mut buf)).await {
+            Ok(Ok(n)) if n > 0 => left = left.saturating_sub(n),
+            _ => return,
+        }
+    }
+}
+
+/// Zeroes that must occupy space: written as data, a few chunks at a time, answered once.
+struct Zeroes {
+    core: CoreRef,
+    vol: VolumeId,
+    intake: Rc<Intake>,
+    replies: Rc<Replies>,
+    structured: bool,
+    q: Request,
+    window: Rc<Window>,
+}
+
+/// Chunks in flight, and the first error.
+#[derive(Default)]
+struct Window {
+    in_flight: Cell<u64>,
+    error: RefCell<Option<IoError>>,
+    done: Notify,
+}
+
+impl Zeroes {
+    async fn run(self, ticket: Ticket, held: Held) {
         let zero = AlignedBuf::zeroed(CHUNK_BYTES as usize).freeze();
-        let (mut at, end) = (q.offset, q.offset + u64::from(q.len));
-        let left = Rc::new(RefCell::new((end - at).div_ceil(CHUNK_BYTES)));
-        let worst = Rc::new(RefCell::new(Ok(ClientReply::Done)));
-        let mut c = self.core.borrow_mut();
+        let (mut at, end) = (self.q.offset, self.q.offset + u64::from(self.q.len));
         while at < end {
-            let n = CHUNK_BYTES.min(end - at);
-            let (replies, structured) = (self.replies.clone(), self.agreed.structured);
-            let (left, worst) = (left.clone(), worst.clone());
-            let done = Box::new(move |result: Result<ClientReply, IoError>| {
-                if result.is_err() {
-                    *worst.borrow_mut() = result;
-                }
-                *left.borrow_mut() -= 1;
-                if *left.borrow() == 0 {
-                    finish(&replies, structured, &q, worst.borrow().clone());
-                }
-            });
-            c.client(self.vol, ClientOp::Write { off: at, data: zero.slice(..n as usize) }, done);
+            self.at_most(ZERO_WINDOW - 1).await;
+            // Nobody would hear how this ended, and a newer client may write here: it stops where it is.
+            if self.replies.client.is_gone() || self.window.error.borrow().is_some() {
+                break;
+            }
+            if self.intake.is_closing() {
+                *self.window.error.borrow_mut() = Some(IoError::Fenced);
+                break;
+            }
+            let n = (CHUNK_BYTES - at % CHUNK_BYTES).min(end - at);
+            self.write(at, zero.slice(..n as usize));
             at += n;
         }
-        Core::drain(&mut c);
+        self.at_most(0).await;
+        let result = self.window.error.borrow_mut().take().map_or(Ok(ClientReply::Done), Err);
+        self.replies.finish(self.structured, &self.q, result, held);
+        drop(ticket);
     }
-}
 
-fn push(replies: &Replies, head: Vec<u8>, data: Vec<Bytes>) {
-    *replies.queued.borrow_mut() += head.len() + data.iter().map(Bytes::len).sum::<usize>();
-    let mut p = replies.pieces.borrow_mut();
-    p.push_back(Bytes::from(head));
-    p.extend(data);
-    replies.wake.notify_one();
-}
-
-fn finish(replies: &Replies, structured: bool, q: &Request, result: Result<ClientReply, IoError>) {
-    *replies.in_flight.borrow_mut() -= 1;
-    replies.room.notify_one();
-    match result {
-        Ok(ClientReply::Data(data)) => push(replies, reply::read_head(structured, q.cookie, q.offset, q.len), data),
-        other => push(replies, answer(structured, q, other), Vec::new()),
-    }
-}
-
-/// A reply without data.
-fn answer(structured: bool, q: &Request, result: Result<ClientReply, IoError>) -> Vec<u8> {
-    match result {
-        Ok(ClientReply::Extents(e)) => reply::block_status(q.cookie, &e, q.flags & FLAG_REQ_ONE != 0),
-        Ok(_) if q.command == Command::Read => reply::read_head(structured, q.cookie, q.offset, 0),
-        Ok(_) => reply::done(structured, q.cookie),
-        Err(e) => {
-            let errno = match e {
-                IoError::Io => Errno::Io,
-                IoError::NoSpace => Errno::NoSpace,
-                IoError::Fenced => Errno::Shutdown,
-                IoError::Invalid => Errno::Invalid,
-            };
-            reply::error(structured, q.cookie, errno, &e.to_string())
+    async fn at_most(&self, n: u64) {
+        while self.window.in_flight.get() > n {
+            self.window.done.notified().await;
         }
+    }
+
+    fn write(&self, off: u64, data: Bytes) {
+        let w = self.window.clone();
+        w.in_flight.set(w.in_flight.get() + 1);
+        let done = Box::new(move |result: Result<ClientReply, IoError>| {
+            w.in_flight.set(w.in_flight.get() - 1);
+            if let Err(e) = result {
+                w.error.borrow_mut().get_or_insert(e);
+            }
+            w.done.notify_one();
+        });
+        let mut c = self.core.borrow_mut();
+        c.client(self.vol, ClientOp::Write { off, data }, done);
+        Core::drain(&mut c);
     }
 }

@@ -73,6 +73,10 @@ pub(super) struct Core {
     pub events: mpsc::UnboundedSender<Event>,
     pub state: Arc<ClusterState>,
     pub connections: usize,
+    /// No client is served any more.
+    pub stopping: bool,
+    /// Who waits for the last connection to end.
+    pub stopped: Option<oneshot::Sender<()>>,
     pub shutdown: Option<oneshot::Sender<()>>,
 }
 
@@ -130,6 +134,8 @@ pub(super) async fn run(id: Identity, mut rx: mpsc::UnboundedReceiver<Mail>, eve
         events,
         state: Arc::new(ClusterState::default()),
         connections: 0,
+        stopping: false,
+        stopped: None,
         shutdown: None,
     }));
     tokio::task::spawn_local(ticker(core.clone()));
@@ -225,6 +231,12 @@ impl Core {
                 };
                 let _ = tx.send(status);
             }
+            Mail::StopClients(tx) => {
+                self.stopping = true;
+                self.stopped = Some(tx);
+                self.volumes.values().for_each(|h| h.intake.close());
+                self.say_stopped();
+            }
             Mail::Shutdown(tx) => {
                 self.shutdown = Some(tx);
                 for d in self.disks.values_mut() {
@@ -232,6 +244,19 @@ impl Core {
                 }
             }
             Mail::AddDisk { .. } | Mail::Nbd { .. } | Mail::Data { .. } | Mail::StartVolume { .. } => {}
+        }
+    }
+
+    pub(super) fn connection_ended(&mut self) {
+        self.connections = self.connections.saturating_sub(1);
+        self.say_stopped();
+    }
+
+    fn say_stopped(&mut self) {
+        if self.connections == 0
+            && let Some(tx) = self.stopped.take()
+        {
+            let _ = tx.send(());
         }
     }
 

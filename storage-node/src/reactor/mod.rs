@@ -7,7 +7,9 @@
 mod conn;
 mod core;
 mod disk_host;
+mod intake;
 mod links;
+mod replies;
 mod volume_host;
 
 pub use core::{DiskStatus, Held};
@@ -116,6 +118,8 @@ pub enum Mail {
     },
     /// Tell where everything stands.
     Status(oneshot::Sender<ReactorStatus>),
+    /// Take no more requests; answered when every connection has got its last replies and is closed.
+    StopClients(oneshot::Sender<()>),
     /// Checkpoint every disk, then end.
     Shutdown(oneshot::Sender<()>),
 }

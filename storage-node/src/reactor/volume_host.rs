@@ -2,6 +2,7 @@
 //! part, record changes, draining and fencing.
 
 use super::core::{Core, CoreRef, LOCAL, Work, now};
+use super::intake::Intake;
 use super::{Event, Identity};
 use bytes::Bytes;
 use hf_meta_core::record::{ClusterState, ReplicaState, VolumeRecord};
@@ -10,7 +11,6 @@ use hf_repl_core::coordinator::{self as co, ClientOp, ClientReply, Phase};
 use hf_repl_core::{Coordinator, IoError};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use tokio::sync::Notify;
 
 /// How a client's request ended.
 pub(super) type Result_ = Result<ClientReply, IoError>;
@@ -35,6 +35,10 @@ pub struct VolumeStatus {
     pub shards: Vec<co::Status>,
     /// NBD connections.
     pub connections: usize,
+    /// Requests of all of them in flight.
+    pub requests: u64,
+    /// Bytes of payload held for them.
+    pub payload: u64,
 }
 
 pub(super) struct VolumeHost {
@@ -42,7 +46,6 @@ pub(super) struct VolumeHost {
     pub session: SessionId,
     pub size: u64,
     pub read_only: bool,
-    pub queue_depth: usize,
     shards: Vec<Coordinator>,
     disks: BTreeMap<(u32, Rid), DiskId>,
     serving: usize,
@@ -51,10 +54,9 @@ pub(super) struct VolumeHost {
     /// Part of a join: client id to (join, part).
     parts: BTreeMap<u64, (u64, usize)>,
     next: u64,
-    /// Wakes every connection: the attachment is over.
-    pub closed: Rc<Notify>,
+    /// What clients have in flight. Closed when the attachment ends: then every connection answers what is left, and ends.
+    pub intake: Rc<Intake>,
     pub over: bool,
-    pub connections: usize,
 }
 
 fn record_of(v: &VolumeRecord, shard: u32) -> co::Record {
@@ -117,7 +119,6 @@ pub(super) fn start(core: &CoreRef, vol: VolumeId, session: SessionId) {
             session,
             size: v.size,
             read_only: false,
-            queue_depth: 128,
             shards: Vec::new(),
             disks: BTreeMap::new(),
             serving: 0,
@@ -125,10 +126,13 @@ pub(super) fn start(core: &CoreRef, vol: VolumeId, session: SessionId) {
             joins: BTreeMap::new(),
             parts: BTreeMap::new(),
             next: 0,
-            closed: Rc::new(Notify::new()),
+            // Until the policy is known.
+            intake: Intake::new(1),
             over: false,
-            connections: 0,
         };
+        if c.stopping {
+            host.intake.close();
+        }
         c.volumes.insert(vol, host);
         c.add_shards(&v);
         c.remote_disks(vol)
@@ -144,7 +148,7 @@ impl Core {
         let Some(h) = self.volumes.get_mut(&v.id) else { return };
         h.size = v.size;
         h.read_only = policy.read_only;
-        h.queue_depth = policy.queue_depth as usize;
+        h.intake.slots.set_most(u64::from(policy.queue_depth));
         let first = h.shards.len() as u32;
         let mut started = Vec::new();
         for index in first..v.shards.len() as u32 {
@@ -279,11 +283,11 @@ impl Core {
         }
     }
 
-    /// Over for good: clients are cut off, and this attachment is never served again (I19).
+    /// Over for good: clients get their last answers, and this attachment is never served again (I19).
     fn fenced(&mut self, vol: VolumeId) {
         if let Some(h) = self.volumes.get_mut(&vol).filter(|h| !h.over) {
             h.over = true;
-            h.closed.notify_waiters();
+            h.intake.close();
             let _ = self.events.send(Event::Fenced { vol, session: h.session });
         }
     }
@@ -300,7 +304,7 @@ impl Core {
         if let Some(mut h) = self.volumes.remove(&vol) {
             self.syncs.over(|s| s.vol == vol);
             h.over = true;
-            h.closed.notify_waiters();
+            h.intake.close();
             for j in std::mem::take(&mut h.joins).into_values() {
                 (j.done)(Err(IoError::Fenced));
             }
@@ -423,11 +427,18 @@ impl VolumeHost {
     }
     pub(super) fn status(&self) -> VolumeStatus {
         let shards = self.shards.iter().map(Coordinator::status).collect();
-        VolumeStatus { vol: self.vol, session: self.session, shards, connections: self.connections }
+        VolumeStatus {
+            vol: self.vol,
+            session: self.session,
+            shards,
+            connections: self.intake.connections(),
+            requests: self.intake.slots.taken(),
+            payload: self.intake.payload.taken(),
+        }
     }
     /// Ends client sessions; what is outstanding is carried out, then [`Event::Drained`] is said.
     pub(super) fn stop(&mut self, work: &mut std::collections::VecDeque<Work>) {
-        self.closed.notify_waiters();
+        self.intake.close();
         for i in 0..self.shards.len() as u32 {
             let fenced = self.shards[i as usize].status().phase == Phase::Fenced;
             if !fenced {

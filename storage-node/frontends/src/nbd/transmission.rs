@@ -107,8 +107,9 @@ impl Request {
         }
         let inside = self.offset.checked_add(u64::from(self.len)).is_some_and(|end| end <= size);
         if !inside {
-            // Writing beyond the end is "no space", everything else is an invalid argument (proto.md, "Values").
-            return Err(if writes { Errno::NoSpace } else { Errno::Invalid });
+            // Data or zeroes beyond the end are "no space", everything else is an invalid argument (proto.md, "Error values").
+            let fills = matches!(self.command, Command::Write | Command::WriteZeroes);
+            return Err(if fills { Errno::NoSpace } else { Errno::Invalid });
         }
         if self.command == Command::Read && self.len > super::MAX_REQUEST {
             return Err(if structured { Errno::Overflow } else { Errno::Invalid });

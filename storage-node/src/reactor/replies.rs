@@ -1,0 +1,131 @@
+//! Replies of one NBD connection on their way to its socket.
+
+use super::intake::{Client, Held, Intake};
+use bytes::Bytes;
+use hf_frontends::nbd::transmission::FLAG_REQ_ONE;
+use hf_frontends::nbd::{Command, Errno, Request, reply};
+use hf_repl_core::IoError;
+use hf_repl_core::coordinator::ClientReply;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::Notify;
+
+/// Reply bytes a client may leave unread before no more of its requests are taken.
+const MAX_UNREAD: usize = 64 << 20;
+/// Bytes that are given to the socket in one go: small enough that a client which reads is seen to.
+const BATCH: usize = 1 << 20;
+/// A client that stops in the middle of a request, or takes no reply bytes, for so long is cut off, if others wait for what it
+/// holds. If nobody does, it may take its time.
+pub(super) const STALLED: Duration = Duration::from_secs(10);
+
+pub(super) fn stalled() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the client does not go on, and others wait for the memory it holds")
+}
+
+/// What waits for the socket.
+pub(super) struct Replies {
+    pub client: Rc<Client>,
+    /// Head or data; the last piece of a read's answer holds the volume's payload bytes until it is written.
+    pieces: RefCell<VecDeque<(Bytes, Option<Held>)>>,
+    /// Bytes of them, those being written included.
+    queued: Cell<usize>,
+    room: Notify,
+}
+
+impl Replies {
+    pub(super) fn new(client: Rc<Client>) -> Rc<Replies> {
+        Rc::new(Replies { client, pieces: RefCell::default(), queued: Cell::new(0), room: Notify::new() })
+    }
+
+    /// Waits until the client has read enough that another request may be taken. Says whether that took waiting.
+    pub(super) async fn room(&self) -> bool {
+        let mut waited = false;
+        while self.queued.get() >= MAX_UNREAD {
+            waited = true;
+            self.room.notified().await;
+        }
+        waited
+    }
+
+    pub(super) fn push(&self, head: Vec<u8>, data: Vec<Bytes>, held: Option<Held>) {
+        self.queued.set(self.queued.get() + head.len() + data.iter().map(Bytes::len).sum::<usize>());
+        let mut p = self.pieces.borrow_mut();
+        p.push_back((Bytes::from(head), None));
+        p.extend(data.into_iter().map(|d| (d, None)));
+        if let Some(last) = p.back_mut() {
+            last.1 = held;
+        }
+        self.client.wake.notify_one();
+    }
+
+    /// Queues the answer to a request that the coordinator has answered.
+    pub(super) fn finish(&self, structured: bool, q: &Request, result: Result<ClientReply, IoError>, held: Held) {
+        match result {
+            Ok(ClientReply::Data(data)) => {
+                self.push(reply::read_head(structured, q.cookie, q.offset, q.len), data, Some(held))
+            }
+            other => self.push(answer(structured, q, other), Vec::new(), None),
+        }
+    }
+
+    fn batch(&self) -> (VecDeque<Bytes>, Vec<Held>, usize) {
+        let (mut pieces, mut held, mut bytes) = (VecDeque::new(), Vec::new(), 0);
+        let mut waiting = self.pieces.borrow_mut();
+        while bytes < BATCH
+            && let Some((piece, hold)) = waiting.pop_front()
+        {
+            bytes += piece.len();
+            held.extend(hold);
+            pieces.push_back(piece);
+        }
+        (pieces, held, bytes)
+    }
+
+    /// Writes replies until no more can come, then shuts the sending side.
+    pub(super) async fn write(&self, intake: &Intake, mut w: impl AsyncWrite + Unpin) -> io::Result<()> {
+        loop {
+            let (pieces, held, bytes) = self.batch();
+            if pieces.is_empty() {
+                if self.client.is_finished() {
+                    return w.shutdown().await;
+                }
+                self.client.wake.notified().await;
+                continue;
+            }
+            let mut written = pin!(hf_repl::link::write_all(&mut w, pieces));
+            loop {
+                match tokio::time::timeout(STALLED, &mut written).await {
+                    Ok(result) => break result?,
+                    Err(_) if intake.is_contended() => return Err(stalled()),
+                    Err(_) => {}
+                }
+            }
+            drop(held);
+            self.queued.set(self.queued.get().saturating_sub(bytes));
+            self.room.notify_one();
+        }
+    }
+}
+
+/// A reply without data.
+pub(super) fn answer(structured: bool, q: &Request, result: Result<ClientReply, IoError>) -> Vec<u8> {
+    match result {
+        Ok(ClientReply::Extents(e)) => reply::block_status(q.cookie, &e, q.flags & FLAG_REQ_ONE != 0),
+        Ok(_) if q.command == Command::Read => reply::read_head(structured, q.cookie, q.offset, 0),
+        Ok(_) => reply::done(structured, q.cookie),
+        Err(e) => {
+            let errno = match e {
+                IoError::Io => Errno::Io,
+                IoError::NoSpace => Errno::NoSpace,
+                IoError::Fenced => Errno::Shutdown,
+                IoError::Invalid => Errno::Invalid,
+            };
+            reply::error(structured, q.cookie, errno, &e.to_string())
+        }
+    }
+}
