@@ -280,7 +280,11 @@ fn serving(m: &Arc<Member>, vol: VolumeId, session: SessionId, term: Term) {
     }
     let m = m.clone();
     tokio::spawn(async move {
-        let _ = m.propose_new(Command::Activated { vol, term }).await;
+        // Whoever was in sync then is known to have promised this term: storage that does not remember it was put back.
+        let ours = |s: &ClusterState| s.volumes.get(&vol).is_some_and(|v| v.term == term);
+        while m.propose_new(Command::Activated { vol, term }).await.is_err() && ours(&m.view.borrow()) {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
     });
 }
 

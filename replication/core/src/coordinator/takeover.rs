@@ -232,6 +232,7 @@ impl Coordinator {
         out: &mut Vec<Output>,
     ) {
         let all = self.record.in_sync.len();
+        let s_star = self.takeover.s_star;
         let Some(a) = self.takeover.active.get_mut(&chunk) else { return };
         if infos.len() != hf_policy::CHUNK_BLOCKS as usize {
             return self.suspect(rid);
@@ -243,7 +244,7 @@ impl Coordinator {
         let mut fetch = Vec::new();
         for i in 0..hf_policy::CHUNK_BLOCKS {
             let block = BlockIx(chunk.first_block().0 + i);
-            if let Some(src) = compare(&mut a.items, &a.versions, block, i as usize) {
+            if let Some(src) = compare(&mut a.items, &a.versions, s_star, block, i as usize) {
                 a.sources.insert(block);
                 fetch.push((src, block));
             }
@@ -266,6 +267,7 @@ impl Coordinator {
         data: Bytes,
         out: &mut Vec<Output>,
     ) {
+        let s_star = self.takeover.s_star;
         let Some(a) = self.takeover.active.get_mut(&chunk) else { return };
         let good = super::read::verify(1, &infos, &data) == 0;
         if good {
@@ -278,7 +280,7 @@ impl Coordinator {
             i.state = BlockState::Bad;
             a.items.values_mut().for_each(|l| l.retain(|i| i.block != block));
             a.sources.remove(&block);
-            if let Some(src) = compare(&mut a.items, &a.versions, block, block.in_chunk()) {
+            if let Some(src) = compare(&mut a.items, &a.versions, s_star, block, block.in_chunk()) {
                 a.sources.insert(block);
                 let range = BlockRange { start: block, len: 1 };
                 return self.request(now, src, For::Source(chunk, block), Msg::Read { range }, out);
@@ -325,6 +327,7 @@ impl Coordinator {
 fn compare(
     items: &mut BTreeMap<Rid, Vec<CopyItem>>,
     versions: &BTreeMap<Rid, Vec<BlockInfo>>,
+    s_star: Ver,
     block: BlockIx,
     at: usize,
 ) -> Option<Rid> {
@@ -335,6 +338,16 @@ fn compare(
     } else {
         good.max_by_key(|(r, i)| (i.ver, std::cmp::Reverse(*r)))?
     };
+    // What is not newer than s* was acknowledged. If its only copy is bad, whoever holds something older was put back from a copy:
+    // the block is lost, and must not come back as what it was before (seed 8476).
+    let bad = versions.values().map(|v| v[at]).filter(|i| i.state == BlockState::Bad && i.ver <= s_star);
+    if let Some(lost) = bad.map(|i| i.ver).max().filter(|ver| *ver > best.ver) {
+        for (rid, has) in versions.iter().map(|(r, v)| (*r, v[at])).filter(|(_, i)| i.ver < lost) {
+            let item = CopyItem { block, seen: has.ver, src: lost, content: Content::Bad, repair: false };
+            items.entry(rid).or_default().push(item);
+        }
+        return None;
+    }
     let mut needed = false;
     for (rid, v) in versions {
         let has = v[at];
