@@ -23,8 +23,18 @@ struct Begun {
     making: BTreeSet<Rid>,
     deleting: BTreeSet<Rid>,
     /// Attachments this process coordinates.
-    running: BTreeMap<VolumeId, SessionId>,
+    running: BTreeMap<VolumeId, Running>,
     reattaching: BTreeSet<VolumeId>,
+}
+
+/// An attachment that this process coordinates.
+#[derive(Clone, Copy)]
+struct Running {
+    session: SessionId,
+    /// Where, as long as it lasts: its disk may move to another one meanwhile.
+    reactor: usize,
+    /// It has begun to serve.
+    serving: bool,
 }
 
 /// Starts the agent's tasks.
@@ -212,11 +222,11 @@ async fn listen(m: Arc<Member>, mut events: mpsc::UnboundedReceiver<Event>, begu
                 };
                 tokio::spawn(async move { propose_change(&m, shard, session, cmd).await });
             }
-            Event::Serving { vol, session, term } => serving(&m, vol, session, term),
+            Event::Serving { vol, session, term } => serving(&m, &begun, vol, session, term),
             Event::Fenced { vol, session } | Event::Drained { vol, session } => {
                 m.exports.remove(vol, session);
                 if let Ok(mut b) = begun.lock()
-                    && b.running.get(&vol) == Some(&session)
+                    && b.running.get(&vol).is_some_and(|r| r.session == session)
                 {
                     b.running.remove(&vol);
                 }
@@ -272,11 +282,16 @@ async fn propose_change(m: &Member, shard: ShardId, session: SessionId, cmd: Com
     }
 }
 
-fn serving(m: &Arc<Member>, vol: VolumeId, session: SessionId, term: Term) {
+fn serving(m: &Arc<Member>, begun: &Mutex<Begun>, vol: VolumeId, session: SessionId, term: Term) {
     let state = m.view.borrow().clone();
     let Some(v) = state.volumes.get(&vol) else { return };
-    if v.coordinator.as_ref().is_some_and(|a| !a.maintenance) {
-        publish(m, v, session);
+    let running = begun.lock().ok().and_then(|mut b| {
+        let r = b.running.get_mut(&vol).filter(|r| r.session == session)?;
+        r.serving = true;
+        Some(*r)
+    });
+    if let Some(r) = running {
+        publish(m, v, r);
     }
     let m = m.clone();
     tokio::spawn(async move {
@@ -288,22 +303,28 @@ fn serving(m: &Arc<Member>, vol: VolumeId, session: SessionId, term: Term) {
     });
 }
 
-fn publish(m: &Member, v: &VolumeRecord, session: SessionId) {
+/// Shows the volume to clients as its policy says now, or takes it from them.
+fn publish(m: &Member, v: &VolumeRecord, r: Running) {
     let Ok(p) = Policy::from_attrs(&v.attrs) else { return };
-    if !p.export_nbd {
+    let session = r.session;
+    let on = p.export_nbd && v.coordinator.as_ref().is_some_and(|a| !a.maintenance);
+    if m.exports.has(v.id, session) != on {
+        m.reactors[r.reactor].send(Mail::Export { vol: v.id, session, on });
+    }
+    if !on {
         return m.exports.remove(v.id, session);
     }
     m.exports.put(Entry {
         info: ExportInfo {
             name: v.name.clone(),
-            size: v.size,
+            size: v.made_size(),
             read_only: p.read_only,
             block_size: p.block_size,
             description: format!("Holdfast volume {}, {} replicas", v.name, p.replicas),
         },
         vol: v.id,
         session,
-        reactor: reactor_of(m, v),
+        reactor: r.reactor,
     });
 }
 
@@ -444,9 +465,9 @@ fn run_attachments(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begu
         .iter()
         .filter(|(vol, s)| {
             let now = state.volumes.get(vol).and_then(|v| v.coordinator.as_ref()).map(|a| a.session);
-            now != Some(**s)
+            now != Some(s.session)
         })
-        .map(|(v, s)| (*v, *s))
+        .map(|(v, s)| (*v, s.session))
         .collect();
     for (vol, session) in stale {
         b.running.remove(&vol);
@@ -455,16 +476,17 @@ fn run_attachments(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begu
     for v in state.volumes.values() {
         let Some(a) = v.coordinator.as_ref().filter(|a| a.node == m.node) else { continue };
         match b.running.get(&v.id) {
-            Some(s) if *s == a.session => {
+            Some(r) if r.session == a.session => {
                 // Size and rights may have changed.
-                if m.exports.get(&v.name).is_some() {
-                    publish(m, v, a.session);
+                if r.serving {
+                    publish(m, v, *r);
                 }
             }
             _ if b.reattaching.contains(&v.id) => {}
             _ if m.is_ours(a.session) => {
-                b.running.insert(v.id, a.session);
-                m.reactors[reactor_of(m, v)].send(Mail::StartVolume { vol: v.id, session: a.session });
+                let reactor = reactor_of(m, v);
+                b.running.insert(v.id, Running { session: a.session, reactor, serving: false });
+                m.reactors[reactor].send(Mail::StartVolume { vol: v.id, session: a.session });
             }
             // Looking after replicas was interrupted: the leader will ask again if it is still needed.
             _ if a.maintenance => {

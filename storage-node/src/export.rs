@@ -64,6 +64,10 @@ impl ExportTable {
             *t = None;
         }
     }
+    /// Is this attachment exported?
+    pub fn has(&self, vol: VolumeId, session: SessionId) -> bool {
+        self.all().iter().any(|e| e.vol == vol && e.session == session)
+    }
     /// One export.
     pub fn get(&self, name: &str) -> Option<Entry> {
         self.0.read().ok()?.as_ref()?.get(name).cloned()

@@ -293,6 +293,16 @@ impl VolumeRecord {
     pub fn shard_bytes(&self, index: u32) -> u64 {
         self.size.saturating_sub(u64::from(index) * SHARD_BYTES).min(SHARD_BYTES)
     }
+    /// Is this shard's storage there? A grown volume's new shard begins when its replicas have been made.
+    pub fn shard_made(&self, index: u32) -> bool {
+        let shard = self.shards.get(index as usize);
+        shard.is_some_and(|s| s.replicas.values().all(|r| !r.in_sync() || r.store_uuid.is_some()))
+    }
+    /// Bytes that can be used now: up to the first shard whose storage is still to be made.
+    pub fn made_size(&self) -> u64 {
+        let made = (0..self.shards.len() as u32).take_while(|i| self.shard_made(*i));
+        made.map(|i| self.shard_bytes(i)).sum::<u64>().min(self.size)
+    }
     /// Every replica with its shard.
     pub fn replicas(&self) -> impl Iterator<Item = (ShardId, &ReplicaRecord)> {
         let vol = self.id;

@@ -4,7 +4,7 @@ use super::{Answer, SERVING, Service, VISIBLE, find, refused, text, until};
 use crate::node::Member;
 use hf_meta_core::{Command, Refusal, Reply};
 use hf_meta_proto::pb;
-use hf_policy::RequestId;
+use hf_policy::{Policy, RequestId};
 use std::time::{Duration, Instant};
 use tonic::Status;
 
@@ -50,22 +50,25 @@ impl Service {
             if v.term > term {
                 return Some(Err(Status::aborted(format!("volume {name} was attached elsewhere meanwhile"))));
             }
-            (v.activated == term && m.exports.get(name).is_some()).then_some(Ok(()))
+            let exported = Policy::from_attrs(&v.attrs).is_ok_and(|p| p.export_nbd);
+            (v.activated == term && (!exported || m.exports.get(name).is_some())).then_some(Ok(exported))
         });
-        match served.await {
+        let exported = match served.await {
             Some(done) => done?,
             None => {
                 return Err(Status::deadline_exceeded(format!(
                     "volume {name} is attached here, but does not serve yet: too few of its in-sync replicas answer (holdfast volume show {name})"
                 )));
             }
-        }
-        let uri = format!("nbd://{}/{name}", self.0.cfg.nbd);
+        };
         let ms = began.elapsed().as_millis() as u64;
         let here = &self.0.cfg.name;
-        let unix = self.0.cfg.nbd_socket.as_ref().map(|p| format!("nbd+unix:///{name}?socket={}", p.display()));
+        let uri = exported.then(|| format!("nbd://{}/{name}", self.0.cfg.nbd));
+        let socket = self.0.cfg.nbd_socket.as_ref().filter(|_| exported);
+        let unix = socket.map(|p| format!("nbd+unix:///{name}?socket={}", p.display()));
         let json =
             serde_json::json!({"volume": name, "node": here, "uri": uri, "unix_uri": unix, "term": term, "ms": ms});
-        text(format!("volume {name} attached on node {here} in {ms} ms: {uri}"), json)
+        let at = uri.unwrap_or_else(|| "not exported (exports=none)".into());
+        text(format!("volume {name} attached on node {here} in {ms} ms: {at}"), json)
     }
 }

@@ -231,6 +231,12 @@ impl Core {
                 };
                 let _ = tx.send(status);
             }
+            Mail::Export { vol, session, on } => {
+                let open = on && !self.stopping;
+                if let Some(h) = self.volumes.get_mut(&vol).filter(|h| h.session == session && !h.over) {
+                    h.set_exported(open);
+                }
+            }
             Mail::StopClients(tx) => {
                 self.stopping = true;
                 self.stopped = Some(tx);

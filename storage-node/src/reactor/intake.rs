@@ -61,6 +61,11 @@ impl Gate {
         self.room.notify_one();
     }
 
+    /// How much may be taken.
+    pub(super) fn most(&self) -> u64 {
+        self.most.get()
+    }
+
     /// How much is out.
     pub(super) fn taken(&self) -> u64 {
         self.taken.get()

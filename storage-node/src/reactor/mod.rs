@@ -118,6 +118,15 @@ pub enum Mail {
     },
     /// Tell where everything stands.
     Status(oneshot::Sender<ReactorStatus>),
+    /// The volume is not exported any more, or is again: clients that are there end with their last answers.
+    Export {
+        /// Which.
+        vol: VolumeId,
+        /// Its attachment.
+        session: SessionId,
+        /// May clients use it?
+        on: bool,
+    },
     /// Take no more requests; answered when every connection has got its last replies and is closed.
     StopClients(oneshot::Sender<()>),
     /// Checkpoint every disk, then end.

@@ -117,7 +117,7 @@ pub(super) fn start(core: &CoreRef, vol: VolumeId, session: SessionId) {
         let host = VolumeHost {
             vol,
             session,
-            size: v.size,
+            size: 0,
             read_only: false,
             shards: Vec::new(),
             disks: BTreeMap::new(),
@@ -146,14 +146,13 @@ impl Core {
         let Ok(policy) = Policy::from_attrs(&v.attrs) else { return };
         let (id, state) = (self.id, self.state.clone());
         let Some(h) = self.volumes.get_mut(&v.id) else { return };
-        h.size = v.size;
         h.read_only = policy.read_only;
         h.intake.slots.set_most(u64::from(policy.queue_depth));
         let first = h.shards.len() as u32;
         let mut started = Vec::new();
         for index in first..v.shards.len() as u32 {
-            // A grown volume's new shard begins when its replicas have been made; the record comes again then.
-            if v.shards[index as usize].replicas.values().any(|r| r.in_sync() && r.store_uuid.is_none()) {
+            // The record comes again when it has been made.
+            if !v.shard_made(index) {
                 break;
             }
             for r in v.shards[index as usize].replicas.values() {
@@ -176,6 +175,8 @@ impl Core {
             h.shards.push(Coordinator::new(now(), cfg, record_of(v, index), &mut out));
             started.push((shard, out));
         }
+        // Only what has a coordinator: a request for more than that would wait for nobody.
+        h.size = (h.shards.len() as u64 * hf_policy::SHARD_BYTES).min(v.size);
         for (shard, out) in started {
             self.outputs(shard, out);
             self.tell_links(shard);
@@ -411,6 +412,16 @@ impl VolumeHost {
         let new = now.keys().filter(|k| !self.disks.contains_key(k)).copied().collect();
         self.disks = now;
         new
+    }
+
+    /// Clients may come, or those that are here end with their last answers and nobody may.
+    pub(super) fn set_exported(&mut self, on: bool) {
+        if on && self.intake.is_closing() {
+            let most = self.intake.slots.most();
+            self.intake = Intake::new(most);
+        } else if !on {
+            self.intake.close();
+        }
     }
 
     pub(super) fn uses(&self, disk: DiskId) -> bool {
