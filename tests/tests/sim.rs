@@ -51,13 +51,13 @@ fn judge(stores: Stores, name: &str, pinned: &[u64], default: u64) -> Option<(u6
 /// `HOLDFAST_SIM_SEEDS=n` runs seeds 0..n; `HOLDFAST_SIM_SEED=s` replays one.
 #[test]
 fn histories_stay_linearizable_and_the_volume_stays_alive() {
-    judge(Stores::Model, "HOLDFAST_SIM_SEED", &[116, 1095, 1757, 2621, 5327, 11891], 20_000);
+    judge(Stores::Model, "HOLDFAST_SIM_SEED", &[116, 359, 1095, 1757, 2621, 5327, 8476, 11891, 12707], 20_000);
 }
 
 /// `HOLDFAST_REAL_SEEDS=n`, `HOLDFAST_REAL_SEED=s`.
 #[test]
 fn the_same_over_the_real_chunk_store_on_disks_that_lose_power_fail_and_rot() {
-    let Some((seeds, total)) = judge(Stores::Real, "HOLDFAST_REAL_SEED", &[1812], 1_500) else { return };
+    let Some((seeds, total)) = judge(Stores::Real, "HOLDFAST_REAL_SEED", &[253, 418, 1812], 1_500) else { return };
     assert!(total.failed_disks > seeds / 8 && total.rots > seeds / 8 && total.full > 0, "{total:?}");
 }
 

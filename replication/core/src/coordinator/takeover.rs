@@ -45,6 +45,13 @@ pub(super) struct Takeover {
 }
 
 impl Takeover {
+    /// Bad blocks up to this version may have been acknowledged. With a member that may have been put back, which holds less than what
+    /// was acknowledged, that is any.
+    fn relied(&self) -> Ver {
+        let any = Ver { term: hf_policy::Term(u32::MAX), seq: Seq(u64::MAX) };
+        if self.since < self.s_star { any } else { self.s_star }
+    }
+
     pub(super) fn new(_now: Tick) -> Takeover {
         Takeover {
             sealed: BTreeMap::new(),
@@ -232,7 +239,7 @@ impl Coordinator {
         out: &mut Vec<Output>,
     ) {
         let all = self.record.in_sync.len();
-        let s_star = self.takeover.s_star;
+        let relied = self.takeover.relied();
         let Some(a) = self.takeover.active.get_mut(&chunk) else { return };
         if infos.len() != hf_policy::CHUNK_BLOCKS as usize {
             return self.suspect(rid);
@@ -244,7 +251,7 @@ impl Coordinator {
         let mut fetch = Vec::new();
         for i in 0..hf_policy::CHUNK_BLOCKS {
             let block = BlockIx(chunk.first_block().0 + i);
-            if let Some(src) = compare(&mut a.items, &a.versions, s_star, block, i as usize) {
+            if let Some(src) = compare(&mut a.items, &a.versions, relied, block, i as usize) {
                 a.sources.insert(block);
                 fetch.push((src, block));
             }
@@ -267,7 +274,7 @@ impl Coordinator {
         data: Bytes,
         out: &mut Vec<Output>,
     ) {
-        let s_star = self.takeover.s_star;
+        let relied = self.takeover.relied();
         let Some(a) = self.takeover.active.get_mut(&chunk) else { return };
         let good = super::read::verify(1, &infos, &data) == 0;
         if good {
@@ -280,7 +287,7 @@ impl Coordinator {
             i.state = BlockState::Bad;
             a.items.values_mut().for_each(|l| l.retain(|i| i.block != block));
             a.sources.remove(&block);
-            if let Some(src) = compare(&mut a.items, &a.versions, s_star, block, block.in_chunk()) {
+            if let Some(src) = compare(&mut a.items, &a.versions, relied, block, block.in_chunk()) {
                 a.sources.insert(block);
                 let range = BlockRange { start: block, len: 1 };
                 return self.request(now, src, For::Source(chunk, block), Msg::Read { range }, out);
@@ -327,7 +334,7 @@ impl Coordinator {
 fn compare(
     items: &mut BTreeMap<Rid, Vec<CopyItem>>,
     versions: &BTreeMap<Rid, Vec<BlockInfo>>,
-    s_star: Ver,
+    relied: Ver,
     block: BlockIx,
     at: usize,
 ) -> Option<Rid> {
@@ -338,9 +345,9 @@ fn compare(
     } else {
         good.max_by_key(|(r, i)| (i.ver, std::cmp::Reverse(*r)))?
     };
-    // What is not newer than s* was acknowledged. If its only copy is bad, whoever holds something older was put back from a copy:
-    // the block is lost, and must not come back as what it was before (seed 8476).
-    let bad = versions.values().map(|v| v[at]).filter(|i| i.state == BlockState::Bad && i.ver <= s_star);
+    // What is not newer than this was acknowledged, or may have been. If its only copy is bad, whoever holds something older was put
+    // back from a copy: the block is lost, and must not come back as what it was before (seeds 8476, 12707).
+    let bad = versions.values().map(|v| v[at]).filter(|i| i.state == BlockState::Bad && i.ver <= relied);
     if let Some(lost) = bad.map(|i| i.ver).max().filter(|ver| *ver > best.ver) {
         for (rid, has) in versions.iter().map(|(r, v)| (*r, v[at])).filter(|(_, i)| i.ver < lost) {
             let item = CopyItem { block, seen: has.ver, src: lost, content: Content::Bad, repair: false };
