@@ -1,21 +1,21 @@
 //! The agent: makes what runs here agree with the record. Desired state comes in as the view, actual state is reported; a
 //! crash at any step is finished on restart, because every step is decided from the two anew.
 
+mod replicas;
+
 use crate::export::Entry;
-use crate::identity::random;
 use crate::node::{Member, Node};
-use crate::reactor::{Event, Held, Mail};
+use crate::reactor::{Event, Mail};
 use hf_frontends::nbd::ExportInfo;
-use hf_meta_core::record::{ClusterState, DiskState, ReplicaRecord, VolumeRecord};
+use hf_meta_core::record::{ClusterState, DiskState, VolumeRecord};
 use hf_meta_core::{Command, Refusal};
 use hf_meta_proto::pb::{self, peer_client::PeerClient};
-use hf_policy::{BLOCK_BYTES, DiskId, Policy, Rid, SessionId, ShardId, StoreUuid, Term, Ver, VolumeId};
+use hf_policy::{DiskId, Policy, Rid, SessionId, ShardId, Term, VolumeId};
 use hf_repl_core::coordinator::{Change, Proposed};
-use hf_store::ReplicaRec;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 /// What was begun and is not visible in the record yet.
 #[derive(Default)]
@@ -348,113 +348,12 @@ async fn converge(m: Arc<Member>, begun: Arc<Mutex<Begun>>) {
             let disks = r.status().await.disks;
             held.extend(disks.into_iter().map(|d| (d.disk, d.replicas)));
         }
-        make_replicas(&m, &state, &begun, &held);
-        adopt_lineages(&m, &state, &held);
-        delete_replicas(&m, &state, &begun);
+        replicas::make(&m, &state, &begun, &held);
+        replicas::adopt_lineages(&m, &state, &held);
+        replicas::delete(&m, &state, &begun);
         run_attachments(&m, &state, &begun);
         // Again now and then: a step that failed is tried again.
         let _ = tokio::time::timeout(Duration::from_secs(2), rx.changed()).await;
-    }
-}
-
-/// What each open disk holds.
-type HeldHere = BTreeMap<DiskId, Vec<Held>>;
-
-/// A last resort gave a volume a new lineage: its replicas here take it, each with the base that the record says.
-fn adopt_lineages(m: &Member, state: &ClusterState, held: &HeldHere) {
-    for v in state.volumes.values() {
-        for (_, r) in v.replicas().filter(|(_, r)| r.node == m.node) {
-            let here = held.get(&r.disk).and_then(|l| l.iter().find(|h| h.rid == r.rid));
-            let Some(h) = here.filter(|h| h.lineage != v.lineage && h.epoch < v.epoch.0) else { continue };
-            let reactor = m.disk_reactor.lock().ok().and_then(|d| d.get(&r.disk).copied());
-            if let Some(reactor) = reactor {
-                let (disk, rid, lineage, epoch) = (r.disk, h.rid, v.lineage, v.epoch.0);
-                m.reactors[reactor].send(Mail::Adopt { disk, rid, lineage, epoch });
-            }
-        }
-    }
-}
-
-fn make_replicas(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begun>>, held: &HeldHere) {
-    for v in state.volumes.values() {
-        // One whose storage is gone from a disk that works is made again; one that is other storage than recorded (put back from
-        // a copy) is reported. Either counts as unknown from then on.
-        let as_recorded = |r: &ReplicaRecord, l: &[Held]| {
-            l.iter().any(|h| h.rid == r.rid && r.store_uuid.is_none_or(|known| known == h.store_uuid))
-        };
-        let lost = |r: &ReplicaRecord| !r.in_sync() && held.get(&r.disk).is_some_and(|l| !as_recorded(r, l));
-        let wanted = |r: &ReplicaRecord| r.node == m.node && !r.leaving && (r.store_uuid.is_none() || lost(r));
-        for (shard, r) in v.replicas().filter(|(_, r)| wanted(r)) {
-            if !begun.lock().is_ok_and(|mut b| b.making.insert(r.rid)) {
-                continue;
-            }
-            let rec = ReplicaRec {
-                shard,
-                rid: r.rid,
-                store_uuid: StoreUuid(random()),
-                lineage: v.lineage,
-                promised_term: Term(0),
-                promised_session: SessionId::NONE,
-                stable_known: Ver::ZERO,
-                // The whole shard: a volume grows without a change here.
-                blocks: hf_policy::SHARD_BYTES / BLOCK_BYTES,
-                deleting: false,
-                hint_epoch: v.epoch.0,
-                hint_name: v.name.clone(),
-            };
-            tokio::spawn(make_one(m.clone(), v.id, r.disk, rec, begun.clone()));
-        }
-    }
-}
-
-async fn make_one(m: Arc<Member>, vol: VolumeId, disk: DiskId, rec: ReplicaRec, begun: Arc<Mutex<Begun>>) {
-    let (rid, mut store_uuid) = (rec.rid, rec.store_uuid);
-    let reactor = m.disk_reactor.lock().ok().and_then(|d| d.get(&disk).copied());
-    if let Some(reactor) = reactor {
-        let (tx, rx) = oneshot::channel();
-        m.reactors[reactor].send(Mail::CreateReplica { disk, rec: Box::new(rec), reply: tx });
-        let made = match rx.await {
-            Ok(Ok(())) => true,
-            // Made before a crash that kept the record from hearing of it: tell which storage it has.
-            Ok(Err(hf_store::StoreError::Exists(known))) => {
-                store_uuid = known;
-                true
-            }
-            Ok(Err(e)) => {
-                tracing::error!(replica = %rid, disk = %disk, "cannot create a replica: {e}");
-                false
-            }
-            Err(_) => false,
-        };
-        if made && let Ok(Err(e)) = m.propose_new(Command::ReplicaMade { vol, rid, store_uuid }).await {
-            tracing::warn!(replica = %rid, "a new replica was refused: {e}");
-        }
-    }
-    if let Ok(mut b) = begun.lock() {
-        b.making.remove(&rid);
-    }
-}
-
-/// Data goes only because a tombstone says so (I20).
-fn delete_replicas(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begun>>) {
-    for t in state.tombstones.values().filter(|t| t.node == m.node) {
-        let reactor = m.disk_reactor.lock().ok().and_then(|d| d.get(&t.disk).copied());
-        let Some(reactor) = reactor else { continue };
-        if !begun.lock().is_ok_and(|mut b| b.deleting.insert(t.rid)) {
-            continue;
-        }
-        let (m, begun, disk, rid) = (m.clone(), begun.clone(), t.disk, t.rid);
-        tokio::spawn(async move {
-            let (tx, rx) = oneshot::channel();
-            m.reactors[reactor].send(Mail::DeleteReplica { disk, rid, reply: tx });
-            let gone = matches!(rx.await, Ok(Ok(()) | Err(hf_store::StoreError::NoReplica(_))));
-            if gone {
-                let _ = m.propose_new(Command::ReplicaGone { rid }).await;
-            }
-            if let Ok(mut b) = begun.lock() {
-                b.deleting.remove(&rid);
-            }
-        });
     }
 }
 

@@ -53,8 +53,6 @@ mutants! {
     StableIsMax,
     /// A take-over goes on when one member is sealed.
     SealOne,
-    /// A take-over leaves a bad block alone that has a higher version than anybody's whole one.
-    BadBlockStays,
     /// A take-over serves before its copies are there.
     ServeBeforeCopied,
     /// The base of a dropped member is the newest number.

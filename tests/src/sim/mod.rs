@@ -5,6 +5,7 @@
 //! and write unique tags; steals by other nodes. Every run ends with a heal phase: faults stop, I/O must resume, every block
 //! is read, and the history is judged.
 
+mod clients;
 mod faults;
 mod model;
 mod real;

@@ -361,8 +361,7 @@ fn compare(
         let bad = has.state == BlockState::Bad;
         let equal = has.ver == best.ver || (has.state.is_zero() && best.state.is_zero());
         let forget = mutant::is(Mutant::ForgetZeroes) && best.state.is_zero();
-        let stranded = has.ver > best.ver && mutant::is(Mutant::BadBlockStays);
-        if (equal && !bad) || forget || stranded {
+        if (equal && !bad) || forget {
             continue;
         }
         // A bad block goes back to the winner even from a higher version: that was never acknowledged, or the winner would have it.
@@ -373,4 +372,43 @@ fn compare(
         needed |= !best.state.is_zero();
     }
     needed.then_some(src)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(ver: (u32, u64), state: BlockState) -> Vec<BlockInfo> {
+        vec![BlockInfo { ver: Ver::new(ver.0, ver.1), state, ..BlockInfo::default() }]
+    }
+
+    /// What each member gets, as (member, version, content), and whom the bytes come from.
+    fn decide(members: &[((u32, u64), BlockState)], relied: Ver) -> (Vec<(u64, Ver, Content)>, Option<u64>) {
+        let versions = (1..).map(Rid).zip(members.iter().map(|(v, s)| block(*v, *s))).collect();
+        let mut items = BTreeMap::new();
+        let from = compare(&mut items, &versions, relied, BlockIx(0), 0);
+        let list = items.into_iter().flat_map(|(r, l)| l.into_iter().map(move |i| (r.0, i.src, i.content)));
+        (list.collect(), from.map(|r| r.0))
+    }
+
+    /// Seed 1812: left alone, whoever was synced later and still had that write would serve it while others do not.
+    #[test]
+    fn a_bad_block_that_was_never_acknowledged_goes_back_to_what_the_others_have() {
+        let members = [((1, 3), BlockState::Bad), ((0, 0), BlockState::Absent)];
+        assert_eq!(decide(&members, Ver::new(1, 2)), (vec![(1, Ver::ZERO, Content::Zero)], None));
+        let members = [((1, 3), BlockState::Bad), ((1, 1), BlockState::Data)];
+        assert_eq!(decide(&members, Ver::new(1, 2)).1, Some(2), "its bytes are fetched");
+    }
+
+    /// Seeds 8476 and 12707: the older copy is of a disk that was put back.
+    #[test]
+    fn a_bad_block_that_may_have_been_acknowledged_is_lost_and_does_not_come_back_as_an_older_one() {
+        let members = [((1, 3), BlockState::Bad), ((1, 1), BlockState::Data)];
+        assert_eq!(decide(&members, Ver::new(1, 3)), (vec![(2, Ver::new(1, 3), Content::Bad)], None));
+        assert_eq!(
+            decide(&[members[0], ((1, 3), BlockState::Data)], Ver::new(1, 3)).1,
+            Some(2),
+            "a whole copy mends it"
+        );
+    }
 }
