@@ -129,8 +129,8 @@ fn damaged_and_hostile_frames_are_refused() {
     let mut raw = [0u8; HELLO_BYTES];
     assert_eq!(Hello::from_frame(&raw), None);
     raw = Hello { min_version: 1, max_version: 9, ..Default::default() }.to_frame();
-    assert_eq!(Hello::from_frame(&raw).unwrap().common_version(), Some(1));
+    assert_eq!(Hello::from_frame(&raw).unwrap().common_version(), Some(2));
     raw[20] ^= 1;
     assert_eq!(Hello::from_frame(&raw), None);
-    assert_eq!(Hello { min_version: 2, max_version: 9, ..Default::default() }.common_version(), None);
+    assert_eq!(Hello { min_version: 3, max_version: 9, ..Default::default() }.common_version(), None);
 }
