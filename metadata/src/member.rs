@@ -102,6 +102,10 @@ impl<L: Log, T> MetaNode<L, T> {
     pub fn tick(&mut self) {
         self.raw.tick();
         self.ticks += 1;
+        if !self.is_leader() {
+            // Who answered the last time it led says nothing about now.
+            self.live = Liveness::default();
+        }
         if self.ticks.is_multiple_of(PLAN_TICKS) {
             self.plan_voters();
         }

@@ -135,7 +135,9 @@ impl Peer for PeerService {
     }
 
     async fn propose(&self, r: Request<pb::ProposeRequest>) -> Result<Response<pb::ProposeReply>, Status> {
-        self.propose_here(&r.into_inner().envelope).await.map(Response::new)
+        let r = r.into_inner();
+        self.check(&r.cluster)?;
+        self.propose_here(&r.envelope).await.map(Response::new)
     }
 
     async fn join(&self, r: Request<pb::JoinRequest>) -> Result<Response<pb::JoinReply>, Status> {
@@ -149,7 +151,9 @@ impl Peer for PeerService {
     type WatchStream = DeltaStream;
 
     async fn watch(&self, r: Request<pb::WatchRequest>) -> Result<Response<DeltaStream>, Status> {
-        Ok(Response::new(deltas(self.view.clone(), r.into_inner().from_revision)))
+        let r = r.into_inner();
+        self.check(&r.cluster)?;
+        Ok(Response::new(deltas(self.view.clone(), r.from_revision)))
     }
 
     async fn heartbeat(&self, r: Request<pb::HeartbeatRequest>) -> Result<Response<pb::HeartbeatReply>, Status> {

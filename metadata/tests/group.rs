@@ -34,6 +34,7 @@ struct Group {
 
 fn put_node(n: u64, release: u64) -> Command {
     Command::PutNode {
+        node: None,
         name: format!("n{n}"),
         uuid: BootId(u128::from(n)),
         addr: Addresses { api: format!("n{n}:1"), data: format!("n{n}:2"), nbd: String::new() },
@@ -311,4 +312,39 @@ async fn an_older_data_directory_does_not_vote_again() {
     g.net.lock().unwrap().nodes.remove(&n);
     g.changes(3).await;
     g.end().await;
+}
+
+/// An address may be another cluster's by now: whoever asks there is told, and neither obeyed nor fed with foreign records (which
+/// could name its own replicas for deletion).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_another_cluster_is_refused_at_every_call() {
+    use hf_meta::service::PeerService;
+    use hf_meta_proto::pb::{self, peer_server::Peer};
+    use tonic::{Code, Request};
+    let g = Group::found();
+    g.start(1);
+    let meta = g.net.lock().unwrap().nodes[&1].clone();
+    let view = meta.state.clone();
+    let s = PeerService { cluster: CLUSTER, node: NodeId(1), meta, view, heard: Arc::default() };
+    let other = || ClusterId(CLUSTER.0 + 1).0.to_be_bytes().to_vec();
+    let env = Envelope { v: COMMAND_VERSION, request: RequestId(900), at_ms: 0, cmd: put_node(9, 0) };
+    let envelope = env.encode().unwrap();
+    for cluster in [other(), Vec::new()] {
+        let r =
+            s.propose(Request::new(pb::ProposeRequest { envelope: envelope.clone(), cluster: cluster.clone() })).await;
+        assert_eq!(r.unwrap_err().code(), Code::PermissionDenied);
+        let r =
+            s.watch(Request::new(pb::WatchRequest { from_revision: 0, follow: true, cluster: cluster.clone() })).await;
+        assert_eq!(r.err().unwrap().code(), Code::PermissionDenied);
+        let r =
+            s.raft(Request::new(pb::RaftRequest { cluster: cluster.clone(), from: 2, to: 1, message: vec![] })).await;
+        assert_eq!(r.unwrap_err().code(), Code::PermissionDenied);
+        let r = s.heartbeat(Request::new(pb::HeartbeatRequest { node: 2, cluster, ..Default::default() })).await;
+        assert_eq!(r.unwrap_err().code(), Code::PermissionDenied);
+    }
+    assert!(!s.view.borrow().nodes.values().any(|n| n.name == "n9"));
+    let ours = CLUSTER.0.to_be_bytes().to_vec();
+    let r = s.watch(Request::new(pb::WatchRequest { from_revision: 0, follow: true, cluster: ours })).await;
+    assert!(r.is_ok());
+    g.stop(1).await;
 }

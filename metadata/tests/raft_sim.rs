@@ -185,6 +185,7 @@ struct World {
 
 fn put_node(n: u64, release: u64) -> Command {
     Command::PutNode {
+        node: None,
         name: format!("n{n}"),
         uuid: BootId(u128::from(n)),
         addr: Addresses { api: format!("n{n}:1"), data: format!("n{n}:2"), nbd: String::new() },

@@ -93,7 +93,10 @@ async fn watch_one(node: &Node, m: &Member, addr: &str) -> anyhow::Result<()> {
     let mut c = PeerClient::new(hf_meta_proto::channel(addr)?).max_decoding_message_size(hf_meta_proto::MAX_MESSAGE);
     let mut local = (**m.view.borrow()).clone();
     let from_revision = local.revision;
-    let mut stream = c.watch(pb::WatchRequest { from_revision, follow: true }).await?.into_inner();
+    let mut stream = c
+        .watch(pb::WatchRequest { from_revision, follow: true, cluster: m.cluster.0.to_be_bytes().to_vec() })
+        .await?
+        .into_inner();
     // A follower of a peer that itself hangs behind must look elsewhere now and then.
     while let Ok(Ok(Some(e))) = tokio::time::timeout(Duration::from_secs(10), stream.message()).await {
         local.follow(serde_json::from_slice(&e.delta)?)?;

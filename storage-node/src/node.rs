@@ -271,6 +271,7 @@ impl Node {
     pub fn put_node(&self) -> Command {
         let uuid = self.identity.lock().map(|i| i.uuid).unwrap_or_default();
         Command::PutNode {
+            node: self.member.get().map(|m| m.node),
             name: self.cfg.name.clone(),
             uuid,
             addr: hf_meta_core::record::Addresses {
@@ -319,7 +320,7 @@ impl Node {
             meta,
             view,
             view_tx,
-            leader: LeaderClient::default(),
+            leader: LeaderClient::new(id.cluster),
             heard: Arc::default(),
             reactors: reactors?,
             exports: ExportTable::default(),

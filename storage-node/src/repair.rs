@@ -4,12 +4,12 @@
 use crate::identity::random;
 use crate::node::Member;
 use crate::reactor::{Mail, VolumeStatus};
-use hf_meta_core::record::{ClusterState, DiskState, NodeMode};
+use hf_meta_core::record::{ClusterState, DiskState, NodeMode, ReplicaRecord};
 use hf_meta_core::repair::{Step, steps};
 use hf_meta_core::{Command, Refusal};
 use hf_meta_proto::pb::{self, api_client::ApiClient, change_request::What};
 use hf_policy::{DiskId, Lineage, NodeId, Rid, ShardId, VolumeId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tonic::Status;
@@ -133,7 +133,7 @@ fn not_found(kind: &str, name: &str) -> Status {
 }
 
 /// An operator's change: the command it is, and what to say when it is done.
-pub fn change(state: &ClusterState, what: Option<What>) -> Result<(Command, String), Status> {
+pub fn change(state: &ClusterState, what: Option<What>, up: &BTreeSet<NodeId>) -> Result<(Command, String), Status> {
     let node = |name: &str| state.node_named(name).map(|n| n.id).ok_or_else(|| not_found("node", name));
     let disk = |id: u64| {
         let found = state.disks.contains_key(&DiskId(id)).then_some(DiskId(id));
@@ -165,7 +165,7 @@ pub fn change(state: &ClusterState, what: Option<What>) -> Result<(Command, Stri
         Some(What::Voters(n)) => {
             (Command::SetVoters { voters: n as usize }, format!("{n} nodes vote, as soon as so many are there"))
         }
-        Some(What::ForceInsync(r)) => force(state, r)?,
+        Some(What::ForceInsync(r)) => force(state, r, up)?,
         Some(What::Scrub(r)) => {
             let v = state.volume_named(&r.volume).ok_or_else(|| not_found("volume", &r.volume))?;
             let said = if r.on {
@@ -203,7 +203,7 @@ pub fn change(state: &ClusterState, what: Option<What>) -> Result<(Command, Stri
 }
 
 /// The last resort. It asks for the volume's name once more, and refuses while a member of the set may still answer.
-fn force(state: &ClusterState, r: pb::ForceInsync) -> Result<(Command, String), Status> {
+fn force(state: &ClusterState, r: pb::ForceInsync, up: &BTreeSet<NodeId>) -> Result<(Command, String), Status> {
     let v = state.volume_named(&r.volume).ok_or_else(|| not_found("volume", &r.volume))?;
     if r.confirm != r.volume {
         return Err(Status::invalid_argument(format!(
@@ -216,6 +216,21 @@ fn force(state: &ClusterState, r: pb::ForceInsync) -> Result<(Command, String), 
     let Some(replica) = replica else { return Err(not_found("replica", &format!("#{} of shard {}", r.rid, r.shard))) };
     if replica.in_sync() && shard.is_some_and(|s| s.in_sync().len() == 1) {
         return Err(Status::failed_precondition("that replica is the in-sync set already; attach the volume"));
+    }
+    if replica.store_uuid.is_none() {
+        return Err(Status::failed_precondition(format!("replica {} was never filled: it holds nothing", r.rid)));
+    }
+    let works = |r: &ReplicaRecord| {
+        up.contains(&r.node) && state.disks.get(&r.disk).is_some_and(|d| !matches!(d.state, DiskState::Failed(_)))
+    };
+    if let Some(other) =
+        shard.and_then(|s| s.replicas.values().find(|o| o.in_sync() && o.rid != replica.rid && works(o)))
+    {
+        let node = state.nodes.get(&other.node).map_or("?", |n| n.name.as_str());
+        return Err(Status::failed_precondition(format!(
+            "replica {} on node {node} is in sync and may still answer: attach the volume; or, if it is lost for good, stop that node first",
+            other.rid
+        )));
     }
     let cmd = Command::ForceInsync {
         vol: v.id,

@@ -151,6 +151,12 @@ fn the_last_resort_asks_twice_and_leaves_a_trace() {
         if n == 1 { Ok(()) } else { Err(n.to_string()) }
     });
     drop(nbd);
+    // As long as somebody may have everything, nobody else is declared the truth.
+    let rid = replicas(&c, "v").iter().find(|r| r["state"] != "in_sync").unwrap()["rid"].to_string();
+    let too_early =
+        ["volume", "force-insync", "v", "--replica", &rid, "--operator", "ann", "--reason", "haste", "--confirm", "v"];
+    let e = c.cli(&too_early).unwrap_err();
+    assert!(e.contains("may still answer"), "{e}");
     c.nodes[1].kill();
     std::fs::remove_file(c.nodes[1].dir.join("disk/holdfast.disk")).unwrap();
     c.nodes[2].start();
@@ -164,7 +170,7 @@ fn the_last_resort_asks_twice_and_leaves_a_trace() {
     let order = ["volume", "force-insync", "v", "--replica", &rid, "--operator", "ann", "--reason", "n2 burnt down"];
     let e = c.cli(&order).unwrap_err();
     assert!(e.contains("abandons") && e.contains("--confirm v"), "{e}");
-    c.ok(&[&order[..], &["--confirm", "v"]].concat());
+    until("the lost node to be known as lost", || c.cli(&[&order[..], &["--confirm", "v"]].concat()));
     assert!(c.ok(&["events"]).contains("declared the truth by ann: n2 burnt down"));
     until("the volume to serve", || c.cli(&["volume", "attach", "v", "--node", "n3", "--force"]));
     let mut nbd = until("the export", || Nbd::connect(&c.nodes[2].nbd, "v").map_err(|e| e.to_string()));

@@ -74,6 +74,9 @@ pub enum Command {
     PutNode {
         /// Unique.
         name: String,
+        /// The number it was given before; none when it joins. Who was removed meanwhile must not come back as a new one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<NodeId>,
         /// Of its data directory.
         uuid: BootId,
         /// Where it is reached.

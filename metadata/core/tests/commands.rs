@@ -20,6 +20,7 @@ impl World {
         w.ok(Command::Init { cluster: ClusterId(7), name: "t".into() });
         for i in 1..=nodes {
             w.ok(Command::PutNode {
+                node: None,
                 name: format!("n{i}"),
                 uuid: BootId(i as u128),
                 addr: Addresses { api: format!("h{i}:1"), ..Default::default() },
@@ -259,4 +260,23 @@ fn images_and_commands_from_the_future_are_refused() {
     assert!(matches!(image::decode(b"rubbish"), Err(image::ImageError::Magic)));
     let text = br#"{"v":99,"request":"00000000000000000000000000000001","at_ms":0,"cmd":{"new_thing":{}}}"#;
     assert!(Envelope::decode(text).unwrap_err().to_string().contains("upgrade"));
+}
+
+#[test]
+fn a_removed_node_does_not_come_back_as_a_new_one() {
+    let mut w = World::new(3);
+    let put = |node| Command::PutNode {
+        node,
+        name: "n3".into(),
+        uuid: BootId(3),
+        addr: Addresses::default(),
+        labels: BTreeMap::new(),
+        version: "0".into(),
+    };
+    w.ok(put(Some(NodeId(3))));
+    w.ok(Command::RemoveNode { node: NodeId(3) });
+    let env = w.env(put(Some(NodeId(3))));
+    let e = w.s.apply(&env).unwrap_err().to_string();
+    assert!(e.contains("was removed") && e.contains("empty data_dir"), "{e}");
+    assert_eq!(w.s.nodes.len(), 2);
 }

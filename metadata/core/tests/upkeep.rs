@@ -28,6 +28,7 @@ fn rebalancing_ends_and_new_nodes_carry_their_share() {
         }
         for i in 4..=6u64 {
             let put = Command::PutNode {
+                node: None,
                 name: format!("n{i}"),
                 uuid: BootId(u128::from(i)),
                 addr: Addresses::default(),

@@ -21,6 +21,7 @@ pub enum ProposeError {
 
 /// A client that remembers who leads.
 pub struct LeaderClient {
+    cluster: Vec<u8>,
     known: Mutex<Known>,
 }
 
@@ -35,13 +36,12 @@ struct Known {
     channels: BTreeMap<String, Channel>,
 }
 
-impl Default for LeaderClient {
-    fn default() -> Self {
-        LeaderClient { known: Mutex::new(Known::default()) }
-    }
-}
-
 impl LeaderClient {
+    /// A client of this cluster's leaders, and of nobody else's.
+    pub fn new(cluster: hf_policy::ClusterId) -> LeaderClient {
+        LeaderClient { cluster: cluster.0.to_be_bytes().to_vec(), known: Mutex::new(Known::default()) }
+    }
+
     fn channel(&self, addr: &str) -> Option<Channel> {
         let mut k = self.known.lock().ok()?;
         if let Some(c) = k.channels.get(addr) {
@@ -112,7 +112,9 @@ impl LeaderClient {
         let channel = self.channel(addr).ok_or_else(|| tonic::Status::unavailable("bad address"))?;
         let mut peer = PeerClient::new(channel);
         // Asking again is harmless: a request id has one outcome.
-        match tokio::time::timeout(ANSWER, peer.propose(ProposeRequest { envelope })).await {
+        match tokio::time::timeout(ANSWER, peer.propose(ProposeRequest { envelope, cluster: self.cluster.clone() }))
+            .await
+        {
             Ok(r) => r.map(tonic::Response::into_inner),
             Err(_) => Err(tonic::Status::unavailable("no answer")),
         }

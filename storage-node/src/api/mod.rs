@@ -5,7 +5,7 @@ mod status;
 
 use crate::identity::random;
 use crate::node::{Member, Node};
-use hf_meta::service::{DeltaStream, deltas};
+use hf_meta::service::DeltaStream;
 use hf_meta_core::plan;
 use hf_meta_core::record::{ClusterState, VolumeRecord};
 use hf_meta_core::{Command, Envelope, Outcome, Refusal, Reply};
@@ -367,8 +367,10 @@ impl Api for Service {
         m.freshen().await;
         let request = request_id(&r.request_id)?;
         let mut said = String::new();
+        let forced = matches!(r.what, Some(pb::change_request::What::ForceInsync(_)));
+        let up = if forced { self.liveness(&m).await?.up } else { Default::default() };
         decide(&m, request, |s| {
-            let (cmd, text) = crate::repair::change(s, r.what.clone())?;
+            let (cmd, text) = crate::repair::change(s, r.what.clone(), &up)?;
             said = text;
             Ok(cmd)
         })
@@ -438,8 +440,7 @@ impl Peer for Service {
     }
     type WatchStream = DeltaStream;
     async fn watch(&self, r: Request<pb::WatchRequest>) -> Answer<DeltaStream> {
-        let m = self.0.member()?;
-        Ok(Response::new(deltas(m.view.clone(), r.into_inner().from_revision)))
+        self.0.peer_service()?.watch(r).await
     }
     async fn heartbeat(&self, r: Request<pb::HeartbeatRequest>) -> Answer<pb::HeartbeatReply> {
         self.0.peer_service()?.heartbeat(r).await

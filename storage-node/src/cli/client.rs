@@ -178,8 +178,11 @@ impl Client {
     }
     /// Events, one by one.
     pub async fn events(&self, follow: bool, mut on: impl FnMut(&str)) -> Result<(), Failure> {
-        let req = pb::WatchRequest { from_revision: 0, follow };
-        let mut stream = self.call(|mut c| async move { c.events(req).await }).await?;
+        let mut stream =
+            self.call(|mut c| async move {
+                c.events(pb::WatchRequest { from_revision: 0, follow, ..Default::default() }).await
+            })
+            .await?;
         while let Some(e) = stream.message().await.map_err(failure)? {
             on(&e.json);
         }

@@ -138,6 +138,7 @@ impl Sim {
         self.apply(Command::Init { cluster: ClusterId(1), name: "sim".into() }).unwrap();
         for i in 1..=NODES {
             let put = Command::PutNode {
+                node: None,
                 name: format!("n{i}"),
                 uuid: BootId(u128::from(i)),
                 addr: Addresses::default(),

@@ -16,13 +16,18 @@ impl ClusterState {
     }
 
     pub(super) fn put_node(&mut self, env: &Envelope) -> Outcome {
-        let Command::PutNode { name, uuid, addr, labels, version } = &env.cmd else { return Ok(Reply::Done) };
+        let Command::PutNode { name, node, uuid, addr, labels, version } = &env.cmd else { return Ok(Reply::Done) };
         valid_name(name).map_err(|why| Refusal::Invalid(format!("node name \"{name}\": {why}")))?;
         let same_name = self.nodes.values().find(|n| n.name == *name);
         if same_name.is_some_and(|n| n.uuid != *uuid) {
             return Err(Refusal::Exists { kind: "node".into(), name: name.clone() });
         }
         let known = self.nodes.values().find(|n| n.uuid == *uuid).cloned();
+        if let (Some(number), None) = (node, &known) {
+            return Err(Refusal::Invalid(format!(
+                "node {name} (#{number}) was removed from the cluster; to take part again it needs an empty data_dir, and joins anew"
+            )));
+        }
         let id = known.as_ref().map_or(NodeId(self.next.node), |n| n.id);
         let record = NodeRecord {
             id,

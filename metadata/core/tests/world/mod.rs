@@ -23,6 +23,7 @@ impl World {
         w.run(Command::Init { cluster: ClusterId(7), name: "t".into() });
         for i in 1..=nodes {
             w.run(Command::PutNode {
+                node: None,
                 name: format!("n{i}"),
                 uuid: BootId(i as u128),
                 addr: Addresses::default(),
