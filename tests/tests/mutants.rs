@@ -9,14 +9,11 @@ use std::sync::Mutex;
 
 /// Seeds that notice the rarer ones: tried first, so that the search is short as long as they hold.
 const HINTS: &[(Mutant, u64)] = &[
-    (Mutant::ServeBeforeCopied, 3087),
-    (Mutant::SyncForgetsZeroesOfNothing, 9022),
-    (Mutant::SyncForgetsTarget, 354),
-    (Mutant::SyncListsEarly, 1141),
-    (Mutant::JoinCountsLate, 1281),
-    (Mutant::JoinEarly, 1365),
-    (Mutant::WipedKeepsBase, 2074),
-    (Mutant::RepairAnyVersion, 11_891),
+    (Mutant::ServeBeforeCopied, 4257),
+    (Mutant::SyncForgetsZeroesOfNothing, 8536),
+    (Mutant::IgnoreStoreUuid, 1264),
+    (Mutant::SyncListsEarly, 974),
+    (Mutant::ShortLeaseAtReplica, 516),
 ];
 
 /// The first seed that notices, and how.

@@ -2,10 +2,12 @@
 //!
 //! Not here are rules that another one shields, so that breaking them alone changes nothing that can be seen: the check of the
 //! session within a term (a term is given to one session), of the boot id (leases outlast a restart, and an acknowledgement stays
-//! true), of the promise being durable before the term is served, of a change's term (its epoch is older too), and of the term when an answer leaves (the store keeps order).
+//! true), of the promise being durable before the term is served, of a change's term (its epoch is older too), of the term when an answer leaves (the store keeps order), and of a base
+//! that is too high (a replica that holds less than its base says takes itself for put back, and is compared as a whole).
 //!
-//! Two more are too rare for random walks and have a test of their own in replication/core/tests/regressions.rs: that a lease
-//! counts from when it was asked for, and that a replica lets nobody in right after a restart.
+//! Others are too rare for random walks and have tests of their own: that a lease counts from when it was asked for, and that a
+//! replica lets nobody in right after a restart (replication/core/tests/regressions.rs); what becomes of bad blocks in a
+//! take-over (takeover.rs) and in a sync (sync/copy.rs); that only the version that was lost mends a block (chunk-store/tests/faults.rs).
 //!
 //! Only with the cargo feature `mutants` can one be switched on, per thread; without it every question is a constant `false`
 //! and no trace of this is in the daemon.
@@ -55,8 +57,6 @@ mutants! {
     SealOne,
     /// A take-over serves before its copies are there.
     ServeBeforeCopied,
-    /// The base of a dropped member is the newest number.
-    BaseTooHigh,
     /// The watermark is the newest number.
     StableLeads,
     /// A fenced coordinator goes on.
@@ -79,8 +79,6 @@ mutants! {
     JoinCountsLate,
     /// A target joins while it lacks acknowledged writes.
     JoinEarly,
-    /// A bad block is replaced with whatever another member has, older or not.
-    RepairAnyVersion,
     /// A sync copies nothing.
     SyncCopiesNothing,
     /// Zeroes are not copied.

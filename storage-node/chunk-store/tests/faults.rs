@@ -344,3 +344,42 @@ fn a_copy_can_put_back_what_a_lost_history_trimmed_and_mark_what_nobody_has() {
         }
     }
 }
+
+/// Seed 11891: what another member has may be older than what was lost here.
+#[test]
+fn only_the_version_that_was_lost_mends_a_block() {
+    let mut w = World::new(5, 24 << 20);
+    w.write(BlockRange::new(7, 1));
+    w.quiesce();
+    let old = w.acked[&7].clone();
+    let copy = |w: &mut World, seen: Ver, src: Ver, content: hf_store::Content, repair| {
+        let item = hf_store::engine::CopyItem { block: BlockIx(7), seen, src, content, repair };
+        let mut out = Vec::new();
+        let op = Op::Copy { rid: RID, term: Term(w.term), items: vec![item] };
+        w.store.step(Input::Op { id: 1 << 40, op }, &mut out);
+        loop {
+            for o in std::mem::take(&mut out) {
+                match o {
+                    Output::Disk { tag, op } => w.disk.submit(tag, op),
+                    Output::Done { result: Ok(Answer::Copied(applied)), .. } => return applied[0],
+                    other => panic!("{other:?}"),
+                }
+            }
+            let (tag, result) = w.disk.complete(0).expect("an answer");
+            w.store.step(Input::DiskDone { tag, result }, &mut out);
+        }
+    };
+    let lost = w.next_ver();
+    assert!(copy(&mut w, old.0, lost, hf_store::Content::Bad, false));
+    let data = |n| tagged(n, 7);
+    let with = |n| hf_store::Content::Data(crc::payload(&data(n)), data(n));
+    assert!(!copy(&mut w, lost, old.0, with(1), true), "an older version");
+    let newer = w.next_ver();
+    assert!(!copy(&mut w, lost, newer, with(2), true), "a newer one is a write, not a repair");
+    assert!(!copy(&mut w, old.0, lost, with(3), true), "decided on something that is not there any more");
+    assert!(copy(&mut w, lost, lost, with(4), true));
+    w.acked.insert(7, (lost, Some(data(4))));
+    w.read(BlockRange::new(7, 1));
+    w.quiesce();
+    assert_eq!(w.reads_checked, 1);
+}

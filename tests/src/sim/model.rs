@@ -2,7 +2,6 @@
 //! loses a suffix of what was not durable yet. (`real.rs` is the other choice: the real store on a simulated disk.)
 
 use bytes::Bytes;
-use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::crc::{self, PayloadCrc};
 use hf_policy::*;
 use hf_repl_core::message::{BlockInfo, BlockState, Content, Nack};
@@ -153,7 +152,7 @@ impl ModelStore {
                 for i in items {
                     let has = self.info(i.block.0).0;
                     let newer = (i.src > has.ver || has.ver.term < term) && i.src != has.ver;
-                    let same = i.src == has.ver || mutant::is(Mutant::RepairAnyVersion);
+                    let same = i.src == has.ver;
                     let yes = has.ver == i.seen && if i.repair { has.state == BlockState::Bad && same } else { newer };
                     if yes {
                         if let Content::Data(c, d) = &i.content {

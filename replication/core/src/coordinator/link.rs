@@ -18,8 +18,8 @@ pub(super) enum For {
     Versions(hf_policy::ChunkIx),
     Source(hf_policy::ChunkIx, hf_policy::BlockIx),
     Copy(hf_policy::ChunkIx),
-    /// Blocks that were bad are replaced.
-    Repair,
+    /// Blocks that this request met as bad are replaced.
+    Repair(u64),
     SyncSeal,
     SyncList,
     SyncVersions(hf_policy::ChunkIx),
@@ -160,8 +160,13 @@ impl Coordinator {
             let copying = what.is_some_and(|w| w.is_sync() && !matches!(w, For::Mirror(_)));
             if copying && self.record.in_sync.contains_key(&rid) {
                 self.fail_sync("the source is slow");
-            } else if what == Some(For::Repair) {
-                self.pending.remove(&req);
+            } else if let Some(For::Repair(id)) = what {
+                // A scrub says what it has mended: it waits. Nobody waits for the others.
+                if self.scrub_mends(id) {
+                    self.resend(now, req, out);
+                } else {
+                    self.pending.remove(&req);
+                }
             } else if what.is_some_and(For::is_scrub) {
                 self.pending.remove(&req);
                 self.scrub_unanswered(now, rid, out);
@@ -245,8 +250,10 @@ impl Coordinator {
             (For::Versions(c), Msg::ChunkVersionsAck { infos }) => self.versions(now, rid, c, infos, out),
             (For::Source(c, b), Msg::ReadAck { infos, data }) => self.source(now, rid, c, b, infos, data, out),
             (For::Copy(c), Msg::CopyAck { .. }) => self.copied(now, rid, c, out),
-            (For::Repair, Msg::CopyAck { applied }) => {
-                self.stats.repaired_blocks += applied.iter().filter(|a| **a).count() as u64;
+            (For::Repair(id), Msg::CopyAck { applied }) => {
+                let blocks = applied.iter().filter(|a| **a).count() as u64;
+                self.stats.repaired_blocks += blocks;
+                self.scrub_mended(now, id, blocks, out);
             }
             (For::ScrubList, Msg::ChunkListAck { chunks, more }) => self.scrub_listed(rid, chunks, more),
             (For::ScrubVerify(c), Msg::ChunkVersionsAck { infos }) => self.scrub_verified(now, rid, c, infos, out),
@@ -273,7 +280,10 @@ impl Coordinator {
                 self.read_refused(now, id, rid, out);
             }
             (_, For::Seal) => self.seal_refused(now, rid),
-            (_, For::Repair) => drop(self.pending.remove(&req)),
+            (_, For::Repair(id)) => {
+                self.pending.remove(&req);
+                self.scrub_mended(now, id, 0, out);
+            }
             (_, For::ScrubList | For::ScrubVerify(_)) => {
                 self.pending.remove(&req);
                 self.scrub_unanswered(now, rid, out);

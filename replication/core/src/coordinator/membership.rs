@@ -90,8 +90,6 @@ impl Coordinator {
             return;
         }
         let base = if self.phase == Phase::Serving { self.stable } else { self.takeover.s_star };
-        let newest = hf_policy::Ver { term: self.record.term, seq: hf_policy::Seq(self.seq + 1_000) };
-        let base = if mutant::is(Mutant::BaseTooHigh) { newest } else { base };
         self.propose(now, Change::Drop { rids, base }, out);
     }
 

@@ -182,7 +182,8 @@ impl Coordinator {
             r.arrived = Some((rid, infos, data));
         } else {
             r.arrived = Some((rid, infos.clone(), data.clone()));
-            self.repair(now, range, wrong, &infos, &data, out);
+            let request = r.request;
+            self.repair(now, (request, range), wrong, &infos, &data, out);
         }
         if !self.leases_valid(now, rid) {
             self.stats.lease_waits += 1;
@@ -196,7 +197,7 @@ impl Coordinator {
     fn repair(
         &mut self,
         now: Tick,
-        range: BlockRange,
+        (request, range): (u64, BlockRange),
         wrong: Vec<Wrong>,
         infos: &[BlockInfo],
         data: &Bytes,
@@ -219,7 +220,7 @@ impl Coordinator {
             });
         }
         for (rid, items) in items {
-            self.request(now, rid, For::Repair, Msg::Copy { items }, out);
+            self.request(now, rid, For::Repair(request), Msg::Copy { items }, out);
         }
     }
 

@@ -26,8 +26,10 @@ struct Look {
     /// The lock, once it was asked for; and whether it is held.
     lock: Option<u64>,
     held: bool,
-    /// Blocks being replaced: the read's part to how many replicas have it wrong.
-    fixing: BTreeMap<usize, u64>,
+    /// Blocks being read elsewhere in order to replace them: the reads' parts.
+    fixing: BTreeSet<usize>,
+    /// What was wrong is being replaced; the copies on their way are pending requests.
+    mending: bool,
 }
 
 /// Replicas whose list of chunks has not come yet, and the pages that came; true: there are more.
@@ -199,13 +201,14 @@ impl Coordinator {
             look.answers.retain(|r, _| !gone.contains(r));
         }
         gone.iter().for_each(|rid| self.scrub_unanswered(now, *rid, out));
+        self.scrub_chunk_over(now, out);
     }
 
     /// Everybody has answered: is all well?
     fn looked(&mut self, now: Tick, out: &mut Vec<Output>) {
         let blocks = self.cfg.blocks;
         let Some(look) = self.scrub.as_mut().and_then(|s| s.look.as_mut()) else { return };
-        if !look.open.is_empty() || !look.fixing.is_empty() {
+        if !look.open.is_empty() || look.mending {
             return;
         }
         let first = look.chunk.first_block();
@@ -254,13 +257,14 @@ impl Coordinator {
             let wrong: Vec<Wrong> =
                 f.bad.iter().map(|x| one(x, true)).chain(f.behind.iter().map(|x| one(x, false))).collect();
             if !wrong.is_empty() {
-                look.fixing.insert(f.block, wrong.len() as u64);
+                look.fixing.insert(f.block);
                 reads.push(Read::to_repair(lock, f.block, BlockRange { start: block, len: 1 }, wrong));
             }
         }
         if reads.is_empty() {
             return self.chunk_scrubbed(now, out);
         }
+        look.mending = true;
         reads.into_iter().for_each(|r| self.begin_read(now, r, out));
     }
 
@@ -268,15 +272,33 @@ impl Coordinator {
     pub(super) fn scrub_part_done(&mut self, now: Tick, id: u64, part: usize, ok: bool, out: &mut Vec<Output>) -> bool {
         let Some(s) = self.scrub.as_mut() else { return false };
         let Some(look) = s.look.as_mut().filter(|l| l.lock == Some(id)) else { return false };
-        match (look.fixing.remove(&part), ok) {
-            (Some(n), true) => s.report.repaired += n,
-            (Some(_), false) => s.report.lost += 1,
-            (None, _) => {}
+        s.report.lost += u64::from(look.fixing.remove(&part) && !ok);
+        self.scrub_chunk_over(now, out);
+        true
+    }
+
+    /// Are these copies the scrub's?
+    pub(super) fn scrub_mends(&self, id: u64) -> bool {
+        self.scrub.as_ref().and_then(|s| s.look.as_ref()).is_some_and(|l| l.mending && l.lock == Some(id))
+    }
+
+    /// A member has taken copies, or will not.
+    pub(super) fn scrub_mended(&mut self, now: Tick, id: u64, blocks: u64, out: &mut Vec<Output>) {
+        if self.scrub_mends(id) {
+            if let Some(s) = self.scrub.as_mut() {
+                s.report.repaired += blocks;
+            }
+            self.scrub_chunk_over(now, out);
         }
-        if look.fixing.is_empty() {
+    }
+
+    /// Goes on with the next chunk when everything that was wrong in this one is mended, durably, or known to be lost.
+    fn scrub_chunk_over(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let Some(look) = self.scrub.as_ref().and_then(|s| s.look.as_ref()).filter(|l| l.mending) else { return };
+        let copies = |p: &super::link::Pending| matches!(p.what, For::Repair(id) if look.lock == Some(id));
+        if look.fixing.is_empty() && !self.pending.values().any(copies) {
             self.chunk_scrubbed(now, out);
         }
-        true
     }
 
     fn chunk_scrubbed(&mut self, now: Tick, out: &mut Vec<Output>) {

@@ -108,8 +108,7 @@ impl Coordinator {
                 BlockState::Absent | BlockState::Zero => Content::Zero,
                 BlockState::Data | BlockState::Bad => Content::Bad,
             };
-            let any = mutant::is(Mutant::RepairAnyVersion);
-            let repair = has.state == BlockState::Bad && (info.ver == has.ver || any);
+            let repair = has.state == BlockState::Bad && info.ver == has.ver;
             job.items.push(CopyItem { block, seen: has.ver, src: info.ver, content, repair });
         }
         job.reading.remove(&start);
@@ -166,7 +165,7 @@ impl Coordinator {
 fn differs(z: &BlockInfo, x: &BlockInfo, term: hf_policy::Term) -> bool {
     if z.state == BlockState::Bad {
         // A live write that has won and then rotted stays as it is: the source, which may lag, must not undo it (seed 11891).
-        let live = z.ver.term == term && z.ver > x.ver && !mutant::is(Mutant::RepairAnyVersion);
+        let live = z.ver.term == term && z.ver > x.ver;
         return !live && (x.state != BlockState::Bad || z.ver != x.ver);
     }
     if mutant::is(Mutant::SyncCopiesNothing) || (mutant::is(Mutant::ForgetZeroes) && x.state.is_zero()) {
@@ -177,4 +176,23 @@ fn differs(z: &BlockInfo, x: &BlockInfo, term: hf_policy::Term) -> bool {
     let same = z.ver == x.ver || (z.state.is_zero() && x.state.is_zero() && x.ver < z.ver);
     let won = z.ver.term == term && z.ver >= x.ver;
     !same && !won
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hf_policy::{Term, Ver};
+
+    #[test]
+    fn a_bad_block_is_fetched_unless_a_live_write_has_won_there() {
+        let b = |term, seq, state| BlockInfo { ver: Ver::new(term, seq), state, ..BlockInfo::default() };
+        let now = Term(5);
+        // Rotted: the very version, or an older term's write that only the target had.
+        assert!(differs(&b(5, 3, BlockState::Bad), &b(5, 3, BlockState::Data), now));
+        assert!(differs(&b(4, 9, BlockState::Bad), &b(4, 7, BlockState::Data), now));
+        // A live write of this term won on the target, then rotted; the source, which lags, must not undo it (seed 11891).
+        assert!(!differs(&b(5, 9, BlockState::Bad), &b(5, 3, BlockState::Data), now));
+        // Nobody has it.
+        assert!(!differs(&b(5, 3, BlockState::Bad), &b(5, 3, BlockState::Bad), now));
+    }
 }
