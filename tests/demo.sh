@@ -52,7 +52,7 @@ say "three daemons started (pids ${pid[1]}, ${pid[2]}, ${pid[3]}), each with a d
 until_ok 30 "$H" --endpoint "$(api 1)" cluster init --name demo
 for i in 2 3; do until_ok 30 "$H" --endpoint "$(api $i)" node join --seed "$(api 1)"; done
 voters() { [ "$("$H" cluster status -o json | grep -o '"voters": \[[^]]*\]' | tr -cd '0-9,' | tr ',' '\n' | grep -c .)" -eq 3 ] ; }
-three() { "$H" cluster status | grep -q 'voters    3' && [ "$("$H" disk list | grep -c ' ok$')" -eq 3 ]; }
+three() { "$H" cluster status | grep -q 'voters    3$' && [ "$("$H" disk list | grep -c ' ok$')" -eq 3 ]; }
 until_ok 60 three
 say "one cluster: three metadata voters, one leader, three disks pooled"
 "$H" node list | sed 's/^/            /'

@@ -121,6 +121,7 @@ impl<L: Log, T> MetaNode<L, T> {
             term: self.raw.raft.term,
             voters: conf.voters.clone(),
             learners: conf.learners.clone(),
+            changing: !conf.voters_outgoing.is_empty(),
             applied: self.applied,
             commands: self.commands,
         }

@@ -46,6 +46,8 @@ pub struct RaftStatus {
     pub voters: Vec<u64>,
     /// Learners.
     pub learners: Vec<u64>,
+    /// A change of the voters is under way: until it is through, a majority of the old ones is needed as well.
+    pub changing: bool,
     /// Applied index.
     pub applied: u64,
     /// Commands applied since start.

@@ -5,7 +5,7 @@
 
 use hf_meta::member::Log;
 use hf_meta::raft_log::RaftLog;
-use hf_meta::raft_loop::Proposed;
+use hf_meta::raft_loop::{Proposed, RaftStatus};
 use hf_meta::{MetaHandle, Start};
 use hf_meta_core::command::COMMAND_VERSION;
 use hf_meta_core::plan::Liveness;
@@ -177,7 +177,9 @@ impl Group {
             g.propose(request, put_node(n, 0)).await;
             g.start(n);
         }
-        g.until("three voters", |n| n.nodes.values().all(|h| h.status.borrow().voters.len() == 3)).await;
+        // While the change is under way the founder is asked as well: nobody could lead without it.
+        let three = |s: &RaftStatus| s.voters.len() == 3 && !s.changing;
+        g.until("three voters", |n| n.nodes.values().all(|h| three(&h.status.borrow()))).await;
         g
     }
 
@@ -270,8 +272,8 @@ async fn a_lost_voter_gives_its_place_to_another_node() {
     let leader = g.leader().unwrap();
     let lost = (1..=3).find(|n| *n != leader).unwrap();
     g.cut(lost, true);
-    let voters = move |n: &Net| n.nodes[&leader].status.borrow().voters.clone();
-    g.until("the new voter", |n| voters(n).contains(&4) && !voters(n).contains(&lost)).await;
+    let replaced = |s: &RaftStatus| s.voters.contains(&4) && !s.voters.contains(&lost) && !s.changing;
+    g.until("the new voter", |n| replaced(&n.nodes[&leader].status.borrow())).await;
     g.changes(5).await;
     // With one more voter cut off there is still a majority: the new one really votes.
     let other = (1..=3).find(|n| *n != leader && *n != lost).unwrap();

@@ -129,7 +129,8 @@ async fn up(a: &DevArgs, dir: &Path, children: &mut [Child]) -> Result<(), Failu
             let n = usize::from(a.nodes);
             let count = |k: &str| s[k].as_object().map_or(0, |o| o.len());
             let up = s["up"].as_array().map_or(0, Vec::len);
-            count("disks") >= n && up >= n && (n < 3 || s["voters"].as_array().map_or(0, Vec::len) >= 3)
+            let voters = s["voters"].as_array().map_or(0, Vec::len);
+            count("disks") >= n && up >= n && (n < 3 || (voters >= 3 && s["voters_changing"] == false))
         });
         if ready {
             break;

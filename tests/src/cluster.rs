@@ -222,7 +222,10 @@ impl Cluster {
             let s = self.status()?;
             let len = |v: &Value| v.as_array().map_or(0, Vec::len);
             let disks = s["disks"].as_object().map_or(0, |d| d.values().filter(|d| d["state"] == "ok").count());
-            if len(&s["up"]) >= n && disks >= wanted && (n < 3 || len(&s["voters"]) >= 3) {
+            if len(&s["up"]) >= n
+                && disks >= wanted
+                && (n < 3 || (len(&s["voters"]) >= 3 && s["voters_changing"] == false))
+            {
                 Ok(())
             } else {
                 Err(s.to_string())

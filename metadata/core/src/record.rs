@@ -162,6 +162,13 @@ impl ReplicaRecord {
 pub struct ShardRecord {
     /// Its replicas.
     pub replicas: BTreeMap<Rid, ReplicaRecord>,
+    /// The volume's term when this shard was added; 0 if the volume began with it. Its replicas promised nothing before.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub since: Term,
+}
+
+fn is_zero(t: &Term) -> bool {
+    *t == Term(0)
 }
 
 impl ShardRecord {
@@ -297,6 +304,11 @@ impl VolumeRecord {
     pub fn shard_made(&self, index: u32) -> bool {
         let shard = self.shards.get(index as usize);
         shard.is_some_and(|s| s.replicas.values().all(|r| !r.in_sync() || r.store_uuid.is_some()))
+    }
+    /// The newest term that this shard is known to have been served in: every replica in sync had promised it. 0: none yet.
+    pub fn served_term(&self, index: u32) -> Term {
+        let old = self.shards.get(index as usize).is_some_and(|s| self.activated > s.since);
+        if old { self.activated } else { Term(0) }
     }
     /// Bytes that can be used now: up to the first shard whose storage is still to be made.
     pub fn made_size(&self) -> u64 {

@@ -280,3 +280,29 @@ fn a_removed_node_does_not_come_back_as_a_new_one() {
     assert!(e.contains("was removed") && e.contains("empty data_dir"), "{e}");
     assert_eq!(w.s.nodes.len(), 2);
 }
+
+/// A shard that was added in a term has promised nothing of it: it must not be taken for storage that was put back.
+#[test]
+fn a_shard_is_known_to_have_been_served_only_after_a_term_that_began_with_it() {
+    let mut w = World::new(3);
+    let v = w.volume("size=64GiB replicas=2");
+    w.made(v);
+    let attach = |w: &mut World| {
+        let epoch = w.v(v).epoch;
+        let cmd =
+            Command::Attach { vol: v, epoch, node: NodeId(1), session: SessionId(9), steal: true, maintenance: false };
+        let Reply::Attached(term) = w.ok(cmd) else { panic!() };
+        w.ok(Command::Activated { vol: v, term });
+        term
+    };
+    assert_eq!(w.v(v).served_term(0), Term(0));
+    let first = attach(&mut w);
+    assert_eq!(w.v(v).served_term(0), first);
+    let epoch = w.v(v).epoch;
+    let new_shards = vec![vec![DiskId(1), DiskId(2)]];
+    w.ok(Command::SetPolicy { vol: v, epoch, change: parse_pairs(["size=65GiB"]).unwrap(), new_shards });
+    w.made(v);
+    assert_eq!((w.v(v).served_term(0), w.v(v).served_term(1)), (first, Term(0)));
+    let second = attach(&mut w);
+    assert_eq!((w.v(v).served_term(0), w.v(v).served_term(1), w.v(v).served_term(2)), (second, second, Term(0)));
+}

@@ -25,7 +25,7 @@ impl Service {
         Ok(serde_json::json!({
             "cluster": state.cluster, "name": state.name, "revision": state.revision,
             "leader": raft.leader, "is_leader": leads, "raft_term": raft.term,
-            "voters": raft.voters, "learners": raft.learners, "this_node": m.node,
+            "voters": raft.voters, "voters_changing": raft.changing, "learners": raft.learners, "this_node": m.node,
             "up": live.up, "used": live.used, "away": live.away, "syncs": syncs, "rebuild_paused": state.rebuild_paused,
             "rebalancing": state.rebalancing,
             "nodes": state.nodes, "disks": state.disks, "volumes": state.volumes,

@@ -227,7 +227,8 @@ pub fn cluster(s: &Value, o: Format) -> Result<(), Failure> {
         node_name(s, &s["leader"])
     };
     println!("leader    {leader}");
-    println!("voters    {}", s["voters"].as_array().map_or(0, Vec::len));
+    let changing = if s["voters_changing"] == true { " (changing: do not stop nodes now)" } else { "" };
+    println!("voters    {}{changing}", s["voters"].as_array().map_or(0, Vec::len));
     println!("nodes     {} ({up} up)", count("nodes"));
     println!("disks     {}", count("disks"));
     let bad = objects(s, "volumes").into_iter().filter(|v| health(s, v) != "ok").count();

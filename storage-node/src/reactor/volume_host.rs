@@ -73,7 +73,7 @@ fn record_of(v: &VolumeRecord, shard: u32) -> co::Record {
         Some((*rid, co::OutInfo { node: r.node, store_uuid: r.store_uuid, base, sync_id }))
     });
     co::Record {
-        activated: v.activated,
+        activated: v.served_term(shard),
         term: v.term,
         epoch: v.epoch,
         session: v.coordinator.as_ref().map(|a| a.session),

@@ -316,7 +316,7 @@ impl Sim {
             Some((r.rid, co::OutInfo { node: r.node, store_uuid: r.store_uuid, base, sync_id }))
         });
         co::Record {
-            activated: v.activated,
+            activated: v.served_term(0),
             term: v.term,
             epoch: v.epoch,
             session: v.coordinator.as_ref().map(|a| a.session),

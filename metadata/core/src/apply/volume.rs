@@ -104,7 +104,8 @@ impl ClusterState {
         if (v.shards.len() + new_shards.len()) as u64 != policy.size.div_ceil(SHARD_BYTES) {
             return Err(Refusal::Invalid("the placement does not cover the grown volume".into()));
         }
-        v.shards.extend(self.new_shards(new_shards)?);
+        let since = v.term;
+        v.shards.extend(self.new_shards(new_shards)?.into_iter().map(|s| ShardRecord { since, ..s }));
         let words: Vec<String> = change.iter().map(|(k, t)| format!("{k}={t}")).collect();
         v.attrs = attrs;
         v.size = policy.size;
