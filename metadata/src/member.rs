@@ -291,6 +291,7 @@ impl<L: Log, T> MetaNode<L, T> {
             up: self.live.up.iter().map(|n| n.0).collect(),
             away_ms: self.live.away.iter().map(|(n, ms)| (n.0, *ms)).collect(),
             caught_up: conf.learners.iter().copied().filter(|n| self.caught_up(*n)).collect(),
+            place: self.state.nodes.values().map(|n| (n.id.0, voters::place(&n.labels))).collect(),
         };
         let me = self.raw.raft.id;
         if !present.known.contains(&me) {

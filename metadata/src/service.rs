@@ -5,7 +5,7 @@ use crate::raft_loop::{MetaHandle, Proposed};
 use hf_meta_core::plan::Liveness;
 use hf_meta_core::{ClusterState, Envelope};
 use hf_meta_proto::pb::{self, peer_server::Peer};
-use hf_policy::{ClusterId, DiskId, NodeId};
+use hf_policy::{ClusterId, DiskId, NodeId, RequestId};
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -102,6 +102,20 @@ impl PeerService {
     }
 }
 
+impl PeerService {
+    /// What came of a request, as the leader has it applied: it is as new as any record that anybody got from a leader.
+    fn outcome_here(&self, request: &[u8]) -> Result<pb::ProposeReply, Status> {
+        let id = request.try_into().map_err(|_| Status::invalid_argument("a request id has 16 bytes"))?;
+        let mut reply = pb::ProposeReply { not_leader: !self.meta.status.borrow().is_leader, ..Default::default() };
+        (reply.leader, reply.leader_api) = self.leader_hint();
+        let known = self.meta.state.borrow().requests.get(&RequestId(u128::from_be_bytes(id))).cloned();
+        if let Some(outcome) = known.filter(|_| !reply.not_leader) {
+            reply.outcome = serde_json::to_vec(&outcome).map_err(|e| Status::internal(e.to_string()))?;
+        }
+        Ok(reply)
+    }
+}
+
 /// The stream of what a follower is missing.
 pub type DeltaStream = Pin<Box<dyn Stream<Item = Result<pb::WatchEvent, Status>> + Send>>;
 
@@ -137,7 +151,10 @@ impl Peer for PeerService {
     async fn propose(&self, r: Request<pb::ProposeRequest>) -> Result<Response<pb::ProposeReply>, Status> {
         let r = r.into_inner();
         self.check(&r.cluster)?;
-        self.propose_here(&r.envelope).await.map(Response::new)
+        if r.request.is_empty() {
+            return self.propose_here(&r.envelope).await.map(Response::new);
+        }
+        self.outcome_here(&r.request).map(Response::new)
     }
 
     async fn join(&self, r: Request<pb::JoinRequest>) -> Result<Response<pb::JoinReply>, Status> {

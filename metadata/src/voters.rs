@@ -14,6 +14,52 @@ pub struct Present {
     pub away_ms: BTreeMap<u64, u64>,
     /// Learners whose log is as good as complete.
     pub caught_up: BTreeSet<u64>,
+    /// Where each node is, widest failure domain first (zone, rack); unlabelled nodes are not in it.
+    pub place: BTreeMap<u64, Vec<String>>,
+}
+
+impl Present {
+    /// How badly a set of voters is spread: pairs in one domain, the widest level first. Lower is better.
+    fn crowding(&self, voters: &[u64]) -> Vec<usize> {
+        let levels = self.place.values().map(Vec::len).max().unwrap_or(0);
+        let at = |n: &u64, level: usize| self.place.get(n).and_then(|p| p.get(level));
+        let pairs = |level: usize| {
+            let same = |(i, a): (usize, &u64)| {
+                let here = at(a, level).filter(|d| !d.is_empty());
+                voters.iter().skip(i + 1).filter(|b| here.is_some() && at(b, level) == here).count()
+            };
+            voters.iter().enumerate().map(same).sum()
+        };
+        (0..levels).map(pairs).collect()
+    }
+
+    /// The best of some nodes to vote beside `voters`.
+    fn best_beside(&self, voters: &[u64], of: impl Iterator<Item = u64>) -> Option<u64> {
+        of.min_by_key(|n| (self.crowding(&[voters, &[*n]].concat()), *n))
+    }
+
+    /// An exchange of one voter for another node that spreads the voters better: (who goes, who comes).
+    fn exchange(&self, voters: &[u64], learners: &[u64], me: u64) -> Option<(u64, u64)> {
+        let free = |n: &u64| self.known.contains(n) && self.up.contains(n) && !voters.contains(n);
+        let come = self.known.iter().copied().filter(free);
+        let mut best = None;
+        for c in come {
+            for go in voters.iter().copied().filter(|n| *n != me) {
+                let rest: Vec<u64> = voters.iter().copied().filter(|n| *n != go).chain([c]).collect();
+                // Who is on the way already goes first among equals.
+                let rank = (self.crowding(&rest), !learners.contains(&c), c, go);
+                if best.as_ref().is_none_or(|(b, _, _)| rank < *b) {
+                    best = Some((rank, go, c));
+                }
+            }
+        }
+        best.filter(|((crowding, ..), _, _)| *crowding < self.crowding(voters)).map(|(_, go, c)| (go, c))
+    }
+}
+
+/// Where a node with these labels is, widest first; an empty word where a label is missing.
+pub fn place(labels: &BTreeMap<String, String>) -> Vec<String> {
+    ["zone", "rack"].iter().map(|l| labels.get(*l).cloned().unwrap_or_default()).collect()
 }
 
 /// The next change, if one is due. `target`: how many voters there should be; `me`: the leader.
@@ -25,6 +71,7 @@ pub fn plan(conf: &ConfState, p: &Present, target: usize, grace_ms: u64, me: u64
     let ready = |n: &&u64| p.up.contains(n) && p.caught_up.contains(n);
     let ready: Vec<u64> = learners.iter().filter(ready).copied().collect();
     let remove = |n: u64| vec![single(ConfChangeType::RemoveNode, n)];
+    let exchange = p.exchange(&good, &learners, me).filter(|_| good.len() == target && gone.is_empty());
     let changes = if missing > 0 && ready.len() >= missing {
         let come = ready.iter().take(missing).map(|n| single(ConfChangeType::AddNode, *n));
         come.chain(gone.iter().map(|n| single(ConfChangeType::RemoveNode, *n))).collect()
@@ -32,13 +79,22 @@ pub fn plan(conf: &ConfState, p: &Present, target: usize, grace_ms: u64, me: u64
         remove(*n)
     } else if missing > learners.len() {
         let taken = |n: &u64| conf.voters.contains(n) || conf.learners.contains(n);
-        match p.known.iter().copied().find(|n| p.up.contains(n) && !taken(n)) {
+        let beside = [&good[..], &learners[..]].concat();
+        match p.best_beside(&beside, p.known.iter().copied().filter(|n| p.up.contains(n) && !taken(n))) {
             Some(n) => vec![single(ConfChangeType::AddLearnerNode, n)],
             // Removed by an operator, and nobody is there to take its place.
             None => remove(gone.iter().copied().find(|n| !p.known.contains(n))?),
         }
+    } else if let Some((go, come)) = exchange {
+        match ready.contains(&come) {
+            true => vec![single(ConfChangeType::AddNode, come), single(ConfChangeType::RemoveNode, go)],
+            false if learners.contains(&come) => return None,
+            false => vec![single(ConfChangeType::AddLearnerNode, come)],
+        }
     } else if missing == 0 {
-        let surplus = good.iter().rev().copied().find(|n| *n != me && good.len() > target);
+        let surplus = good.iter().rev().copied().filter(|n| *n != me && good.len() > target);
+        let without = |n: &u64| good.iter().copied().filter(|g| g != n).collect::<Vec<u64>>();
+        let surplus = surplus.min_by_key(|n| (p.crowding(&without(n)), std::cmp::Reverse(*n)));
         remove(gone.first().copied().or(surplus).or(learners.first().copied())?)
     } else {
         return None;
@@ -117,5 +173,38 @@ mod tests {
         p.up.remove(&3);
         p.away_ms.insert(3, 99_999);
         assert_eq!(settle(conf(&[1, 2, 3], &[]), &p, 3), (vec![1, 2, 3], vec![]));
+    }
+
+    fn zones(of: &[(u64, &str)]) -> BTreeMap<u64, Vec<String>> {
+        of.iter().map(|(n, z)| (*n, vec![z.to_string()])).collect()
+    }
+
+    #[test]
+    fn voters_are_spread_over_failure_domains_whatever_order_the_nodes_came_in() {
+        let place = zones(&[(1, "a"), (2, "a"), (3, "a"), (4, "b"), (5, "c"), (6, "c")]);
+        let p = Present { place, ..all(6) };
+        // From the beginning, after having grown within one zone, and with a zone that is half used.
+        for voters in [vec![1], vec![1, 2, 3], vec![1, 4, 2]] {
+            let (v, l) = settle(conf(&voters, &[]), &p, 3);
+            assert_eq!(p.crowding(&v), [0], "{voters:?} became {v:?}");
+            assert!(v.contains(&1) && l.is_empty(), "the leader stays, nobody is left half way: {v:?} {l:?}");
+        }
+        let five = settle(conf(&[1, 2, 3], &[]), &p, 5).0;
+        assert_eq!((five.len(), p.crowding(&five)), (5, vec![2]), "{five:?}: two zones with two each, one with one");
+        // Back to three: those go that stand closest.
+        let three = settle(conf(&five, &[]), &p, 3).0;
+        assert_eq!(p.crowding(&three), [0], "{three:?}");
+        // A voter of zone b is lost and zone b has no other node: the rest of the nodes still make three.
+        let mut q = p.clone();
+        q.up.remove(&4);
+        q.away_ms.insert(4, 5_000);
+        assert_eq!(settle(conf(&[1, 4, 5], &[]), &q, 3).0.len(), 3);
+        // Nothing to gain: nothing moves.
+        assert_eq!(plan(&conf(&[1, 4, 5], &[]), &p, 3, 1000, 1), None);
+        // The wider domain counts first, the narrower one decides between equals.
+        let two = |z: &str, r: &str| vec![z.to_string(), r.to_string()];
+        let place = [(1, two("a", "r1")), (2, two("a", "r1")), (3, two("b", "r3")), (4, two("a", "r2"))];
+        let p = Present { place: place.into_iter().collect(), ..all(4) };
+        assert_eq!(settle(conf(&[1, 2, 3], &[]), &p, 3).0, [1, 3, 4]);
     }
 }

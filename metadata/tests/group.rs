@@ -332,8 +332,13 @@ async fn a_node_of_another_cluster_is_refused_at_every_call() {
     let env = Envelope { v: COMMAND_VERSION, request: RequestId(900), at_ms: 0, cmd: put_node(9, 0) };
     let envelope = env.encode().unwrap();
     for cluster in [other(), Vec::new()] {
-        let r =
-            s.propose(Request::new(pb::ProposeRequest { envelope: envelope.clone(), cluster: cluster.clone() })).await;
+        let r = s
+            .propose(Request::new(pb::ProposeRequest {
+                envelope: envelope.clone(),
+                cluster: cluster.clone(),
+                request: Vec::new(),
+            }))
+            .await;
         assert_eq!(r.unwrap_err().code(), Code::PermissionDenied);
         let r =
             s.watch(Request::new(pb::WatchRequest { from_revision: 0, follow: true, cluster: cluster.clone() })).await;

@@ -54,9 +54,9 @@ impl AlignedBuf {
         Bytes::from_owner(self)
     }
 
-    /// The same bytes in an aligned place; without a copy if they are in one.
+    /// The same bytes in an aligned place (C9); without a copy if they are in one.
     pub fn align(b: &Bytes) -> Bytes {
-        if (b.as_ptr() as usize).is_multiple_of(512) {
+        if (b.as_ptr() as usize).is_multiple_of(ALIGN) {
             return b.clone();
         }
         let mut copy = AlignedBuf::zeroed(b.len());

@@ -42,6 +42,15 @@ fn config(a: &DevArgs, dir: &Path, i: u16) -> String {
 
 /// Runs until Ctrl-C.
 pub async fn run(a: DevArgs) -> Result<(), Failure> {
+    let last = u32::from(a.port) + u32::from(a.nodes - 1) * 10 + 3;
+    if a.port == 0 || last > 65_535 {
+        let why = anyhow::anyhow!(
+            "--port {}: {} nodes take ports up to {last}; they must be from 1 to 65535",
+            a.port,
+            a.nodes
+        );
+        return Err(Failure { error: why, code: 2 });
+    }
     hf_policy::parse_size(&a.disk_size).map_err(|e| anyhow::anyhow!("disk-size: {e}"))?;
     std::fs::create_dir_all(&a.dir).map_err(anyhow::Error::from)?;
     let dir = std::fs::canonicalize(&a.dir).map_err(anyhow::Error::from)?;

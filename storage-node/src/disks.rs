@@ -8,7 +8,8 @@ use crate::reactor::Mail;
 use hf_meta_core::record::DiskState;
 use hf_meta_core::{Command, Reply};
 use hf_policy::attributes::Media;
-use hf_policy::{DiskId, DiskUuid};
+use hf_policy::{ClusterId, DiskId, DiskUuid, NodeId};
+use hf_store::format::superblock::Superblock;
 use hf_store::{Config, FormatParams, OpenError, Store, recovery};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,7 +42,7 @@ fn hand_over(node: &Node, m: &Member, disk: DiskId, file: DiskFile, store: Store
 pub fn open_known(node: &Node, m: &Member) {
     let (known, cluster) = node.identity.lock().map(|i| (i.disks.clone(), i.cluster)).unwrap_or_default();
     for k in known {
-        match open_one(&k, cluster) {
+        match open_one(&k, cluster, m.node) {
             Ok((file, store)) => hand_over(node, m, k.id, file, store),
             Err(why) => {
                 tracing::error!(disk = %k.id, path = %k.path.display(), "disk not in service: {why}");
@@ -53,12 +54,18 @@ pub fn open_known(node: &Node, m: &Member) {
     }
 }
 
-fn open_one(k: &KnownDisk, cluster: hf_policy::ClusterId) -> Result<(DiskFile, Store), String> {
+/// Is this the node that formatted it? (Disks from before that was written down say 0.)
+fn made_by(sb: &Superblock, node: NodeId) -> bool {
+    sb.node == NodeId(0) || sb.node == node
+}
+
+fn open_one(k: &KnownDisk, cluster: ClusterId, node: NodeId) -> Result<(DiskFile, Store), String> {
     let wiped = || {
         "its store is gone: it was wiped or is not mounted; add it anew with holdfast disk add once that is clear"
             .to_string()
     };
     let file = DiskFile::open(&k.path).map_err(|e| e.to_string())?.ok_or_else(wiped)?;
+    file.lock().map_err(|e| e.to_string())?;
     let store = match open_store(&file) {
         Err(OpenDiskError::Store { source: OpenError::NotOurs, .. }) => return Err(wiped()),
         other => other.map_err(|e| e.to_string())?,
@@ -66,6 +73,9 @@ fn open_one(k: &KnownDisk, cluster: hf_policy::ClusterId) -> Result<(DiskFile, S
     let sb = store.superblock();
     if sb.cluster != cluster {
         return Err(format!("it belongs to cluster {}", sb.cluster));
+    }
+    if !made_by(sb, node) {
+        return Err(format!("it belongs to node #{} of this cluster", sb.node));
     }
     if sb.disk != k.uuid {
         return Err(format!("it is disk {}, not the {} that was here before", sb.disk, k.uuid));
@@ -88,20 +98,9 @@ pub async fn add(node: &Arc<Node>, new: NewDisk) -> anyhow::Result<DiskId> {
     let m = node.member().map_err(|e| anyhow::anyhow!("{}", e.message()))?;
     let _one = node.admin.lock().await;
     let path = std::fs::canonicalize(&new.path).map_err(|e| anyhow::anyhow!("{}: {e}", new.path.display()))?;
-    let serving = m
-        .view
-        .borrow()
-        .disks
-        .values()
-        .any(|d| d.node == m.node && Path::new(&d.path) == path && d.state == DiskState::Ok);
-    let cluster = m.cluster;
-    let (size, fresh) = (new.size, path.clone());
-    let (file, store) = tokio::task::spawn_blocking(move || prepare(&fresh, size, cluster)).await??;
+    let (size, fresh, owner, serving) = (new.size, path.clone(), (m.cluster, m.node), in_service(node, &m, &path));
+    let (file, store) = tokio::task::spawn_blocking(move || prepare(&fresh, size, owner, &serving)).await??;
     let uuid = store.superblock().disk;
-    let known = m.view.borrow().disks.values().any(|d| d.uuid == uuid);
-    if serving && known && node.identity.lock().is_ok_and(|i| i.disks.iter().any(|d| d.uuid == uuid)) {
-        anyhow::bail!("{} is in the pool already", path.display());
-    }
     let guess = if file.rotational { Media::Hdd } else { Media::Ssd };
     let media = new.media.unwrap_or(guess);
     let capacity = store.superblock().geometry.data_bytes();
@@ -121,8 +120,26 @@ pub async fn add(node: &Arc<Node>, new: NewDisk) -> anyhow::Result<DiskId> {
     Ok(id)
 }
 
+/// The disks at a path that serve here. (A wiped one has the path, but another identity.)
+fn in_service(node: &Node, m: &Member, path: &Path) -> Vec<DiskUuid> {
+    let here = node.identity.lock().map(|i| i.disks.clone()).unwrap_or_default();
+    let view = m.view.borrow();
+    let at = view.disks.values().filter(|d| {
+        d.node == m.node
+            && Path::new(&d.path) == path
+            && d.state == DiskState::Ok
+            && here.iter().any(|k| k.uuid == d.uuid)
+    });
+    at.map(|d| d.uuid).collect()
+}
+
 /// Opens what is there if it is ours, else makes and formats it.
-fn prepare(path: &Path, size: Option<u64>, cluster: hf_policy::ClusterId) -> anyhow::Result<(DiskFile, Store)> {
+fn prepare(
+    path: &Path,
+    size: Option<u64>,
+    (cluster, node): (ClusterId, NodeId),
+    serving: &[DiskUuid],
+) -> anyhow::Result<(DiskFile, Store)> {
     let file = match DiskFile::open(path)? {
         Some(f) => f,
         None => {
@@ -131,11 +148,20 @@ fn prepare(path: &Path, size: Option<u64>, cluster: hf_policy::ClusterId) -> any
         }
     };
     match recovery::probe(&mut Blocking(&file)) {
-        Ok(sb) if sb.cluster == cluster => {}
-        Ok(sb) => return Err(store_error(path, OpenError::InUse(sb.cluster)).into()),
+        Ok(sb) if sb.cluster != cluster => return Err(store_error(path, OpenError::InUse(sb.cluster)).into()),
+        Ok(sb) if serving.contains(&sb.disk) => anyhow::bail!("{} is in the pool already", path.display()),
+        Ok(sb) if !made_by(&sb, node) => {
+            anyhow::bail!(
+                "{} belongs to node #{} of this cluster: its replicas are that node's",
+                path.display(),
+                sb.node
+            )
+        }
+        Ok(_) => file.lock()?,
         Err(OpenError::NotOurs) => {
+            file.lock()?;
             check_vacant(&file)?;
-            let p = FormatParams { cluster, disk: DiskUuid(random()), journal: None };
+            let p = FormatParams { cluster, node, disk: DiskUuid(random()), journal: None };
             recovery::format(&mut Blocking(&file), p).map_err(|e| store_error(path, e))?;
         }
         Err(e) => return Err(store_error(path, e).into()),

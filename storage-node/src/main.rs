@@ -21,6 +21,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let args = cli::Cli::parse();
+    let output = args.output;
     let rt = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(rt) => rt,
         Err(e) => {
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
     let code = match rt.block_on(cli::run(args)) {
         Ok(()) => 0,
         Err(e) => {
-            eprintln!("holdfast: {:#}", e.error);
+            e.print(output);
             e.code
         }
     };

@@ -12,9 +12,10 @@ use hf_meta_core::{ClusterState, Command, Envelope, Outcome};
 use hf_meta_proto::LeaderClient;
 use hf_meta_proto::pb::{self, peer_client::PeerClient};
 use hf_policy::{BootId, ClusterId, NodeId, RequestId, SessionId};
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
 
 /// How long NBD connections may take to end at a clean stop; a reactor gives each one five seconds.
@@ -132,6 +133,11 @@ impl Member {
         self.leader.propose(&env, &self.peers(), Duration::from_secs(15)).await
     }
 
+    /// What came of a request, if the cluster knows. Asked for when a repeated request seems impossible by now.
+    pub async fn outcome_of(&self, request: RequestId) -> Option<Outcome> {
+        self.leader.outcome_of(request, &self.peers(), Duration::from_secs(5)).await.ok().flatten()
+    }
+
     /// With a fresh request id.
     pub async fn propose_new(&self, cmd: Command) -> Result<Outcome, hf_meta_proto::ProposeError> {
         self.propose(RequestId(random()), cmd).await
@@ -145,6 +151,23 @@ async fn bind(what: &str, addr: &str) -> anyhow::Result<TcpListener> {
         ),
         _ => anyhow::anyhow!("{what} = {addr}: {e}"),
     })
+}
+
+/// A socket that an earlier process left behind is replaced; anything else that stands there is not ours to remove.
+fn bind_socket(path: &Path) -> anyhow::Result<UnixListener> {
+    use std::os::unix::fs::FileTypeExt;
+    let named = |why: String| anyhow::anyhow!("nbd_socket = {}: {why}", path.display());
+    match std::fs::symlink_metadata(path) {
+        Ok(m) if !m.file_type().is_socket() => {
+            return Err(named("it exists and is not a socket; move it away or choose another path".into()));
+        }
+        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+            return Err(named("another process listens there; choose another path or stop that process".into()));
+        }
+        Ok(_) => std::fs::remove_file(path).map_err(|e| named(e.to_string()))?,
+        Err(_) => {}
+    }
+    UnixListener::bind(path).map_err(|e| named(e.to_string()))
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -175,9 +198,7 @@ pub async fn run(cfg: Config) -> anyhow::Result<()> {
     tokio::spawn(crate::export::accept_data(node.clone(), data));
     tokio::spawn(crate::export::accept_nbd(node.clone(), nbd));
     if let Some(path) = node.cfg.nbd_socket.clone() {
-        let _ = std::fs::remove_file(&path);
-        let l =
-            tokio::net::UnixListener::bind(&path).map_err(|e| anyhow::anyhow!("nbd_socket {}: {e}", path.display()))?;
+        let l = bind_socket(&path)?;
         tokio::spawn(crate::export::accept_nbd_unix(node.clone(), l));
     }
     if let Some(l) = http {

@@ -109,7 +109,7 @@ fn state_of(dir: &Path) -> anyhow::Result<(ClusterState, (u64, u64), &'static st
 }
 
 fn replicas_on(path: &Path) -> anyhow::Result<Vec<Found>> {
-    let file = DiskFile::open(path)?.ok_or_else(|| anyhow::anyhow!("it holds no Holdfast disk"))?;
+    let file = DiskFile::look(path)?.ok_or_else(|| anyhow::anyhow!("it holds no Holdfast disk"))?;
     let store = recovery::open(&mut Blocking(&file), Config::default())?;
     let disk = store.superblock().disk;
     let one = |r: &ReplicaRec| Found {

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use hf_frontends::nbd::{self, ExportInfo, Exports, Handshake, parse_request};
 use hf_meta_core::{Envelope, image};
-use hf_policy::{ClusterId, DiskUuid, Policy, Rid, ShardId, VolumeId};
+use hf_policy::{ClusterId, DiskUuid, NodeId, Policy, Rid, ShardId, VolumeId};
 use hf_repl_core::wire;
 use hf_store::format::{group::Group, index, page, replica::ReplicaRec, seal, superblock::Superblock};
 use hf_store::sim::SimDisk;
@@ -182,7 +182,7 @@ fn index_page(data: &[u8]) {
 /// A disk on which these bytes lie over a formatted one, in pieces: `(block, bytes)`, each with a right checksum for a journal group.
 fn disk_open(data: &[u8]) {
     let mut disk = SimDisk::new(16 << 20);
-    let p = FormatParams { cluster: ClusterId(1), disk: DiskUuid(9), journal: Some(1 << 20) };
+    let p = FormatParams { cluster: ClusterId(1), node: NodeId(1), disk: DiskUuid(9), journal: Some(1 << 20) };
     if recovery::format(&mut disk, p).is_err() {
         return;
     }

@@ -3,6 +3,7 @@
 
 use crate::pb::{ProposeReply, ProposeRequest, peer_client::PeerClient};
 use hf_meta_core::{Envelope, Outcome};
+use hf_policy::RequestId;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -65,7 +66,33 @@ impl LeaderClient {
 
     /// Proposes until an outcome is known or `patience` is over. `nodes`: every address that may lead.
     pub async fn propose(&self, env: &Envelope, nodes: &[String], patience: Duration) -> Result<Outcome, ProposeError> {
-        let bytes = env.encode()?;
+        let req = ProposeRequest { envelope: env.encode()?, ..self.request() };
+        self.until_answered(req, nodes, patience, |bytes| serde_json::from_slice(bytes)).await
+    }
+
+    /// What came of a request, if it was ever applied and is not forgotten yet.
+    pub async fn outcome_of(
+        &self,
+        request: RequestId,
+        nodes: &[String],
+        patience: Duration,
+    ) -> Result<Option<Outcome>, ProposeError> {
+        let req = ProposeRequest { request: request.0.to_be_bytes().to_vec(), ..self.request() };
+        let read = |bytes: &[u8]| if bytes.is_empty() { Ok(None) } else { serde_json::from_slice(bytes).map(Some) };
+        self.until_answered(req, nodes, patience, read).await
+    }
+
+    fn request(&self) -> ProposeRequest {
+        ProposeRequest { cluster: self.cluster.clone(), ..Default::default() }
+    }
+
+    async fn until_answered<T>(
+        &self,
+        req: ProposeRequest,
+        nodes: &[String],
+        patience: Duration,
+        read: impl Fn(&[u8]) -> Result<T, serde_json::Error>,
+    ) -> Result<T, ProposeError> {
         let began = Instant::now();
         let mut problem = String::from("no node is known");
         let mut turn = 0usize;
@@ -85,8 +112,8 @@ impl LeaderClient {
                     next.clone()
                 }
             };
-            match self.ask(&target, bytes.clone()).await {
-                Ok(r) if !r.not_leader && !r.unknown => match serde_json::from_slice::<Outcome>(&r.outcome) {
+            match self.ask(&target, req.clone()).await {
+                Ok(r) if !r.not_leader && !r.unknown => match read(&r.outcome) {
                     Ok(o) => {
                         self.hint(Some(target));
                         return Ok(o);
@@ -108,13 +135,11 @@ impl LeaderClient {
         Err(ProposeError::NoLeader(patience, problem))
     }
 
-    async fn ask(&self, addr: &str, envelope: Vec<u8>) -> Result<ProposeReply, tonic::Status> {
+    async fn ask(&self, addr: &str, req: ProposeRequest) -> Result<ProposeReply, tonic::Status> {
         let channel = self.channel(addr).ok_or_else(|| tonic::Status::unavailable("bad address"))?;
         let mut peer = PeerClient::new(channel);
         // Asking again is harmless: a request id has one outcome.
-        match tokio::time::timeout(ANSWER, peer.propose(ProposeRequest { envelope, cluster: self.cluster.clone() }))
-            .await
-        {
+        match tokio::time::timeout(ANSWER, peer.propose(req)).await {
             Ok(r) => r.map(tonic::Response::into_inner),
             Err(_) => Err(tonic::Status::unavailable("no answer")),
         }

@@ -23,7 +23,7 @@ use crate::format::replica::{REPLICA_BYTES, ReplicaRec};
 use crate::format::superblock::{Bad, JournalTail, Superblock};
 use crate::geometry::{Geometry, JOURNAL_OFF, MIN_DISK};
 use bytes::Bytes;
-use hf_policy::{BLOCK_SIZE, ClusterId, DiskUuid, crc};
+use hf_policy::{BLOCK_SIZE, ClusterId, DiskUuid, NodeId, crc};
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
 
@@ -32,6 +32,8 @@ const BLOCK: u64 = BLOCK_SIZE as u64;
 pub struct FormatParams {
     /// Whose.
     pub cluster: ClusterId,
+    /// The node that formats it.
+    pub node: NodeId,
     /// Random.
     pub disk: DiskUuid,
     /// Journal bytes; by default 5 % of the disk, from 4 MiB to 1 GiB.
@@ -97,6 +99,7 @@ pub fn format(disk: &mut dyn RawDisk, p: FormatParams) -> Result<Superblock, Ope
     let sb = Superblock {
         generation: 1,
         cluster: p.cluster,
+        node: p.node,
         disk: p.disk,
         geometry,
         journal_gen: 1,

@@ -74,13 +74,6 @@ fn request_id(given: &str) -> Result<RequestId, Status> {
     given.parse().map_err(|_| Status::invalid_argument("request_id is not 32 hexadecimal digits"))
 }
 
-async fn run(m: &Member, request: RequestId, cmd: Command) -> Result<Reply, Status> {
-    match m.propose(request, cmd).await {
-        Ok(outcome) => outcome.map_err(refused),
-        Err(e) => Err(Status::unavailable(e.to_string())),
-    }
-}
-
 /// Decides on the newest record and proposes; decides again as long as others change the record in between (a coordinator
 /// that drops a replica, the leader's repairs). The n-th decision has its own request id, so that a caller who repeats
 /// the whole request meets the outcomes of all of them in order.
@@ -92,9 +85,17 @@ async fn decide(
     let end = Instant::now() + VISIBLE;
     let mut attempt = 0u128;
     loop {
-        let cmd = decide(&m.view.borrow().clone())?;
         let id = RequestId(request.0.wrapping_add(attempt));
         attempt += 1;
+        let decided = decide(&m.view.borrow().clone());
+        let cmd = match decided {
+            Ok(cmd) => cmd,
+            // Perhaps it is this very request that has made itself impossible: its caller repeats it.
+            Err(e) => match m.outcome_of(id).await {
+                Some(known) => return known.map_err(refused),
+                None => return Err(e),
+            },
+        };
         match m.propose(id, cmd).await.map_err(|e| Status::unavailable(e.to_string()))? {
             Err(e @ (Refusal::EpochMismatch { .. } | Refusal::NotReady(_))) => {
                 if Instant::now() > end {
@@ -129,9 +130,12 @@ fn silent(e: Status, who: &str, advice: &str) -> Status {
     }
 }
 
+fn no_volume(name: &str) -> Refusal {
+    Refusal::NotFound { kind: "volume".into(), name: name.into() }
+}
+
 fn find(state: &ClusterState, name: &str) -> Result<VolumeRecord, Status> {
-    let v = state.volume_named(name).cloned();
-    v.ok_or_else(|| refused(Refusal::NotFound { kind: "volume".into(), name: name.into() }))
+    state.volume_named(name).cloned().ok_or_else(|| refused(no_volume(name)))
 }
 
 impl Service {
@@ -140,6 +144,32 @@ impl Service {
         let addr = m.view.borrow().nodes.get(&node).map(|n| n.addr.api.clone());
         let addr = addr.ok_or_else(|| Status::not_found(format!("no node #{node}")))?;
         Ok(ApiClient::new(hf_meta_proto::channel(&addr).map_err(internal)?))
+    }
+
+    /// The founding state in the log: the cluster and its first node; the log begins behind it. If a founding was cut
+    /// short before this node took it for its own, it is that one that goes on.
+    fn found(&self, name: String) -> Result<(ClusterId, String), Status> {
+        let mut log = self.0.raft_log().map_err(internal)?;
+        if !log.is_empty() {
+            let begun = hf_meta_core::image::decode(&log.image().data).map_err(internal)?;
+            let uuid = self.0.identity.lock().map_err(internal)?.uuid;
+            if begun.nodes.len() == 1 && begun.nodes.values().all(|n| n.uuid == uuid) {
+                return Ok((begun.cluster, begun.name));
+            }
+            return Err(Status::failed_precondition(format!(
+                "{} holds the metadata of cluster {}, but this node's identity does not say that it is part of one: restore its node.json, or give the node an empty data_dir",
+                self.0.dir.path.display(),
+                begun.cluster
+            )));
+        }
+        let cluster = ClusterId(random());
+        let mut state = ClusterState::default();
+        for cmd in [Command::Init { cluster, name: name.clone() }, self.0.put_node()] {
+            let env = Envelope { v: 1, request: RequestId(random()), at_ms: crate::node::wall_ms(), cmd };
+            state.apply(&env).map_err(refused)?;
+        }
+        log.found(1, hf_meta_core::image::encode(&state).map_err(internal)?).map_err(internal)?;
+        Ok((cluster, name))
     }
 
     async fn save_identity(&self, cluster: ClusterId, node: NodeId) -> Result<(), Status> {
@@ -162,19 +192,7 @@ impl Api for Service {
             return Err(Status::already_exists("this node is part of a cluster already"));
         }
         let name = if r.name.is_empty() { "holdfast".to_string() } else { r.name };
-        let cluster = ClusterId(random());
-        // The founding state: the cluster and its first node; the log begins behind it.
-        let mut state = ClusterState::default();
-        for cmd in [Command::Init { cluster, name: name.clone() }, self.0.put_node()] {
-            let env = Envelope { v: 1, request: RequestId(random()), at_ms: crate::node::wall_ms(), cmd };
-            state.apply(&env).map_err(refused)?;
-        }
-        let image = hf_meta_core::image::encode(&state).map_err(internal)?;
-        let mut log = self.0.raft_log().map_err(internal)?;
-        if log.is_empty() {
-            log.found(1, image).map_err(internal)?;
-        }
-        drop(log);
+        let (cluster, name) = self.found(name)?;
         self.save_identity(cluster, NodeId(1)).await?;
         self.0.start_member().await.map_err(internal)?;
         text(format!("cluster {name} founded ({cluster})"), serde_json::json!({"cluster": cluster, "node": 1}))
@@ -267,12 +285,12 @@ impl Api for Service {
         m.freshen().await;
         let request = request_id(&r.request_id)?;
         let attrs: AttrMap = r.attrs.into_iter().collect();
-        let live = self.liveness(&m).await?;
-        let state = m.view.borrow().clone();
-        let salt = request.0 as u64;
-        let shards = plan::create_volume(&state, &live, &r.name, &attrs, salt).map_err(refused)?;
-        let cmd = Command::CreateVolume { name: r.name.clone(), attrs, lineage: Lineage(random()), shards };
-        run(&m, request, cmd).await?;
+        let (live, lineage) = (self.liveness(&m).await?, Lineage(random()));
+        decide(&m, request, |s| {
+            let shards = plan::create_volume(s, &live, &r.name, &attrs, request.0 as u64).map_err(refused)?;
+            Ok(Command::CreateVolume { name: r.name.clone(), attrs: attrs.clone(), lineage, shards })
+        })
+        .await?;
         let ready = until(&m, VISIBLE, |s| s.volume_named(&r.name).filter(|v| v.ready()).cloned()).await;
         let note = if ready.is_some() { "" } else { "; its replicas are still being created" };
         text(
@@ -284,13 +302,18 @@ impl Api for Service {
     async fn delete_volume(&self, r: Request<pb::VolumeRequest>) -> Answer<pb::TextReply> {
         let (m, r) = (self.0.member()?, r.into_inner());
         m.freshen().await;
-        let vol = find(&m.view.borrow().clone(), &r.name)?.id;
+        let mut vol = None;
         decide(&m, request_id(&r.request_id)?, |s| {
-            let epoch = s.volumes.get(&vol).map_or(Epoch(0), |v| v.epoch);
-            Ok(Command::DeleteVolume { vol, epoch })
+            // The volume that had the name at first; a later one of the same name is not meant.
+            let v = match vol {
+                None => find(s, &r.name)?,
+                Some(id) => s.volumes.get(&id).cloned().ok_or_else(|| refused(no_volume(&r.name)))?,
+            };
+            vol = Some(v.id);
+            Ok(Command::DeleteVolume { vol: v.id, epoch: v.epoch })
         })
         .await?;
-        until(&m, VISIBLE, |s| (!s.volumes.contains_key(&vol)).then_some(())).await;
+        until(&m, VISIBLE, |s| vol.is_none_or(|v| !s.volumes.contains_key(&v)).then_some(())).await;
         text(format!("volume {} deleted", r.name), serde_json::json!({"volume": r.name}))
     }
 

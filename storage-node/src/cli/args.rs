@@ -17,7 +17,7 @@ pub struct Cli {
     pub(super) endpoint: String,
     /// Output format.
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Text)]
-    pub(super) output: Format,
+    pub output: Format,
     #[command(subcommand)]
     pub(super) command: Commands,
 }

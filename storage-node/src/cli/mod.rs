@@ -21,6 +21,17 @@ pub struct Failure {
     pub code: u8,
 }
 
+impl Failure {
+    /// To standard error, in the form that was asked for.
+    pub fn print(&self, o: Format) {
+        let error = format!("{:#}", self.error);
+        match o {
+            Format::Text => eprintln!("holdfast: {error}"),
+            Format::Json => eprintln!("{}", serde_json::json!({"error": error, "code": self.code})),
+        }
+    }
+}
+
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Failure { error, code: 1 }

@@ -41,6 +41,9 @@ pub enum OpenDiskError {
         /// What was recognised.
         what: &'static str,
     },
+    /// Another process, or this one, has it in use.
+    #[error("{0} is in use by a running Holdfast node; stop that node, or choose another disk")]
+    Locked(String),
     /// A directory disk needs a size when it is made.
     #[error("{0} is a directory: say how much of it to use (size=…)")]
     NoSize(String),
@@ -82,12 +85,21 @@ fn io(path: &Path, what: &'static str) -> impl FnOnce(std::io::Error) -> OpenDis
     move |source| OpenDiskError::Io { path, what, source }
 }
 
-fn open_direct(path: &Path, create: bool, device: bool) -> Result<File, OpenDiskError> {
+/// What a disk is opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    Look,
+    Use,
+    /// The kernel refuses a device that is mounted or part of something, and nobody takes it from us.
+    UseDevice,
+    Create,
+}
+
+fn open_direct(path: &Path, how: How) -> Result<File, OpenDiskError> {
     let mut o = OpenOptions::new();
-    // A device is held exclusively: the kernel refuses one that is mounted or part of something, and nobody takes it from us.
-    let exclusive = if device { libc::O_EXCL } else { 0 };
-    o.read(true).write(true).custom_flags(libc::O_DIRECT | libc::O_CLOEXEC | exclusive);
-    if create {
+    let exclusive = if how == How::UseDevice { libc::O_EXCL } else { 0 };
+    o.read(true).write(how != How::Look).custom_flags(libc::O_DIRECT | libc::O_CLOEXEC | exclusive);
+    if how == How::Create {
         o.create_new(true).mode(0o600);
     }
     o.open(path).map_err(io(path, "cannot be opened for direct I/O"))
@@ -96,6 +108,29 @@ fn open_direct(path: &Path, create: bool, device: bool) -> Result<File, OpenDisk
 impl DiskFile {
     /// Opens what is there. `Ok(None)`: a directory without a disk file.
     pub fn open(path: &Path) -> Result<Option<DiskFile>, OpenDiskError> {
+        Self::open_as(path, false)
+    }
+
+    /// Opens it to look at, and for nothing else: also while a daemon uses it.
+    pub fn look(path: &Path) -> Result<Option<DiskFile>, OpenDiskError> {
+        Self::open_as(path, true)
+    }
+
+    /// From now on it is this process's alone, until the file is closed. (A block device is that since it was opened.)
+    pub fn lock(&self) -> Result<(), OpenDiskError> {
+        // SAFETY: plain system call on an open descriptor.
+        match unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } {
+            0 => Ok(()),
+            _ => match std::io::Error::last_os_error() {
+                e if e.kind() == std::io::ErrorKind::WouldBlock => {
+                    Err(OpenDiskError::Locked(self.path.display().to_string()))
+                }
+                e => Err(io(&self.path, "cannot be locked")(e)),
+            },
+        }
+    }
+
+    fn open_as(path: &Path, read_only: bool) -> Result<Option<DiskFile>, OpenDiskError> {
         let meta = std::fs::metadata(path).map_err(io(path, "cannot be looked at"))?;
         let target = if meta.is_dir() {
             path.join(FILE_NAME)
@@ -107,11 +142,18 @@ impl DiskFile {
         if meta.is_dir() && !target.try_exists().map_err(io(path, "cannot be looked at"))? {
             return Ok(None);
         }
-        let file = open_direct(&target, false, !meta.is_dir())?;
+        let how = match (read_only, meta.is_dir()) {
+            (true, _) => How::Look,
+            (_, true) => How::Use,
+            (_, false) => How::UseDevice,
+        };
+        let file = open_direct(&target, how)?;
         let size = if meta.is_dir() {
             // What a crashed process left in the page cache must not be taken for what is on the media.
             // SAFETY: plain system call on an open descriptor.
-            unsafe { libc::syncfs(file.as_raw_fd()) };
+            if !read_only && unsafe { libc::syncfs(file.as_raw_fd()) } != 0 {
+                return Err(io(&target, "cannot be synced")(std::io::Error::last_os_error()));
+            }
             file.metadata().map_err(io(&target, "cannot be looked at"))?.len()
         } else {
             use std::io::{Seek, SeekFrom};
@@ -128,7 +170,7 @@ impl DiskFile {
             let (free, wanted) = (hf_policy::format_size(free), hf_policy::format_size(size));
             return Err(OpenDiskError::NoSpace { path: dir.display().to_string(), free, wanted });
         }
-        let file = open_direct(&target, true, false)?;
+        let file = open_direct(&target, How::Create)?;
         // SAFETY: plain system call on an open descriptor.
         let rc = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, size as libc::off_t) };
         let allocated = if rc == 0 { Ok(()) } else { Err(std::io::Error::from_raw_os_error(rc)) };

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 fn open(path: &Path) -> anyhow::Result<DiskFile> {
-    DiskFile::open(path)?.ok_or_else(|| anyhow::anyhow!("{} holds no Holdfast disk", path.display()))
+    DiskFile::look(path)?.ok_or_else(|| anyhow::anyhow!("{} holds no Holdfast disk", path.display()))
 }
 
 /// Every journal group in force, and its records.

@@ -52,7 +52,8 @@ impl RealStore {
     /// A formatted disk with an empty replica. `units`: how many units of data still fit, 0 for plenty.
     pub fn new(seed: u64, shard: ShardId, rid: Rid, uuid: StoreUuid, blocks: u64, units: usize) -> RealStore {
         let mut disk = SimDisk::new(16 << 20);
-        let p = FormatParams { cluster: ClusterId(1), disk: DiskUuid(u128::from(seed)), journal: None };
+        let p =
+            FormatParams { cluster: ClusterId(1), node: NodeId(1), disk: DiskUuid(u128::from(seed)), journal: None };
         recovery::format(&mut disk, p).unwrap();
         let store = recovery::open(&mut disk, config()).unwrap();
         let mut s = RealStore {

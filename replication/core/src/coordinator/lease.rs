@@ -2,7 +2,7 @@
 
 use super::{Coordinator, Output, Phase};
 use crate::message::Msg;
-use crate::timing::{DEAD, IDLE_EVERY, LEASE, LEASE_EVERY};
+use crate::timing::{DEAD, IDLE_EVERY, LEASE, LEASE_EVERY, RECONNECT};
 use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::{Rid, Tick};
 
@@ -14,8 +14,9 @@ impl Coordinator {
         }
         let active = now.since(self.last_read) < 2 * LEASE || !self.reads.is_empty();
         self.next_lease = now.plus(if active { LEASE_EVERY } else { IDLE_EVERY });
-        // Silence counts from a question that was left unanswered, never from having had nothing to ask.
-        let silent = |m: &super::Member| (m.lease_asked || !m.up) && now.since(m.asked_since.max(m.heard)) >= DEAD;
+        // Silence counts from a question that was left unanswered or from the end of the connection, never from having had
+        // nothing to ask.
+        let silent = |m: &super::Member| m.silent_since().is_some_and(|t| now.since(t) >= DEAD);
         let silent: Vec<Rid> = self.members.iter().filter(|(_, m)| silent(m)).map(|(r, _)| *r).collect();
         silent.into_iter().for_each(|r| self.suspect(r));
         self.ask_leases(now, out);
@@ -24,11 +25,11 @@ impl Coordinator {
     pub(super) fn ask_leases(&mut self, now: Tick, out: &mut Vec<Output>) {
         for rid in self.required() {
             let Some(m) = self.members.get_mut(&rid) else { continue };
-            if !m.lease_asked {
-                m.asked_since = now;
-            }
             if !m.up || m.unproven {
                 continue;
+            }
+            if !m.lease_asked {
+                m.asked_since = now;
             }
             if m.lease_asked && now.since(m.lease_sent) < LEASE_EVERY / 2 {
                 continue;
@@ -38,6 +39,19 @@ impl Coordinator {
             let msg = Msg::Lease { sent_at: now.0, stable: self.stable };
             out.push(Output::Send { rid, env: self.envelope(rid, 0), msg });
         }
+    }
+
+    /// Reads that have arrived wait for leases: for a member's no longer than a write would wait for it.
+    pub(super) fn suspect_silent(&mut self, now: Tick) {
+        if !self.reads.values().any(|r| r.arrived.is_some()) {
+            return;
+        }
+        let timeout = self.cfg.replica_timeout;
+        let late = |m: &super::Member| {
+            m.silent_since().is_some_and(|t| now.since(t) >= if m.up { timeout } else { RECONNECT })
+        };
+        let late: Vec<Rid> = self.required().into_iter().filter(|r| self.members.get(r).is_some_and(late)).collect();
+        late.into_iter().for_each(|r| self.suspect(r));
     }
 
     /// Counted from when the request was sent: the replica counts from when it received it, which is later.

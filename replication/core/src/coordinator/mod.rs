@@ -144,6 +144,7 @@ impl Coordinator {
         if now >= self.next_tick {
             self.next_tick = now.plus(TICK);
             self.expire(now, out);
+            self.suspect_silent(now);
             self.drive_takeover(now, out);
             self.drive_leases(now, out);
         }
@@ -163,6 +164,7 @@ impl Coordinator {
             Phase::Fenced => None,
             Phase::Serving
                 if self.pending.is_empty()
+                    && self.reads.is_empty()
                     && self.suspects.is_empty()
                     && self.queued.is_empty()
                     && self.sync.is_none()

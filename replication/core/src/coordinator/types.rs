@@ -428,4 +428,13 @@ impl Member {
             credit: u64::MAX,
         }
     }
+
+    /// Since when it owes a sign of life; `None` if it owes none.
+    pub fn silent_since(&self) -> Option<Tick> {
+        match (self.up, self.lease_asked) {
+            (false, _) => Some(self.down_since.max(self.heard)),
+            (true, true) => Some(self.asked_since.max(self.heard)),
+            (true, false) => None,
+        }
+    }
 }

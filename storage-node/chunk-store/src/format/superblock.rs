@@ -3,7 +3,7 @@
 
 use super::{FORMAT_VERSION, Get, Put, seal, unseal};
 use crate::geometry::Geometry;
-use hf_policy::{BLOCK_SIZE, ClusterId, DiskUuid};
+use hf_policy::{BLOCK_SIZE, ClusterId, DiskUuid, NodeId};
 
 const MAGIC: &[u8; 8] = b"HOLDFAST";
 const CRC_AT: usize = 12;
@@ -40,6 +40,8 @@ pub struct Superblock {
     pub index_gen: u64,
     /// Checksum over the checksums of the half's pages: a lost page write shows.
     pub index_digest: u32,
+    /// The node that formatted it; 0 if it was formatted before this was written down.
+    pub node: NodeId,
 }
 
 /// Why a block is not a superblock we can use.
@@ -76,6 +78,7 @@ impl Superblock {
         b.p32(u32::from(self.half));
         b.p64(self.index_gen);
         b.p32(self.index_digest);
+        b.p64(self.node.0);
         b.resize(BLOCK_SIZE, 0);
         seal(&mut b, CRC_AT);
         b
@@ -114,6 +117,7 @@ impl Superblock {
             half: g.u32()? as u8 & 1,
             index_gen: g.u64()?,
             index_digest: g.u32()?,
+            node: NodeId(g.u64()?),
         })
     }
 

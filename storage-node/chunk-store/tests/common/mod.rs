@@ -61,7 +61,7 @@ pub fn config() -> Config {
 }
 
 pub fn params() -> FormatParams {
-    FormatParams { cluster: ClusterId(1), disk: DiskUuid(9), journal: Some(4 << 20) }
+    FormatParams { cluster: ClusterId(1), node: NodeId(1), disk: DiskUuid(9), journal: Some(4 << 20) }
 }
 
 pub fn tagged(tag: u64, block: u64) -> Bytes {

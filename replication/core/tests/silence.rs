@@ -1,0 +1,170 @@
+//! Members that fall silent while nothing is written: reads need their leases, and an idle volume should know its replicas.
+//! Found by many_disks.rs: reads waited for ever for the lease of a member whose connection had gone between two leases.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use bytes::Bytes;
+use hf_policy::attributes::ReadFrom;
+use hf_policy::*;
+use hf_repl_core::coordinator::{self as co, ClientOp, Coordinator, Input, Output};
+use hf_repl_core::message::{BlockInfo, Envelope, Msg};
+use hf_repl_core::timing;
+use std::collections::BTreeMap;
+
+const BOOT: BootId = BootId(9);
+const TIMEOUT: u64 = 1_000 * MS;
+
+struct World {
+    c: Coordinator,
+    now: Tick,
+    /// Members that answer.
+    alive: Vec<Rid>,
+    /// When a drop was proposed, and of whom.
+    dropped: Option<(Tick, Vec<Rid>)>,
+    replies: usize,
+}
+
+impl World {
+    /// Three members that serve, all leases granted.
+    fn new() -> World {
+        let member = |i: u64| (Rid(i), co::MemberInfo { node: NodeId(i), store_uuid: StoreUuid(i.into()) });
+        let cfg = co::Config {
+            cluster: ClusterId(1),
+            shard: ShardId { vol: VolumeId(1), index: 0 },
+            session: SessionId(5),
+            node: NodeId(1),
+            blocks: 1024,
+            min_replicas: 1,
+            replica_timeout: TIMEOUT,
+            read_from: ReadFrom::Local,
+            rebuild_impact: 20,
+            nearest: vec![Rid(1)],
+        };
+        let record = co::Record {
+            activated: Term(0),
+            term: Term(1),
+            epoch: Epoch(3),
+            session: Some(SessionId(5)),
+            lineage: Lineage(1),
+            in_sync: (1..=3).map(member).collect::<BTreeMap<_, _>>(),
+            out: BTreeMap::new(),
+            leaving: Default::default(),
+            scrub: None,
+        };
+        let now = Tick(1_000_000_000);
+        let mut out = Vec::new();
+        let c = Coordinator::new(now, cfg, record, &mut out);
+        let alive = vec![Rid(1), Rid(2), Rid(3)];
+        let mut w = World { c, now, alive, dropped: None, replies: 0 };
+        w.take(out);
+        for i in 1..=3 {
+            w.step(Input::PeerUp { rid: Rid(i), boot: BOOT });
+        }
+        w.live(500 * MS);
+        assert_eq!(w.c.status().phase, co::Phase::Serving);
+        w
+    }
+
+    fn step(&mut self, input: Input) {
+        let mut out = Vec::new();
+        self.c.step(self.now, input, &mut out);
+        self.c.check().unwrap();
+        self.take(out);
+    }
+
+    fn take(&mut self, out: Vec<Output>) {
+        for o in out {
+            match o {
+                Output::Send { rid, env, msg } if self.alive.contains(&rid) => {
+                    let reply = match msg {
+                        Msg::Seal { .. } => Msg::SealAck { stable: Ver::ZERO, max_ver: Ver::ZERO, credit: 1 << 40 },
+                        Msg::Lease { sent_at, .. } => Msg::LeaseAck { sent_at, credit: 1 << 40 },
+                        Msg::Read { .. } => {
+                            Msg::ReadAck { infos: vec![BlockInfo::default()], data: Bytes::from(vec![0; 4096]) }
+                        }
+                        _ => continue,
+                    };
+                    self.step(Input::Message { rid, env: Envelope { boot: BOOT, ..env }, msg: reply });
+                }
+                Output::Propose { change: co::Change::Drop { rids, .. }, .. } => {
+                    self.dropped.get_or_insert((self.now, rids));
+                }
+                Output::Reply { result, .. } => {
+                    result.unwrap();
+                    self.replies += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Time passes; the coordinator is called when it asked to be, as the daemon does.
+    fn live(&mut self, us: u64) {
+        let end = self.now.plus(us);
+        while self.now < end {
+            self.now = self.now.plus(20 * MS);
+            if self.c.next_deadline().is_some_and(|d| d <= self.now) {
+                self.step(Input::Tick);
+            }
+        }
+    }
+
+    fn read(&mut self) {
+        self.step(Input::Client { id: 7, op: ClientOp::Read { off: 0, len: 4096 } });
+    }
+
+    /// The third member was dropped, so long after `since`.
+    fn dropped_after(&self, since: Tick) -> u64 {
+        let (at, rids) = self.dropped.as_ref().expect("nobody was dropped");
+        assert_eq!(rids, &[Rid(3)]);
+        at.since(since)
+    }
+}
+
+#[test]
+fn a_read_waits_only_a_moment_for_the_lease_of_a_member_whose_connection_is_gone() {
+    let mut w = World::new();
+    w.alive.pop();
+    let since = w.now;
+    w.step(Input::PeerDown { rid: Rid(3) });
+    w.read();
+    w.live(20_000 * MS);
+    assert_eq!(w.replies, 0, "delivered without the lease of a member that is relied upon");
+    let after = w.dropped_after(since);
+    assert!(after >= timing::RECONNECT && after <= 2 * timing::RECONNECT, "{after} us");
+}
+
+#[test]
+fn a_read_that_needs_the_lease_of_a_frozen_member_waits_no_longer_than_a_write() {
+    let mut w = World::new();
+    w.read();
+    w.live(1_000 * MS);
+    assert_eq!(w.replies, 1);
+    w.alive.pop();
+    let since = w.now;
+    while w.dropped.is_none() && w.now.since(since) < 20_000 * MS {
+        w.read();
+        w.live(100 * MS);
+    }
+    let after = w.dropped_after(since);
+    assert!(after <= timing::LEASE + TIMEOUT / 2, "{after} us");
+}
+
+#[test]
+fn an_idle_volume_drops_who_is_gone_after_a_while() {
+    let mut w = World::new();
+    w.live(10_000 * MS);
+    assert_eq!(w.dropped, None);
+    for frozen in [false, true] {
+        let mut w = World::new();
+        w.live(7_130 * MS);
+        w.alive.pop();
+        let since = w.now;
+        if !frozen {
+            w.step(Input::PeerDown { rid: Rid(3) });
+        }
+        w.live(60_000 * MS);
+        let after = w.dropped_after(since);
+        let most = timing::DEAD + 2 * timing::IDLE_EVERY;
+        assert!(after >= timing::DEAD - timing::IDLE_EVERY && after <= most, "{after} us");
+    }
+}
