@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -64,6 +65,8 @@ pub struct NodeProcess {
     pub disk_size: String,
     /// Further lines of its configuration, right after those of its disk: the disk's media, more disks, labels.
     pub more: String,
+    /// The kernel refuses it io_uring, as a container runtime's seccomp profile does.
+    pub no_io_uring: bool,
     child: Option<Child>,
 }
 
@@ -82,6 +85,7 @@ impl NodeProcess {
             disk: dir.join("disk"),
             disk_size: "512MiB".into(),
             more: String::new(),
+            no_io_uring: false,
             dir,
             extra: Vec::new(),
             env: Vec::new(),
@@ -117,7 +121,12 @@ impl NodeProcess {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.join("log")).unwrap();
         let mut words = self.wrap.clone();
         words.push(binary().display().to_string());
-        let child = Command::new(&words[0])
+        let mut command = Command::new(&words[0]);
+        if self.no_io_uring {
+            // SAFETY: only system calls between fork and exec.
+            unsafe { command.pre_exec(crate::seccomp::refuse_io_uring) };
+        }
+        let child = command
             .args(&words[1..])
             .args(["node", "--config"])
             .arg(&file)

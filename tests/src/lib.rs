@@ -7,5 +7,6 @@ pub mod faultfs;
 pub mod fuzz;
 pub mod nbd;
 pub mod netns;
+pub mod seccomp;
 pub mod sim;
 pub mod user;

@@ -112,3 +112,49 @@ fn a_frozen_coordinator_that_wakes_after_a_take_over_serves_nothing_old() {
         took.len()
     );
 }
+
+/// Reads need their leases: who can give none any more must not hold them up, also where nothing is written.
+#[test]
+fn a_volume_that_is_only_read_goes_on_when_replicas_die_or_freeze() {
+    let mut c = Cluster::new(3);
+    c.ok(&["volume", "create", "v", "size=16MiB"]);
+    c.ok(&["volume", "attach", "v", "--node", "n1"]);
+    connect(&c, 0).write(0, &[7; 1 << 20]).unwrap();
+    for frozen in [false, true] {
+        let mut nbd = connect(&c, 0);
+        let read = |nbd: &mut Nbd, from: Instant, ms: u128| {
+            let (mut worst, mut n) = (0, 0);
+            while from.elapsed().as_millis() < ms {
+                let began = Instant::now();
+                assert!(nbd.read(n % 256 * 4096, 4096).unwrap() == [7; 4096]);
+                worst = worst.max(began.elapsed().as_millis());
+                n += 1;
+            }
+            (worst, n)
+        };
+        read(&mut nbd, Instant::now(), 1_000);
+        if frozen {
+            signal(&c, 2, libc::SIGSTOP)
+        } else {
+            c.nodes[2].kill()
+        }
+        let gone = Instant::now();
+        let (mut worst, mut n) = (0, 0);
+        until("the replica to be dropped", || {
+            let (w, k) = read(&mut nbd, Instant::now(), 200);
+            (worst, n) = (worst.max(w), n + k);
+            if in_sync(&c) == 2 { Ok(()) } else { Err(in_sync(&c).to_string()) }
+        });
+        println!(
+            "a volume that is only read, a replica {}: {n} reads, longest {worst} ms, dropped after {} ms",
+            if frozen { "frozen" } else { "killed" },
+            gone.elapsed().as_millis()
+        );
+        if frozen {
+            signal(&c, 2, libc::SIGCONT)
+        } else {
+            c.nodes[2].start()
+        }
+        whole(&c);
+    }
+}

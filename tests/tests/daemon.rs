@@ -1,0 +1,247 @@
+//! The daemon and its client as an operator meets them: configuration and who wins, what is refused at start, what happens
+//! when a step is cut short and repeated, errors for machines, events as they happen.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use hf_meta_proto::pb::{self, api_client::ApiClient};
+use hf_tests::cluster::{Cluster, NodeProcess, binary, free_port, run, until};
+use hf_tests::nbd::Nbd;
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
+
+fn is_up(n: &NodeProcess) {
+    until("the node to be up", || if n.log().contains("node is up") { Ok(()) } else { Err(n.log()) });
+}
+
+/// The daemon ends at once, with this exit code, and says all of this.
+fn does_not_start(n: &mut NodeProcess, code: i32, words: &[&str]) {
+    assert_eq!(n.wait_end(), Some(code), "{}", n.log());
+    words.iter().for_each(|w| assert!(n.log().contains(w), "should say {w:?}: {}", n.log()));
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut n = NodeProcess::new(dir.path().join("n"), "of-the-file");
+    let (env_http, flag_api) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
+    n.env = [("HOLDFAST_NAME", "of-the-environment"), ("HOLDFAST_HTTP", &env_http), ("HOLDFAST_API", "127.0.0.1:1")]
+        .map(|(k, v)| (k.to_string(), v.to_string()))
+        .to_vec();
+    n.extra = vec!["--api".into(), flag_api.clone()];
+    n.start();
+    is_up(&n);
+    run(&["--endpoint", &flag_api, "cluster", "init"]).unwrap();
+    let s: Value =
+        serde_json::from_str(&run(&["--endpoint", &flag_api, "node", "list", "-o", "json"]).unwrap()).unwrap();
+    assert!(s.to_string().contains("of-the-environment") && !s.to_string().contains("of-the-file"), "{s}");
+    // What only the file says holds too; what the environment replaced is not there.
+    TcpStream::connect(&n.nbd).unwrap();
+    let get = |addr: &str| {
+        let mut s = TcpStream::connect(addr).map_err(|e| e.to_string())?;
+        s.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").map_err(|e| e.to_string())?;
+        let mut text = String::new();
+        s.read_to_string(&mut text).map_err(|e| e.to_string())?;
+        Ok::<_, String>(text)
+    };
+    assert!(get(&env_http).unwrap().starts_with("HTTP/1.1 200"));
+    assert!(get(&n.http).is_err(), "the file's http address is in use although the environment names another");
+}
+
+#[test]
+fn nothing_that_is_not_its_own_is_removed_or_shared() {
+    let dir = tempfile::tempdir().unwrap();
+    // A file where the socket should be.
+    let mut n = NodeProcess::new(dir.path().join("n"), "n");
+    std::fs::write(&n.socket, "precious").unwrap();
+    n.start();
+    does_not_start(&mut n, 1, &["nbd_socket", "is not a socket", "choose another path"]);
+    assert_eq!(std::fs::read_to_string(&n.socket).unwrap(), "precious");
+    // A socket on which somebody listens.
+    std::fs::remove_file(&n.socket).unwrap();
+    let theirs = UnixListener::bind(&n.socket).unwrap();
+    n.start();
+    does_not_start(&mut n, 1, &["another process listens there"]);
+    // One that a dead process left behind is replaced.
+    drop(theirs);
+    assert!(n.socket.exists());
+    std::fs::remove_file(n.dir.join("log")).unwrap();
+    n.start();
+    is_up(&n);
+    // A disk in use by a node is not taken by another one, nor twice by the same.
+    let mut c = Cluster::new(2);
+    let disk = c.nodes[0].dir.join("disk").display().to_string();
+    let add = |i: usize| run(&["--endpoint", &c.nodes[i].api, "disk", "add", &disk, "--size", "64MiB"]).unwrap_err();
+    let (by_itself, by_the_other) = (add(0), add(1));
+    assert!(by_itself.starts_with("[4]") && by_itself.contains("in the pool already"), "{by_itself}");
+    assert!(by_the_other.starts_with("[4]") && by_the_other.contains("belongs to node #1"), "{by_the_other}");
+    // The same path in another node's configuration: it says so, and serves without.
+    c.nodes[1].stop();
+    c.nodes[0].stop();
+    let holder = std::fs::File::open(c.nodes[0].dir.join("disk/holdfast.disk")).unwrap();
+    // SAFETY: plain system call on an open descriptor.
+    assert_eq!(unsafe { libc::flock(std::os::fd::AsRawFd::as_raw_fd(&holder), libc::LOCK_EX) }, 0);
+    c.nodes[0].start();
+    c.nodes[1].start();
+    let state = |c: &Cluster| c.status().map(|s| s["disks"]["1"]["state"].to_string());
+    until("the locked disk to be reported", || match state(&c)? {
+        s if s.contains("in use by a running Holdfast node") => Ok(()),
+        s => Err(s),
+    });
+    // Looking at it needs no lock.
+    assert!(run(&["inspect", "disk", &disk]).unwrap().contains("superblock"));
+    drop(holder);
+}
+
+#[test]
+fn a_founding_that_was_cut_short_is_finished_and_a_lost_identity_is_not_made_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut n = NodeProcess::new(dir.path().join("n"), "n");
+    n.start();
+    is_up(&n);
+    let init = |n: &NodeProcess| run(&["--endpoint", &n.api, "cluster", "init", "-o", "json"]);
+    let first: Value = serde_json::from_str(&init(&n).unwrap()).unwrap();
+    n.kill();
+    // As if the power had gone after the log was founded and before the node took it for its own.
+    let file = n.data_dir.join("node.json");
+    let good = std::fs::read_to_string(&file).unwrap();
+    let mut id: Value = serde_json::from_str(&good).unwrap();
+    let none = "0".repeat(id["cluster"].as_str().unwrap().len());
+    (id["cluster"], id["node"], id["disks"]) = (none.into(), 0.into(), Value::Array(Vec::new()));
+    std::fs::write(&file, id.to_string()).unwrap();
+    n.start();
+    let again: Value = until("init to be possible", || init(&n).map(|t| serde_json::from_str(&t).unwrap()));
+    assert_eq!(again["cluster"], first["cluster"]);
+    n.kill();
+    // Another node's identity beside this metadata: it is somebody's cluster, not to be founded over.
+    id["uuid"] = "0123456789abcdef0123456789abcdef".into();
+    std::fs::write(&file, id.to_string()).unwrap();
+    n.start();
+    let e = until("an answer", || match init(&n) {
+        Err(e) if e.starts_with("[4]") => Ok(e),
+        other => Err(format!("{other:?}")),
+    });
+    assert!(e.contains("holds the metadata of cluster") && e.contains("node.json"), "{e}");
+}
+
+/// A caller that did not hear the answer asks again with the same request id, on another node if need be.
+#[test]
+fn a_repeated_request_has_the_first_ones_outcome() {
+    let c = Cluster::new(3);
+    let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let api = |i: usize| ApiClient::new(rt.block_on(async { hf_meta_proto::channel(&c.nodes[i].api).unwrap() }));
+    let id = |n: u32| format!("{n:032x}");
+    let create = |i: usize, n: u32, size: &str| {
+        let attrs = [("size".to_string(), size.to_string())].into();
+        let r = pb::CreateVolumeRequest { name: "v".into(), attrs, request_id: id(n) };
+        rt.block_on(api(i).create_volume(r)).map(drop).map_err(|e| e.message().to_string())
+    };
+    let delete = |i: usize, n: u32| {
+        let r = pb::VolumeRequest { name: "v".into(), request_id: id(n), ..Default::default() };
+        rt.block_on(api(i).delete_volume(r)).map(drop).map_err(|e| e.message().to_string())
+    };
+    let volumes = || c.status().unwrap()["volumes"].as_object().unwrap().clone();
+    for i in [0, 1, 2, 0] {
+        create(i, 0x100, "64MiB").unwrap();
+    }
+    assert_eq!(volumes().len(), 1);
+    // Another request of the same content is another request.
+    assert!(create(1, 0x200, "64MiB").unwrap_err().contains("exists already"));
+    for i in [2, 1, 0] {
+        delete(i, 0x300).unwrap();
+    }
+    assert_eq!(volumes().len(), 0);
+    assert!(delete(1, 0x400).unwrap_err().contains("no volume v"));
+    // A late repetition does not touch what has the name now.
+    create(0, 0x500, "32MiB").unwrap();
+    delete(1, 0x300).unwrap();
+    create(2, 0x100, "64MiB").unwrap();
+    let now = volumes();
+    assert_eq!(now.len(), 1);
+    assert_eq!(now.values().next().unwrap()["size"], 32 << 20, "{now:?}");
+    let fresh = |n: u32| {
+        let attrs = [("size".to_string(), "48MiB".to_string())].into();
+        let r = pb::CreateVolumeRequest { name: "v".into(), attrs, request_id: id(n) };
+        rt.block_on(api(1).set_policy(r)).map(drop).map_err(|e| e.message().to_string())
+    };
+    fresh(0x600).unwrap();
+    fresh(0x600).unwrap();
+    assert_eq!(volumes().values().next().unwrap()["size"], 48 << 20);
+}
+
+#[test]
+fn errors_are_json_when_json_was_asked_for() {
+    let c = Cluster::new(1);
+    let out = |args: &[&str]| {
+        let o = Command::new(binary()).args(["--endpoint", &c.nodes[0].api]).args(args).output().unwrap();
+        (o.status.code(), String::from_utf8(o.stderr).unwrap(), o.stdout)
+    };
+    let (code, stderr, stdout) = out(&["volume", "show", "nope", "-o", "json"]);
+    let e: Value = serde_json::from_str(&stderr).unwrap();
+    assert_eq!((code, &e["code"], stdout.len()), (Some(3), &3.into(), 0));
+    assert!(e["error"].as_str().unwrap().contains("no volume nope"));
+    let (code, stderr, _) = out(&["volume", "show", "nope"]);
+    assert_eq!((code, stderr.starts_with("holdfast: ")), (Some(3), true), "{stderr}");
+    // Ports beyond the last one.
+    let dir = tempfile::tempdir().unwrap();
+    let e = run(&["dev", "--port", "65530", "--dir", dir.path().join("d").to_str().unwrap()]).unwrap_err();
+    assert!(e.starts_with("[2]") && e.contains("65535"), "{e}");
+}
+
+#[test]
+fn events_are_told_as_they_happen() {
+    let c = Cluster::new(1);
+    let mut follow = Command::new(binary())
+        .args(["--endpoint", &c.nodes[0].api, "events", "--follow", "-o", "json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (tx, rx) = std::sync::mpsc::channel();
+    let lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    std::thread::spawn(move || lines.map_while(Result::ok).all(|l| tx.send(l).is_ok()));
+    let next = |what: &str| {
+        until(what, || {
+            loop {
+                let line = rx.try_recv().map_err(|e| e.to_string())?;
+                let e: Value = serde_json::from_str(&line).map_err(|e| format!("{e}: {line}"))?;
+                if e["kind"] == what {
+                    return Ok(e);
+                }
+            }
+        })
+    };
+    next("disk.added");
+    // What happens after it has begun to listen.
+    for round in 0..3 {
+        let name = format!("v{round}");
+        c.ok(&["volume", "create", &name, "size=16MiB", "replicas=1"]);
+        let e = next("volume.created");
+        assert!(e.to_string().contains(&name), "{e}");
+    }
+    follow.kill().unwrap();
+    follow.wait().unwrap();
+}
+
+#[test]
+fn a_node_that_is_refused_io_uring_works_with_threads_and_says_so() {
+    let mut c = Cluster::prepared(1, |n| n.no_io_uring = true);
+    assert!(c.nodes[0].log().contains("io_uring refused"), "{}", c.nodes[0].log());
+    assert_eq!(c.status().unwrap()["disks_here"][0]["backend"], "threads");
+    c.ok(&["volume", "create", "v", "size=64MiB", "replicas=1"]);
+    c.ok(&["volume", "attach", "v"]);
+    let data: Vec<u8> = (0..1 << 20).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let mut nbd = Nbd::connect(&c.nodes[0].nbd, "v").unwrap();
+    for i in 0..16 {
+        nbd.write(i << 20, &data).unwrap();
+    }
+    c.nodes[0].kill();
+    // The next life may use io_uring again, on the same disk.
+    c.nodes[0].no_io_uring = false;
+    c.nodes[0].start();
+    let mut nbd = until("the volume to come back", || Nbd::connect(&c.nodes[0].nbd, "v").map_err(|e| e.to_string()));
+    for i in 0..16 {
+        assert!(nbd.read(i << 20, 1 << 20).unwrap() == data, "MiB {i}");
+    }
+    assert_eq!(c.status().unwrap()["disks_here"][0]["backend"], "io_uring");
+}
