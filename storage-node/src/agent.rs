@@ -7,7 +7,7 @@ use crate::export::Entry;
 use crate::node::{Member, Node};
 use crate::reactor::{Event, Mail};
 use hf_frontends::nbd::ExportInfo;
-use hf_meta_core::record::{ClusterState, DiskState, VolumeRecord};
+use hf_meta_core::record::{Attachment, ClusterState, DiskState, VolumeRecord};
 use hf_meta_core::{Command, Refusal};
 use hf_meta_proto::pb::{self, peer_client::PeerClient};
 use hf_policy::{DiskId, Policy, Rid, SessionId, ShardId, Term, VolumeId};
@@ -376,7 +376,8 @@ fn run_attachments(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begu
         m.exports.remove(vol, session);
     }
     for v in state.volumes.values() {
-        let Some(a) = v.coordinator.as_ref().filter(|a| a.node == m.node) else { continue };
+        let mine = |a: &&Attachment| a.node == m.node || a.home == Some(m.node);
+        let Some(a) = v.coordinator.as_ref().filter(mine) else { continue };
         match b.running.get(&v.id) {
             Some(r) if r.session == a.session => {
                 // Size and rights may have changed.
@@ -391,7 +392,7 @@ fn run_attachments(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begu
                 m.reactors[reactor].send(Mail::StartVolume { vol: v.id, session: a.session });
             }
             // Looking after replicas was interrupted: the leader will ask again if it is still needed.
-            _ if a.maintenance => {
+            _ if a.maintenance && a.node == m.node => {
                 b.reattaching.insert(v.id);
                 let (m, begun, vol, session) = (m.clone(), begun.clone(), v.id, a.session);
                 tokio::spawn(async move {
@@ -401,7 +402,8 @@ fn run_attachments(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begu
                     }
                 });
             }
-            // An attachment of this node's former life: it is taken up again under a new term.
+            // An attachment of this node's former life, or one that others looked after while it was away: it is taken up again
+            // under a new term.
             _ => {
                 b.reattaching.insert(v.id);
                 let (m, begun, vol, epoch) = (m.clone(), begun.clone(), v.id, v.epoch);

@@ -4,11 +4,11 @@
 use crate::identity::random;
 use crate::node::Member;
 use crate::reactor::{Mail, VolumeStatus};
-use hf_meta_core::record::{ClusterState, DiskState, NodeMode, ReplicaRecord};
+use hf_meta_core::record::{ClusterState, DiskState, NodeMode, ReplicaRecord, VolumeRecord};
 use hf_meta_core::repair::{Step, steps};
 use hf_meta_core::{Command, Refusal};
 use hf_meta_proto::pb::{self, api_client::ApiClient, change_request::What};
-use hf_policy::{DiskId, Lineage, NodeId, Rid, ShardId, VolumeId};
+use hf_policy::{DiskId, Epoch, Lineage, NodeId, Rid, ShardId, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,29 +31,45 @@ pub async fn run(m: Arc<Member>) {
                         tracing::debug!("repair: {e}");
                     }
                 }
-                Step::Maintain { vol, node } => ask(&m, node, vol, true).await,
-                Step::Release { vol, node } => ask(&m, node, vol, false).await,
+                Step::Maintain { vol, node, epoch } => ask(&m, node, vol, Some(epoch)).await,
+                Step::Release { vol, node } => ask(&m, node, vol, None).await,
             }
         }
     }
 }
 
-async fn ask(m: &Member, node: NodeId, vol: VolumeId, begin: bool) {
+/// `begin`: on this record; else the maintenance ends.
+async fn ask(m: &Member, node: NodeId, vol: VolumeId, begin: Option<Epoch>) {
     let addr = m.view.borrow().nodes.get(&node).map(|n| n.addr.api.clone());
     let Some(ch) = addr.and_then(|a| hf_meta_proto::channel(&a).ok()) else { return };
     let mut c = ApiClient::new(ch);
-    let asked = c.maintain(pb::MaintainRequest { vol: vol.0, begin });
+    let epoch = begin.map_or(0, |e| e.0);
+    let asked = c.maintain(pb::MaintainRequest { vol: vol.0, begin: begin.is_some(), epoch });
     if let Ok(Err(e)) = tokio::time::timeout(Duration::from_secs(2), asked).await {
         tracing::debug!(node = %node, volume = %vol, "maintenance: {}", e.message());
     }
 }
 
+/// Does a coordinator hold a lease of one of the volume's replicas here?
+async fn leased_here(m: &Member, v: &VolumeRecord) -> bool {
+    let mut held = Vec::new();
+    for r in &m.reactors {
+        held.extend(r.status().await.disks.into_iter().flat_map(|d| d.replicas));
+    }
+    v.replicas().any(|(_, r)| held.iter().any(|h| h.rid == r.rid && h.leased))
+}
+
 /// Begins or ends to look after a volume's replicas here.
-pub async fn maintain(m: &Member, vol: VolumeId, begin: bool) -> Result<(), Status> {
+pub async fn maintain(m: &Member, vol: VolumeId, begin: bool, epoch: Epoch) -> Result<(), Status> {
     let state = m.view.borrow().clone();
     let Some(v) = state.volumes.get(&vol) else { return Err(Status::not_found("no such volume")) };
     match (&v.coordinator, begin) {
-        (Some(a), true) if !a.maintenance || a.node == m.node => {}
+        (Some(a), true) if a.maintenance && a.node == m.node => {}
+        (_, true) if epoch != v.epoch => return Err(Status::aborted("the record has moved")),
+        // Cut off from the leader only, it works: its replicas know (protocol §7, partition).
+        (Some(a), true) if !a.maintenance && leased_here(m, v).await => {
+            return Err(Status::failed_precondition("whoever has the volume attached is alive"));
+        }
         (held, true) => {
             let (session, steal) = (m.new_session(), held.is_some());
             let cmd = Command::Attach { vol, epoch: v.epoch, node: m.node, session, steal, maintenance: true };

@@ -5,6 +5,7 @@ use hf_tests::cluster::{Cluster, until};
 use hf_tests::nbd::Nbd;
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 fn pattern(seed: u64, len: usize) -> Vec<u8> {
     (0..len as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(seed) >> 31) as u8).collect()
@@ -181,4 +182,34 @@ fn the_last_resort_asks_twice_and_leaves_a_trace() {
     c.ok(&["volume", "set", "v", "nodes=n1,n3"]);
     settled(&c, "v", 2, None);
     assert!(nbd.read(2 << 20, 1 << 20).unwrap() == pattern(3, 1 << 20));
+}
+
+/// Nobody asks: the node with the attachment dies and stays away, the volume gets its replicas elsewhere, and waits for it.
+#[test]
+fn a_volume_whose_node_is_gone_is_made_whole_and_waits_for_it() {
+    let mut c = Cluster::new(4);
+    c.ok(&["volume", "create", "v", "size=64MiB", "rebuild_after=5s", "nodes=n1,n2,n3"]);
+    c.ok(&["volume", "attach", "v", "--node", "n1"]);
+    let mut nbd = Nbd::connect(&c.nodes[0].nbd, "v").unwrap();
+    let data = pattern(5, 8 << 20);
+    nbd.write(3 << 20, &data).unwrap();
+    c.ok(&["volume", "set", "v", "nodes=n1,n2,n3,n4"]);
+    c.nodes[0].kill();
+    drop(nbd);
+    let gone = Instant::now();
+    settled(&c, "v", 3, Some(1));
+    println!("three replicas on the other nodes {} ms after the node was lost", gone.elapsed().as_millis());
+    let waits = until("the volume to wait for its node", || {
+        let v = c.volume("v");
+        let a = v["coordinator"].clone();
+        if a["node"] == 1 && a["maintenance"] == false { Ok(v) } else { Err(a.to_string()) }
+    });
+    assert_eq!(waits["term"], 2, "looked after once: {waits}");
+    assert!(c.ok(&["events"]).contains("looks after its replicas while node n1 is away"));
+    // It comes back: the volume is there, with everything that was acknowledged, on new replicas.
+    c.nodes[0].start();
+    let mut nbd = until("the export", || Nbd::connect(&c.nodes[0].nbd, "v").map_err(|e| e.to_string()));
+    assert!(nbd.read(3 << 20, 8 << 20).unwrap() == data);
+    nbd.write(0, &data).unwrap();
+    settled(&c, "v", 3, Some(1));
 }

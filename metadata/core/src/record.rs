@@ -190,6 +190,10 @@ pub struct Attachment {
     /// Only to look after replicas: not exported, and anybody may take the volume.
     #[serde(default)]
     pub maintenance: bool,
+    /// While replicas are looked after because the node that has the volume attached stays away: that node. It is given the
+    /// attachment back, under a new term, when the work is done or when it asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<NodeId>,
 }
 
 /// A snapshot's record (taken by a later release; here so that records need not change).

@@ -10,7 +10,7 @@ use crate::record::*;
 use crate::upkeep::{rebalance, scrubs};
 use hf_policy::attributes::Media;
 use hf_policy::placement::{self, DiskView};
-use hf_policy::{DiskId, NodeId, Policy, VolumeId};
+use hf_policy::{DiskId, Epoch, NodeId, Policy, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// New replicas being filled at once, per node that is up: losing a third of the nodes must cause no storm.
@@ -29,6 +29,8 @@ pub enum Step {
         vol: VolumeId,
         /// Which node.
         node: NodeId,
+        /// Of this record.
+        epoch: Epoch,
     },
     /// The maintenance is over.
     Release {
@@ -95,7 +97,10 @@ pub fn steps(state: &ClusterState, live: &Liveness, salt: u64) -> Vec<Step> {
         live.up.contains(&r.node)
             && matches!(r.state, ReplicaState::Out { base } | ReplicaState::Syncing { base, .. } if base == hf_policy::Ver::ZERO)
     };
-    let busy: Vec<_> = state.volumes.values().flat_map(|v| v.replicas().map(|(_, r)| r)).filter(filling).collect();
+    // What nobody can fill now takes no part of the budget.
+    let fillable = state.volumes.values().filter(|v| attended(state, live, v)).flat_map(|v| &v.shards);
+    let fillable = fillable.filter(|s| s.replicas.values().any(|r| r.in_sync() && live.up.contains(&r.node)));
+    let busy: Vec<_> = fillable.flat_map(|s| s.replicas.values()).filter(filling).collect();
     let mut budget = (REBUILDS_PER_NODE * live.up.len()).saturating_sub(busy.len());
     let mut per_disk: BTreeMap<DiskId, usize> = BTreeMap::new();
     busy.iter().for_each(|r| *per_disk.entry(r.disk).or_default() += 1);
@@ -106,7 +111,7 @@ pub fn steps(state: &ClusterState, live: &Liveness, salt: u64) -> Vec<Step> {
     for v in state.volumes.values() {
         let Ok(policy) = Policy::from_attrs(&v.attrs) else { continue };
         attend(state, live, v, &policy, &mut out);
-        if state.rebuild_paused {
+        if state.rebuild_paused || !attended(state, live, v) {
             continue;
         }
         for (index, s) in v.shards.iter().enumerate() {
@@ -223,7 +228,21 @@ pub fn needs_coordinator(state: &ClusterState, live: &Liveness, v: &VolumeRecord
     })
 }
 
-/// A detached volume whose replicas need a coordinator gets one for a while.
+/// Does the volume have a coordinator now, or will repair see to one? Not if its node is away for a short time.
+fn attended(state: &ClusterState, live: &Liveness, v: &VolumeRecord) -> bool {
+    let Some(a) = v.coordinator.as_ref().filter(|a| !a.maintenance && !live.up.contains(&a.node)) else { return true };
+    Policy::from_attrs(&v.attrs).is_ok_and(|p| abandoned(state, live, &p, a.node))
+}
+
+/// Has the node that has the volume attached been away for so long that its replicas are made anew elsewhere?
+fn abandoned(state: &ClusterState, live: &Liveness, policy: &Policy, node: NodeId) -> bool {
+    let away = live.away.get(&node).copied().unwrap_or(0);
+    let meant = state.nodes.get(&node).is_some_and(|n| n.mode == NodeMode::Maintenance);
+    !live.up.contains(&node) && !meant && away >= policy.rebuild_after / 1000
+}
+
+/// A volume whose replicas need a coordinator gets one for a while, if it is detached or if the node that has it attached stays
+/// away: with nobody to take members out and bring others in, its replicas could only become fewer.
 fn attend(state: &ClusterState, live: &Liveness, v: &VolumeRecord, policy: &Policy, out: &mut Vec<Step>) {
     let needed = needs_coordinator(state, live, v, policy) && !state.rebuild_paused;
     let here = v.coordinator.as_ref();
@@ -232,12 +251,12 @@ fn attend(state: &ClusterState, live: &Liveness, v: &VolumeRecord, policy: &Poli
             out.push(Step::Release { vol: v.id, node: a.node });
         }
         Some(a) if a.maintenance && live.up.contains(&a.node) => {}
-        Some(a) if !a.maintenance => {}
+        Some(a) if !a.maintenance && !abandoned(state, live, policy, a.node) => {}
         _ if needed && v.ready() => {
             let able = |r: &&ReplicaRecord| r.in_sync() && live.up.contains(&r.node);
             let node =
                 v.shards.first().and_then(|s| s.replicas.values().filter(able).min_by_key(|r| (r.leaving, r.rid)));
-            out.extend(node.map(|r| Step::Maintain { vol: v.id, node: r.node }));
+            out.extend(node.map(|r| Step::Maintain { vol: v.id, node: r.node, epoch: v.epoch }));
         }
         _ => {}
     }

@@ -114,3 +114,79 @@ fn losing_a_third_of_the_nodes_is_no_storm() {
     let all = w.s.volumes.values().flat_map(|v| &v.shards);
     assert!(all.into_iter().all(|s| s.in_sync().len() == 3 && s.replicas.len() == 3));
 }
+
+/// With its node gone nobody would take members out and bring others in: the volume is looked after, and waits for its node.
+#[test]
+fn a_volume_whose_node_stays_away_is_made_whole_and_given_back() {
+    let mut w = World::new(5, 5);
+    let v = w.volume("v", "size=1GiB rebuild_after=10m");
+    let replicas = |w: &World| w.s.volumes[&v].shards[0].replicas.values().cloned().collect::<Vec<_>>();
+    let home = replicas(&w)[0].node;
+    let attach = |w: &mut World, node, session| {
+        let epoch = w.s.volumes[&v].epoch;
+        w.run(Command::Attach { vol: v, epoch, node, session: SessionId(session), steal: true, maintenance: false })
+    };
+    attach(&mut w, home, 77).unwrap();
+    w.live.up.remove(&home);
+    w.live.away.insert(home, 599_000);
+    // An operator who says that it will be back is believed; so is a short absence.
+    assert_eq!(steps(&w.s, &w.live, 0), []);
+    w.live.away.insert(home, 600_000);
+    w.run(Command::SetNodeMode { node: home, mode: NodeMode::Maintenance });
+    assert_eq!(steps(&w.s, &w.live, 0), []);
+    w.run(Command::SetNodeMode { node: home, mode: NodeMode::Active });
+    let list = steps(&w.s, &w.live, 0);
+    assert!(matches!(list[0], Step::Maintain { vol, node, .. } if vol == v && node != home), "{list:?}");
+    let term = w.s.volumes[&v].term;
+    w.settle();
+    let now = replicas(&w);
+    assert!(now.len() == 3 && now.iter().all(|r| r.in_sync() && r.node != home), "{now:?}");
+    // Its node still has it, under nobody's session: that node begins anew, and nobody serves the old one again.
+    let a = w.s.volumes[&v].coordinator.clone().unwrap();
+    assert_eq!((a.node, a.session, a.maintenance, a.home), (home, SessionId::NONE, false, None));
+    assert!(w.s.volumes[&v].term > term);
+    assert_eq!(steps(&w.s, &w.live, 0), []);
+    // It is looked after again when there is something to do again; its node comes back in the middle of that.
+    let other = now[0].node;
+    w.live.up.remove(&other);
+    w.live.away.insert(other, 700_000);
+    w.round();
+    let a = w.s.volumes[&v].coordinator.clone().unwrap();
+    assert_eq!((a.maintenance, a.home), (true, Some(home)));
+    // Another node than the first one may have to go on with it.
+    w.live.up.remove(&a.node);
+    w.live.away.insert(a.node, 6_000);
+    w.round();
+    assert_eq!(w.s.volumes[&v].coordinator.as_ref().unwrap().home, Some(home));
+    w.live.up.extend([home, a.node]);
+    w.live.away.clear();
+    attach(&mut w, home, 78).unwrap();
+    let a = w.s.volumes[&v].coordinator.clone().unwrap();
+    assert_eq!((a.node, a.session, a.maintenance, a.home), (home, SessionId(78), false, None));
+}
+
+#[test]
+fn replicas_that_nobody_can_fill_take_nothing_of_the_budget() {
+    let mut w = World::new(8, 4);
+    for i in 0..20 {
+        let v = w.volume(&format!("v{i}"), "size=1GiB replicas=2 rebuild_after=10m nodes=n1,n2");
+        let epoch = w.s.volumes[&v].epoch;
+        let session = SessionId(1 + i);
+        w.run(Command::Attach { vol: v, epoch, node: NodeId(1), session, steal: false, maintenance: false });
+        let change = parse_pairs(["replicas=3", "nodes=n1,n2,n3"]).unwrap();
+        let epoch = w.s.volumes[&v].epoch;
+        w.run(Command::SetPolicy { vol: v, epoch, change, new_shards: Vec::new() });
+        let disk = DiskId(3);
+        let epoch = w.s.volumes[&v].epoch;
+        w.run(Command::AddReplica { vol: v, shard: 0, epoch, disk });
+    }
+    // Their node dies before it has filled any of them. Others' volumes are not kept waiting.
+    w.live.up.remove(&NodeId(1));
+    w.live.away.insert(NodeId(1), 6_000);
+    let v = w.volume("other", "size=1GiB replicas=1 nodes=n4");
+    let epoch = w.s.volumes[&v].epoch;
+    let change = parse_pairs(["replicas=2", "nodes=n4,n2"]).unwrap();
+    w.run(Command::SetPolicy { vol: v, epoch, change, new_shards: Vec::new() });
+    let list = steps(&w.s, &w.live, 0);
+    assert!(matches!(list[..], [Step::Do(Command::AddReplica { vol, .. })] if vol == v), "{list:?}");
+}

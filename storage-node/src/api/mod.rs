@@ -403,7 +403,7 @@ impl Api for Service {
 
     async fn maintain(&self, r: Request<pb::MaintainRequest>) -> Answer<pb::Empty> {
         let (m, r) = (self.0.member()?, r.into_inner());
-        crate::repair::maintain(&m, hf_policy::VolumeId(r.vol), r.begin).await?;
+        crate::repair::maintain(&m, VolumeId(r.vol), r.begin, Epoch(r.epoch)).await?;
         Ok(Response::new(pb::Empty {}))
     }
 

@@ -149,6 +149,10 @@ fn health(s: &Value, v: &Value) -> String {
 fn attached(s: &Value, v: &Value) -> String {
     match &v["coordinator"] {
         Value::Null => "–".into(),
+        a if a["home"].is_number() => {
+            format!("{}, away; {} looks after its replicas", node_name(s, &a["home"]), node_name(s, &a["node"]))
+        }
+        a if a["maintenance"] == true => format!("–; {} looks after its replicas", node_name(s, &a["node"])),
         a => node_name(s, &a["node"]),
     }
 }
@@ -186,7 +190,7 @@ pub fn volume(s: &Value, name: &str, o: Format) -> Result<(), Failure> {
         let words: Vec<String> = a.iter().map(|(k, x)| format!("{k}={}", word(x))).collect();
         println!("policy    {}", words.join(" "));
     }
-    if let Some(a) = v["coordinator"].as_object() {
+    if let Some(a) = v["coordinator"].as_object().filter(|a| a["maintenance"] != true) {
         println!("uri       nbd://{}/{name}", word(&s["nodes"][a["node"].to_string()]["addr"]["nbd"]));
     }
     if let Some(x) = v["scrubbed"].as_object() {

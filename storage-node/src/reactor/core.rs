@@ -42,6 +42,8 @@ pub struct Held {
     pub lineage: Lineage,
     /// The newest epoch it was told of.
     pub epoch: u64,
+    /// A coordinator holds a lease of it.
+    pub leased: bool,
 }
 
 /// A disk, for status and metrics.

@@ -155,7 +155,13 @@ impl DiskHost {
             replicas: self
                 .store
                 .replicas()
-                .map(|r| Held { rid: r.rid, store_uuid: r.store_uuid, lineage: r.lineage, epoch: r.hint_epoch })
+                .map(|r| Held {
+                    rid: r.rid,
+                    store_uuid: r.store_uuid,
+                    lineage: r.lineage,
+                    epoch: r.hint_epoch,
+                    leased: self.replicas.get(&r.rid).is_some_and(|x| x.leased(now())),
+                })
                 .collect(),
         }
     }

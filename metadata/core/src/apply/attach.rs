@@ -27,16 +27,25 @@ impl ClusterState {
         if !mutant::is(Mutant::AttachKeepsTerm) || v.term == Term(0) {
             v.term = v.term.next();
         }
+        let home = v.coordinator.as_ref().filter(|_| *maintenance).and_then(|a| match a.maintenance {
+            true => a.home,
+            false => Some(a.node),
+        });
         let taken = v.coordinator.replace(Attachment {
             node: *node,
             session: *session,
             since_ms: env.at_ms,
             maintenance: *maintenance,
+            home,
         });
         let (name, term) = (v.name.clone(), v.term);
         self.put_volume(v);
         let at = self.node_name(*node);
         let text = match taken {
+            _ if home.is_some() => {
+                let away = self.node_name(home.unwrap_or_default());
+                format!("volume {name}: node {at} looks after its replicas while node {away} is away, term {}", term.0)
+            }
             _ if *maintenance => format!("volume {name}: node {at} looks after its replicas, term {}", term.0),
             Some(old) => {
                 format!("volume {name} taken from node {} by node {at}, term {}", self.node_name(old.node), term.0)
@@ -50,10 +59,25 @@ impl ClusterState {
     pub(super) fn detach(&mut self, at_ms: u64, vol: VolumeId, session: SessionId) -> Outcome {
         let mut v = self.volume(vol)?.clone();
         match v.coordinator.as_ref() {
-            Some(a) if a.session == session => v.coordinator = None,
+            // Nobody's session: the node begins one of its own when it is back (I19).
+            Some(a) if a.session == session => {
+                v.coordinator = a.home.map(|node| Attachment {
+                    node,
+                    session: SessionId::NONE,
+                    since_ms: at_ms,
+                    maintenance: false,
+                    home: None,
+                });
+            }
             _ => return Err(Refusal::NotAttached),
         }
         let name = v.name.clone();
+        if let Some(a) = v.coordinator.clone() {
+            self.put_volume(v);
+            let text = format!("volume {name} waits for node {}, which has it attached", self.node_name(a.node));
+            self.event(at_ms, "volume.waits", name, text);
+            return Ok(Reply::Done);
+        }
         self.put_volume(v);
         self.event(at_ms, "volume.detached", name.clone(), format!("volume {name} detached"));
         Ok(Reply::Done)

@@ -132,8 +132,7 @@ impl World {
                     let after: usize = self.s.volumes.values().flat_map(|v| &v.shards).map(|s| s.in_sync().len()).sum();
                     assert_eq!(before, after);
                 }
-                Step::Maintain { vol, node } => {
-                    let epoch = self.s.volumes[&vol].epoch;
+                Step::Maintain { vol, node, epoch } => {
                     let session = SessionId(u128::from(self.x));
                     self.run(Command::Attach { vol, epoch, node, session, steal: true, maintenance: true });
                 }

@@ -253,6 +253,11 @@ impl Replica {
         &self.d
     }
 
+    /// May it have granted a lease that has not run out?
+    pub fn leased(&self, now: Tick) -> bool {
+        now < self.leased_until
+    }
+
     /// Is this tag the answer to a promise? (Its answer carries the highest version; others need not.)
     pub fn awaits_promise(&self, tag: u64) -> bool {
         matches!(self.waiting.get(&tag), Some(Waiting::Promise))
