@@ -174,6 +174,18 @@ impl<L: Log, T> MetaNode<L, T> {
         self.raw.report_unreachable(node);
     }
 
+    /// The leader's process is gone: this member stands for election without waiting for its silence to last, and asks the others
+    /// to vote although they heard the leader lately, as after a leader's own wish (`MsgTimeoutNow`, Raft thesis §3.10).
+    pub fn leader_gone(&mut self, leader: u64) {
+        let (me, known) = (self.raw.raft.id, self.raw.raft.leader_id);
+        if known != leader && known != 0 || self.is_leader() {
+            return;
+        }
+        let mut m = Message { to: me, from: leader, term: self.raw.raft.term, ..Message::default() };
+        m.set_msg_type(MessageType::MsgTimeoutNow);
+        let _ = self.raw.step(m);
+    }
+
     /// An image did, or did not, get on its way.
     pub fn snapshot_sent(&mut self, to: u64, sent: bool) {
         let status = if sent { raft::SnapshotStatus::Finish } else { raft::SnapshotStatus::Failure };

@@ -29,6 +29,7 @@ enum Input {
     Propose(Envelope, oneshot::Sender<Proposed>),
     Step(Box<Message>),
     Unreachable(u64),
+    LeaderGone(NodeId),
     Live(Liveness),
     Stop(oneshot::Sender<()>),
 }
@@ -134,6 +135,11 @@ impl MetaHandle {
         let _ = self.tx.try_send(Input::Unreachable(node));
     }
 
+    /// The leader's process is gone for certain: somebody else should lead.
+    pub fn leader_gone(&self, leader: NodeId) {
+        let _ = self.tx.try_send(Input::LeaderGone(leader));
+    }
+
     /// Who answers, as this leader sees it.
     pub fn live(&self, live: Liveness) {
         let _ = self.tx.try_send(Input::Live(live));
@@ -191,6 +197,7 @@ impl Loop {
             Input::Propose(env, tx) => self.node.propose(&env, tx),
             Input::Step(m) => return self.node.step(*m),
             Input::Unreachable(node) => self.node.unreachable(node),
+            Input::LeaderGone(node) => self.node.leader_gone(node.0),
             Input::Live(live) => self.node.live(live),
             Input::Stop(_) => {}
         }

@@ -71,6 +71,8 @@ pub struct PeerService {
     pub view: watch::Receiver<Arc<ClusterState>>,
     /// Soft state.
     pub heard: Arc<Mutex<Heard>>,
+    /// Set when this node stops.
+    pub stopping: watch::Receiver<bool>,
 }
 
 impl PeerService {
@@ -118,6 +120,9 @@ impl PeerService {
 
 /// The stream of what a follower is missing.
 pub type DeltaStream = Pin<Box<dyn Stream<Item = Result<pb::WatchEvent, Status>> + Send>>;
+
+/// An answer, and then nothing until the node stops.
+pub type AliveStream = Pin<Box<dyn Stream<Item = Result<pb::Empty, Status>> + Send>>;
 
 /// Deltas from `from` on, as the view moves. Each is computed against what was sent before, so that missed revisions do not
 /// matter.
@@ -171,6 +176,15 @@ impl Peer for PeerService {
         let r = r.into_inner();
         self.check(&r.cluster)?;
         Ok(Response::new(deltas(self.view.clone(), r.from_revision)))
+    }
+
+    type AliveStream = AliveStream;
+
+    async fn alive(&self, r: Request<pb::AliveRequest>) -> Result<Response<AliveStream>, Status> {
+        self.check(&r.into_inner().cluster)?;
+        let stop = tokio_stream::wrappers::WatchStream::new(self.stopping.clone());
+        let until = stop.map_while(|stopping| (!stopping).then_some(Ok(pb::Empty {})));
+        Ok(Response::new(Box::pin(until)))
     }
 
     async fn heartbeat(&self, r: Request<pb::HeartbeatRequest>) -> Result<Response<pb::HeartbeatReply>, Status> {

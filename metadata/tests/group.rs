@@ -327,7 +327,8 @@ async fn a_node_of_another_cluster_is_refused_at_every_call() {
     g.start(1);
     let meta = g.net.lock().unwrap().nodes[&1].clone();
     let view = meta.state.clone();
-    let s = PeerService { cluster: CLUSTER, node: NodeId(1), meta, view, heard: Arc::default() };
+    let (_running, stopping) = tokio::sync::watch::channel(false);
+    let s = PeerService { cluster: CLUSTER, node: NodeId(1), meta, view, heard: Arc::default(), stopping };
     let other = || ClusterId(CLUSTER.0 + 1).0.to_be_bytes().to_vec();
     let env = Envelope { v: COMMAND_VERSION, request: RequestId(900), at_ms: 0, cmd: put_node(9, 0) };
     let envelope = env.encode().unwrap();
@@ -346,6 +347,8 @@ async fn a_node_of_another_cluster_is_refused_at_every_call() {
         let r =
             s.raft(Request::new(pb::RaftRequest { cluster: cluster.clone(), from: 2, to: 1, message: vec![] })).await;
         assert_eq!(r.unwrap_err().code(), Code::PermissionDenied);
+        let r = s.alive(Request::new(pb::AliveRequest { cluster: cluster.clone() })).await;
+        assert_eq!(r.err().unwrap().code(), Code::PermissionDenied);
         let r = s.heartbeat(Request::new(pb::HeartbeatRequest { node: 2, cluster, ..Default::default() })).await;
         assert_eq!(r.unwrap_err().code(), Code::PermissionDenied);
     }

@@ -5,144 +5,23 @@
 //! `HOLDFAST_RAFT_SEEDS=n`; `HOLDFAST_RAFT_SEED=s` replays one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use hf_meta::member::{Log, MetaNode};
-use hf_meta::raft_log::{Batch, LogError};
+mod sim_log;
+
+use hf_meta::member::MetaNode;
+use hf_meta::raft_log::Batch;
 use hf_meta::raft_loop::Proposed;
 use hf_meta_core::command::COMMAND_VERSION;
 use hf_meta_core::plan::Liveness;
 use hf_meta_core::record::Addresses;
 use hf_meta_core::{ClusterState, Command, Envelope, image};
 use hf_policy::{BootId, ClusterId, NodeId, RequestId};
-use raft::eraftpb::{ConfState, Entry, HardState, Message, Snapshot};
-use raft::{GetEntriesContext, RaftState, Storage, StorageError};
+use raft::eraftpb::{HardState, Message, Snapshot};
+use sim_log::{Disk, SimLog};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 const NODES: u64 = 5;
-
-/// What survives a crash: it changes by whole batches.
-#[derive(Default)]
-struct Disk {
-    hard: HardState,
-    snapshot: Snapshot,
-    entries: BTreeMap<u64, Entry>,
-    /// Batches until the power goes: the next one is done, or not, and nobody hears of it.
-    fuse: Option<(u32, bool)>,
-}
-
-impl Disk {
-    fn put(&mut self, b: Batch) {
-        if let Some(s) = b.install {
-            self.entries.clear();
-            self.snapshot = s;
-        }
-        if let Some(e) = b.entries.first() {
-            self.entries.split_off(&e.index);
-        }
-        self.entries.extend(b.entries.into_iter().map(|e| (e.index, e)));
-        if let Some(s) = b.compact {
-            self.entries = self.entries.split_off(&(s.get_metadata().index + 1));
-            self.snapshot = s;
-        }
-        self.hard = b.hard.unwrap_or_else(|| self.hard.clone());
-    }
-}
-
-struct SimLog {
-    disk: Rc<RefCell<Disk>>,
-    conf: ConfState,
-    image: Snapshot,
-}
-
-impl SimLog {
-    fn open(disk: Rc<RefCell<Disk>>) -> SimLog {
-        let image = disk.borrow().snapshot.clone();
-        SimLog { conf: image.get_metadata().get_conf_state().clone(), image, disk }
-    }
-}
-
-impl Log for SimLog {
-    fn commit(&mut self, b: Batch) -> Result<(), LogError> {
-        let mut d = self.disk.borrow_mut();
-        if let Some((left, done)) = d.fuse {
-            if left == 0 {
-                if done {
-                    d.put(b);
-                }
-                return Err(LogError::Damaged("power loss".into()));
-            }
-            d.fuse = Some((left - 1, done));
-        }
-        if let Some(s) = &b.install {
-            self.conf = s.get_metadata().get_conf_state().clone();
-        }
-        d.put(b);
-        self.image = d.snapshot.clone();
-        Ok(())
-    }
-    fn conf(&self) -> &ConfState {
-        &self.conf
-    }
-    fn set_conf(&mut self, conf: ConfState) {
-        self.conf = conf;
-    }
-    fn image(&self) -> &Snapshot {
-        &self.image
-    }
-    fn entries_kept(&self) -> u64 {
-        self.disk.borrow().entries.len() as u64
-    }
-}
-
-impl Storage for SimLog {
-    fn initial_state(&self) -> raft::Result<RaftState> {
-        Ok(RaftState { hard_state: self.disk.borrow().hard.clone(), conf_state: self.conf.clone() })
-    }
-    fn entries(
-        &self,
-        low: u64,
-        high: u64,
-        max: impl Into<Option<u64>>,
-        _: GetEntriesContext,
-    ) -> raft::Result<Vec<Entry>> {
-        let (d, max) = (self.disk.borrow(), max.into().unwrap_or(u64::MAX));
-        if low <= self.image.get_metadata().index {
-            return Err(raft::Error::Store(StorageError::Compacted));
-        }
-        let (mut out, mut size) = (Vec::new(), 0);
-        for i in low..high {
-            let e = d.entries.get(&i).cloned().ok_or(raft::Error::Store(StorageError::Unavailable))?;
-            size += e.data.len() as u64 + 20;
-            if !out.is_empty() && size > max {
-                break;
-            }
-            out.push(e);
-        }
-        Ok(out)
-    }
-    fn term(&self, index: u64) -> raft::Result<u64> {
-        let m = self.image.get_metadata();
-        match (index == m.index, self.disk.borrow().entries.get(&index)) {
-            (true, _) => Ok(m.term),
-            (_, Some(e)) => Ok(e.term),
-            (_, None) if index < m.index => Err(raft::Error::Store(StorageError::Compacted)),
-            _ => Err(raft::Error::Store(StorageError::Unavailable)),
-        }
-    }
-    fn first_index(&self) -> raft::Result<u64> {
-        Ok(self.image.get_metadata().index + 1)
-    }
-    fn last_index(&self) -> raft::Result<u64> {
-        Ok(self.disk.borrow().entries.keys().last().copied().unwrap_or(self.image.get_metadata().index))
-    }
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        if self.image.get_metadata().index < request_index {
-            return Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable));
-        }
-        Ok(self.image.clone())
-    }
-}
 
 struct Rng(u64);
 
@@ -168,6 +47,8 @@ struct World {
     cut: BTreeSet<(u64, u64)>,
     away: BTreeMap<u64, u64>,
     faults: bool,
+    /// Elections are begun early. (Not in the pinned seeds: they were found without.)
+    hasty: bool,
     loss: u64,
     /// Requests that have no answer yet: their command's mark.
     open: BTreeMap<u64, Envelope>,
@@ -229,6 +110,7 @@ impl World {
             cut: BTreeSet::new(),
             away: BTreeMap::new(),
             faults: true,
+            hasty: seed.is_multiple_of(3),
             loss,
             open: BTreeMap::new(),
             answered: BTreeSet::new(),
@@ -404,6 +286,15 @@ impl World {
                 let (a, b) = (1 + self.rng.below(NODES), 1 + self.rng.below(NODES));
                 self.cut.insert((a, b));
                 self.stats.2 += 1;
+            }
+            380 if self.hasty => {
+                // Somebody takes the leader's process for gone, rightly or not.
+                let n = 1 + self.rng.below(NODES);
+                if let Some(node) = self.nodes.get_mut(&n) {
+                    let leader = node.raw.raft.leader_id;
+                    node.leader_gone(leader);
+                    self.settle(n);
+                }
             }
             377..=379 => self.cut = self.cut.iter().skip(1).copied().collect(),
             _ => self.deliver(),

@@ -43,6 +43,7 @@ pub fn start(node: Arc<Node>, m: Arc<Member>, events: mpsc::UnboundedReceiver<Ev
     tokio::spawn(follow_raft(m.clone()));
     tokio::spawn(follow_watch(node.clone(), m.clone()));
     tokio::spawn(heartbeat(m.clone()));
+    tokio::spawn(hf_meta::succession::watch(m.cluster, m.node, m.meta.clone(), m.view.clone()));
     tokio::spawn(crate::repair::run(m.clone()));
     tokio::spawn(announce(node.clone(), m.clone()));
     tokio::spawn(listen(m.clone(), events, begun.clone()));

@@ -61,6 +61,8 @@ pub struct Node {
     pub boot: BootId,
     /// Set once.
     pub member: OnceLock<Arc<Member>>,
+    /// Set when the daemon stops.
+    pub stopping: watch::Sender<bool>,
     /// Serialises init, join and disk changes.
     pub admin: tokio::sync::Mutex<()>,
 }
@@ -182,15 +184,16 @@ pub async fn run(cfg: Config) -> anyhow::Result<()> {
         None => None,
     };
     let joined = identity.cluster.is_some();
+    let (stop_tx, stop) = watch::channel(false);
     let node = Arc::new(Node {
         cfg,
         dir,
         identity: Mutex::new(identity),
         boot: BootId(random()),
         member: OnceLock::new(),
+        stopping: stop_tx,
         admin: tokio::sync::Mutex::new(()),
     });
-    let (stop_tx, stop) = watch::channel(false);
     if joined {
         node.start_member().await?;
     }
@@ -215,7 +218,7 @@ pub async fn run(cfg: Config) -> anyhow::Result<()> {
     notify("STOPPING=1");
     tracing::info!("stopping");
     node.shutdown().await;
-    let _ = stop_tx.send(true);
+    let _ = node.stopping.send(true);
     let _ = tokio::time::timeout(Duration::from_secs(3), server).await;
     if let Some(p) = &node.cfg.nbd_socket {
         let _ = std::fs::remove_file(p);
@@ -365,6 +368,7 @@ impl Node {
             meta: m.meta.clone(),
             view: m.view.clone(),
             heard: m.heard.clone(),
+            stopping: self.stopping.subscribe(),
         })
     }
 

@@ -5,7 +5,7 @@ mod status;
 
 use crate::identity::random;
 use crate::node::{Member, Node};
-use hf_meta::service::DeltaStream;
+use hf_meta::service::{AliveStream, DeltaStream};
 use hf_meta_core::plan;
 use hf_meta_core::record::{ClusterState, VolumeRecord};
 use hf_meta_core::{Command, Envelope, Outcome, Refusal, Reply};
@@ -464,6 +464,10 @@ impl Peer for Service {
     type WatchStream = DeltaStream;
     async fn watch(&self, r: Request<pb::WatchRequest>) -> Answer<DeltaStream> {
         self.0.peer_service()?.watch(r).await
+    }
+    type AliveStream = AliveStream;
+    async fn alive(&self, r: Request<pb::AliveRequest>) -> Answer<AliveStream> {
+        self.0.peer_service()?.alive(r).await
     }
     async fn heartbeat(&self, r: Request<pb::HeartbeatRequest>) -> Answer<pb::HeartbeatReply> {
         self.0.peer_service()?.heartbeat(r).await
