@@ -5,6 +5,7 @@
 //! * [`raft_loop`]: the thread that owns it: one synced batch per Ready
 //! * [`raft_net`]: Raft messages to other nodes
 //! * [`voters`]: who votes, decided from the configuration and who is there
+//! * [`reserve`]: space set aside for the day when the file system is full
 //! * [`succession`]: a leader whose process is gone is succeeded at once
 //! * [`service`]: what other nodes ask of this one
 
@@ -12,6 +13,7 @@ pub mod member;
 pub mod raft_log;
 pub mod raft_loop;
 pub mod raft_net;
+pub mod reserve;
 pub mod service;
 pub mod succession;
 pub mod voters;

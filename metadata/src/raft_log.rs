@@ -8,12 +8,12 @@
 //! acknowledged; "absolute consistency" would refuse to start (hazards: Restate 85cbaf014). It is never switched off.
 
 use crate::member::Log;
+use crate::reserve::Reserve;
 use prost_old::Message;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 use rocksdb::{DB, DBRecoveryMode, IteratorMode, Options, WriteBatch, WriteOptions};
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
 const FORMAT: &str = "1";
 const K_FORMAT: &[u8] = b"format";
@@ -40,9 +40,11 @@ fn key(index: u64) -> Vec<u8> {
 }
 
 /// The storage. Cheap to read: what Raft asks for often is kept in memory.
-#[derive(Clone)]
 pub struct RaftLog {
-    db: Arc<DB>,
+    /// None only if it could not be opened again.
+    db: Option<DB>,
+    dir: PathBuf,
+    reserve: Option<Reserve>,
     hard: HardState,
     conf: ConfState,
     snapshot: Snapshot,
@@ -66,26 +68,20 @@ pub struct Batch {
 impl RaftLog {
     /// Opens or creates it.
     pub fn open(dir: &Path) -> Result<RaftLog, LogError> {
-        let mut o = Options::default();
-        o.create_if_missing(true);
-        o.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-        o.set_write_buffer_size(8 << 20);
-        o.set_max_write_buffer_number(2);
-        o.set_max_total_wal_size(32 << 20);
-        o.set_keep_log_file_num(2);
-        let db = DB::open(&o, dir)?;
-        if db.get(K_FORMAT)?.is_none() {
-            db.put_opt(K_FORMAT, FORMAT, &synced())?;
-        }
-        RaftLog::load(db)
+        RaftLog::load(open_db(dir)?, dir)
+    }
+
+    /// From now on space is made by giving this up when the file system is full.
+    pub fn with_reserve(self, reserve: Reserve) -> RaftLog {
+        RaftLog { reserve: Some(reserve), ..self }
     }
 
     /// Opens it to look at it; writes nothing.
     pub fn open_read_only(dir: &Path) -> Result<RaftLog, LogError> {
-        RaftLog::load(DB::open_for_read_only(&Options::default(), dir, false)?)
+        RaftLog::load(DB::open_for_read_only(&Options::default(), dir, false)?, dir)
     }
 
-    fn load(db: DB) -> Result<RaftLog, LogError> {
+    fn load(db: DB, dir: &Path) -> Result<RaftLog, LogError> {
         match db.get(K_FORMAT)? {
             Some(f) if f == FORMAT.as_bytes() => {}
             Some(f) => return Err(LogError::TooNew(String::from_utf8_lossy(&f).into_owned())),
@@ -107,7 +103,8 @@ impl RaftLog {
             last = index;
         }
         let conf = snapshot.get_metadata().get_conf_state().clone();
-        Ok(RaftLog { db: Arc::new(db), hard, conf, snapshot, first: base + 1, last })
+        let (db, dir) = (Some(db), dir.to_path_buf());
+        Ok(RaftLog { db, dir, reserve: None, hard, conf, snapshot, first: base + 1, last })
     }
 
     /// Founds a cluster: this node is the only voter.
@@ -189,7 +186,7 @@ impl RaftLog {
         if let Some(h) = &b.hard {
             w.put(K_HARD, h.encode_to_vec());
         }
-        self.db.write_opt(w, &synced())?;
+        self.write(w)?;
         // Memory follows only what is durable.
         (self.first, self.last) = (first, last);
         self.hard = b.hard.unwrap_or_else(|| self.hard.clone());
@@ -198,11 +195,51 @@ impl RaftLog {
         Ok(())
     }
 
+    fn db(&self) -> Result<&DB, LogError> {
+        self.db.as_ref().ok_or_else(|| LogError::Damaged("it was closed and could not be opened again".into()))
+    }
+
+    /// Durable when it returns. On a full file system the reserve is given up and it is written once more, by a store that was opened
+    /// anew (RocksDB takes no more writes after a failed one): whatever of the batch had got into the first one's log is the same.
+    fn write(&mut self, w: WriteBatch) -> Result<(), LogError> {
+        let bytes = w.data().to_vec();
+        let full = match self.db()?.write_opt(w, &synced()) {
+            Err(e) if e.to_string().contains("No space left on device") => e,
+            other => return Ok(other?),
+        };
+        if !self.reserve.as_ref().is_some_and(Reserve::release) {
+            return Err(full.into());
+        }
+        self.db = None;
+        let db = self.db.insert(open_db(&self.dir)?);
+        Ok(db.write_opt(WriteBatch::from_data(&bytes), &synced())?)
+    }
+
     fn entry(&self, index: u64) -> raft::Result<Entry> {
-        let raw = self.db.get(key(index)).map_err(|e| raft::Error::Store(StorageError::Other(Box::new(e))))?;
+        let other = |e: LogError| raft::Error::Store(StorageError::Other(Box::new(e)));
+        let raw = self
+            .db()
+            .map_err(other)?
+            .get(key(index))
+            .map_err(|e| raft::Error::Store(StorageError::Other(Box::new(e))))?;
         let raw = raw.ok_or(raft::Error::Store(StorageError::Unavailable))?;
         Entry::decode(raw.as_slice()).map_err(|e| raft::Error::Store(StorageError::Other(Box::new(e))))
     }
+}
+
+fn open_db(dir: &Path) -> Result<DB, LogError> {
+    let mut o = Options::default();
+    o.create_if_missing(true);
+    o.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    o.set_write_buffer_size(8 << 20);
+    o.set_max_write_buffer_number(2);
+    o.set_max_total_wal_size(32 << 20);
+    o.set_keep_log_file_num(2);
+    let db = DB::open(&o, dir)?;
+    if db.get(K_FORMAT)?.is_none() {
+        db.put_opt(K_FORMAT, FORMAT, &synced())?;
+    }
+    Ok(db)
 }
 
 fn synced() -> WriteOptions {

@@ -37,7 +37,9 @@ pub async fn watch(cluster: ClusterId, me: NodeId, meta: MetaHandle, view: View)
         tokio::select! {
             () = ends(cluster, &addr) => {}
             changed = status.wait_for(|s| s.leader != Some(leader)) => match changed {
-                Ok(_) => continue,
+                Ok(s) if s.leader.is_some() => continue,
+                // Somebody stood for election, perhaps in vain: with an older log than this node's, say.
+                Ok(_) => {}
                 Err(_) => return,
             },
         }

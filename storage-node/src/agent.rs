@@ -45,9 +45,19 @@ pub fn start(node: Arc<Node>, m: Arc<Member>, events: mpsc::UnboundedReceiver<Ev
     tokio::spawn(heartbeat(m.clone()));
     tokio::spawn(hf_meta::succession::watch(m.cluster, m.node, m.meta.clone(), m.view.clone()));
     tokio::spawn(crate::repair::run(m.clone()));
+    tokio::spawn(tend_reserve(node.clone()));
     tokio::spawn(announce(node.clone(), m.clone()));
     tokio::spawn(listen(m.clone(), events, begun.clone()));
     tokio::spawn(converge(m, begun));
+}
+
+async fn tend_reserve(node: Arc<Node>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        if let Err(e) = node.dir.reserve().tend() {
+            tracing::warn!("the reserve of the data directory: {e}");
+        }
+    }
 }
 
 /// The newest of what Raft applied here and what the watch brought.

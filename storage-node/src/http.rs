@@ -24,6 +24,10 @@ async fn health(State(node): State<Arc<Node>>) -> (StatusCode, String) {
     if in_group && raft.leader.is_none() {
         return (StatusCode::SERVICE_UNAVAILABLE, "no metadata leader\n".into());
     }
+    if !node.dir.reserve().held() {
+        // It works, and should be looked at: 200, so that nobody restarts it for that.
+        return (StatusCode::OK, "ok, but the file system of data_dir is almost full: free space there\n".into());
+    }
     (StatusCode::OK, "ok\n".into())
 }
 
@@ -119,6 +123,12 @@ async fn metrics(State(node): State<Arc<Node>>) -> String {
     p.line("raft_leader", "", u64::from(raft.is_leader));
     p.head("raft_applied", "counter", "Raft index applied.");
     p.line("raft_applied", "", raft.applied);
+    p.head(
+        "data_dir_reserve",
+        "gauge",
+        "1 while space is set aside for the metadata; 0 when the file system of data_dir is full.",
+    );
+    p.line("data_dir_reserve", "", u64::from(node.dir.reserve().held()));
     p.head("nbd_connections", "gauge", "NBD connections.");
     p.line("nbd_connections", "", status.iter().map(|s| s.connections as u64).sum());
     let disks: Vec<_> = status.iter().flat_map(|s| &s.disks).collect();

@@ -64,6 +64,11 @@ impl DataDir {
         Ok(DataDir { path: path.to_path_buf(), _lock: lock })
     }
 
+    /// Space for the metadata when the file system is full.
+    pub fn reserve(&self) -> hf_meta::reserve::Reserve {
+        hf_meta::reserve::Reserve::of(&self.path)
+    }
+
     /// Reads the identity, or makes one in an empty directory.
     pub fn identity(&self) -> anyhow::Result<Identity> {
         let path = self.path.join(FILE);

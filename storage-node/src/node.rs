@@ -310,7 +310,10 @@ impl Node {
 
     /// Opens the metadata store.
     pub fn raft_log(&self) -> anyhow::Result<RaftLog> {
-        Ok(RaftLog::open(&self.dir.path.join("meta"))?)
+        let reserve = self.dir.reserve();
+        // Before it is opened: on a full file system it could not be.
+        reserve.tend().map_err(|e| anyhow::anyhow!("data_dir {}: {e}", self.dir.path.display()))?;
+        Ok(RaftLog::open(&self.dir.path.join("meta"))?.with_reserve(reserve))
     }
 
     /// Starts everything that a member of a cluster runs.

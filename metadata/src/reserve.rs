@@ -1,0 +1,86 @@
+//! Space set aside for the metadata, beside it in the data directory: when something else fills the file system, the reserve is
+//! given up and the group goes on, so that an operator can still delete, move and see. (Issue: a full disk must not take from the
+//! cluster what would free space.)
+//!
+//! What it does not do: it makes no room twice. When it is used up too, the node stops rather than run without its log.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+/// Its size: an image of a large cluster, and the log of weeks.
+pub const SIZE: u64 = 64 << 20;
+/// With less free space than this it is given up.
+const LOW: u64 = 8 << 20;
+
+/// A file that holds space.
+#[derive(Debug, Clone)]
+pub struct Reserve(PathBuf);
+
+impl Reserve {
+    /// The reserve of a data directory.
+    pub fn of(data_dir: &Path) -> Reserve {
+        Reserve(data_dir.join("reserve"))
+    }
+
+    /// Is it there?
+    pub fn held(&self) -> bool {
+        self.0.exists()
+    }
+
+    /// Gives it up; false if there is none (any more).
+    pub fn release(&self) -> bool {
+        let gone = std::fs::remove_file(&self.0).is_ok();
+        if gone {
+            tracing::error!(
+                path = %self.0.display(),
+                "the file system of the data directory is full: the reserve of {} MiB was given up; free space there now",
+                SIZE >> 20
+            );
+        }
+        gone
+    }
+
+    /// Gives it up when space is short, takes it (back) when there is plenty: as much again stays free.
+    pub fn tend(&self) -> io::Result<()> {
+        let free = free(self.0.parent().unwrap_or(Path::new("/")))?;
+        if self.held() {
+            if free < LOW {
+                self.release();
+            }
+        } else if free >= 2 * SIZE {
+            self.take()?;
+        }
+        Ok(())
+    }
+
+    fn take(&self) -> io::Result<()> {
+        // Under another name until it is whole: a short one would promise what it does not hold.
+        let new = self.0.with_extension("new");
+        let f = OpenOptions::new().create(true).truncate(true).write(true).open(&new)?;
+        // SAFETY: plain system call on an open descriptor.
+        let rc = unsafe { libc::posix_fallocate(f.as_raw_fd(), 0, SIZE as libc::off_t) };
+        let done = if rc == 0 { f.sync_all() } else { Err(io::Error::from_raw_os_error(rc)) };
+        match done.and_then(|()| std::fs::rename(&new, &self.0)) {
+            Ok(()) => Ok(()),
+            Err(e) => {
+                let _ = std::fs::remove_file(&new);
+                Err(e)
+            }
+        }
+    }
+}
+
+/// Bytes free to this process.
+fn free(dir: &Path) -> io::Result<u64> {
+    let f = File::open(dir)?;
+    // SAFETY: fstatvfs fills the zeroed struct.
+    unsafe {
+        let mut s: libc::statvfs = std::mem::zeroed();
+        if libc::fstatvfs(f.as_raw_fd(), &mut s) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(s.f_bavail as u64 * s.f_frsize as u64)
+    }
+}
