@@ -169,17 +169,17 @@ fn node_seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let created = pb::CreateVolumeRequest { name: "v".into(), attrs, request_id: "7".into() };
     let grpc = vec![
         of(0, pb::RaftRequest { cluster: cluster.clone(), from: 1, to: 2, message: vec![8, 3] }.encode_to_vec()),
-        of(1, pb::ProposeRequest { envelope, cluster: cluster.clone() }.encode_to_vec()),
+        of(1, pb::ProposeRequest { envelope, cluster: cluster.clone(), ..Default::default() }.encode_to_vec()),
         of(2, pb::ProposeReply { outcome: b"{}".to_vec(), not_leader: true, ..Default::default() }.encode_to_vec()),
         of(5, pb::WatchRequest { from_revision: 4, follow: true, cluster }.encode_to_vec()),
         of(6, beat.encode_to_vec()),
         of(7, pb::ChangeRequest::default().encode_to_vec()),
         of(8, created.encode_to_vec()),
     ];
-    let entry = eraftpb::Entry { index: 4, term: 2, data: b"x".to_vec().into(), ..Default::default() };
+    let entry = eraftpb::Entry { index: 4, term: 2, data: b"x".to_vec(), ..Default::default() };
     let mut append = eraftpb::Message { from: 1, to: 2, term: 2, index: 3, ..Default::default() };
-    append.entries = vec![entry.clone()].into();
-    let mut image = eraftpb::Snapshot { data: vec![1, 2].into(), ..Default::default() };
+    append.entries = vec![entry.clone()];
+    let mut image = eraftpb::Snapshot { data: vec![1, 2], ..Default::default() };
     image.mut_metadata().mut_conf_state().voters = vec![1, 2, 3];
     let rafts = vec![
         of(0, append.encode_to_vec()),

@@ -4,7 +4,6 @@ use hf_meta_core::view::Delta;
 use hf_meta_core::{ClusterState, Outcome};
 use hf_meta_proto::pb;
 use prost::Message;
-use prost_old::Message as _;
 use raft::eraftpb;
 
 /// A change of the record, as followers get it.
