@@ -1,7 +1,7 @@
 //! The daemon's configuration: one TOML file; every key is also a flag and an environment variable. Unknown keys are refused.
 
 use crate::reactor::DiskOptions;
-use serde::Deserialize;
+use hf_host::config::{DiskConfig, File, is_address};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -47,40 +47,6 @@ pub struct NodeArgs {
     /// Log format: text or json.
     #[arg(long, env = "HOLDFAST_LOG_FORMAT", value_parser = ["text", "json"])]
     pub log_format: Option<String>,
-}
-
-/// The file.
-#[derive(Deserialize, Debug, Default)]
-#[serde(deny_unknown_fields)]
-struct File {
-    name: Option<String>,
-    data_dir: Option<PathBuf>,
-    api: Option<String>,
-    data: Option<String>,
-    nbd: Option<String>,
-    nbd_socket: Option<PathBuf>,
-    http: Option<String>,
-    reactors: Option<usize>,
-    disk_backend: Option<String>,
-    log_format: Option<String>,
-    replace_voter_after: Option<String>,
-    disk_error_budget: Option<u64>,
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
-    #[serde(default)]
-    disk: Vec<DiskConfig>,
-}
-
-/// A disk that the node adds when it joins a cluster.
-#[derive(Deserialize, Debug, Clone)]
-#[serde(deny_unknown_fields)]
-pub struct DiskConfig {
-    /// Directory or block device.
-    pub path: PathBuf,
-    /// How much of a directory's file system to use.
-    pub size: Option<String>,
-    /// nvme, ssd, hdd; guessed if not given.
-    pub media: Option<String>,
 }
 
 /// Everything, checked.
@@ -132,8 +98,7 @@ impl Config {
         }
         let mut address = |key: &str, v: Option<String>, default: &str| {
             let v = v.unwrap_or_else(|| default.to_string());
-            let port = v.rsplit_once(':').and_then(|(h, p)| (!h.is_empty()).then(|| p.parse::<u16>().ok())?);
-            if port.is_none() {
+            if !is_address(&v) {
                 problems.push(format!("{key} = \"{v}\" is not host:port"));
             }
             v
@@ -194,5 +159,5 @@ impl Config {
 
 fn read(path: &Path) -> anyhow::Result<File> {
     let text = std::fs::read_to_string(path).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
-    toml::from_str(&text).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))
+    File::parse(&text).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))
 }

@@ -1,39 +1,12 @@
 //! What a node knows about itself between starts: its data directory's identity, and which disks it was given.
 
-use hf_policy::{BootId, ClusterId, DiskId, DiskUuid, NodeId};
-use serde::{Deserialize, Serialize};
+pub use hf_host::identity::{FORMAT, Identity, IdentityError, KnownDisk};
+use hf_policy::{BootId, ClusterId, NodeId};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-const FORMAT: u32 = 1;
 const FILE: &str = "node.json";
-
-/// A disk this node was given.
-#[derive(Serialize, Deserialize, Clone, Debug)]
-pub struct KnownDisk {
-    /// Where.
-    pub path: PathBuf,
-    /// From its superblock.
-    pub uuid: DiskUuid,
-    /// Its number in the cluster.
-    pub id: DiskId,
-}
-
-/// `node.json`.
-#[derive(Serialize, Deserialize, Clone, Debug)]
-pub struct Identity {
-    /// Format of the data directory.
-    pub format: u32,
-    /// Made once: a node without its directory is another node.
-    pub uuid: BootId,
-    /// The cluster, once joined.
-    pub cluster: ClusterId,
-    /// The node's number, once joined.
-    pub node: NodeId,
-    /// Its disks.
-    pub disks: Vec<KnownDisk>,
-}
 
 /// A data directory in use by this process; the lock goes with it.
 pub struct DataDir {
@@ -73,22 +46,13 @@ impl DataDir {
     pub fn identity(&self) -> anyhow::Result<Identity> {
         let path = self.path.join(FILE);
         match std::fs::read(&path) {
-            Ok(bytes) => {
-                #[derive(Deserialize)]
-                struct Version {
-                    format: u32,
-                }
-                let damaged = |e: serde_json::Error| anyhow::anyhow!("{} is damaged: {e}", path.display());
-                let v: Version = serde_json::from_slice(&bytes).map_err(damaged)?;
-                if v.format > FORMAT {
-                    anyhow::bail!(
-                        "data_dir {} has format {}, this release knows up to {FORMAT}: it was written by a newer release; upgrade this node",
-                        self.path.display(),
-                        v.format
-                    );
-                }
-                serde_json::from_slice(&bytes).map_err(damaged)
-            }
+            Ok(bytes) => Identity::parse(&bytes).map_err(|e| match e {
+                IdentityError::TooNew(v) => anyhow::anyhow!(
+                    "data_dir {} has format {v}, this release knows up to {FORMAT}: it was written by a newer release; upgrade this node",
+                    self.path.display()
+                ),
+                IdentityError::Damaged(e) => anyhow::anyhow!("{} is damaged: {e}", path.display()),
+            }),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 if self.path.join("meta").exists() {
                     anyhow::bail!(
@@ -114,7 +78,7 @@ impl DataDir {
     pub fn save(&self, id: &Identity) -> anyhow::Result<()> {
         let (new, path) = (self.path.join("node.json.new"), self.path.join(FILE));
         let mut f = File::create(&new)?;
-        f.write_all(&serde_json::to_vec_pretty(id)?)?;
+        f.write_all(&id.encode()?)?;
         f.sync_all()?;
         std::fs::rename(&new, &path)?;
         File::open(&self.path)?.sync_all()?;

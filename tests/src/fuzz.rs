@@ -1,6 +1,13 @@
 //! What every parser must bear: bytes from anybody. One function per parser, for cargo-fuzz (`tests/fuzz`, `make fuzz`) and for the
 //! committed corpus, which `tests/tests/corpus.rs` replays. Checksums are put right first, or no fuzzer would ever get past them;
 //! what is accepted must survive being written and read again.
+//!
+//! Not here: HTTP (`/metrics`, `/healthz`) and HTTP/2 are read by hyper, and our handlers look at nothing but the path that the router
+//! matched; `tests/tests/bad_input.rs` throws garbage at those ports of a real daemon. Raft's own handling of a
+//! well-formed but false message is raft-rs's, and only members of the cluster are heard (`metadata/tests/raft_sim.rs`).
+
+mod files;
+mod messages;
 
 use bytes::Bytes;
 use hf_frontends::nbd::{self, ExportInfo, Exports, Handshake, parse_request};
@@ -28,6 +35,12 @@ pub const TARGETS: &[Target] = &[
     ("command", command),
     ("cluster_image", cluster_image),
     ("policy", policy),
+    ("node_identity", files::node_identity),
+    ("node_config", files::node_config),
+    ("cluster_view", files::cluster_view),
+    ("watch_delta", messages::watch_delta),
+    ("grpc_message", messages::grpc_message),
+    ("raft_message", messages::raft_message),
 ];
 
 /// Runs one target by name.

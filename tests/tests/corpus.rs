@@ -34,7 +34,7 @@ fn every_parser_bears_its_corpus() {
 /// `UPDATE=1`: writes one valid input of each kind, for the fuzzers to begin with.
 #[test]
 fn seeds_are_valid_structures() {
-    for (target, inputs) in seeds() {
+    for (target, inputs) in seeds().into_iter().chain(node_seeds()) {
         assert!(TARGETS.iter().any(|(n, _)| *n == target), "{target}");
         for (i, data) in inputs.iter().enumerate() {
             hf_tests::fuzz::run(target, data);
@@ -125,6 +125,76 @@ fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("command", commands),
         ("cluster_image", images),
         ("policy", words.iter().map(|w| w.as_bytes().to_vec()).collect()),
+    ]
+}
+
+/// A node's files, and what nodes say to each other on the control plane.
+fn node_seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
+    use hf_host::identity::{FORMAT, Identity, KnownDisk};
+    use hf_meta_core::{ClusterState, Command, Envelope as Env};
+    use hf_meta_proto::pb;
+    use hf_policy::*;
+    use prost::Message;
+    use prost_old::Message as _;
+    use raft::eraftpb;
+    let disk = KnownDisk { path: "/data/a".into(), uuid: DiskUuid(7), id: DiskId(3) };
+    let id = Identity { format: FORMAT, uuid: BootId(5), cluster: ClusterId(1), node: NodeId(2), disks: vec![disk] };
+    let fresh = Identity { disks: vec![], cluster: ClusterId::NONE, node: NodeId(0), ..id.clone() };
+    let newer = Identity { format: FORMAT + 1, ..id.clone() };
+    let identities = [&id, &fresh, &newer].map(|i| i.encode().unwrap());
+    let configs = [
+        "name = \"a\"\ndata_dir = \"/d\"\napi = \"10.0.0.1:7420\"\nreactors = 2\n[labels]\nzone = \"x\"\n\
+         [[disk]]\npath = \"/dev/sdb\"\nmedia = \"nvme\"\n[[disk]]\npath = \"/d/1\"\nsize = \"10GiB\"\n",
+        "nbd = \"[::1]:10809\"\nnbd_socket = \"/s\"\nhttp = \":9\"\ndisk_backend = \"threads\"\nreplace_voter_after = \"2m\"\n",
+        "log_format = \"json\"\ndisk_error_budget = 0\nunknown = 1\n",
+        "127.0.0.1:7420",
+    ];
+    let env = |cmd| Env { v: 1, request: RequestId(7), at_ms: 1, cmd };
+    let mut state = ClusterState::default();
+    state.apply(&env(Command::Init { cluster: ClusterId(1), name: "c".into() })).unwrap();
+    let early = state.clone();
+    state.apply(&Env { request: RequestId(8), ..env(Command::PauseRebuild { paused: true }) }).unwrap();
+    let json = |x: &ClusterState| serde_json::to_vec(x).unwrap();
+    let views = vec![json(&ClusterState::default()), json(&early), json(&state)];
+    let delta = |from| serde_json::to_vec(&state.delta_since(from).unwrap()).unwrap();
+    let removed =
+        br#"{"changes":{"from":3,"to":9,"nodes":[],"disks":[],"volumes":[],"tombstones":[],"removed":[],"events":[]}}"#;
+    let deltas = vec![delta(0), delta(early.revision), removed.to_vec()];
+    let envelope = env(Command::DeleteVolume { vol: VolumeId(1), epoch: Epoch(4) }).encode().unwrap();
+    let cluster = vec![1; 16];
+    let attrs = [("size", "10GiB"), ("replicas", "3")].map(|(k, v)| (k.to_string(), v.to_string())).into();
+    let of = |kind: u8, body: Vec<u8>| [vec![kind], body].concat();
+    let used = vec![pb::DiskUse { disk: 3, used: 1 << 30 }];
+    let beat = pb::HeartbeatRequest { node: 2, disks: used, cluster: cluster.clone(), ..Default::default() };
+    let created = pb::CreateVolumeRequest { name: "v".into(), attrs, request_id: "7".into() };
+    let grpc = vec![
+        of(0, pb::RaftRequest { cluster: cluster.clone(), from: 1, to: 2, message: vec![8, 3] }.encode_to_vec()),
+        of(1, pb::ProposeRequest { envelope, cluster: cluster.clone(), ..Default::default() }.encode_to_vec()),
+        of(2, pb::ProposeReply { outcome: b"{}".to_vec(), not_leader: true, ..Default::default() }.encode_to_vec()),
+        of(5, pb::WatchRequest { from_revision: 4, follow: true, cluster }.encode_to_vec()),
+        of(6, beat.encode_to_vec()),
+        of(7, pb::ChangeRequest::default().encode_to_vec()),
+        of(8, created.encode_to_vec()),
+    ];
+    let entry = eraftpb::Entry { index: 4, term: 2, data: b"x".to_vec(), ..Default::default() };
+    let mut append = eraftpb::Message { from: 1, to: 2, term: 2, index: 3, ..Default::default() };
+    append.entries = vec![entry.clone()];
+    let mut image = eraftpb::Snapshot { data: vec![1, 2], ..Default::default() };
+    image.mut_metadata().mut_conf_state().voters = vec![1, 2, 3];
+    let rafts = vec![
+        of(0, append.encode_to_vec()),
+        of(1, entry.encode_to_vec()),
+        of(2, image.encode_to_vec()),
+        of(3, eraftpb::HardState { term: 2, vote: 1, commit: 3 }.encode_to_vec()),
+        of(4, eraftpb::ConfChange { node_id: 3, ..Default::default() }.encode_to_vec()),
+    ];
+    vec![
+        ("node_identity", identities.into()),
+        ("node_config", configs.iter().map(|c| c.as_bytes().to_vec()).collect()),
+        ("cluster_view", views),
+        ("watch_delta", deltas),
+        ("grpc_message", grpc),
+        ("raft_message", rafts),
     ]
 }
 

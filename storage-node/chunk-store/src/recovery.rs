@@ -7,7 +7,7 @@
 //! | none has our magic | not ours: [`OpenError::NotOurs`] |
 //! | magic, but no copy verifies | damaged: refuse |
 //! | newest valid generation g, nothing says more | open g |
-//! | a copy is damaged and the journal names a checkpoint newer than g | g+1 was lost: refuse (stale state would be served) |
+//! | a group in the journal names a durable superblock newer than g | that one was lost: refuse (stale state would be served) |
 //!
 //! | journal at the expected group | decision |
 //! | --- | --- |
@@ -283,7 +283,7 @@ fn payload_verifies(group: &Group, payload: &Bytes, store: &Store) -> bool {
 /// The end of the scan must be the end of what was acknowledged.
 fn check_end(disk: &mut dyn RawDisk, store: &Store, scan: &Scan, any_damaged: bool) -> Result<(), OpenError> {
     let sb = store.superblock();
-    if any_damaged && scan.newest_checkpoint > sb.generation {
+    if scan.newest_checkpoint > sb.generation {
         return damaged("its newest superblock is lost");
     }
     let ring = sb.geometry.journal_bytes;
@@ -306,7 +306,7 @@ fn check_end(disk: &mut dyn RawDisk, store: &Store, scan: &Scan, any_damaged: bo
                 if newer && g.acked_through >= scan.tail.seq {
                     return damaged(format!("journal group {} was durable and cannot be read", scan.tail.seq));
                 }
-                if any_damaged && g.checkpoint > sb.generation {
+                if g.checkpoint > sb.generation {
                     return damaged("its newest superblock is lost");
                 }
             }

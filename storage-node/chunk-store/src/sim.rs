@@ -42,6 +42,7 @@ impl Rng {
 struct Buffered {
     block: u64,
     data: Bytes,
+    print: u64,
     /// Completed operations are what a sync covers.
     op: u64,
     completed: bool,
@@ -61,6 +62,9 @@ struct InFlight {
 pub struct SimDisk {
     size: u64,
     media: BTreeMap<u64, Bytes>,
+    /// The fingerprint of each of them, and the sum.
+    prints: BTreeMap<u64, u64>,
+    fingerprint: u64,
     buffer: Vec<Buffered>,
     inflight: Vec<InFlight>,
     number: u64,
@@ -75,6 +79,20 @@ pub struct SimDisk {
 }
 
 const ZERO: &[u8] = &[0; BLOCK_SIZE];
+/// What large reads of space that nobody wrote return, without a copy (opening looks through the whole journal).
+static ZEROES: [u8; 1 << 20] = [0; 1 << 20];
+
+/// A block's part in the disk's fingerprint; zeroes have none, as if they were never written.
+fn print(block: u64, data: &[u8]) -> u64 {
+    let mut h = block.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut any = 0;
+    for w in data.chunks_exact(8) {
+        let word = w.iter().rev().fold(0, |a, b| a << 8 | u64::from(*b));
+        any |= word;
+        h = (h.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+    }
+    if any == 0 { 0 } else { (h ^ (h >> 32)).wrapping_mul(0xbf58_476d_1ce4_e5b9) }
+}
 
 impl SimDisk {
     /// An empty disk.
@@ -82,6 +100,8 @@ impl SimDisk {
         SimDisk {
             size,
             media: BTreeMap::new(),
+            prints: BTreeMap::new(),
+            fingerprint: 0,
             buffer: Vec::new(),
             inflight: Vec::new(),
             number: 0,
@@ -107,12 +127,8 @@ impl SimDisk {
             } else if !self.fail_writes {
                 for (i, b) in all.chunks_exact(BLOCK_SIZE).enumerate() {
                     let data = Bytes::copy_from_slice(b);
-                    self.buffer.push(Buffered {
-                        block: off / 4096 + i as u64,
-                        data,
-                        op: self.number,
-                        completed: false,
-                    });
+                    let (block, op) = (off / 4096 + i as u64, self.number);
+                    self.buffer.push(Buffered { block, print: print(block, &data), data, op, completed: false });
                 }
             }
         }
@@ -160,7 +176,7 @@ impl SimDisk {
             if which(&b) {
                 // Older buffered content of the block cannot reach the media after this.
                 kept.retain(|k: &Buffered| k.block != b.block);
-                self.media.insert(b.block, b.data);
+                self.put(b.block, b.data, b.print);
             } else {
                 kept.push(b);
             }
@@ -174,8 +190,15 @@ impl SimDisk {
     }
 
     fn read_now(&self, off: u64, len: usize) -> Result<Bytes, DiskError> {
+        let (first, end) = (off / 4096, (off + len as u64) / 4096);
+        let touched = self.media.range(first..end).next().is_some()
+            || self.unreadable.range(first..end).next().is_some()
+            || self.buffer.iter().any(|b| (first..end).contains(&b.block));
+        if !touched && len <= ZEROES.len() {
+            return Ok(Bytes::from_static(&ZEROES[..len]));
+        }
         let mut out = Vec::with_capacity(len);
-        for b in off / 4096..(off + len as u64) / 4096 {
+        for b in first..end {
             if self.unreadable.contains(&b) {
                 return Err(DiskError(format!("injected EIO reading block {b}")));
             }
@@ -204,7 +227,7 @@ impl SimDisk {
             } else {
                 b.data
             };
-            self.media.insert(b.block, data);
+            self.set_block(b.block, data);
         }
         self.inflight.clear();
         self.fail_writes = false;
@@ -215,16 +238,11 @@ impl SimDisk {
         self.buffer.iter().map(|b| b.block).collect()
     }
 
-    /// How many operations have come to their end: what is on the media changes with nothing else.
-    pub fn media_generation(&self) -> u64 {
-        self.completions
-    }
-
     /// Power loss that keeps exactly these of [`SimDisk::volatile`].
     pub fn crash_keeping(&mut self, keep: impl Fn(usize) -> bool) {
         for (i, b) in std::mem::take(&mut self.buffer).into_iter().enumerate() {
             if keep(i) {
-                self.media.insert(b.block, b.data);
+                self.put(b.block, b.data, b.print);
             }
         }
         self.inflight.clear();
@@ -235,7 +253,7 @@ impl SimDisk {
     pub fn flip(&mut self, block: u64, bit: usize) {
         let mut data = self.media.get(&block).map_or_else(|| ZERO.to_vec(), |b| b.to_vec());
         data[bit / 8 % BLOCK_SIZE] ^= 1 << (bit % 8);
-        self.media.insert(block, Bytes::from(data));
+        self.set_block(block, Bytes::from(data));
     }
 
     /// Blocks on the media that were ever written.
@@ -250,7 +268,29 @@ impl SimDisk {
 
     /// Replaces a block on the media.
     pub fn set_block(&mut self, block: u64, data: Bytes) {
+        let print = print(block, &data);
+        self.put(block, data, print);
+    }
+
+    fn put(&mut self, block: u64, data: Bytes, print: u64) {
         self.media.insert(block, data);
+        let before = self.prints.insert(block, print).unwrap_or(0);
+        self.fingerprint = self.fingerprint.wrapping_sub(before).wrapping_add(print);
+    }
+
+    /// What [`SimDisk::fingerprint`] would say after [`SimDisk::crash_keeping`], without the crash.
+    pub fn fingerprint_keeping(&self, keep: impl Fn(usize) -> bool) -> u64 {
+        let mut last = BTreeMap::new();
+        let kept = self.buffer.iter().enumerate().filter(|(i, _)| keep(*i));
+        last.extend(kept.map(|(_, b)| (b.block, b.print)));
+        last.into_iter().fold(self.fingerprint, |sum, (block, print)| {
+            sum.wrapping_sub(self.prints.get(&block).copied().unwrap_or(0)).wrapping_add(print)
+        })
+    }
+
+    /// Tells media that differ from each other: equal content, equal number.
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
     }
 }
 
@@ -267,7 +307,7 @@ impl RawDisk for SimDisk {
             if b == ZERO && !self.media.contains_key(&block) {
                 continue; // It reads as zero already.
             }
-            self.media.insert(block, Bytes::copy_from_slice(b));
+            self.set_block(block, Bytes::copy_from_slice(b));
         }
         Ok(())
     }

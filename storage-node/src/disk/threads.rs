@@ -2,62 +2,47 @@
 
 use super::{DiskFile, Done, EventFd};
 use bytes::Bytes;
+use hf_host::workers::{Bell, Workers};
 use hf_repl::AlignedBuf;
 use hf_store::{DiskError, DiskOp};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 const THREADS: usize = 8;
 
 /// The pool of one disk. Its threads end when it is dropped.
-pub struct Threads {
-    tx: Sender<(u64, DiskOp)>,
-    done: Receiver<Done>,
-    event: Arc<EventFd>,
+pub struct Threads(Workers<(u64, DiskOp), Done, EventFd>);
+
+impl Bell for EventFd {
+    fn ring(&self) {
+        self.signal();
+    }
+    fn silence(&self) {
+        self.clear();
+    }
 }
 
 impl Threads {
     pub(super) fn new(file: Arc<DiskFile>) -> Threads {
-        let (tx, rx) = channel::<(u64, DiskOp)>();
-        let (done_tx, done) = channel();
-        let rx = Arc::new(Mutex::new(rx));
         let event = match EventFd::new() {
-            Ok(e) => Arc::new(e),
+            Ok(e) => e,
             Err(e) => {
                 tracing::error!("eventfd: {e}");
                 std::process::abort();
             }
         };
-        for _ in 0..THREADS {
-            let (rx, done_tx, file, event) = (rx.clone(), done_tx.clone(), file.clone(), event.clone());
-            std::thread::spawn(move || {
-                loop {
-                    let next = match rx.lock() {
-                        Ok(rx) => rx.recv(),
-                        Err(_) => return,
-                    };
-                    let Ok((tag, op)) = next else { return };
-                    if done_tx.send((tag, run(&file, op))).is_err() {
-                        return;
-                    }
-                    event.signal();
-                }
-            });
-        }
-        Threads { tx, done, event }
+        Threads(Workers::new(THREADS, event, move |(tag, op)| (tag, run(&file, op))))
     }
 
     pub(super) fn event(&self) -> &EventFd {
-        &self.event
+        self.0.bell()
     }
     pub(super) fn submit(&mut self, tag: u64, op: DiskOp) {
-        let _ = self.tx.send((tag, op));
+        self.0.submit((tag, op));
     }
     pub(super) fn reap(&mut self, out: &mut Vec<Done>) {
-        self.event.clear();
-        out.extend(self.done.try_iter());
+        self.0.reap(out);
     }
 }
 

@@ -240,6 +240,7 @@ impl Store {
     }
 
     fn committed(&mut self, out: &mut Vec<Output>) {
+        self.durable_sb = self.sb.generation;
         for slot in std::mem::take(&mut self.checkpoint.changed) {
             self.committed[slot as usize] = self.slots[slot as usize].as_ref().and_then(|s| s.copy);
         }

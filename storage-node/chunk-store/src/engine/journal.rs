@@ -172,7 +172,7 @@ impl Store {
                 seq: self.journal.next_seq,
                 prev_crc: self.journal.prev_crc,
                 acked_through: self.journal.applied,
-                checkpoint: self.sb.generation,
+                checkpoint: self.durable_sb,
                 payload_blocks: records.iter().map(|q| q.record.payload_blocks() as u32).sum(),
                 records: records.iter().map(|q| q.record.clone()).collect(),
             };

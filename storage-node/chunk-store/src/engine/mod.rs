@@ -59,6 +59,8 @@ pub struct Store {
     cfg: Config,
     state: State,
     sb: Superblock,
+    /// The newest superblock generation that is durable; `sb` may be on its way.
+    durable_sb: u64,
     replicas: Vec<Option<ReplicaRec>>,
     by_rid: BTreeMap<Rid, u32>,
     slots: Vec<Option<SlotEntry>>,
@@ -150,6 +152,7 @@ impl Store {
             active_since_housekeep: true,
             deleting,
             stats: Stats::default(),
+            durable_sb: sb.generation,
             sb,
         })
     }
@@ -243,7 +246,10 @@ impl Store {
             (Pending::Data { read, run }, result) => self.data_read(read, run, result, out),
             (Pending::Verify(slot), result) => self.page_verified(slot, result, out),
             (_, Err(e)) => self.fail(e.0, out),
-            (Pending::Super, Ok(_)) => self.state = State::Serving,
+            (Pending::Super, Ok(_)) => {
+                self.durable_sb = self.sb.generation;
+                self.state = State::Serving;
+            }
             (Pending::Group(seq), Ok(_)) => self.group_durable(seq, out),
             (Pending::Direct(number), Ok(_)) => self.direct_written(number, out),
             (Pending::Destage(key), Ok(_)) => self.destage_written(key, out),

@@ -136,7 +136,7 @@ pub struct Group {
     /// Every group up to this number was durable when this one was made: if one of those cannot be read, the journal is
     /// damaged, not merely torn.
     pub acked_through: u64,
-    /// The superblock generation in force.
+    /// The newest superblock generation that was durable when this group was made: an older one is not the newest.
     pub checkpoint: u64,
     /// Payload blocks that follow.
     pub payload_blocks: u32,
