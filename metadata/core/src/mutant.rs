@@ -37,6 +37,16 @@ mutants! {
     AckBeforeDurable,
     /// A lease ends early at the replica.
     ShortLeaseAtReplica,
+    /// A replica counts a lease no longer than the coordinator does: clocks that run at different rates are forgotten.
+    LeaseMarginIgnored,
+    /// Writes are acknowledged though fewer members are in sync than the policy asks for.
+    AckBelowMinReplicas,
+    /// A flush is answered before what it came after.
+    FlushAtOnce,
+    /// What is written to a part of a block makes the rest of it zero.
+    EdgesForgotten,
+    /// Who leaves is synced again when it has left.
+    SyncsWhoLeaves,
     /// One acknowledgement is enough.
     AckByOne,
     /// A member whose drop is only proposed does not count any more.

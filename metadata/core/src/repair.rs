@@ -158,6 +158,10 @@ fn shard_step(
 ) -> Option<Command> {
     let want = policy.replicas as usize;
     let (vol, epoch) = (v.id, v.epoch);
+    // Who has left is done with, whatever has happened since: the disk may be the only one that a new replica can go to.
+    if let Some(r) = s.replicas.values().find(|r| r.leaving && !r.in_sync()) {
+        return Some(Command::RemoveReplica { vol, shard, epoch, rid: r.rid });
+    }
     if sorted.keep.len() < want {
         if !limits.add {
             return None;
@@ -224,7 +228,7 @@ pub fn needs_coordinator(state: &ClusterState, live: &Liveness, v: &VolumeRecord
         let works = state.disks.get(&r.disk).is_some_and(|d| !matches!(d.state, DiskState::Failed(_)));
         let there = live.up.contains(&r.node) && works;
         let gone = standing(state, live, policy, r) == Standing::Gone;
-        if r.in_sync() { r.leaving || gone } else { there && r.store_uuid.is_some() }
+        if r.in_sync() { r.leaving || gone } else { there && !r.leaving && r.store_uuid.is_some() }
     })
 }
 

@@ -190,3 +190,29 @@ fn replicas_that_nobody_can_fill_take_nothing_of_the_budget() {
     let list = steps(&w.s, &w.live, 0);
     assert!(matches!(list[..], [Step::Do(Command::AddReplica { vol, .. })] if vol == v), "{list:?}");
 }
+
+/// Who has left stands in nobody's way: every node holds a replica, one has left and another one is to go, and the only place for a
+/// new one is where the first was (the simulator, with changes of the replica set).
+#[test]
+fn who_has_left_makes_room_though_others_are_missing() {
+    let mut w = World::new(5, 3);
+    let vol = w.volume("v", "size=1GiB min_replicas=1");
+    let v = w.s.volumes[&vol].clone();
+    let rids: Vec<Rid> = v.shards[0].replicas.keys().copied().collect();
+    w.run(Command::Attach {
+        vol,
+        epoch: v.epoch,
+        node: NodeId(1),
+        session: SessionId(1),
+        steal: true,
+        maintenance: false,
+    });
+    let epoch = w.s.volumes[&vol].epoch;
+    w.run(Command::Leave { vol, shard: 0, epoch, rid: rids[0] });
+    let v = w.s.volumes[&vol].clone();
+    w.run(Command::Drop { vol, shard: 0, epoch: v.epoch, term: v.term, rids: vec![rids[0], rids[1]], base: Ver::ZERO });
+    w.settle();
+    let s = &w.s.volumes[&vol].shards[0];
+    assert_eq!((s.replicas.len(), s.in_sync().len()), (3, 3), "{s:?}");
+    assert!(!s.replicas.contains_key(&rids[0]));
+}

@@ -17,6 +17,7 @@ struct World {
     now: Tick,
     sent: Vec<(Rid, Envelope, Msg)>,
     other: Vec<Output>,
+    record: co::Record,
 }
 
 impl World {
@@ -49,8 +50,8 @@ impl World {
         };
         let now = Tick(1_000_000_000);
         let mut out = Vec::new();
-        let c = Coordinator::new(now, cfg, record, &mut out);
-        let mut w = World { c, now, sent: Vec::new(), other: Vec::new() };
+        let c = Coordinator::new(now, cfg, record.clone(), &mut out);
+        let mut w = World { c, now, sent: Vec::new(), other: Vec::new(), record };
         w.take(out);
         for i in 1..=members {
             w.step(Input::PeerUp { rid: Rid(i), boot: BOOT });
@@ -286,4 +287,119 @@ fn a_restarted_replica_lets_nobody_in_for_as_long_as_a_lease_lasts() {
     assert!(!waits(&seal(&mut same, now, Envelope { term: Term(4), session: SessionId(4), ..env })));
     let out = seal(&mut r, now.plus(timing::LEASE_AT_REPLICA), env);
     assert!(matches!(out[..], [re::Output::Store { op: re::StoreOp::Promise { term: Term(5), .. }, .. }]), "{out:?}");
+}
+
+/// Who is marked as leaving and is out already would be synced and taken out again, faster than the leader can remove it: each turn
+/// moves the record's epoch (the simulator, with changes of the replica set).
+#[test]
+fn who_leaves_and_is_out_is_not_brought_back_in() {
+    for leaving in [false, true] {
+        let mut w = World::new(2);
+        let mut r = w.record.clone();
+        r.epoch = r.epoch.next();
+        let (node, store_uuid, base) = (NodeId(3), Some(StoreUuid(3)), Ver::ZERO);
+        r.out.insert(Rid(3), co::OutInfo { node, store_uuid, base, sync_id: None });
+        r.leaving.extend(leaving.then_some(Rid(3)));
+        w.step(Input::Record(r));
+        w.step(Input::PeerUp { rid: Rid(3), boot: BOOT });
+        w.now = w.now.plus(timing::SYNC_RETRY_MAX);
+        w.step(Input::Tick);
+        assert_eq!(w.other.contains(&Output::WantSync), !leaving);
+    }
+}
+
+fn only_replica(now: Tick) -> Replica {
+    let d = Durable {
+        cluster: ClusterId(1),
+        shard: ShardId { vol: VolumeId(1), index: 0 },
+        rid: Rid(1),
+        store_uuid: StoreUuid(1),
+        lineage: Lineage(1),
+        promised_term: Term(1),
+        promised_session: SessionId(5),
+        stable: Ver::ZERO,
+        position: 0,
+    };
+    Replica::new(now, BOOT, d)
+}
+
+/// A write that was refused was told to be applied nowhere. A repeat of it that arrives when there is room again is refused too, and one
+/// that arrives while the store works is not done a second time (seed 5192).
+#[test]
+fn a_refused_write_stays_refused() {
+    let (now, mut out) = (Tick(1_000), Vec::new());
+    let mut r = only_replica(now);
+    let env = Envelope {
+        cluster: ClusterId(1),
+        shard: ShardId { vol: VolumeId(1), index: 0 },
+        rid: Rid(1),
+        store_uuid: StoreUuid(1),
+        lineage: Lineage(1),
+        term: Term(1),
+        session: SessionId(5),
+        req: 7,
+        boot: BOOT,
+    };
+    let data = Bytes::from(vec![1u8; BLOCK_SIZE]);
+    let kind = hf_repl_core::message::WriteKind::Data { crcs: crc::payloads(&data), data };
+    let msg = Msg::Write { seq: 1, range: BlockRange::new(0, 1), stable: Ver::ZERO, kind };
+    let message = |link| re::Input::Message { link, env, msg: msg.clone() };
+    r.step(now, message(1), &mut out);
+    r.step(now, message(2), &mut out);
+    let tags: Vec<u64> =
+        out.iter().filter_map(|o| if let re::Output::Store { tag, .. } = o { Some(*tag) } else { None }).collect();
+    assert_eq!(tags.len(), 1, "the store is asked once: {out:?}");
+    out.clear();
+    let answer = re::StoreAnswer::Error(Nack::NoSpace);
+    let done = re::Input::Store { tag: tags[0], answer, credit: 0, max_ver: Ver::ZERO, position: 1 };
+    r.step(now, done, &mut out);
+    r.step(now, message(2), &mut out);
+    let refusals: Vec<u64> = out
+        .iter()
+        .filter_map(|o| match o {
+            re::Output::Send { link, msg: Msg::Nack(Nack::NoSpace), .. } => Some(*link),
+            _ => None,
+        })
+        .collect();
+    assert_eq!((refusals.len(), out.len()), (3, 3), "both links are answered, then the repeat is refused: {out:?}");
+}
+
+/// Storage that is made anew between the decision to sync it and the commit of that: what counts, and what Add records, is the storage
+/// that was sealed, from its own base (seed 3357).
+#[test]
+fn a_sync_takes_storage_and_base_from_the_record_it_began_with() {
+    let mut w = World::new(2);
+    let out = |uuid, base, sync_id| co::OutInfo { node: NodeId(3), store_uuid: Some(StoreUuid(uuid)), base, sync_id };
+    let mut r = w.record.clone();
+    r.epoch = r.epoch.next();
+    r.out.insert(Rid(3), out(3, Ver::new(1, 0), None));
+    w.step(Input::Record(r.clone()));
+    w.step(Input::PeerUp { rid: Rid(3), boot: BOOT });
+    w.step(Input::SyncGo);
+    let change = |w: &World| {
+        w.other.iter().rev().find_map(|o| match o {
+            Output::Propose { change, .. } => Some(change.clone()),
+            _ => None,
+        })
+    };
+    let Some(co::Change::SyncStart { sync_id, .. }) = change(&w) else { panic!("no sync: {:?}", w.other) };
+    r.epoch = r.epoch.next().next();
+    r.out.insert(Rid(3), out(33, Ver::ZERO, Some(sync_id)));
+    w.step(Input::Record(r));
+    w.now = w.now.plus(timing::SEAL_EVERY);
+    w.step(Input::Tick);
+    let mut held = Vec::new();
+    w.answer(|m| match m {
+        Msg::Seal { held: h, .. } => {
+            held.push(*h);
+            Some(Msg::SealAck { stable: Ver::ZERO, max_ver: Ver::ZERO, credit: 1 << 40 })
+        }
+        Msg::ChunkList { since, .. } => {
+            held.push(*since);
+            Some(Msg::ChunkListAck { chunks: Vec::new(), more: false })
+        }
+        _ => None,
+    });
+    assert!(held.len() >= 3 && held.iter().all(|h| *h == Ver::ZERO), "{held:?}");
+    assert_eq!(change(&w), Some(co::Change::Add { rid: Rid(3), store_uuid: StoreUuid(33) }));
 }

@@ -113,7 +113,7 @@ impl Coordinator {
     /// Every acknowledgement already means durable on the whole set, so a flush waits for what was received before it.
     fn flush(&mut self, client: ClientId, out: &mut Vec<Output>) {
         let before: BTreeSet<u64> = self.requests.iter().filter(|(_, r)| r.exclusive()).map(|(id, _)| *id).collect();
-        if before.is_empty() {
+        if before.is_empty() || mutant::is(Mutant::FlushAtOnce) {
             out.push(Output::Reply { id: client, result: Ok(ClientReply::Done) });
         } else {
             self.flushes.push((client, before));
@@ -126,7 +126,8 @@ impl Coordinator {
             return;
         }
         let Some(r) = self.requests.get_mut(&id) else { return };
-        let edges = if r.exclusive() { r.partial() } else { Vec::new() };
+        let merges = r.exclusive() && !mutant::is(Mutant::EdgesForgotten);
+        let edges = if merges { r.partial() } else { Vec::new() };
         let ranges: Vec<BlockRange> = if !edges.is_empty() {
             r.merging = true;
             edges
@@ -256,7 +257,9 @@ fn plan_writes(r: &Request) -> Vec<(BlockRange, WriteKind)> {
         range.by_chunk().map(cut).collect()
     };
     match &r.op {
-        ClientOp::Write { data, .. } if !r.merging => data_parts(r.range, data.clone()),
+        ClientOp::Write { data, .. } if !r.merging && !mutant::is(Mutant::EdgesForgotten) => {
+            data_parts(r.range, data.clone())
+        }
         ClientOp::Write { data, .. } => {
             let mut all = BytesMut::zeroed(r.range.bytes() as usize);
             lay_edges(r, &mut all);

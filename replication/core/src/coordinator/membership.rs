@@ -71,12 +71,10 @@ impl Coordinator {
         }
         // Who is not wanted any more goes when enough others are there.
         if leaving {
-            let goes = |r: &Rid| in_sync.contains_key(r) && self.record.leaving.contains(r);
-            let going: Vec<Rid> =
-                self.record.leaving.iter().copied().filter(|r| goes(r) && !rids.contains(r)).collect();
-            if in_sync.len() >= rids.len() + going.len() + (self.cfg.min_replicas as usize).max(1) {
-                rids.extend(going);
-            }
+            let goes = |r: &&Rid| in_sync.contains_key(r) && !rids.contains(r);
+            let room = in_sync.len().saturating_sub(rids.len() + (self.cfg.min_replicas as usize).max(1));
+            let going: Vec<Rid> = self.record.leaving.iter().filter(goes).copied().take(room).collect();
+            rids.extend(going);
         }
         // Nobody is dropped in favour of members of which none is known to be there: they may be what was lost.
         let alive = |m: &Member| m.up && !m.broken && !m.unproven && now.since(m.heard) < crate::timing::DEAD;

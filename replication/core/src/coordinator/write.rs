@@ -57,6 +57,7 @@ impl Coordinator {
                 w.waiting.clear();
             }
             w.applied = true;
+            self.mirror_now(now, seq, out);
             self.write_settle(now, seq, out);
         }
     }
@@ -72,10 +73,12 @@ impl Coordinator {
     /// Answers a write that waits for nobody any more.
     fn write_settle(&mut self, now: Tick, seq: u64, out: &mut Vec<Output>) {
         let enough = self.record.in_sync.len() >= self.cfg.min_replicas as usize;
+        let enough = enough || mutant::is(Mutant::AckBelowMinReplicas);
         let Some(w) = self.writes.get_mut(&seq) else { return };
         if !w.waiting.is_empty() && !w.applied && w.waiting == w.refused {
             let request = w.request;
             self.writes.remove(&seq);
+            self.mirror_never(seq);
             self.advance_stable();
             return self.part_done(now, request, Err(IoError::NoSpace), out);
         }

@@ -5,16 +5,18 @@
 //! run out; an acknowledgement is sent only after the store says durable.
 
 mod guard;
+mod numbered;
 
 use crate::message::{BlockInfo, Content, CopyItem, Envelope, Msg, Nack, WriteKind};
-use crate::timing::{LEASE_AT_REPLICA, STABLE_EVERY};
+use crate::timing::{LEASE, LEASE_AT_REPLICA, STABLE_EVERY};
 use bytes::Bytes;
 use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::crc::{self, PayloadCrc};
 use hf_policy::{
-    BlockIx, BlockRange, BootId, ChunkIx, ClusterId, Epoch, Lineage, Rid, SessionId, ShardId, StoreUuid, Term, Tick,
-    Ver,
+    BlockIx, BlockRange, BootId, ChunkIx, ClusterId, Epoch, Lineage, Rid, Seq, SessionId, ShardId, StoreUuid, Term,
+    Tick, Ver,
 };
+use numbered::Numbered;
 use std::collections::BTreeMap;
 
 /// The link a message came over; replies go back over it.
@@ -187,9 +189,18 @@ enum Waiting {
     Other { link: Link, env: Envelope, kind: Kind },
 }
 
+/// How long a lease is that is granted now.
+fn lease() -> u64 {
+    match () {
+        () if mutant::is(Mutant::ShortLeaseAtReplica) => LEASE_AT_REPLICA / 16,
+        () if mutant::is(Mutant::LeaseMarginIgnored) => LEASE,
+        () => LEASE_AT_REPLICA,
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Write,
+    Write(Seq),
     Read,
     Needs,
     Chunks,
@@ -214,6 +225,7 @@ pub struct Replica {
     knocking: Term,
     next_tag: u64,
     waiting: BTreeMap<u64, Waiting>,
+    numbered: Numbered,
     epoch: Epoch,
     stable_persisted: Ver,
     stable_at: Tick,
@@ -239,6 +251,7 @@ impl Replica {
             knocking: Term(0),
             next_tag: 0,
             waiting: BTreeMap::new(),
+            numbered: Numbered::default(),
             epoch: Epoch(0),
             stable_persisted: d.stable,
             stable_at: now,
@@ -289,7 +302,7 @@ impl Replica {
             Msg::Seal { epoch, held, position } => self.seal(now, (link, env), epoch, (held, position), out),
             Msg::Write { seq, range, stable, kind } => {
                 self.learn_stable(stable);
-                let ver = Ver { term: env.term, seq: hf_policy::Seq(seq) };
+                let ver = Ver { term: env.term, seq: Seq(seq) };
                 let op = match kind {
                     WriteKind::Zero { keep } => StoreOp::Zero { ver, range, keep },
                     WriteKind::Data { crcs, data } => {
@@ -303,7 +316,7 @@ impl Replica {
                 if mutant::is(Mutant::AckBeforeDurable) {
                     self.reply(link, env, Msg::WriteAck { credit: self.credit, position: self.position }, out);
                 }
-                self.store(Waiting::Other { link, env, kind: Kind::Write }, op, out);
+                self.write(link, env, ver, op, out);
             }
             Msg::Read { range } => {
                 self.store(Waiting::Other { link, env, kind: Kind::Read }, StoreOp::Read { range }, out);
@@ -314,8 +327,7 @@ impl Replica {
             // Leases only ever get shorter by this, so it is safe; the old coordinator is fenced when the seal is done.
             Msg::Lease { .. } if env.term < self.knocking => {}
             Msg::Lease { sent_at, stable } => {
-                let short = mutant::is(Mutant::ShortLeaseAtReplica);
-                self.leased_until = now.plus(if short { LEASE_AT_REPLICA / 16 } else { LEASE_AT_REPLICA });
+                self.leased_until = now.plus(lease());
                 self.learn_stable(stable);
                 self.persist_stable(now, out);
                 self.reply(link, env, Msg::LeaseAck { sent_at, credit: self.credit }, out);
@@ -452,7 +464,12 @@ impl Replica {
                 }
             }
             Waiting::Other { link, env, kind } => {
+                let refused = answer == StoreAnswer::Error(Nack::NoSpace);
                 let msg = self.answer(env, kind, answer, credit);
+                if let Kind::Write(seq) = kind {
+                    let others = self.numbered.ended(Ver { term: env.term, seq }, refused);
+                    others.into_iter().for_each(|(link, env)| self.reply(link, env, msg.clone(), out));
+                }
                 self.reply(link, env, msg, out);
             }
         }
@@ -468,7 +485,7 @@ impl Replica {
         }
         match (kind, answer) {
             (_, StoreAnswer::Error(n)) => Msg::Nack(n),
-            (Kind::Write, StoreAnswer::Done) => Msg::WriteAck { credit, position: self.position },
+            (Kind::Write(_), StoreAnswer::Done) => Msg::WriteAck { credit, position: self.position },
             (Kind::Read, StoreAnswer::Read(infos, data)) => Msg::ReadAck { infos, data },
             (Kind::Needs, StoreAnswer::Needs(needs)) => Msg::ReserveAck { needs, credit },
             (Kind::Chunks, StoreAnswer::Chunks(chunks, more)) => Msg::ChunkListAck { chunks, more },

@@ -65,6 +65,8 @@ pub(super) struct Sync {
     /// Mirrored writes that the target has not acknowledged, with their bytes.
     mirrored: BTreeMap<u64, usize>,
     behind: usize,
+    /// Those of them that no member has applied yet, and what is sent to the target once one has.
+    deferred: BTreeMap<u64, Msg>,
     target_listed: bool,
     source_listing: Option<Rid>,
     todo: BTreeSet<ChunkIx>,
@@ -102,7 +104,10 @@ impl Coordinator {
         let ready = |r: &Rid| {
             self.members.get(r).is_some_and(|m| m.up) && self.sync_retry.get(r).is_none_or(|(at, _)| now >= *at)
         };
-        self.record.out.iter().filter(|(_, o)| o.store_uuid.is_some()).map(|(r, _)| *r).find(ready)
+        // Who is not wanted any more would be taken out again at once, and so for ever.
+        let wanted = |r: &Rid| !self.record.leaving.contains(r) || mutant::is(Mutant::SyncsWhoLeaves);
+        let made = self.record.out.iter().filter(|(_, o)| o.store_uuid.is_some()).map(|(r, _)| *r);
+        made.filter(wanted).find(ready)
     }
 
     pub(super) fn drive_sync(&mut self, now: Tick, out: &mut Vec<Output>) {
@@ -150,6 +155,7 @@ impl Coordinator {
             mirror_from: 0,
             mirrored: BTreeMap::new(),
             behind: 0,
+            deferred: BTreeMap::new(),
             target_listed: false,
             source_listing: None,
             todo: BTreeSet::new(),
@@ -164,8 +170,11 @@ impl Coordinator {
 
     fn drive_proposed(&mut self, now: Tick, out: &mut Vec<Output>) {
         let Some((rid, sync_id)) = self.sync.as_ref().map(|s| (s.rid, s.sync_id)) else { return };
-        if self.record.out.get(&rid).is_some_and(|o| o.sync_id == Some(sync_id)) {
+        if let Some(o) = self.record.out.get(&rid).filter(|o| o.sync_id == Some(sync_id)).copied() {
             if let Some(s) = self.sync.as_mut() {
+                // What the record says now: its storage may have been made anew since the attempt was decided on (seed 3357).
+                s.store = o.store_uuid.unwrap_or_default();
+                s.base = o.base;
                 s.stage = SyncStage::Sealing;
             }
             return self.drive_target_seal(now, out);
@@ -221,8 +230,29 @@ impl Coordinator {
         let (rid, slow) = (s.rid, s.behind > MIRROR_BYTES);
         let kind = self.kind_for(rid, range, kind);
         let msg = Msg::Write { seq, range, stable: self.stable, kind };
-        self.request(now, rid, For::Mirror(seq), msg, out);
+        // If all members refuse it for lack of space it was never there, and must not be on the target either (I15).
+        match self.sync.as_mut().filter(|_| !zero && !slow) {
+            Some(s) => drop(s.deferred.insert(seq, msg)),
+            None => self.request(now, rid, For::Mirror(seq), msg, out),
+        }
         slow.then_some(rid)
+    }
+
+    /// A member has applied it, so it will be on all of them: the target gets it too.
+    pub(super) fn mirror_now(&mut self, now: Tick, seq: u64, out: &mut Vec<Output>) {
+        let late = self.sync.as_mut().and_then(|s| Some((s.rid, s.deferred.remove(&seq)?)));
+        if let Some((rid, msg)) = late {
+            self.request(now, rid, For::Mirror(seq), msg, out);
+        }
+    }
+
+    /// It was refused everywhere.
+    pub(super) fn mirror_never(&mut self, seq: u64) {
+        if let Some(s) = self.sync.as_mut()
+            && s.deferred.remove(&seq).is_some()
+        {
+            s.behind -= s.mirrored.remove(&seq).unwrap_or(0);
+        }
     }
 
     /// A zero is kept in mind by a member that is being brought in, unless that would make entries for very much of the volume:
@@ -302,12 +332,15 @@ impl Coordinator {
     fn begin_joining(&mut self, now: Tick, out: &mut Vec<Output>) {
         let Some(s) = self.sync.as_mut().filter(|s| s.failed.is_none()) else { return };
         s.stage = SyncStage::Joining;
-        let rid = s.rid;
+        let (rid, deferred) = (s.rid, std::mem::take(&mut s.deferred));
         for (seq, w) in &mut self.writes {
             if s.mirrored.contains_key(seq) {
                 w.waiting.insert(rid);
                 w.held = false;
             }
+        }
+        for (seq, msg) in deferred {
+            self.request(now, rid, For::Mirror(seq), msg, out);
         }
         self.next_lease = now;
         self.drive_joining(now, out);
@@ -346,8 +379,10 @@ impl Coordinator {
             self.permit = Permit::None;
             return out.push(Output::SyncOver);
         }
-        let ours = self.record.out.get(&rid).is_some_and(|o| o.sync_id == Some(id));
-        if !ours && s.stage != SyncStage::Proposed {
+        let target = self.record.out.get(&rid);
+        let ours = target.is_some_and(|o| o.sync_id == Some(id));
+        // (Of one that was removed no SyncStart would ever succeed, and while it is proposed nothing else can be: seed 3228.)
+        if !ours && (s.stage != SyncStage::Proposed || target.is_none()) {
             self.end_sync(now, out);
         }
     }
