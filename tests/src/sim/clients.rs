@@ -1,4 +1,6 @@
 //! The users of the simulated volume: what they ask, and what every answer says about the history.
+//!
+//! A block is one register of the history, or seven of uneven sizes in seeds whose users ask for parts of blocks.
 
 use super::world::Sim;
 use bytes::Bytes;
@@ -6,46 +8,129 @@ use hf_policy::*;
 use hf_repl_core::IoError;
 use hf_repl_core::coordinator::{self as co, ClientOp, ClientReply, Phase};
 
+/// Where the registers of a block begin, and its end. Each has room for its tag.
+const WHOLE: [u64; 2] = [0, BLOCK_BYTES];
+const PARTS: [u64; 8] = [0, 16, 512, 1000, 2048, 3001, 4080, BLOCK_BYTES];
+
+/// A request in flight.
+pub(super) struct Asked {
+    pub(super) began: u64,
+    pub(super) what: What,
+    /// So few members were in sync that a write had to wait.
+    pub(super) short: bool,
+}
+
+/// What was asked for.
+#[derive(PartialEq, Eq)]
+pub(super) enum What {
+    /// These registers are read.
+    Read(Vec<u64>),
+    /// These are written, or made zero.
+    Write(Vec<u64>),
+    Zero(Vec<u64>),
+    Flush,
+}
+
 impl Sim {
+    /// Where the registers of a block lie.
+    fn cells(&self) -> &'static [u64] {
+        if self.swarm.cells { &PARTS } else { &WHOLE }
+    }
+
+    fn per_block(&self) -> u64 {
+        self.cells().len() as u64 - 1
+    }
+
+    /// All registers of some blocks.
+    pub(super) fn registers(&self, blocks: std::ops::Range<u64>) -> Vec<u64> {
+        (blocks.start * self.per_block()..blocks.end * self.per_block()).collect()
+    }
+
+    /// Where a register begins, in bytes.
+    fn place(&self, register: u64) -> u64 {
+        let n = self.per_block();
+        register / n * BLOCK_BYTES + self.cells()[(register % n) as usize]
+    }
+
     pub(super) fn answered(&mut self, node: u64, id: u64, result: Result<ClientReply, IoError>) -> Result<(), String> {
         let now = self.now.0;
         let a = self.hosts.get_mut(&node).unwrap().coordinator.as_mut().unwrap();
-        let Some((began, blocks, write)) = a.ops.remove(&id) else {
+        let Some(asked) = a.ops.remove(&id) else {
             return Err(format!("request {id} answered twice"));
         };
-        match (result, write) {
-            (Ok(ClientReply::Done), Some(w)) => {
+        match (result, asked.what) {
+            (Ok(ClientReply::Done), What::Write(_) | What::Zero(_)) => {
+                let in_sync = a.c.status().in_sync;
+                if in_sync < a.min_replicas {
+                    return Err(format!("write {id} acknowledged by {in_sync} members of at least {}", a.min_replicas));
+                }
                 self.outcome.acked_writes += 1;
-                self.history.write_ended(w, now);
+                self.outcome.resumed += u64::from(asked.short);
+                self.history.write_ended(id, now);
+            }
+            (Ok(ClientReply::Done), What::Flush) => {
+                let open = a.ops.range(..id).find(|(_, o)| matches!(o.what, What::Write(_) | What::Zero(_)));
+                if let Some((write, _)) = open {
+                    return Err(format!("flush {id} answered before write {write}, which came earlier"));
+                }
+                self.outcome.flushes += 1;
             }
             // The only storage left was put back from an older copy, within a term and before anybody could see it.
-            (Ok(ClientReply::Data(_)), None) if self.lost_all() => {}
-            (Ok(ClientReply::Data(parts)), None) => {
-                let data = parts.concat();
-                for (b, bytes) in blocks.into_iter().zip(data.chunks(BLOCK_SIZE)) {
-                    let value = tag_of(bytes)?;
-                    self.history.read(b, value, began, now);
+            (Ok(ClientReply::Data(_)), What::Read(_)) if self.lost_all() => {}
+            (Ok(ClientReply::Data(parts)), What::Read(registers)) => {
+                self.was_read(&registers, &parts.concat(), asked.began)?
+            }
+            (Ok(r), _) => return Err(format!("request {id} answered by {r:?}")),
+            (Err(e), what) => self.failed(node, id, e, what)?,
+        }
+        Ok(())
+    }
+
+    fn was_read(&mut self, registers: &[u64], data: &[u8], began: u64) -> Result<(), String> {
+        let (now, n, mut at) = (self.now.0, self.per_block(), 0);
+        for r in registers {
+            let len = (self.place(r + 1) - self.place(*r)) as usize;
+            let bytes = data.get(at..at + len).ok_or("a read was answered with too few bytes")?;
+            self.history.read(*r, tag_of(bytes, r / n)?, began, now);
+            at += len;
+        }
+        if at == data.len() { Ok(()) } else { Err("a read was answered with too many bytes".into()) }
+    }
+
+    /// Which requests may fail, and what that says.
+    fn failed(&mut self, node: u64, id: u64, e: IoError, what: What) -> Result<(), String> {
+        // Who had just joined, and made up for all others that are lost, may not be known here yet.
+        let known = self.hosts[&node].coordinator.as_ref().map(|a| a.in_sync.clone()).unwrap_or_default();
+        let lost = self.outcome.wipes + self.outcome.restores > 0 && !known.into_iter().any(|r| self.holds(r));
+        let excused = self.outcome.rots > 0 || self.outcome.failed_disks > 0 || lost;
+        let n = self.per_block();
+        match (e, what) {
+            // A fenced write has an unknown outcome: it stays open.
+            (IoError::Fenced, _) => {}
+            // Every replica in sync was wiped: an error is all that can be said.
+            (IoError::Io, _) if self.lost_all() => {}
+            // The only copy rotted: an error, never wrong bytes. Or the disks of all that are in sync have failed: an error too, until
+            // one of them serves again.
+            (IoError::Io, What::Read(_)) if excused => {}
+            // What a part of a block had to be laid into could not be read.
+            (IoError::Io, What::Write(_) | What::Zero(_)) if excused && self.swarm.cells => {
+                self.history.write_failed_cleanly(id);
+            }
+            (IoError::NoSpace, What::Write(r) | What::Zero(r)) if self.small_disks && r.contains(&(256 * n)) => {
+                // Of a request over two chunks one may have been applied.
+                self.outcome.full += 1;
+                if !r.contains(&(256 * n - 1)) {
+                    self.history.write_failed_cleanly(id);
                 }
             }
-            (Ok(_), _) => {}
-            // A fenced write has an unknown outcome: it stays open.
-            (Err(IoError::Fenced), _) => {}
-            // Every replica in sync was wiped: an error is all that can be said.
-            (Err(IoError::Io), _) if self.lost_all() => {}
-            // The only copy rotted: an error, never wrong bytes.
-            (Err(IoError::Io), None) if self.outcome.rots > 0 => {}
-            // The disks of all that are in sync have failed: an error too, until one of them serves again.
-            (Err(IoError::Io), None) if self.outcome.failed_disks > 0 => {}
-            // Of a request over two chunks one may have been applied.
-            (Err(IoError::NoSpace), Some(_)) if self.small_disks && blocks.contains(&255) && blocks.contains(&256) => {
-                self.outcome.full += 1;
-            }
+            // Of a zero the whole blocks may have been, and the parts at its ends not.
+            (IoError::NoSpace, What::Zero(_)) if self.small_disks && self.swarm.cells => self.outcome.full += 1,
             // Certainly applied nowhere: nobody may ever read it.
-            (Err(IoError::NoSpace), Some(w)) if self.small_disks => {
+            (IoError::NoSpace, What::Write(_) | What::Zero(_)) if self.small_disks => {
                 self.outcome.full += 1;
-                self.history.write_failed_cleanly(w);
+                self.history.write_failed_cleanly(id);
             }
-            (Err(e), _) => return Err(format!("request {id} failed: {e}")),
+            (e, _) => return Err(format!("request {id} failed: {e}")),
         }
         Ok(())
     }
@@ -70,36 +155,93 @@ impl Sim {
         // A few hot blocks around a chunk boundary, so that operations meet.
         let b = 256 - self.span / 2 + self.rng.below(self.span);
         let n = 1 + self.rng.below(4.min(self.span));
-        let (id, now) = (self.id(), self.now.0);
-        let blocks: Vec<u64> = (b..b + n).collect();
         let write = !self.only_read.contains(&node) && self.rng.one_in(2);
-        let op = if write && self.rng.one_in(5) {
-            self.history.write_began(id, now, blocks.iter().map(|b| (*b, 0)));
-            ClientOp::Zero { off: b * BLOCK_BYTES, len: n * BLOCK_BYTES }
-        } else if write {
-            let data: Vec<u8> = blocks.iter().flat_map(|b| tagged(id, *b)).collect();
-            self.history.write_began(id, now, blocks.iter().map(|b| (*b, id)));
-            ClientOp::Write { off: b * BLOCK_BYTES, data: Bytes::from(data) }
-        } else {
-            ClientOp::Read { off: b * BLOCK_BYTES, len: (n * BLOCK_BYTES) as u32 }
+        let zero = write && self.rng.one_in(5);
+        let mut registers = self.registers(b..b + n);
+        if self.swarm.cells {
+            if self.swarm.rng.one_in(8) {
+                return self.ask(node, What::Flush);
+            }
+            self.trim(&mut registers);
+        }
+        self.ask(
+            node,
+            if zero {
+                What::Zero(registers)
+            } else if write {
+                What::Write(registers)
+            } else {
+                What::Read(registers)
+            },
+        )
+    }
+
+    /// Leaves some out at either end, sometimes.
+    fn trim(&mut self, registers: &mut Vec<u64>) {
+        if self.swarm.rng.one_in(3) {
+            return;
+        }
+        let from = self.swarm.rng.below(self.per_block().min(registers.len() as u64));
+        registers.drain(..from as usize);
+        let less = self.swarm.rng.below(self.per_block().min(registers.len() as u64));
+        registers.truncate(registers.len() - less as usize);
+        self.outcome.unaligned += u64::from(from + less > 0);
+    }
+
+    /// A client of this node asks.
+    pub(super) fn ask(&mut self, node: u64, what: What) -> Result<(), String> {
+        let (id, began, n) = (self.id(), self.now.0, self.per_block());
+        let span = |r: &[u64]| (self.place(r[0]), self.place(r[r.len() - 1] + 1) - self.place(r[0]));
+        let op = match &what {
+            What::Read(r) => ClientOp::Read { off: span(r).0, len: span(r).1 as u32 },
+            What::Zero(r) => ClientOp::Zero { off: span(r).0, len: span(r).1 },
+            What::Write(r) => {
+                let data: Vec<u8> =
+                    r.iter().flat_map(|x| tagged(id, x / n, (self.place(x + 1) - self.place(*x)) as usize)).collect();
+                ClientOp::Write { off: span(r).0, data: Bytes::from(data) }
+            }
+            What::Flush => ClientOp::Flush,
         };
+        match &what {
+            What::Zero(r) => self.history.write_began(id, began, r.iter().map(|x| (*x, 0))),
+            What::Write(r) => self.history.write_began(id, began, r.iter().map(|x| (*x, id))),
+            What::Read(_) | What::Flush => {}
+        }
         let a = self.hosts.get_mut(&node).unwrap().coordinator.as_mut().unwrap();
-        a.ops.insert(id, (now, blocks, write.then_some(id)));
+        let s = a.c.status();
+        let short = s.phase == Phase::Serving && s.in_sync < a.min_replicas;
+        a.ops.insert(id, Asked { began, what, short });
         self.coordinator_step(node, co::Input::Client { id, op })
     }
 }
 
-fn tagged(id: u64, block: u64) -> Vec<u8> {
-    let mut one = [0u8; 512];
+/// A register's bytes: who wrote it, and of which block, again and again.
+fn tagged(id: u64, block: u64, len: usize) -> impl Iterator<Item = u8> {
+    let mut one = [0u8; 16];
     one[..8].copy_from_slice(&id.to_le_bytes());
-    one[8..16].copy_from_slice(&block.to_le_bytes());
-    one.repeat(8)
+    one[8..].copy_from_slice(&block.to_le_bytes());
+    one.into_iter().cycle().take(len)
 }
 
-/// The block's tag; every sector must carry the same one.
-fn tag_of(bytes: &[u8]) -> Result<u64, String> {
-    if bytes.chunks(512).any(|s| s != &bytes[..512]) {
+fn repeats(bytes: &[u8]) -> bool {
+    bytes.chunks(16).all(|s| s == &bytes[..s.len()])
+}
+
+/// Does the block look as clients write it, in one piece or in parts?
+pub(super) fn is_whole(block: &[u8]) -> bool {
+    PARTS.windows(2).all(|p| repeats(&block[p[0] as usize..p[1] as usize]))
+}
+
+/// A register's tag; all of it must carry the same one.
+fn tag_of(bytes: &[u8], block: u64) -> Result<u64, String> {
+    if !repeats(bytes) {
         return Err("a torn block was read".into());
     }
-    Ok(u64::from_le_bytes(bytes[..8].try_into().map_err(|_| "short")?))
+    let one = &bytes[..16];
+    let half = |h: &[u8]| h.try_into().map(u64::from_le_bytes).map_err(|_| "short");
+    let (id, of) = (half(&one[..8])?, half(&one[8..])?);
+    if id != 0 && of != block {
+        return Err(format!("block {block} was read as what was written to block {of}"));
+    }
+    Ok(id)
 }

@@ -2,16 +2,27 @@
 //!
 //! Around them: a network that loses, duplicates, reorders and partitions; stores that crash (losing what was not
 //! durable); a Raft stand-in that delays, loses answers and refuses; nodes that crash and restart; clients that read
-//! and write unique tags; steals by other nodes. Every run ends with a heal phase: faults stop, I/O must resume, every block
-//! is read, and the history is judged.
+//! and write unique tags; steals by other nodes. Some seeds (`swarm.rs`) also change the replica set and the policy, have clocks that run
+//! at different rates, and users who ask for parts of blocks. Every run ends with a heal phase: faults stop, I/O must resume, every
+//! replica must be where the policy wants it, every block is read, and the history is judged.
+//!
+//! One shard: shards of a volume share only the term, the session and the record's epoch, each has a coordinator of its own, and two of
+//! them would double the world for the one thing they share, a record that moves under the other one's proposals, which policies and
+//! changes of the replica set do to a single shard already.
 
+mod changes;
 mod clients;
 mod faults;
+mod heal;
 mod model;
+mod net;
 mod real;
 mod run;
+mod scenes;
+mod steps;
 mod store;
+mod swarm;
 mod world;
 
-pub use run::{FAULTS, Outcome, Stores, run_without};
+pub use run::{FAULTS, LATER, Outcome, Stores, run_without};
 pub use world::Sim;

@@ -26,6 +26,10 @@ impl ModelStore {
     pub fn with_room(units: usize) -> ModelStore {
         ModelStore { units, ..ModelStore::default() }
     }
+    /// Its replica is deleted; the disk's journal goes on.
+    pub fn clear(&mut self) {
+        *self = ModelStore { units: self.units, position: self.position + 1, ..ModelStore::default() };
+    }
     pub fn submit(&mut self, tag: u64, op: StoreOp) {
         self.queue.push_back((tag, op));
     }

@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 /// Somebody else's replica, which fills small disks.
 const BALLAST: Rid = Rid(99);
 const UNIT_BLOCKS: u32 = 16;
+/// The tag of what was on its way for a replica that is deleted.
+const FORGOTTEN: u64 = u64::MAX - 2;
 
 pub struct RealStore {
     rid: Rid,
@@ -49,7 +51,7 @@ fn rec(shard: ShardId, rid: Rid, uuid: StoreUuid, blocks: u64) -> ReplicaRec {
 }
 
 impl RealStore {
-    /// A formatted disk with an empty replica. `units`: how many units of data still fit, 0 for plenty.
+    /// A formatted disk with an empty replica, or none if `rid` is 0. `units`: how many units of data still fit, 0 for plenty.
     pub fn new(seed: u64, shard: ShardId, rid: Rid, uuid: StoreUuid, blocks: u64, units: usize) -> RealStore {
         let mut disk = SimDisk::new(16 << 20);
         let p =
@@ -69,7 +71,9 @@ impl RealStore {
             rotten: BTreeSet::new(),
         };
         s.store.start(&mut s.out);
-        s.order(Op::CreateReplica(rec(shard, rid, uuid, blocks)));
+        if rid.0 > 0 {
+            s.order(Op::CreateReplica(rec(shard, rid, uuid, blocks)));
+        }
         if units > 0 {
             s.fill(shard, units as u64);
         }
@@ -116,7 +120,7 @@ impl RealStore {
                     let tag = self.owners.remove(&id).expect("an answer to nothing, or the second one");
                     if tag == u64::MAX {
                         self.ordered = result.map(|_| ()).map_err(|e| e.to_string());
-                    } else {
+                    } else if tag != FORGOTTEN {
                         self.done.push_back((tag, hf_replica_host::answer(result)));
                     }
                 }
@@ -197,6 +201,21 @@ impl RealStore {
         self.try_order(Op::UpdateReplica(ReplicaRec { store_uuid: uuid, ..rec }))
     }
 
+    /// Deletes its replica. What it was still asked for is not answered any more.
+    pub fn delete(&mut self, rid: Rid) -> Result<(), String> {
+        self.try_order(Op::DeleteReplica { rid })?;
+        self.done.clear();
+        self.owners.values_mut().for_each(|tag| *tag = FORGOTTEN);
+        Ok(())
+    }
+
+    /// Makes a replica on the same disk.
+    pub fn make(&mut self, shard: ShardId, rid: Rid, uuid: StoreUuid, blocks: u64) -> Result<(), String> {
+        self.try_order(Op::CreateReplica(rec(shard, rid, uuid, blocks)))?;
+        self.rid = rid;
+        Ok(())
+    }
+
     /// From now on no write or sync of this disk succeeds.
     pub fn fail(&mut self) {
         self.disk.fail_writes = true;
@@ -228,7 +247,8 @@ impl RealStore {
     pub fn rot(&mut self, block: u64) -> bool {
         let g = self.store.superblock().geometry;
         let first = g.data_off() / BLOCK_BYTES;
-        let ours = |b: &bytes::Bytes| b[..8] != [0; 8] && b[8..16] == block.to_le_bytes() && b[..512] == b[512..1024];
+        let ours =
+            |b: &bytes::Bytes| b[..8] != [0; 8] && b[8..16] == block.to_le_bytes() && super::clients::is_whole(b);
         let hit: Vec<u64> =
             (first..first + u64::from(g.units * UNIT_BLOCKS)).filter(|at| ours(&self.disk.block(*at))).collect();
         for at in &hit {

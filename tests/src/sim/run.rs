@@ -1,33 +1,68 @@
 //! One run of a seed: which faults it has, how it ended.
 
+use super::swarm::Swarm;
 use super::world::Sim;
 
-/// How a run ended.
-#[derive(Debug, Default, Clone)]
-pub struct Outcome {
-    pub steps: u64,
-    pub acked_writes: u64,
-    pub reads: u64,
-    pub attaches: u64,
-    pub drops: u64,
-    pub crashes: u64,
-    pub reconciled: u64,
-    pub full: u64,
-    pub joins: u64,
-    pub wipes: u64,
-    pub dramas: u64,
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// How a run ended.
+        #[derive(Debug, Default, Clone)]
+        pub struct Outcome {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+        impl Outcome {
+            /// Sums up.
+            pub fn add(&mut self, o: &Outcome) {
+                $(self.$name += o.$name;)*
+            }
+        }
+    };
+}
+
+counters! {
+    steps,
+    acked_writes,
+    reads,
+    attaches,
+    drops,
+    crashes,
+    reconciled,
+    full,
+    joins,
+    wipes,
+    dramas,
     /// Runs that ended because the last replica in sync was wiped: a wipe met a drop on its way.
-    pub lost: u64,
-    pub synced: u64,
-    pub scrubs: u64,
+    lost,
+    synced,
+    scrubs,
     /// Blocks that went bad on a disk, and those of them that scrubs replaced.
-    pub rots: u64,
-    pub healed: u64,
+    rots,
+    healed,
     /// Disks whose writes began to fail.
-    pub failed_disks: u64,
+    failed_disks,
     /// Disks that were put back from an older copy, and replicas that noticed.
-    pub restores: u64,
-    pub renewals: u64,
+    restores,
+    renewals,
+    /// Replicas added later, and how many of those came into the set.
+    adds,
+    newcomers,
+    /// Members that left because they were marked as leaving.
+    leaves,
+    /// Replicas removed, those of them that were to move, and those whose data was deleted by their tombstone.
+    removes,
+    moves,
+    deletions,
+    /// Nodes in draining that lost their last replica.
+    drains,
+    /// Changes of the policy.
+    policies,
+    /// Writes that were asked for while too few members were in sync, and acknowledged later.
+    resumed,
+    /// Jumps of the wall clock.
+    jumps,
+    /// Requests that were no whole blocks, and flushes answered.
+    unaligned,
+    flushes,
 }
 
 /// What the simulated nodes keep their replicas on.
@@ -39,33 +74,8 @@ pub enum Stores {
     Real,
 }
 
-impl Outcome {
-    /// Sums up.
-    pub fn add(&mut self, o: &Outcome) {
-        self.steps += o.steps;
-        self.acked_writes += o.acked_writes;
-        self.reads += o.reads;
-        self.attaches += o.attaches;
-        self.drops += o.drops;
-        self.crashes += o.crashes;
-        self.reconciled += o.reconciled;
-        self.full += o.full;
-        self.joins += o.joins;
-        self.wipes += o.wipes;
-        self.dramas += o.dramas;
-        self.lost += o.lost;
-        self.synced += o.synced;
-        self.scrubs += o.scrubs;
-        self.rots += o.rots;
-        self.healed += o.healed;
-        self.failed_disks += o.failed_disks;
-        self.restores += o.restores;
-        self.renewals += o.renewals;
-    }
-}
-
-/// What can go wrong, by name: `HOLDFAST_SIM_OFF=crash,wipe` runs without it.
-pub const FAULTS: [&str; 13] = [
+/// What can go wrong, by name: `HOLDFAST_SIM_OFF=crash,wipe` runs without it. The first ten have weights of their own.
+pub const FAULTS: [&str; 17] = [
     "loss",
     "duplicate",
     "crash",
@@ -79,7 +89,14 @@ pub const FAULTS: [&str; 13] = [
     "full",
     "slow",
     "last",
+    "changes",
+    "policy",
+    "clocks",
+    "unaligned",
 ];
+
+/// What came later than the seeds that are kept because they once failed: without these they are the runs they were.
+pub const LATER: [&str; 4] = ["changes", "policy", "clocks", "unaligned"];
 
 /// One run, without some faults. If its verdict is an error it names what went wrong; the seed replays it.
 pub fn run_without(seed: u64, steps: u64, stores: Stores, off: &[String]) -> Result<Outcome, String> {
@@ -87,10 +104,11 @@ pub fn run_without(seed: u64, steps: u64, stores: Stores, off: &[String]) -> Res
         return Err(format!("no fault is named {unknown}; there are {}", FAULTS.join(", ")));
     }
     let is_off = |name: &str| off.iter().any(|o| o == name);
-    let mut s = Sim::new(seed, stores);
+    let mut s = Sim::new(seed, stores, Swarm::new(seed, &is_off));
     for (w, name) in s.weights.iter_mut().zip(FAULTS) {
         *w = if is_off(name) { 0 } else { *w };
     }
+    s.dramas = !is_off("drama");
     s.small_disks &= !is_off("full");
     s.slow = if is_off("slow") { 2_000 } else { s.slow };
     s.lasting = if is_off("last") { 1 } else { s.lasting };

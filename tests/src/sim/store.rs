@@ -17,11 +17,30 @@ pub enum SimStore {
 use SimStore::{Model, Real};
 
 impl SimStore {
-    /// An empty replica on node `node`. `seed` makes it a real one; `units` is the room it has, 0 for plenty.
-    pub fn new(seed: Option<u64>, node: u64, uuid: StoreUuid, units: usize) -> SimStore {
+    /// An empty replica, or none if `rid` is 0. `seed` makes it a real one; `units` is the room it has, 0 for plenty.
+    pub fn new(seed: Option<u64>, rid: Rid, uuid: StoreUuid, units: usize) -> SimStore {
         match seed {
             None => Model(Box::new(ModelStore::with_room(units))),
-            Some(seed) => Real(Box::new(RealStore::new(seed, SHARD, Rid(node), uuid, BLOCKS, units))),
+            Some(seed) => Real(Box::new(RealStore::new(seed, SHARD, rid, uuid, BLOCKS, units))),
+        }
+    }
+
+    /// Deletes its replica, durably. Its disk may have failed.
+    pub fn delete(&mut self, rid: Rid) -> bool {
+        match self {
+            Model(s) => {
+                s.clear();
+                true
+            }
+            Real(s) => s.delete(rid).is_ok(),
+        }
+    }
+
+    /// Makes a replica where there is none, durably. Its disk may have failed.
+    pub fn make(&mut self, rid: Rid, uuid: StoreUuid) -> bool {
+        match self {
+            Model(_) => true,
+            Real(s) => s.make(SHARD, rid, uuid, BLOCKS).is_ok(),
         }
     }
 
@@ -101,12 +120,12 @@ impl SimStore {
     }
 
     /// What a replica is told of itself when its node begins.
-    pub fn durable(&self, node: u64, store_uuid: StoreUuid) -> Durable {
+    pub fn durable(&self, rid: Rid, store_uuid: StoreUuid) -> Durable {
         match self {
             Model(s) => Durable {
                 cluster: ClusterId(1),
                 shard: SHARD,
-                rid: Rid(node),
+                rid,
                 store_uuid,
                 lineage: Lineage(1),
                 promised_term: s.promised.0,

@@ -1,21 +1,23 @@
 //! The simulated world and its schedule.
 
+use super::clients::Asked;
+use super::net::Net;
 use super::run::{Outcome, Stores};
 use super::store::SimStore;
+use super::swarm::Swarm;
 use crate::check::register::History;
 use hf_meta_core::record::*;
 use hf_meta_core::{Command, Envelope as MetaEnvelope, Refusal};
 use hf_policy::attributes::{Media, ReadFrom};
 use hf_policy::policy::parse_pairs;
 use hf_policy::*;
-use hf_repl_core::coordinator::{self as co, Phase};
-use hf_repl_core::message::{Envelope, Msg, Nack};
-use hf_repl_core::replica as re;
+use hf_repl_core::coordinator as co;
 use hf_repl_core::{Coordinator, Replica};
 use hf_store::sim::Rng;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-pub(super) const NODES: u64 = 3;
+/// Nodes that the volume begins on.
+const FIRST: u64 = 3;
 pub(super) const BLOCKS: u64 = 600;
 pub(super) const VOL: VolumeId = VolumeId(1);
 pub(super) const SHARD: ShardId = ShardId { vol: VOL, index: 0 };
@@ -30,27 +32,23 @@ pub(super) struct Host {
     pub(super) image: Option<(SimStore, StoreUuid)>,
     /// Its disk was put back from that copy, and nobody knows.
     pub(super) put_back: bool,
-    /// Its storage; a wipe makes another one.
+    /// The replica it holds, 0 if none, and its storage; a wipe makes another one.
+    pub(super) rid: Rid,
     pub(super) uuid: StoreUuid,
-    pub(super) replica: Replica,
+    pub(super) replica: Option<Replica>,
     pub(super) coordinator: Option<Attached>,
 }
 
 pub(super) struct Attached {
     pub(super) c: Coordinator,
     pub(super) session: SessionId,
-    /// Requests in flight: client id to (began, what).
-    pub(super) ops: BTreeMap<u64, (u64, Vec<u64>, Option<u64>)>,
+    /// Requests in flight.
+    pub(super) ops: BTreeMap<u64, Asked>,
+    /// Replicas it knows of, those of them that it knows to be in sync, and how many of those it was told that writes need.
+    pub(super) knows: BTreeSet<Rid>,
+    pub(super) in_sync: BTreeSet<Rid>,
+    pub(super) min_replicas: u32,
     pub(super) out: Vec<co::Output>,
-}
-
-#[derive(Debug)]
-pub(super) enum Net {
-    ToReplica { from: u64, to: u64, env: Envelope, msg: Msg },
-    ToCoordinator { from: u64, to: u64, env: Envelope, msg: Msg },
-    Proposal { from: u64, session: SessionId, cmd: Command },
-    Answer { to: u64, session: SessionId, outcome: co::Proposed },
-    Record { to: u64, session: SessionId },
 }
 
 pub struct Sim {
@@ -59,14 +57,21 @@ pub struct Sim {
     pub(super) state: ClusterState,
     pub(super) hosts: BTreeMap<u64, Host>,
     pub(super) net: Vec<(Tick, Net)>,
-    pub(super) cut: std::collections::BTreeSet<(u64, u64)>,
+    pub(super) cut: BTreeSet<(u64, u64)>,
+    /// On which node each replica lives, or lived.
+    pub(super) homes: BTreeMap<Rid, u64>,
+    pub(super) swarm: Swarm,
+    /// For now no message is lost or late.
+    pub(super) prompt: bool,
+    /// Scenes are played.
+    pub(super) dramas: bool,
     pub(super) history: History,
     pub(super) next: u64,
     pub(super) weights: [u64; 10],
     /// How seldom cuts and crashes end by themselves.
     pub(super) lasting: u64,
     /// Nodes whose users only read for now.
-    pub(super) only_read: std::collections::BTreeSet<u64>,
+    pub(super) only_read: BTreeSet<u64>,
     /// The longest delay of a message, in microseconds.
     pub(super) slow: u64,
     /// How many blocks are hot.
@@ -80,7 +85,7 @@ pub struct Sim {
 }
 
 impl Sim {
-    pub(super) fn new(seed: u64, stores: Stores) -> Sim {
+    pub(super) fn new(seed: u64, stores: Stores, swarm: Swarm) -> Sim {
         let mut rng = Rng::new(seed);
         // Swarm: every seed stresses other things.
         let weights = std::array::from_fn(|_| [0, 1, 2, 6][rng.below(4) as usize]);
@@ -91,6 +96,10 @@ impl Sim {
             hosts: BTreeMap::new(),
             net: Vec::new(),
             cut: Default::default(),
+            homes: BTreeMap::new(),
+            swarm,
+            prompt: false,
+            dramas: true,
             history: History::default(),
             next: 1,
             weights,
@@ -114,10 +123,14 @@ impl Sim {
 
     /// No in-sync replica has its storage any more.
     pub(super) fn lost_all(&self) -> bool {
-        self.outcome.wipes + self.outcome.restores > 0
-            && self.state.volumes[&VOL].shards[0].replicas.values().all(|r| {
-                !r.in_sync() || r.store_uuid != Some(self.hosts[&r.rid.0].uuid) || self.hosts[&r.rid.0].put_back
-            })
+        self.outcome.wipes + self.outcome.restores > 0 && !self.record().in_sync.keys().any(|r| self.holds(*r))
+    }
+
+    /// A replica has the storage that the record says it has, as far as anybody knows.
+    pub(super) fn holds(&self, rid: Rid) -> bool {
+        let r = self.state.volumes[&VOL].shards[0].replicas.get(&rid);
+        let good = |r: &ReplicaRecord, h: &Host| r.store_uuid == Some(h.uuid) && !h.put_back;
+        r.is_some_and(|r| good(r, &self.hosts[&r.node.0]))
     }
 
     pub(super) fn id(&mut self) -> u64 {
@@ -128,7 +141,13 @@ impl Sim {
     pub(super) fn apply(&mut self, cmd: Command) -> Result<hf_meta_core::Reply, Refusal> {
         let request = RequestId(u128::from(self.id()));
         let said = self.tracing.then(|| format!("{cmd:?}"));
-        let r = self.state.apply(&MetaEnvelope { v: 1, request, at_ms: 0, cmd });
+        let (at_ms, done) = (self.wall_ms(), self.tally(&cmd));
+        let r = self.state.apply(&MetaEnvelope { v: 1, request, at_ms, cmd });
+        if r.is_ok() {
+            self.outcome.add(&done);
+        }
+        self.homes
+            .extend(self.state.volumes.get(&VOL).iter().flat_map(|v| v.replicas()).map(|(_, r)| (r.rid, r.node.0)));
         self.trace(|| format!("RAFT {} -> {r:?}", said.unwrap_or_default()));
         self.state.check().unwrap();
         r
@@ -136,7 +155,7 @@ impl Sim {
 
     fn found(&mut self) {
         self.apply(Command::Init { cluster: ClusterId(1), name: "sim".into() }).unwrap();
-        for i in 1..=NODES {
+        for i in 1..=self.nodes() {
             let put = Command::PutNode {
                 node: None,
                 name: format!("n{i}"),
@@ -155,22 +174,47 @@ impl Sim {
             })
             .unwrap();
         }
-        let attrs = parse_pairs(["size=4MiB", "min_replicas=1"]).unwrap();
+        let attrs = self.swarm.attributes();
+        let attrs = parse_pairs(attrs.iter().map(String::as_str)).unwrap();
         let shards = vec![vec![DiskId(1), DiskId(2), DiskId(3)]];
         self.apply(Command::CreateVolume { name: "v".into(), attrs, lineage: Lineage(1), shards }).unwrap();
-        for i in 1..=NODES {
+        for i in 1..=FIRST {
             self.apply(Command::ReplicaMade { vol: VOL, rid: Rid(i), store_uuid: StoreUuid(u128::from(i)) }).unwrap();
             let units = if self.small_disks { 1 + self.rng.below(3) as usize } else { 0 };
-            let uuid = StoreUuid(u128::from(i));
             let seed = (self.stores == Stores::Real).then(|| self.rng.next_u64());
-            let store = SimStore::new(seed, i, uuid, units);
             let boot = BootId(u128::from(self.id()));
-            let replica = Replica::new(self.now, boot, store.durable(i, uuid));
-            self.hosts.insert(
-                i,
-                Host { up: true, boot, store, units, image: None, put_back: false, uuid, replica, coordinator: None },
-            );
+            self.settle_host(i, boot, Rid(i), units, seed);
         }
+        for i in FIRST + 1..=self.nodes() {
+            let units = if self.small_disks { 1 + self.swarm.rng.below(3) as usize } else { 0 };
+            let seed = (self.stores == Stores::Real).then(|| self.swarm.rng.next_u64());
+            let boot = BootId(u128::from(self.id()));
+            self.settle_host(i, boot, Rid(0), units, seed);
+        }
+    }
+
+    fn settle_host(&mut self, node: u64, boot: BootId, rid: Rid, units: usize, seed: Option<u64>) {
+        let uuid = StoreUuid(u128::from(rid.0));
+        let store = SimStore::new(seed, rid, uuid, units);
+        let replica = (rid.0 > 0).then(|| Replica::new(self.clock(node), boot, store.durable(rid, uuid)));
+        let (image, coordinator) = (None, None);
+        self.hosts.insert(
+            node,
+            Host { up: true, boot, store, units, image, put_back: false, rid, uuid, replica, coordinator },
+        );
+    }
+
+    pub(super) fn nodes(&self) -> u64 {
+        FIRST + self.swarm.spares
+    }
+
+    /// Some node.
+    pub(super) fn a_node(&mut self) -> u64 {
+        1 + self.rng.below(self.nodes())
+    }
+
+    pub(super) fn policy(&self) -> Policy {
+        Policy::from_attrs(&self.state.volumes[&VOL].attrs).unwrap()
     }
 
     /// `HOLDFAST_SIM_TRACE=1` tells what happens, to see why a seed fails.
@@ -180,31 +224,9 @@ impl Sim {
         }
     }
 
-    pub(super) fn linked(&self, a: u64, b: u64) -> bool {
-        a == b || !self.cut.contains(&(a, b))
-    }
-
-    fn send(&mut self, net: Net) {
-        let faulty = !self.healing;
-        let fate = self.rng.below(100);
-        let lost = faulty && fate < 2 * self.weights[0] && !matches!(net, Net::Record { .. });
-        if lost {
-            return;
-        }
-        let delay = if faulty && self.rng.one_in(10) { self.rng.below(self.slow) } else { self.rng.below(2_000) };
-        let at = self.now.plus(50 + delay);
-        if faulty
-            && fate >= 100 - self.weights[1]
-            && let Some(copy) = net.copy()
-        {
-            let later = self.now.plus(50 + self.rng.below(900_000));
-            self.net.push((later, copy));
-        }
-        self.net.push((at, net));
-    }
-
     pub(super) fn random_step(&mut self) -> Result<(), String> {
         self.outcome.steps += 1;
+        self.sometimes()?;
         let w = self.weights;
         match self.rng.below(1000) {
             0..=449 => self.deliver()?,
@@ -226,82 +248,6 @@ impl Sim {
             _ => self.tick(6_000)?,
         }
         Ok(())
-    }
-
-    /// Delivers one message that is due; reordering comes from their times and this choice.
-    pub(super) fn deliver(&mut self) -> Result<(), String> {
-        let due: Vec<usize> =
-            self.net.iter().enumerate().filter(|(_, (at, _))| *at <= self.now).map(|(i, _)| i).collect();
-        if due.is_empty() {
-            return self.tick(500);
-        }
-        let i = due[self.rng.below(due.len() as u64) as usize];
-        let (_, net) = self.net.swap_remove(i);
-        self.trace(|| match &net {
-            Net::ToReplica { from, to, env, msg } => {
-                format!("{from}>r{to} term {} req {} {msg:?}", env.term.0, env.req)
-            }
-            Net::ToCoordinator { from, to, env, msg } => format!("r{from}>{to} req {} {msg:?}", env.req),
-            other => format!("{other:?}"),
-        });
-        match net {
-            Net::ToReplica { from, to, env, msg } => {
-                if self.linked(from, to) && self.hosts[&to].up {
-                    self.replica_step(to, re::Input::Message { link: from, env, msg });
-                }
-            }
-            Net::ToCoordinator { from, to, env, msg } => {
-                if self.linked(from, to) {
-                    let fenced = matches!(msg, Msg::Nack(Nack::StaleTerm { .. })) && env.boot == self.hosts[&from].boot;
-                    let theirs = self.is_session(to, env.session);
-                    self.coordinator_step(to, co::Input::Message { rid: Rid(from), env, msg })?;
-                    let phase = self.hosts[&to].coordinator.as_ref().map(|a| a.c.status());
-                    if fenced && theirs && phase.is_some_and(|s| s.phase != Phase::Fenced) {
-                        return Err(format!("node {to} was told that its term is over and goes on"));
-                    }
-                }
-            }
-            Net::Proposal { from, session, cmd } => {
-                let (drop, add) = (matches!(cmd, Command::Drop { .. }), matches!(cmd, Command::Add { .. }));
-                let scrub = if let Command::Scrubbed { report, .. } = &cmd { Some(*report) } else { None };
-                let over = self.record().session != Some(session);
-                let outcome = match self.apply(cmd) {
-                    Ok(_) if over => return Err("a change was taken from an attachment that is over".into()),
-                    Ok(_) => {
-                        self.outcome.drops += u64::from(drop);
-                        self.outcome.joins += u64::from(add);
-                        self.outcome.scrubs += u64::from(scrub.is_some());
-                        self.outcome.healed += scrub.map_or(0, |r| r.repaired);
-                        co::Proposed::Done
-                    }
-                    Err(Refusal::StaleTerm { .. } | Refusal::NotAttached) => co::Proposed::Stale,
-                    Err(_) => co::Proposed::Retry,
-                };
-                self.send(Net::Answer { to: from, session, outcome });
-                self.announce();
-            }
-            Net::Answer { to, session, outcome } => {
-                if self.is_session(to, session) {
-                    self.coordinator_step(to, co::Input::Proposed(outcome))?;
-                }
-            }
-            Net::Record { to, session } => {
-                if self.is_session(to, session) {
-                    let record = self.record();
-                    let over = record.session != Some(session);
-                    self.coordinator_step(to, co::Input::Record(record))?;
-                    let phase = self.hosts[&to].coordinator.as_ref().map(|a| a.c.status().phase);
-                    if over && phase != Some(Phase::Fenced) {
-                        return Err(format!("node {to} knows that its attachment is over and goes on"));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn is_session(&self, node: u64, session: SessionId) -> bool {
-        self.hosts[&node].coordinator.as_ref().is_some_and(|a| a.session == session)
     }
 
     pub(super) fn record(&self) -> co::Record {
@@ -330,131 +276,13 @@ impl Sim {
         }
     }
 
-    /// Every coordinator will see the newest record, sooner or later.
-    pub(super) fn announce(&mut self) {
-        let to: Vec<_> = self.hosts.iter().filter_map(|(n, h)| Some((*n, h.coordinator.as_ref()?.session))).collect();
-        for (to, session) in to {
-            // One cut off from Raft learns nothing; 0 stands for Raft.
-            if !self.cut.contains(&(to, 0)) {
-                self.send(Net::Record { to, session });
-            }
-        }
-    }
-
-    fn replica_step(&mut self, node: u64, input: re::Input) {
-        let now = self.now;
-        let h = self.hosts.get_mut(&node).unwrap();
-        let mut out = Vec::new();
-        h.replica.set_credit(h.store.credit());
-        h.replica.step(now, input, &mut out);
-        let mut sends = Vec::new();
-        let renew = out.contains(&re::Output::Renew);
-        for o in out {
-            match o {
-                re::Output::Renew => {}
-                re::Output::Store { tag, op } => h.store.submit(tag, op),
-                re::Output::Send { link, env, msg } => {
-                    sends.push(Net::ToCoordinator { from: node, to: link, env, msg })
-                }
-            }
-        }
-        sends.into_iter().for_each(|s| self.send(s));
-        if renew {
-            self.renew(node);
-        }
-    }
-
-    /// The storage that was put back becomes another one; its replica begins anew.
-    fn renew(&mut self, node: u64) {
-        let uuid = StoreUuid(u128::from(self.id()) << 32);
-        self.trace(|| format!("RENEWED {node}"));
-        let (now, h) = (self.now, self.hosts.get_mut(&node).unwrap());
-        if h.store.renew(uuid).is_err() {
-            return; // The disk has failed; it will be noticed again.
-        }
-        h.uuid = uuid;
-        h.put_back = false;
-        h.replica = Replica::new(now, h.boot, h.store.durable(node, uuid));
-        self.outcome.renewals += 1;
-    }
-
-    pub(super) fn store_step(&mut self) -> Result<(), String> {
-        let node = 1 + self.rng.below(NODES);
-        let h = self.hosts.get_mut(&node).unwrap();
-        if h.up
-            && let Some((tag, answer)) = h.store.complete()
-        {
-            let (max_ver, credit, position) = (h.store.max_ver(), h.store.credit(), h.store.position());
-            self.replica_step(node, re::Input::Store { tag, answer, credit, max_ver, position });
-        }
-        Ok(())
-    }
-
-    pub(super) fn coordinator_step(&mut self, node: u64, input: co::Input) -> Result<(), String> {
-        let now = self.now;
-        let Some(a) = self.hosts.get_mut(&node).unwrap().coordinator.as_mut() else { return Ok(()) };
-        let mut out = std::mem::take(&mut a.out);
-        a.c.step(now, input, &mut out);
-        a.c.check()?;
-        self.outputs(node, out)
-    }
-
-    fn outputs(&mut self, node: u64, out: Vec<co::Output>) -> Result<(), String> {
-        for o in out {
-            match o {
-                co::Output::Send { rid, env, msg } => self.send(Net::ToReplica { from: node, to: rid.0, env, msg }),
-                co::Output::Propose { epoch, term, change } => {
-                    let session = self.hosts[&node].coordinator.as_ref().unwrap().session;
-                    let (vol, shard) = (VOL, 0);
-                    let cmd = match change {
-                        co::Change::Drop { rids, base } => Command::Drop { vol, shard, epoch, term, rids, base },
-                        co::Change::SyncStart { rid, sync_id } => {
-                            Command::SyncStart { vol, shard, epoch, term, rid, sync_id }
-                        }
-                        co::Change::Add { rid, store_uuid } => {
-                            Command::Add { vol, shard, epoch, term, rid, store_uuid }
-                        }
-                        co::Change::Scrubbed { id, report } => {
-                            // In-sync replicas differ in nothing but rot, whatever happened before.
-                            if report.behind + report.diverged > 0 {
-                                return Err(format!("a scrub found what must not be: {report:?}"));
-                            }
-                            Command::Scrubbed { vol, shard, epoch, term, id, report }
-                        }
-                    };
-                    if !self.cut.contains(&(node, 0)) {
-                        self.send(Net::Proposal { from: node, session, cmd });
-                    }
-                }
-                co::Output::Reply { id, result } => self.answered(node, id, result)?,
-                co::Output::Fenced => {
-                    let a = self.hosts.get_mut(&node).unwrap().coordinator.as_ref();
-                    let s = a.map(|a| a.c.status());
-                    self.outcome.reconciled += s.map_or(0, |s| s.reconciled_blocks);
-                    self.outcome.synced += s.map_or(0, |s| s.stats.synced_blocks);
-                }
-                co::Output::WantSync => self.coordinator_step(node, co::Input::SyncGo)?,
-                co::Output::Serving => {
-                    let term = self.hosts[&node].coordinator.as_ref().unwrap().c.status().term;
-                    if !self.cut.contains(&(node, 0)) && !self.rng.one_in(4) {
-                        // Status only: it may be lost.
-                        let _ = self.apply(Command::Activated { vol: VOL, term });
-                    }
-                }
-                co::Output::Drained | co::Output::SyncOver => {}
-            }
-        }
-        Ok(())
-    }
-
     pub(super) fn tick(&mut self, us: u64) -> Result<(), String> {
         let us = 1 + self.rng.below(us);
         self.now = self.now.plus(us);
-        for node in 1..=NODES {
-            let due = self.hosts[&node]
-                .coordinator
-                .as_ref()
-                .is_some_and(|a| a.c.next_deadline().is_some_and(|d| d <= self.now));
+        for node in 1..=self.nodes() {
+            let now = self.clock(node);
+            let due =
+                self.hosts[&node].coordinator.as_ref().is_some_and(|a| a.c.next_deadline().is_some_and(|d| d <= now));
             if due && self.hosts[&node].up {
                 self.coordinator_step(node, co::Input::Tick)?;
             }
@@ -463,7 +291,7 @@ impl Sim {
     }
 
     pub(super) fn attach(&mut self, at: Option<u64>) -> Result<(), String> {
-        let node = at.unwrap_or_else(|| 1 + self.rng.below(NODES));
+        let node = at.unwrap_or_else(|| 1 + self.rng.below(self.nodes()));
         if !self.hosts[&node].up || self.cut.contains(&(node, 0)) {
             return Ok(());
         }
@@ -474,23 +302,29 @@ impl Sim {
         self.apply(cmd).map_err(|e| e.to_string())?;
         self.outcome.attaches += 1;
         self.id();
+        let (record, policy) = (self.record(), self.policy());
+        let knows: BTreeSet<Rid> = record.in_sync.keys().chain(record.out.keys()).copied().collect();
+        let read_from = if self.rng.one_in(2) { ReadFrom::Spread } else { ReadFrom::Local };
+        let mut nearest: Vec<Rid> = knows.iter().copied().collect();
+        nearest.sort_by_key(|r| (self.homes[r] != node, *r));
         let cfg = co::Config {
             cluster: ClusterId(1),
             shard: SHARD,
             session,
             node: NodeId(node),
             blocks: BLOCKS,
-            min_replicas: 1,
+            min_replicas: policy.min_replicas,
             replica_timeout: 1_000_000,
-            read_from: if self.rng.one_in(2) { ReadFrom::Spread } else { ReadFrom::Local },
+            read_from: if self.swarm.policy { policy.read_from } else { read_from },
             rebuild_impact: 20,
-            nearest: vec![Rid(node)],
+            nearest,
         };
-        let mut out = Vec::new();
-        let c = Coordinator::new(self.now, cfg, self.record(), &mut out);
+        let (mut out, min_replicas) = (Vec::new(), policy.min_replicas);
+        let in_sync = record.in_sync.keys().copied().collect();
+        let c = Coordinator::new(self.clock(node), cfg, record, &mut out);
         // The node's earlier attachment ends here; its open writes have unknown outcomes.
         self.hosts.get_mut(&node).unwrap().coordinator =
-            Some(Attached { c, session, ops: BTreeMap::new(), out: Vec::new() });
+            Some(Attached { c, session, ops: BTreeMap::new(), knows, in_sync, min_replicas, out: Vec::new() });
         self.outputs(node, out)?;
         self.links(node)?;
         self.announce();
@@ -499,32 +333,20 @@ impl Sim {
 
     /// Tells a coordinator which links are up.
     pub(super) fn links(&mut self, node: u64) -> Result<(), String> {
-        for peer in 1..=NODES {
-            let up = self.hosts[&peer].up && self.linked(node, peer) && self.linked(peer, node);
-            let boot = self.hosts[&peer].boot;
-            let rid = Rid(peer);
-            let input = if up { co::Input::PeerUp { rid, boot } } else { co::Input::PeerDown { rid } };
-            self.coordinator_step(node, input)?;
-        }
-        Ok(())
+        let knows = self.hosts[&node].coordinator.as_ref().map(|a| a.knows.clone()).unwrap_or_default();
+        knows.into_iter().try_for_each(|rid| self.link(node, rid))
+    }
+
+    /// Tells it whether the link to the disk of one replica is up.
+    pub(super) fn link(&mut self, node: u64, rid: Rid) -> Result<(), String> {
+        let peer = self.homes[&rid];
+        let up = self.hosts[&peer].up && self.linked(node, peer) && self.linked(peer, node);
+        let boot = self.hosts[&peer].boot;
+        let input = if up { co::Input::PeerUp { rid, boot } } else { co::Input::PeerDown { rid } };
+        self.coordinator_step(node, input)
     }
 
     pub(super) fn all_links(&mut self) -> Result<(), String> {
-        (1..=NODES).try_for_each(|n| self.links(n))
-    }
-}
-
-impl Net {
-    /// Only what the protocol must survive twice is duplicated.
-    fn copy(&self) -> Option<Net> {
-        match self {
-            Net::ToReplica { from, to, env, msg } => {
-                Some(Net::ToReplica { from: *from, to: *to, env: *env, msg: msg.clone() })
-            }
-            Net::ToCoordinator { from, to, env, msg } => {
-                Some(Net::ToCoordinator { from: *from, to: *to, env: *env, msg: msg.clone() })
-            }
-            _ => None,
-        }
+        (1..=self.nodes()).try_for_each(|n| self.links(n))
     }
 }

@@ -1,0 +1,119 @@
+//! Steps of the machines of a simulated node, and what becomes of their outputs.
+
+use super::net::Net;
+use super::world::{SHARD, Sim, VOL};
+use hf_meta_core::Command;
+use hf_policy::*;
+use hf_repl_core::Replica;
+use hf_repl_core::coordinator as co;
+use hf_repl_core::replica as re;
+
+impl Sim {
+    pub(super) fn replica_step(&mut self, node: u64, input: re::Input) {
+        let now = self.clock(node);
+        let h = self.hosts.get_mut(&node).unwrap();
+        let mut out = Vec::new();
+        let Some(replica) = h.replica.as_mut() else { return };
+        replica.set_credit(h.store.credit());
+        replica.step(now, input, &mut out);
+        let mut sends = Vec::new();
+        let renew = out.contains(&re::Output::Renew);
+        for o in out {
+            match o {
+                re::Output::Renew => {}
+                re::Output::Store { tag, op } => h.store.submit(tag, op),
+                re::Output::Send { link, env, msg } => {
+                    sends.push(Net::ToCoordinator { from: node, to: link, env, msg })
+                }
+            }
+        }
+        sends.into_iter().for_each(|s| self.send(s));
+        if renew {
+            self.renew(node);
+        }
+    }
+
+    /// The storage that was put back becomes another one; its replica begins anew.
+    fn renew(&mut self, node: u64) {
+        let uuid = StoreUuid(u128::from(self.id()) << 32);
+        self.trace(|| format!("RENEWED {node}"));
+        let (now, h) = (self.clock(node), self.hosts.get_mut(&node).unwrap());
+        if h.store.renew(uuid).is_err() {
+            return; // The disk has failed; it will be noticed again.
+        }
+        h.uuid = uuid;
+        h.put_back = false;
+        h.replica = Some(Replica::new(now, h.boot, h.store.durable(h.rid, uuid)));
+        self.outcome.renewals += 1;
+    }
+
+    pub(super) fn store_step(&mut self) -> Result<(), String> {
+        let node = self.a_node();
+        let h = self.hosts.get_mut(&node).unwrap();
+        if h.up
+            && let Some((tag, answer)) = h.store.complete()
+        {
+            let (max_ver, credit, position) = (h.store.max_ver(), h.store.credit(), h.store.position());
+            self.replica_step(node, re::Input::Store { tag, answer, credit, max_ver, position });
+        }
+        Ok(())
+    }
+
+    pub(super) fn coordinator_step(&mut self, node: u64, input: co::Input) -> Result<(), String> {
+        let now = self.clock(node);
+        let Some(a) = self.hosts.get_mut(&node).unwrap().coordinator.as_mut() else { return Ok(()) };
+        let mut out = std::mem::take(&mut a.out);
+        a.c.step(now, input, &mut out);
+        a.c.check()?;
+        self.outputs(node, out)
+    }
+
+    pub(super) fn outputs(&mut self, node: u64, out: Vec<co::Output>) -> Result<(), String> {
+        for o in out {
+            match o {
+                co::Output::Send { rid, env, msg } => {
+                    let to = self.homes[&rid];
+                    self.send(Net::ToReplica { from: node, to, env, msg });
+                }
+                co::Output::Propose { epoch, term, change } => {
+                    let session = self.hosts[&node].coordinator.as_ref().unwrap().session;
+                    let cmd = command(epoch, term, change)?;
+                    if !self.cut.contains(&(node, 0)) {
+                        self.send(Net::Proposal { from: node, session, cmd });
+                    }
+                }
+                co::Output::Reply { id, result } => self.answered(node, id, result)?,
+                co::Output::Fenced => {
+                    let a = self.hosts.get_mut(&node).unwrap().coordinator.as_ref();
+                    let s = a.map(|a| a.c.status());
+                    self.outcome.reconciled += s.map_or(0, |s| s.reconciled_blocks);
+                    self.outcome.synced += s.map_or(0, |s| s.stats.synced_blocks);
+                }
+                co::Output::WantSync => self.coordinator_step(node, co::Input::SyncGo)?,
+                co::Output::Serving => {
+                    let term = self.hosts[&node].coordinator.as_ref().unwrap().c.status().term;
+                    if !self.cut.contains(&(node, 0)) && !self.rng.one_in(4) {
+                        // Status only: it may be lost.
+                        let _ = self.apply(Command::Activated { vol: VOL, term });
+                    }
+                }
+                co::Output::Drained | co::Output::SyncOver => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn command(epoch: Epoch, term: Term, change: co::Change) -> Result<Command, String> {
+    let (vol, shard) = (VOL, SHARD.index);
+    Ok(match change {
+        co::Change::Drop { rids, base } => Command::Drop { vol, shard, epoch, term, rids, base },
+        co::Change::SyncStart { rid, sync_id } => Command::SyncStart { vol, shard, epoch, term, rid, sync_id },
+        co::Change::Add { rid, store_uuid } => Command::Add { vol, shard, epoch, term, rid, store_uuid },
+        // In-sync replicas differ in nothing but rot, whatever happened before.
+        co::Change::Scrubbed { report, .. } if report.behind + report.diverged > 0 => {
+            return Err(format!("a scrub found what must not be: {report:?}"));
+        }
+        co::Change::Scrubbed { id, report } => Command::Scrubbed { vol, shard, epoch, term, id, report },
+    })
+}

@@ -1,0 +1,137 @@
+//! What a seed has beside the faults that every seed may have: each one stresses other things.
+//!
+//! All of it is drawn from a generator of its own, so that a seed without it is the run that it was before there was any of it.
+
+use super::world::Sim;
+use hf_policy::attributes::ReadFrom;
+use hf_policy::*;
+use hf_store::sim::Rng;
+use std::collections::BTreeMap;
+
+/// Half of the 5 % that clock rates may differ by, in parts of a million; rounded so that the fastest clock is not more than 5 % faster
+/// than the slowest (1.024 / 0.976 < 1.05).
+const RHO: u64 = 24_000;
+/// A clock that runs as it should.
+const EXACT: u64 = 1_000_000;
+
+pub(super) struct Swarm {
+    pub(super) rng: Rng,
+    /// Nodes beside the first three, to move to; 0: the replica set does not change.
+    pub(super) spares: u64,
+    /// How often somebody wants a change of the replica set, in 3,000 steps.
+    pub(super) wishes: u64,
+    /// How often the leader looks, in 3,000 steps.
+    pub(super) leads: u64,
+    /// A node that is away for 5 s is given up, not only after ten minutes.
+    pub(super) hasty: bool,
+    /// Policies: how many members writes need, who reads.
+    pub(super) policy: bool,
+    /// Rates of the nodes' clocks, in parts of a million; none: all exact.
+    rates: BTreeMap<u64, u64>,
+    /// The wall clock is off by so many milliseconds; none: there is none.
+    pub(super) wall: Option<u64>,
+    /// Clients ask for parts of blocks, and flush.
+    pub(super) cells: bool,
+    /// Since when nodes have not answered the leader.
+    pub(super) away: BTreeMap<u64, Tick>,
+}
+
+impl Swarm {
+    pub(super) fn new(seed: u64, is_off: &dyn Fn(&str) -> bool) -> Swarm {
+        let mut rng = Rng::new(seed ^ 0x5bd1_e995_9d8a_3c61);
+        let changes = rng.one_in(2);
+        let (spares, wishes) = (1 + rng.below(2), [1, 4, 12][rng.below(3) as usize]);
+        let leads = [0, 10, 40][rng.below(3) as usize];
+        let hasty = rng.one_in(2);
+        let policy = rng.one_in(2);
+        let clocks = rng.one_in(2);
+        let kinds = [2, 4][rng.below(2) as usize];
+        let mut rate = || match rng.below(kinds) {
+            0 => EXACT - RHO,
+            1 => EXACT + RHO,
+            _ => EXACT - RHO + rng.below(2 * RHO + 1),
+        };
+        let rates = (1..=5).map(|n| (n, rate())).collect();
+        let wall = rng.one_in(2).then_some(1 << 40);
+        let cells = rng.one_in(3);
+        let changes = changes && !is_off("changes");
+        let clocks = clocks && !is_off("clocks");
+        Swarm {
+            rng,
+            spares: if changes { spares } else { 0 },
+            wishes: if changes { wishes } else { 0 },
+            leads: if changes { leads } else { 0 },
+            hasty,
+            policy: policy && !is_off("policy"),
+            rates: if clocks { rates } else { BTreeMap::new() },
+            wall: wall.filter(|_| clocks),
+            cells: cells && !is_off("unaligned"),
+            away: BTreeMap::new(),
+        }
+    }
+
+    /// How the volume's policy begins.
+    pub(super) fn attributes(&mut self) -> Vec<String> {
+        let mut attrs = vec!["size=4MiB".to_string(), "replicas=3".to_string()];
+        if self.spares > 0 && self.hasty {
+            attrs.push("rebuild_after=5s".into());
+        }
+        attrs.extend(self.io_attributes(3));
+        attrs
+    }
+
+    /// How many of so many replicas writes need, and who reads.
+    pub(super) fn io_attributes(&mut self, replicas: u64) -> Vec<String> {
+        if !self.policy {
+            return vec!["min_replicas=1".into()];
+        }
+        let reads = ReadFrom::WORDS;
+        let (min, reads) = (1 + self.rng.below(replicas), reads[self.rng.below(reads.len() as u64) as usize]);
+        vec![format!("min_replicas={min}"), format!("read_from={reads}")]
+    }
+
+    /// Do the clocks differ?
+    pub(super) fn clocks(&self) -> bool {
+        !self.rates.is_empty()
+    }
+}
+
+impl Sim {
+    /// What a node's monotonic clock shows.
+    pub(super) fn clock(&self, node: u64) -> Tick {
+        Tick(self.now.0 * self.swarm.rates.get(&node).copied().unwrap_or(EXACT) / EXACT)
+    }
+
+    /// What the proposer's wall clock shows, in milliseconds.
+    pub(super) fn wall_ms(&self) -> u64 {
+        self.swarm.wall.map_or(0, |off| off + self.now.0 / 1000)
+    }
+
+    /// Somebody sets the wall clock, by seconds or by years.
+    pub(super) fn jump(&mut self) {
+        if self.swarm.wall.is_some() {
+            let far = [10_000, 100_000_000, 1 << 40][self.swarm.rng.below(3) as usize];
+            self.swarm.wall = Some((1 << 40) + self.swarm.rng.below(far));
+            self.outcome.jumps += 1;
+        }
+    }
+
+    /// What happens in some seeds only, from the generator of their own.
+    pub(super) fn sometimes(&mut self) -> Result<(), String> {
+        let s = &mut self.swarm;
+        let at = s.rng.below(3_000);
+        match at {
+            0..12 if at < s.wishes => self.wish(),
+            12..52 if at - 12 < s.leads => self.lead(),
+            52..112 if s.spares > 0 => {
+                let node = 1 + s.rng.below(3 + s.spares);
+                self.agent(node)?;
+            }
+            112..114 if s.policy && s.spares == 0 => self.set_policy(3),
+            114 => self.jump(),
+            115 if s.clocks() && s.rng.one_in(2) => self.last_moment()?,
+            _ => {}
+        }
+        Ok(())
+    }
+}
