@@ -1,5 +1,6 @@
 //! The protocol's durations (docs/protocol.md §10), in microseconds of the node's monotonic clock.
 
+use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::MS;
 
 /// A lease, as the coordinator counts it: from the moment it sent the request.
@@ -24,3 +25,12 @@ pub const SYNC_RETRY: u64 = 500 * MS;
 pub const SYNC_RETRY_MAX: u64 = 15_000 * MS;
 /// A replica persists its watermark at most this often.
 pub const STABLE_EVERY: u64 = 2_000 * MS;
+
+/// How long a lease is that is granted now.
+pub(crate) fn lease_granted() -> u64 {
+    match () {
+        () if mutant::is(Mutant::ShortLeaseAtReplica) => LEASE_AT_REPLICA / 16,
+        () if mutant::is(Mutant::LeaseMarginIgnored) => LEASE,
+        () => LEASE_AT_REPLICA,
+    }
+}

@@ -8,7 +8,7 @@ mod guard;
 mod numbered;
 
 use crate::message::{BlockInfo, Content, CopyItem, Envelope, Msg, Nack, WriteKind};
-use crate::timing::{LEASE, LEASE_AT_REPLICA, STABLE_EVERY};
+use crate::timing::{LEASE_AT_REPLICA, STABLE_EVERY, lease_granted};
 use bytes::Bytes;
 use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::crc::{self, PayloadCrc};
@@ -189,15 +189,6 @@ enum Waiting {
     Other { link: Link, env: Envelope, kind: Kind },
 }
 
-/// How long a lease is that is granted now.
-fn lease() -> u64 {
-    match () {
-        () if mutant::is(Mutant::ShortLeaseAtReplica) => LEASE_AT_REPLICA / 16,
-        () if mutant::is(Mutant::LeaseMarginIgnored) => LEASE,
-        () => LEASE_AT_REPLICA,
-    }
-}
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Write(Seq),
@@ -327,7 +318,7 @@ impl Replica {
             // Leases only ever get shorter by this, so it is safe; the old coordinator is fenced when the seal is done.
             Msg::Lease { .. } if env.term < self.knocking => {}
             Msg::Lease { sent_at, stable } => {
-                self.leased_until = now.plus(lease());
+                self.leased_until = now.plus(lease_granted());
                 self.learn_stable(stable);
                 self.persist_stable(now, out);
                 self.reply(link, env, Msg::LeaseAck { sent_at, credit: self.credit }, out);
