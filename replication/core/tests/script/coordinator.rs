@@ -184,10 +184,14 @@ impl World {
             let asked = |m: &Msg| reply(m, w);
             let at = self.open.iter().position(|o| o.rid == rid && asked(&o.msg).is_some());
             let at = at.unwrap_or_else(|| panic!("member {rid} was asked nothing that {w:?} answers"));
-            let o = self.open.remove(at);
-            let msg = reply(&o.msg, w).unwrap();
+            let msg = reply(&self.open[at].msg, w).unwrap();
             let boot = self.boots.get(&rid).copied().unwrap_or(BOOT);
-            self.step(Input::Message { rid, env: Envelope { boot, ..o.env }, msg });
+            let env = Envelope { boot, ..self.open[at].env };
+            // "Wait" leaves the question open.
+            if !matches!(msg, Msg::SealWait { .. }) {
+                self.open.remove(at);
+            }
+            self.step(Input::Message { rid, env, msg });
         }
     }
 
