@@ -41,6 +41,7 @@ test: setup-test
 test-now: lint build-now
 	HOLDFAST=$(HOLDFAST) cargo test --locked --workspace
 	cargo test --locked -p hf-tests --features mutants --test mutants -- --nocapture
+	cargo test --locked -p hf-repl-core --features mutants --test transcripts
 
 bench: setup-test
 	@$(MAKE) --no-print-directory bench-now

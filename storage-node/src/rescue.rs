@@ -12,7 +12,7 @@ use crate::inspect::{disk::chunks, raft};
 use hf_meta::raft_log::RaftLog;
 use hf_meta_core::record::*;
 use hf_meta_core::{ClusterState, image};
-use hf_policy::{BLOCK_BYTES, CHUNK_BYTES, DiskUuid, Rid, SHARD_BYTES, ShardId, Term, Ver, VolumeId, format_size};
+use hf_policy::{BLOCK_BYTES, CHUNK_BYTES, DiskUuid, Rid, SHARD_BYTES, ShardId, Term, Ver, VolumeId};
 use hf_store::{Config, ReplicaRec, recovery};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -142,7 +142,7 @@ fn restore_unknown(state: &mut ClusterState, found: &BTreeMap<Rid, Found>, notes
         }
         // The size is what its data says; it can be grown to what it was.
         v.size = v.size.max(u64::from(index) * SHARD_BYTES + f.bytes.clamp(BLOCK_BYTES, SHARD_BYTES));
-        v.attrs.insert("size".into(), format_size(v.size));
+        v.attrs.insert("size".into(), v.size.to_string());
         let r = ReplicaRecord {
             rid: *rid,
             disk,
@@ -277,4 +277,56 @@ pub fn follow(dir: &Path) -> anyhow::Result<String> {
     std::fs::write(dir.join("view.json"), serde_json::to_vec(&state)?)?;
     set_aside(dir, "meta")?;
     Ok(format!("node #{} will follow the group without a vote until it is given one", id.node))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use hf_policy::attributes::Media;
+    use hf_policy::{DiskId, Lineage, NodeId, Policy, SessionId, StoreUuid};
+
+    fn found(chunks: u64) -> Found {
+        let rec = ReplicaRec {
+            shard: ShardId { vol: VolumeId(4), index: 0 },
+            rid: Rid(7),
+            store_uuid: StoreUuid(1),
+            lineage: Lineage(1),
+            promised_term: Term(1),
+            promised_session: SessionId(1),
+            stable_known: Ver::ZERO,
+            blocks: chunks * 256,
+            deleting: false,
+            hint_epoch: 1,
+            hint_name: "lost".into(),
+        };
+        Found { rec, disk: DiskUuid(9), path: "/d".into(), newest: Ver::ZERO, bytes: chunks * CHUNK_BYTES }
+    }
+
+    /// The stored attribute is the exact size. (In rounded words, 1537 MiB became 1.50 GiB: the next change of any attribute made the
+    /// volume a chunk shorter; 1639 MiB became 1.60 GiB, which is no multiple of 4 KiB, and the volume was never served.)
+    #[test]
+    fn a_volume_that_is_made_up_from_its_disks_has_the_size_of_its_data() {
+        for chunks in [1, 100, 1024, 1536, 1537, 1639, 65536] {
+            let mut state = ClusterState::default();
+            let disk = DiskRecord {
+                id: DiskId(1),
+                node: NodeId(1),
+                uuid: DiskUuid(9),
+                path: "/d".into(),
+                media: Media::Ssd,
+                capacity: 1 << 40,
+                state: DiskState::Ok,
+                draining: false,
+                rev: 1,
+            };
+            state.disks.insert(disk.id, disk);
+            restore_unknown(&mut state, &BTreeMap::from([(Rid(7), found(chunks))]), &mut Vec::new());
+            let v = &state.volumes[&VolumeId(4)];
+            let policy = Policy::from_attrs(&v.attrs);
+            assert_eq!(policy.map(|p| p.size), Ok(v.size), "{chunks} chunks");
+            assert_eq!(v.size, chunks * CHUNK_BYTES);
+        }
+    }
 }

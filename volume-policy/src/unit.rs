@@ -166,16 +166,24 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
             return Err(format!("\"{text}\": unknown unit \"{other}\"; use B, KiB, MiB, GiB, TiB or kB, MB, GB, TB"));
         }
     };
-    let bad = || format!("\"{text}\" is not a size; write it as 10GiB, 500M or 4096");
-    if let Ok(n) = num.parse::<u64>() {
-        return n.checked_mul(mult).ok_or_else(|| format!("\"{text}\" is too large"));
+    let exact =
+        decimal(num, mult).ok_or_else(|| format!("\"{text}\" is not a size; write it as 10GiB, 500M or 4096"))?;
+    u64::try_from(exact).map_err(|_| format!("\"{text}\" is too large"))
+}
+
+/// A decimal number times its unit, exactly, rounded down to a whole; `None` if it is none. (Not by way of floating point: 1.001 s
+/// would become 1000999 µs.)
+fn decimal(num: &str, mult: u64) -> Option<u128> {
+    let (whole, part) = num.split_once('.').unwrap_or((num, ""));
+    let digits = |t: &str| t.bytes().all(|b| b.is_ascii_digit());
+    if (whole.is_empty() && part.is_empty()) || !digits(whole) || !digits(part) {
+        return None;
     }
-    let f: f64 = num.parse().map_err(|_| bad())?;
-    let v = f * mult as f64;
-    if !v.is_finite() || !(0.0..9.0e18).contains(&v) {
-        return Err(format!("\"{text}\" is too large"));
-    }
-    Ok(v as u64)
+    // What lies beyond 18 digits behind the point is less than any unit's last.
+    let part = &part[..part.len().min(18)];
+    let number = |t: &str| if t.is_empty() { 0 } else { t.parse::<u128>().unwrap_or(u128::MAX) };
+    let fraction = number(part) * u128::from(mult) / 10u128.pow(part.len() as u32);
+    Some(number(whole).saturating_mul(mult.into()).saturating_add(fraction))
 }
 
 /// Writes a size with the largest unit that is exact, else with two decimals.
@@ -200,23 +208,21 @@ pub fn parse_duration_us(text: &str) -> Result<u64, String> {
     let split = t.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(t.len());
     let (num, unit) = t.split_at(split);
     let mult = match unit.trim() {
-        "us" => 1.0,
-        "ms" => 1e3,
-        "" | "s" => 1e6,
-        "m" | "min" => 60e6,
-        "h" => 3600e6,
-        "d" => 86400e6,
+        "us" => 1,
+        "ms" => 1_000,
+        "" | "s" => 1_000_000,
+        "m" | "min" => 60_000_000,
+        "h" => 3_600_000_000,
+        "d" => 86_400_000_000,
         other => return Err(format!("\"{text}\": unknown unit \"{other}\"; use ms, s, m, h or d")),
     };
-    let n: f64 = num.parse().map_err(|_| format!("\"{text}\" is not a duration; write it as 200ms, 1s, 10m or 7d"))?;
-    let v = n * mult;
-    if !(0.0..9.0e18).contains(&v) {
-        return Err(format!("\"{text}\" is too long"));
-    }
-    Ok(v as u64)
+    let exact = decimal(num, mult);
+    let us = exact.ok_or_else(|| format!("\"{text}\" is not a duration; write it as 200ms, 1s, 10m or 7d"))?;
+    let fits = u64::try_from(us).ok().filter(|us| *us < 9_000_000_000_000_000_000);
+    fits.ok_or_else(|| format!("\"{text}\" is too long"))
 }
 
-/// Writes a duration with its natural unit.
+/// Writes a duration exactly, with the largest unit that divides it.
 pub fn format_duration_us(us: u64) -> String {
     const UNITS: [(&str, u64); 5] =
         [("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000)];
@@ -225,7 +231,7 @@ pub fn format_duration_us(us: u64) -> String {
             return format!("{}{name}", us / unit);
         }
     }
-    if us >= 1_000_000 { format!("{:.3}s", us as f64 / 1e6) } else { format!("{us}us") }
+    format!("{us}us")
 }
 
 #[cfg(test)]
@@ -292,5 +298,10 @@ mod tests {
         assert_eq!(parse_duration_us("1"), Ok(1_000_000));
         assert_eq!(format_duration_us(600_000_000), "10m");
         assert!(parse_duration_us("1 fortnight").is_err());
+        // Exact, in both directions: by way of floating point the first was 8007999999999 (refused as no multiple of 4 KiB), the second
+        // 1000999, and the third was printed as 1.000s.
+        assert_eq!(parse_size("8.008TB"), Ok(8_008_000_000_000));
+        assert_eq!(parse_duration_us("1.001s"), Ok(1_001_000));
+        assert_eq!(parse_duration_us(&format_duration_us(1_000_002)), Ok(1_000_002));
     }
 }

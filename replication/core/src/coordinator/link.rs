@@ -68,6 +68,19 @@ impl Coordinator {
         self.pending.insert(req, Pending { rid, what, msg, first: now, sent: now });
     }
 
+    /// Asks, or asks once more under the same number: an answer to either is an answer, however long it takes. (Under a new number
+    /// each time, a member that answers more slowly than it is asked would never be heard.)
+    pub(super) fn ask_again(&mut self, now: Tick, rid: Rid, what: For, msg: Msg, out: &mut Vec<Output>) {
+        match self.pending.iter_mut().find(|(_, p)| p.rid == rid && p.what == what) {
+            Some((req, p)) => {
+                p.msg = msg;
+                let req = *req;
+                self.resend(now, req, out);
+            }
+            None => self.request(now, rid, what, msg, out),
+        }
+    }
+
     pub(super) fn peer_up(&mut self, now: Tick, rid: Rid, boot: BootId, out: &mut Vec<Output>) {
         let Some(m) = self.members.get_mut(&rid) else { return };
         m.up = true;

@@ -90,10 +90,9 @@ impl Coordinator {
                 continue;
             }
             self.takeover.again.insert(*rid, now.plus(SEAL_EVERY));
-            self.pending.retain(|_, p| !(p.rid == *rid && p.what == For::Seal));
             let held = Ver { term: self.record.activated, seq: Seq(0) };
             let msg = Msg::Seal { epoch: self.record.epoch, held, position: 0 };
-            self.request(now, *rid, For::Seal, msg, out);
+            self.ask_again(now, *rid, For::Seal, msg, out);
         }
         // The others' time begins with the first answer of any kind: while one waits for a lease to run out, they may come.
         let late = self.takeover.first_heard.is_some_and(|t| now.since(t) >= SEAL) && !self.takeover.sealed.is_empty();

@@ -71,7 +71,9 @@ pub fn error(structured: bool, cookie: u64, errno: Errno, text: &str) -> Vec<u8>
     if !structured {
         return simple(cookie, errno as u32);
     }
-    let text = &text.as_bytes()[..text.len().min(256)];
+    // Cut between letters: what does not end whole is no text (proto.md: strings are UTF-8).
+    let end = (0..=text.len().min(256)).rev().find(|n| text.is_char_boundary(*n)).unwrap_or(0);
+    let text = &text.as_bytes()[..end];
     let mut b = chunk(cookie, TYPE_ERROR, 6 + text.len() as u32);
     b.extend_from_slice(&(errno as u32).to_be_bytes());
     b.extend_from_slice(&(text.len() as u16).to_be_bytes());
@@ -81,13 +83,15 @@ pub fn error(structured: bool, cookie: u64, errno: Errno, text: &str) -> Vec<u8>
 
 /// Allocation extents: (bytes, is a hole that reads as zero).
 pub fn block_status(cookie: u64, extents: &[(u64, bool)], one: bool) -> Vec<u8> {
-    let take = if one { 1 } else { extents.len() };
+    // Nothing may follow an extent that had to be shortened: it would be taken for what comes right behind.
+    let fits = |len: u64| u32::try_from(len).ok();
+    let whole = extents.iter().take_while(|(len, _)| fits(*len).is_some()).count();
+    let take = if one { 1 } else { whole + 1 };
     let list: Vec<_> = extents.iter().take(take).collect();
     let mut b = chunk(cookie, TYPE_BLOCK_STATUS, 4 + list.len() as u32 * 8);
     b.extend_from_slice(&BASE_ALLOCATION_ID.to_be_bytes());
     for (len, hole) in list {
-        let len = u32::try_from(*len).unwrap_or(!4095);
-        b.extend_from_slice(&len.to_be_bytes());
+        b.extend_from_slice(&fits(*len).unwrap_or(!4095).to_be_bytes());
         let state = if *hole { STATE_HOLE | STATE_ZERO } else { 0 };
         b.extend_from_slice(&state.to_be_bytes());
     }

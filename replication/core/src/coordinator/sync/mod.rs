@@ -186,9 +186,8 @@ impl Coordinator {
         let Some(s) = self.sync.as_mut().filter(|s| now >= s.ask_again) else { return };
         s.ask_again = now.plus(SEAL_EVERY);
         let (rid, held) = (s.rid, s.base);
-        self.pending.retain(|_, p| !(p.rid == rid && p.what == For::SyncSeal));
         let msg = Msg::Seal { epoch: self.record.epoch, held, position: 0 };
-        self.request(now, rid, For::SyncSeal, msg, out);
+        self.ask_again(now, rid, For::SyncSeal, msg, out);
     }
 
     pub(super) fn target_wait(&mut self, now: Tick, us: u64) {
