@@ -4,6 +4,7 @@
 use crate::identity::random;
 use crate::node::Member;
 use crate::reactor::{Mail, VolumeStatus};
+use hf_meta_core::command::DrainOf;
 use hf_meta_core::record::{ClusterState, DiskState, NodeMode, ReplicaRecord, VolumeRecord};
 use hf_meta_core::repair::{Step, steps};
 use hf_meta_core::{Command, Refusal};
@@ -172,6 +173,14 @@ pub fn change(state: &ClusterState, what: Option<What>, up: &BTreeSet<NodeId>) -
         Some(What::DiskDrain(r)) => {
             let said = if r.draining { "is being drained" } else { "is in use again" };
             (Command::SetDiskDraining { disk: disk(r.disk)?, draining: r.draining }, format!("disk {} {said}", r.disk))
+        }
+        Some(What::PauseDrain(r)) => {
+            let (of, name) = match r.node.as_str() {
+                "" => (DrainOf::Disk(disk(r.disk)?), format!("disk {}", r.disk)),
+                name => (DrainOf::Node(node(name)?), format!("node {name}")),
+            };
+            let word = if r.paused { "is held; what was begun is finished" } else { "goes on" };
+            (Command::PauseDrain { of, paused: r.paused }, format!("the drain of {name} {word}"))
         }
         Some(What::RemoveDisk(id)) => (Command::RemoveDisk { disk: disk(id)? }, format!("disk {id} removed")),
         Some(What::RebuildPaused(paused)) => {

@@ -319,6 +319,7 @@ mod tests {
                 capacity: 1 << 40,
                 state: DiskState::Ok,
                 draining: false,
+                drain_paused: false,
                 rev: 1,
             };
             state.disks.insert(disk.id, disk);

@@ -59,6 +59,16 @@ impl Envelope {
     }
 }
 
+/// What is being drained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DrainOf {
+    /// A node.
+    Node(NodeId),
+    /// A disk.
+    Disk(DiskId),
+}
+
 /// Every mutation. Commands about a volume name the epoch they were decided on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -264,6 +274,13 @@ pub enum Command {
         disk: DiskId,
         /// Yes or no.
         draining: bool,
+    },
+    /// Holds a node's or a disk's drain, or lets it go on.
+    PauseDrain {
+        /// Whose.
+        of: DrainOf,
+        /// Hold it.
+        paused: bool,
     },
     /// Forgets a disk that holds nothing any more.
     RemoveDisk {

@@ -49,6 +49,9 @@ pub struct NodeRecord {
     /// What the operator wants of it.
     #[serde(default)]
     pub mode: NodeMode,
+    /// Its drain is held: nothing more is begun because of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drain_paused: bool,
     /// Revision of the last change.
     pub rev: u64,
 }
@@ -102,6 +105,9 @@ pub struct DiskRecord {
     /// Its replicas move elsewhere, and it gets no new ones.
     #[serde(default)]
     pub draining: bool,
+    /// Its drain is held: nothing more is begun because of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drain_paused: bool,
     /// Revision of the last change.
     pub rev: u64,
 }

@@ -66,10 +66,18 @@ pub fn standing(state: &ClusterState, live: &Liveness, policy: &Policy, r: &Repl
     let allowed = policy.nodes.is_empty() || policy.nodes.contains(&node.name);
     let fits = policy.media == Media::Any || policy.media == disk.media;
     let failing = matches!(disk.state, DiskState::Failing(_));
-    if r.leaving || r.moving || failing || disk.draining || node.mode == NodeMode::Draining || !allowed || !fits {
+    // While its drain is held it counts where it is.
+    let draining = disk.draining && !disk.drain_paused || node.mode == NodeMode::Draining && !node.drain_paused;
+    if r.leaving || r.moving || failing || draining || !allowed || !fits {
         return Standing::Move;
     }
     Standing::Keep
+}
+
+/// Is a drain that would move it held?
+fn held(state: &ClusterState, r: &ReplicaRecord) -> bool {
+    let node = state.nodes.get(&r.node).is_some_and(|n| n.mode == NodeMode::Draining && n.drain_paused);
+    node || state.disks.get(&r.disk).is_some_and(|d| d.draining && d.drain_paused)
 }
 
 struct Shard<'a> {
@@ -117,7 +125,8 @@ pub fn steps(state: &ClusterState, live: &Liveness, salt: u64) -> Vec<Step> {
         for (index, s) in v.shards.iter().enumerate() {
             let sorted = sort(state, live, &policy, &inv, s);
             // One change of a volume at a time: each moves its epoch.
-            let limits = Limits { per_disk: &per_disk, add: budget > 0, rebalancing: state.rebalancing };
+            let held = s.replicas.values().any(|r| held(state, r));
+            let limits = Limits { per_disk: &per_disk, add: budget > 0, rebalancing: state.rebalancing, held };
             let step = shard_step(v, index as u32, s, &policy, &sorted, &inv, &limits, salt);
             if let Some(cmd) = step {
                 if let Command::AddReplica { disk, .. } = &cmd {
@@ -143,6 +152,8 @@ struct Limits<'a> {
     add: bool,
     /// Then what is moved goes only where that evens disks out.
     rebalancing: bool,
+    /// A drain of one of the shard's replicas is held.
+    held: bool,
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -184,7 +195,8 @@ fn shard_step(
     }
     let surplus = || {
         let attached = v.coordinator.as_ref().map(|a| a.node);
-        let extra = sorted.keep.iter().filter(|_| sorted.keep.len() > want);
+        // What a drain that is held has brought here already is not taken away again.
+        let extra = sorted.keep.iter().filter(|_| sorted.keep.len() > want && !limits.held);
         extra.copied().max_by_key(|r| (!r.in_sync(), Some(r.node) != attached, r.rid))
     };
     let r = sorted.others.first().copied().or_else(surplus)?;

@@ -125,10 +125,16 @@ pub(super) enum JobCommand {
         /// Its name in the list.
         job: String,
     },
-    /// Stop making and moving replicas, and scrubs that are due, in the whole cluster.
-    Pause,
-    /// Go on.
-    Resume,
+    /// Hold a drain, or, without a name, everything: no replica is made or moved and no scrub begun in the whole cluster.
+    Pause {
+        /// Its name in the list: node/NAME or disk/ID.
+        job: Option<String>,
+    },
+    /// Go on with it.
+    Resume {
+        /// Its name in the list: node/NAME or disk/ID.
+        job: Option<String>,
+    },
 }
 
 #[derive(Subcommand, Debug)]

@@ -6,6 +6,7 @@ use super::{Failure, Format};
 use hf_meta_proto::pb::{self, change_request::What};
 use hf_policy::format_size;
 use serde_json::Value;
+use std::collections::BTreeSet;
 
 /// One line of the list.
 struct Job {
@@ -37,22 +38,45 @@ fn all(s: &Value) -> Vec<Job> {
         ));
     }
     for n in objects(s, "nodes").into_iter().filter(|n| n["mode"] == "draining") {
-        let left = replicas(s).iter().filter(|(_, _, r)| r["node"] == n["id"]).count();
         let name = word(&n["name"]);
-        jobs.push(plain(format!("node/{name}"), name, "is being drained", format!("{left} replicas left")));
+        let what = if n["drain_paused"] == true { "its drain is held" } else { "is being drained" };
+        let job = plain(format!("node/{name}"), name, what, String::new());
+        jobs.push(drain(s, job, |r| r["node"] == n["id"]));
     }
     for d in objects(s, "disks") {
         let failing = d["state"]["failing"].is_string();
         if d["draining"] == true || failing {
-            let left = replicas(s).iter().filter(|(_, _, r)| r["disk"] == d["id"]).count();
-            let what = if failing { "is failing and being emptied" } else { "is being drained" };
+            let what = match (failing, d["drain_paused"] == true) {
+                (true, _) => "is failing and being emptied",
+                (_, true) => "its drain is held",
+                _ => "is being drained",
+            };
             let id = word(&d["id"]);
-            jobs.push(plain(format!("disk/{id}"), format!("disk {id}"), what, format!("{left} replicas left")));
+            let job = plain(format!("disk/{id}"), format!("disk {id}"), what, String::new());
+            jobs.push(drain(s, job, |r| r["disk"] == d["id"]));
         }
     }
     jobs.extend(objects(s, "volumes").into_iter().filter_map(|v| scrub(s, v)));
     jobs.extend(replicas(s).into_iter().filter_map(|(v, shard, r)| replica(s, v, shard, r)));
     jobs
+}
+
+/// How far a drain is: replicas and bytes that are still there, and how long that takes at the speed of the copies that replace them.
+fn drain(s: &Value, job: Job, there: impl Fn(&Value) -> bool) -> Job {
+    let all = replicas(s);
+    let left: Vec<_> = all.iter().filter(|(_, _, r)| there(r)).collect();
+    let disks: BTreeSet<String> = left.iter().map(|(_, _, r)| r["disk"].to_string()).collect();
+    let bytes: u64 = disks.iter().filter_map(|d| s["used"][d].as_u64()).sum();
+    let of_these = |x: &&Value| {
+        left.iter().any(|(v, shard, _)| x["volume"] == v["id"] && x["shard"] == *shard) && x["stage"] != "scrub"
+    };
+    let syncs = s["syncs"].as_array().into_iter().flatten().filter(of_these);
+    let rate: u64 = syncs.filter_map(|x| x["bytes_per_second"].as_u64()).sum();
+    Job {
+        progress: format!("{} replicas, {} left", left.len(), format_size(bytes)),
+        left: if rate == 0 { "–".into() } else { format!("at most {} s", bytes / rate + 1) },
+        ..job
+    }
 }
 
 /// Every replica with its volume and shard.
@@ -148,6 +172,22 @@ pub fn list(s: &Value, o: Format) -> Result<usize, Failure> {
     let rows = jobs.into_iter().map(|j| vec![j.id, j.about, j.node, j.what, j.progress, j.left]).collect();
     table(&["JOB", "ABOUT", "NODE", "WHAT", "PROGRESS", "LEFT"], rows);
     Ok(n)
+}
+
+/// What holds a job, or lets it go on; without a name, all of them.
+pub fn pause(job: Option<String>, paused: bool) -> Result<What, Failure> {
+    let Some(job) = job else { return Ok(What::RebuildPaused(paused)) };
+    let of = |node: &str, disk| What::PauseDrain(pb::PauseDrain { node: node.into(), disk, paused });
+    match job.split_once('/') {
+        Some(("node", name)) if !name.is_empty() => Ok(of(name, 0)),
+        Some(("disk", id)) if id.parse::<u64>().is_ok() => Ok(of("", id.parse().unwrap_or(0))),
+        _ => Err(Failure {
+            error: anyhow::anyhow!(
+                "{job}: only drains (node/NAME, disk/ID) are held one by one; give other jobs up with holdfast job cancel, or hold everything with holdfast job pause"
+            ),
+            code: 2,
+        }),
+    }
 }
 
 /// What gives a job up.

@@ -143,8 +143,8 @@ fn mode(node: String, mode: &str) -> What {
 
 async fn job(c: &Client, j: JobCommand, o: Format) -> Result<(), Failure> {
     match j {
-        JobCommand::Pause => show::text(c.change(What::RebuildPaused(true)).await?, o),
-        JobCommand::Resume => show::text(c.change(What::RebuildPaused(false)).await?, o),
+        JobCommand::Pause { job } => show::text(c.change(jobs::pause(job, true)?).await?, o),
+        JobCommand::Resume { job } => show::text(c.change(jobs::pause(job, false)?).await?, o),
         JobCommand::Cancel { job } => show::text(c.change(jobs::cancel(&c.status().await?, &job)?).await?, o),
         JobCommand::List { watch } => loop {
             let left = jobs::list(&c.status().await?, o)?;
