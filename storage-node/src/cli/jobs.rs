@@ -74,7 +74,7 @@ fn drain(s: &Value, job: Job, there: impl Fn(&Value) -> bool) -> Job {
     let rate: u64 = syncs.filter_map(|x| x["bytes_per_second"].as_u64()).sum();
     Job {
         progress: format!("{} replicas, {} left", left.len(), format_size(bytes)),
-        left: if rate == 0 { "–".into() } else { format!("at most {} s", bytes / rate + 1) },
+        left: bytes.checked_div(rate).map_or("–".into(), |s| format!("at most {} s", s + 1)),
         ..job
     }
 }
