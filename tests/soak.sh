@@ -47,6 +47,7 @@ stage store-exhaustive 'workloads' t hf-store exhaustive
 stage store-corruptions 'injected|detected' t hf-store corruptions
 stage kill-9 'kill -9|longest|in use' env HOLDFAST_KILL_CYCLES="$(scale 50)" cargo test --locked -q -p hf-tests --test kill -- --nocapture
 claim kill-9 "a replica's node killed" 300
+claim kill-9 "the metadata leader's node killed" 2500
 claim kill-9 'in use elsewhere on request' 3000
 claim kill-9 'in use elsewhere without force' 8000
 stage power-loss 'power loss|a disk that' env HOLDFAST_POWER_CYCLES="$(scale 40)" cargo test --locked -q -p hf-tests --test power -- --nocapture

@@ -184,13 +184,11 @@ async fn announce(node: Arc<Node>, m: Arc<Member>) {
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    let broken: Vec<(String, String)> = m.broken.lock().map(|b| b.clone()).unwrap_or_default();
-    for (path, why) in broken {
-        let disk = m.view.borrow().disks.values().find(|d| d.node == m.node && d.path == path).map(|d| d.id);
-        if let Some(disk) = disk {
-            let _ = m.propose_new(Command::SetDiskState { disk, state: DiskState::Failed(why) }).await;
-        }
+    let broken = m.broken.lock().map(|b| b.clone()).unwrap_or_default();
+    for (disk, why) in broken {
+        report_disk(&m, disk, DiskState::Failed(why));
     }
+    m.freshen().await;
     // A disk that was reported gone and is in service again.
     let back: Vec<DiskId> = {
         let serving = m.disk_reactor.lock().map(|d| d.keys().copied().collect::<Vec<_>>()).unwrap_or_default();
@@ -199,7 +197,7 @@ async fn announce(node: Arc<Node>, m: Arc<Member>) {
         serving.into_iter().filter(failed).collect()
     };
     for disk in back {
-        let _ = m.propose_new(Command::SetDiskState { disk, state: DiskState::Ok }).await;
+        report_disk(&m, disk, DiskState::Ok);
     }
     for d in node.cfg.disks.clone() {
         let known = node.identity.lock().is_ok_and(|i| {

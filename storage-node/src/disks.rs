@@ -47,7 +47,7 @@ pub fn open_known(node: &Node, m: &Member) {
             Err(why) => {
                 tracing::error!(disk = %k.id, path = %k.path.display(), "disk not in service: {why}");
                 if let Ok(mut b) = m.broken.lock() {
-                    b.push((k.path.display().to_string(), why));
+                    b.push((k.id, why));
                 }
             }
         }

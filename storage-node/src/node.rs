@@ -45,8 +45,8 @@ pub struct Member {
     pub exports: ExportTable,
     /// Which reactor has which disk.
     pub disk_reactor: Mutex<std::collections::BTreeMap<hf_policy::DiskId, usize>>,
-    /// Names of disks that could not be opened, and why.
-    pub broken: Mutex<Vec<(String, String)>>,
+    /// Disks that could not be opened, and why.
+    pub broken: Mutex<Vec<(hf_policy::DiskId, String)>>,
 }
 
 /// The daemon.
@@ -110,6 +110,10 @@ impl Member {
     pub async fn freshen(&self) {
         let status = self.meta.status.borrow().clone();
         if status.is_leader {
+            // What was applied here shows in the view a moment later.
+            let applied = self.meta.state.borrow().revision;
+            let mut rx = self.view.clone();
+            let _ = tokio::time::timeout(Duration::from_secs(5), rx.wait_for(|v| v.revision >= applied)).await;
             return;
         }
         let known = status.leader.and_then(|l| self.view.borrow().nodes.get(&l).map(|n| n.addr.api.clone()));

@@ -245,3 +245,73 @@ fn a_node_that_is_refused_io_uring_works_with_threads_and_says_so() {
     }
     assert_eq!(c.status().unwrap()["disks_here"][0]["backend"], "io_uring");
 }
+
+fn disk_states(c: &Cluster) -> Result<Vec<String>, String> {
+    let disks = c.status()?["disks"].as_object().ok_or("no disks")?.clone();
+    Ok(disks.values().map(|d| format!("#{} of node {}: {}", d["id"], d["node"], d["state"])).collect())
+}
+
+fn disk_says(c: &Cluster, what: &[&str]) {
+    until("the disk to be reported", || {
+        let all = disk_states(c)?;
+        if all.iter().any(|d| what.iter().all(|w| d.contains(w))) { Ok(()) } else { Err(all.join("; ")) }
+    });
+}
+
+/// Its bytes are gone, not only its mount: it is never formatted by itself, takes part again when an operator adds it, and holds
+/// everything again then.
+#[test]
+fn a_wiped_disk_is_told_and_serves_again_once_it_is_added() {
+    let mut c = Cluster::new(3);
+    c.ok(&["volume", "create", "v", "size=64MiB"]);
+    c.ok(&["volume", "attach", "v", "--node", "n1"]);
+    let mut nbd = Nbd::connect(&c.nodes[0].nbd, "v").unwrap();
+    let data: Vec<u8> = (0..4 << 20).map(|i: u32| (i.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
+    nbd.write(0, &data).unwrap();
+    c.nodes[2].kill();
+    let disk = c.nodes[2].dir.join("disk");
+    let file = disk.join("holdfast.disk");
+    let len = std::fs::metadata(&file).unwrap().len();
+    std::fs::write(&file, b"").unwrap();
+    std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(len).unwrap();
+    c.nodes[2].start();
+    disk_says(&c, &["of node 3", "its store is gone", "holdfast disk add"]);
+    assert!(std::fs::read(&file).unwrap()[..1 << 20].iter().all(|b| *b == 0), "a wiped disk was formatted by itself");
+    nbd.write(8 << 20, &data).unwrap();
+    let said = run(&["--endpoint", &c.nodes[2].api, "disk", "add", disk.to_str().unwrap()]).unwrap();
+    assert!(said.contains("added"), "{said}");
+    until("three replicas, one of them on the new disk", || {
+        let v = c.volume("v");
+        let all: Vec<Value> = v["shards"][0]["replicas"].as_object().unwrap().values().cloned().collect();
+        let good = all.len() == 3 && all.iter().all(|r| r["state"] == "in_sync");
+        if good && all.iter().any(|r| r["node"] == 3) { Ok(()) } else { Err(format!("{all:?}")) }
+    });
+    drop(nbd);
+    c.ok(&["volume", "detach", "v"]);
+    c.ok(&["volume", "attach", "v", "--node", "n3"]);
+    c.ok(&["volume", "set", "v", "read_from=local"]);
+    let mut nbd = Nbd::connect(&c.nodes[2].nbd, "v").unwrap();
+    assert!(nbd.read(0, 4 << 20).unwrap() == data && nbd.read(8 << 20, 4 << 20).unwrap() == data);
+}
+
+#[test]
+fn disks_that_were_exchanged_are_told_and_serve_when_they_are_back() {
+    let mut c = Cluster::new(2);
+    let file = |c: &Cluster, i: usize| c.nodes[i].dir.join("disk/holdfast.disk");
+    let exchange = |c: &mut Cluster| {
+        c.nodes.iter_mut().for_each(|n| n.stop());
+        let (a, b, aside) = (file(c, 0), file(c, 1), c.dir.path().join("aside"));
+        std::fs::rename(&a, &aside).unwrap();
+        std::fs::rename(&b, &a).unwrap();
+        std::fs::rename(&aside, &b).unwrap();
+        c.nodes.iter_mut().for_each(|n| n.start());
+    };
+    exchange(&mut c);
+    disk_says(&c, &["of node 1", "belongs to node #2 of this cluster"]);
+    disk_says(&c, &["of node 2", "belongs to node #1 of this cluster"]);
+    exchange(&mut c);
+    until("both to serve again", || {
+        let all = disk_states(&c)?;
+        if all.iter().all(|d| d.ends_with("\"ok\"")) { Ok(()) } else { Err(all.join("; ")) }
+    });
+}

@@ -281,6 +281,23 @@ fn a_removed_node_does_not_come_back_as_a_new_one() {
     assert_eq!(w.s.nodes.len(), 2);
 }
 
+#[test]
+fn a_name_belongs_to_one_node() {
+    let mut w = World::new(2);
+    let other = Command::PutNode {
+        node: None,
+        name: "n2".into(),
+        uuid: BootId(77),
+        addr: Addresses::default(),
+        labels: BTreeMap::new(),
+        version: "0".into(),
+    };
+    let env = w.env(other);
+    let e = w.s.apply(&env).unwrap_err().to_string();
+    assert!(e.contains("n2") && e.contains("exists already"), "{e}");
+    assert_eq!(w.s.nodes.len(), 2);
+}
+
 /// A shard that was added in a term has promised nothing of it: it must not be taken for storage that was put back.
 #[test]
 fn a_shard_is_known_to_have_been_served_only_after_a_term_that_began_with_it() {

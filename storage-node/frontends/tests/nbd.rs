@@ -64,6 +64,31 @@ fn greeting_and_go_are_byte_exact() {
     assert!(a.structured && !a.base_allocation);
 }
 
+/// A client of simple replies is not offered what belongs to structured ones; INFO says what GO would, and negotiation goes on.
+#[test]
+fn simple_clients_and_info_are_byte_exact() {
+    let zeroes = "00".repeat(124);
+    let mut h = Handshake::default();
+    let mut out = Vec::new();
+    // EXPORT_NAME by a client that did not ask to be spared the zeroes.
+    let (_, next) = h.feed(&[vec![0, 0, 0, 1], opt(1, b"vol")].concat(), &One, &mut out);
+    assert_eq!(hex(&out), ["0000000000100000", "0d6d", &zeroes].concat());
+    assert!(matches!(next, Next::Transmission(a) if !a.structured));
+    let go = [name("vol"), vec![0, 0]].concat();
+    let info = [name("vol"), vec![0, 2, 0, 1, 0, 2]].concat();
+    let (out, next) = talk(&[opt(6, &info), opt(7, &go)]);
+    let want = [
+        "0003e8890455 65a9 00000006 00000003 0000000c 0000 0000000000100000 0d6d",
+        "0003e8890455 65a9 00000006 00000003 00000005 0001 766f6c",
+        "0003e8890455 65a9 00000006 00000003 00000003 0002 64",
+        "0003e8890455 65a9 00000006 00000001 00000000",
+        "0003e8890455 65a9 00000007 00000003 0000000c 0000 0000000000100000 0d6d",
+        "0003e8890455 65a9 00000007 00000001 00000000",
+    ];
+    assert_eq!(hex(&out), want.concat().replace(' ', ""));
+    assert!(matches!(next, Next::Transmission(a) if !a.structured));
+}
+
 #[test]
 fn an_unknown_export_is_told_and_negotiation_goes_on() {
     let go = [name("nope"), vec![0, 0]].concat();

@@ -200,7 +200,7 @@ fn check_alignment(d: &DiskFile) -> Result<(), OpenDiskError> {
         (libc::statx(d.file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, &mut s), s)
     };
     let told = rc == 0 && s.stx_mask & libc::STATX_DIOALIGN != 0;
-    if told && (s.stx_dio_offset_align > 4096 || s.stx_dio_mem_align > 4096 || s.stx_dio_offset_align == 0) {
+    if told && !suits(s.stx_dio_offset_align, s.stx_dio_mem_align) {
         let need = std::io::Error::other(format!(
             "it needs direct I/O aligned to {} bytes (memory {}), Holdfast does 4096",
             s.stx_dio_offset_align, s.stx_dio_mem_align
@@ -208,6 +208,12 @@ fn check_alignment(d: &DiskFile) -> Result<(), OpenDiskError> {
         return Err(io(&d.path, "cannot do 4 KiB direct I/O")(need));
     }
     Ok(())
+}
+
+/// Can what the kernel asks for (offset 0: no direct I/O at all) be had with everything aligned to 4 KiB?
+fn suits(offset: u32, memory: u32) -> bool {
+    let divides = |n: u32| n != 0 && 4096 % n == 0;
+    divides(offset) && (memory == 0 || divides(memory))
 }
 
 /// What else may live on a device: (byte offset, magic, name), from the formats' own documents.
@@ -282,5 +288,20 @@ impl RawDisk for Blocking<'_> {
     }
     fn sync(&mut self) -> Result<(), DiskError> {
         self.0.file.sync_data().map_err(|e| DiskError(format!("syncing: {e}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_4_kib_alignment_suits_is_taken() {
+        for (offset, memory) in [(512, 1), (512, 4), (512, 512), (4096, 512), (4096, 4096), (1, 0)] {
+            assert!(suits(offset, memory), "{offset} {memory}");
+        }
+        for (offset, memory) in [(0, 0), (0, 512), (8192, 512), (65_536, 4096), (512, 8192), (520, 4)] {
+            assert!(!suits(offset, memory), "{offset} {memory}");
+        }
     }
 }

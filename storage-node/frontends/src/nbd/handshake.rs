@@ -54,20 +54,20 @@ pub struct ExportInfo {
 }
 
 impl ExportInfo {
-    /// The transmission flags.
-    pub fn flags(&self) -> u16 {
+    /// The transmission flags. Only who gets structured replies may ask that they are not fragmented.
+    pub fn flags(&self, structured: bool) -> u16 {
         const HAS_FLAGS: u16 = 1;
         const READ_ONLY: u16 = 1 << 1;
         const FLUSH: u16 = 1 << 2;
         const FUA: u16 = 1 << 3;
         const TRIM: u16 = 1 << 5;
         const WRITE_ZEROES: u16 = 1 << 6;
-        const DF: u16 = 1 << 7;
+        let df = u16::from(structured) << 7;
         // One coordinator behind all connections, and every acknowledgement durable: safe by construction.
         const MULTI_CONN: u16 = 1 << 8;
         const CACHE: u16 = 1 << 10;
         const FAST_ZERO: u16 = 1 << 11;
-        let common = HAS_FLAGS | FLUSH | DF | MULTI_CONN | CACHE;
+        let common = HAS_FLAGS | FLUSH | df | MULTI_CONN | CACHE;
         if self.read_only { common | READ_ONLY } else { common | FUA | TRIM | WRITE_ZEROES | FAST_ZERO }
     }
 }
@@ -204,7 +204,7 @@ impl Handshake {
         let found = core::str::from_utf8(data).ok().and_then(|name| exports.find(name).ok());
         let Some(e) = found else { return Next::Close };
         out.extend_from_slice(&e.size.to_be_bytes());
-        out.extend_from_slice(&e.flags().to_be_bytes());
+        out.extend_from_slice(&e.flags(self.structured).to_be_bytes());
         if !self.no_zeroes {
             out.resize(out.len() + 124, 0);
         }
@@ -225,7 +225,7 @@ impl Handshake {
         };
         let mut d = INFO_EXPORT.to_be_bytes().to_vec();
         d.extend_from_slice(&e.size.to_be_bytes());
-        d.extend_from_slice(&e.flags().to_be_bytes());
+        d.extend_from_slice(&e.flags(self.structured).to_be_bytes());
         reply(out, option, REP_INFO, &d);
         for w in wanted {
             let mut d = w.to_be_bytes().to_vec();
