@@ -284,8 +284,9 @@ impl Coordinator {
     fn nack(&mut self, now: Tick, rid: Rid, req: u64, what: For, nack: Nack, out: &mut Vec<Output>) {
         match (nack.fate(), what) {
             (Fate::Refuse, For::Write(seq)) => {
-                self.pending.remove(&req);
-                self.write_refused(now, seq, rid, out);
+                if let Some(p) = self.pending.remove(&req) {
+                    self.write_refused(now, seq, rid, p.msg, out);
+                }
             }
             (Fate::Retry, _) => {} // repeated by `expire`
             (_, For::Read(id)) => {

@@ -176,6 +176,7 @@ impl Coordinator {
         self.stats.errors += ids.len() as u64;
         out.extend(ids.into_iter().map(|id| Output::Reply { id, result: Err(IoError::Fenced) }));
         self.writes.clear();
+        self.again.clear();
         self.owed = 0;
         self.reads.clear();
         self.pending.clear();

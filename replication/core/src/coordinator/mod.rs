@@ -54,6 +54,8 @@ pub struct Coordinator {
     queued: VecDeque<(ClientId, ClientOp)>,
     requests: BTreeMap<u64, io::Request>,
     writes: BTreeMap<u64, write::Write>,
+    /// Refused writes that wait to be tried again.
+    again: Vec<write::Again>,
     /// The most that writes on their way may allocate, in bytes.
     owed: u64,
     reads: BTreeMap<u64, read::Read>,
@@ -93,6 +95,7 @@ impl Coordinator {
             queued: VecDeque::new(),
             requests: BTreeMap::new(),
             writes: BTreeMap::new(),
+            again: Vec::new(),
             owed: 0,
             reads: BTreeMap::new(),
             flushes: Vec::new(),
@@ -145,6 +148,7 @@ impl Coordinator {
             self.next_tick = now.plus(TICK);
             self.expire(now, out);
             self.suspect_silent(now);
+            self.drive_again(now, out);
             self.drive_takeover(now, out);
             self.drive_leases(now, out);
         }
@@ -165,6 +169,7 @@ impl Coordinator {
             Phase::Serving
                 if self.pending.is_empty()
                     && self.reads.is_empty()
+                    && self.again.is_empty()
                     && self.suspects.is_empty()
                     && self.queued.is_empty()
                     && self.sync.is_none()

@@ -7,6 +7,12 @@ use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::{BlockRange, Rid, Seq, Tick, Ver};
 use std::collections::BTreeSet;
 
+/// When, for which request, and what is to be written again.
+pub(super) type Again = (Tick, u64, BlockRange, WriteKind);
+
+/// How long after a refusal.
+const AGAIN: u64 = 200 * hf_policy::MS;
+
 /// A numbered write.
 pub(super) struct Write {
     /// The client request it is part of.
@@ -16,6 +22,10 @@ pub(super) struct Write {
     pub refused: BTreeSet<Rid>,
     /// Some member has applied it.
     pub applied: bool,
+    /// A member went out of the set before it had answered: it may have applied it.
+    pub uncertain: bool,
+    /// What was refused, to be sent again.
+    pub what: Option<(BlockRange, WriteKind)>,
     /// Complete, but fewer members are in sync than the policy asks for: answered when they are back.
     pub held: bool,
 }
@@ -41,7 +51,15 @@ impl Coordinator {
             waiting.retain(|r| self.record.in_sync.contains_key(r));
         }
         waiting.extend(self.mirror(now, seq, range, &kind, out));
-        let w = Write { request, waiting, refused: BTreeSet::new(), applied: false, held: false };
+        let w = Write {
+            request,
+            waiting,
+            refused: BTreeSet::new(),
+            applied: false,
+            uncertain: false,
+            what: None,
+            held: false,
+        };
         self.writes.insert(seq, w);
         for rid in members {
             let kind = self.kind_for(rid, range, &kind);
@@ -64,9 +82,12 @@ impl Coordinator {
 
     /// A member has no space. If all say so, nothing was applied anywhere and the client is told; if some applied it, the
     /// others have fallen behind and are dropped: the outcome is uniform (I15).
-    pub(super) fn write_refused(&mut self, now: Tick, seq: u64, rid: Rid, out: &mut Vec<Output>) {
+    pub(super) fn write_refused(&mut self, now: Tick, seq: u64, rid: Rid, msg: Msg, out: &mut Vec<Output>) {
         let Some(w) = self.writes.get_mut(&seq) else { return };
         w.refused.insert(rid);
+        if let Msg::Write { range, kind, .. } = msg {
+            w.what = Some((range, kind));
+        }
         self.write_settle(now, seq, out);
     }
 
@@ -76,11 +97,16 @@ impl Coordinator {
         let enough = enough || mutant::is(Mutant::AckBelowMinReplicas);
         let Some(w) = self.writes.get_mut(&seq) else { return };
         if !w.waiting.is_empty() && !w.applied && w.waiting == w.refused {
-            let request = w.request;
+            let (request, uncertain, what) = (w.request, w.uncertain, w.what.take());
             self.writes.remove(&seq);
             self.mirror_never(seq);
             self.advance_stable();
-            return self.part_done(now, request, Err(IoError::NoSpace), out);
+            // Who went out may have it, and would keep it as a write of this term when it is back: the client cannot be told that nothing
+            // was applied. Its write waits for space, under a newer number each time, which overwrites whatever that member has.
+            return match what.filter(|_| uncertain) {
+                Some((range, kind)) => self.again.push((now.plus(AGAIN), request, range, kind)),
+                None => self.part_done(now, request, Err(IoError::NoSpace), out),
+            };
         }
         if !w.waiting.is_empty() {
             // Once it is clear that somebody applied it, who has no space has fallen behind.
@@ -103,10 +129,25 @@ impl Coordinator {
             if let Some(w) = self.writes.get_mut(&seq) {
                 let counts =
                     |r: &Rid| self.record.in_sync.contains_key(r) || self.sync.as_ref().is_some_and(|s| s.rid == *r);
+                w.uncertain |= w.waiting.iter().any(|r| !counts(r) && !w.refused.contains(r));
                 w.waiting.retain(counts);
                 w.refused.retain(counts);
             }
             self.write_settle(now, seq, out);
+        }
+    }
+
+    /// Writes that were refused, of which some member out of the set may have had a part, are tried again.
+    pub(super) fn drive_again(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let (due, later) = std::mem::take(&mut self.again).into_iter().partition(|(at, ..)| *at <= now);
+        self.again = later;
+        let due: Vec<Again> = due;
+        for (_, request, range, kind) in due {
+            self.start_write(now, request, range, kind, out);
+            // Still: until some number of it was applied everywhere.
+            if let Some(w) = self.writes.get_mut(&self.seq) {
+                w.uncertain = true;
+            }
         }
     }
 
