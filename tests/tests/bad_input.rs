@@ -74,6 +74,13 @@ fn garbage_on_any_port_harms_nobody() {
             let _ = s.read(&mut [0; 64]);
         }
     }
+    for round in 0..12usize {
+        let mut s = std::os::unix::net::UnixStream::connect(&n.socket).unwrap();
+        let _ = s.write_all(&vec![0xa5; 1 + round * 400]);
+        let _ = s.shutdown(std::net::Shutdown::Write);
+        let _ = s.set_read_timeout(Some(std::time::Duration::from_millis(200)));
+        let _ = s.read(&mut [0; 64]);
+    }
     // In the transmission phase: a header that is none, a write cut off in the middle, an oversized write.
     let mut broken = Nbd::connect(&n.nbd, "v").unwrap();
     broken.raw().write_all(&[0xee; 28]).unwrap();

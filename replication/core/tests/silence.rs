@@ -21,11 +21,17 @@ struct World {
     /// When a drop was proposed, and of whom.
     dropped: Option<(Tick, Vec<Rid>)>,
     replies: usize,
+    /// Who was asked for each read.
+    readers: Vec<Rid>,
 }
 
 impl World {
-    /// Three members that serve, all leases granted.
+    /// Three members that serve, all leases granted; the first one reads.
     fn new() -> World {
+        World::reading(ReadFrom::Local, &[1])
+    }
+
+    fn reading(read_from: ReadFrom, nearest: &[u64]) -> World {
         let member = |i: u64| (Rid(i), co::MemberInfo { node: NodeId(i), store_uuid: StoreUuid(i.into()) });
         let cfg = co::Config {
             cluster: ClusterId(1),
@@ -35,9 +41,9 @@ impl World {
             blocks: 1024,
             min_replicas: 1,
             replica_timeout: TIMEOUT,
-            read_from: ReadFrom::Local,
+            read_from,
             rebuild_impact: 20,
-            nearest: vec![Rid(1)],
+            nearest: nearest.iter().map(|r| Rid(*r)).collect(),
         };
         let record = co::Record {
             activated: Term(0),
@@ -54,7 +60,7 @@ impl World {
         let mut out = Vec::new();
         let c = Coordinator::new(now, cfg, record, &mut out);
         let alive = vec![Rid(1), Rid(2), Rid(3)];
-        let mut w = World { c, now, alive, dropped: None, replies: 0 };
+        let mut w = World { c, now, alive, dropped: None, replies: 0, readers: Vec::new() };
         w.take(out);
         for i in 1..=3 {
             w.step(Input::PeerUp { rid: Rid(i), boot: BOOT });
@@ -75,6 +81,9 @@ impl World {
         for o in out {
             match o {
                 Output::Send { rid, env, msg } if self.alive.contains(&rid) => {
+                    if matches!(msg, Msg::Read { .. }) {
+                        self.readers.push(rid);
+                    }
                     let reply = match msg {
                         Msg::Seal { .. } => Msg::SealAck { stable: Ver::ZERO, max_ver: Ver::ZERO, credit: 1 << 40 },
                         Msg::Lease { sent_at, .. } => Msg::LeaseAck { sent_at, credit: 1 << 40 },
@@ -167,4 +176,29 @@ fn an_idle_volume_drops_who_is_gone_after_a_while() {
         let most = timing::DEAD + 2 * timing::IDLE_EVERY;
         assert!((timing::DEAD - timing::IDLE_EVERY..=most).contains(&after), "{after} us");
     }
+}
+
+/// The nearest member that is there reads; when it is gone, the next nearest does.
+#[test]
+fn reads_go_to_the_nearest_member_that_is_there() {
+    for nearest in [[3, 1, 2], [2, 3, 1], [1, 3, 2]] {
+        let mut w = World::reading(ReadFrom::Nearest, &nearest);
+        for gone in 0..2 {
+            w.readers.clear();
+            for _ in 0..5 {
+                w.read();
+                w.live(40 * MS);
+            }
+            assert_eq!(w.readers, [Rid(nearest[gone]); 5], "{nearest:?}");
+            // With a member gone nothing is delivered: its lease is missing.
+            assert_eq!(w.replies, 5);
+            w.step(Input::PeerDown { rid: Rid(nearest[0]) });
+        }
+    }
+    let mut w = World::reading(ReadFrom::Spread, &[1]);
+    for _ in 0..9 {
+        w.read();
+        w.live(40 * MS);
+    }
+    (1..=3).for_each(|i| assert_eq!(w.readers.iter().filter(|r| **r == Rid(i)).count(), 3, "{:?}", w.readers));
 }
