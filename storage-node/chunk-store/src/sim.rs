@@ -76,6 +76,8 @@ pub struct SimDisk {
     pub unreadable: std::collections::BTreeSet<u64>,
     /// The next write is acknowledged but never happens.
     pub lose_next_write: bool,
+    /// So many more writes happen before that.
+    pub lose_after: u32,
 }
 
 const ZERO: &[u8] = &[0; BLOCK_SIZE];
@@ -110,6 +112,7 @@ impl SimDisk {
             fail_writes: false,
             unreadable: Default::default(),
             lose_next_write: false,
+            lose_after: 0,
         }
     }
 
@@ -122,7 +125,10 @@ impl SimDisk {
                 off % 4096 == 0 && all.len().is_multiple_of(4096) && off + all.len() as u64 <= self.size,
                 "bad write"
             );
-            if std::mem::take(&mut self.lose_next_write) {
+            let lost = self.lose_next_write && self.lose_after == 0;
+            self.lose_after = self.lose_after.saturating_sub(u32::from(self.lose_next_write));
+            if lost {
+                self.lose_next_write = false;
                 // Acknowledged, never done: the buffer does not see it.
             } else if !self.fail_writes {
                 for (i, b) in all.chunks_exact(BLOCK_SIZE).enumerate() {

@@ -91,18 +91,19 @@ fn a_flipped_bit_anywhere_is_never_returned() {
 
 #[test]
 fn a_lost_index_write_is_seen_when_the_disk_is_opened() {
-    let mut seen = 0;
+    let (mut seen, mut caught) = (0, 0);
     for skip in 0..60 {
         let mut w = filled(77, 200);
+        (w.disk.lose_next_write, w.disk.lose_after) = (true, skip);
         w.submit(Op::Checkpoint, "checkpoint");
-        for _ in 0..skip {
-            w.complete_one();
-        }
-        w.disk.lose_next_write = true;
         w.quiesce();
+        // A chunk page that does not read back stops the checkpoint before the journal that could repair it goes (C13).
+        let unread = w.failed.as_ref().is_some_and(|why| why.contains("does not read back"));
+        caught += u64::from(unread);
         let mut disk = w.disk.clone();
         disk.crash(&mut w.rng);
         match recovery::open(&mut disk, config()) {
+            Err(OpenError::Damaged(why)) if unread => panic!("skip {skip}: nothing was lost yet: {why}"),
             Err(OpenError::Damaged(_)) => seen += 1,
             Err(e) => panic!("{e}"),
             Ok(mut s) => {
@@ -110,12 +111,15 @@ fn a_lost_index_write_is_seen_when_the_disk_is_opened() {
                     let (_, want) = w.acked.get(&b).cloned().unwrap_or((Ver::ZERO, None));
                     let right = want.map_or(data.iter().all(|x| *x == 0), |w| w == data);
                     assert!(right || info.state == BlockState::Bad, "skip {skip}: block {b} came back wrong");
+                    assert!(right || !unread, "skip {skip}: block {b} is lost although its page was missed in time");
                 }
             }
         }
     }
-    println!("lost writes during a checkpoint: {seen} seen at open");
-    assert!(seen > 0);
+    println!(
+        "lost writes during a checkpoint: {caught} pages missed when they were read back, {seen} index pages at open"
+    );
+    assert!(seen > 0 && caught > 0);
 }
 
 #[test]
