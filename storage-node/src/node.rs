@@ -316,7 +316,10 @@ impl Node {
     pub fn raft_log(&self) -> anyhow::Result<RaftLog> {
         let reserve = self.dir.reserve();
         // Before it is opened: on a full file system it could not be.
-        reserve.tend().map_err(|e| anyhow::anyhow!("data_dir {}: {e}", self.dir.path.display()))?;
+        if let Err(e) = reserve.tend() {
+            // A quota, perhaps: without a reserve it works as well, until the space is gone.
+            tracing::warn!("data_dir {}: no space can be set aside: {e}", self.dir.path.display());
+        }
         Ok(RaftLog::open(&self.dir.path.join("meta"))?.with_reserve(reserve))
     }
 
