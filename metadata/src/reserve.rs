@@ -44,7 +44,7 @@ impl Reserve {
 
     /// Gives it up when space is short, takes it (back) when there is plenty: as much again stays free.
     pub fn tend(&self) -> io::Result<()> {
-        let free = free(self.0.parent().unwrap_or(Path::new("/")))?;
+        let free = free_space(self.0.parent().unwrap_or(Path::new("/")))?;
         if self.held() {
             if free < LOW {
                 self.release();
@@ -72,8 +72,8 @@ impl Reserve {
     }
 }
 
-/// Bytes free to this process.
-fn free(dir: &Path) -> io::Result<u64> {
+/// Bytes free to this process in the file system of a directory.
+pub fn free_space(dir: &Path) -> io::Result<u64> {
     let f = File::open(dir)?;
     // SAFETY: fstatvfs fills the zeroed struct.
     unsafe {

@@ -54,8 +54,12 @@ pub fn start(node: Arc<Node>, m: Arc<Member>, events: mpsc::UnboundedReceiver<Ev
 async fn tend_reserve(node: Arc<Node>) {
     loop {
         tokio::time::sleep(Duration::from_secs(5)).await;
-        if let Err(e) = node.dir.reserve().tend() {
-            tracing::warn!("the reserve of the data directory: {e}");
+        // To take it is to allocate and sync: not on a thread that others wait for.
+        let reserve = node.dir.reserve();
+        match tokio::task::spawn_blocking(move || reserve.tend()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => tracing::warn!("the reserve of the data directory: {e}"),
+            Err(e) => tracing::warn!("the reserve of the data directory: {e}"),
         }
     }
 }

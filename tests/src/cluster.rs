@@ -1,9 +1,10 @@
 //! Real daemons as processes, on loopback ports and a directory of their own.
 
 use serde_json::Value;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -312,6 +313,36 @@ fn text(o: Output) -> Result<String, String> {
 /// Runs the client. An error begins with the exit code in brackets.
 pub fn run(args: &[&str]) -> Result<String, String> {
     text(Command::new(binary()).args(args).env_remove("HOLDFAST_ENDPOINT").output().unwrap())
+}
+
+/// What a node's http address answers to GET, with the status line.
+pub fn http_get(addr: &str, path: &str) -> Result<String, String> {
+    let ask = || -> std::io::Result<String> {
+        let mut s = TcpStream::connect(addr)?;
+        write!(s, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        s.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    ask().map_err(|e| e.to_string())
+}
+
+/// A loop device of ours, detached at the end.
+pub struct LoopDevice(pub String);
+
+impl LoopDevice {
+    /// Over a new file of this size.
+    pub fn new(file: &Path, size: u64) -> LoopDevice {
+        std::fs::File::create(file).unwrap().set_len(size).unwrap();
+        let dev = tool_ok("losetup", &["-f", "--show", "--direct-io=on", file.to_str().unwrap()]);
+        LoopDevice(dev.trim().to_string())
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["-d", &self.0]).status();
+    }
 }
 
 /// Runs any program.

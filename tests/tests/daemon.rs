@@ -3,10 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_meta_proto::pb::{self, api_client::ApiClient};
-use hf_tests::cluster::{Cluster, NodeProcess, binary, free_port, run, until};
+use hf_tests::cluster::{Cluster, NodeProcess, binary, free_port, http_get, run, until};
 use hf_tests::nbd::Nbd;
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
@@ -38,15 +38,11 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     assert!(s.to_string().contains("of-the-environment") && !s.to_string().contains("of-the-file"), "{s}");
     // What only the file says holds too; what the environment replaced is not there.
     TcpStream::connect(&n.nbd).unwrap();
-    let get = |addr: &str| {
-        let mut s = TcpStream::connect(addr).map_err(|e| e.to_string())?;
-        s.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").map_err(|e| e.to_string())?;
-        let mut text = String::new();
-        s.read_to_string(&mut text).map_err(|e| e.to_string())?;
-        Ok::<_, String>(text)
-    };
-    assert!(get(&env_http).unwrap().starts_with("HTTP/1.1 200"));
-    assert!(get(&n.http).is_err(), "the file's http address is in use although the environment names another");
+    assert!(http_get(&env_http, "/healthz").unwrap().starts_with("HTTP/1.1 200"));
+    assert!(
+        http_get(&n.http, "/healthz").is_err(),
+        "the file's http address is in use although the environment names another"
+    );
 }
 
 #[test]

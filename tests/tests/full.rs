@@ -2,29 +2,26 @@
 //! nothing, the metadata goes on from its reserve, a restart works, and what was given up comes back when there is space.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use hf_tests::cluster::{Cluster, tool, tool_ok, until};
+use hf_tests::cluster::{Cluster, LoopDevice, http_get, tool, tool_ok, until};
 use hf_tests::nbd::Nbd;
 use hf_tests::user::{StopAtEnd, Witness, nothing_failed};
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 /// An ext4 of its own on a loop device of ours.
 struct SmallFs {
-    device: String,
+    device: LoopDevice,
     at: PathBuf,
 }
 
 impl SmallFs {
     fn new(dir: &Path, bytes: u64) -> SmallFs {
         let (file, at) = (dir.join("small.img"), dir.join("small"));
-        std::fs::File::create(&file).unwrap().set_len(bytes).unwrap();
         std::fs::create_dir(&at).unwrap();
-        let device = tool_ok("losetup", &["-f", "--show", file.to_str().unwrap()]).trim().to_string();
-        let fs = SmallFs { device, at };
-        tool_ok("mkfs.ext4", &["-q", "-F", "-m", "0", &fs.device]);
-        tool_ok("mount", &[&fs.device, fs.at.to_str().unwrap()]);
+        let fs = SmallFs { device: LoopDevice::new(&file, bytes), at };
+        tool_ok("mkfs.ext4", &["-q", "-F", "-m", "0", &fs.device.0]);
+        tool_ok("mount", &[&fs.device.0, fs.at.to_str().unwrap()]);
         fs
     }
 
@@ -50,16 +47,11 @@ impl SmallFs {
 impl Drop for SmallFs {
     fn drop(&mut self) {
         let _ = tool("umount", &["-l", self.at.to_str().unwrap()]);
-        let _ = tool("losetup", &["-d", &self.device]);
     }
 }
 
 fn health(addr: &str) -> Result<String, String> {
-    let mut s = TcpStream::connect(addr).map_err(|e| e.to_string())?;
-    s.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").map_err(|e| e.to_string())?;
-    let mut text = String::new();
-    s.read_to_string(&mut text).map_err(|e| e.to_string())?;
-    Ok(text)
+    http_get(addr, "/healthz")
 }
 
 #[test]

@@ -2,29 +2,12 @@
 //! several shards, requests at the bound, many idle connections.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use hf_tests::cluster::{Cluster, binary, free_port, run, tool_ok, until};
+use hf_tests::cluster::{Cluster, LoopDevice, binary, free_port, run, tool_ok, until};
 use hf_tests::nbd::Nbd;
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::Duration;
-
-/// A loop device of ours, detached at the end.
-struct LoopDevice(String);
-
-impl LoopDevice {
-    fn new(file: &std::path::Path, size: u64) -> LoopDevice {
-        std::fs::File::create(file).unwrap().set_len(size).unwrap();
-        let dev = tool_ok("losetup", &["-f", "--show", "--direct-io=on", file.to_str().unwrap()]);
-        LoopDevice(dev.trim().to_string())
-    }
-}
-
-impl Drop for LoopDevice {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").args(["-d", &self.0]).status();
-    }
-}
 
 fn pattern(seed: u64, len: usize) -> Vec<u8> {
     (0..len as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(seed) >> 29) as u8).collect()

@@ -1,7 +1,10 @@
 //! Properties of the wire format and of unaligned client requests: for any message and any request, not only for examples.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use bytes::Bytes;
+use common::{BOOT, config, record};
 use hf_policy::attributes::ReadFrom;
 use hf_policy::crc::{self, PayloadCrc};
 use hf_policy::*;
@@ -329,32 +332,10 @@ impl Member {
 }
 
 fn coordinator(out: &mut Vec<Output>) -> Coordinator {
-    let member = |i: u64| (Rid(i), co::MemberInfo { node: NodeId(i), store_uuid: StoreUuid(i.into()) });
-    let cfg = co::Config {
-        cluster: ClusterId(1),
-        shard: ShardId { vol: VolumeId(1), index: 0 },
-        session: SessionId(5),
-        node: NodeId(1),
-        blocks: SIZE / BLOCK_BYTES,
-        min_replicas: 1,
-        replica_timeout: 1_000 * MS,
-        read_from: ReadFrom::Spread,
-        rebuild_impact: 20,
-        nearest: vec![Rid(1)],
-    };
-    let record = co::Record {
-        activated: Term(0),
-        term: Term(1),
-        epoch: Epoch(3),
-        session: Some(SessionId(5)),
-        lineage: Lineage(1),
-        in_sync: (1..=2).map(member).collect(),
-        out: BTreeMap::new(),
-        leaving: Default::default(),
-        scrub: None,
-    };
+    let cfg = co::Config { blocks: SIZE / BLOCK_BYTES, read_from: ReadFrom::Spread, ..config() };
+    let record = record(2);
     let mut c = Coordinator::new(Tick(1_000_000), cfg, record, out);
-    (1..=2).for_each(|i| c.step(Tick(1_000_000), Input::PeerUp { rid: Rid(i), boot: BootId(9) }, out));
+    (1..=2).for_each(|i| c.step(Tick(1_000_000), Input::PeerUp { rid: Rid(i), boot: BOOT }, out));
     c
 }
 

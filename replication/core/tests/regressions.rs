@@ -1,16 +1,15 @@
 //! Bugs that were found by reading, each as the sequence that triggered it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use bytes::Bytes;
-use hf_policy::attributes::ReadFrom;
+use common::{BOOT, SESSION, config, durable, envelope, record};
 use hf_policy::*;
 use hf_repl_core::coordinator::{self as co, ClientOp, Coordinator, Input, Output};
 use hf_repl_core::message::{Envelope, Msg, Nack};
-use hf_repl_core::replica::{self as re, Durable, Replica};
+use hf_repl_core::replica::{self as re, Replica};
 use hf_repl_core::{IoError, timing};
-use std::collections::BTreeMap;
-
-const BOOT: BootId = BootId(9);
 
 struct World {
     c: Coordinator,
@@ -22,35 +21,10 @@ struct World {
 
 impl World {
     fn new(members: u64) -> World {
-        let in_sync: BTreeMap<Rid, co::MemberInfo> = (1..=members)
-            .map(|i| (Rid(i), co::MemberInfo { node: NodeId(i), store_uuid: StoreUuid(i.into()) }))
-            .collect();
-        let cfg = co::Config {
-            cluster: ClusterId(1),
-            shard: ShardId { vol: VolumeId(1), index: 0 },
-            session: SessionId(5),
-            node: NodeId(1),
-            blocks: 1024,
-            min_replicas: 1,
-            replica_timeout: 1_000_000,
-            read_from: ReadFrom::Local,
-            rebuild_impact: 20,
-            nearest: vec![Rid(1)],
-        };
-        let record = co::Record {
-            activated: Term(0),
-            term: Term(1),
-            epoch: Epoch(3),
-            session: Some(SessionId(5)),
-            lineage: Lineage(1),
-            in_sync,
-            out: BTreeMap::new(),
-            leaving: Default::default(),
-            scrub: None,
-        };
+        let record = record(members);
         let now = Tick(1_000_000_000);
         let mut out = Vec::new();
-        let c = Coordinator::new(now, cfg, record.clone(), &mut out);
+        let c = Coordinator::new(now, config(), record.clone(), &mut out);
         let mut w = World { c, now, sent: Vec::new(), other: Vec::new(), record };
         w.take(out);
         for i in 1..=members {
@@ -170,28 +144,10 @@ fn a_healthy_member_is_never_dropped_for_a_broken_one() {
 
 #[test]
 fn a_renewing_old_coordinator_cannot_keep_a_newer_term_out() {
-    let d = Durable {
-        cluster: ClusterId(1),
-        shard: ShardId::default(),
-        rid: Rid(1),
-        store_uuid: StoreUuid(1),
-        lineage: Lineage(1),
-        promised_term: Term(1),
-        promised_session: SessionId(1),
-        stable: Ver::ZERO,
-        position: 0,
-    };
+    let d = durable(1, SessionId(1));
     let mut now = Tick(10_000_000_000);
     let mut r = Replica::new(Tick(0), BOOT, d);
-    let env = |term, session| Envelope {
-        cluster: d.cluster,
-        rid: d.rid,
-        store_uuid: d.store_uuid,
-        lineage: d.lineage,
-        term: Term(term),
-        session: SessionId(session),
-        ..Envelope::default()
-    };
+    let env = |term, session| Envelope { session: SessionId(session), ..envelope(term, 0) };
     let mut sealed = false;
     for _ in 0..30 {
         now = now.plus(200_000);
@@ -247,29 +203,9 @@ fn a_lease_counts_from_when_it_was_asked_for() {
 #[test]
 fn a_restarted_replica_lets_nobody_in_for_as_long_as_a_lease_lasts() {
     let now = Tick(1_000_000_000);
-    let d = Durable {
-        cluster: ClusterId(1),
-        shard: ShardId { vol: VolumeId(1), index: 0 },
-        rid: Rid(1),
-        store_uuid: StoreUuid(1),
-        lineage: Lineage(1),
-        promised_term: Term(4),
-        promised_session: SessionId(4),
-        stable: Ver::ZERO,
-        position: 0,
-    };
+    let d = durable(4, SessionId(4));
     let mut r = Replica::new(now, BOOT, d);
-    let env = Envelope {
-        cluster: d.cluster,
-        shard: d.shard,
-        rid: d.rid,
-        store_uuid: d.store_uuid,
-        lineage: d.lineage,
-        term: Term(5),
-        session: SessionId(5),
-        req: 1,
-        boot: BootId(0),
-    };
+    let env = envelope(5, 1);
     let seal = |r: &mut Replica, now: Tick, env: Envelope| {
         let mut out = Vec::new();
         r.step(
@@ -308,38 +244,13 @@ fn who_leaves_and_is_out_is_not_brought_back_in() {
     }
 }
 
-fn only_replica(now: Tick) -> Replica {
-    let d = Durable {
-        cluster: ClusterId(1),
-        shard: ShardId { vol: VolumeId(1), index: 0 },
-        rid: Rid(1),
-        store_uuid: StoreUuid(1),
-        lineage: Lineage(1),
-        promised_term: Term(1),
-        promised_session: SessionId(5),
-        stable: Ver::ZERO,
-        position: 0,
-    };
-    Replica::new(now, BOOT, d)
-}
-
 /// A write that was refused was told to be applied nowhere. A repeat of it that arrives when there is room again is refused too, and one
 /// that arrives while the store works is not done a second time (seed 5192).
 #[test]
 fn a_refused_write_stays_refused() {
     let (now, mut out) = (Tick(1_000), Vec::new());
-    let mut r = only_replica(now);
-    let env = Envelope {
-        cluster: ClusterId(1),
-        shard: ShardId { vol: VolumeId(1), index: 0 },
-        rid: Rid(1),
-        store_uuid: StoreUuid(1),
-        lineage: Lineage(1),
-        term: Term(1),
-        session: SessionId(5),
-        req: 7,
-        boot: BOOT,
-    };
+    let mut r = Replica::new(now, BOOT, durable(1, SESSION));
+    let env = envelope(1, 7);
     let data = Bytes::from(vec![1u8; BLOCK_SIZE]);
     let kind = hf_repl_core::message::WriteKind::Data { crcs: crc::payloads(&data), data };
     let msg = Msg::Write { seq: 1, range: BlockRange::new(0, 1), stable: Ver::ZERO, kind };

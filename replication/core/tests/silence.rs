@@ -2,15 +2,16 @@
 //! Found by many_disks.rs: reads waited for ever for the lease of a member whose connection had gone between two leases.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use bytes::Bytes;
+use common::{BOOT, config, record};
 use hf_policy::attributes::ReadFrom;
 use hf_policy::*;
 use hf_repl_core::coordinator::{self as co, ClientOp, Coordinator, Input, Output};
 use hf_repl_core::message::{BlockInfo, Envelope, Msg};
 use hf_repl_core::timing;
-use std::collections::BTreeMap;
 
-const BOOT: BootId = BootId(9);
 const TIMEOUT: u64 = 1_000 * MS;
 
 struct World {
@@ -32,30 +33,8 @@ impl World {
     }
 
     fn reading(read_from: ReadFrom, nearest: &[u64]) -> World {
-        let member = |i: u64| (Rid(i), co::MemberInfo { node: NodeId(i), store_uuid: StoreUuid(i.into()) });
-        let cfg = co::Config {
-            cluster: ClusterId(1),
-            shard: ShardId { vol: VolumeId(1), index: 0 },
-            session: SessionId(5),
-            node: NodeId(1),
-            blocks: 1024,
-            min_replicas: 1,
-            replica_timeout: TIMEOUT,
-            read_from,
-            rebuild_impact: 20,
-            nearest: nearest.iter().map(|r| Rid(*r)).collect(),
-        };
-        let record = co::Record {
-            activated: Term(0),
-            term: Term(1),
-            epoch: Epoch(3),
-            session: Some(SessionId(5)),
-            lineage: Lineage(1),
-            in_sync: (1..=3).map(member).collect::<BTreeMap<_, _>>(),
-            out: BTreeMap::new(),
-            leaving: Default::default(),
-            scrub: None,
-        };
+        let cfg = co::Config { read_from, nearest: nearest.iter().map(|r| Rid(*r)).collect(), ..config() };
+        let record = record(3);
         let now = Tick(1_000_000_000);
         let mut out = Vec::new();
         let c = Coordinator::new(now, cfg, record, &mut out);

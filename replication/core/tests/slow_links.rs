@@ -2,15 +2,14 @@
 //! same. (Regions apart, or a disk that takes a while for a promise.)
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use hf_policy::attributes::ReadFrom;
+mod common;
+
+use common::{BOOT, config, record};
 use hf_policy::*;
 use hf_repl_core::coordinator::{self as co, Change, Coordinator, Input, Output, Phase};
 use hf_repl_core::message::{Envelope, Msg};
 use hf_repl_core::timing;
 use std::collections::BTreeMap;
-
-const BOOT: BootId = BootId(9);
-const SESSION: SessionId = SessionId(5);
 
 struct World {
     c: Coordinator,
@@ -25,31 +24,9 @@ struct World {
 
 impl World {
     fn new(delay: u64) -> World {
-        let node = |i: u64| (Rid(i), co::MemberInfo { node: NodeId(i), store_uuid: StoreUuid(i.into()) });
-        let cfg = co::Config {
-            cluster: ClusterId(1),
-            shard: ShardId { vol: VolumeId(1), index: 0 },
-            session: SESSION,
-            node: NodeId(1),
-            blocks: 1024,
-            min_replicas: 1,
-            replica_timeout: 1_000 * MS,
-            read_from: ReadFrom::Local,
-            rebuild_impact: 20,
-            nearest: vec![Rid(1)],
-        };
+        let cfg = config();
         let out = co::OutInfo { node: NodeId(3), store_uuid: Some(StoreUuid(3)), base: Ver::ZERO, sync_id: None };
-        let record = co::Record {
-            activated: Term(0),
-            term: Term(1),
-            epoch: Epoch(3),
-            session: Some(SESSION),
-            lineage: Lineage(1),
-            in_sync: (1..=2).map(node).collect(),
-            out: BTreeMap::from([(Rid(3), out)]),
-            leaving: Default::default(),
-            scrub: None,
-        };
+        let record = co::Record { out: BTreeMap::from([(Rid(3), out)]), ..record(2) };
         let now = Tick(1_000_000_000);
         let mut out = Vec::new();
         let c = Coordinator::new(now, cfg, record.clone(), &mut out);

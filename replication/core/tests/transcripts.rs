@@ -2,6 +2,7 @@
 //! are written and run stands in `script/mod.rs`; `UPDATE=1` writes them anew.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
 mod script;
 
 use script::{Machine, difference, files, run};

@@ -5,6 +5,7 @@
 //! a file system or device whose alignment does not fit (C9); syncfs once before trusting what is read.
 
 use bytes::Bytes;
+use hf_meta::reserve::free_space;
 use hf_repl::AlignedBuf;
 use hf_store::{DiskError, RawDisk};
 use std::fs::{File, OpenOptions};
@@ -240,19 +241,6 @@ pub fn check_vacant(d: &DiskFile) -> Result<(), OpenDiskError> {
     match found {
         Some((_, _, what)) => Err(OpenDiskError::Occupied { path: d.path.display().to_string(), what }),
         None => Ok(()),
-    }
-}
-
-/// Bytes free to this process in a directory's file system.
-fn free_space(dir: &Path) -> std::io::Result<u64> {
-    let f = File::open(dir)?;
-    // SAFETY: fstatvfs fills the zeroed struct.
-    unsafe {
-        let mut s: libc::statvfs = std::mem::zeroed();
-        if libc::fstatvfs(f.as_raw_fd(), &mut s) != 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-        Ok(s.f_bavail as u64 * s.f_frsize as u64)
     }
 }
 

@@ -109,6 +109,18 @@ impl Sim {
         self.go_on(150, &[b])
     }
 
+    /// From now on its users only read; what they were writing comes to its end, if it can.
+    fn only_reads(&mut self, a: u64) -> Result<(), String> {
+        self.only_read.insert(a);
+        for _ in 0..60 {
+            if self.hosts[&a].coordinator.as_ref().is_none_or(|x| x.ops.is_empty()) {
+                break;
+            }
+            self.go_on(10, &[])?;
+        }
+        Ok(())
+    }
+
     /// A member's disk is put back from a copy within one term, while nobody writes: nothing but its own word tells that it lacks
     /// what it had acknowledged.
     pub(super) fn quiet_swap(&mut self) -> Result<(), String> {
@@ -127,14 +139,7 @@ impl Sim {
         let image = (self.hosts[&b].store.image()?, self.hosts[&b].uuid);
         self.hosts.get_mut(&b).unwrap().image = Some(image);
         self.go_on(120, &[a])?;
-        self.only_read.insert(a);
-        for _ in 0..60 {
-            let quiet = self.hosts[&a].coordinator.as_ref().is_none_or(|x| x.ops.is_empty());
-            if quiet {
-                break;
-            }
-            self.go_on(10, &[])?;
-        }
+        self.only_reads(a)?;
         self.crash_one(b)?;
         self.put_back_one(b);
         self.restart_one(b)?;
@@ -160,14 +165,7 @@ impl Sim {
         self.outcome.dramas += 1;
         let b = others[self.swarm.rng.below(others.len() as u64) as usize];
         self.prompt = true;
-        self.only_read.insert(a);
-        for _ in 0..60 {
-            let quiet = self.hosts[&a].coordinator.as_ref().is_none_or(|x| x.ops.is_empty());
-            if quiet {
-                break;
-            }
-            self.go_on(10, &[])?;
-        }
+        self.only_reads(a)?;
         self.ask_all(a)?;
         self.go_on(40, &[])?;
         for other in (0..=self.nodes()).filter(|o| *o != a) {

@@ -11,12 +11,10 @@
 //! | `wait 200ms` | time passes; the coordinator is called whenever it asked to be |
 
 use super::*;
-use hf_policy::attributes::ReadFrom;
+use crate::common::{self, BOOT, SESSION};
 use hf_repl_core::coordinator::{self as co, ClientOp, ClientReply, Coordinator, Input, Output, Proposed};
 use std::collections::BTreeMap;
 
-const SESSION: SessionId = SessionId(5);
-const BOOT: BootId = BootId(9);
 const CREDIT: u64 = 1 << 40;
 
 /// A request that a member has not answered.
@@ -76,27 +74,17 @@ fn outs(text: &str) -> BTreeMap<Rid, co::OutInfo> {
 impl World {
     fn attach(&mut self, w: &[&str]) {
         let cfg = co::Config {
-            cluster: ClusterId(1),
-            shard: ShardId { vol: VolumeId(1), index: 0 },
-            session: SESSION,
-            node: NodeId(1),
             blocks: number(w, "blocks", 1024),
             min_replicas: number(w, "min", 1) as u32,
-            replica_timeout: 1_000 * MS,
-            read_from: ReadFrom::Local,
-            rebuild_impact: 20,
-            nearest: vec![Rid(1)],
+            ..common::config()
         };
         let record = co::Record {
             term: Term(number(w, "term", 1) as u32),
             epoch: Epoch(number(w, "epoch", 1)),
-            session: Some(SESSION),
-            lineage: Lineage(1),
             activated: Term(number(w, "activated", 0) as u32),
             in_sync: members(value(w, "in-sync").unwrap()),
             out: outs(value(w, "out").unwrap_or("")),
-            leaving: Default::default(),
-            scrub: None,
+            ..common::record(0)
         };
         *self = World { now: START, ..World::default() };
         self.record = Some(record.clone());

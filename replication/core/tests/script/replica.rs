@@ -8,6 +8,7 @@
 //! | `wait 200ms` | time passes |
 
 use super::*;
+use crate::common;
 use hf_repl_core::replica::{Durable, Input, Output, Replica, StoreAnswer, StoreOp};
 
 const CREDIT: u64 = 1 << 40;
@@ -39,16 +40,11 @@ impl Machine for World {
 impl World {
     fn begin(&mut self, w: &[&str]) {
         self.now = START;
+        let session = SessionId(number(w, "session", 0).into());
         let d = Durable {
-            cluster: ClusterId(1),
-            shard: ShardId { vol: VolumeId(1), index: 0 },
-            rid: Rid(1),
-            store_uuid: StoreUuid(1),
-            lineage: Lineage(1),
-            promised_term: Term(number(w, "promised", 0) as u32),
-            promised_session: SessionId(number(w, "session", 0).into()),
             stable: ver_of(w, "stable", Ver::ZERO),
             position: number(w, "position", 0),
+            ..common::durable(number(w, "promised", 0) as u32, session)
         };
         self.r = Some(Replica::new(self.now, BootId(9), d));
     }
@@ -56,16 +52,13 @@ impl World {
     fn message(&mut self, w: &[&str]) {
         let at = w.iter().position(|t| t.starts_with(char::is_uppercase)).expect("no message");
         let (to, what) = w.split_at(at);
+        let term = number(to, "term", 1);
         let env = Envelope {
-            cluster: ClusterId(1),
-            shard: ShardId { vol: VolumeId(1), index: 0 },
             rid: Rid(number(to, "rid", 1)),
             store_uuid: StoreUuid(number(to, "store", 1).into()),
             lineage: Lineage(number(to, "lineage", 1).into()),
-            term: Term(number(to, "term", 1) as u32),
-            session: SessionId(number(to, "session", number(to, "term", 1)).into()),
-            req: number(to, "req", 1),
-            boot: BootId::NONE,
+            session: SessionId(number(to, "session", term).into()),
+            ..common::envelope(term as u32, number(to, "req", 1))
         };
         let msg = self.parse(what);
         self.step(Input::Message { link: to[0].parse().unwrap(), env, msg });
