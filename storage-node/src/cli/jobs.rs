@@ -41,7 +41,7 @@ fn all(s: &Value) -> Vec<Job> {
         let name = word(&n["name"]);
         let what = if n["drain_paused"] == true { "its drain is held" } else { "is being drained" };
         let job = plain(format!("node/{name}"), name, what, String::new());
-        jobs.push(drain(s, job, |r| r["node"] == n["id"]));
+        jobs.extend(drain(s, job, |r| r["node"] == n["id"]));
     }
     for d in objects(s, "disks") {
         let failing = d["state"]["failing"].is_string();
@@ -53,7 +53,7 @@ fn all(s: &Value) -> Vec<Job> {
             };
             let id = word(&d["id"]);
             let job = plain(format!("disk/{id}"), format!("disk {id}"), what, String::new());
-            jobs.push(drain(s, job, |r| r["disk"] == d["id"]));
+            jobs.extend(drain(s, job, |r| r["disk"] == d["id"]));
         }
     }
     jobs.extend(objects(s, "volumes").into_iter().filter_map(|v| scrub(s, v)));
@@ -62,9 +62,13 @@ fn all(s: &Value) -> Vec<Job> {
 }
 
 /// How far a drain is: replicas and bytes that are still there, and how long that takes at the speed of the copies that replace them.
-fn drain(s: &Value, job: Job, there: impl Fn(&Value) -> bool) -> Job {
+/// One that holds nothing any more is done, and no job (who waits for the end of all jobs would wait for ever).
+fn drain(s: &Value, job: Job, there: impl Fn(&Value) -> bool) -> Option<Job> {
     let all = replicas(s);
     let left: Vec<_> = all.iter().filter(|(_, _, r)| there(r)).collect();
+    if left.is_empty() {
+        return None;
+    }
     let disks: BTreeSet<String> = left.iter().map(|(_, _, r)| r["disk"].to_string()).collect();
     let bytes: u64 = disks.iter().filter_map(|d| s["used"][d].as_u64()).sum();
     let of_these = |x: &&Value| {
@@ -72,11 +76,11 @@ fn drain(s: &Value, job: Job, there: impl Fn(&Value) -> bool) -> Job {
     };
     let syncs = s["syncs"].as_array().into_iter().flatten().filter(of_these);
     let rate: u64 = syncs.filter_map(|x| x["bytes_per_second"].as_u64()).sum();
-    Job {
+    Some(Job {
         progress: format!("{} replicas, {} left", left.len(), format_size(bytes)),
         left: bytes.checked_div(rate).map_or("–".into(), |s| format!("at most {} s", s + 1)),
         ..job
-    }
+    })
 }
 
 /// Every replica with its volume and shard.
@@ -224,5 +228,38 @@ pub fn cancel(s: &Value, id: &str) -> Result<What, Failure> {
                 ),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn status(on: u64, paused: bool) -> Value {
+        let node =
+            |id: u64, mode: &str| json!({"id": id, "name": format!("n{id}"), "mode": mode, "drain_paused": paused});
+        let replica = |rid: u64, node: u64, state: &str| json!({"rid": rid, "node": node, "disk": node, "state": state, "leaving": false, "moving": false});
+        json!({
+            "nodes": {"1": node(1, "active"), "2": node(2, "draining"), "3": node(3, "active")},
+            "disks": {"1": {"id": 1, "state": "ok"}, "2": {"id": 2, "state": "ok"}, "3": {"id": 3, "state": "ok"}},
+            "used": {"1": 5 << 20, "2": 8 << 20, "3": 0},
+            "up": [1, 2, 3],
+            "syncs": [{"volume": 1, "shard": 0, "replica": 9, "stage": "copying", "bytes_per_second": 1 << 20}],
+            "volumes": {"1": {"id": 1, "name": "v", "shards": [{"replicas": {
+                "7": replica(7, 1, "in_sync"), "8": replica(8, on, "in_sync"),
+            }}]}},
+        })
+    }
+
+    #[test]
+    fn a_drain_says_what_is_left_and_ends() {
+        let jobs = all(&status(2, false));
+        let job = jobs.iter().find(|j| j.id == "node/n2");
+        let said = job.map(|j| (j.what.as_str(), j.progress.as_str(), j.left.as_str()));
+        assert_eq!(said, Some(("is being drained", "1 replicas, 8MiB left", "at most 9 s")));
+        assert!(all(&status(2, true)).iter().any(|j| j.id == "node/n2" && j.what == "its drain is held"));
+        // Empty: drained, and nothing to wait for.
+        assert_eq!(all(&status(3, false)).len(), 0);
     }
 }

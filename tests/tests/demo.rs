@@ -1,0 +1,81 @@
+//! `make demo`, run whole: what it tells stands in its lines, and it leaves nothing behind, also when it fails half-way.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use hf_tests::cluster::binary;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// A base so that the demo's ports (base + 10·node + 0..2, four nodes) are free now.
+fn ports() -> u16 {
+    let offset = std::process::id() * 53;
+    (0..400)
+        .map(|i| 10_000 + ((offset + i * 50) % 20_000) as u16)
+        .find(|base| {
+            let all = (1..=4).flat_map(|n| (0..3).map(move |k| base + n * 10 + k));
+            all.map(|port| TcpListener::bind(("127.0.0.1", port))).all(|l| l.is_ok())
+        })
+        .unwrap()
+}
+
+fn demo(binary: &Path, dir: &Path, patience: &str) -> Output {
+    Command::new("bash")
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/demo.sh"))
+        .env("HOLDFAST", binary)
+        .env("TMPDIR", dir)
+        .env("HOLDFAST_DEMO_PORT", ports().to_string())
+        .env("HOLDFAST_DEMO_PATIENCE", patience)
+        .output()
+        .unwrap()
+}
+
+fn nothing_left(dir: &Path) {
+    let files: Vec<_> = std::fs::read_dir(dir).unwrap().collect();
+    assert!(files.is_empty(), "the demo left {files:?}");
+    let ours = dir.display().to_string();
+    for p in std::fs::read_dir("/proc").unwrap().flatten() {
+        let line = std::fs::read(p.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        assert!(!line.contains(&ours), "the demo left a process: {line}");
+    }
+}
+
+#[test]
+fn the_demo_tells_its_whole_story_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = demo(&binary(), dir.path(), "180");
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success(), "{said}\n{}", String::from_utf8_lossy(&out.stderr));
+    let mut rest: &str = &said;
+    for line in [
+        "three daemons started",
+        "one cluster: three metadata voters",
+        "read back through n1: identical",
+        "n2 is dead",
+        "0 errors, all verified",
+        "the image is identical still",
+        "read through n3: identical",
+        "e2fsck finds the file system clean",
+        "n2 is back and in sync",
+        "byte for byte the same",
+        "its replica moved",
+        "the disk is healed",
+        "nothing is left behind",
+    ] {
+        let at = rest.find(line).unwrap_or_else(|| panic!("not told in its place: {line}\n{said}"));
+        rest = &rest[at..];
+    }
+    nothing_left(dir.path());
+}
+
+#[test]
+fn a_demo_that_fails_says_so_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = demo(Path::new("/bin/false"), dir.path(), "1");
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(
+        !out.status.success() && said.contains("gave up waiting for") && said.contains("The demo failed"),
+        "{said}"
+    );
+    nothing_left(dir.path());
+}
