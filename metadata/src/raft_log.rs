@@ -12,9 +12,11 @@ use crate::reserve::Reserve;
 use prost_old::Message;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
-use rocksdb::{DB, DBRecoveryMode, IteratorMode, Options, WriteBatch, WriteOptions};
+use rocksdb::{BlockBasedOptions, Cache, DB, DBRecoveryMode, IteratorMode, Options, WriteBatch, WriteOptions};
 use std::path::{Path, PathBuf};
 
+/// RocksDB's memory if nobody says otherwise, bytes.
+const MEMORY: usize = 32 << 20;
 const FORMAT: &str = "1";
 const K_FORMAT: &[u8] = b"format";
 const K_HARD: &[u8] = b"raft/hard";
@@ -45,6 +47,7 @@ pub struct RaftLog {
     db: Option<DB>,
     dir: PathBuf,
     reserve: Option<Reserve>,
+    memory: usize,
     hard: HardState,
     conf: ConfState,
     snapshot: Snapshot,
@@ -68,7 +71,13 @@ pub struct Batch {
 impl RaftLog {
     /// Opens or creates it.
     pub fn open(dir: &Path) -> Result<RaftLog, LogError> {
-        RaftLog::load(open_db(dir)?, dir)
+        RaftLog::open_within(dir, MEMORY)
+    }
+
+    /// The same, with a bound on RocksDB's memory: half for memtables, half for the cache (indices and filters of tables are in it).
+    pub fn open_within(dir: &Path, memory: usize) -> Result<RaftLog, LogError> {
+        let log = RaftLog::load(open_db(dir, memory)?, dir)?;
+        Ok(RaftLog { memory, ..log })
     }
 
     /// From now on space is made by giving this up when the file system is full.
@@ -104,7 +113,7 @@ impl RaftLog {
         }
         let conf = snapshot.get_metadata().get_conf_state().clone();
         let (db, dir) = (Some(db), dir.to_path_buf());
-        Ok(RaftLog { db, dir, reserve: None, hard, conf, snapshot, first: base + 1, last })
+        Ok(RaftLog { db, dir, reserve: None, memory: MEMORY, hard, conf, snapshot, first: base + 1, last })
     }
 
     /// Founds a cluster: this node is the only voter.
@@ -211,7 +220,7 @@ impl RaftLog {
             return Err(full.into());
         }
         self.db = None;
-        let db = self.db.insert(open_db(&self.dir)?);
+        let db = self.db.insert(open_db(&self.dir, self.memory)?);
         Ok(db.write_opt(WriteBatch::from_data(&bytes), &synced())?)
     }
 
@@ -227,11 +236,15 @@ impl RaftLog {
     }
 }
 
-fn open_db(dir: &Path) -> Result<DB, LogError> {
+fn open_db(dir: &Path, memory: usize) -> Result<DB, LogError> {
     let mut o = Options::default();
+    let mut tables = BlockBasedOptions::default();
+    tables.set_block_cache(&Cache::new_lru_cache(memory / 2)?);
+    tables.set_cache_index_and_filter_blocks(true);
+    o.set_block_based_table_factory(&tables);
     o.create_if_missing(true);
     o.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-    o.set_write_buffer_size(8 << 20);
+    o.set_write_buffer_size(memory / 4);
     o.set_max_write_buffer_number(2);
     o.set_max_total_wal_size(32 << 20);
     o.set_keep_log_file_num(2);
@@ -365,6 +378,33 @@ mod tests {
         assert_eq!((l.first_index().unwrap(), l.last_index().unwrap(), l.entries_kept()), (6, 8, 3));
         assert!(l.entries(5, 7, None, GetEntriesContext::empty(false)).is_err());
         assert_eq!(l.entries(6, 9, None, GetEntriesContext::empty(false)).unwrap().len(), 3);
+        drop(l);
+        let _ = std::fs::remove_dir_all(&dir);
+    }
+
+    #[test]
+    fn memory_keeps_its_bound_under_load() {
+        const BOUND: u64 = 4 << 20;
+        let dir = std::env::temp_dir().join(format!("hf-raftlog-memory-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        let mut l = RaftLog::open_within(&dir, BOUND as usize).unwrap();
+        l.found(1, b"image".to_vec()).unwrap();
+        let used = |l: &RaftLog, what: &str| l.db().unwrap().property_int_value(what).unwrap().unwrap();
+        let (mut tables, mut cache) = (0, 0);
+        for round in 0..400u64 {
+            let data = |i: u64| (0..20_000u64).map(|k| (k.wrapping_mul(i + 7) >> 3) as u8).collect();
+            let entries =
+                (0..4).map(|k| 2 + round * 4 + k).map(|index| Entry { index, data: data(index), ..entry(index, 1) });
+            l.commit(Batch { entries: entries.collect(), ..Batch::default() }).unwrap();
+            tables = tables.max(used(&l, "rocksdb.cur-size-all-mem-tables"));
+        }
+        for index in 2..1602 {
+            assert_eq!(l.entry(index).unwrap().index, index);
+            cache = cache.max(used(&l, "rocksdb.block-cache-usage"));
+        }
+        // 32 MB went through. RocksDB notices a full memtable after the batch that filled it.
+        assert!(tables > BOUND / 8 && tables <= BOUND / 2 + (512 << 10), "memtables held {tables}");
+        assert!(cache > 0 && cache <= BOUND / 2 + (256 << 10), "the cache held {cache}");
         drop(l);
         let _ = std::fs::remove_dir_all(&dir);
     }

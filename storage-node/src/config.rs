@@ -1,7 +1,8 @@
 //! The daemon's configuration: one TOML file; every key is also a flag and an environment variable. Unknown keys are refused.
 
 use crate::reactor::DiskOptions;
-use hf_host::config::{DiskConfig, File, is_address};
+use hf_host::config::{DiskConfig, File, is_address, parse_label};
+use hf_policy::attributes::Media;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -44,9 +45,24 @@ pub struct NodeArgs {
     /// Bad blocks that a disk may meet before what it holds is moved elsewhere (default 256; 0: any number).
     #[arg(long, env = "HOLDFAST_DISK_ERROR_BUDGET")]
     pub disk_error_budget: Option<u64>,
+    /// Memory of each disk for writes that are durable in its journal and not in their place yet (default 64MiB); more writes wait.
+    #[arg(long, env = "HOLDFAST_WRITE_MEMORY")]
+    pub write_memory: Option<String>,
+    /// Memory of each disk for chunk pages: where blocks are, and their checksums; 6 KiB for each MiB of data in use (default 48MiB).
+    #[arg(long, env = "HOLDFAST_PAGE_MEMORY")]
+    pub page_memory: Option<String>,
+    /// Memory of the metadata's RocksDB: its memtables and its cache (default 32MiB).
+    #[arg(long, env = "HOLDFAST_METADATA_MEMORY")]
+    pub metadata_memory: Option<String>,
     /// Log format: text or json.
     #[arg(long, env = "HOLDFAST_LOG_FORMAT", value_parser = ["text", "json"])]
     pub log_format: Option<String>,
+    /// A topology or free label, KEY=VALUE; several: again, or separated by commas. They replace the file's.
+    #[arg(long = "label", env = "HOLDFAST_LABELS", value_name = "KEY=VALUE", value_delimiter = ',')]
+    pub labels: Vec<String>,
+    /// A disk to add, PATH[,size=SIZE][,media=MEDIA]; several: again, or separated by semicolons. They replace the file's.
+    #[arg(long = "disk", env = "HOLDFAST_DISKS", value_name = "DISK", value_delimiter = ';')]
+    pub disks: Vec<String>,
 }
 
 /// Everything, checked.
@@ -70,6 +86,8 @@ pub struct Config {
     pub reactors: usize,
     /// How disks are used.
     pub disk_options: DiskOptions,
+    /// Bytes for the metadata's RocksDB.
+    pub metadata_memory: usize,
     /// JSON logs.
     pub json_logs: bool,
     /// Microseconds.
@@ -80,6 +98,54 @@ pub struct Config {
     pub disks: Vec<DiskConfig>,
 }
 
+/// Reads values and keeps what is wrong with them, so that all of it is said at once.
+#[derive(Default)]
+struct Check(Vec<String>);
+
+impl Check {
+    fn address(&mut self, key: &str, v: Option<String>, default: &str) -> String {
+        let v = v.unwrap_or_else(|| default.to_string());
+        if !is_address(&v) {
+            self.0.push(format!("{key} = \"{v}\" is not host:port"));
+        }
+        v
+    }
+
+    /// What was read, or nothing and a problem.
+    fn value<T: Default>(&mut self, key: &str, v: Result<T, String>) -> T {
+        v.unwrap_or_else(|why| {
+            self.0.push(format!("{key} = {why}"));
+            T::default()
+        })
+    }
+
+    /// A size with bounds.
+    fn memory(&mut self, key: &str, v: Option<String>, default: &str, least: &str) -> usize {
+        let v = v.unwrap_or_else(|| default.to_string());
+        let (bytes, least_bytes) = (hf_policy::parse_size(&v), hf_policy::parse_size(least).unwrap_or(0));
+        self.value(
+            key,
+            bytes.and_then(|b| match usize::try_from(b) {
+                Ok(n) if b >= least_bytes && b <= MOST_MEMORY => Ok(n),
+                _ => Err(format!("\"{v}\" is not from {least} to 64GiB")),
+            }),
+        )
+    }
+
+    fn disk(&mut self, d: &DiskConfig) {
+        let (size, media) = (d.size.as_deref().map(hf_policy::parse_size), d.media.as_deref());
+        if let Some(Err(why)) = size {
+            self.0.push(format!("disk {}: size = {why}", d.path.display()));
+        }
+        if let Some(m) = media.filter(|m| Media::parse(m).is_none_or(|m| m == Media::Any)) {
+            self.0.push(format!("disk {}: media = \"{m}\" is not one of nvme, ssd, hdd", d.path.display()));
+        }
+    }
+}
+
+/// A typo, not a machine.
+const MOST_MEMORY: u64 = 64 << 30;
+
 impl Config {
     /// File, environment and flags, all problems at once.
     pub fn load(args: NodeArgs) -> anyhow::Result<Config> {
@@ -87,73 +153,64 @@ impl Config {
             None => File::default(),
             Some(path) => read(path)?,
         };
-        let mut problems = Vec::new();
+        let mut check = Check::default();
         let name = args.name.or(file.name).unwrap_or_default();
         if let Err(why) = hf_policy::policy::valid_name(&name) {
-            problems.push(format!("name = \"{name}\": {why}"));
+            check.0.push(format!("name = \"{name}\": {why}"));
         }
         let data_dir = args.data_dir.or(file.data_dir).unwrap_or_default();
         if data_dir.as_os_str().is_empty() {
-            problems.push("data_dir is missing: say where the node keeps its metadata".into());
+            check.0.push("data_dir is missing: say where the node keeps its metadata".into());
         }
-        let mut address = |key: &str, v: Option<String>, default: &str| {
-            let v = v.unwrap_or_else(|| default.to_string());
-            if !is_address(&v) {
-                problems.push(format!("{key} = \"{v}\" is not host:port"));
-            }
-            v
-        };
-        let api = address("api", args.api.or(file.api), "127.0.0.1:7420");
-        let data = address("data", args.data.or(file.data), "127.0.0.1:7421");
-        let nbd = address("nbd", args.nbd.or(file.nbd), "127.0.0.1:10809");
-        let http = args.http.or(file.http).map(|v| address("http", Some(v), ""));
         let backend = args.disk_backend.or(file.disk_backend).unwrap_or_else(|| "io_uring".into());
         if !["io_uring", "threads"].contains(&backend.as_str()) {
-            problems.push(format!("disk_backend = \"{backend}\" is neither io_uring nor threads"));
+            check.0.push(format!("disk_backend = \"{backend}\" is neither io_uring nor threads"));
         }
-        for d in &file.disk {
-            if let Some(Err(why)) = d.size.as_deref().map(hf_policy::parse_size) {
-                problems.push(format!("disk {}: size = {why}", d.path.display()));
-            }
-        }
+        let given: Vec<_> = args.disks.iter().map(|d| check.value("disk", DiskConfig::parse(d))).collect();
+        let disks = if given.is_empty() { file.disk } else { given };
+        disks.iter().for_each(|d| check.disk(d));
+        let given: BTreeMap<_, _> = args.labels.iter().map(|l| check.value("label", parse_label(l))).collect();
+        let labels = if given.is_empty() { file.labels } else { given };
         let grace = args.replace_voter_after.or(file.replace_voter_after).unwrap_or_else(|| "2m".into());
-        let replace_voter_after = match hf_policy::parse_duration_us(&grace) {
-            Ok(us) if us >= 5_000_000 => us,
-            Ok(_) => {
-                problems.push(format!("replace_voter_after = \"{grace}\" is below 5s"));
-                0
-            }
-            Err(why) => {
-                problems.push(format!("replace_voter_after = {why}"));
-                0
-            }
-        };
+        let grace = hf_policy::parse_duration_us(&grace).and_then(|us| match us {
+            5_000_000.. => Ok(us),
+            _ => Err(format!("\"{grace}\" is below 5s")),
+        });
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let reactors = args.reactors.or(file.reactors).unwrap_or_else(|| cores.min(file.disk.len().max(1)));
+        let reactors = args.reactors.or(file.reactors).unwrap_or_else(|| cores.min(disks.len().max(1)));
         if reactors == 0 || reactors > 256 {
-            problems.push(format!("reactors = {reactors} is not from 1 to 256"));
+            check.0.push(format!("reactors = {reactors} is not from 1 to 256"));
         }
-        if !problems.is_empty() {
-            anyhow::bail!("the configuration cannot be used:\n  {}", problems.join("\n  "));
-        }
-        Ok(Config {
+        let cfg = Config {
             name,
             data_dir,
-            api,
-            data,
-            nbd,
+            api: check.address("api", args.api.or(file.api), "127.0.0.1:7420"),
+            data: check.address("data", args.data.or(file.data), "127.0.0.1:7421"),
+            nbd: check.address("nbd", args.nbd.or(file.nbd), "127.0.0.1:10809"),
+            http: args.http.or(file.http).map(|v| check.address("http", Some(v), "")),
             nbd_socket: args.nbd_socket.or(file.nbd_socket),
-            http,
             reactors,
             disk_options: DiskOptions {
                 force_threads: backend == "threads",
                 error_budget: args.disk_error_budget.or(file.disk_error_budget).unwrap_or(256),
+                write_memory: check.memory("write_memory", args.write_memory.or(file.write_memory), "64MiB", "4MiB"),
+                page_memory: check.memory("page_memory", args.page_memory.or(file.page_memory), "48MiB", "1MiB"),
             },
-            replace_voter_after,
+            metadata_memory: check.memory(
+                "metadata_memory",
+                args.metadata_memory.or(file.metadata_memory),
+                "32MiB",
+                "4MiB",
+            ),
+            replace_voter_after: check.value("replace_voter_after", grace),
             json_logs: args.log_format.or(file.log_format).as_deref() == Some("json"),
-            labels: file.labels,
-            disks: file.disk,
-        })
+            labels,
+            disks,
+        };
+        if !check.0.is_empty() {
+            anyhow::bail!("the configuration cannot be used:\n  {}", check.0.join("\n  "));
+        }
+        Ok(cfg)
     }
 }
 

@@ -19,8 +19,8 @@ fn store_error(path: &Path, source: OpenError) -> OpenDiskError {
 }
 
 /// Opens a disk and replays its journal.
-fn open_store(file: &DiskFile) -> Result<Store, OpenDiskError> {
-    recovery::open(&mut Blocking(file), Config::default()).map_err(|e| store_error(&file.path, e))
+fn open_store(file: &DiskFile, cfg: Config) -> Result<Store, OpenDiskError> {
+    recovery::open(&mut Blocking(file), cfg).map_err(|e| store_error(&file.path, e))
 }
 
 /// Which reactor a disk goes to: the one with the fewest.
@@ -42,7 +42,7 @@ fn hand_over(node: &Node, m: &Member, disk: DiskId, file: DiskFile, store: Store
 pub fn open_known(node: &Node, m: &Member) {
     let (known, cluster) = node.identity.lock().map(|i| (i.disks.clone(), i.cluster)).unwrap_or_default();
     for k in known {
-        match open_one(&k, cluster, m.node) {
+        match open_one(&k, node.cfg.disk_options.store(), cluster, m.node) {
             Ok((file, store)) => hand_over(node, m, k.id, file, store),
             Err(why) => {
                 tracing::error!(disk = %k.id, path = %k.path.display(), "disk not in service: {why}");
@@ -59,14 +59,14 @@ fn made_by(sb: &Superblock, node: NodeId) -> bool {
     sb.node == NodeId(0) || sb.node == node
 }
 
-fn open_one(k: &KnownDisk, cluster: ClusterId, node: NodeId) -> Result<(DiskFile, Store), String> {
+fn open_one(k: &KnownDisk, cfg: Config, cluster: ClusterId, node: NodeId) -> Result<(DiskFile, Store), String> {
     let wiped = || {
         "its store is gone: it was wiped or is not mounted; add it anew with holdfast disk add once that is clear"
             .to_string()
     };
     let file = DiskFile::open(&k.path).map_err(|e| e.to_string())?.ok_or_else(wiped)?;
     file.lock().map_err(|e| e.to_string())?;
-    let store = match open_store(&file) {
+    let store = match open_store(&file, cfg) {
         Err(OpenDiskError::Store { source: OpenError::NotOurs, .. }) => return Err(wiped()),
         other => other.map_err(|e| e.to_string())?,
     };
@@ -99,7 +99,13 @@ pub async fn add(node: &Arc<Node>, new: NewDisk) -> anyhow::Result<DiskId> {
     let _one = node.admin.lock().await;
     let path = std::fs::canonicalize(&new.path).map_err(|e| anyhow::anyhow!("{}: {e}", new.path.display()))?;
     let (size, fresh, owner, serving) = (new.size, path.clone(), (m.cluster, m.node), in_service(node, &m, &path));
-    let (file, store) = tokio::task::spawn_blocking(move || prepare(&fresh, size, owner, &serving)).await??;
+    let cfg = node.cfg.disk_options.store();
+    let (file, store) = tokio::task::spawn_blocking(move || {
+        let file = prepare(&fresh, size, owner, &serving)?;
+        let store = open_store(&file, cfg)?;
+        anyhow::Ok((file, store))
+    })
+    .await??;
     let uuid = store.superblock().disk;
     let guess = if file.rotational { Media::Hdd } else { Media::Ssd };
     let media = new.media.unwrap_or(guess);
@@ -139,7 +145,7 @@ fn prepare(
     size: Option<u64>,
     (cluster, node): (ClusterId, NodeId),
     serving: &[DiskUuid],
-) -> anyhow::Result<(DiskFile, Store)> {
+) -> anyhow::Result<DiskFile> {
     let file = match DiskFile::open(path)? {
         Some(f) => f,
         None => {
@@ -166,6 +172,5 @@ fn prepare(
         }
         Err(e) => return Err(store_error(path, e).into()),
     }
-    let store = open_store(&file)?;
-    Ok((file, store))
+    Ok(file)
 }

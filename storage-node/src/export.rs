@@ -6,7 +6,7 @@ use crate::reactor::{Mail, NbdStream};
 use hf_frontends::nbd::handshake::greeting;
 use hf_frontends::nbd::{Agreed, ExportInfo, Exports, Handshake, Next};
 use hf_policy::{DiskId, SessionId, VolumeId};
-use hf_repl_core::wire::Refused;
+use hf_repl_core::wire::{MAX_VERSION, MIN_VERSION, Refused};
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -200,7 +200,7 @@ async fn serve_data(m: Arc<Member>, mut s: tokio::net::TcpStream) {
         Err(e) => return tracing::warn!("replication connection refused: {e}"),
     };
     if hello.common_version().is_none() {
-        let text = format!("this node speaks wire version {}", hf_repl_core::wire::MAX_VERSION);
+        let text = format!("this node speaks wire versions {MIN_VERSION} to {MAX_VERSION}");
         return hf_repl::refuse(&mut s, Refused::Version, text).await;
     }
     if hello.cluster != m.cluster.0.to_be_bytes() {

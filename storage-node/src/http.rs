@@ -51,6 +51,10 @@ const DISK: &[DiskMetric] = &[
     ("disk_journal_used_bytes", "gauge", "Journal bytes in use.", |s| s.journal_used),
     ("disk_overlay_bytes", "gauge", "Acknowledged bytes held in memory until destaged.", |s| s.overlay_bytes),
     ("disk_waiting", "gauge", "Operations waiting for room in journal or memory.", |s| s.waiting),
+    ("disk_cached_pages", "gauge", "Chunk pages in memory, 6 KiB each; at most page_memory.", |s| s.cached_pages),
+    ("disk_destage_allowed", "gauge", "Chunks that may be destaged at once beside the foreground.", |s| {
+        s.destage_allowed
+    }),
     ("disk_stalls_total", "counter", "Times an operation had to wait for room.", |s| s.stalls),
     ("disk_journal_groups_total", "counter", "Journal writes.", |s| s.groups),
     ("disk_journal_records_total", "counter", "Records in them: records / groups is the group commit's yield.", |s| {

@@ -320,7 +320,7 @@ impl Node {
             // A quota, perhaps: without a reserve it works as well, until the space is gone.
             tracing::warn!("data_dir {}: no space can be set aside: {e}", self.dir.path.display());
         }
-        Ok(RaftLog::open(&self.dir.path.join("meta"))?.with_reserve(reserve))
+        Ok(RaftLog::open_within(&self.dir.path.join("meta"), self.cfg.metadata_memory)?.with_reserve(reserve))
     }
 
     /// Starts everything that a member of a cluster runs.

@@ -239,7 +239,7 @@ fn set_aside(dir: &Path, name: &str) -> anyhow::Result<()> {
     if from.exists() {
         let aside = dir.join(format!("{name}.before-rescue-{}", crate::node::wall_ms()));
         std::fs::rename(&from, &aside).map_err(|e| anyhow::anyhow!("{}: {e}", from.display()))?;
-        println!("{} is kept as {}", from.display(), aside.display());
+        eprintln!("{} is kept as {}", from.display(), aside.display());
     }
     Ok(())
 }

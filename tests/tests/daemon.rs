@@ -46,6 +46,80 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
 }
 
 #[test]
+fn a_node_needs_no_file_and_says_every_problem_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |n: &str| dir.path().join(n).display().to_string();
+    std::fs::create_dir(path("d1")).unwrap();
+    std::fs::create_dir(path("d2")).unwrap();
+    let ports: Vec<String> = (0..3).map(|_| format!("127.0.0.1:{}", free_port())).collect();
+    let log = std::fs::File::create(path("log")).unwrap();
+    let mut node = Command::new(binary())
+        .args(["node", "--name", "bare", "--data-dir", &path("data"), "--api", &ports[0], "--data", &ports[1]])
+        .args(["--label", "rack=r1", "--label", "zone=z1", "--write-memory", "8MiB"])
+        .args(["--disk", &format!("{},size=64MiB,media=nvme", path("d1"))])
+        .env("HOLDFAST_NBD", &ports[2])
+        .env("HOLDFAST_DISKS", format!("{},size=64MiB", path("d2")))
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let init = || run(&["--endpoint", &ports[0], "cluster", "init"]);
+    until("the founding", || init().map(drop));
+    let s = until("the disk of the flag", || {
+        let s: Value = serde_json::from_str(&run(&["--endpoint", &ports[0], "cluster", "status", "-o", "json"])?)
+            .map_err(|e| e.to_string())?;
+        if s["disks"]["1"].is_object() { Ok(s) } else { Err(s.to_string()) }
+    });
+    assert_eq!((&s["disks"]["1"]["media"], s["disks"].as_object().unwrap().len()), (&"nvme".into(), 1), "{s}");
+    assert_eq!(s["nodes"]["1"]["labels"], serde_json::json!({"rack": "r1", "zone": "z1"}));
+    // SAFETY: a child of ours that has not been waited for.
+    unsafe { libc::kill(node.id() as i32, libc::SIGTERM) };
+    assert!(node.wait().unwrap().success());
+
+    let wrong = run(&[
+        "node",
+        "--name",
+        "-",
+        "--api",
+        "nowhere",
+        "--write-memory",
+        "1KiB",
+        "--page-memory",
+        "lots",
+        "--metadata-memory",
+        "1TiB",
+        "--label",
+        "rack",
+        "--disk",
+        "/d,speed=9",
+        "--replace-voter-after",
+        "1s",
+        "--reactors",
+        "0",
+    ])
+    .unwrap_err();
+    assert!(wrong.starts_with("[2]"), "{wrong}");
+    for problem in [
+        "name = \"-\"",
+        "data_dir is missing",
+        "api = \"nowhere\" is not host:port",
+        "write_memory = \"1KiB\" is not from 4MiB to 64GiB",
+        "page_memory = \"lots\"",
+        "metadata_memory = \"1TiB\" is not from 4MiB to 64GiB",
+        "label = \"rack\" is not key=value",
+        "disk = \"speed=9\" is neither size=SIZE nor media=MEDIA",
+        "replace_voter_after = \"1s\" is below 5s",
+        "reactors = 0 is not from 1 to 256",
+    ] {
+        assert!(wrong.contains(problem), "should say {problem}: {wrong}");
+    }
+    let wrong = run(&["node", "--name", "n", "--data-dir", &path("x"), "--disk", "/d,size=big,media=any"]).unwrap_err();
+    assert!(
+        wrong.contains("disk /d: size = ") && wrong.contains("media = \"any\" is not one of nvme, ssd, hdd"),
+        "{wrong}"
+    );
+}
+
+#[test]
 fn nothing_that_is_not_its_own_is_removed_or_shared() {
     let dir = tempfile::tempdir().unwrap();
     // A file where the socket should be.
@@ -179,6 +253,18 @@ fn errors_are_json_when_json_was_asked_for() {
     assert!(e["error"].as_str().unwrap().contains("no volume nope"));
     let (code, stderr, _) = out(&["volume", "show", "nope"]);
     assert_eq!((code, stderr.starts_with("holdfast: ")), (Some(3), true), "{stderr}");
+    // What the command line itself refuses, wherever the wish for JSON stands.
+    for args in
+        [&["volume", "shwo", "v", "-o", "json"][..], &["--output=json", "volume", "show"], &["-ojson", "--what"]]
+    {
+        let (code, stderr, stdout) = out(args);
+        let e: Value = serde_json::from_str(&stderr).unwrap();
+        assert_eq!((code, &e["code"], stdout.len()), (Some(2), &2.into(), 0), "{args:?}");
+        assert!(e["error"].as_str().unwrap().contains("Usage: holdfast"), "{e}");
+    }
+    let (code, stderr, _) = out(&["volume", "shwo"]);
+    assert!(code == Some(2) && stderr.starts_with("error: ") && stderr.contains("similar subcommand"), "{stderr}");
+    assert_eq!(out(&["--help", "-o", "json"]).0, Some(0));
     // Ports beyond the last one.
     let dir = tempfile::tempdir().unwrap();
     let e = run(&["dev", "--port", "65530", "--dir", dir.path().join("d").to_str().unwrap()]).unwrap_err();

@@ -33,3 +33,5 @@ pub const UNIT_BYTES: u64 = 64 << 10;
 pub const UNIT_BLOCKS: usize = 16;
 /// Units of a chunk.
 pub const CHUNK_UNITS: usize = 16;
+/// Bytes of memory that a chunk page takes when it is decoded (and its place in the cache).
+pub const PAGE_MEMORY: usize = 6 << 10;

@@ -70,8 +70,11 @@ pub struct SimDisk {
     number: u64,
     completions: u64,
     completed_at: BTreeMap<u64, u64>,
-    /// Every operation from here on fails: EIO.
+    /// Every write and sync from here on fails: EIO.
     pub fail_writes: bool,
+    /// The next sync fails, and what it covered is gone: the kernel marks pages that it could not write as clean, and a second
+    /// sync would say that all is well.
+    pub fail_next_sync: bool,
     /// Reads of these blocks fail: EIO.
     pub unreadable: std::collections::BTreeSet<u64>,
     /// The next write is acknowledged but never happens.
@@ -110,6 +113,7 @@ impl SimDisk {
             completions: 0,
             completed_at: BTreeMap::new(),
             fail_writes: false,
+            fail_next_sync: false,
             unreadable: Default::default(),
             lose_next_write: false,
             lose_after: 0,
@@ -165,6 +169,11 @@ impl SimDisk {
                     self.harden(|b| b.op == f.number);
                 }
                 Ok(Bytes::new())
+            }
+            DiskOp::Sync if self.fail_next_sync => {
+                self.fail_next_sync = false;
+                self.buffer.retain(|b| !b.completed);
+                Err(DiskError("injected EIO of a sync".into()))
             }
             DiskOp::Sync => {
                 let done = self.completed_at.clone();

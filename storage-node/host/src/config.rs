@@ -33,6 +33,12 @@ pub struct File {
     pub replace_voter_after: Option<String>,
     /// Bad blocks a disk may meet.
     pub disk_error_budget: Option<u64>,
+    /// A size, per disk.
+    pub write_memory: Option<String>,
+    /// A size, per disk.
+    pub page_memory: Option<String>,
+    /// A size.
+    pub metadata_memory: Option<String>,
     /// Topology and free labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -42,7 +48,7 @@ pub struct File {
 }
 
 /// A disk that the node adds when it joins a cluster.
-#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, Debug, Default, Clone, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct DiskConfig {
     /// Directory or block device.
@@ -57,6 +63,34 @@ impl File {
     /// From TOML.
     pub fn parse(text: &str) -> Result<File, toml::de::Error> {
         toml::from_str(text)
+    }
+}
+
+impl DiskConfig {
+    /// From `PATH[,size=SIZE][,media=MEDIA]`, as a flag or the environment says it.
+    pub fn parse(text: &str) -> Result<DiskConfig, String> {
+        let mut words = text.split(',');
+        let path = words.next().unwrap_or_default();
+        if path.is_empty() {
+            return Err(format!("\"{text}\" names no path; write PATH[,size=SIZE][,media=MEDIA]"));
+        }
+        let mut disk = DiskConfig { path: path.into(), size: None, media: None };
+        for word in words {
+            match word.split_once('=') {
+                Some(("size", v)) => disk.size = Some(v.into()),
+                Some(("media", v)) => disk.media = Some(v.into()),
+                _ => return Err(format!("\"{word}\" is neither size=SIZE nor media=MEDIA")),
+            }
+        }
+        Ok(disk)
+    }
+}
+
+/// `key=value`, as a flag or the environment says a label.
+pub fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((k, v)) if !k.trim().is_empty() => Ok((k.trim().into(), v.trim().into())),
+        _ => Err(format!("\"{text}\" is not key=value")),
     }
 }
 

@@ -6,9 +6,11 @@ mod client;
 mod jobs;
 mod show;
 
+pub use args::Format;
 use args::*;
-pub use args::{Cli, Format};
+use clap::Parser;
 pub use client::Client;
+use std::process::ExitCode;
 
 use hf_meta_proto::pb::{self, change_request::What};
 
@@ -46,6 +48,30 @@ fn logging(json: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("HOLDFAST_LOG").unwrap_or_else(|_| "info".into());
     let sub = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if json { sub.json().init() } else { sub.with_ansi(false).init() }
+}
+
+/// Reads the command line. Help and wrong usage are printed here, wrong usage as JSON too if that was asked for.
+pub fn parse() -> Result<Cli, ExitCode> {
+    Cli::try_parse().map_err(|e| {
+        if !e.use_stderr() {
+            let _ = e.print();
+            return ExitCode::SUCCESS;
+        }
+        if json_wanted(std::env::args()) {
+            let text = e.render().to_string();
+            usage(text.trim_end().trim_start_matches("error: ")).print(Format::Json);
+        } else {
+            let _ = e.print();
+        }
+        ExitCode::from(2)
+    })
+}
+
+/// Do the words, which are wrong otherwise, ask for JSON?
+fn json_wanted(words: impl Iterator<Item = String>) -> bool {
+    let words: Vec<String> = words.collect();
+    let one = |w: &String| ["-ojson", "-o=json", "--output=json"].contains(&w.as_str());
+    words.iter().any(one) || words.windows(2).any(|w| ["-o", "--output"].contains(&w[0].as_str()) && w[1] == "json")
 }
 
 /// Runs a command.
@@ -133,8 +159,13 @@ fn rescue(r: RescueCommand, o: Format) -> Result<(), Failure> {
         }
         RescueCommand::Follow { node } => crate::rescue::follow(&node)?,
     };
-    println!("{said}");
-    Ok(())
+    match o {
+        Format::Json => show::json(&serde_json::json!({ "done": said })),
+        Format::Text => {
+            println!("{said}");
+            Ok(())
+        }
+    }
 }
 
 fn mode(node: String, mode: &str) -> What {

@@ -297,7 +297,7 @@ impl Core {
             match w {
                 Work::DiskDone { disk, tag, result } => {
                     if let Some(d) = self.disks.get_mut(&disk) {
-                        d.input(hf_store::Input::DiskDone { tag, result }, &mut self.work);
+                        d.done(tag, result, &mut self.work);
                     }
                 }
                 Work::StoreDone { disk, id, result } => self.store_done(disk, id, result),

@@ -3,12 +3,13 @@
 use super::core::{Core, CoreRef, DiskStatus, Work, now};
 use crate::disk::{Backend, DiskFile};
 use crate::reactor::Held;
+use bytes::Bytes;
 use hf_policy::{DiskId, Lineage, Rid, StoreUuid};
 use hf_repl_core::Replica;
 use hf_repl_core::message::{Envelope, Msg, Nack};
 use hf_repl_core::replica::{self as re, Link, StoreAnswer, StoreOp};
 use hf_replica_host::{Asked, durable};
-use hf_store::{Answer, Input, Op, Output, ReplicaRec, Store, StoreError};
+use hf_store::{Answer, DiskError, DiskOp, Input, Op, Output, ReplicaRec, Store, StoreError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::io::unix::AsyncFd;
@@ -28,6 +29,8 @@ pub(super) struct DiskHost {
     io: Backend,
     replicas: BTreeMap<Rid, Replica>,
     owners: BTreeMap<u64, Owner>,
+    /// When operations that somebody waits for were begun, microseconds.
+    begun: BTreeMap<u64, u64>,
     next_op: u64,
     out: Vec<Output>,
     failure: Option<String>,
@@ -56,6 +59,7 @@ pub(super) fn add(core: &CoreRef, id: DiskId, store: Store, file: Arc<DiskFile>,
         io,
         replicas: BTreeMap::new(),
         owners: BTreeMap::new(),
+        begun: BTreeMap::new(),
         next_op: 0,
         out: Vec::new(),
         failure: None,
@@ -114,10 +118,23 @@ impl DiskHost {
         self.outputs(work);
     }
 
+    /// A disk operation has ended.
+    pub(super) fn done(&mut self, tag: u64, result: Result<Bytes, DiskError>, work: &mut WorkQueue) {
+        if let Some(begun) = self.begun.remove(&tag) {
+            self.store.step(Input::Took { tag, us: now().0.saturating_sub(begun) }, &mut self.out);
+        }
+        self.input(Input::DiskDone { tag, result }, work);
+    }
+
     fn outputs(&mut self, work: &mut WorkQueue) {
         for o in self.out.drain(..) {
             match o {
-                Output::Disk { tag, op } => self.io.submit(tag, op),
+                Output::Disk { tag, op } => {
+                    if matches!(op, DiskOp::Read { .. } | DiskOp::Write { durable: true, .. }) {
+                        self.begun.insert(tag, now().0);
+                    }
+                    self.io.submit(tag, op);
+                }
                 Output::Done { id, result } => work.push_back(Work::StoreDone { disk: self.id, id, result }),
                 Output::Failed(why) => {
                     tracing::error!(disk = %self.id, "disk failed: {why}");

@@ -31,6 +31,18 @@ pub struct DiskOptions {
     pub force_threads: bool,
     /// Bad blocks after which the disk is emptied; 0: never.
     pub error_budget: u64,
+    /// Bytes for writes that are not in their place yet.
+    pub write_memory: usize,
+    /// Bytes for chunk pages.
+    pub page_memory: usize,
+}
+
+impl DiskOptions {
+    /// What they mean to the store.
+    pub fn store(&self) -> hf_store::Config {
+        let cached_pages = self.page_memory / hf_store::PAGE_MEMORY;
+        hf_store::Config { overlay_bytes: self.write_memory, cached_pages, ..hf_store::Config::default() }
+    }
 }
 
 /// What the control plane tells a reactor.

@@ -10,6 +10,7 @@
 //! Only then are the journal's groups and the freed units used again (C7). Between 2 and 6 nothing is destaged, so that no page
 //! the new index names is overwritten. No step needs journal space.
 
+use super::pace::Kind;
 use super::{Key, OpId, Output, Pending, State, Store};
 use crate::disk::{DiskError, DiskOp};
 use crate::format::index;
@@ -117,6 +118,7 @@ impl Store {
 
     fn begin_checkpoint(&mut self) {
         let work = self.chunks.iter().filter(|(_, c)| c.is_dirty() || c.destage.is_some()).map(|(k, _)| *k).collect();
+        self.pace.fresh();
         let ck = &mut self.checkpoint;
         ck.phase = Phase::Destaging;
         ck.requested = false;
@@ -126,8 +128,29 @@ impl Store {
         ck.now.extend(next);
     }
 
+    /// A foreground operation's time tells what destaging does to it.
+    pub(super) fn took(&mut self, tag: u64, us: u64) {
+        let kind = match self.tags.get(&tag) {
+            Some(Pending::Group(_)) => Kind::Group,
+            Some(Pending::Data { .. }) => Kind::Read,
+            _ => return,
+        };
+        self.pace.took(kind, us, self.checkpoint.phase != Phase::Idle);
+    }
+
+    /// Chunks that may be destaged at once now.
+    fn destage_limit(&self) -> usize {
+        let part = |used: u64, of: u64| used * 1000 / of.max(1);
+        let journal = part(self.journal.used(), self.sb.geometry.journal_bytes);
+        let overlay = part(self.overlay_bytes as u64, self.cfg.overlay_bytes as u64);
+        let awaited = self.checkpoint.space_awaited || !self.checkpoint.now.is_empty();
+        let foreground = !awaited && (self.journal.in_flight() || !self.reads.is_empty());
+        self.pace.limit(journal.max(overlay), foreground)
+    }
+
     fn drive_destage(&mut self, out: &mut Vec<Output>) {
-        while self.checkpoint.jobs < self.cfg.destage_jobs {
+        let limit = self.destage_limit();
+        while self.checkpoint.jobs < limit {
             let Some(key) = self.checkpoint.work.pop_front() else { break };
             self.checkpoint.jobs += 1;
             if !self.destage(key, out) {

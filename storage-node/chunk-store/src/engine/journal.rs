@@ -44,6 +44,8 @@ struct Live {
 pub(crate) struct Journal {
     capacity: u64,
     queue: VecDeque<Queued>,
+    /// Payload bytes of records that are not applied yet.
+    payload: usize,
     flying: VecDeque<Flying>,
     live: VecDeque<Live>,
     head: u64,
@@ -61,6 +63,7 @@ impl Journal {
         Journal {
             capacity,
             queue: VecDeque::new(),
+            payload: 0,
             flying: VecDeque::new(),
             live: VecDeque::new(),
             head: tail.off,
@@ -97,7 +100,12 @@ impl Journal {
         !self.queue.is_empty() && self.place(MAX_GROUP_BYTES.min(self.capacity / 2)).is_none()
     }
 
+    pub(super) fn payload(&self) -> usize {
+        self.payload
+    }
+
     pub(super) fn push(&mut self, q: Queued) {
+        self.payload += q.payload.len();
         self.queue.push_back(q);
     }
 
@@ -208,6 +216,7 @@ impl Store {
         while self.journal.flying.front().is_some_and(|f| f.durable) {
             let Some(f) = self.journal.flying.pop_front() else { break };
             for q in f.records {
+                self.journal.payload -= q.payload.len();
                 if let Err(why) = self.apply(&q.record, q.payload, f.seq) {
                     // Only memory and disk corruption can get here: what was made cannot be applied.
                     return self.fail(why, out);

@@ -10,6 +10,7 @@ mod apply;
 mod checkpoint;
 mod destage;
 mod journal;
+mod pace;
 mod pages;
 mod read;
 mod replicas;
@@ -85,6 +86,7 @@ pub struct Store {
     next_number: u64,
     tags: BTreeMap<u64, Pending>,
     checkpoint: checkpoint::Checkpoint,
+    pace: pace::Pace,
     dirty_index: [BTreeSet<u32>; 2],
     index_crcs: [Vec<u32>; 2],
     active_since_housekeep: bool,
@@ -147,6 +149,7 @@ impl Store {
             next_number: 0,
             tags: BTreeMap::new(),
             checkpoint: checkpoint::Checkpoint::default(),
+            pace: pace::Pace::new(cfg.destage_jobs),
             dirty_index,
             index_crcs,
             active_since_housekeep: true,
@@ -181,6 +184,7 @@ impl Store {
                 self.submit(id, op, out);
             }
             Input::DiskDone { tag, result } => self.disk_done(tag, result, out),
+            Input::Took { tag, us } => return self.took(tag, us),
             Input::Housekeep => self.housekeep(out),
         }
         self.settle(out);
@@ -220,7 +224,7 @@ impl Store {
     }
 
     fn has_room(&self) -> bool {
-        self.overlay_bytes < self.cfg.overlay_bytes && !self.checkpoint.space_awaited()
+        self.overlay_bytes + self.journal.payload() < self.cfg.overlay_bytes && !self.checkpoint.space_awaited()
     }
 
     /// First in the queue again, until a checkpoint has given space back.
@@ -309,6 +313,8 @@ impl Store {
             journal_used: self.journal.used(),
             journal_bytes: self.sb.geometry.journal_bytes,
             overlay_bytes: self.overlay_bytes as u64,
+            cached_pages: self.cache.len() as u64,
+            destage_allowed: self.pace.allowed() as u64,
             waiting: self.waiting.len() as u64,
             ..self.stats
         }

@@ -33,6 +33,10 @@ impl Cache {
         Cache { pages: BTreeMap::new(), order: BTreeMap::new(), next: 0, capacity: capacity.max(16) }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.pages.len()
+    }
+
     fn get(&mut self, slot: u32) -> Option<Arc<Page>> {
         let (page, stamp) = self.pages.get_mut(&slot)?;
         self.order.remove(stamp);

@@ -17,11 +17,11 @@ pub type OpId = u64;
 pub struct Config {
     /// Bytes of acknowledged writes held in memory until they are destaged; more wait.
     pub overlay_bytes: usize,
-    /// Decoded chunk pages kept (about 6 KiB each).
+    /// Decoded chunk pages kept ([`crate::PAGE_MEMORY`] each).
     pub cached_pages: usize,
     /// Journal I/Os in flight.
     pub groups_in_flight: usize,
-    /// Chunks destaged at once.
+    /// Chunks destaged at once, at most.
     pub destage_jobs: usize,
 }
 
@@ -197,6 +197,13 @@ pub enum Input {
         /// Bytes read, or empty.
         result: Result<Bytes, DiskError>,
     },
+    /// How long a disk operation took, before its [`Input::DiskDone`]: what destaging is measured by. May be left out.
+    Took {
+        /// Its tag.
+        tag: u64,
+        /// Microseconds.
+        us: u64,
+    },
     /// Comes about once a second: an idle store destages what it holds.
     Housekeep,
 }
@@ -237,6 +244,10 @@ pub struct Stats {
     pub journal_bytes: u64,
     /// Bytes in the overlay.
     pub overlay_bytes: u64,
+    /// Chunk pages in memory.
+    pub cached_pages: u64,
+    /// Chunks that may be destaged at once beside the foreground, while nothing forces more.
+    pub destage_allowed: u64,
     /// Operations waiting for room.
     pub waiting: u64,
     /// Times an operation had to wait for room.

@@ -79,9 +79,13 @@ impl World {
     }
 
     pub fn with_journal(seed: u64, size: u64, journal: u64) -> World {
+        World::with(seed, size, journal, config())
+    }
+
+    pub fn with(seed: u64, size: u64, journal: u64, cfg: Config) -> World {
         let mut disk = SimDisk::new(size);
         recovery::format(&mut disk, FormatParams { journal: Some(journal), ..params() }).unwrap();
-        let mut store = recovery::open(&mut disk, config()).unwrap();
+        let mut store = recovery::open(&mut disk, cfg).unwrap();
         let mut out = Vec::new();
         store.start(&mut out);
         let mut w = World {
@@ -245,6 +249,8 @@ impl World {
         let i = self.rng.below(n) as usize;
         match self.disk.complete(i) {
             Some((tag, result)) => {
+                // Times all over the place: destaging speeds up and slows down.
+                self.input(Input::Took { tag, us: tag.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52 });
                 self.input(Input::DiskDone { tag, result });
                 true
             }

@@ -1,0 +1,81 @@
+//! Bounds that hold under any load: memory, and a journal that is full and drains all the same (C13).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::*;
+use hf_store::*;
+
+/// Submits many more writes than fit, in bursts, and looks at the store after every completion.
+fn overrun(w: &mut World, writes: u64, mut look: impl FnMut(&mut World)) {
+    let mut submitted = 0;
+    while submitted < writes || w.disk.pending() > 0 {
+        let burst = if submitted < writes { w.rng.below(64) } else { 0 };
+        for _ in 0..burst {
+            let r = w.range(15);
+            if w.free(r) {
+                w.write(r);
+                submitted += 1;
+            }
+            let read = w.range(4);
+            if w.free(read) && w.rng.one_in(8) {
+                w.read(read);
+            }
+        }
+        for _ in 0..1 + w.rng.below(40) {
+            w.complete_one();
+            look(w);
+        }
+    }
+    w.quiesce();
+}
+
+#[test]
+fn memory_keeps_its_bounds_whatever_comes() {
+    for seed in 0..6 {
+        let cfg = Config { overlay_bytes: 1 << 20, cached_pages: 16, groups_in_flight: 3, destage_jobs: 4 };
+        let mut w = World::with(seed, 96 << 20, 16 << 20, cfg);
+        let mut most = 0;
+        overrun(&mut w, 3000, |w| {
+            let s = w.store.stats();
+            most = most.max(s.overlay_bytes);
+            // One operation more, the one that found the last free byte: 15 blocks here.
+            assert!(s.overlay_bytes <= (1 << 20) + 15 * 4096, "{s:?}");
+            assert!(s.cached_pages <= 16, "{s:?}");
+            assert!((1..=4).contains(&s.destage_allowed), "{s:?}");
+        });
+        let s = w.store.stats();
+        assert!(most > 1 << 19 && s.stalls > 0, "it was never near its bound: {most} {s:?}");
+    }
+}
+
+#[test]
+fn a_full_journal_drains_and_trims_and_deletes_fit_into_it() {
+    for seed in 0..6 {
+        // The overlay is no limit here: only the journal is.
+        let cfg = Config { overlay_bytes: 256 << 20, cached_pages: 16, groups_in_flight: 3, destage_jobs: 4 };
+        let mut w = World::with(seed, 64 << 20, 4 << 20, cfg);
+        let (mut fullest, mut while_full) = (0, 0);
+        overrun(&mut w, 4000, |w| {
+            let s = w.store.stats();
+            fullest = fullest.max(s.journal_used);
+            if s.journal_used * 10 > s.journal_bytes * 8 && w.rng.one_in(50) {
+                while_full += 1;
+                let r = w.range(256);
+                if w.free(r) {
+                    w.zero(r);
+                }
+                w.submit(Op::UpdateReplica(ReplicaRec { hint_epoch: 2, ..rec() }), "update");
+            }
+        });
+        let s = w.store.stats();
+        assert!(fullest * 10 > s.journal_bytes * 9 && while_full > 3, "the journal was never full: {fullest} of {s:?}");
+        w.submit(Op::DeleteReplica { rid: RID }, "delete");
+        w.quiesce();
+        w.submit(Op::Checkpoint, "checkpoint");
+        w.quiesce();
+        let s = w.store.stats();
+        assert!(w.store.is_clean() && s.units_free == s.units_total, "{s:?}");
+        assert_eq!(w.failed, None);
+    }
+}
