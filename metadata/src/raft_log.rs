@@ -216,9 +216,9 @@ impl RaftLog {
             Err(e) if e.to_string().contains("No space left on device") => e,
             other => return Ok(other?),
         };
-        if !self.reserve.as_ref().is_some_and(Reserve::release) {
-            return Err(full.into());
-        }
+        let Some(reserve) = &self.reserve else { return Err(full.into()) };
+        // If it is gone, who looks after it may have given it up a moment ago: there may be space now in any case.
+        reserve.release();
         self.db = None;
         let db = self.db.insert(open_db(&self.dir, self.memory)?);
         Ok(db.write_opt(WriteBatch::from_data(&bytes), &synced())?)

@@ -23,15 +23,20 @@ pub fn binary() -> PathBuf {
     p
 }
 
-/// A port nobody listens on now. Given out once per process, and from below the range that the kernel takes outgoing connections'
-/// ports from: between asking and listening nobody else gets it.
+/// A port nobody listens on now.
 pub fn free_port() -> u16 {
+    free_ports(1)
+}
+
+/// The first of `n` ports in a row nobody listens on now. Given out once per process, and from below the range that the kernel takes
+/// outgoing connections' ports from: between asking and listening nobody else gets them.
+pub fn free_ports(n: u32) -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
-        let n = NEXT.fetch_add(1, Ordering::Relaxed) + std::process::id() * 131;
-        let port = 10_000 + (n % 20_000) as u16;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
+        let first = NEXT.fetch_add(n, Ordering::Relaxed).wrapping_add(std::process::id().wrapping_mul(131)) % 20_000;
+        let first = 10_000 + first as u16;
+        if (first..first + n as u16).all(|p| TcpListener::bind(("127.0.0.1", p)).is_ok()) {
+            return first;
         }
     }
 }
@@ -67,7 +72,7 @@ pub struct NodeProcess {
     /// Further lines of its configuration, right after those of its disk: the disk's media, more disks, labels.
     pub more: String,
     /// The kernel refuses it io_uring, as a container runtime's seccomp profile does.
-    pub no_io_uring: bool,
+    pub refused: Option<crate::seccomp::Refused>,
     child: Option<Child>,
 }
 
@@ -86,7 +91,7 @@ impl NodeProcess {
             disk: dir.join("disk"),
             disk_size: "512MiB".into(),
             more: String::new(),
-            no_io_uring: false,
+            refused: None,
             dir,
             extra: Vec::new(),
             env: Vec::new(),
@@ -123,9 +128,9 @@ impl NodeProcess {
         let mut words = self.wrap.clone();
         words.push(binary().display().to_string());
         let mut command = Command::new(&words[0]);
-        if self.no_io_uring {
+        if let Some(call) = self.refused {
             // SAFETY: only system calls between fork and exec.
-            unsafe { command.pre_exec(crate::seccomp::refuse_io_uring) };
+            unsafe { command.pre_exec(move || crate::seccomp::refuse(call)) };
         }
         let child = command
             .args(&words[1..])

@@ -5,6 +5,7 @@
 use hf_meta_proto::pb::{self, api_client::ApiClient};
 use hf_tests::cluster::{Cluster, NodeProcess, binary, free_port, http_get, run, until};
 use hf_tests::nbd::Nbd;
+use hf_tests::seccomp;
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
@@ -154,11 +155,7 @@ fn nothing_that_is_not_its_own_is_removed_or_shared() {
     assert_eq!(unsafe { libc::flock(std::os::fd::AsRawFd::as_raw_fd(&holder), libc::LOCK_EX) }, 0);
     c.nodes[0].start();
     c.nodes[1].start();
-    let state = |c: &Cluster| c.status().map(|s| s["disks"]["1"]["state"].to_string());
-    until("the locked disk to be reported", || match state(&c)? {
-        s if s.contains("in use by a running Holdfast node") => Ok(()),
-        s => Err(s),
-    });
+    disk_says(&c, &["of node 1", "in use by a running Holdfast node"]);
     // Looking at it needs no lock.
     assert!(run(&["inspect", "disk", &disk]).unwrap().contains("superblock"));
     drop(holder);
@@ -307,7 +304,11 @@ fn events_are_told_as_they_happen() {
 
 #[test]
 fn a_node_that_is_refused_io_uring_works_with_threads_and_says_so() {
-    let mut c = Cluster::prepared(1, |n| n.no_io_uring = true);
+    let mut c = Cluster::prepared(1, |n| n.refused = Some(seccomp::NO_IO_URING));
+    until("the disk to be in service", || {
+        let disks = c.status()?["disks_here"].clone();
+        if disks[0]["backend"] == "threads" { Ok(()) } else { Err(disks.to_string()) }
+    });
     assert!(c.nodes[0].log().contains("io_uring refused"), "{}", c.nodes[0].log());
     assert_eq!(c.status().unwrap()["disks_here"][0]["backend"], "threads");
     c.ok(&["volume", "create", "v", "size=64MiB", "replicas=1"]);
@@ -319,7 +320,7 @@ fn a_node_that_is_refused_io_uring_works_with_threads_and_says_so() {
     }
     c.nodes[0].kill();
     // The next life may use io_uring again, on the same disk.
-    c.nodes[0].no_io_uring = false;
+    c.nodes[0].refused = None;
     c.nodes[0].start();
     let mut nbd = until("the volume to come back", || Nbd::connect(&c.nodes[0].nbd, "v").map_err(|e| e.to_string()));
     for i in 0..16 {
@@ -396,4 +397,25 @@ fn disks_that_were_exchanged_are_told_and_serve_when_they_are_back() {
         let all = disk_states(&c)?;
         if all.iter().all(|d| d.ends_with("\"ok\"")) { Ok(()) } else { Err(all.join("; ")) }
     });
+}
+
+/// C11: what a crashed process left in the page cache may never reach the media, so a disk whose file system cannot be synced is not
+/// used, and loses nothing by that.
+#[test]
+fn a_disk_is_not_trusted_before_its_file_system_is_synced() {
+    let mut c = Cluster::new(1);
+    c.ok(&["volume", "create", "v", "size=16MiB", "replicas=1"]);
+    c.ok(&["volume", "attach", "v"]);
+    Nbd::connect(&c.nodes[0].nbd, "v").unwrap().write(4096, &[7; 4096]).unwrap();
+    c.nodes[0].kill();
+    c.nodes[0].refused = Some(seccomp::SYNCFS_FAILS);
+    c.nodes[0].start();
+    disk_says(&c, &["of node 1", "cannot be synced", "Input/output error"]);
+    assert_eq!(c.status().unwrap()["disks_here"], serde_json::json!([]));
+    assert!(Nbd::connect(&c.nodes[0].nbd, "v").is_err(), "it is served from a disk that is not in service");
+    c.nodes[0].stop();
+    c.nodes[0].refused = None;
+    c.nodes[0].start();
+    let mut nbd = until("the volume to come back", || Nbd::connect(&c.nodes[0].nbd, "v").map_err(|e| e.to_string()));
+    assert_eq!(nbd.read(4096, 4096).unwrap(), vec![7; 4096]);
 }

@@ -2,7 +2,7 @@
 //! several shards, requests at the bound, many idle connections.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use hf_tests::cluster::{Cluster, LoopDevice, binary, free_port, run, tool_ok, until};
+use hf_tests::cluster::{Cluster, LoopDevice, binary, free_ports, run, tool_ok, until};
 use hf_tests::nbd::Nbd;
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
@@ -30,8 +30,10 @@ fn a_raw_block_device_is_a_disk() {
         n.disk = dev.0.clone().into();
         n.disk_size = String::new();
     });
-    let disks = c.status().unwrap()["disks_here"].clone();
-    assert_eq!(disks[0]["backend"], "io_uring", "{disks}");
+    until("the disk to be in service", || {
+        let disks = c.status()?["disks_here"].clone();
+        if disks[0]["backend"] == "io_uring" { Ok(()) } else { Err(disks.to_string()) }
+    });
     c.ok(&["volume", "create", "v", "size=256MiB", "replicas=1"]);
     c.ok(&["volume", "attach", "v"]);
     let data = pattern(1, 3 << 20);
@@ -124,12 +126,7 @@ fn systemd_is_told() {
 fn dev_brings_a_cluster_up_and_ctrl_c_stops_all_of_it() {
     let dir = tempfile::tempdir().unwrap();
     // Four ports a node, ten apart.
-    let base = until("a free range of ports", || {
-        let p = free_port();
-        let free = |q: u16| std::net::TcpListener::bind(("127.0.0.1", q)).is_ok();
-        let all = (0..3).flat_map(|i| (0..4).map(move |j| p.saturating_add(i * 10 + j))).all(free);
-        if all && p < 60_000 { Ok(p) } else { Err(p.to_string()) }
-    });
+    let base = free_ports(24);
     let start = || {
         Command::new(binary())
             .args(["dev", "--nodes", "3", "--disk-size", "256MiB", "--port", &base.to_string(), "--dir"])

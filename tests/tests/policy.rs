@@ -127,6 +127,7 @@ fn a_read_only_volume_refuses_every_change() {
         }
         c.ok(&["volume", "set", "v", "read_only=false"]);
         until("writes to be taken again", || nbd.write(0, &[2 + round; 4096]).map_err(|e| e.to_string()));
+        until("hosts to be shown a writable device", || if flag("read-only") { Err(String::new()) } else { Ok(()) });
     }
     assert_eq!(nbd.read(0, 4096).unwrap(), vec![3; 4096]);
 }
@@ -212,8 +213,8 @@ fn placement_keeps_to_failure_domains_and_media() {
     assert_eq!(nbd.read(0, 4096).unwrap(), vec![5; 4096]);
 }
 
-/// Freezes a replica for three seconds under a write; how often a replica was dropped for it.
-fn freeze_under_a_write(c: &Cluster, timeout: &str) -> u64 {
+/// Freezes a replica for three seconds under a write, and for longer if it is to be dropped and is not yet; how often one was dropped.
+fn freeze_under_a_write(c: &Cluster, timeout: &str, dropped: bool) -> u64 {
     c.ok(&["volume", "set", "v", &format!("replica_timeout={timeout}")]);
     let drops = || metric(c, 0, "volume_drops_total", "volume=\"v\"");
     let before = drops();
@@ -227,6 +228,9 @@ fn freeze_under_a_write(c: &Cluster, timeout: &str) -> u64 {
         let write = s.spawn(move || nbd.write(0, &[2; 4096]));
         // Not to wait for anything: this is how long it is frozen, three times the default's patience.
         std::thread::sleep(Duration::from_secs(3));
+        if dropped {
+            until("the drop", || if drops() > before { Ok(()) } else { Err("it stays".into()) });
+        }
         // SAFETY: as above.
         unsafe { libc::kill(pid, libc::SIGCONT) };
         write.join().unwrap().unwrap();
@@ -239,9 +243,9 @@ fn a_replica_frozen_for_less_than_replica_timeout_stays() {
     let c = Cluster::new(3);
     c.ok(&["volume", "create", "v", "size=16MiB"]);
     c.ok(&["volume", "attach", "v", "--node", "n1"]);
-    assert_eq!(freeze_under_a_write(&c, "40s"), 0, "it was dropped before its time");
+    assert_eq!(freeze_under_a_write(&c, "40s", false), 0, "it was dropped before its time");
     assert!(replicas(&c, "v").iter().all(|r| r["state"] == "in_sync"));
     // The same with the default: it is dropped, so the longer one is what kept it.
-    assert!(freeze_under_a_write(&c, "1s") > 0);
+    assert!(freeze_under_a_write(&c, "1s", true) > 0);
     in_sync(&c, "v", 3);
 }

@@ -117,7 +117,11 @@ fn a_disk_that_fails_costs_its_replica_and_nothing_else() {
     p.c.ok(&["volume", "create", "v", "size=16MiB"]);
     let w = Witness::default();
     let mut failed = 0;
-    let state = |p: &Powered, disk: usize| p.c.status().map(|s| s["disks"][disk.to_string()]["state"].clone());
+    let state = |p: &Powered, node: usize| {
+        let s = p.c.status()?;
+        let disk = s["disks"].as_object().unwrap().values().find(|d| d["node"] == node + 1);
+        Ok::<_, String>(disk.map_or(serde_json::Value::Null, |d| d["state"].clone()))
+    };
     for (round, call, errno) in
         [(0, Call::Sync, libc::EIO), (1, Call::Write, libc::EIO), (2, Call::Write, libc::ENOSPC)]
     {
@@ -128,7 +132,7 @@ fn a_disk_that_fails_costs_its_replica_and_nothing_else() {
         let worked = p.busy(0, 2, &w, |p| {
             p.disks[victim].rule(Rule { call, path: "holdfast.disk", errno, after: 3, count: 1 });
             until("the disk to be failed", || {
-                let s = state(p, victim + 1)?;
+                let s = state(p, victim)?;
                 if s["failed"].is_string() { Ok(()) } else { Err(s.to_string()) }
             });
             let mark = w.done() + 150;

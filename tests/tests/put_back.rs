@@ -100,6 +100,8 @@ fn a_disk_that_was_put_back_is_noticed_and_compared_as_a_whole() {
         nbd.write(i * 4096, &block(4, i)).unwrap();
         want[i as usize] = 4;
     }
+    // It has acknowledged what its image lacks: it may have been late for the attach.
+    in_sync(&c);
     drop(nbd);
     detach(&c);
     c.nodes[1].kill();

@@ -204,7 +204,8 @@ fn a_volume_whose_node_is_gone_is_made_whole_and_waits_for_it() {
         let a = v["coordinator"].clone();
         if a["node"] == 1 && a["maintenance"] == false { Ok(v) } else { Err(a.to_string()) }
     });
-    assert_eq!(waits["term"], 2, "looked after once: {waits}");
+    let term = waits["term"].as_u64().unwrap();
+    assert!((2..=3).contains(&term), "looked after once, or twice if the leader was late: {waits}");
     assert!(c.ok(&["events"]).contains("looks after its replicas while node n1 is away"));
     // It comes back: the volume is there, with everything that was acknowledged, on new replicas.
     c.nodes[0].start();

@@ -191,7 +191,7 @@ fn the_loss_of_the_leader_disturbs_no_healthy_volume() {
     let v = c.volume("v");
     assert_eq!(v["term"], 1);
     // A new leader within seconds takes changes again.
-    until("a change to be taken", || c.cli(&["volume", "create", "w", "size=8MiB", "replicas=1"]));
+    until("a change to be taken", || c.cli(&["volume", "create", "w", "size=8MiB", "replicas=1", &nodes]));
     let ms = gone.elapsed().as_millis();
     println!("the metadata leader killed: a change was taken after {ms} ms");
     // Seconds, also on a machine that does something else.

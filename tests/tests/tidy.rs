@@ -85,6 +85,42 @@ fn pure_packages_say_nothing_impure() {
     }
 }
 
+/// Architecture §4: a write passes no lock of ours and no other thread. What is shared between threads is shared outside its path.
+#[test]
+fn the_write_path_takes_no_lock() {
+    const PATH: &[&str] = &[
+        "replication/",
+        "storage-node/chunk-store/src/",
+        "storage-node/replica-host/src/",
+        "storage-node/frontends/src/",
+        "storage-node/src/reactor/",
+        "storage-node/src/disk/uring.rs",
+        "storage-node/src/disk/mod.rs",
+    ];
+    // An order among tasks of one thread that have to wait anyway.
+    const WAITS: &str = "storage-node/src/reactor/intake.rs";
+    const BANNED: &[&str] =
+        &["Mutex", "RwLock", ".lock()", "parking_lot", "block_on(", "block_in_place", "spawn_blocking"];
+    let mut looked_at = 0;
+    for (path, text) in sources() {
+        let tests = path.contains("/tests/") || path.contains("/testdata/");
+        if tests || path == WAITS || !PATH.iter().any(|p| path.starts_with(p)) {
+            continue;
+        }
+        looked_at += 1;
+        let code = text.lines().enumerate().filter(|(_, l)| !l.trim_start().starts_with("//"));
+        for (i, line) in code {
+            // (The thread's own loop begins with block_on.)
+            let begins = path == "storage-node/src/reactor/mod.rs" && line.contains("LocalSet::new().block_on");
+            BANNED.iter().for_each(|b| assert!(begins || !line.contains(b), "{path}:{}: {b} on the write path", i + 1));
+        }
+    }
+    assert!(looked_at > 60, "only {looked_at} files were looked at");
+    let gate = sources().into_iter().find(|(p, _)| p == WAITS).unwrap().1;
+    let fast = gate.split("pub(super) async fn take").nth(1).unwrap().split("if waited {").next().unwrap().to_string();
+    assert!(!fast.contains("lock"), "the gate takes a lock although nobody waits");
+}
+
 #[test]
 fn imports_go_one_way() {
     // A package may not depend on one that stands later in this list.

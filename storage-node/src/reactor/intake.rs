@@ -74,10 +74,8 @@ impl Gate {
     /// Takes `n`; one who asks for more than there is gets it when nobody else has any. Says whether that took waiting.
     pub(super) async fn take(self: &Rc<Self>, n: u64) -> (Held, bool) {
         let fits = || self.taken.get() == 0 || self.taken.get().saturating_add(n) <= self.most.get();
-        let mut waited = false;
-        let free = self.turn.try_lock().is_ok();
-        if !free || !fits() {
-            waited = true;
+        let waited = self.waiting.get() > 0 || !fits();
+        if waited {
             let _counted = Counted::new(&self.waiting);
             let _turn = self.turn.lock().await;
             while !fits() {
