@@ -323,7 +323,7 @@ fn serving(m: &Arc<Member>, begun: &Mutex<Begun>, vol: VolumeId, session: Sessio
 fn publish(m: &Member, v: &VolumeRecord, r: Running) {
     let Ok(p) = Policy::from_attrs(&v.attrs) else { return };
     let session = r.session;
-    let on = p.export_nbd && v.coordinator.as_ref().is_some_and(|a| !a.maintenance);
+    let on = p.exports.nbd && v.coordinator.as_ref().is_some_and(|a| !a.maintenance);
     if m.exports.has(v.id, session) != on {
         m.reactors[r.reactor].send(Mail::Export { vol: v.id, session, on });
     }

@@ -102,10 +102,10 @@ impl Path {
         let (tags, todo) = (BTreeMap::new(), VecDeque::new());
         let mut p = Path { c, r, store, disk, tags, next: 1, sent: vec![], written: vec![], answered: 0, todo };
         p.store.start(&mut begun);
-        p.from_store(begun);
+        p.stored(begun);
         p.todo.push_back(Todo::Store(st::Input::Op { id: 0, op: Op::CreateReplica(entry()) }));
         p.run();
-        p.from_coordinator(out);
+        p.coordinated(out);
         p.todo.push_back(Todo::Coordinator(co::Input::PeerUp { rid: RID, boot: BOOT }));
         p.run();
         assert_eq!(p.c.status().phase, co::Phase::Serving);
@@ -118,17 +118,17 @@ impl Path {
                 Some(Todo::Coordinator(i)) => {
                     let mut out = Vec::new();
                     self.c.step(NOW, i, &mut out);
-                    self.from_coordinator(out);
+                    self.coordinated(out);
                 }
                 Some(Todo::Replica(i)) => {
                     let mut out = Vec::new();
                     self.r.step(NOW, i, &mut out);
-                    self.from_replica(out);
+                    self.replicated(out);
                 }
                 Some(Todo::Store(i)) => {
                     let mut out = Vec::new();
                     self.store.step(i, &mut out);
-                    self.from_store(out);
+                    self.stored(out);
                 }
                 None => match self.disk.complete(0) {
                     Some((tag, result)) => self.todo.push_back(Todo::Store(st::Input::DiskDone { tag, result })),
@@ -138,11 +138,11 @@ impl Path {
         }
     }
 
-    fn from_coordinator(&mut self, out: Vec<co::Output>) {
+    fn coordinated(&mut self, out: Vec<co::Output>) {
         for o in out {
             match o {
                 co::Output::Send { env, msg, .. } => {
-                    self.to_wire(&env, &msg);
+                    self.on_the_wire(&env, &msg);
                     self.todo.push_back(Todo::Replica(re::Input::Message { link: 1, env, msg }));
                 }
                 co::Output::Reply { result, .. } => {
@@ -158,11 +158,11 @@ impl Path {
     }
 
     /// As a replica on another node would get it.
-    fn to_wire(&mut self, env: &Envelope, msg: &Msg) {
+    fn on_the_wire(&mut self, env: &Envelope, msg: &Msg) {
         self.sent.extend(wire::encode(env, msg).payload.iter().map(place));
     }
 
-    fn from_replica(&mut self, out: Vec<re::Output>) {
+    fn replicated(&mut self, out: Vec<re::Output>) {
         for o in out {
             match o {
                 re::Output::Send { env, msg, .. } => {
@@ -174,19 +174,19 @@ impl Path {
                         self.tags.insert(self.next, tag);
                         self.todo.push_back(Todo::Store(st::Input::Op { id: self.next, op }));
                     }
-                    Asked::Known(a) => self.to_replica(tag, a),
+                    Asked::Known(a) => self.told(tag, a),
                 },
                 re::Output::Renew => panic!("nothing was put back"),
             }
         }
     }
 
-    fn to_replica(&mut self, tag: u64, answer: re::StoreAnswer) {
+    fn told(&mut self, tag: u64, answer: re::StoreAnswer) {
         let (credit, max_ver, position) = (self.store.credit(), self.store.max_ver(RID), self.store.position());
         self.todo.push_back(Todo::Replica(re::Input::Store { tag, answer, credit, max_ver, position }));
     }
 
-    fn from_store(&mut self, out: Vec<st::Output>) {
+    fn stored(&mut self, out: Vec<st::Output>) {
         for o in out {
             match o {
                 st::Output::Disk { tag, op } => {
@@ -196,7 +196,7 @@ impl Path {
                     self.disk.submit(tag, op);
                 }
                 st::Output::Done { id, result } => match self.tags.remove(&id) {
-                    Some(tag) => self.to_replica(tag, answer(result)),
+                    Some(tag) => self.told(tag, answer(result)),
                     None => drop(result.unwrap()),
                 },
                 st::Output::Failed(why) => panic!("{why}"),

@@ -216,6 +216,19 @@ fn the_map_matches_the_tree() {
     }
 }
 
+/// A new attribute is one file: whoever forgets to name it in the list is told.
+#[test]
+fn every_file_of_an_attribute_is_in_the_table() {
+    let names = std::fs::read_dir(root().join("volume-policy/src/attributes")).unwrap();
+    let names = names.map(|e| e.unwrap().file_name().into_string().unwrap());
+    let mut files: Vec<String> = names.filter_map(|n| Some(n.strip_suffix(".rs")?.to_string())).collect();
+    files.retain(|f| f != "mod" && f != "label");
+    files.sort();
+    let mut keys: Vec<&str> = hf_policy::TABLE.iter().map(|a| a.key).collect();
+    keys.sort();
+    assert_eq!(files, keys);
+}
+
 #[test]
 fn the_attribute_reference_is_the_generated_one() {
     let file = root().join("docs/attributes.md");

@@ -4,52 +4,11 @@
 //! it into types, fills defaults, checks what spans attributes, and judges changes.
 
 use crate::attribute::{self, AttrError, LABEL_PREFIX, Online};
-use crate::attributes::{FailureDomain, Media, ReadFrom};
-use crate::unit::{parse_duration_us, parse_size};
-use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+pub use crate::attributes::Policy;
+use std::collections::BTreeMap;
 
 /// Attributes as given and stored: key to normal-form text. Only what was set; defaults are not stored.
 pub type AttrMap = BTreeMap<String, String>;
-
-/// Every attribute with its type.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Policy {
-    /// Bytes; a multiple of 4 KiB.
-    pub size: u64,
-    /// Copies.
-    pub replicas: u32,
-    /// Fewest in-sync copies for writes to go on.
-    pub min_replicas: u32,
-    /// What no two replicas share.
-    pub failure_domain: FailureDomain,
-    /// If not empty: only these nodes.
-    pub nodes: BTreeSet<String>,
-    /// Disk class.
-    pub media: Media,
-    /// Microseconds.
-    pub replica_timeout: u64,
-    /// Microseconds a node may stay away before its replicas are made anew.
-    pub rebuild_after: u64,
-    /// Percent by which copying to replicas may lengthen the clients' p99.
-    pub rebuild_impact: u32,
-    /// Microseconds from one scrub to the next; 0: only when asked for.
-    pub scrub_interval: u64,
-    /// Requests in flight.
-    pub queue_depth: u32,
-    /// Bytes: 512 or 4096.
-    pub block_size: u32,
-    /// Which replica reads.
-    pub read_from: ReadFrom,
-    /// Refuse writes.
-    pub read_only: bool,
-    /// Refuse deletion.
-    pub sticky: bool,
-    /// Served over NBD?
-    pub export_nbd: bool,
-    /// Free labels, without the prefix.
-    pub labels: BTreeMap<String, String>,
-}
 
 /// Parses `key=value` words into a checked map.
 pub fn parse_pairs<'a>(pairs: impl IntoIterator<Item = &'a str>) -> Result<AttrMap, AttrError> {
@@ -70,55 +29,24 @@ pub fn parse_pairs<'a>(pairs: impl IntoIterator<Item = &'a str>) -> Result<AttrM
 impl Policy {
     /// Checks and types a map of attributes. Unknown keys are refused.
     pub fn from_attrs(attrs: &AttrMap) -> Result<Policy, AttrError> {
-        let mut norm = AttrMap::new();
         for (k, v) in attrs {
-            norm.insert(k.clone(), attribute::check(k, v)?);
+            attribute::check(k, v)?;
         }
-        let get = |key: &'static str| -> Result<&str, AttrError> {
-            match norm.get(key) {
-                Some(v) => Ok(v.as_str()),
-                None => match attribute::find(key).map(|a| a.default) {
-                    Some(d) if !d.is_empty() => Ok(d),
-                    _ => Err(AttrError::Missing(key)),
-                },
-            }
-        };
-        let bad = |key: &str| AttrError::Value { key: key.into(), why: "not in normal form".into() };
-        let int = |key: &'static str| -> Result<u32, AttrError> { get(key)?.parse().map_err(|_| bad(key)) };
-        let flag = |key: &'static str| -> Result<bool, AttrError> { Ok(get(key)? == "true") };
-        let replicas = int("replicas")?;
-        let min_replicas = match norm.get("min_replicas") {
-            Some(v) => v.parse().map_err(|_| bad("min_replicas"))?,
-            None if replicas >= 3 => 2,
-            None => 1,
-        };
-        if min_replicas > replicas {
-            let why = format!("{min_replicas} is more than replicas ({replicas})");
+        let p = Policy::typed(&settled(attrs))?;
+        if p.min_replicas > p.replicas {
+            let why = format!("{} is more than replicas ({})", p.min_replicas, p.replicas);
             return Err(AttrError::Value { key: "min_replicas".into(), why });
         }
-        Ok(Policy {
-            size: parse_size(get("size")?).map_err(|why| AttrError::Value { key: "size".into(), why })?,
-            replicas,
-            min_replicas,
-            failure_domain: FailureDomain::parse(get("failure_domain")?).ok_or_else(|| bad("failure_domain"))?,
-            nodes: norm.get("nodes").map(|v| v.split(',').map(String::from).collect()).unwrap_or_default(),
-            media: Media::parse(get("media")?).ok_or_else(|| bad("media"))?,
-            replica_timeout: parse_duration_us(get("replica_timeout")?).map_err(|_| bad("replica_timeout"))?,
-            rebuild_after: parse_duration_us(get("rebuild_after")?).map_err(|_| bad("rebuild_after"))?,
-            rebuild_impact: get("rebuild_impact")?.trim_end_matches('%').parse().map_err(|_| bad("rebuild_impact"))?,
-            scrub_interval: parse_duration_us(get("scrub_interval")?).map_err(|_| bad("scrub_interval"))?,
-            queue_depth: int("queue_depth")?,
-            block_size: int("block_size")?,
-            read_from: ReadFrom::parse(get("read_from")?).ok_or_else(|| bad("read_from"))?,
-            read_only: flag("read_only")?,
-            sticky: flag("sticky")?,
-            export_nbd: get("exports")? == "nbd",
-            labels: norm
-                .iter()
-                .filter_map(|(k, v)| Some((k.strip_prefix(LABEL_PREFIX)?.to_string(), v.clone())))
-                .collect(),
-        })
+        Ok(p)
     }
+}
+
+/// What is left of a map when everything is taken out that says no more than its absence: `default`, and empty labels.
+pub fn settled(attrs: &AttrMap) -> AttrMap {
+    let says = |(k, v): &(&String, &String)| {
+        if k.starts_with(LABEL_PREFIX) { !v.is_empty() } else { v.trim() != attribute::DEFAULT }
+    };
+    attrs.iter().filter(says).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
 /// May `old` become `old` with `change` laid over it, online? Returns the new map.
@@ -128,6 +56,7 @@ pub fn change_online(old: &AttrMap, change: &AttrMap) -> Result<AttrMap, AttrErr
         let v = attribute::check(k, v)?;
         new.insert(k.clone(), v);
     }
+    let new = settled(&new);
     let (before, after) = (Policy::from_attrs(old)?, Policy::from_attrs(&new)?);
     for (key, to) in change {
         let Some(attr) = attribute::find(key) else { continue };
@@ -200,6 +129,21 @@ mod tests {
         assert!(change("read_only=true").is_ok());
         assert!(change("min_replicas=4").is_err());
         assert!(change("replicas=3").is_ok(), "no change is no refusal");
+    }
+
+    #[test]
+    fn default_takes_back_what_was_set() {
+        let old = parse_pairs(["size=1GiB", "replicas=2", "nodes=n1,n2", "label.a=b", "queue_depth=7"]).unwrap();
+        let set = |words: &[&str]| change_online(&old, &parse_pairs(words.iter().copied()).unwrap());
+        let new = set(&["nodes=default", "label.a=", "queue_depth=default"]).unwrap();
+        assert_eq!(new, parse_pairs(["size=1GiB", "replicas=2"]).unwrap());
+        let p = Policy::from_attrs(&new).unwrap();
+        assert_eq!((p.nodes.len(), p.labels.len(), p.queue_depth, p.min_replicas), (0, 0, 128, 1));
+        assert_eq!(Policy::from_attrs(&set(&["replicas=default"]).unwrap()).unwrap().min_replicas, 2);
+        assert!(set(&["nodes=any"]).is_ok_and(|m| Policy::from_attrs(&m).unwrap().nodes.is_empty()));
+        assert!(set(&["size=default"]).unwrap_err().to_string().contains("size is required"));
+        assert!(set(&["block_size=default"]).is_ok(), "it has it already");
+        assert!(parse_pairs(["blok_size=default"]).is_err());
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl Service {
             if v.term > term {
                 return Some(Err(Status::aborted(format!("volume {name} was attached elsewhere meanwhile"))));
             }
-            let exported = Policy::from_attrs(&v.attrs).is_ok_and(|p| p.export_nbd);
+            let exported = Policy::from_attrs(&v.attrs).is_ok_and(|p| p.exports.nbd);
             (v.activated == term && (!exported || m.exports.get(name).is_some())).then_some(Ok(exported))
         });
         let exported = match served.await {

@@ -245,7 +245,7 @@ pub fn attributes(o: Format) -> Result<(), Failure> {
         print!("{}", hf_policy::attribute::reference());
         return Ok(());
     }
-    let row = |a: &hf_policy::Attribute| serde_json::json!({"key": a.key, "values": a.values, "default": a.default, "online": a.online.text(), "since": a.since, "help": a.help});
+    let row = |a: &hf_policy::Attribute| serde_json::json!({"key": a.key, "values": a.values, "default": a.default.shown(), "online": a.online.text(), "since": a.since, "help": a.help});
     json(&hf_policy::TABLE.iter().map(row).collect())
 }
 

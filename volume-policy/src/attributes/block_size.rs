@@ -6,9 +6,20 @@ use super::*;
 pub const ATTR: Attribute = Attribute {
     key: "block_size",
     values: "512, 4096",
-    default: "4096",
+    default: Fallback::Text("4096"),
     online: Online::No,
     since: "0.1",
     help: "logical sector shown to hosts; smaller requests than 4 KiB cost a read first",
-    check: |v| one_of(v, &["512", "4096"]),
+    check: |v| parse(v).map(|v| text(&v)),
 };
+
+/// Bytes: 512 or 4096.
+pub type Value = u32;
+
+pub(super) fn parse(v: &str) -> Result<Value, String> {
+    integer(one_of(v, &["512", "4096"])?, 512, 4096)
+}
+
+pub(super) fn text(v: &Value) -> String {
+    v.to_string()
+}

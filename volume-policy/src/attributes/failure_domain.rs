@@ -6,12 +6,23 @@ use super::*;
 pub const ATTR: Attribute = Attribute {
     key: "failure_domain",
     values: "node, rack, zone, region",
-    default: "node",
+    default: Fallback::Text("node"),
     online: Online::MovesData,
     since: "0.1",
     help: "no two replicas share one; rack, zone and region are node labels",
-    check: |v| one_of(v, FailureDomain::WORDS),
+    check: |v| parse(v).map(|v| text(&v)),
 };
+
+/// What no two replicas share.
+pub type Value = FailureDomain;
+
+pub(super) fn parse(v: &str) -> Result<Value, String> {
+    word(v, FailureDomain::WORDS, FailureDomain::parse)
+}
+
+pub(super) fn text(v: &Value) -> String {
+    v.word().into()
+}
 
 word_enum! {
     /// A level of the topology.

@@ -6,12 +6,23 @@ use super::*;
 pub const ATTR: Attribute = Attribute {
     key: "media",
     values: "any, nvme, ssd, hdd",
-    default: "any",
+    default: Fallback::Text("any"),
     online: Online::MovesData,
     since: "0.1",
     help: "pool class of the disks that hold replicas",
-    check: |v| one_of(v, Media::WORDS),
+    check: |v| parse(v).map(|v| text(&v)),
 };
+
+/// Disk class.
+pub type Value = Media;
+
+pub(super) fn parse(v: &str) -> Result<Value, String> {
+    word(v, Media::WORDS, Media::parse)
+}
+
+pub(super) fn text(v: &Value) -> String {
+    v.word().into()
+}
 
 word_enum! {
     /// A class of disk; `Any` only in policies.

@@ -6,9 +6,26 @@ use super::*;
 pub const ATTR: Attribute = Attribute {
     key: "min_replicas",
     values: "1..replicas",
-    default: "2 if replicas ≥ 3, else 1",
+    default: Fallback::Computed {
+        shown: "2 if replicas ≥ 3, else 1",
+        text: |attrs| match attrs.get(replicas::ATTR.key).map(|v| replicas::parse(v)) {
+            None | Some(Ok(3..)) => "2".into(),
+            _ => "1".into(),
+        },
+    },
     online: Online::Yes,
     since: "0.1",
     help: "with fewer in-sync replicas than this, writes wait until one is back; reads go on",
-    check: |v| integer(v, 1, 5),
+    check: |v| parse(v).map(|v| text(&v)),
 };
+
+/// Fewest in-sync copies for writes to go on.
+pub type Value = u32;
+
+pub(super) fn parse(v: &str) -> Result<Value, String> {
+    integer(v, 1, 5)
+}
+
+pub(super) fn text(v: &Value) -> String {
+    v.to_string()
+}

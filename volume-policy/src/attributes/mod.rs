@@ -1,6 +1,10 @@
 //! One file per attribute: its values, their meaning and their check.
 
-use crate::attribute::{Attribute, Online};
+use crate::attribute::{AttrError, Attribute, Fallback, LABEL_PREFIX, Online};
+use crate::policy::AttrMap;
+use crate::unit::parse_duration_us;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 pub mod block_size;
 pub mod exports;
@@ -20,28 +24,107 @@ pub mod scrub_interval;
 pub mod size;
 pub mod sticky;
 
+pub use exports::Exports;
 pub use failure_domain::FailureDomain;
 pub use media::Media;
 pub use read_from::ReadFrom;
 
-fn integer(value: &str, min: u64, max: u64) -> Result<String, String> {
-    match value.parse::<u64>() {
-        Ok(n) if (min..=max).contains(&n) => Ok(n.to_string()),
+/// The table, and the typed view of it, from one list: a new attribute is a file, its name here, and the line that enforces it.
+macro_rules! attributes {
+    ($($name:ident),* $(,)?) => {
+        /// Every attribute, in the order people read them.
+        pub const TABLE: &[Attribute] = &[$($name::ATTR),*];
+
+        /// A volume's policy: every attribute with its type. What a value means, and its unit, stands with the attribute.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct Policy {
+            $(#[doc = concat!("[`", stringify!($name), "`](crate::attributes::", stringify!($name), "::Value)")]
+            pub $name: $name::Value,)*
+            /// Free labels, without the prefix.
+            pub labels: BTreeMap<String, String>,
+        }
+
+        impl Policy {
+            /// Types a map; what is not in it has its default. Nothing that spans attributes is checked here.
+            pub(crate) fn typed(attrs: &AttrMap) -> Result<Policy, AttrError> {
+                Ok(Policy {
+                    $($name: {
+                        let value = given(&$name::ATTR, attrs)?;
+                        $name::parse(&value).map_err(|why| AttrError::Value { key: $name::ATTR.key.into(), why })?
+                    },)*
+                    labels: labels(attrs),
+                })
+            }
+        }
+    };
+}
+
+attributes! {
+    size,
+    replicas,
+    min_replicas,
+    failure_domain,
+    nodes,
+    media,
+    rebuild_after,
+    rebuild_impact,
+    scrub_interval,
+    replica_timeout,
+    queue_depth,
+    block_size,
+    read_from,
+    read_only,
+    sticky,
+    exports,
+}
+
+/// What was set, or the default.
+fn given<'a>(a: &Attribute, attrs: &'a AttrMap) -> Result<Cow<'a, str>, AttrError> {
+    match (attrs.get(a.key), a.default) {
+        (Some(v), _) => Ok(v.trim().into()),
+        (None, Fallback::Text(t)) => Ok(t.into()),
+        (None, Fallback::Computed { text, .. }) => Ok(text(attrs).into()),
+        (None, Fallback::Required) => Err(AttrError::Missing(a.key)),
+    }
+}
+
+fn labels(attrs: &AttrMap) -> BTreeMap<String, String> {
+    attrs.iter().filter_map(|(k, v)| Some((k.strip_prefix(LABEL_PREFIX)?.to_string(), v.clone()))).collect()
+}
+
+fn integer(value: &str, min: u32, max: u32) -> Result<u32, String> {
+    match value.parse::<u32>() {
+        Ok(n) if (min..=max).contains(&n) => Ok(n),
         _ => Err(format!("\"{value}\" is not a whole number from {min} to {max}")),
     }
 }
 
-fn boolean(value: &str) -> Result<String, String> {
+fn boolean(value: &str) -> Result<bool, String> {
     match value.to_lowercase().as_str() {
-        "true" | "yes" | "on" | "1" => Ok("true".into()),
-        "false" | "no" | "off" | "0" => Ok("false".into()),
+        "true" | "yes" | "on" | "1" => Ok(true),
+        "false" | "no" | "off" | "0" => Ok(false),
         _ => Err(format!("\"{value}\" is neither true nor false")),
     }
 }
 
-fn one_of(value: &str, allowed: &[&str]) -> Result<String, String> {
+fn one_of(value: &str, allowed: &[&'static str]) -> Result<&'static str, String> {
     let v = value.to_lowercase();
-    if allowed.contains(&v.as_str()) { Ok(v) } else { Err(format!("\"{value}\" is not one of {}", allowed.join(", "))) }
+    let known = allowed.iter().find(|a| **a == v);
+    known.copied().ok_or_else(|| format!("\"{value}\" is not one of {}", allowed.join(", ")))
+}
+
+fn word<T>(value: &str, words: &[&'static str], parse: fn(&str) -> Option<T>) -> Result<T, String> {
+    let w = one_of(value, words)?;
+    parse(w).ok_or_else(|| format!("\"{w}\" has no meaning"))
+}
+
+/// Microseconds, with bounds.
+fn duration(value: &str, least: &str, most: &str) -> Result<u64, String> {
+    let us = parse_duration_us(value)?;
+    if us < parse_duration_us(least)? || us > parse_duration_us(most)? {
+        return Err(format!("{value} is outside {least} to {most}"));
+    }
+    Ok(us)
 }
 
 /// Declares an enumerated attribute value: the type, its words, and its parser.

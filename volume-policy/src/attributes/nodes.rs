@@ -2,27 +2,40 @@
 
 use super::*;
 use crate::policy::valid_name;
+use std::collections::BTreeSet;
 
 /// The row.
 pub const ATTR: Attribute = Attribute {
     key: "nodes",
-    values: "list of node names, comma-separated",
-    default: "",
+    values: "any, or a list of node names, comma-separated",
+    default: Fallback::Text("any"),
     online: Online::MovesData,
     since: "0.1",
     help: "only these nodes may hold replicas",
-    check,
+    check: |v| parse(v).map(|v| text(&v)),
 };
 
-fn check(value: &str) -> Result<String, String> {
-    let mut names: Vec<&str> = value.split(',').map(str::trim).filter(|s| !s.is_empty()).collect();
+/// Only these; empty: all.
+pub type Value = BTreeSet<String>;
+
+pub(super) fn parse(v: &str) -> Result<Value, String> {
+    if v == "any" {
+        return Ok(BTreeSet::new());
+    }
+    let names: BTreeSet<String> = v.split(',').map(str::trim).filter(|s| !s.is_empty()).map(String::from).collect();
     if names.is_empty() {
-        return Err("the list is empty; leave the attribute out to allow every node".into());
+        return Err("the list is empty; any allows every node".into());
     }
-    if let Some(bad) = names.iter().find(|n| valid_name(n).is_err()) {
-        return Err(format!("\"{bad}\" is not a node name"));
+    match names.iter().find(|n| valid_name(n).is_err()) {
+        Some(bad) => Err(format!("\"{bad}\" is not a node name")),
+        None => Ok(names),
     }
-    names.sort_unstable();
-    names.dedup();
-    Ok(names.join(","))
+}
+
+pub(super) fn text(v: &Value) -> String {
+    if v.is_empty() {
+        return "any".into();
+    }
+    let names: Vec<&str> = v.iter().map(String::as_str).collect();
+    names.join(",")
 }

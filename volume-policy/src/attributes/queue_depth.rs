@@ -6,9 +6,20 @@ use super::*;
 pub const ATTR: Attribute = Attribute {
     key: "queue_depth",
     values: "1–1024",
-    default: "128",
+    default: Fallback::Text("128"),
     online: Online::Yes,
     since: "0.1",
     help: "requests in flight that are admitted; the rest waits",
-    check: |v| integer(v, 1, 1024),
+    check: |v| parse(v).map(|v| text(&v)),
 };
+
+/// Requests in flight.
+pub type Value = u32;
+
+pub(super) fn parse(v: &str) -> Result<Value, String> {
+    integer(v, 1, 1024)
+}
+
+pub(super) fn text(v: &Value) -> String {
+    v.to_string()
+}

@@ -6,12 +6,23 @@ use super::*;
 pub const ATTR: Attribute = Attribute {
     key: "read_from",
     values: "local, nearest, spread",
-    default: "local",
+    default: Fallback::Text("local"),
     online: Online::Yes,
     since: "0.1",
     help: "local: this node's replica first; nearest: same rack, zone, region first; spread: all in turn",
-    check: |v| one_of(v, ReadFrom::WORDS),
+    check: |v| parse(v).map(|v| text(&v)),
 };
+
+/// Which replica reads.
+pub type Value = ReadFrom;
+
+pub(super) fn parse(v: &str) -> Result<Value, String> {
+    word(v, ReadFrom::WORDS, ReadFrom::parse)
+}
+
+pub(super) fn text(v: &Value) -> String {
+    v.word().into()
+}
 
 word_enum! {
     /// How the coordinator chooses the member that serves a read.

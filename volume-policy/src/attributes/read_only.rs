@@ -6,9 +6,20 @@ use super::*;
 pub const ATTR: Attribute = Attribute {
     key: "read_only",
     values: "true, false",
-    default: "false",
+    default: Fallback::Text("false"),
     online: Online::Yes,
     since: "0.1",
     help: "writes, trims and zeroes are refused; hosts see a read-only device",
-    check: boolean,
+    check: |v| parse(v).map(|v| text(&v)),
 };
+
+/// Refuse writes?
+pub type Value = bool;
+
+pub(super) fn parse(v: &str) -> Result<Value, String> {
+    boolean(v)
+}
+
+pub(super) fn text(v: &Value) -> String {
+    v.to_string()
+}

@@ -6,9 +6,20 @@ use super::*;
 pub const ATTR: Attribute = Attribute {
     key: "replicas",
     values: "1–5",
-    default: "3",
+    default: Fallback::Text("3"),
     online: Online::MovesData,
     since: "0.1",
     help: "copies of every block, on different failure domains",
-    check: |v| integer(v, 1, 5),
+    check: |v| parse(v).map(|v| text(&v)),
 };
+
+/// Copies.
+pub type Value = u32;
+
+pub(super) fn parse(v: &str) -> Result<Value, String> {
+    integer(v, 1, 5)
+}
+
+pub(super) fn text(v: &Value) -> String {
+    v.to_string()
+}

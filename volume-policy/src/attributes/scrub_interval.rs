@@ -7,20 +7,26 @@ use crate::unit::{format_duration_us, parse_duration_us};
 pub const ATTR: Attribute = Attribute {
     key: "scrub_interval",
     values: "0 or 1m–365d",
-    default: "7d",
+    default: Fallback::Text("7d"),
     online: Online::Yes,
     since: "0.1",
     help: "how often all replicas are read whole, verified and compared; 0: only when asked for",
-    check,
+    check: |v| parse(v).map(|v| text(&v)),
 };
 
-fn check(value: &str) -> Result<String, String> {
-    let us = parse_duration_us(value)?;
-    if us == 0 {
-        return Ok("0".into());
+/// Microseconds from one scrub to the next; 0: only when asked for.
+pub type Value = u64;
+
+pub(super) fn parse(v: &str) -> Result<Value, String> {
+    match parse_duration_us(v)? {
+        0 => Ok(0),
+        _ => duration(v, "1m", "365d").map_err(|e| e.replace("outside 1m", "neither 0 nor from 1m")),
     }
-    if !(60_000_000..=365 * 86_400_000_000).contains(&us) {
-        return Err(format!("{value} is neither 0 nor from 1m to 365d"));
+}
+
+pub(super) fn text(v: &Value) -> String {
+    match v {
+        0 => "0".into(),
+        us => format_duration_us(*us),
     }
-    Ok(format_duration_us(us))
 }

@@ -6,9 +6,20 @@ use super::*;
 pub const ATTR: Attribute = Attribute {
     key: "sticky",
     values: "true, false",
-    default: "false",
+    default: Fallback::Text("false"),
     online: Online::Yes,
     since: "0.1",
     help: "refuse to delete the volume until this is set back",
-    check: boolean,
+    check: |v| parse(v).map(|v| text(&v)),
 };
+
+/// Refuse deletion?
+pub type Value = bool;
+
+pub(super) fn parse(v: &str) -> Result<Value, String> {
+    boolean(v)
+}
+
+pub(super) fn text(v: &Value) -> String {
+    v.to_string()
+}

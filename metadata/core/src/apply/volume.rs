@@ -57,7 +57,7 @@ impl ClusterState {
             VolumeRecord {
                 id,
                 name: name.clone(),
-                attrs: attrs.clone(),
+                attrs: hf_policy::policy::settled(attrs),
                 size: policy.size,
                 lineage: *lineage,
                 term: Term(0),
