@@ -2,10 +2,11 @@
 //! heartbeats.
 
 use crate::raft_loop::{MetaHandle, Proposed};
+use hf_meta_core::limits::{Going, room};
 use hf_meta_core::plan::Liveness;
-use hf_meta_core::{ClusterState, Envelope};
+use hf_meta_core::{ClusterState, Command, Envelope, Refusal};
 use hf_meta_proto::pb::{self, peer_server::Peer};
-use hf_policy::{ClusterId, DiskId, NodeId, RequestId};
+use hf_policy::{ClusterId, DiskId, NodeId, RequestId, Rid, VolumeId};
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -16,6 +17,8 @@ use tonic::{Request, Response, Status};
 
 /// A node is taken for dead after this silence (protocol §10).
 pub const T_DEAD: Duration = Duration::from_secs(5);
+/// After so long who was allowed a sync has told of it, or does not do it.
+const TOLD: Duration = Duration::from_secs(3);
 
 /// The leader's soft state: who was heard when. Only ever used for when to act, never for what is true.
 #[derive(Default)]
@@ -23,6 +26,8 @@ pub struct Heard {
     nodes: BTreeMap<NodeId, Instant>,
     used: BTreeMap<DiskId, u64>,
     syncs: BTreeMap<NodeId, Vec<pb::SyncProgress>>,
+    /// Syncs that were allowed lately: those who do them may not have told yet.
+    allowed: BTreeMap<Going, Instant>,
     /// The Raft term in which this node leads and hears.
     term: u64,
 }
@@ -49,12 +54,30 @@ impl Heard {
         self.syncs.iter().filter(|(n, _)| up.contains(n)).flat_map(|(_, s)| s.clone()).collect()
     }
 
+    /// May this begin now? Only what fills replicas is ever told to wait.
+    pub fn admit(&mut self, state: &ClusterState, cmd: &Command) -> Result<(), Refusal> {
+        let Some(want) = Going::of(cmd) else { return Ok(()) };
+        self.allowed.retain(|_, t| t.elapsed() < TOLD);
+        let told = self.syncs().into_iter().filter(|s| s.rid != 0).map(|s| Going {
+            vol: VolumeId(s.vol),
+            shard: s.shard,
+            rid: Rid(s.rid),
+        });
+        let mut going: Vec<Going> = told.filter(|g| g.is_recorded(state)).chain(self.allowed.keys().copied()).collect();
+        going.sort();
+        going.dedup();
+        room(state, &going, self.liveness().up.len(), want)?;
+        self.allowed.insert(want, Instant::now());
+        Ok(())
+    }
+
     /// Asked before anything else by whoever leads: a new leader knows nobody yet, and everyone is given the time of a death
     /// before being taken for dead. Without that, volumes would be taken from nodes that live.
     pub fn lead(&mut self, term: u64, all: impl Iterator<Item = NodeId>) {
         if self.term != term {
             self.term = term;
             self.nodes = all.map(|n| (n, Instant::now())).collect();
+            self.allowed.clear();
         }
     }
 }
@@ -89,10 +112,23 @@ impl PeerService {
         Err(Status::permission_denied(format!("this node belongs to cluster {}, the caller to another", self.cluster)))
     }
 
+    /// Has it committed, or refuses it at once.
+    async fn decide(&self, env: Envelope) -> Proposed {
+        if !self.meta.status.borrow().is_leader {
+            return Proposed::NotLeader;
+        }
+        let state = self.meta.state.borrow().clone();
+        let admitted = self.heard.lock().map_or(Ok(()), |mut h| h.admit(&state, &env.cmd));
+        match admitted {
+            Ok(()) => self.meta.propose(env).await,
+            Err(busy) => Proposed::Outcome(Err(busy)),
+        }
+    }
+
     async fn propose_here(&self, bytes: &[u8]) -> Result<pb::ProposeReply, Status> {
         let env = Envelope::decode(bytes).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let mut reply = pb::ProposeReply::default();
-        match self.meta.propose(env).await {
+        match self.decide(env).await {
             Proposed::Outcome(o) => {
                 reply.outcome = serde_json::to_vec(&o).map_err(|e| Status::internal(e.to_string()))?;
             }

@@ -284,6 +284,10 @@ async fn propose_change(m: &Member, shard: ShardId, session: SessionId, cmd: Com
     let outcome = match m.propose_new(cmd).await {
         Ok(Ok(_)) => Proposed::Done,
         Ok(Err(Refusal::StaleTerm { .. } | Refusal::NotAttached)) => Proposed::Stale,
+        Ok(Err(Refusal::Busy(why))) => {
+            tracing::debug!(shard = %shard, "a sync waits: {why}");
+            Proposed::Busy
+        }
         Ok(Err(e)) => {
             tracing::info!("a change of a volume's replicas was refused: {e}");
             Proposed::Retry

@@ -108,3 +108,41 @@ fn a_returned_replica_catches_up_under_load_and_then_carries_the_volume() {
     in_sync(&c, "v", 3);
     model.check(&mut nbd);
 }
+
+/// Six volumes, attached on two nodes, have a replica on a node that returns: its disk receives two of them at once, whoever
+/// coordinates them, and in the end all.
+#[test]
+fn the_return_of_a_node_is_no_storm() {
+    const VOLUMES: usize = 6;
+    let mut c = Cluster::new(3);
+    let name = |i: usize| format!("v{i}");
+    let mut users: Vec<Nbd> = Vec::new();
+    for i in 0..VOLUMES {
+        c.ok(&["volume", "create", &name(i), "size=64MiB", "rebuild_impact=0%"]);
+        c.ok(&["volume", "attach", &name(i), "--node", ["n1", "n2"][i % 2]]);
+        users.push(Nbd::connect(&c.nodes[i % 2].nbd, &name(i)).unwrap());
+    }
+    c.nodes[2].kill();
+    for nbd in &mut users {
+        for at in 0..40 {
+            nbd.write(at << 20, &[at as u8 + 1; 1 << 20]).unwrap();
+        }
+    }
+    c.nodes[2].start();
+    let mut most = 0;
+    until("all to be back in sync", || {
+        let s = c.status()?;
+        let at_once = s["syncs"].as_array().unwrap().len();
+        most = most.max(at_once);
+        assert!(at_once <= 2, "{at_once} syncs to one disk: {}", s["syncs"]);
+        let left = s["volumes"].as_object().unwrap().values().flat_map(|v| {
+            v["shards"][0]["replicas"].as_object().unwrap().values().filter(|r| r["state"] != "in_sync").cloned()
+        });
+        let left = left.count();
+        if left == 0 { Ok(()) } else { Err(format!("{left} replicas are out: {}", s["syncs"])) }
+    });
+    println!("{VOLUMES} replicas of one disk caught up, {most} at once at most");
+    c.nodes[0].kill();
+    c.nodes[1].kill();
+    drop(users);
+}

@@ -459,6 +459,9 @@ pub enum Refusal {
     /// Protected.
     #[error("volume {0} is sticky; set sticky=false before deleting it")]
     Sticky(String),
+    /// As much of it goes on as may at once: to be asked again a little later.
+    #[error("not now: {0}")]
+    Busy(String),
     /// Wrong in itself.
     #[error("{0}")]
     Invalid(String),
@@ -467,7 +470,7 @@ pub enum Refusal {
 impl HasFate for Refusal {
     fn fate(&self) -> Fate {
         match self {
-            Refusal::EpochMismatch { .. } | Refusal::NotReady(_) => Fate::Retry,
+            Refusal::EpochMismatch { .. } | Refusal::NotReady(_) | Refusal::Busy(_) => Fate::Retry,
             Refusal::StaleTerm { .. } | Refusal::NotAttached => Fate::Abort,
             Refusal::LastReplica
             | Refusal::Attached { .. }

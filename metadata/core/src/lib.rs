@@ -11,6 +11,7 @@
 //! | [`apply`] | what each command does, and when it is refused |
 //! | [`plan`] | leader-side decisions made before proposing: placement of new volumes and shards |
 //! | [`repair`] | leader-side decisions about replicas: make, move, remove |
+//! | [`limits`] | how many replicas are filled at once |
 //! | [`mutant`] | rules broken on purpose, for the mutation test |
 //! | [`image`] | the snapshot encoding, versioned |
 //! | [`view`] | queries, and watch deltas by revision |
@@ -18,6 +19,7 @@
 pub mod apply;
 pub mod command;
 pub mod image;
+pub mod limits;
 pub mod mutant;
 pub mod plan;
 pub mod record;

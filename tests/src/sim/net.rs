@@ -104,10 +104,13 @@ impl Sim {
             }
             Net::Proposal { from, session, cmd } => {
                 let over = self.record().session != Some(session);
-                let outcome = match self.apply(cmd) {
+                // In every fifth second others go first: the leader allows no sync to begin.
+                let busy = matches!(cmd, Command::SyncStart { .. }) && self.now.0 / 1_000_000 % 5 == 0;
+                let outcome = match if busy { Err(Refusal::Busy(String::new())) } else { self.apply(cmd) } {
                     Ok(_) if over => return Err("a change was taken from an attachment that is over".into()),
                     Ok(_) => co::Proposed::Done,
                     Err(Refusal::StaleTerm { .. } | Refusal::NotAttached) => co::Proposed::Stale,
+                    Err(Refusal::Busy(_)) => co::Proposed::Busy,
                     Err(_) => co::Proposed::Retry,
                 };
                 self.send(Net::Answer { to: from, session, outcome });

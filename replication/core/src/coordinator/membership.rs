@@ -100,12 +100,17 @@ impl Coordinator {
         out.push(Output::Propose { epoch, term, change });
     }
 
-    pub(super) fn on_proposed(&mut self, now: Tick, outcome: Proposed) {
+    pub(super) fn on_proposed(&mut self, now: Tick, outcome: Proposed, out: &mut Vec<Output>) {
         let Some(p) = self.proposal.as_mut() else { return };
         match outcome {
             // The record itself is what counts; if it does not come, the proposal is repeated.
             Proposed::Done | Proposed::Unknown => p.until = p.until.min(now.plus(PROPOSAL)),
             Proposed::Retry | Proposed::Stale => p.until = now.plus(AGAIN),
+            // The place is free for a change that is needed more.
+            Proposed::Busy => {
+                self.proposal = None;
+                self.sync_refused(now, out);
+            }
         }
         self.next_tick = self.next_tick.min(now.plus(AGAIN));
     }

@@ -131,7 +131,7 @@ impl Coordinator {
             Input::PeerUp { rid, boot } => self.peer_up(now, rid, boot, out),
             Input::PeerDown { rid } => self.peer_down(now, rid),
             Input::Record(r) => self.on_record(now, r, out),
-            Input::Proposed(p) => self.on_proposed(now, p),
+            Input::Proposed(p) => self.on_proposed(now, p, out),
             Input::SyncGo => self.permit = sync::Permit::Granted,
             Input::Stop => self.stop(now, out),
             Input::Tick => {}

@@ -219,6 +219,8 @@ pub enum Proposed {
     Done,
     /// Refused: look at the record and decide again.
     Retry,
+    /// Refused for now: others go first. Only a sync's beginning is.
+    Busy,
     /// Refused: this term is over.
     Stale,
     /// No answer: it may or may not be committed. The record will tell.

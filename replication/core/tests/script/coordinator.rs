@@ -143,6 +143,7 @@ impl World {
         self.step(Input::Proposed(match how {
             "done" => Proposed::Done,
             "retry" => Proposed::Retry,
+            "busy" => Proposed::Busy,
             "stale" => Proposed::Stale,
             "unknown" => Proposed::Unknown,
             other => panic!("{other} is no outcome of a proposal"),

@@ -386,6 +386,14 @@ impl Coordinator {
         }
     }
 
+    /// Others go first: this node's turn goes to another shard of it, and this one asks again soon.
+    pub(super) fn sync_refused(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let Some(s) = self.sync.take_if(|s| s.stage == SyncStage::Proposed) else { return };
+        self.sync_retry.insert(s.rid, (now.plus(SYNC_RETRY), SYNC_RETRY));
+        self.permit = Permit::None;
+        out.push(Output::SyncOver);
+    }
+
     /// Ends the attempt without a join; everything it did is harmless.
     pub(super) fn end_sync(&mut self, now: Tick, out: &mut Vec<Output>) {
         let Some(s) = self.sync.take() else { return };

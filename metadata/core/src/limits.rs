@@ -1,0 +1,62 @@
+//! How many replicas are filled or caught up at once, in the whole cluster and on one disk: the return of a node, or the loss of a
+//! third of them, must cause no storm.
+//!
+//! The leader decides it when a coordinator wants to begin (`SyncStart`): it alone sees all of them. Who is refused asks again a little
+//! later. What the leader counts is what it was told, so it may be wrong for a moment; nothing but speed hangs on it.
+
+use crate::command::{Command, Refusal};
+use crate::record::{ClusterState, ReplicaState};
+use hf_policy::{DiskId, Rid, VolumeId};
+
+/// Syncs at once for each node that is up.
+pub const SYNCS_PER_NODE: usize = 2;
+/// Syncs at once that one disk receives.
+pub const SYNCS_PER_DISK: usize = 2;
+
+/// A sync that goes on, as far as the leader knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Going {
+    /// Which volume.
+    pub vol: VolumeId,
+    /// Which shard.
+    pub shard: u32,
+    /// Who receives.
+    pub rid: Rid,
+}
+
+impl Going {
+    /// What a command would begin.
+    pub fn of(cmd: &Command) -> Option<Going> {
+        match cmd {
+            Command::SyncStart { vol, shard, rid, .. } => Some(Going { vol: *vol, shard: *shard, rid: *rid }),
+            _ => None,
+        }
+    }
+
+    /// The disk that receives, if the record says that it still has something to receive.
+    fn receiver(&self, state: &ClusterState) -> Option<DiskId> {
+        let r = state.volumes.get(&self.vol)?.shards.get(self.shard as usize)?.replicas.get(&self.rid)?;
+        (!r.in_sync()).then_some(r.disk)
+    }
+
+    /// Is it on record that it has begun?
+    pub fn is_recorded(&self, state: &ClusterState) -> bool {
+        let shard = state.volumes.get(&self.vol).and_then(|v| v.shards.get(self.shard as usize));
+        let replica = shard.and_then(|s| s.replicas.get(&self.rid));
+        replica.is_some_and(|r| matches!(r.state, ReplicaState::Syncing { .. }))
+    }
+}
+
+/// May `want` begin beside those that go on, with so many nodes up?
+pub fn room(state: &ClusterState, going: &[Going], up: usize, want: Going) -> Result<(), Refusal> {
+    let Some(disk) = want.receiver(state) else { return Ok(()) };
+    let others: Vec<DiskId> = going.iter().filter(|g| **g != want).filter_map(|g| g.receiver(state)).collect();
+    if others.iter().filter(|d| **d == disk).count() >= SYNCS_PER_DISK {
+        return Err(Refusal::Busy(format!("disk #{disk} receives {SYNCS_PER_DISK} replicas already")));
+    }
+    let most = SYNCS_PER_NODE * up.max(1);
+    if others.len() >= most {
+        return Err(Refusal::Busy(format!("{most} replicas are being filled already, as many as {up} nodes may")));
+    }
+    Ok(())
+}
