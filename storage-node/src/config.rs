@@ -45,6 +45,9 @@ pub struct NodeArgs {
     /// Bad blocks that a disk may meet before what it holds is moved elsewhere (default 256; 0: any number).
     #[arg(long, env = "HOLDFAST_DISK_ERROR_BUDGET")]
     pub disk_error_budget: Option<u64>,
+    /// NBD connections at once, of all volumes; more are closed at once (default 10000).
+    #[arg(long, env = "HOLDFAST_NBD_CONNECTIONS")]
+    pub nbd_connections: Option<usize>,
     /// Memory of each disk for writes that are durable in its journal and not in their place yet (default 64MiB); more writes wait.
     #[arg(long, env = "HOLDFAST_WRITE_MEMORY")]
     pub write_memory: Option<String>,
@@ -80,6 +83,8 @@ pub struct Config {
     pub nbd: String,
     /// NBD Unix socket.
     pub nbd_socket: Option<PathBuf>,
+    /// NBD connections at once.
+    pub nbd_connections: usize,
     /// Metrics address.
     pub http: Option<String>,
     /// Reactors.
@@ -181,6 +186,10 @@ impl Config {
         if reactors == 0 || reactors > 256 {
             check.0.push(format!("reactors = {reactors} is not from 1 to 256"));
         }
+        let nbd_connections = args.nbd_connections.or(file.nbd_connections).unwrap_or(10_000);
+        if nbd_connections == 0 || nbd_connections > 1_000_000 {
+            check.0.push(format!("nbd_connections = {nbd_connections} is not from 1 to 1000000"));
+        }
         let cfg = Config {
             name,
             data_dir,
@@ -189,6 +198,7 @@ impl Config {
             nbd: check.address("nbd", args.nbd.or(file.nbd), "127.0.0.1:10809"),
             http: args.http.or(file.http).map(|v| check.address("http", Some(v), "")),
             nbd_socket: args.nbd_socket.or(file.nbd_socket),
+            nbd_connections,
             reactors,
             disk_options: DiskOptions {
                 force_threads: backend == "threads",

@@ -8,11 +8,12 @@ use hf_frontends::nbd::{Agreed, ExportInfo, Exports, Handshake, Next};
 use hf_policy::{DiskId, SessionId, VolumeId};
 use hf_repl_core::wire::{MAX_VERSION, MIN_VERSION, Refused};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How long a negotiation may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -79,6 +80,36 @@ impl ExportTable {
     }
 }
 
+/// Room for NBD connections: each holds a seat from before its negotiation to its end.
+pub struct Seats {
+    room: Arc<Semaphore>,
+    refused: AtomicU64,
+}
+
+impl Seats {
+    /// So many.
+    pub fn new(most: usize) -> Seats {
+        Seats { room: Arc::new(Semaphore::new(most)), refused: AtomicU64::new(0) }
+    }
+
+    fn take(&self) -> Option<OwnedSemaphorePermit> {
+        let seat = self.room.clone().try_acquire_owned().ok();
+        if seat.is_none() {
+            let n = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
+            // Once, twice, four times…: who comes again and again does not fill the log.
+            if n.is_power_of_two() {
+                tracing::warn!(refused = n, "an NBD connection was closed at once: nbd_connections are open already");
+            }
+        }
+        seat
+    }
+
+    /// Connections that found no room.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+}
+
 struct View<'a>(&'a Member);
 
 impl Exports for View<'_> {
@@ -127,9 +158,9 @@ async fn negotiate<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-fn hand_over(m: &Member, agreed: Agreed, rest: Vec<u8>, stream: NbdStream) {
+fn hand_over(m: &Member, agreed: Agreed, rest: Vec<u8>, stream: NbdStream, seat: OwnedSemaphorePermit) {
     let Some(e) = m.exports.get(&agreed.export.name) else { return };
-    m.reactors[e.reactor].send(Mail::Nbd { stream, agreed: Box::new(agreed), vol: e.vol, rest });
+    m.reactors[e.reactor].send(Mail::Nbd { stream, agreed: Box::new(agreed), vol: e.vol, rest, seat });
 }
 
 /// Negotiates, then hands the socket over.
@@ -138,10 +169,11 @@ async fn serve_nbd<S: AsyncRead + AsyncWrite + Unpin>(
     mut s: S,
     into: fn(S) -> std::io::Result<NbdStream>,
 ) {
+    let Some(seat) = m.seats.take() else { return };
     match tokio::time::timeout(PATIENCE, negotiate(&m, &mut s)).await {
         Ok(Ok(Some((agreed, rest)))) => {
             if let Ok(s) = into(s) {
-                hand_over(&m, agreed, rest, s);
+                hand_over(&m, agreed, rest, s, seat);
             }
         }
         Ok(Ok(None)) => {}

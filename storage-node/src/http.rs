@@ -133,6 +133,8 @@ async fn metrics(State(node): State<Arc<Node>>) -> String {
         "1 while space is set aside for the metadata; 0 when the file system of data_dir is full.",
     );
     p.line("data_dir_reserve", "", u64::from(node.dir.reserve().held()));
+    p.head("nbd_refused_total", "counter", "NBD connections closed at once because nbd_connections were open.");
+    p.line("nbd_refused_total", "", m.seats.refused());
     p.head("nbd_connections", "gauge", "NBD connections.");
     p.line("nbd_connections", "", status.iter().map(|s| s.connections as u64).sum());
     let disks: Vec<_> = status.iter().flat_map(|s| &s.disks).collect();

@@ -2,7 +2,7 @@
 //! told to stop.
 
 use crate::config::Config;
-use crate::export::ExportTable;
+use crate::export::{ExportTable, Seats};
 use crate::identity::{DataDir, Identity, random};
 use crate::reactor;
 use hf_meta::service::{Heard, PeerService};
@@ -43,6 +43,8 @@ pub struct Member {
     pub reactors: Vec<reactor::Handle>,
     /// What this node exports now.
     pub exports: ExportTable,
+    /// Room for NBD connections.
+    pub seats: Seats,
     /// Which reactor has which disk.
     pub disk_reactor: Mutex<std::collections::BTreeMap<hf_policy::DiskId, usize>>,
     /// Disks that could not be opened, and why.
@@ -176,8 +178,21 @@ fn bind_socket(path: &Path) -> anyhow::Result<UnixListener> {
     UnixListener::bind(path).map_err(|e| named(e.to_string()))
 }
 
+/// As many descriptors as the system allows: every connection takes one, and the usual first limit is 1024.
+fn raise_descriptors() {
+    // SAFETY: fills, and hands back, a local struct.
+    unsafe {
+        let mut l = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut l) == 0 {
+            l.rlim_cur = l.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const l);
+        }
+    }
+}
+
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(cfg: Config) -> anyhow::Result<()> {
+    raise_descriptors();
     let dir = DataDir::open(&cfg.data_dir)?;
     let identity = dir.identity()?;
     let api = bind("api", &cfg.api).await?;
@@ -358,6 +373,7 @@ impl Node {
             heard: Arc::default(),
             reactors: reactors?,
             exports: ExportTable::default(),
+            seats: Seats::new(self.cfg.nbd_connections),
             disk_reactor: Mutex::default(),
             broken: Mutex::default(),
         });

@@ -4,7 +4,7 @@
 use crate::identity::random;
 use crate::node::Member;
 use crate::reactor::{Mail, VolumeStatus};
-use hf_meta_core::command::DrainOf;
+use hf_meta_core::command::Job;
 use hf_meta_core::record::{ClusterState, DiskState, NodeMode, ReplicaRecord, VolumeRecord};
 use hf_meta_core::repair::{Step, steps};
 use hf_meta_core::{Command, Refusal};
@@ -174,13 +174,17 @@ pub fn change(state: &ClusterState, what: Option<What>, up: &BTreeSet<NodeId>) -
             let said = if r.draining { "is being drained" } else { "is in use again" };
             (Command::SetDiskDraining { disk: disk(r.disk)?, draining: r.draining }, format!("disk {} {said}", r.disk))
         }
-        Some(What::PauseDrain(r)) => {
-            let (of, name) = match r.node.as_str() {
-                "" => (DrainOf::Disk(disk(r.disk)?), format!("disk {}", r.disk)),
-                name => (DrainOf::Node(node(name)?), format!("node {name}")),
+        Some(What::PauseJob(r)) => {
+            let scrubbed = || state.volume_named(&r.scrub).map(|v| v.id).ok_or_else(|| not_found("volume", &r.scrub));
+            let (of, name) = match (r.node.as_str(), r.scrub.as_str(), r.disk, r.rebalance) {
+                ("", "", 0, true) => (Job::Rebalance, "rebalancing".to_string()),
+                ("", "", 0, false) => (Job::Replica(Rid(r.replica)), format!("replica {}", r.replica)),
+                ("", "", id, _) => (Job::Disk(disk(id)?), format!("the drain of disk {id}")),
+                ("", volume, ..) => (Job::Scrub(scrubbed()?), format!("the scrub of volume {volume}")),
+                (name, ..) => (Job::Node(node(name)?), format!("the drain of node {name}")),
             };
-            let word = if r.paused { "is held; what was begun is finished" } else { "goes on" };
-            (Command::PauseDrain { of, paused: r.paused }, format!("the drain of {name} {word}"))
+            let word = if r.paused { "is held; copies on their way arrive" } else { "goes on" };
+            (Command::PauseJob { of, paused: r.paused }, format!("{name} {word}"))
         }
         Some(What::RemoveDisk(id)) => (Command::RemoveDisk { disk: disk(id)? }, format!("disk {id} removed")),
         Some(What::RebuildPaused(paused)) => {

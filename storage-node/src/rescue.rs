@@ -152,6 +152,7 @@ fn restore_unknown(state: &mut ClusterState, found: &BTreeMap<Rid, Found>, notes
             out_since: v.epoch,
             leaving: false,
             moving: false,
+            paused: false,
         };
         v.shards[index as usize].replicas.insert(*rid, r);
         state.next.rid = state.next.rid.max(rid.0 + 1);

@@ -45,7 +45,9 @@ fn record() -> Record {
         in_sync: [(RID, MemberInfo { node: NodeId(1), store_uuid: StoreUuid(1) })].into(),
         out: Default::default(),
         leaving: Default::default(),
+        paused: Default::default(),
         scrub: None,
+        scrub_paused: false,
     }
 }
 

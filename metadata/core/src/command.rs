@@ -59,14 +59,20 @@ impl Envelope {
     }
 }
 
-/// What is being drained.
+/// A job: something that goes on until it is done, and can be held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum DrainOf {
-    /// A node.
+pub enum Job {
+    /// A node's drain.
     Node(NodeId),
-    /// A disk.
+    /// A disk's drain.
     Disk(DiskId),
+    /// Disks are evened out.
+    Rebalance,
+    /// A volume's scrub.
+    Scrub(VolumeId),
+    /// A replica is filled, caught up, or moved.
+    Replica(Rid),
 }
 
 /// Every mutation. Commands about a volume name the epoch they were decided on.
@@ -275,10 +281,11 @@ pub enum Command {
         /// Yes or no.
         draining: bool,
     },
-    /// Holds a node's or a disk's drain, or lets it go on.
-    PauseDrain {
-        /// Whose.
-        of: DrainOf,
+    /// Holds a job, or lets it go on. What was begun of it is finished, but a copy is not.
+    #[serde(alias = "pause_drain")]
+    PauseJob {
+        /// Which.
+        of: Job,
         /// Hold it.
         paused: bool,
     },
@@ -459,6 +466,9 @@ pub enum Refusal {
     /// Protected.
     #[error("volume {0} is sticky; set sticky=false before deleting it")]
     Sticky(String),
+    /// The present state does not allow it, or leaves nothing to do.
+    #[error("{0}")]
+    State(String),
     /// As much of it goes on as may at once: to be asked again a little later.
     #[error("not now: {0}")]
     Busy(String),
@@ -473,6 +483,7 @@ impl HasFate for Refusal {
             Refusal::EpochMismatch { .. } | Refusal::NotReady(_) | Refusal::Busy(_) => Fate::Retry,
             Refusal::StaleTerm { .. } | Refusal::NotAttached => Fate::Abort,
             Refusal::LastReplica
+            | Refusal::State(_)
             | Refusal::Attached { .. }
             | Refusal::Exists { .. }
             | Refusal::NotFound { .. }

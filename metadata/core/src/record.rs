@@ -154,6 +154,9 @@ pub struct ReplicaRecord {
     /// It should live elsewhere; it is as good as any as long as it is there.
     #[serde(default)]
     pub moving: bool,
+    /// An operator holds it: it is not filled now, or not moved.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 impl ReplicaRecord {
@@ -255,6 +258,9 @@ pub struct ScrubRecord {
     /// Shards that are through.
     #[serde(default)]
     pub done: BTreeMap<u32, ScrubReport>,
+    /// An operator holds it.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// The last scrub that came to its end.
@@ -434,6 +440,9 @@ pub struct ClusterState {
     /// Replicas are moved from full disks to empty ones until that gains nothing more.
     #[serde(default)]
     pub rebalancing: bool,
+    /// That is held.
+    #[serde(default)]
+    pub rebalance_paused: bool,
 }
 
 fn three() -> usize {
@@ -459,6 +468,7 @@ impl Default for ClusterState {
             voters: three(),
             rebuild_paused: false,
             rebalancing: false,
+            rebalance_paused: false,
         }
     }
 }

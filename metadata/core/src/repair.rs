@@ -68,16 +68,16 @@ pub fn standing(state: &ClusterState, live: &Liveness, policy: &Policy, r: &Repl
     let failing = matches!(disk.state, DiskState::Failing(_));
     // While its drain is held it counts where it is.
     let draining = disk.draining && !disk.drain_paused || node.mode == NodeMode::Draining && !node.drain_paused;
-    if r.leaving || r.moving || failing || draining || !allowed || !fits {
+    if r.leaving || (r.moving && !r.paused) || failing || draining || !allowed || !fits {
         return Standing::Move;
     }
     Standing::Keep
 }
 
-/// Is a drain that would move it held?
+/// Is what would move it held?
 fn held(state: &ClusterState, r: &ReplicaRecord) -> bool {
     let node = state.nodes.get(&r.node).is_some_and(|n| n.mode == NodeMode::Draining && n.drain_paused);
-    node || state.disks.get(&r.disk).is_some_and(|d| d.draining && d.drain_paused)
+    node || (r.moving && r.paused) || state.disks.get(&r.disk).is_some_and(|d| d.draining && d.drain_paused)
 }
 
 struct Shard<'a> {
@@ -103,6 +103,7 @@ pub fn steps(state: &ClusterState, live: &Liveness, salt: u64) -> Vec<Step> {
     let mut inv = inventory(state, live);
     let filling = |r: &&ReplicaRecord| {
         live.up.contains(&r.node)
+            && !r.paused
             && matches!(r.state, ReplicaState::Out { base } | ReplicaState::Syncing { base, .. } if base == hf_policy::Ver::ZERO)
     };
     // What nobody can fill now takes no part of the budget.
@@ -152,7 +153,7 @@ struct Limits<'a> {
     add: bool,
     /// Then what is moved goes only where that evens disks out.
     rebalancing: bool,
-    /// A drain of one of the shard's replicas is held.
+    /// What would move one of the shard's replicas is held.
     held: bool,
 }
 
@@ -233,14 +234,14 @@ fn place_one(
 
 /// Does a coordinator have something to do for the volume's replicas?
 pub fn needs_coordinator(state: &ClusterState, live: &Liveness, v: &VolumeRecord, policy: &Policy) -> bool {
-    if v.scrub.is_some() {
+    if v.scrub.as_ref().is_some_and(|s| !s.paused) {
         return true;
     }
     v.replicas().any(|(_, r)| {
         let works = state.disks.get(&r.disk).is_some_and(|d| !matches!(d.state, DiskState::Failed(_)));
         let there = live.up.contains(&r.node) && works;
         let gone = standing(state, live, policy, r) == Standing::Gone;
-        if r.in_sync() { r.leaving || gone } else { there && !r.leaving && r.store_uuid.is_some() }
+        if r.in_sync() { r.leaving || gone } else { there && !r.leaving && !r.paused && r.store_uuid.is_some() }
     })
 }
 

@@ -71,7 +71,7 @@ fn candidate<'a>(
 
 /// The next moves of a rebalancing, or its end.
 pub(crate) fn rebalance(state: &ClusterState, live: &Liveness, inv: &[DiskView], out: &mut Vec<Step>) {
-    if !state.rebalancing || state.rebuild_paused {
+    if !state.rebalancing || state.rebuild_paused || state.rebalance_paused {
         return;
     }
     let moving = state.volumes.values().flat_map(|v| v.replicas().map(|(_, r)| r)).filter(|r| r.moving).count();

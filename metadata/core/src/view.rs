@@ -25,9 +25,25 @@ pub enum Delta {
         removed: Vec<Removed>,
         /// New.
         events: Vec<Event>,
+        /// As they are now; absent from leaders of before it was told.
+        #[serde(default)]
+        settings: Option<Settings>,
     },
     /// Replace everything: the follower was too far behind.
     Whole(Box<ClusterState>),
+}
+
+/// What holds for the whole cluster and changes: so few that all of it is told with every delta.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Nodes that should vote.
+    pub voters: usize,
+    /// Replicas are neither made nor moved.
+    pub rebuild_paused: bool,
+    /// Disks are being evened out.
+    pub rebalancing: bool,
+    /// That is held.
+    pub rebalance_paused: bool,
 }
 
 /// A delta that does not fit the follower's revision; it asks again from its own.
@@ -61,6 +77,12 @@ impl ClusterState {
             tombstones: self.tombstones.values().filter(|r| newer(r.rev)).cloned().collect(),
             removed: self.removals.iter().filter(|(rev, _)| newer(*rev)).map(|(_, r)| *r).collect(),
             events: self.events.iter().filter(|e| newer(e.rev)).cloned().collect(),
+            settings: Some(Settings {
+                voters: self.voters,
+                rebuild_paused: self.rebuild_paused,
+                rebalancing: self.rebalancing,
+                rebalance_paused: self.rebalance_paused,
+            }),
         })
     }
 
@@ -76,7 +98,7 @@ impl ClusterState {
     pub fn follow(&mut self, delta: Delta) -> Result<(), Gap> {
         match delta {
             Delta::Whole(state) => *self = *state,
-            Delta::Changes { from, to, nodes, disks, volumes, tombstones, removed, events } => {
+            Delta::Changes { from, to, nodes, disks, volumes, tombstones, removed, events, settings } => {
                 if from != self.revision {
                     return Err(Gap { here: self.revision, delta: from });
                 }
@@ -92,6 +114,10 @@ impl ClusterState {
                         Removed::Node(n) => drop(self.nodes.remove(&n)),
                         Removed::Disk(d) => drop(self.disks.remove(&d)),
                     }
+                }
+                if let Some(s) = settings {
+                    (self.voters, self.rebuild_paused) = (s.voters, s.rebuild_paused);
+                    (self.rebalancing, self.rebalance_paused) = (s.rebalancing, s.rebalance_paused);
                 }
                 self.events.extend(events);
                 while self.events.len() > EVENTS_KEPT {

@@ -2,6 +2,7 @@
 //! exactly-once, followers converge by deltas, images round-trip.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use hf_meta_core::command::Job;
 use hf_meta_core::record::*;
 use hf_meta_core::{Command, Envelope, Refusal, Reply, image, plan};
 use hf_policy::attributes::Media;
@@ -188,6 +189,47 @@ fn a_volume_grows_into_new_shards() {
     assert!(!w.v(v).ready(), "the new shards' replicas are still to be made");
 }
 
+/// A command as nobody sane would give it; most are refused.
+fn anything(rnd: &mut impl FnMut(u64) -> u64, v: VolumeId, epoch: Epoch, term: Term) -> Command {
+    let rid = Rid(1 + rnd(5));
+    match rnd(18) {
+        11 => Command::Leave { vol: v, shard: 0, epoch, rid },
+        12 => Command::SetNodeMode { node: NodeId(1 + rnd(4)), mode: NodeMode::Draining },
+        13 => Command::RemoveNode { node: NodeId(1 + rnd(4)) },
+        14 => Command::SetVoters { voters: 1 + 2 * rnd(3) as usize },
+        15 => Command::PauseRebuild { paused: rnd(2) == 0 },
+        16 => Command::Rebalance { on: rnd(2) == 0 },
+        17 => {
+            let of = match rnd(5) {
+                0 => Job::Node(NodeId(1 + rnd(3))),
+                1 => Job::Disk(DiskId(1 + rnd(3))),
+                2 => Job::Rebalance,
+                3 => Job::Scrub(v),
+                _ => Job::Replica(rid),
+            };
+            Command::PauseJob { of, paused: rnd(2) == 0 }
+        }
+        0 => Command::Attach {
+            vol: v,
+            epoch,
+            node: NodeId(1 + rnd(3)),
+            session: SessionId(1 + rnd(3) as u128),
+            steal: rnd(2) == 0,
+            maintenance: rnd(4) == 0,
+        },
+        1 => Command::Detach { vol: v, session: SessionId(1 + rnd(3) as u128) },
+        2 | 3 => Command::Drop { vol: v, shard: 0, epoch, term, rids: vec![rid], base: Ver::ZERO },
+        4 => Command::SyncStart { vol: v, shard: 0, epoch, term, rid, sync_id: 1 },
+        5 => Command::Add { vol: v, shard: 0, epoch, term, rid, store_uuid: StoreUuid(1) },
+        6 => Command::AddReplica { vol: v, shard: 0, epoch, disk: DiskId(1 + rnd(4)) },
+        7 => Command::RemoveReplica { vol: v, shard: 0, epoch, rid },
+        8 => Command::ReplicaGone { rid },
+        9 => Command::SetDiskState { disk: DiskId(1 + rnd(4)), state: DiskState::Failed("x".into()) },
+        _ if rnd(6) == 0 => Command::DeleteVolume { vol: v, epoch },
+        _ => Command::Activated { vol: v, term },
+    }
+}
+
 /// Random commands: invariants hold after each, a follower fed deltas at random moments equals the source, and the image
 /// round-trips with equal bytes.
 #[test]
@@ -208,30 +250,7 @@ fn random_histories_keep_the_invariants_and_followers_converge() {
             let (epoch, term) = w.s.volumes.get(&v).map_or((Epoch(1), Term(0)), |r| (r.epoch, r.term));
             let epoch = if rnd(8) == 0 { Epoch(epoch.0.saturating_sub(1)) } else { epoch };
             let term = if rnd(8) == 0 { Term(term.0.saturating_sub(1)) } else { term };
-            let rid = Rid(1 + rnd(5));
-            let cmd = match rnd(14) {
-                11 => Command::Leave { vol: v, shard: 0, epoch, rid },
-                12 => Command::SetNodeMode { node: NodeId(1 + rnd(4)), mode: NodeMode::Draining },
-                13 => Command::RemoveNode { node: NodeId(1 + rnd(4)) },
-                0 => Command::Attach {
-                    vol: v,
-                    epoch,
-                    node: NodeId(1 + rnd(3)),
-                    session: SessionId(1 + rnd(3) as u128),
-                    steal: rnd(2) == 0,
-                    maintenance: rnd(4) == 0,
-                },
-                1 => Command::Detach { vol: v, session: SessionId(1 + rnd(3) as u128) },
-                2 | 3 => Command::Drop { vol: v, shard: 0, epoch, term, rids: vec![rid], base: Ver::ZERO },
-                4 => Command::SyncStart { vol: v, shard: 0, epoch, term, rid, sync_id: 1 },
-                5 => Command::Add { vol: v, shard: 0, epoch, term, rid, store_uuid: StoreUuid(1) },
-                6 => Command::AddReplica { vol: v, shard: 0, epoch, disk: DiskId(1 + rnd(4)) },
-                7 => Command::RemoveReplica { vol: v, shard: 0, epoch, rid },
-                8 => Command::ReplicaGone { rid },
-                9 => Command::SetDiskState { disk: DiskId(1 + rnd(4)), state: DiskState::Failed("x".into()) },
-                _ if rnd(6) == 0 => Command::DeleteVolume { vol: v, epoch },
-                _ => Command::Activated { vol: v, term },
-            };
+            let cmd = anything(&mut rnd, v, epoch, term);
             let _ = w.run(cmd);
             if rnd(5) == 0
                 && let Some(d) = w.s.delta_since(follower.revision)
@@ -247,6 +266,9 @@ fn random_histories_keep_the_invariants_and_followers_converge() {
             (&w.s.volumes, &w.s.disks, &w.s.tombstones),
             "seed {seed}"
         );
+        assert_eq!((&follower.nodes, &follower.events), (&w.s.nodes, &w.s.events), "seed {seed}");
+        let settings = |s: &ClusterState| (s.voters, s.rebuild_paused, s.rebalancing, s.rebalance_paused);
+        assert_eq!(settings(&follower), settings(&w.s), "seed {seed}");
         let bytes = image::encode(&w.s).unwrap();
         let back = image::decode(&bytes).unwrap();
         assert_eq!(back, w.s);

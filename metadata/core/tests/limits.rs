@@ -40,7 +40,9 @@ fn dropped(w: &mut World) -> Vec<Going> {
 #[test]
 fn neither_a_disk_nor_the_cluster_is_asked_for_more_than_it_may_take() {
     let mut w = World::new(1, 6);
-    (0..12).for_each(|i| drop(w.volume(&format!("v{i}"), "size=1GiB replicas=3")));
+    for i in 0..12 {
+        w.volume(&format!("v{i}"), "size=1GiB replicas=3");
+    }
     let wanted = dropped(&mut w);
     assert_eq!(wanted.len(), 24);
     let disk = |g: &Going| w.s.volumes[&g.vol].shards[0].replicas[&g.rid].disk;
@@ -67,7 +69,9 @@ fn neither_a_disk_nor_the_cluster_is_asked_for_more_than_it_may_take() {
 #[test]
 fn what_has_ended_takes_no_place() {
     let mut w = World::new(2, 3);
-    (0..6).for_each(|i| drop(w.volume(&format!("v{i}"), "size=1GiB replicas=3")));
+    for i in 0..6 {
+        w.volume(&format!("v{i}"), "size=1GiB replicas=3");
+    }
     let in_sync = all(&w);
     let wanted = dropped(&mut w);
     let first = w.s.disks.keys().next().copied().unwrap();

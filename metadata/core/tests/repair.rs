@@ -5,7 +5,7 @@
 mod world;
 
 use hf_meta_core::Command;
-use hf_meta_core::command::DrainOf;
+use hf_meta_core::command::Job;
 use hf_meta_core::record::*;
 use hf_meta_core::repair::{Step, steps};
 use hf_policy::policy::parse_pairs;
@@ -223,12 +223,9 @@ fn a_drain_that_is_held_begins_nothing_and_undoes_nothing() {
     let mut w = World::new(4, 5);
     let v = w.volume("v", "size=1GiB rebuild_after=10m");
     let of = w.s.volumes[&v].shards[0].replicas.values().next().unwrap().clone();
-    assert!(
-        w.run(Command::PauseDrain { of: DrainOf::Node(of.node), paused: true }).is_none(),
-        "it is not being drained"
-    );
+    assert!(w.run(Command::PauseJob { of: Job::Node(of.node), paused: true }).is_none(), "it is not being drained");
     w.run(Command::SetNodeMode { node: of.node, mode: NodeMode::Draining });
-    w.run(Command::PauseDrain { of: DrainOf::Node(of.node), paused: true }).unwrap();
+    w.run(Command::PauseJob { of: Job::Node(of.node), paused: true }).unwrap();
     assert_eq!(steps(&w.s, &w.live, 0), []);
     // Another replica is lost for good meanwhile: that is seen to all the same.
     let other = w.s.volumes[&v].shards[0].replicas.values().find(|r| r.node != of.node).unwrap().node;
@@ -239,20 +236,20 @@ fn a_drain_that_is_held_begins_nothing_and_undoes_nothing() {
     assert!(!nodes(&w).contains(&other) && nodes(&w).contains(&of.node), "{:?}", nodes(&w));
     assert_eq!(w.s.volumes[&v].shards[0].in_sync().len(), 3);
     // Held again in the middle: what it has brought stays.
-    w.run(Command::PauseDrain { of: DrainOf::Node(of.node), paused: false });
+    w.run(Command::PauseJob { of: Job::Node(of.node), paused: false });
     w.round();
-    w.run(Command::PauseDrain { of: DrainOf::Node(of.node), paused: true });
+    w.run(Command::PauseJob { of: Job::Node(of.node), paused: true });
     w.settle();
     assert!(nodes(&w).len() == 4 && nodes(&w).contains(&of.node), "{:?}", nodes(&w));
     w.live.up.insert(other);
     w.live.away.clear();
-    w.run(Command::PauseDrain { of: DrainOf::Node(of.node), paused: false });
+    w.run(Command::PauseJob { of: Job::Node(of.node), paused: false });
     w.settle();
     assert!(!nodes(&w).contains(&of.node) && nodes(&w).len() == 3);
     // The same of a disk; being in service again ends the hold too.
     let r = w.s.volumes[&v].shards[0].replicas.values().next().unwrap().clone();
     w.run(Command::SetDiskDraining { disk: r.disk, draining: true });
-    w.run(Command::PauseDrain { of: DrainOf::Disk(r.disk), paused: true }).unwrap();
+    w.run(Command::PauseJob { of: Job::Disk(r.disk), paused: true }).unwrap();
     assert_eq!(steps(&w.s, &w.live, 0), []);
     w.run(Command::SetDiskDraining { disk: r.disk, draining: false });
     assert!(!w.s.disks[&r.disk].drain_paused);

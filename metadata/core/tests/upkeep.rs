@@ -4,6 +4,7 @@
 mod world;
 
 use hf_meta_core::Command;
+use hf_meta_core::command::Job;
 use hf_meta_core::plan::inventory;
 use hf_meta_core::record::*;
 use hf_meta_core::repair::{Step, steps};
@@ -16,6 +17,70 @@ fn unevenness(w: &World) -> u64 {
     let placed: Vec<u64> = inventory(&w.s, &w.live).iter().map(|d| d.placed).collect();
     let (max, min) = (placed.iter().max().unwrap(), placed.iter().min().unwrap());
     (max - min) * 100 / max.max(&1)
+}
+
+#[test]
+fn a_held_job_stands_still_and_goes_on_where_it_was() {
+    let mut w = World::new(7, 4);
+    let v = w.volume("v", "size=1GiB replicas=2");
+    let of = |w: &World, rid: Rid| w.s.volumes[&v].shards[0].replicas.get(&rid).cloned();
+    let rids: Vec<Rid> = w.s.volumes[&v].replicas().map(|(_, r)| r.rid).collect();
+    let pause = |w: &mut World, of: Job, paused: bool| w.run(Command::PauseJob { of, paused });
+    for nothing in
+        [Job::Rebalance, Job::Scrub(v), Job::Replica(rids[0]), Job::Replica(Rid(99)), Job::Scrub(VolumeId(9))]
+    {
+        assert_eq!(pause(&mut w, nothing, true), None, "{nothing:?} does not go on");
+    }
+    // A move: held it is where it was, and what it brought already is not taken away again.
+    let epoch = |w: &World| w.s.volumes[&v].epoch;
+    let e = epoch(&w);
+    w.run(Command::Move { vol: v, shard: 0, epoch: e, rid: rids[0], moving: true }).unwrap();
+    w.round();
+    pause(&mut w, Job::Replica(rids[0]), true).unwrap();
+    w.settle();
+    assert!(of(&w, rids[0]).is_some_and(|r| r.in_sync() && !r.leaving), "a held move went on");
+    pause(&mut w, Job::Replica(rids[0]), false).unwrap();
+    w.settle();
+    assert_eq!(of(&w, rids[0]), None, "the move goes on");
+    // One that is out: nobody fills it, no node is asked to look after the volume for its sake, no budget is taken.
+    let v2 = w.s.volumes[&v].clone();
+    let session = SessionId(4);
+    let node = v2.replicas().next().unwrap().1.node;
+    w.run(Command::Attach { vol: v, epoch: v2.epoch, node, session, steal: true, maintenance: false }).unwrap();
+    let out = v2.replicas().nth(1).unwrap().1.rid;
+    let (e, term) = (epoch(&w), w.s.volumes[&v].term);
+    w.run(Command::Drop { vol: v, shard: 0, epoch: e, term, rids: vec![out], base: Ver::ZERO }).unwrap();
+    pause(&mut w, Job::Replica(out), true).unwrap();
+    w.run(Command::Detach { vol: v, session }).unwrap();
+    w.settle();
+    assert!(of(&w, out).is_some_and(|r| !r.in_sync() && r.paused) && w.s.volumes[&v].coordinator.is_none());
+    pause(&mut w, Job::Replica(out), false).unwrap();
+    w.settle();
+    assert!(of(&w, out).is_some_and(|r| r.in_sync()));
+    // A scrub.
+    let e = epoch(&w);
+    w.run(Command::Scrub { vol: v, epoch: e, on: true }).unwrap();
+    pause(&mut w, Job::Scrub(v), true).unwrap();
+    w.settle();
+    assert!(w.s.volumes[&v].scrub.is_some() && w.s.volumes[&v].coordinator.is_none());
+    pause(&mut w, Job::Scrub(v), false).unwrap();
+    w.settle();
+    assert!(w.s.volumes[&v].scrub.is_none() && w.s.volumes[&v].scrubbed.is_some());
+    // Rebalancing: nothing new is chosen.
+    for i in 0..12 {
+        w.volume(&format!("w{i}"), "size=9GiB replicas=2 nodes=n1,n2");
+    }
+    for vol in w.s.volumes.keys().copied().collect::<Vec<_>>() {
+        let (epoch, change) = (w.s.volumes[&vol].epoch, hf_policy::policy::parse_pairs(["nodes=default"]).unwrap());
+        w.run(Command::SetPolicy { vol, epoch, change, new_shards: vec![] }).unwrap();
+    }
+    w.run(Command::Rebalance { on: true }).unwrap();
+    pause(&mut w, Job::Rebalance, true).unwrap();
+    w.settle();
+    assert!(w.s.rebalancing && unevenness(&w) > 90, "{}", unevenness(&w));
+    pause(&mut w, Job::Rebalance, false).unwrap();
+    w.settle();
+    assert!(!w.s.rebalancing && unevenness(&w) <= 25, "{}", unevenness(&w));
 }
 
 #[test]

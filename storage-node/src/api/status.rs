@@ -27,7 +27,7 @@ impl Service {
             "leader": raft.leader, "is_leader": leads, "raft_term": raft.term,
             "voters": raft.voters, "voters_changing": raft.changing, "learners": raft.learners, "this_node": m.node,
             "up": live.up, "used": live.used, "away": live.away, "syncs": syncs, "rebuild_paused": state.rebuild_paused,
-            "rebalancing": state.rebalancing,
+            "rebalancing": state.rebalancing, "rebalance_paused": state.rebalance_paused,
             "nodes": state.nodes, "disks": state.disks, "volumes": state.volumes,
             "tombstones": state.tombstones, "attached_here": volumes, "disks_here": disks,
         }))

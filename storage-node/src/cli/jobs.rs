@@ -33,7 +33,7 @@ fn all(s: &Value) -> Vec<Job> {
         jobs.push(plain(
             "rebalance".into(),
             "cluster".into(),
-            "disks are evened out",
+            if s["rebalance_paused"] == true { "is held" } else { "disks are evened out" },
             format!("{moving} replicas on the move"),
         ));
     }
@@ -110,7 +110,7 @@ fn scrub(s: &Value, v: &Value) -> Option<Job> {
         id: format!("scrub/{name}"),
         about: name,
         node,
-        what: "is being scrubbed".into(),
+        what: if v["scrub"]["paused"] == true { "its scrub is held" } else { "is being scrubbed" }.into(),
         progress,
         left: "–".into(),
     })
@@ -128,6 +128,7 @@ fn replica(s: &Value, v: &Value, shard: u64, r: &Value) -> Option<Job> {
         .and_then(|l| l.iter().find(|x| x["volume"] == v["id"] && x["shard"] == shard && x["replica"] == r["rid"]));
     let what = match (in_sync, moving, sync.is_some()) {
         (true, false, _) => return None,
+        _ if r["paused"] == true => "is held",
         (true, true, _) => "leaves when the others are in sync",
         (false, true, _) => "is removed",
         (false, false, true) => "is brought in",
@@ -181,17 +182,37 @@ pub fn list(s: &Value, o: Format) -> Result<usize, Failure> {
 /// What holds a job, or lets it go on; without a name, all of them.
 pub fn pause(job: Option<String>, paused: bool) -> Result<What, Failure> {
     let Some(job) = job else { return Ok(What::RebuildPaused(paused)) };
-    let of = |node: &str, disk| What::PauseDrain(pb::PauseDrain { node: node.into(), disk, paused });
-    match job.split_once('/') {
-        Some(("node", name)) if !name.is_empty() => Ok(of(name, 0)),
-        Some(("disk", id)) if id.parse::<u64>().is_ok() => Ok(of("", id.parse().unwrap_or(0))),
-        _ => Err(Failure {
-            error: anyhow::anyhow!(
-                "{job}: only drains (node/NAME, disk/ID) are held one by one; give other jobs up with holdfast job cancel, or hold everything with holdfast job pause"
-            ),
-            code: 2,
-        }),
+    let mut what = pb::PauseJob { paused, ..Default::default() };
+    let known = match job.split_once('/') {
+        None => {
+            what.rebalance = true;
+            job == "rebalance"
+        }
+        Some(("node", name)) => {
+            what.node = name.into();
+            !name.is_empty()
+        }
+        Some(("scrub", volume)) => {
+            what.scrub = volume.into();
+            !volume.is_empty()
+        }
+        Some(("disk", id)) => {
+            what.disk = id.parse().unwrap_or(0);
+            what.disk > 0
+        }
+        Some(("replica", id)) => {
+            what.replica = id.parse().unwrap_or(0);
+            what.replica > 0
+        }
+        Some(_) => false,
+    };
+    if known {
+        return Ok(What::PauseJob(what));
     }
+    let error = anyhow::anyhow!(
+        "{job} names no job; holdfast job list shows what goes on: node/NAME, disk/ID, replica/ID, scrub/VOLUME, rebalance"
+    );
+    Err(Failure { error, code: 2 })
 }
 
 /// What gives a job up.

@@ -32,7 +32,12 @@ impl Threads {
                 std::process::abort();
             }
         };
-        Threads(Workers::new(THREADS, event, move |(tag, op)| (tag, run(&file, op))))
+        // Whatever happens, an operation has an outcome: one that is never answered would hold its clients for ever.
+        let outcome = move |op| {
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&file, op)));
+            done.unwrap_or_else(|_| Err(DiskError("the operation ended in a panic".into())))
+        };
+        Threads(Workers::new(THREADS, event, move |(tag, op)| (tag, outcome(op))))
     }
 
     pub(super) fn event(&self) -> &EventFd {

@@ -23,7 +23,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 /// How long an unreachable client may stay unnoticed. Longer than a replication link's: a client that leaves its receive window
 /// shut for so long is taken for one, too.
@@ -56,7 +56,14 @@ impl Drop for Conn {
 }
 
 /// Takes a negotiated connection over.
-pub(super) fn start(core: &CoreRef, stream: NbdStream, agreed: Agreed, vol: VolumeId, rest: Vec<u8>) {
+pub(super) fn start(
+    core: &CoreRef,
+    stream: NbdStream,
+    agreed: Agreed,
+    vol: VolumeId,
+    rest: Vec<u8>,
+    seat: OwnedSemaphorePermit,
+) {
     let intake = core.borrow().volumes.get(&vol).map(|h| h.intake.clone()).filter(|i| !i.is_closing());
     let Some(intake) = intake else { return };
     let core = core.clone();
@@ -71,6 +78,7 @@ pub(super) fn start(core: &CoreRef, stream: NbdStream, agreed: Agreed, vol: Volu
             NbdStream::Tcp(s) => over_tcp(s, begin, rest).await,
             NbdStream::Unix(s) => over_unix(s, begin, rest).await,
         };
+        drop(seat);
         if let Err(e) = served {
             tracing::debug!(volume = %vol, "NBD connection ended: {e}");
         }

@@ -174,7 +174,7 @@ fn handle(core: &CoreRef, mail: Mail) {
         Mail::AddDisk { disk, store, file, how } => {
             super::disk_host::add(core, disk, *store, file, how);
         }
-        Mail::Nbd { stream, agreed, vol, rest } => super::conn::start(core, stream, *agreed, vol, rest),
+        Mail::Nbd { stream, agreed, vol, rest, seat } => super::conn::start(core, stream, *agreed, vol, rest, seat),
         Mail::Data { stream, disk } => super::links::accept(core, stream, disk),
         Mail::StartVolume { vol, session } => super::volume_host::start(core, vol, session),
         Mail::State(state) => {

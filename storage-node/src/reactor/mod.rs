@@ -111,6 +111,8 @@ pub enum Mail {
         vol: VolumeId,
         /// Bytes read beyond the negotiation.
         rest: Vec<u8>,
+        /// Its place among the connections.
+        seat: tokio::sync::OwnedSemaphorePermit,
     },
     /// A replication connection for one of this reactor's disks, its hello read.
     Data {

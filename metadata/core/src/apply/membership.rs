@@ -72,6 +72,7 @@ impl ClusterState {
             return Err(Refusal::Invalid(format!("replica #{rid} is not syncing")));
         }
         r.state = ReplicaState::InSync;
+        r.paused &= r.moving;
         r.store_uuid = Some(*store_uuid);
         let (name, node) = (v.name.clone(), r.node);
         self.put_volume(v);
@@ -116,6 +117,7 @@ impl ClusterState {
                 out_since: v.epoch.next(),
                 leaving: false,
                 moving: false,
+                paused: false,
             },
         );
         self.next.rid += 1;

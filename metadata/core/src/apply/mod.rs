@@ -65,7 +65,7 @@ impl ClusterState {
             Command::SetNodeMode { node, mode } => self.set_node_mode(env.at_ms, *node, *mode),
             Command::RemoveNode { node } => self.remove_node(env.at_ms, *node),
             Command::SetDiskDraining { disk, draining } => self.set_disk_draining(env.at_ms, *disk, *draining),
-            Command::PauseDrain { of, paused } => self.pause_drain(env.at_ms, *of, *paused),
+            Command::PauseJob { of, paused } => self.pause_job(env.at_ms, *of, *paused),
             Command::RemoveDisk { disk } => self.remove_disk(env.at_ms, *disk),
             Command::SetVoters { voters } => {
                 if ![1, 3, 5].contains(voters) {

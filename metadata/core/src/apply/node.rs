@@ -1,6 +1,6 @@
 //! Nodes and disks.
 
-use crate::command::{Command, DrainOf, Envelope, Outcome, Refusal, Reply};
+use crate::command::{Command, Envelope, Outcome, Refusal, Reply};
 use crate::record::*;
 use hf_policy::policy::valid_name;
 use hf_policy::{ClusterId, DiskId, NodeId};
@@ -161,30 +161,6 @@ impl ClusterState {
         let name = self.node_name(node);
         let word = if draining { "is being drained" } else { "is in use again" };
         self.event(at_ms, "disk.draining", format!("{name}:{path}"), format!("disk {disk} of node {name} {word}"));
-        Ok(Reply::Done)
-    }
-
-    pub(super) fn pause_drain(&mut self, at_ms: u64, of: DrainOf, paused: bool) -> Outcome {
-        let rev = self.revision;
-        let not_found = |kind: &str, id: u64| Refusal::NotFound { kind: kind.into(), name: format!("#{id}") };
-        let (drains, name) = match of {
-            DrainOf::Node(id) => {
-                let n = self.nodes.get_mut(&id).ok_or_else(|| not_found("node", id.0))?;
-                let drains = n.mode == NodeMode::Draining;
-                (n.drain_paused, n.rev) = (drains && paused, rev);
-                (drains, format!("node {}", n.name))
-            }
-            DrainOf::Disk(id) => {
-                let d = self.disks.get_mut(&id).ok_or_else(|| not_found("disk", id.0))?;
-                (d.drain_paused, d.rev) = (d.draining && paused, rev);
-                (d.draining, format!("disk {id}"))
-            }
-        };
-        if !drains {
-            return Err(Refusal::Invalid(format!("{name} is not being drained")));
-        }
-        let word = if paused { "is held" } else { "goes on" };
-        self.event(at_ms, "drain", name.clone(), format!("the drain of {name} {word}"));
         Ok(Reply::Done)
     }
 

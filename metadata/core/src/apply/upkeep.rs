@@ -1,9 +1,10 @@
-//! Upkeep: scrubs, moves of replicas, rebalancing. What the records say is wanted; coordinators and the leader carry it out.
+//! Upkeep: scrubs, moves of replicas, rebalancing, and jobs that are held. What the records say is wanted; coordinators and the leader
+//! carry it out.
 
 use super::membership::{no_replica, no_shard};
-use crate::command::{Command, Envelope, Outcome, Refusal, Reply};
+use crate::command::{Command, Envelope, Job, Outcome, Refusal, Reply};
 use crate::record::*;
-use hf_policy::{Epoch, Rid, VolumeId};
+use hf_policy::{DiskId, Epoch, NodeId, Rid, VolumeId};
 
 impl ClusterState {
     pub(super) fn scrub(&mut self, at_ms: u64, vol: VolumeId, epoch: Epoch, on: bool) -> Outcome {
@@ -12,7 +13,8 @@ impl ClusterState {
             return Ok(Reply::Done);
         }
         let name = v.name.clone();
-        v.scrub = on.then(|| ScrubRecord { id: self.revision, since_ms: at_ms, done: Default::default() });
+        v.scrub =
+            on.then(|| ScrubRecord { id: self.revision, since_ms: at_ms, done: Default::default(), paused: false });
         self.put_volume(v);
         let text = if on { "scrub begins" } else { "scrub given up" };
         self.event(at_ms, "volume.scrub", name.clone(), format!("volume {name}: {text}"));
@@ -62,6 +64,7 @@ impl ClusterState {
             return Err(Refusal::Invalid(format!("replica #{rid} leaves already: its successor is in sync")));
         }
         r.moving = moving;
+        r.paused &= moving;
         self.put_volume(v);
         Ok(Reply::Done)
     }
@@ -70,9 +73,74 @@ impl ClusterState {
         if self.rebalancing == on {
             return Ok(Reply::Done);
         }
-        self.rebalancing = on;
+        (self.rebalancing, self.rebalance_paused) = (on, false);
         let text = if on { "replicas move from full disks to empty ones" } else { "rebalancing is over" };
         self.event(at_ms, "rebalance", "cluster", text);
         Ok(Reply::Done)
     }
+
+    pub(super) fn pause_job(&mut self, at_ms: u64, of: Job, paused: bool) -> Outcome {
+        let name = match of {
+            Job::Node(id) => self.pause_node(id, paused),
+            Job::Disk(id) => self.pause_disk(id, paused),
+            Job::Rebalance if self.rebalancing => {
+                self.rebalance_paused = paused;
+                Ok("the rebalancing".to_string())
+            }
+            Job::Rebalance => Err(Refusal::State("no rebalancing goes on".into())),
+            Job::Scrub(vol) => self.pause_scrub(vol, paused),
+            Job::Replica(rid) => self.pause_replica(rid, paused),
+        }?;
+        let word = if paused { "is held" } else { "goes on" };
+        self.event(at_ms, "job", name.clone(), format!("{name} {word}"));
+        Ok(Reply::Done)
+    }
+
+    fn pause_node(&mut self, id: NodeId, paused: bool) -> Result<String, Refusal> {
+        let rev = self.revision;
+        let n = self.nodes.get_mut(&id).ok_or_else(|| not_found("node", id.0))?;
+        if n.mode != NodeMode::Draining {
+            return Err(Refusal::State(format!("node {} is not being drained", n.name)));
+        }
+        (n.drain_paused, n.rev) = (paused, rev);
+        Ok(format!("the drain of node {}", n.name))
+    }
+
+    fn pause_disk(&mut self, id: DiskId, paused: bool) -> Result<String, Refusal> {
+        let rev = self.revision;
+        let d = self.disks.get_mut(&id).ok_or_else(|| not_found("disk", id.0))?;
+        if !d.draining {
+            return Err(Refusal::State(format!("disk {id} is not being drained")));
+        }
+        (d.drain_paused, d.rev) = (paused, rev);
+        Ok(format!("the drain of disk {id}"))
+    }
+
+    fn pause_scrub(&mut self, vol: VolumeId, paused: bool) -> Result<String, Refusal> {
+        let mut v = self.volumes.get(&vol).ok_or_else(|| not_found("volume", vol.0))?.clone();
+        let name = v.name.clone();
+        let Some(s) = v.scrub.as_mut() else {
+            return Err(Refusal::State(format!("volume {name} is not being scrubbed")));
+        };
+        s.paused = paused;
+        self.put_volume(v);
+        Ok(format!("the scrub of volume {name}"))
+    }
+
+    fn pause_replica(&mut self, rid: Rid, paused: bool) -> Result<String, Refusal> {
+        let holds = |v: &&VolumeRecord| v.replicas().any(|(_, r)| r.rid == rid);
+        let mut v = self.volumes.values().find(holds).ok_or_else(|| no_replica(rid))?.clone();
+        let Some(r) = v.shards.iter_mut().find_map(|s| s.replicas.get_mut(&rid)) else { return Err(no_replica(rid)) };
+        if r.in_sync() && !r.moving {
+            return Err(Refusal::State(format!("replica #{rid} is in sync and stays where it is: nothing goes on")));
+        }
+        r.paused = paused;
+        let name = format!("replica {rid} of volume {}", v.name);
+        self.put_volume(v);
+        Ok(name)
+    }
+}
+
+fn not_found(kind: &str, id: u64) -> Refusal {
+    Refusal::NotFound { kind: kind.into(), name: format!("#{id}") }
 }

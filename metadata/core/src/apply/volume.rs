@@ -26,6 +26,7 @@ impl ClusterState {
                     out_since: Epoch(0),
                     leaving: false,
                     moving: false,
+                    paused: false,
                 };
                 shard.replicas.insert(Rid(rid), replica);
                 rid += 1;

@@ -17,6 +17,7 @@ pub struct World {
     x: u64,
 }
 
+#[allow(dead_code, reason = "each test file uses what it needs")]
 impl World {
     pub fn new(seed: u64, nodes: u64) -> World {
         let mut w = World { s: ClusterState::default(), live: Liveness::default(), req: 0, x: seed * 2 + 1 };
@@ -84,7 +85,7 @@ impl World {
         let v = self.s.volumes[&vol].clone();
         let Some(a) = v.coordinator.clone().filter(|a| self.live.up.contains(&a.node)) else { return };
         let _ = a;
-        if let Some(s) = &v.scrub {
+        if let Some(s) = v.scrub.as_ref().filter(|s| !s.paused) {
             let (shard, epoch, term, id) = (s.done.len() as u32, v.epoch, v.term, s.id);
             let report = ScrubReport { chunks: 1, ..Default::default() };
             self.run(Command::Scrubbed { vol, shard, epoch, term, id, report });
@@ -106,7 +107,7 @@ impl World {
                 return;
             }
             let out = |r: &&ReplicaRecord| {
-                !r.in_sync() && !r.leaving && r.store_uuid.is_some() && self.live.up.contains(&r.node)
+                !r.in_sync() && !r.leaving && !r.paused && r.store_uuid.is_some() && self.live.up.contains(&r.node)
             };
             let Some(r) = s.replicas.values().find(out).cloned() else { continue };
             let e = epoch(self);

@@ -90,7 +90,7 @@ impl Coordinator {
             let change = Change::Scrubbed { id: s.id, report: s.report };
             return self.propose(now, change, out);
         }
-        if s.look.is_some() {
+        if s.look.is_some() || self.record.scrub_paused {
             return;
         }
         if let Some(chunk) = s.todo.front().copied() {

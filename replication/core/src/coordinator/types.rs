@@ -65,8 +65,12 @@ pub struct Record {
     pub out: BTreeMap<Rid, OutInfo>,
     /// Members that are not wanted any more: they are taken out when the others can do without them.
     pub leaving: BTreeSet<Rid>,
+    /// Replicas that are not to be filled now: an operator holds that.
+    pub paused: BTreeSet<Rid>,
     /// The scrub that is asked for and that this shard is not through with.
     pub scrub: Option<u64>,
+    /// It is held.
+    pub scrub_paused: bool,
 }
 
 impl Record {

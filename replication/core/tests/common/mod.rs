@@ -39,7 +39,9 @@ pub fn record(members: u64) -> Record {
         in_sync: (1..=members).map(member).collect(),
         out: Default::default(),
         leaving: Default::default(),
+        paused: Default::default(),
         scrub: None,
+        scrub_paused: false,
     }
 }
 

@@ -134,6 +134,9 @@ impl World {
         if let Some(t) = value(w, "leaving") {
             r.leaving = list(t).into_iter().map(Rid).collect();
         }
+        if let Some(t) = value(w, "paused") {
+            r.paused = list(t).into_iter().map(Rid).collect();
+        }
         self.record = Some(r.clone());
         self.open.retain(|o| r.in_sync.contains_key(&o.rid) || r.out.contains_key(&o.rid));
         self.step(Input::Record(r));

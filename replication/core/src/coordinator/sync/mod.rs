@@ -105,7 +105,10 @@ impl Coordinator {
             self.members.get(r).is_some_and(|m| m.up) && self.sync_retry.get(r).is_none_or(|(at, _)| now >= *at)
         };
         // Who is not wanted any more would be taken out again at once, and so for ever.
-        let wanted = |r: &Rid| !self.record.leaving.contains(r) || mutant::is(Mutant::SyncsWhoLeaves);
+        let wanted = |r: &Rid| {
+            let leaves = self.record.leaving.contains(r) && !mutant::is(Mutant::SyncsWhoLeaves);
+            !leaves && !self.record.paused.contains(r)
+        };
         let made = self.record.out.iter().filter(|(_, o)| o.store_uuid.is_some()).map(|(r, _)| *r);
         made.filter(wanted).find(ready)
     }
@@ -115,7 +118,8 @@ impl Coordinator {
         if self.phase != Phase::Serving || self.stopping || idle {
             return;
         }
-        if self.sync.as_ref().is_some_and(|s| s.failed.is_some() && s.stage != SyncStage::Joining) {
+        let over = |s: &Sync| s.failed.is_some() || self.record.paused.contains(&s.rid);
+        if self.sync.as_ref().is_some_and(|s| over(s) && s.stage != SyncStage::Joining) {
             self.end_sync(now, out);
         }
         match self.sync.as_ref().map(|s| s.stage) {
