@@ -30,6 +30,7 @@ fn config() -> co::Config {
         min_replicas: 1,
         replica_timeout: 1_000 * MS,
         read_from: ReadFrom::Local,
+        strict_reads: false,
         rebuild_impact: 20,
         nearest: vec![RID],
     }

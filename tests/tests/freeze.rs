@@ -79,6 +79,8 @@ fn a_frozen_coordinator_that_wakes_after_a_take_over_serves_nothing_old() {
     let mut took = Vec::new();
     for round in 0..4usize {
         let (old, new) = (round % 2, (round + 1) % 2);
+        // By leases, and without them.
+        c.ok(&["volume", "set", "v", &format!("strict_reads={}", round >= 2)]);
         let attach = |node: usize| c.cli(&["volume", "attach", "v", "--node", &c.nodes[node].name, "--force"]);
         until("the attachment", || attach(old));
         let mut nbd = connect(&c, old);

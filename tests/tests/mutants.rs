@@ -14,7 +14,7 @@ const HINTS: &[(Mutant, u64, &[&str])] = &[
     (Mutant::IgnoreStoreUuid, 1264, &LATER),
     (Mutant::SyncListsEarly, 974, &LATER),
     (Mutant::ShortLeaseAtReplica, 516, &LATER),
-    (Mutant::LeaseMarginIgnored, 129, &[]),
+    (Mutant::LeaseMarginIgnored, 1479, &[]),
 ];
 
 /// The first seed that notices, and how.

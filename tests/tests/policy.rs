@@ -133,6 +133,37 @@ fn a_read_only_volume_refuses_every_change() {
 }
 
 #[test]
+fn strict_reads_are_confirmed_and_can_be_changed_online() {
+    const READS: u64 = 300;
+    let c = Cluster::new(3);
+    c.ok(&["volume", "create", "v", "size=16MiB"]);
+    c.ok(&["volume", "attach", "v", "--node", "n1"]);
+    let mut nbd = connect(&c, 0, "v");
+    (0..16u8).for_each(|i| nbd.write(u64::from(i) << 20, &[i; 4096]).unwrap());
+    let waits = || metric(&c, 0, "volume_lease_waits_total", "volume=\"v\"");
+    let mut read = || {
+        let before = waits();
+        for i in 0..READS {
+            let at = i % 16;
+            assert_eq!(nbd.read(at << 20, 4096).unwrap(), vec![at as u8; 4096]);
+        }
+        waits() - before
+    };
+    for _ in 0..2 {
+        until("reads to rely on leases", || match read() {
+            n if n < READS / 10 => Ok(()),
+            n => Err(format!("{n} of {READS} reads waited")),
+        });
+        c.ok(&["volume", "set", "v", "strict_reads=true"]);
+        until("every read to be confirmed", || match read() {
+            READS => Ok(()),
+            n => Err(format!("{n} of {READS} reads waited")),
+        });
+        c.ok(&["volume", "set", "v", "strict_reads=default"]);
+    }
+}
+
+#[test]
 fn reads_come_from_where_the_policy_says() {
     let c = Cluster::new(3);
     c.ok(&["volume", "create", "v", "size=32MiB", "scrub_interval=0"]);

@@ -53,6 +53,8 @@ mutants! {
     DropCountsAtOnce,
     /// Reads are delivered without leases.
     ReadWithoutLease,
+    /// Strict reads rely on leases, and so on clocks.
+    StrictBelievesLeases,
     /// Reads take no lock.
     ReadWithoutLock,
     /// Writes take no lock.

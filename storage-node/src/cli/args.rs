@@ -125,14 +125,14 @@ pub(super) enum JobCommand {
         /// Its name in the list.
         job: String,
     },
-    /// Hold a drain, or, without a name, everything: no replica is made or moved and no scrub begun in the whole cluster.
+    /// Hold a job, or, without a name, everything: no replica is made or moved and no scrub begun in the whole cluster.
     Pause {
-        /// Its name in the list: node/NAME or disk/ID.
+        /// Its name in the list: node/NAME, disk/ID, replica/ID, scrub/VOLUME or rebalance.
         job: Option<String>,
     },
     /// Go on with it.
     Resume {
-        /// Its name in the list: node/NAME or disk/ID.
+        /// Its name in the list: node/NAME, disk/ID, replica/ID, scrub/VOLUME or rebalance.
         job: Option<String>,
     },
 }

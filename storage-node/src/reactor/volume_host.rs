@@ -170,6 +170,7 @@ impl Core {
                 min_replicas: policy.min_replicas,
                 replica_timeout: policy.replica_timeout,
                 read_from: policy.read_from,
+                strict_reads: policy.strict_reads,
                 rebuild_impact: policy.rebuild_impact,
                 nearest: nearest(&state, v, index, &id),
             };

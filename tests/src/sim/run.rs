@@ -75,7 +75,7 @@ pub enum Stores {
 }
 
 /// What can go wrong, by name: `HOLDFAST_SIM_OFF=crash,wipe` runs without it. The first ten have weights of their own.
-pub const FAULTS: [&str; 17] = [
+pub const FAULTS: [&str; 18] = [
     "loss",
     "duplicate",
     "crash",
@@ -93,10 +93,11 @@ pub const FAULTS: [&str; 17] = [
     "policy",
     "clocks",
     "unaligned",
+    "strict",
 ];
 
 /// What came later than the seeds that are kept because they once failed: without these they are the runs they were.
-pub const LATER: [&str; 4] = ["changes", "policy", "clocks", "unaligned"];
+pub const LATER: [&str; 5] = ["changes", "policy", "clocks", "unaligned", "strict"];
 
 /// One run, without some faults. If its verdict is an error it names what went wrong; the seed replays it.
 pub fn run_without(seed: u64, steps: u64, stores: Stores, off: &[String]) -> Result<Outcome, String> {

@@ -28,6 +28,8 @@ pub(super) struct Swarm {
     pub(super) policy: bool,
     /// Rates of the nodes' clocks, in parts of a million; none: all exact.
     rates: BTreeMap<u64, u64>,
+    /// Reads are strict, and clocks run as they like: up to four times as fast as they should, or as slow.
+    pub(super) strict: bool,
     /// The wall clock is off by so many milliseconds; none: there is none.
     pub(super) wall: Option<u64>,
     /// Clients ask for parts of blocks, and flush.
@@ -51,11 +53,18 @@ impl Swarm {
             1 => EXACT + RHO,
             _ => EXACT - RHO + rng.below(2 * RHO + 1),
         };
-        let rates = (1..=5).map(|n| (n, rate())).collect();
+        let mut rates: BTreeMap<u64, u64> = (1..=5).map(|n| (n, rate())).collect();
         let wall = rng.one_in(2).then_some(1 << 40);
         let cells = rng.one_in(3);
         let changes = changes && !is_off("changes");
-        let clocks = clocks && !is_off("clocks");
+        let mut clocks = clocks && !is_off("clocks");
+        // From another generator, so that seeds without it are what they were.
+        let mut wild = Rng::new(seed ^ 0x9e37_79b9_7f4a_7c15);
+        let strict = wild.one_in(6) && !is_off("strict");
+        if strict {
+            clocks = true;
+            rates.values_mut().for_each(|r| *r = EXACT / 4 << wild.below(5));
+        }
         Swarm {
             rng,
             spares: if changes { spares } else { 0 },
@@ -64,6 +73,7 @@ impl Swarm {
             hasty,
             policy: policy && !is_off("policy"),
             rates: if clocks { rates } else { BTreeMap::new() },
+            strict,
             wall: wall.filter(|_| clocks),
             cells: cells && !is_off("unaligned"),
             away: BTreeMap::new(),
@@ -75,6 +85,9 @@ impl Swarm {
         let mut attrs = vec!["size=4MiB".to_string(), "replicas=3".to_string()];
         if self.spares > 0 && self.hasty {
             attrs.push("rebuild_after=5s".into());
+        }
+        if self.strict {
+            attrs.push("strict_reads=true".into());
         }
         attrs.extend(self.io_attributes(3));
         attrs

@@ -318,6 +318,7 @@ impl Sim {
             min_replicas: policy.min_replicas,
             replica_timeout: 1_000_000,
             read_from: if self.swarm.policy { policy.read_from } else { read_from },
+            strict_reads: policy.strict_reads,
             rebuild_impact: 20,
             nearest,
         };

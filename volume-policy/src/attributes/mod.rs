@@ -23,6 +23,7 @@ pub mod replicas;
 pub mod scrub_interval;
 pub mod size;
 pub mod sticky;
+pub mod strict_reads;
 
 pub use exports::Exports;
 pub use failure_domain::FailureDomain;
@@ -73,6 +74,7 @@ attributes! {
     queue_depth,
     block_size,
     read_from,
+    strict_reads,
     read_only,
     sticky,
     exports,

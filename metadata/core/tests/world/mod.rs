@@ -129,6 +129,7 @@ impl World {
                     // What counts before must count afterwards: only a coordinator takes members out.
                     let before: usize =
                         self.s.volumes.values().flat_map(|v| &v.shards).map(|s| s.in_sync().len()).sum();
+                    self.make_before_break(&cmd);
                     self.run(cmd);
                     let after: usize = self.s.volumes.values().flat_map(|v| &v.shards).map(|s| s.in_sync().len()).sum();
                     assert_eq!(before, after);
@@ -148,6 +149,19 @@ impl World {
         vols.into_iter().for_each(|v| self.coordinator(v));
         self.agents();
         list.len()
+    }
+
+    /// Nobody is marked as leaving, or removed while it counts, before as many others are in sync as the policy asks for.
+    fn make_before_break(&self, cmd: &Command) {
+        let (Command::Leave { vol, shard, rid, .. } | Command::RemoveReplica { vol, shard, rid, .. }) = cmd else {
+            return;
+        };
+        let v = &self.s.volumes[vol];
+        let want = Policy::from_attrs(&v.attrs).unwrap().replicas as usize;
+        let all = &v.shards[*shard as usize].replicas;
+        let counts = all[rid].in_sync() && !all[rid].leaving;
+        let others = all.values().filter(|r| r.rid != *rid && r.in_sync() && !r.leaving).count();
+        assert!(!counts || others >= want, "{cmd:?} with {others} others in sync, {want} wanted");
     }
 
     pub fn settle(&mut self) {

@@ -1,5 +1,8 @@
-//! Leases: while every other member has promised to let no newer session in, what one member answers is current (I6).
+//! Leases: while every other member has promised to let no newer session in, what one member answers is current (I6). With strict
+//! reads they are signs of life only: then what one member answered is current if every other one says afterwards that it has let no
+//! newer session in. Questions have numbers that rise, so that an answer tells what it came after, whatever clocks do.
 
+use super::read::Arrived;
 use super::{Coordinator, Output, Phase};
 use crate::message::Msg;
 use crate::timing::{DEAD, IDLE_EVERY, LEASE, LEASE_EVERY, RECONNECT};
@@ -36,7 +39,10 @@ impl Coordinator {
             }
             m.lease_asked = true;
             m.lease_sent = now;
-            let msg = Msg::Lease { sent_at: now.0, stable: self.stable };
+            // (Several questions of one microsecond are told apart; a lease that is counted from one later than it was is so by that much.)
+            let sent_at = if self.cfg.strict_reads { now.0.max(self.asked + 1) } else { now.0 };
+            self.asked = self.asked.max(sent_at);
+            let msg = Msg::Lease { sent_at, stable: self.stable };
             out.push(Output::Send { rid, env: self.envelope(rid, 0), msg });
         }
     }
@@ -59,14 +65,21 @@ impl Coordinator {
         if let Some(m) = self.members.get_mut(&rid) {
             m.lease_asked = false;
             m.lease_until = m.lease_until.max(Tick(sent_at).plus(LEASE));
+            m.confirmed = m.confirmed.max(sent_at);
         }
         self.deliver_reads(now, out);
+        // What arrived while that question was on its way needs another one: one for all of it.
+        if self.cfg.strict_reads && self.reads.values().any(|r| r.arrived.is_some()) {
+            self.ask_leases(now, out);
+        }
     }
 
-    /// May what member `from` answered be delivered now? Valid leases from every required member but `from` itself, which
-    /// proved the term by answering.
-    pub(super) fn leases_valid(&self, now: Tick, from: Rid) -> bool {
+    /// May what arrived be delivered now? Valid leases from every required member but the one that read, which proved the term by
+    /// answering; with strict reads, answers to questions that were asked after it arrived.
+    pub(super) fn is_current(&self, now: Tick, a: &Arrived) -> bool {
+        let strict = self.cfg.strict_reads && !mutant::is(Mutant::StrictBelievesLeases);
+        let current = |m: &super::Member| if strict { m.confirmed > a.after } else { now < m.lease_until };
         mutant::is(Mutant::ReadWithoutLease)
-            || self.required().iter().all(|r| *r == from || self.members.get(r).is_some_and(|m| now < m.lease_until))
+            || self.required().iter().all(|r| *r == a.from || self.members.get(r).is_some_and(current))
     }
 }

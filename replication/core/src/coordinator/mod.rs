@@ -72,6 +72,8 @@ pub struct Coordinator {
     pace: pace::Pace,
     last_read: Tick,
     next_lease: Tick,
+    /// The newest question about leases.
+    asked: u64,
     next_tick: Tick,
     turn: u64,
     stopping: bool,
@@ -111,6 +113,7 @@ impl Coordinator {
             pace,
             last_read: now,
             next_lease: now,
+            asked: 0,
             next_tick: now,
             turn: 0,
             stopping: false,
@@ -262,6 +265,7 @@ impl Coordinator {
         self.cfg.min_replicas = p.min_replicas;
         self.cfg.replica_timeout = p.replica_timeout;
         self.cfg.read_from = p.read_from;
+        self.cfg.strict_reads = p.strict_reads;
         self.cfg.rebuild_impact = p.rebuild_impact;
         self.pace.impact = p.rebuild_impact;
     }

@@ -19,6 +19,15 @@ pub(super) struct Wrong {
     pub bad: bool,
 }
 
+/// What a member answered.
+pub(super) struct Arrived {
+    pub from: Rid,
+    infos: Vec<BlockInfo>,
+    data: Bytes,
+    /// The newest question about leases at that moment.
+    pub after: u64,
+}
+
 /// A read of blocks of one chunk.
 pub(super) struct Read {
     pub request: u64,
@@ -31,8 +40,8 @@ pub(super) struct Read {
     pub status: bool,
     /// What is replaced when it has arrived.
     pub wrong: Vec<Wrong>,
-    /// Arrived, waiting for leases.
-    pub arrived: Option<(Rid, Vec<BlockInfo>, Bytes)>,
+    /// Arrived, waiting until it is known to be current.
+    pub arrived: Option<Arrived>,
 }
 
 impl Read {
@@ -177,15 +186,15 @@ impl Coordinator {
             return self.send_read(now, id, out);
         }
         let wrong = std::mem::take(&mut r.wrong);
-        let range = r.range;
+        let (range, request, after) = (r.range, r.request, self.asked);
         if wrong.is_empty() {
-            r.arrived = Some((rid, infos, data));
+            r.arrived = Some(Arrived { from: rid, infos, data, after });
         } else {
-            r.arrived = Some((rid, infos.clone(), data.clone()));
-            let request = r.request;
+            r.arrived = Some(Arrived { from: rid, infos: infos.clone(), data: data.clone(), after });
             self.repair(now, (request, range), wrong, &infos, &data, out);
         }
-        if !self.leases_valid(now, rid) {
+        let arrived = self.reads.get(&id).and_then(|r| r.arrived.as_ref());
+        if arrived.is_some_and(|a| !self.is_current(now, a)) {
             self.stats.lease_waits += 1;
             self.ask_leases(now, out);
         }
@@ -229,12 +238,12 @@ impl Coordinator {
         let ready: Vec<u64> = self
             .reads
             .iter()
-            .filter(|(_, r)| r.arrived.as_ref().is_some_and(|(rid, _, _)| self.leases_valid(now, *rid)))
+            .filter(|(_, r)| r.arrived.as_ref().is_some_and(|a| self.is_current(now, a)))
             .map(|(id, _)| *id)
             .collect();
         for id in ready {
-            if let Some(Read { request, part, arrived: Some((_, infos, data)), .. }) = self.reads.remove(&id) {
-                self.read_done(now, request, part, infos, data, out);
+            if let Some(Read { request, part, arrived: Some(a), .. }) = self.reads.remove(&id) {
+                self.read_done(now, request, part, a.infos, a.data, out);
             }
         }
     }
@@ -246,7 +255,7 @@ impl Coordinator {
             .reads
             .iter_mut()
             .filter_map(|(id, r)| {
-                let from_gone = r.arrived.as_ref().is_some_and(|(rid, _, _)| gone.contains(rid));
+                let from_gone = r.arrived.as_ref().is_some_and(|a| gone.contains(&a.from));
                 if from_gone {
                     r.arrived = None;
                 }

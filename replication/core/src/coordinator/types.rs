@@ -31,6 +31,8 @@ pub struct Config {
     pub replica_timeout: u64,
     /// Which member reads.
     pub read_from: ReadFrom,
+    /// Reads are confirmed by all members after they arrived; leases, and so clocks, are not relied upon.
+    pub strict_reads: bool,
     /// Percent by which copying may lengthen the clients' p99.
     pub rebuild_impact: u32,
     /// Members by topological nearness to the attached node, nearest first.
@@ -403,6 +405,8 @@ pub(super) struct Member {
     pub lease_until: Tick,
     pub lease_sent: Tick,
     pub lease_asked: bool,
+    /// The newest question that it has answered.
+    pub confirmed: u64,
     /// Since when a lease request is unanswered.
     pub asked_since: Tick,
     /// It said that it cannot be relied upon (failed disk, wrong storage).
@@ -426,6 +430,7 @@ impl Member {
             lease_until: Tick(0),
             lease_sent: Tick(0),
             lease_asked: false,
+            confirmed: 0,
             asked_since: Tick(0),
             broken: false,
             unproven: false,

@@ -22,6 +22,7 @@ pub fn config() -> Config {
         min_replicas: 1,
         replica_timeout: 1_000 * MS,
         read_from: ReadFrom::Local,
+        strict_reads: false,
         rebuild_impact: 20,
         nearest: vec![Rid(1)],
     }

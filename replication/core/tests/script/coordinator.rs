@@ -76,6 +76,7 @@ impl World {
         let cfg = co::Config {
             blocks: number(w, "blocks", 1024),
             min_replicas: number(w, "min", 1) as u32,
+            strict_reads: number(w, "strict", 0) == 1,
             ..common::config()
         };
         let record = co::Record {

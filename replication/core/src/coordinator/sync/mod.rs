@@ -110,7 +110,20 @@ impl Coordinator {
             !leaves && !self.record.paused.contains(r)
         };
         let made = self.record.out.iter().filter(|(_, o)| o.store_uuid.is_some()).map(|(r, _)| *r);
-        made.filter(wanted).find(ready)
+        // Who needs least copying first: one that returned makes a new one that was to replace it unneeded.
+        made.filter(wanted)
+            .filter(ready)
+            .max_by_key(|r| (self.record.out.get(r).map(|o| o.base), std::cmp::Reverse(*r)))
+    }
+
+    /// A new replica is being filled, and one that only was away has come back: that one goes first, since it may be enough. (Once: if it
+    /// fails it waits for its turn, so that what is filled gets on.)
+    fn better_candidate(&self, now: Tick) -> bool {
+        let base = |r: &Rid| self.record.out.get(r).map_or(Ver::ZERO, |o| o.base);
+        let filling = self.sync.as_ref().filter(|s| s.base == Ver::ZERO && s.stage != SyncStage::Joining);
+        filling.is_some_and(|s| {
+            self.sync_candidate(now).is_some_and(|r| base(&r) > Ver::ZERO && !self.sync_retry.contains_key(&r))
+        })
     }
 
     pub(super) fn drive_sync(&mut self, now: Tick, out: &mut Vec<Output>) {
@@ -119,7 +132,7 @@ impl Coordinator {
             return;
         }
         let over = |s: &Sync| s.failed.is_some() || self.record.paused.contains(&s.rid);
-        if self.sync.as_ref().is_some_and(|s| over(s) && s.stage != SyncStage::Joining) {
+        if self.sync.as_ref().is_some_and(|s| over(s) && s.stage != SyncStage::Joining) || self.better_candidate(now) {
             self.end_sync(now, out);
         }
         match self.sync.as_ref().map(|s| s.stage) {
