@@ -46,6 +46,7 @@ pub fn start(node: Arc<Node>, m: Arc<Member>, events: mpsc::UnboundedReceiver<Ev
     tokio::spawn(hf_meta::succession::watch(m.cluster, m.node, m.meta.clone(), m.view.clone()));
     tokio::spawn(crate::repair::run(m.clone()));
     tokio::spawn(tend_reserve(node.clone()));
+    tokio::spawn(node.clone().remember_log(m.clone()));
     tokio::spawn(announce(node.clone(), m.clone()));
     tokio::spawn(listen(m.clone(), events, begun.clone()));
     tokio::spawn(converge(m, begun));

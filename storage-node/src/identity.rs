@@ -66,6 +66,7 @@ impl DataDir {
                     cluster: ClusterId::NONE,
                     node: NodeId(0),
                     disks: Vec::new(),
+                    has_log: false,
                 };
                 self.save(&id)?;
                 Ok(id)

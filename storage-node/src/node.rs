@@ -342,6 +342,12 @@ impl Node {
     pub async fn start_member(self: &Arc<Self>) -> anyhow::Result<()> {
         let id = self.identity.lock().map_err(|_| anyhow::anyhow!("identity lock"))?.clone();
         let log = self.raft_log()?;
+        if log.is_empty() && id.has_log {
+            anyhow::bail!(
+                "data_dir {0}: its metadata (meta) is gone, and with it what this node has voted for; it must not vote as if it never had. Restore it; or leave this node down until another one has its vote (holdfast cluster status shows who votes), then run holdfast rescue follow {0} and start it",
+                self.dir.path.display()
+            );
+        }
         let (out_tx, out_rx) = mpsc::channel(8192);
         let meta = MetaHandle::start(hf_meta::Start {
             node: id.node,
@@ -383,6 +389,22 @@ impl Node {
         }
         crate::agent::start(self.clone(), member, events);
         Ok(())
+    }
+
+    /// Once this node has a log it remembers outside of it that there is one.
+    pub async fn remember_log(self: Arc<Self>, m: Arc<Member>) {
+        let mut status = m.meta.status.clone();
+        if status.wait_for(|s| s.applied > 0).await.is_err() {
+            return;
+        }
+        let _one = self.admin.lock().await;
+        let changed = self.identity.lock().ok().and_then(|mut id| {
+            let first = !std::mem::replace(&mut id.has_log, true);
+            first.then(|| id.clone())
+        });
+        if let Some(Err(e)) = changed.map(|id| self.dir.save(&id)) {
+            tracing::warn!("data_dir {}: {e}", self.dir.path.display());
+        }
     }
 
     /// The service other nodes use.

@@ -277,6 +277,7 @@ pub fn follow(dir: &Path) -> anyhow::Result<String> {
     let (state, _, _) = state_of(dir)?;
     std::fs::write(dir.join("view.json"), serde_json::to_vec(&state)?)?;
     set_aside(dir, "meta")?;
+    lock.save(&Identity { has_log: false, ..id.clone() })?;
     Ok(format!("node #{} will follow the group without a vote until it is given one", id.node))
 }
 

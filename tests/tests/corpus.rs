@@ -138,7 +138,14 @@ fn node_seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     use prost_old::Message as _;
     use raft::eraftpb;
     let disk = KnownDisk { path: "/data/a".into(), uuid: DiskUuid(7), id: DiskId(3) };
-    let id = Identity { format: FORMAT, uuid: BootId(5), cluster: ClusterId(1), node: NodeId(2), disks: vec![disk] };
+    let id = Identity {
+        format: FORMAT,
+        uuid: BootId(5),
+        cluster: ClusterId(1),
+        node: NodeId(2),
+        disks: vec![disk],
+        has_log: true,
+    };
     let fresh = Identity { disks: vec![], cluster: ClusterId::NONE, node: NodeId(0), ..id.clone() };
     let newer = Identity { format: FORMAT + 1, ..id.clone() };
     let identities = [&id, &fresh, &newer].map(|i| i.encode().unwrap());

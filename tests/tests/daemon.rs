@@ -419,3 +419,30 @@ fn a_disk_is_not_trusted_before_its_file_system_is_synced() {
     let mut nbd = until("the volume to come back", || Nbd::connect(&c.nodes[0].nbd, "v").map_err(|e| e.to_string()));
     assert_eq!(nbd.read(4096, 4096).unwrap(), vec![7; 4096]);
 }
+
+/// Its log is gone, its identity is not: it must not vote as if it had never voted, whoever leads or not.
+#[test]
+fn a_voter_whose_metadata_is_gone_does_not_begin_anew() {
+    let mut c = Cluster::new(3);
+    c.ok(&["volume", "create", "v", "size=16MiB"]);
+    let victim = (0..3).find(|i| *i != c.leader()).unwrap();
+    let file = c.nodes[victim].data_dir.join("node.json");
+    let marked = || std::fs::read_to_string(&file).is_ok_and(|t| t.contains("\"has_log\": true"));
+    until("it to remember that it has a log", || if marked() { Ok(()) } else { Err(String::new()) });
+    c.nodes[victim].kill();
+    std::fs::rename(c.nodes[victim].data_dir.join("meta"), c.dir.path().join("meta-kept")).unwrap();
+    c.nodes[victim].start();
+    does_not_start(&mut c.nodes[victim], 1, &["what this node has voted for", "holdfast rescue follow"]);
+    until("the others to go on", || c.cli(&["volume", "create", "w", "size=16MiB", "replicas=2"]));
+    // With its log it is the voter that it was.
+    let meta = c.nodes[victim].data_dir.join("meta");
+    std::fs::remove_dir_all(&meta).unwrap();
+    std::fs::rename(c.dir.path().join("meta-kept"), &meta).unwrap();
+    c.nodes[victim].start();
+    until("it to be back", || {
+        let s: Value =
+            serde_json::from_str(&run(&["--endpoint", &c.nodes[victim].api, "cluster", "status", "-o", "json"])?)
+                .map_err(|e| e.to_string())?;
+        if s["volumes"].as_object().is_some_and(|v| v.len() == 2) { Ok(()) } else { Err(s["revision"].to_string()) }
+    });
+}

@@ -31,6 +31,9 @@ pub struct Identity {
     pub node: NodeId,
     /// Its disks.
     pub disks: Vec<KnownDisk>,
+    /// It has had a part in the metadata group: its log holds votes that it must not forget.
+    #[serde(default)]
+    pub has_log: bool,
 }
 
 /// Why `node.json` cannot be used.

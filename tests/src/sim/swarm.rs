@@ -63,7 +63,7 @@ impl Swarm {
         let strict = wild.one_in(6) && !is_off("strict");
         if strict {
             clocks = true;
-            rates.values_mut().for_each(|r| *r = EXACT / 4 << wild.below(5));
+            rates.values_mut().for_each(|r| *r = (EXACT / 4) << wild.below(5));
         }
         Swarm {
             rng,

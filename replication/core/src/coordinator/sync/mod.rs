@@ -121,7 +121,7 @@ impl Coordinator {
     fn better_candidate(&self, now: Tick) -> bool {
         let base = |r: &Rid| self.record.out.get(r).map_or(Ver::ZERO, |o| o.base);
         let filling = self.sync.as_ref().filter(|s| s.base == Ver::ZERO && s.stage != SyncStage::Joining);
-        filling.is_some_and(|s| {
+        filling.is_some_and(|_| {
             self.sync_candidate(now).is_some_and(|r| base(&r) > Ver::ZERO && !self.sync_retry.contains_key(&r))
         })
     }
