@@ -66,7 +66,7 @@ impl Heard {
         let mut going: Vec<Going> = told.filter(|g| g.is_recorded(state)).chain(self.allowed.keys().copied()).collect();
         going.sort();
         going.dedup();
-        room(state, &going, self.liveness().up.len(), want)?;
+        room(state, &going, &self.liveness().up, want)?;
         self.allowed.insert(want, Instant::now());
         Ok(())
     }
@@ -78,6 +78,7 @@ impl Heard {
             self.term = term;
             self.nodes = all.map(|n| (n, Instant::now())).collect();
             self.allowed.clear();
+            self.syncs.clear();
         }
     }
 }
@@ -227,7 +228,10 @@ impl Peer for PeerService {
         let r = r.into_inner();
         self.check(&r.cluster)?;
         let leader = self.meta.status.borrow().is_leader;
-        if leader && let Ok(mut h) = self.heard.lock() {
+        if leader
+            && !r.asks
+            && let Ok(mut h) = self.heard.lock()
+        {
             h.beat(NodeId(r.node), r.disks.iter().map(|d| (DiskId(d.disk), d.used)), r.syncs);
         }
         let (leader_node, leader_api) = self.leader_hint();
@@ -237,8 +241,70 @@ impl Peer for PeerService {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use hf_meta_core::record::{ReplicaRecord, ReplicaState, VolumeRecord};
+    use hf_policy::{Epoch, Lineage};
+
+    /// What a node told counts until it tells something else; what was allowed counts until it is told; other commands always pass.
+    #[test]
+    fn the_leader_counts_what_was_told_and_what_it_allowed() {
+        let mut s = ClusterState::default();
+        let disk = |rid: u64| if rid < 10 { DiskId(1) } else { DiskId(2) };
+        let replica = |rid: u64, state: ReplicaState| ReplicaRecord {
+            rid: Rid(rid),
+            disk: disk(rid),
+            node: NodeId(1),
+            store_uuid: None,
+            state,
+            out_since: Epoch(1),
+            leaving: false,
+            moving: false,
+            paused: false,
+        };
+        for vol in 1..=6u64 {
+            let base = hf_policy::Ver::ZERO;
+            let state = if vol <= 2 { ReplicaState::Syncing { base, sync_id: 1 } } else { ReplicaState::Out { base } };
+            let both = [replica(vol, state), replica(vol + 10, ReplicaState::InSync)];
+            let mut v = volume(vol);
+            v.shards[0].replicas = both.into_iter().map(|r| (r.rid, r)).collect();
+            s.volumes.insert(v.id, v);
+        }
+        let start = |vol: u64| Command::SyncStart {
+            vol: VolumeId(vol),
+            shard: 0,
+            epoch: Epoch(1),
+            term: hf_policy::Term(1),
+            rid: Rid(vol),
+            sync_id: 9,
+        };
+        let told =
+            |vol: u64| pb::SyncProgress { vol, shard: 0, rid: vol, stage: "copying".into(), ..Default::default() };
+        let mut h = Heard::default();
+        h.beat(NodeId(1), std::iter::empty(), Vec::new());
+        h.beat(NodeId(2), std::iter::empty(), vec![told(1), told(2)]);
+        assert!(matches!(h.admit(&s, &start(3)), Err(Refusal::Busy(_))));
+        assert_eq!(h.admit(&s, &start(2)), Ok(()), "it goes on already");
+        assert_eq!(h.admit(&s, &Command::PauseRebuild { paused: true }), Ok(()));
+        // It tells that both are over: two may begin, before anybody tells of them, and no third.
+        h.allowed.clear();
+        h.beat(NodeId(2), std::iter::empty(), Vec::new());
+        assert_eq!((h.admit(&s, &start(3)), h.admit(&s, &start(4))), (Ok(()), Ok(())));
+        assert!(h.admit(&s, &start(5)).is_err());
+        // Nobody tells of them for long: they do not go on.
+        h.allowed.values_mut().for_each(|t| *t -= TOLD);
+        assert_eq!(h.admit(&s, &start(5)), Ok(()));
+    }
+
+    fn volume(id: u64) -> VolumeRecord {
+        let text = serde_json::json!({
+            "id": id, "name": format!("v{id}"), "attrs": {"size": "4096", "replicas": "2"}, "size": 4096, "lineage": Lineage(1),
+            "term": 1, "epoch": 1, "coordinator": null, "shards": [{"replicas": {}}], "snaps": [], "activated": 1,
+            "created_ms": 0, "rev": 1,
+        });
+        serde_json::from_value(text).unwrap()
+    }
 
     #[test]
     fn a_new_leader_takes_nobody_for_dead() {

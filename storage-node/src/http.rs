@@ -52,6 +52,7 @@ const DISK: &[DiskMetric] = &[
     ("disk_overlay_bytes", "gauge", "Acknowledged bytes held in memory until destaged.", |s| s.overlay_bytes),
     ("disk_waiting", "gauge", "Operations waiting for room in journal or memory.", |s| s.waiting),
     ("disk_cached_pages", "gauge", "Chunk pages in memory, 6 KiB each; at most page_memory.", |s| s.cached_pages),
+    ("disk_destaging", "gauge", "Chunks being destaged.", |s| s.destaging),
     ("disk_destage_allowed", "gauge", "Chunks that may be destaged at once beside the foreground.", |s| {
         s.destage_allowed
     }),

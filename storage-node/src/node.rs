@@ -100,9 +100,12 @@ impl Member {
         disks: Vec<pb::DiskUse>,
         syncs: Vec<pb::SyncProgress>,
     ) -> Option<pb::HeartbeatReply> {
+        self.heartbeat(addr, pb::HeartbeatRequest { disks, syncs, ..Default::default() }).await
+    }
+
+    async fn heartbeat(&self, addr: &str, what: pb::HeartbeatRequest) -> Option<pb::HeartbeatReply> {
         let ch = hf_meta_proto::channel(addr).ok()?;
-        let req =
-            pb::HeartbeatRequest { node: self.node.0, disks, cluster: self.cluster.0.to_be_bytes().to_vec(), syncs };
+        let req = pb::HeartbeatRequest { node: self.node.0, cluster: self.cluster.0.to_be_bytes().to_vec(), ..what };
         let sent = tokio::time::timeout(Duration::from_secs(1), PeerClient::new(ch).heartbeat(req)).await;
         sent.ok()?.ok().map(tonic::Response::into_inner)
     }
@@ -122,7 +125,8 @@ impl Member {
         let mut targets: Vec<String> = known.into_iter().collect();
         targets.extend(self.peers());
         for addr in targets {
-            let Some(r) = self.beat(&addr, Vec::new(), Vec::new()).await.filter(|r| r.leader) else { continue };
+            let asks = pb::HeartbeatRequest { asks: true, ..Default::default() };
+            let Some(r) = self.heartbeat(&addr, asks).await.filter(|r| r.leader) else { continue };
             let mut rx = self.view.clone();
             let caught_up = rx.wait_for(|v| v.revision >= r.revision);
             let _ = tokio::time::timeout(Duration::from_secs(5), caught_up).await;
@@ -178,21 +182,29 @@ fn bind_socket(path: &Path) -> anyhow::Result<UnixListener> {
     UnixListener::bind(path).map_err(|e| named(e.to_string()))
 }
 
+/// What the metadata, disks, and other nodes may need beside NBD clients.
+const OTHER_DESCRIPTORS: u64 = 512;
+
 /// As many descriptors as the system allows: every connection takes one, and the usual first limit is 1024.
-fn raise_descriptors() {
+fn raise_descriptors(connections: usize) {
     // SAFETY: fills, and hands back, a local struct.
-    unsafe {
+    let most = unsafe {
         let mut l = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut l) == 0 {
-            l.rlim_cur = l.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const l);
-        }
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut l);
+        l.rlim_cur = l.rlim_max;
+        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const l);
+        l.rlim_max
+    };
+    if most < connections as u64 + OTHER_DESCRIPTORS {
+        tracing::warn!(
+            "the system allows {most} descriptors, too few for nbd_connections = {connections}: raise LimitNOFILE, or lower nbd_connections"
+        );
     }
 }
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(cfg: Config) -> anyhow::Result<()> {
-    raise_descriptors();
+    raise_descriptors(cfg.nbd_connections);
     let dir = DataDir::open(&cfg.data_dir)?;
     let identity = dir.identity()?;
     let api = bind("api", &cfg.api).await?;

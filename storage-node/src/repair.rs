@@ -174,18 +174,7 @@ pub fn change(state: &ClusterState, what: Option<What>, up: &BTreeSet<NodeId>) -
             let said = if r.draining { "is being drained" } else { "is in use again" };
             (Command::SetDiskDraining { disk: disk(r.disk)?, draining: r.draining }, format!("disk {} {said}", r.disk))
         }
-        Some(What::PauseJob(r)) => {
-            let scrubbed = || state.volume_named(&r.scrub).map(|v| v.id).ok_or_else(|| not_found("volume", &r.scrub));
-            let (of, name) = match (r.node.as_str(), r.scrub.as_str(), r.disk, r.rebalance) {
-                ("", "", 0, true) => (Job::Rebalance, "rebalancing".to_string()),
-                ("", "", 0, false) => (Job::Replica(Rid(r.replica)), format!("replica {}", r.replica)),
-                ("", "", id, _) => (Job::Disk(disk(id)?), format!("the drain of disk {id}")),
-                ("", volume, ..) => (Job::Scrub(scrubbed()?), format!("the scrub of volume {volume}")),
-                (name, ..) => (Job::Node(node(name)?), format!("the drain of node {name}")),
-            };
-            let word = if r.paused { "is held; copies on their way arrive" } else { "goes on" };
-            (Command::PauseJob { of, paused: r.paused }, format!("{name} {word}"))
-        }
+        Some(What::PauseJob(r)) => pause(state, r)?,
         Some(What::RemoveDisk(id)) => (Command::RemoveDisk { disk: disk(id)? }, format!("disk {id} removed")),
         Some(What::RebuildPaused(paused)) => {
             let word = if paused { "paused" } else { "resumed" };
@@ -229,6 +218,30 @@ pub fn change(state: &ClusterState, what: Option<What>, up: &BTreeSet<NodeId>) -
             (Command::SetDiskState { disk, state: DiskState::Ok }, format!("disk {id} is trusted again"))
         }
     })
+}
+
+/// A job that an operator holds, or lets go on.
+fn pause(state: &ClusterState, r: pb::PauseJob) -> Result<(Command, String), Status> {
+    let node = |name: &str| state.node_named(name).map(|n| n.id).ok_or_else(|| not_found("node", name));
+    let disk = |id: u64| {
+        let found = state.disks.contains_key(&DiskId(id)).then_some(DiskId(id));
+        found.ok_or_else(|| not_found("disk", &format!("#{id}")))
+    };
+    let scrubbed = || state.volume_named(&r.scrub).map(|v| v.id).ok_or_else(|| not_found("volume", &r.scrub));
+    let (of, name) = match (r.node.as_str(), r.scrub.as_str(), r.disk, r.rebalance) {
+        ("", "", 0, true) => (Job::Rebalance, "rebalancing".to_string()),
+        ("", "", 0, false) => (Job::Replica(Rid(r.replica)), format!("replica {}", r.replica)),
+        ("", "", id, _) => (Job::Disk(disk(id)?), format!("the drain of disk {id}")),
+        ("", volume, ..) => (Job::Scrub(scrubbed()?), format!("the scrub of volume {volume}")),
+        (name, ..) => (Job::Node(node(name)?), format!("the drain of node {name}")),
+    };
+    let word = match (r.paused, of) {
+        (false, _) => "goes on",
+        (true, Job::Scrub(_)) => "is held",
+        (true, Job::Replica(_)) => "is held; a copy on its way to it ends",
+        (true, _) => "is held; copies on their way arrive",
+    };
+    Ok((Command::PauseJob { of, paused: r.paused }, format!("{name} {word}")))
 }
 
 /// The last resort. It asks for the volume's name once more, and refuses while a member of the set may still answer.

@@ -138,14 +138,8 @@ fn node_seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     use prost_old::Message as _;
     use raft::eraftpb;
     let disk = KnownDisk { path: "/data/a".into(), uuid: DiskUuid(7), id: DiskId(3) };
-    let id = Identity {
-        format: FORMAT,
-        uuid: BootId(5),
-        cluster: ClusterId(1),
-        node: NodeId(2),
-        disks: vec![disk],
-        has_log: true,
-    };
+    let (format, uuid, cluster, node) = (FORMAT, BootId(5), ClusterId(1), NodeId(2));
+    let id = Identity { format, uuid, cluster, node, disks: vec![disk], has_log: true };
     let fresh = Identity { disks: vec![], cluster: ClusterId::NONE, node: NodeId(0), ..id.clone() };
     let newer = Identity { format: FORMAT + 1, ..id.clone() };
     let identities = [&id, &fresh, &newer].map(|i| i.encode().unwrap());

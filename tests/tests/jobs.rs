@@ -70,7 +70,7 @@ fn jobs_are_held_and_go_on_by_name() {
     assert!(c.ok(&["job", "resume", &id]).contains("goes on"));
     comes_back(&c, "held", 3);
     let e = c.cli(&["job", "pause", &id]).unwrap_err();
-    assert!(e.starts_with("[4]") && e.contains("nothing goes on"), "{e}");
+    assert!(e.starts_with("[4]") && e.contains("nothing of its own goes on"), "{e}");
 
     // A scrub: held, it is not through although one that began later is.
     until("a scrub that is held before it is over", || {

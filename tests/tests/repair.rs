@@ -214,3 +214,58 @@ fn a_volume_whose_node_is_gone_is_made_whole_and_waits_for_it() {
     nbd.write(0, &data).unwrap();
     settled(&c, "v", 3, Some(1));
 }
+
+/// The abandoned history is not lost after all: its disk returns with newer versions than the truth that was declared meanwhile. It is
+/// made equal to that, and nothing of it is ever served.
+#[test]
+fn an_abandoned_history_that_comes_back_is_not_believed() {
+    let mut c = Cluster::new(3);
+    c.ok(&["volume", "create", "v", "size=32MiB", "replicas=2", "min_replicas=1", "nodes=n2,n3"]);
+    c.ok(&["volume", "attach", "v", "--node", "n2"]);
+    let mut nbd = Nbd::connect(&c.nodes[1].nbd, "v").unwrap();
+    nbd.write(0, &pattern(1, 1 << 20)).unwrap();
+    c.nodes[2].kill();
+    // Only n2 has these: a place that stays empty in the other history, one that is overwritten there, one that is as it was.
+    for (at, tag) in [(1 << 20, 2), (2 << 20, 3), (0, 4)] {
+        nbd.write(at, &pattern(tag, 1 << 20)).unwrap();
+    }
+    until("n3 to be out", || match replicas(&c, "v").iter().filter(|r| r["state"] == "in_sync").count() {
+        1 => Ok(()),
+        n => Err(n.to_string()),
+    });
+    drop(nbd);
+    c.nodes[1].kill();
+    c.nodes[2].start();
+    let rid = replicas(&c, "v").iter().find(|r| r["state"] != "in_sync").unwrap()["rid"].to_string();
+    let order = [
+        "volume",
+        "force-insync",
+        "v",
+        "--replica",
+        &rid,
+        "--operator",
+        "ann",
+        "--reason",
+        "n2 is lost",
+        "--confirm",
+        "v",
+    ];
+    until("n3 to be declared the truth", || c.cli(&order));
+    until("the volume to serve", || c.cli(&["volume", "attach", "v", "--node", "n3", "--force"]));
+    let mut nbd = until("the export", || Nbd::connect(&c.nodes[2].nbd, "v").map_err(|e| e.to_string()));
+    nbd.write(2 << 20, &pattern(5, 1 << 20)).unwrap();
+    c.nodes[1].start();
+    until("n2's replica to be equal to the truth", || {
+        let all = replicas(&c, "v");
+        let good = all.iter().filter(|r| r["state"] == "in_sync").count();
+        if good == 2 && all.len() == 2 { Ok(()) } else { Err(format!("{all:?}")) }
+    });
+    // n2 alone, from its own disk.
+    drop(nbd);
+    c.nodes[2].kill();
+    until("the take-over", || c.cli(&["volume", "attach", "v", "--node", "n2", "--force"]));
+    let mut nbd = until("the export", || Nbd::connect(&c.nodes[1].nbd, "v").map_err(|e| e.to_string()));
+    assert!(nbd.read(0, 1 << 20).unwrap() == pattern(1, 1 << 20), "what was given up is served");
+    assert!(nbd.read(1 << 20, 1 << 20).unwrap().iter().all(|b| *b == 0), "what was given up is served");
+    assert!(nbd.read(2 << 20, 1 << 20).unwrap() == pattern(5, 1 << 20));
+}

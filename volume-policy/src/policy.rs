@@ -60,7 +60,9 @@ pub fn change_online(old: &AttrMap, change: &AttrMap) -> Result<AttrMap, AttrErr
     let (before, after) = (Policy::from_attrs(old)?, Policy::from_attrs(&new)?);
     for (key, to) in change {
         let Some(attr) = attribute::find(key) else { continue };
-        if old.get(key) == new.get(key) {
+        // What it means, not how it was said: the default may have been spelt out.
+        let means = |attrs: &AttrMap| crate::attributes::given(attr, attrs).ok().map(|v| (attr.check)(&v));
+        if means(old) == means(&new) {
             continue;
         }
         let refuse = |why| Err(AttrError::NotOnline { key: key.clone(), to: to.clone(), why });

@@ -6,7 +6,8 @@
 
 use crate::command::{Command, Refusal};
 use crate::record::{ClusterState, ReplicaState};
-use hf_policy::{DiskId, Rid, VolumeId};
+use hf_policy::{DiskId, NodeId, Policy, Rid, VolumeId};
+use std::collections::BTreeSet;
 
 /// Syncs at once for each node that is up.
 pub const SYNCS_PER_NODE: usize = 2;
@@ -33,10 +34,20 @@ impl Going {
         }
     }
 
-    /// The disk that receives, if the record says that it still has something to receive.
-    fn receiver(&self, state: &ClusterState) -> Option<DiskId> {
-        let r = state.volumes.get(&self.vol)?.shards.get(self.shard as usize)?.replicas.get(&self.rid)?;
-        (!r.in_sync()).then_some(r.disk)
+    /// The disk that receives, if the record says that it still has something to receive, and somebody can send it: what nobody can fill
+    /// now takes no place.
+    fn receiver(&self, state: &ClusterState, up: &BTreeSet<NodeId>) -> Option<DiskId> {
+        let s = state.volumes.get(&self.vol)?.shards.get(self.shard as usize)?;
+        let source = s.replicas.values().any(|r| r.in_sync() && up.contains(&r.node));
+        s.replicas.get(&self.rid).filter(|r| source && !r.in_sync()).map(|r| r.disk)
+    }
+
+    /// Do clients wait for it: are fewer replicas in sync than writes need?
+    fn is_urgent(&self, state: &ClusterState) -> bool {
+        state.volumes.get(&self.vol).is_some_and(|v| {
+            let in_sync = v.shards.get(self.shard as usize).map_or(0, |s| s.in_sync().len());
+            Policy::from_attrs(&v.attrs).is_ok_and(|p| in_sync < p.min_replicas as usize)
+        })
     }
 
     /// Is it on record that it has begun?
@@ -47,16 +58,19 @@ impl Going {
     }
 }
 
-/// May `want` begin beside those that go on, with so many nodes up?
-pub fn room(state: &ClusterState, going: &[Going], up: usize, want: Going) -> Result<(), Refusal> {
-    let Some(disk) = want.receiver(state) else { return Ok(()) };
-    let others: Vec<DiskId> = going.iter().filter(|g| **g != want).filter_map(|g| g.receiver(state)).collect();
+/// May `want` begin beside those that go on, with these nodes up?
+pub fn room(state: &ClusterState, going: &[Going], up: &BTreeSet<NodeId>, want: Going) -> Result<(), Refusal> {
+    let Some(disk) = want.receiver(state, up).filter(|_| !want.is_urgent(state)) else { return Ok(()) };
+    let others: Vec<DiskId> = going.iter().filter(|g| **g != want).filter_map(|g| g.receiver(state, up)).collect();
     if others.iter().filter(|d| **d == disk).count() >= SYNCS_PER_DISK {
         return Err(Refusal::Busy(format!("disk #{disk} receives {SYNCS_PER_DISK} replicas already")));
     }
-    let most = SYNCS_PER_NODE * up.max(1);
+    let most = SYNCS_PER_NODE * up.len().max(1);
     if others.len() >= most {
-        return Err(Refusal::Busy(format!("{most} replicas are being filled already, as many as {up} nodes may")));
+        return Err(Refusal::Busy(format!(
+            "{most} replicas are being filled already, as many as {} nodes may",
+            up.len()
+        )));
     }
     Ok(())
 }

@@ -154,12 +154,20 @@ pub struct ReplicaRecord {
     /// It should live elsewhere; it is as good as any as long as it is there.
     #[serde(default)]
     pub moving: bool,
-    /// An operator holds it: it is not filled now, or not moved.
-    #[serde(default)]
+    /// An operator holds it: its move, if it is moving, else its filling.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
 }
 
 impl ReplicaRecord {
+    /// It is not to be filled now.
+    pub fn fill_held(&self) -> bool {
+        self.paused && !self.moving
+    }
+    /// It is not to be moved now; it is caught up as any other.
+    pub fn move_held(&self) -> bool {
+        self.paused && self.moving
+    }
     /// Is it in the in-sync set?
     pub fn in_sync(&self) -> bool {
         self.state == ReplicaState::InSync
@@ -259,7 +267,7 @@ pub struct ScrubRecord {
     #[serde(default)]
     pub done: BTreeMap<u32, ScrubReport>,
     /// An operator holds it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
 }
 
@@ -441,7 +449,7 @@ pub struct ClusterState {
     #[serde(default)]
     pub rebalancing: bool,
     /// That is held.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rebalance_paused: bool,
 }
 

@@ -77,11 +77,13 @@ pub fn standing(state: &ClusterState, live: &Liveness, policy: &Policy, r: &Repl
 /// Is what would move it held?
 fn held(state: &ClusterState, r: &ReplicaRecord) -> bool {
     let node = state.nodes.get(&r.node).is_some_and(|n| n.mode == NodeMode::Draining && n.drain_paused);
-    node || (r.moving && r.paused) || state.disks.get(&r.disk).is_some_and(|d| d.draining && d.drain_paused)
+    node || r.move_held() || state.disks.get(&r.disk).is_some_and(|d| d.draining && d.drain_paused)
 }
 
 struct Shard<'a> {
     keep: Vec<&'a ReplicaRecord>,
+    /// They may stay, but one that counts is in the same failure domain.
+    twins: Vec<&'a ReplicaRecord>,
     others: Vec<&'a ReplicaRecord>,
 }
 
@@ -90,11 +92,16 @@ fn sort<'a>(state: &ClusterState, live: &Liveness, policy: &Policy, inv: &[DiskV
     let mut all: Vec<&ReplicaRecord> = s.replicas.values().collect();
     all.sort_by_key(|r| (!r.in_sync(), r.rid));
     let mut domains = BTreeSet::new();
-    let (keep, others) = all.into_iter().partition(|r| {
+    let mut sorted = Shard { keep: Vec::new(), twins: Vec::new(), others: Vec::new() };
+    for r in all {
         let domain = inv.iter().find(|d| d.disk == r.disk).and_then(|d| placement::domain_of(policy.failure_domain, d));
-        standing(state, live, policy, r) == Standing::Keep && domain.is_some_and(|d| domains.insert(d))
-    });
-    Shard { keep, others }
+        match (standing(state, live, policy, r), domain) {
+            (Standing::Keep, Some(d)) if domains.insert(d.clone()) => sorted.keep.push(r),
+            (Standing::Keep, Some(_)) => sorted.twins.push(r),
+            _ => sorted.others.push(r),
+        }
+    }
+    sorted
 }
 
 /// Everything that should be done now.
@@ -103,7 +110,7 @@ pub fn steps(state: &ClusterState, live: &Liveness, salt: u64) -> Vec<Step> {
     let mut inv = inventory(state, live);
     let filling = |r: &&ReplicaRecord| {
         live.up.contains(&r.node)
-            && !r.paused
+            && !r.fill_held()
             && matches!(r.state, ReplicaState::Out { base } | ReplicaState::Syncing { base, .. } if base == hf_policy::Ver::ZERO)
     };
     // What nobody can fill now takes no part of the budget.
@@ -178,7 +185,7 @@ fn shard_step(
         if !limits.add {
             return None;
         }
-        let moved = s.replicas.values().find(|r| r.moving && !r.leaving && limits.rebalancing);
+        let moved = s.replicas.values().find(|r| r.moving && !r.paused && !r.leaving && limits.rebalancing);
         let bytes = v.shard_bytes(shard);
         let allowed = |d: &&DiskView| {
             limits.per_disk.get(&d.disk).is_none_or(|n| *n < REBUILDS_PER_DISK)
@@ -200,7 +207,8 @@ fn shard_step(
         let extra = sorted.keep.iter().filter(|_| sorted.keep.len() > want && !limits.held);
         extra.copied().max_by_key(|r| (!r.in_sync(), Some(r.node) != attached, r.rid))
     };
-    let r = sorted.others.first().copied().or_else(surplus)?;
+    let twins = sorted.twins.iter().filter(|_| !limits.held);
+    let r = sorted.others.iter().chain(twins).next().copied().or_else(surplus)?;
     match (r.in_sync(), r.leaving) {
         (false, _) => Some(Command::RemoveReplica { vol, shard, epoch, rid: r.rid }),
         (true, false) => Some(Command::Leave { vol, shard, epoch, rid: r.rid }),
@@ -241,7 +249,7 @@ pub fn needs_coordinator(state: &ClusterState, live: &Liveness, v: &VolumeRecord
         let works = state.disks.get(&r.disk).is_some_and(|d| !matches!(d.state, DiskState::Failed(_)));
         let there = live.up.contains(&r.node) && works;
         let gone = standing(state, live, policy, r) == Standing::Gone;
-        if r.in_sync() { r.leaving || gone } else { there && !r.leaving && !r.paused && r.store_uuid.is_some() }
+        if r.in_sync() { r.leaving || gone } else { there && !r.leaving && !r.fill_held() && r.store_uuid.is_some() }
     })
 }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 /// Begins scrubs that are due: at most one per node that is up at once, the one that waits longest first.
 pub(crate) fn scrubs(state: &ClusterState, live: &Liveness, out: &mut Vec<Step>) {
-    let going = state.volumes.values().filter(|v| v.scrub.is_some()).count();
+    let going = state.volumes.values().filter(|v| v.scrub.as_ref().is_some_and(|s| !s.paused)).count();
     let mut due: Vec<(u64, &VolumeRecord)> = Vec::new();
     for v in state.volumes.values().filter(|v| v.scrub.is_none() && v.ready()) {
         let every = Policy::from_attrs(&v.attrs).map_or(0, |p| p.scrub_interval / 1000);
@@ -74,9 +74,11 @@ pub(crate) fn rebalance(state: &ClusterState, live: &Liveness, inv: &[DiskView],
     if !state.rebalancing || state.rebuild_paused || state.rebalance_paused {
         return;
     }
-    let moving = state.volumes.values().flat_map(|v| v.replicas().map(|(_, r)| r)).filter(|r| r.moving).count();
+    let moves: Vec<_> =
+        state.volumes.values().flat_map(|v| v.replicas()).map(|(_, r)| r).filter(|r| r.moving).collect();
+    let (moving, held) = (moves.len(), moves.iter().filter(|r| r.paused).count());
     // One at a time and node: the next choice is made with what this one has changed.
-    if moving >= live.up.len().max(1) {
+    if moving - held >= live.up.len().max(1) {
         return;
     }
     let shards = state.volumes.values().flat_map(|v| {

@@ -167,3 +167,58 @@ fn scrubs_begin_when_they_are_due_and_not_all_at_once() {
     assert!(w.s.volumes[&never].scrubbed.is_none());
     assert_eq!(due(&w), 0);
 }
+
+/// Two disks in one node: what a drain of one has brought to the other stays when it is held, and goes on from there. A replica whose
+/// move is held is caught up as any other.
+#[test]
+fn a_held_drain_keeps_what_it_brought_within_the_node_and_a_held_move_is_no_held_copy() {
+    let mut w = World::new(9, 3);
+    for i in 1..=3u64 {
+        let (node, uuid, path) = (NodeId(i), DiskUuid(100 + u128::from(i)), "second".to_string());
+        w.run(Command::PutDisk { node, uuid, path, media: Media::Ssd, capacity: 1 << 40 });
+    }
+    let v = w.volume("v", "size=1GiB replicas=3");
+    let all = |w: &World| w.s.volumes[&v].shards[0].replicas.clone();
+    let r = all(&w).into_values().next().unwrap();
+    w.run(Command::SetDiskDraining { disk: r.disk, draining: true });
+    for _ in 0..50 {
+        if all(&w).len() == 4 {
+            break;
+        }
+        w.round();
+    }
+    let new =
+        all(&w).into_values().find(|x| x.node == r.node && x.disk != r.disk).expect("a successor in the same node");
+    w.run(Command::PauseJob { of: Job::Disk(r.disk), paused: true }).unwrap();
+    w.settle();
+    assert!(all(&w).contains_key(&new.rid) && all(&w).contains_key(&r.rid), "{:?}", all(&w));
+    w.run(Command::PauseJob { of: Job::Disk(r.disk), paused: false }).unwrap();
+    w.settle();
+    assert!(all(&w).contains_key(&new.rid) && !all(&w).contains_key(&r.rid) && all(&w).len() == 3);
+
+    let rid = new.rid;
+    let e = w.s.volumes[&v].epoch;
+    w.run(Command::Move { vol: v, shard: 0, epoch: e, rid, moving: true }).unwrap();
+    w.run(Command::PauseJob { of: Job::Replica(rid), paused: true }).unwrap();
+    let record = w.s.volumes[&v].clone();
+    let node = record.replicas().find(|(_, x)| x.rid != rid).unwrap().1.node;
+    let session = SessionId(8);
+    let attach = Command::Attach { vol: v, epoch: record.epoch, node, session, steal: true, maintenance: false };
+    w.run(attach).unwrap();
+    let (e, term) = (w.s.volumes[&v].epoch, w.s.volumes[&v].term);
+    w.run(Command::Drop { vol: v, shard: 0, epoch: e, term, rids: vec![rid], base: Ver::ZERO }).unwrap();
+    w.run(Command::Detach { vol: v, session }).unwrap();
+    w.settle();
+    assert!(all(&w).get(&rid).is_some_and(|x| x.in_sync() && x.move_held()), "{:?}", all(&w));
+}
+
+/// What was in logs before a job was more than a drain.
+#[test]
+fn an_old_pause_is_read() {
+    for (text, of) in [
+        (r#"{"pause_drain":{"of":{"node":3},"paused":true}}"#, Job::Node(NodeId(3))),
+        (r#"{"pause_drain":{"of":{"disk":4},"paused":true}}"#, Job::Disk(DiskId(4))),
+    ] {
+        assert_eq!(serde_json::from_str::<Command>(text).unwrap(), Command::PauseJob { of, paused: true });
+    }
+}

@@ -79,3 +79,36 @@ fn a_full_journal_drains_and_trims_and_deletes_fit_into_it() {
         assert_eq!(w.failed, None);
     }
 }
+
+/// While groups take much longer beside destaging than without, one chunk at a time goes in place; when they do not, many.
+#[test]
+fn destaging_gives_way_to_a_foreground_that_suffers() {
+    let most_at_once = |beside: u64| {
+        let cfg = Config { overlay_bytes: 64 << 20, cached_pages: 64, groups_in_flight: 1, destage_jobs: 8 };
+        let mut w = World::with(3, 96 << 20, 16 << 20, cfg);
+        w.took = Some(200);
+        let (mut at_once, mut steady) = (0, 0);
+        for i in 0..30_000u64 {
+            let r = hf_policy::BlockRange::new((i * 37) % BLOCKS, 1);
+            if w.free(r) {
+                w.write(r);
+            }
+            while w.store.stats().waiting > 0 || w.flights.len() > 4 {
+                w.complete_one();
+            }
+            let s = w.store.stats();
+            w.took = Some(if s.destaging > 0 { beside } else { 200 });
+            // From the third checkpoint on it has learned, and is not yet forced by how full it is.
+            let part = |used: u64, of: u64| used * 1000 / of;
+            let fill = part(s.overlay_bytes, 64 << 20).max(part(s.journal_used, s.journal_bytes));
+            if s.checkpoints >= 3 && s.destaging > 0 && fill < 520 {
+                at_once = at_once.max(s.destaging);
+                steady += 1;
+            }
+        }
+        assert!(steady > 20, "it was hardly ever looked at: {steady} {:?}", w.store.stats());
+        at_once
+    };
+    let (suffers, does_not) = (most_at_once(5_000), most_at_once(200));
+    assert!(suffers <= 3 && does_not >= 6, "{suffers} at once beside a foreground that suffers, {does_not} else");
+}

@@ -57,7 +57,7 @@ pub fn parse() -> Result<Cli, ExitCode> {
             let _ = e.print();
             return ExitCode::SUCCESS;
         }
-        if json_wanted(std::env::args()) {
+        if json_wanted(std::env::args_os().map(|a| a.to_string_lossy().into_owned())) {
             let text = e.render().to_string();
             usage(text.trim_end().trim_start_matches("error: ")).print(Format::Json);
         } else {

@@ -83,7 +83,7 @@ fn record_of(v: &VolumeRecord, shard: u32) -> co::Record {
             .collect(),
         out: out.collect(),
         leaving: replicas().filter(|(_, r)| r.leaving).map(|(rid, _)| *rid).collect(),
-        paused: replicas().filter(|(_, r)| r.paused).map(|(rid, _)| *rid).collect(),
+        paused: replicas().filter(|(_, r)| r.fill_held()).map(|(rid, _)| *rid).collect(),
         scrub_paused: v.scrub.as_ref().is_some_and(|s| s.paused),
         scrub: v.scrub.as_ref().filter(|s| !s.done.contains_key(&shard)).map(|s| s.id),
     }

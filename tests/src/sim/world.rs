@@ -271,7 +271,7 @@ impl Sim {
                 .map(|r| (r.rid, co::MemberInfo { node: r.node, store_uuid: r.store_uuid.unwrap() }))
                 .collect(),
             out: out.collect(),
-            paused: v.shards[0].replicas.values().filter(|r| r.paused).map(|r| r.rid).collect(),
+            paused: v.shards[0].replicas.values().filter(|r| r.fill_held()).map(|r| r.rid).collect(),
             scrub_paused: v.scrub.as_ref().is_some_and(|s| s.paused),
             leaving: v.shards[0].replicas.values().filter(|r| r.leaving).map(|r| r.rid).collect(),
             scrub: v.scrub.as_ref().map(|s| s.id),

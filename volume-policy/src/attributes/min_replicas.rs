@@ -8,7 +8,7 @@ pub const ATTR: Attribute = Attribute {
     values: "1..replicas",
     default: Fallback::Computed {
         shown: "2 if replicas ≥ 3, else 1",
-        text: |attrs| match attrs.get(replicas::ATTR.key).map(|v| replicas::parse(v)) {
+        text: |attrs| match attrs.get(replicas::ATTR.key).map(|v| replicas::parse(v.trim())) {
             None | Some(Ok(3..)) => "2".into(),
             _ => "1".into(),
         },

@@ -81,7 +81,7 @@ attributes! {
 }
 
 /// What was set, or the default.
-fn given<'a>(a: &Attribute, attrs: &'a AttrMap) -> Result<Cow<'a, str>, AttrError> {
+pub(crate) fn given<'a>(a: &Attribute, attrs: &'a AttrMap) -> Result<Cow<'a, str>, AttrError> {
     match (attrs.get(a.key), a.default) {
         (Some(v), _) => Ok(v.trim().into()),
         (None, Fallback::Text(t)) => Ok(t.into()),

@@ -153,6 +153,7 @@ impl ClusterState {
         for r in s.replicas.values_mut() {
             r.state = if r.rid == *rid { ReplicaState::InSync } else { ReplicaState::Out { base: Ver::ZERO } };
             r.out_since = next;
+            r.paused &= r.moving;
         }
         v.lineage = *lineage;
         // Nobody is known to have promised anything in this history.

@@ -64,7 +64,7 @@ impl ClusterState {
             return Err(Refusal::Invalid(format!("replica #{rid} leaves already: its successor is in sync")));
         }
         r.moving = moving;
-        r.paused &= moving;
+        r.paused = false;
         self.put_volume(v);
         Ok(Reply::Done)
     }
@@ -131,8 +131,13 @@ impl ClusterState {
         let holds = |v: &&VolumeRecord| v.replicas().any(|(_, r)| r.rid == rid);
         let mut v = self.volumes.values().find(holds).ok_or_else(|| no_replica(rid))?.clone();
         let Some(r) = v.shards.iter_mut().find_map(|s| s.replicas.get_mut(&rid)) else { return Err(no_replica(rid)) };
+        if r.leaving {
+            return Err(Refusal::State(format!("replica #{rid} leaves already: its successor is in sync")));
+        }
         if r.in_sync() && !r.moving {
-            return Err(Refusal::State(format!("replica #{rid} is in sync and stays where it is: nothing goes on")));
+            return Err(Refusal::State(format!(
+                "replica #{rid} is in sync and nothing of its own goes on (a drain that moves it is held as node/NAME or disk/ID)"
+            )));
         }
         r.paused = paused;
         let name = format!("replica {rid} of volume {}", v.name);

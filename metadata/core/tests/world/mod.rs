@@ -107,7 +107,7 @@ impl World {
                 return;
             }
             let out = |r: &&ReplicaRecord| {
-                !r.in_sync() && !r.leaving && !r.paused && r.store_uuid.is_some() && self.live.up.contains(&r.node)
+                !r.in_sync() && !r.leaving && !r.fill_held() && r.store_uuid.is_some() && self.live.up.contains(&r.node)
             };
             let Some(r) = s.replicas.values().find(out).cloned() else { continue };
             let e = epoch(self);

@@ -8,6 +8,7 @@ use crate::message::Msg;
 use crate::timing::{DEAD, IDLE_EVERY, LEASE, LEASE_EVERY, RECONNECT};
 use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::{Rid, Tick};
+use std::collections::BTreeSet;
 
 impl Coordinator {
     /// Asks for leases when they are due: often while there are reads, now and then as a sign of life.
@@ -25,8 +26,25 @@ impl Coordinator {
         self.ask_leases(now, out);
     }
 
+    /// Asks everybody who is required.
     pub(super) fn ask_leases(&mut self, now: Tick, out: &mut Vec<Output>) {
-        for rid in self.required() {
+        let all = self.required();
+        self.ask(now, all, out);
+    }
+
+    /// With strict reads: asks whoever has not yet answered a question that was asked after something arrived. Nobody else: a member on
+    /// this node answers at once, and would be asked for ever while the others' answers are on their way.
+    pub(super) fn ask_to_confirm(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let owes = |rid: &Rid, m: &super::Member| {
+            let arrived = self.reads.values().filter_map(|r| r.arrived.as_ref());
+            arrived.filter(|a| a.from != *rid).any(|a| m.confirmed <= a.after)
+        };
+        let some = self.required().into_iter().filter(|r| self.members.get(r).is_some_and(|m| owes(r, m))).collect();
+        self.ask(now, some, out);
+    }
+
+    fn ask(&mut self, now: Tick, rids: BTreeSet<Rid>, out: &mut Vec<Output>) {
+        for rid in rids {
             let Some(m) = self.members.get_mut(&rid) else { continue };
             if !m.up || m.unproven {
                 continue;
@@ -69,8 +87,8 @@ impl Coordinator {
         }
         self.deliver_reads(now, out);
         // What arrived while that question was on its way needs another one: one for all of it.
-        if self.cfg.strict_reads && self.reads.values().any(|r| r.arrived.is_some()) {
-            self.ask_leases(now, out);
+        if self.cfg.strict_reads {
+            self.ask_to_confirm(now, out);
         }
     }
 

@@ -155,7 +155,7 @@ impl Coordinator {
             self.drive_takeover(now, out);
             self.drive_leases(now, out);
         }
-        self.pace.run(now, self.sync.is_some() || self.scrubbing());
+        self.pace.run(now, self.sync.is_some() || (self.scrubbing() && !self.record.scrub_paused));
         self.drive_sync(now, out);
         self.drive_scrub(now, out);
         self.drive_membership(now, out);

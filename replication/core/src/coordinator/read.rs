@@ -196,7 +196,10 @@ impl Coordinator {
         let arrived = self.reads.get(&id).and_then(|r| r.arrived.as_ref());
         if arrived.is_some_and(|a| !self.is_current(now, a)) {
             self.stats.lease_waits += 1;
-            self.ask_leases(now, out);
+            match self.cfg.strict_reads {
+                true => self.ask_to_confirm(now, out),
+                false => self.ask_leases(now, out),
+            }
         }
         self.deliver_reads(now, out);
     }

@@ -86,11 +86,14 @@ impl Coordinator {
             });
         }
         let Some(s) = self.scrub.as_mut() else { return };
+        if self.record.scrub_paused && s.look.is_none() {
+            return;
+        }
         if s.over() {
             let change = Change::Scrubbed { id: s.id, report: s.report };
             return self.propose(now, change, out);
         }
-        if s.look.is_some() || self.record.scrub_paused {
+        if s.look.is_some() {
             return;
         }
         if let Some(chunk) = s.todo.front().copied() {

@@ -62,6 +62,9 @@ impl Checkpoint {
     pub(super) fn job_ended(&mut self) {
         self.jobs = self.jobs.saturating_sub(1);
     }
+    pub(super) fn destaging(&self) -> usize {
+        self.jobs
+    }
     pub(super) fn destaged(&mut self, slot: u32) {
         self.changed.insert(slot);
     }
@@ -118,7 +121,6 @@ impl Store {
 
     fn begin_checkpoint(&mut self) {
         let work = self.chunks.iter().filter(|(_, c)| c.is_dirty() || c.destage.is_some()).map(|(k, _)| *k).collect();
-        self.pace.fresh();
         let ck = &mut self.checkpoint;
         ck.phase = Phase::Destaging;
         ck.requested = false;
@@ -135,17 +137,24 @@ impl Store {
             Some(Pending::Data { .. }) => Kind::Read,
             _ => return,
         };
-        self.pace.took(kind, us, self.checkpoint.phase != Phase::Idle);
+        // (What syncs and index writes do to others is no reason to destage fewer chunks.)
+        match self.checkpoint.phase {
+            Phase::Idle => self.pace.took(kind, us, false),
+            Phase::Destaging => self.pace.took(kind, us, true),
+            _ => {}
+        }
     }
 
     /// Chunks that may be destaged at once now.
     fn destage_limit(&self) -> usize {
         let part = |used: u64, of: u64| used * 1000 / of.max(1);
         let journal = part(self.journal.used(), self.sb.geometry.journal_bytes);
-        let overlay = part(self.overlay_bytes as u64, self.cfg.overlay_bytes as u64);
-        let awaited = self.checkpoint.space_awaited || !self.checkpoint.now.is_empty();
-        let foreground = !awaited && (self.journal.in_flight() || !self.reads.is_empty());
-        self.pace.limit(journal.max(overlay), foreground)
+        let overlay = part((self.overlay_bytes + self.journal.payload()) as u64, self.cfg.overlay_bytes as u64);
+        let ck = &self.checkpoint;
+        if ck.space_awaited || !ck.now.is_empty() || !ck.next.is_empty() {
+            return self.cfg.destage_jobs;
+        }
+        self.pace.limit(journal.max(overlay), self.journal.in_flight() || !self.reads.is_empty())
     }
 
     fn drive_destage(&mut self, out: &mut Vec<Output>) {

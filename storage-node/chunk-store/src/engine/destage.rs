@@ -184,6 +184,7 @@ impl Store {
             self.checkpoint.destaged(slot);
         }
         self.stats.destaged += 1;
+        self.pace.destaged();
         self.checkpoint.job_ended();
         if self.chunks.get(&key).is_some_and(|c| !c.slow.is_empty()) {
             self.slow_ready.push_back(key);

@@ -314,6 +314,7 @@ impl Store {
             journal_bytes: self.sb.geometry.journal_bytes,
             overlay_bytes: self.overlay_bytes as u64,
             cached_pages: self.cache.len() as u64,
+            destaging: self.checkpoint.destaging() as u64,
             destage_allowed: self.pace.allowed() as u64,
             waiting: self.waiting.len() as u64,
             ..self.stats

@@ -17,6 +17,8 @@ pub(super) enum Kind {
 struct Measure {
     calm: u64,
     busy: u64,
+    /// It was measured since the number was last decided on.
+    seen: bool,
 }
 
 /// Below this nobody cares, microseconds.
@@ -28,10 +30,11 @@ impl Measure {
     fn take(&mut self, us: u64, busy: bool) {
         let (average, weight) = if busy { (&mut self.busy, 4) } else { (&mut self.calm, 16) };
         *average = if *average == 0 { us } else { (*average * (weight - 1) + us) / weight };
+        self.seen |= busy;
     }
 
     fn stretched(&self) -> bool {
-        self.calm > 0 && self.busy > self.calm * 3 / 2 + NEGLIGIBLE
+        self.seen && self.calm > 0 && self.busy > self.calm * 3 / 2 + NEGLIGIBLE
     }
 }
 
@@ -42,16 +45,20 @@ pub(crate) struct Pace {
     allowed: usize,
     measures: [Measure; 2],
     samples: u32,
+    /// Chunks destaged since anybody in the foreground was last seen: one who does one thing after another is not there at each
+    /// moment, and is there all the same.
+    alone: usize,
 }
 
 impl Pace {
     pub(super) fn new(most: usize) -> Pace {
-        Pace { most: most.max(1), allowed: most.max(1), measures: [Measure::default(); 2], samples: 0 }
+        Pace { most: most.max(1), allowed: most.max(1), measures: [Measure::default(); 2], samples: 0, alone: most }
     }
 
     /// A foreground operation took so long; `busy`: beside destaging.
     pub(super) fn took(&mut self, kind: Kind, us: u64, busy: bool) {
         self.measures[kind as usize].take(us, busy);
+        self.alone = 0;
         if !busy {
             return;
         }
@@ -65,17 +72,17 @@ impl Pace {
         } else {
             (self.allowed + 1).min(self.most)
         };
+        self.measures.iter_mut().for_each(|m| m.seen = false);
     }
 
-    /// A checkpoint begins: what the last one's destaging did to others is past.
-    pub(super) fn fresh(&mut self) {
-        self.samples = 0;
-        self.measures.iter_mut().for_each(|m| m.busy = m.calm);
+    /// A chunk is in place.
+    pub(super) fn destaged(&mut self) {
+        self.alone = self.alone.saturating_add(1);
     }
 
     /// The number now. `fill` is in thousandths of the journal or the overlay, whichever is fuller.
     pub(super) fn limit(&self, fill: u64, foreground: bool) -> usize {
-        if !foreground {
+        if !foreground && self.alone >= self.most {
             return self.most;
         }
         let over = fill.saturating_sub(500).min(250) as usize;
@@ -107,9 +114,11 @@ mod tests {
         feed(&mut p, Kind::Group, 900, true, 10 * SAMPLES);
         assert_eq!(p.limit(500, true), 1, "slowed down, never stopped");
         assert_eq!((p.limit(625, true), p.limit(750, true), p.limit(1000, true)), (8, 16, 16));
+        assert_eq!(p.limit(500, false), 1, "who was there a moment ago comes again");
+        (0..16).for_each(|_| p.destaged());
         assert_eq!(p.limit(500, false), 16, "nobody is there to notice");
+        assert_eq!(p.limit(500, true), 1);
         // It gets better: one more at a time.
-        p.fresh();
         feed(&mut p, Kind::Group, 210, true, 3 * SAMPLES);
         assert_eq!(p.limit(500, true), 4);
     }
@@ -123,6 +132,9 @@ mod tests {
         assert_eq!(p.limit(0, true), 16);
         feed(&mut p, Kind::Read, 1500, true, 2 * SAMPLES);
         assert!(p.limit(0, true) <= 8);
+        // Nobody reads any more: what reads took is no reason any longer.
+        feed(&mut p, Kind::Group, 3000, true, 20 * SAMPLES);
+        assert_eq!(p.limit(0, true), 16);
     }
 
     #[test]

@@ -248,6 +248,8 @@ pub struct Stats {
     pub cached_pages: u64,
     /// Chunks that may be destaged at once beside the foreground, while nothing forces more.
     pub destage_allowed: u64,
+    /// Chunks being destaged.
+    pub destaging: u64,
     /// Operations waiting for room.
     pub waiting: u64,
     /// Times an operation had to wait for room.

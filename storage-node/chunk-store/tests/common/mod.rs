@@ -38,6 +38,8 @@ pub struct World {
     pub refused: u64,
     pub reads_checked: u64,
     pub failed: Option<String>,
+    /// How long operations take; none: all over the place.
+    pub took: Option<u64>,
 }
 
 pub fn rec() -> ReplicaRec {
@@ -103,6 +105,7 @@ impl World {
             refused: 0,
             reads_checked: 0,
             failed: None,
+            took: None,
         };
         w.drain();
         w.submit(Op::CreateReplica(rec()), "create");
@@ -247,10 +250,16 @@ impl World {
     pub fn complete_one(&mut self) -> bool {
         let n = self.disk.pending() as u64;
         let i = self.rng.below(n) as usize;
+        self.complete(i)
+    }
+
+    /// Completes the `i`-th operation in flight.
+    pub fn complete(&mut self, i: usize) -> bool {
         match self.disk.complete(i) {
             Some((tag, result)) => {
-                // Times all over the place: destaging speeds up and slows down.
-                self.input(Input::Took { tag, us: tag.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52 });
+                // All over the place: destaging speeds up and slows down.
+                let us = self.took.unwrap_or(tag.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52);
+                self.input(Input::Took { tag, us });
                 self.input(Input::DiskDone { tag, result });
                 true
             }

@@ -300,6 +300,11 @@ impl Coordinator {
     /// Once everything up to M is on the whole set, any member's list is complete.
     fn drive_listing(&mut self, now: Tick, out: &mut Vec<Output>) {
         // (A write that is held back because too few members are in sync is on all of those that are.)
+        let can_send = |r: &Rid| self.members.get(r).is_some_and(|m| m.up && !m.unproven);
+        if !self.record.in_sync.keys().any(can_send) {
+            // It would hold its place until somebody is back.
+            return self.fail_sync("no source answers");
+        }
         let before = self.sync.as_ref().map_or(0, |s| s.mirror_from);
         let early = mutant::is(Mutant::SyncListsEarly);
         if !early && self.writes.range(..=before).any(|(_, w)| !w.waiting.is_empty()) {
@@ -406,7 +411,9 @@ impl Coordinator {
     /// Others go first: this node's turn goes to another shard of it, and this one asks again soon.
     pub(super) fn sync_refused(&mut self, now: Tick, out: &mut Vec<Output>) {
         let Some(s) = self.sync.take_if(|s| s.stage == SyncStage::Proposed) else { return };
-        self.sync_retry.insert(s.rid, (now.plus(SYNC_RETRY), SYNC_RETRY));
+        // More and more rarely, but often enough to take its turn; what it waits after failures stays.
+        let wait = self.sync_retry.get(&s.rid).map_or(SYNC_RETRY, |(_, w)| (w * 2).clamp(SYNC_RETRY, 8 * SYNC_RETRY));
+        self.sync_retry.insert(s.rid, (now.plus(wait), wait));
         self.permit = Permit::None;
         out.push(Output::SyncOver);
     }
