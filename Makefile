@@ -39,7 +39,7 @@ test: setup-test
 	@$(MAKE) --no-print-directory test-now
 .PHONY: test-now
 test-now: lint build-now
-	HOLDFAST=$(HOLDFAST) cargo test --locked --workspace -- --show-output
+	HOLDFAST=$(HOLDFAST) cargo test --locked --workspace --no-fail-fast -- --show-output
 	cargo test --locked -p hf-tests --features mutants --test mutants -- --nocapture
 	cargo test --locked -p hf-repl-core --features mutants --test transcripts
 

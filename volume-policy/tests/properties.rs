@@ -130,7 +130,13 @@ fn value(key: &'static str) -> BoxedStrategy<String> {
         "read_from" => words(&["local", "Nearest", "SPREAD"]).boxed(),
         "read_only" | "sticky" => words(&["true", "no", "ON", "0", "yes"]).boxed(),
         "exports" => words(&["nbd", "none", "NBD"]).boxed(),
-        other => panic!("the attribute {other} has no values here: add some"),
+        // What its row lists, if that is a list.
+        other => {
+            let listed: Vec<String> = attribute::find(other).unwrap().values.split(", ").map(String::from).collect();
+            let wrong = listed.iter().find(|v| attribute::check(other, v).is_err());
+            assert_eq!(wrong, None, "the attribute {other} has no values here: add some");
+            prop::sample::select(listed).boxed()
+        }
     }
 }
 
