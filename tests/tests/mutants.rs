@@ -15,6 +15,7 @@ const HINTS: &[(Mutant, u64, &[&str])] = &[
     (Mutant::SyncListsEarly, 974, &LATER),
     (Mutant::ShortLeaseAtReplica, 516, &LATER),
     (Mutant::LeaseMarginIgnored, 1479, &[]),
+    (Mutant::SyncsWhoLeaves, 3793, &["strict", "busy"]),
 ];
 
 /// The first seed that notices, and how.

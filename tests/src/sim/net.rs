@@ -104,8 +104,9 @@ impl Sim {
             }
             Net::Proposal { from, session, cmd } => {
                 let over = self.record().session != Some(session);
-                // In every fifth second others go first: the leader allows no sync to begin.
-                let busy = matches!(cmd, Command::SyncStart { .. }) && (self.now.0 / 1_000_000).is_multiple_of(5);
+                let busy = self.swarm.busy
+                    && matches!(cmd, Command::SyncStart { .. })
+                    && (self.now.0 / 1_000_000).is_multiple_of(5);
                 let outcome = match if busy { Err(Refusal::Busy(String::new())) } else { self.apply(cmd) } {
                     Ok(_) if over => return Err("a change was taken from an attachment that is over".into()),
                     Ok(_) => co::Proposed::Done,

@@ -75,7 +75,7 @@ pub enum Stores {
 }
 
 /// What can go wrong, by name: `HOLDFAST_SIM_OFF=crash,wipe` runs without it. The first ten have weights of their own.
-pub const FAULTS: [&str; 18] = [
+pub const FAULTS: [&str; 19] = [
     "loss",
     "duplicate",
     "crash",
@@ -94,10 +94,11 @@ pub const FAULTS: [&str; 18] = [
     "clocks",
     "unaligned",
     "strict",
+    "busy",
 ];
 
 /// What came later than the seeds that are kept because they once failed: without these they are the runs they were.
-pub const LATER: [&str; 5] = ["changes", "policy", "clocks", "unaligned", "strict"];
+pub const LATER: [&str; 6] = ["changes", "policy", "clocks", "unaligned", "strict", "busy"];
 
 /// One run, without some faults. If its verdict is an error it names what went wrong; the seed replays it.
 pub fn run_without(seed: u64, steps: u64, stores: Stores, off: &[String]) -> Result<Outcome, String> {

@@ -30,6 +30,8 @@ pub(super) struct Swarm {
     rates: BTreeMap<u64, u64>,
     /// Reads are strict, and clocks run as they like: up to four times as fast as they should, or as slow.
     pub(super) strict: bool,
+    /// In every fifth second the leader allows no sync to begin: others go first.
+    pub(super) busy: bool,
     /// The wall clock is off by so many milliseconds; none: there is none.
     pub(super) wall: Option<u64>,
     /// Clients ask for parts of blocks, and flush.
@@ -74,6 +76,7 @@ impl Swarm {
             policy: policy && !is_off("policy"),
             rates: if clocks { rates } else { BTreeMap::new() },
             strict,
+            busy: Rng::new(seed ^ 0xc2b2_ae3d_27d4_eb4f).one_in(2) && !is_off("busy"),
             wall: wall.filter(|_| clocks),
             cells: cells && !is_off("unaligned"),
             away: BTreeMap::new(),
