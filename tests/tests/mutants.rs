@@ -11,7 +11,7 @@ use std::sync::Mutex;
 const HINTS: &[(Mutant, u64, &[&str])] = &[
     (Mutant::ServeBeforeCopied, 4257, &LATER),
     (Mutant::SyncForgetsZeroesOfNothing, 8536, &LATER),
-    (Mutant::IgnoreStoreUuid, 1264, &LATER),
+    (Mutant::IgnoreStoreUuid, 9536, &[]),
     (Mutant::SyncListsEarly, 974, &LATER),
     (Mutant::ShortLeaseAtReplica, 516, &LATER),
     (Mutant::LeaseMarginIgnored, 1479, &[]),

@@ -76,7 +76,7 @@ impl Swarm {
             policy: policy && !is_off("policy"),
             rates: if clocks { rates } else { BTreeMap::new() },
             strict,
-            busy: Rng::new(seed ^ 0xc2b2_ae3d_27d4_eb4f).one_in(2) && !is_off("busy"),
+            busy: !is_off("busy"),
             wall: wall.filter(|_| clocks),
             cells: cells && !is_off("unaligned"),
             away: BTreeMap::new(),
