@@ -3,10 +3,13 @@
 //! buffer that the disk can take, `replication/src/link.rs` and `storage-node/src/reactor/conn.rs`: the one copy there is.)
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../../replication/core/tests/common/mod.rs"]
+mod common;
+
 use bytes::Bytes;
-use hf_policy::attributes::ReadFrom;
+use common::{BOOT, config, record};
 use hf_policy::*;
-use hf_repl_core::coordinator::{self as co, ClientOp, Coordinator, MemberInfo, Record};
+use hf_repl_core::coordinator::{self as co, ClientOp, Coordinator};
 use hf_repl_core::message::{Envelope, Msg};
 use hf_repl_core::replica::{self as re, Replica};
 use hf_repl_core::wire;
@@ -16,41 +19,8 @@ use hf_store::{self as st, DiskOp, FormatParams, Op, ReplicaRec, Store, recovery
 use std::collections::{BTreeMap, VecDeque};
 
 const SHARD: ShardId = ShardId { vol: VolumeId(1), index: 0 };
-const BOOT: BootId = BootId(9);
 const RID: Rid = Rid(1);
 const NOW: Tick = Tick(1_000_000_000);
-
-fn config() -> co::Config {
-    co::Config {
-        cluster: ClusterId(1),
-        shard: SHARD,
-        session: SessionId(5),
-        node: NodeId(1),
-        blocks: 1024,
-        min_replicas: 1,
-        replica_timeout: 1_000 * MS,
-        read_from: ReadFrom::Local,
-        strict_reads: false,
-        rebuild_impact: 20,
-        nearest: vec![RID],
-    }
-}
-
-fn record() -> Record {
-    Record {
-        activated: Term(0),
-        term: Term(1),
-        epoch: Epoch(3),
-        session: Some(SessionId(5)),
-        lineage: Lineage(1),
-        in_sync: [(RID, MemberInfo { node: NodeId(1), store_uuid: StoreUuid(1) })].into(),
-        out: Default::default(),
-        leaving: Default::default(),
-        paused: Default::default(),
-        scrub: None,
-        scrub_paused: false,
-    }
-}
 
 fn entry() -> ReplicaRec {
     ReplicaRec {
@@ -100,7 +70,7 @@ impl Path {
         recovery::format(&mut disk, p).unwrap();
         let store = recovery::open(&mut disk, st::Config::default()).unwrap();
         let (mut out, mut begun) = (Vec::new(), Vec::new());
-        let c = Coordinator::new(NOW, config(), record(), &mut out);
+        let c = Coordinator::new(NOW, config(), record(1), &mut out);
         let r = Replica::new(NOW, BOOT, durable(ClusterId(1), &entry(), 0));
         let (tags, todo) = (BTreeMap::new(), VecDeque::new());
         let mut p = Path { c, r, store, disk, tags, next: 1, sent: vec![], written: vec![], answered: 0, todo };

@@ -411,7 +411,7 @@ impl Coordinator {
     /// Others go first: this node's turn goes to another shard of it, and this one asks again soon.
     pub(super) fn sync_refused(&mut self, now: Tick, out: &mut Vec<Output>) {
         let Some(s) = self.sync.take_if(|s| s.stage == SyncStage::Proposed) else { return };
-        // More and more rarely, but often enough to take its turn; what it waits after failures stays.
+        // More and more rarely, but often enough to take its turn.
         let wait = self.sync_retry.get(&s.rid).map_or(SYNC_RETRY, |(_, w)| (w * 2).clamp(SYNC_RETRY, 8 * SYNC_RETRY));
         self.sync_retry.insert(s.rid, (now.plus(wait), wait));
         self.permit = Permit::None;
