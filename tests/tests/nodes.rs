@@ -254,6 +254,37 @@ fn there_is_room_for_so_many_connections_and_no_more() {
     c.nodes[0].stop();
 }
 
+/// The bounds of the configuration are the ones that hold: RocksDB writes down what it was given, the disk says what it uses.
+#[test]
+fn memory_is_what_the_configuration_allows() {
+    let c = Cluster::prepared(1, |n| {
+        let flags = ["--write-memory", "4MiB", "--page-memory", "1MiB", "--metadata-memory", "8MiB"];
+        n.extra = flags.map(String::from).to_vec();
+    });
+    c.ok(&["volume", "create", "v", "size=240MiB", "replicas=1"]);
+    c.ok(&["volume", "attach", "v"]);
+    let mut nbd = Nbd::connect(&c.nodes[0].nbd, "v").unwrap();
+    let metric = |name: &str| {
+        let page = hf_tests::cluster::http_get(&c.nodes[0].http, "/metrics").unwrap();
+        let line = page.lines().find(|l| l.starts_with(name)).unwrap().to_string();
+        line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    let (mut overlay, mut pages) = (0, 0);
+    for i in 0..6000u64 {
+        nbd.write(i * 37 % 240 * 256 * 4096 + i / 240 * 4096, &[i as u8; 4096]).unwrap();
+        if i % 20 == 0 {
+            overlay = overlay.max(metric("holdfast_disk_overlay_bytes"));
+            pages = pages.max(metric("holdfast_disk_cached_pages"));
+        }
+    }
+    assert!(overlay > 1 << 19 && overlay <= (4 << 20) + 4096, "{overlay} bytes wait for their place");
+    // 1 MiB of 6 KiB each, of 240 that were touched.
+    assert!(pages > 100 && pages <= 170, "{pages} chunk pages");
+    let log = std::fs::read_to_string(c.nodes[0].data_dir.join("meta/LOG")).unwrap();
+    assert!(log.contains("Options.write_buffer_size: 2097152"), "RocksDB's memtables are not bounded as asked");
+    assert!(log.contains("capacity : 4194304"), "RocksDB's cache is not bounded as asked");
+}
+
 #[test]
 fn thousands_of_idle_connections_cost_little() {
     let n: usize = 3000.min(descriptors().saturating_sub(200));
