@@ -7,4 +7,4 @@ pub mod buffers;
 pub mod link;
 
 pub use buffers::AlignedBuf;
-pub use link::{LinkError, Queue, accept, dial, read_frames, refuse, write_frames};
+pub use link::{LinkError, Queue, Traffic, accept, dial, read_frames, refuse, write_frames};

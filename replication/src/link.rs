@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use hf_policy::BootId;
 use hf_repl_core::message::{Envelope, Msg};
 use hf_repl_core::wire::{self, Frame, HEADER_BYTES, HELLO_BYTES, Hello, HelloReply, Refused, WireError};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::rc::Rc;
@@ -40,6 +40,25 @@ pub enum LinkError {
     /// Too slow.
     #[error("no answer in time")]
     Timeout,
+}
+
+/// Bytes of frames that went over a link, and its predecessors to the same disk. (What TCP adds is not in it.)
+#[derive(Clone, Default)]
+pub struct Traffic(Rc<Cell<(u64, u64)>>);
+
+impl Traffic {
+    /// Bytes sent.
+    pub fn sent(&self) -> u64 {
+        self.0.get().0
+    }
+    /// Bytes received.
+    pub fn received(&self) -> u64 {
+        self.0.get().1
+    }
+    fn add(&self, sent: usize, received: usize) {
+        let (s, r) = self.0.get();
+        self.0.set((s + sent as u64, r + received as u64));
+    }
 }
 
 /// Frames that wait to be sent. Bounded; closing it ends the writer.
@@ -79,7 +98,7 @@ impl Queue {
 }
 
 /// Sends what the queue holds, many frames in one system call, until it is closed or the socket fails.
-pub async fn write_frames(mut w: OwnedWriteHalf, q: Queue) -> Result<(), LinkError> {
+pub async fn write_frames(mut w: OwnedWriteHalf, q: Queue, traffic: Traffic) -> Result<(), LinkError> {
     loop {
         let mut pieces: VecDeque<Bytes> = VecDeque::new();
         {
@@ -98,7 +117,9 @@ pub async fn write_frames(mut w: OwnedWriteHalf, q: Queue) -> Result<(), LinkErr
             q.0.wake.notified().await;
             continue;
         }
+        let bytes = pieces.iter().map(Bytes::len).sum();
         write_all(&mut w, pieces).await?;
+        traffic.add(bytes, 0);
     }
 }
 
@@ -124,17 +145,20 @@ pub async fn write_all<W: AsyncWriteExt + Unpin>(w: &mut W, mut pieces: VecDeque
 }
 
 /// Reads frames and hands them on, until the socket or the format fails.
-pub async fn read_frames(r: OwnedReadHalf, mut on: impl FnMut(Envelope, Msg)) -> LinkError {
+pub async fn read_frames(r: OwnedReadHalf, traffic: Traffic, mut on: impl FnMut(Envelope, Msg)) -> LinkError {
     let mut r = BufReader::with_capacity(64 << 10, r);
     loop {
         match read_frame(&mut r).await {
-            Ok((env, msg)) => on(env, msg),
+            Ok((env, msg, bytes)) => {
+                traffic.add(0, bytes);
+                on(env, msg);
+            }
             Err(e) => return e,
         }
     }
 }
 
-async fn read_frame(r: &mut BufReader<OwnedReadHalf>) -> Result<(Envelope, Msg), LinkError> {
+async fn read_frame(r: &mut BufReader<OwnedReadHalf>) -> Result<(Envelope, Msg, usize), LinkError> {
     let mut raw = [0u8; HEADER_BYTES];
     r.read_exact(&mut raw).await?;
     let h = wire::parse_header(&raw)?;
@@ -149,7 +173,7 @@ async fn read_frame(r: &mut BufReader<OwnedReadHalf>) -> Result<(Envelope, Msg),
         buf.freeze()
     };
     let msg = wire::decode(&raw, &h, &body, payload)?;
-    Ok((h.env, msg))
+    Ok((h.env, msg, HEADER_BYTES + h.body as usize + h.payload as usize))
 }
 
 /// Connects to a node's data port for one of its disks.

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use hf_policy::*;
-use hf_repl::link::{LinkError, Queue, read_frames, write_frames};
+use hf_repl::link::{LinkError, Queue, Traffic, read_frames, write_frames};
 use hf_repl_core::message::*;
 use proptest::prelude::*;
 use std::cell::RefCell;
@@ -26,7 +26,7 @@ fn message() -> impl Strategy<Value = Msg> {
     prop_oneof![
         1 => write,
         2 => any::<u64>().prop_map(|us| Msg::SealWait { us }),
-        2 => (0..=256usize).prop_map(|n| Msg::ChunkVersionsAck { infos: vec![BlockInfo::default(); n] }),
+        2 => (0..=255u8).prop_map(|n| Msg::ChunkVersionsAck { infos: (0..n).map(|at| (at, BlockInfo::default())).collect() }),
         2 => (0..4096u32).prop_map(|n| Msg::ChunkListAck { chunks: vec![(ChunkIx(n), Ver::new(1, 2)); n as usize], more: true }),
     ]
 }
@@ -45,9 +45,9 @@ fn pass(list: &[Msg], cuts: &[usize], damage: Option<usize>) -> (Vec<(Envelope, 
         let q = Queue::default();
         list.iter().zip(1..).for_each(|(m, i)| q.send(&env(i), m));
         let got = Rc::new(RefCell::new(Vec::new()));
-        let writer = tokio::task::spawn_local(write_frames(from.into_split().1, q.clone()));
+        let writer = tokio::task::spawn_local(write_frames(from.into_split().1, q.clone(), Traffic::default()));
         let sink = got.clone();
-        let reader = read_frames(to.into_split().0, move |e, m| sink.borrow_mut().push((e, m)));
+        let reader = read_frames(to.into_split().0, Traffic::default(), move |e, m| sink.borrow_mut().push((e, m)));
         let cutter = async {
             let total: usize = list.iter().zip(1..).map(|(m, i)| hf_repl_core::wire::encode(&env(i), m).len()).sum();
             let (mut at, mut buf) = (0, vec![0; 1 << 20]);

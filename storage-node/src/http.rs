@@ -114,6 +114,14 @@ const CLIENTS: &[ClientMetric] = &[
     ("volume_payload_bytes", "Bytes of requests and replies held for its clients; bounded.", |v| v.payload),
 ];
 
+fn links(p: &mut Page, status: &[crate::reactor::ReactorStatus]) {
+    let links = || status.iter().flat_map(|s| &s.links);
+    p.head("link_sent_bytes_total", "counter", "Bytes of replication messages sent to a disk of another node.");
+    links().for_each(|(disk, sent, _)| p.line("link_sent_bytes_total", &format!("disk=\"{disk}\""), *sent));
+    p.head("link_received_bytes_total", "counter", "Bytes of replication messages received from it.");
+    links().for_each(|(disk, _, got)| p.line("link_received_bytes_total", &format!("disk=\"{disk}\""), *got));
+}
+
 async fn metrics(State(node): State<Arc<Node>>) -> String {
     let mut p = Page(String::new());
     p.head("up", "gauge", "1 while the daemon runs.");
@@ -143,6 +151,7 @@ async fn metrics(State(node): State<Arc<Node>>) -> String {
         p.head(name, kind, help);
         disks.iter().for_each(|d| p.line(name, &format!("disk=\"{}\"", d.disk), get(&d.stats)));
     }
+    links(&mut p, &status);
     p.head("disk_failed", "gauge", "1 if the disk has failed for good.");
     disks.iter().for_each(|d| p.line("disk_failed", &format!("disk=\"{}\"", d.disk), u64::from(d.failed.is_some())));
     let state = m.view.borrow().clone();

@@ -56,11 +56,11 @@ fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let range = BlockRange::new(10, 1);
     let data = bytes::Bytes::from(vec![5u8; 4096]);
     let msgs = [
-        Msg::Seal { epoch: Epoch(5), held: hf_policy::Ver::new(3, 9), position: 7 },
+        Msg::Seal { epoch: Epoch(5), held: Ver::new(3, 9), position: 7, stable: Ver::new(4, 0) },
         Msg::Write { seq: 4, range, stable: Ver::ZERO, kind: WriteKind::Data { crcs: crc::payloads(&data), data } },
         Msg::Write { seq: 4, range, stable: Ver::ZERO, kind: WriteKind::Zero { keep: true } },
         Msg::Read { range },
-        Msg::ChunkVersionsAck { infos: vec![Default::default(); 256] },
+        Msg::ChunkVersionsAck { infos: (0..=255).map(|at| (at, Default::default())).collect() },
         Msg::CopyAck { applied: vec![true, false] },
     ];
     let frames = msgs.iter().map(|m| wire::encode(&env, m).head.to_vec()).collect();

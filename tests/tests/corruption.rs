@@ -39,7 +39,11 @@ fn find(file: &Path, blocks: std::ops::Range<u64>) -> Vec<u64> {
 
 /// One bit of each copy of these blocks is flipped.
 fn rot(file: &Path, blocks: std::ops::Range<u64>) -> usize {
-    let at = find(file, blocks);
+    flip(file, &find(file, blocks))
+}
+
+/// One bit of each of these blocks of the file is flipped.
+fn flip(file: &Path, at: &[u64]) -> usize {
     let f = std::fs::OpenOptions::new().read(true).write(true).open(file).unwrap();
     for (i, off) in at.iter().enumerate() {
         let off = off + 100 + (i as u64 * 37) % 3900;
@@ -49,6 +53,14 @@ fn rot(file: &Path, blocks: std::ops::Range<u64>) -> usize {
     }
     f.sync_all().unwrap();
     at.len()
+}
+
+/// Where chunk pages are (docs/disk-format.md).
+fn pages(file: &Path) -> Vec<u64> {
+    let f = std::fs::File::open(file).unwrap();
+    let mut head = [0u8; 4];
+    let blocks = (0..f.metadata().unwrap().len()).step_by(4096);
+    blocks.filter(|at| f.read_exact_at(&mut head, *at).is_ok() && head == *b"HFPG").collect()
 }
 
 fn metric(c: &Cluster, node: usize, name: &str) -> u64 {
@@ -147,4 +159,56 @@ fn rotten_blocks_are_served_from_elsewhere_and_healed_and_never_passed_off() {
     println!(
         "1,112 blocks rotted: 3 lost on all replicas and reported as lost, all others found and replaced ({healed} by a scrub)"
     );
+}
+
+/// The pages of a replica rot, and so the versions and checksums of all its blocks. Whoever takes the volume up next must not conclude from
+/// that that anything is lost: everything is served from elsewhere, and mended within the same attachment.
+#[test]
+fn rotten_chunk_pages_take_nothing_with_them_and_are_healed() {
+    let mut c = Cluster::new(3);
+    c.ok(&["volume", "create", "v", "size=64MiB"]);
+    c.ok(&["volume", "attach", "v", "--node", "n1"]);
+    let mut nbd = connect(&c, 0);
+    for i in 0..BLOCKS {
+        nbd.write(i * 4096, &block(i)).unwrap();
+    }
+    // n1, which has it attached, dies in the middle of things: what it wrote last must be compared by whoever comes.
+    c.nodes[0].kill();
+    drop(nbd);
+    c.nodes[1].stop();
+    let file = c.nodes[1].dir.join("disk/holdfast.disk");
+    let at = pages(&file);
+    assert!(at.len() >= 6, "{at:?}");
+    flip(&file, &at);
+    c.nodes[0].start();
+    c.nodes[1].start();
+    c.ready();
+    c.ok(&["volume", "set", "v", "read_from=local"]);
+    until("the take-over", || c.cli(&["volume", "attach", "v", "--node", "n2", "--force"]));
+    let mut nbd = connect(&c, 1);
+    for i in 0..BLOCKS {
+        assert!(nbd.read(i * 4096, 4096).unwrap() == block(i), "block {i}");
+    }
+    until("the repairs", || {
+        let v = c.volume("v");
+        let (bad, good) =
+            (metric(&c, 1, "holdfast_volume_bad_blocks_total"), metric(&c, 1, "holdfast_volume_repaired_blocks_total"));
+        println!("{bad} blocks met as bad, {good} mended");
+        if good >= bad { Ok(()) } else { Err(v.to_string()) }
+    });
+    c.ok(&["volume", "scrub", "v"]);
+    let report = until("the scrub", || {
+        let v = c.volume("v");
+        if v["scrubbed"].is_null() { Err(v["scrub"].to_string()) } else { Ok(v["scrubbed"]["report"].clone()) }
+    });
+    let zero = serde_json::json!(0);
+    assert_eq!((&report["lost"], &report["diverged"]), (&zero, &zero), "{report}");
+    drop(nbd);
+    c.nodes.iter_mut().for_each(|n| n.stop());
+    for n in &c.nodes {
+        let seen = run(&["inspect", "disk", n.dir.join("disk").to_str().unwrap(), "--verify", "-o", "json"]).unwrap();
+        let seen: serde_json::Value = serde_json::from_str(&seen).unwrap();
+        assert_eq!(seen["replicas"][0]["verified"]["bad_blocks"], 0, "{seen}");
+        assert_eq!(seen["replicas"][0]["verified"]["data_blocks"], BLOCKS, "{seen}");
+    }
 }

@@ -109,6 +109,57 @@ fn a_returned_replica_catches_up_under_load_and_then_carries_the_volume() {
     model.check(&mut nbd);
 }
 
+/// One block of every chunk, the worst case for what comes with each block; then blocks all over the place; then large pieces and trims: all bytes
+/// between the coordinator and the disk that was away, both ways, against the bytes that were dirtied.
+#[test]
+fn the_traffic_of_a_resync_is_little_more_than_what_was_dirtied() {
+    const CHUNKS: u64 = 96;
+    let mut c = Cluster::new(3);
+    c.ok(&["volume", "create", "v", "size=96MiB", "rebuild_impact=0%"]);
+    c.ok(&["volume", "attach", "v", "--node", "n1"]);
+    let mut nbd = Nbd::connect(&c.nodes[0].nbd, "v").unwrap();
+    let mut model = Model { tags: vec![0; CHUNKS as usize * 256], tag: 0 };
+    for i in 0..CHUNKS {
+        model.put(&mut nbd, i * 256, 256);
+    }
+    let away =
+        c.status().unwrap()["disks"].as_object().unwrap().values().find(|d| d["node"] == 3).unwrap()["id"].clone();
+    let bytes = |c: &Cluster| -> u64 {
+        let of = |way: &str| metric(c, 0, &format!("holdfast_link_{way}_bytes_total{{disk=\"{away}\"}}"));
+        of("sent") + of("received")
+    };
+    let pieces: [(&str, Vec<(u64, u64)>); 3] = [
+        ("one block of every chunk", (0..CHUNKS).map(|i| (i * 256 + i * 37 % 256, 1)).collect()),
+        ("blocks all over the place", (0..400).map(|i| (i * 7919 % (CHUNKS * 256), 1)).collect()),
+        ("large pieces", (0..12).map(|i| (i * 8 * 256 + 100, 256 - 100)).collect()),
+    ];
+    for (what, pieces) in pieces {
+        c.nodes[2].kill();
+        until("the drop", || {
+            let v = c.volume("v");
+            if v["shards"][0]["replicas"].to_string().contains("out") { Ok(()) } else { Err(v.to_string()) }
+        });
+        for (at, n) in &pieces {
+            model.put(&mut nbd, *at, *n);
+        }
+        let dirtied: u64 = pieces.iter().map(|(_, n)| n * 4096).sum();
+        let before = bytes(&c);
+        c.nodes[2].start();
+        in_sync(&c, "v", 3);
+        let traffic = bytes(&c) - before;
+        let ratio = traffic as f64 / dirtied as f64;
+        println!("resync of {what}: {dirtied} bytes dirtied, {traffic} bytes on the wire: {ratio:.3}");
+        assert!(ratio <= 1.1, "{what}: {traffic} bytes for {dirtied}");
+    }
+    // What it holds now is everything.
+    drop(nbd);
+    c.ok(&["volume", "set", "v", "read_from=local"]);
+    c.nodes[0].kill();
+    until("the take-over", || c.cli(&["volume", "attach", "v", "--node", "n3", "--force"]));
+    let mut nbd = until("the export", || Nbd::connect(&c.nodes[2].nbd, "v").map_err(|e| e.to_string()));
+    model.check(&mut nbd);
+}
+
 /// Six volumes, attached on two nodes, have a replica on a node that returns: its disk receives two of them at once, whoever
 /// coordinates them, and in the end all.
 #[test]

@@ -3,10 +3,12 @@
 //! Not here are rules that another one shields, so that breaking them alone changes nothing that can be seen: the check of the
 //! session within a term (a term is given to one session), of the boot id (leases outlast a restart, and an acknowledgement stays
 //! true), of the promise being durable before the term is served, of a change's term (its epoch is older too), of the term when an answer leaves (the store keeps order), and of a base
-//! that is too high (a replica that holds less than its base says takes itself for put back, and is compared as a whole).
+//! that is too high (a replica that holds less than its base says takes itself for put back, and is compared as a whole), and of what a
+//! target that was not asked has there (a copy is never newer than a live write).
 //!
 //! Others are too rare for random walks and have tests of their own: that a lease counts from when it was asked for, and that a
-//! replica lets nobody in right after a restart (replication/core/tests/regressions.rs); what becomes of bad blocks in a
+//! replica lets nobody in right after a restart (replication/core/tests/regressions.rs); that who promised a term does not yet hold what came
+//! before it (testdata/replica_identity.txt); what becomes of bad blocks in a
 //! take-over (takeover.rs) and in a sync (sync/copy.rs); that only the version that was lost mends a block (chunk-store/tests/faults.rs).
 //!
 //! Only with the cargo feature `mutants` can one be switched on, per thread; without it every question is a constant `false`
@@ -77,6 +79,8 @@ mutants! {
     IgnoreNewTerm,
     /// A number is used twice.
     ReuseSeq,
+    /// A take-over believes of all members what one of them has noted.
+    OneNotesForAll,
     /// A sync mirrors no live writes.
     SyncWithoutMirror,
     /// Trims are not mirrored to a member that syncs.

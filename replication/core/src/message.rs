@@ -54,12 +54,19 @@ pub enum BlockState {
     Zero = 2,
     /// Lost on this replica.
     Bad = 3,
+    /// Lost, and with it the version: what was here was not newer than the version that is told.
+    Lost = 4,
 }
 
 impl BlockState {
     /// Reads as zero?
     pub fn is_zero(self) -> bool {
         matches!(self, BlockState::Absent | BlockState::Zero)
+    }
+
+    /// Cannot be read here?
+    pub fn is_bad(self) -> bool {
+        matches!(self, BlockState::Bad | BlockState::Lost)
     }
 }
 
@@ -88,11 +95,14 @@ pub struct CopyItem {
     pub block: BlockIx,
     /// Applied only if the block still has this version.
     pub seen: Ver,
+    /// Or an older one: what a member that is brought in has of its base or before (§7) need not be asked for one by one.
+    pub or_older: bool,
     /// The version it gets.
     pub src: Ver,
     /// What it becomes.
     pub content: Content,
-    /// The bytes of the version that is there already (`src` = `seen`), which the block has lost.
+    /// The bytes of the version that is there already (`src` = `seen`; not newer, if the version itself is lost), which the block
+    /// has lost.
     pub repair: bool,
 }
 
@@ -119,6 +129,9 @@ pub enum Msg {
         held: Ver,
         /// What this process's predecessor said of its disk's journal ([`Msg::WriteAck`]); 0: nothing.
         position: u64,
+        /// Everything up to here is on this replica: noted with the promise, durably, before it is relied upon in this term. 0: nothing
+        /// is said.
+        stable: Ver,
     },
     /// Promised, durably; no older-term write can apply any more.
     SealAck {
@@ -204,15 +217,17 @@ pub enum Msg {
         /// Ask again from the last one + 1.
         more: bool,
     },
-    /// What does each block of a chunk hold?
+    /// What do the blocks of a chunk hold that are newer than `since`, or bad? (Since version 0: all that were ever written.)
     ChunkVersions {
         /// Which chunk.
         chunk: ChunkIx,
+        /// Watermark.
+        since: Ver,
     },
-    /// One entry per block.
+    /// One entry for each of them, in order.
     ChunkVersionsAck {
-        /// 256 entries.
-        infos: Vec<BlockInfo>,
+        /// Where in the chunk, and what.
+        infos: Vec<(u8, BlockInfo)>,
     },
     /// Read a chunk, verify every block, and say what each holds (a scrub; answered by `ChunkVersionsAck`).
     Verify {
@@ -277,4 +292,19 @@ impl HasFate for Nack {
             Nack::WrongStore | Nack::WrongLineage | Nack::NoReplica | Nack::Failed | Nack::Invalid => Fate::DropMember,
         }
     }
+}
+
+/// The entries of a whole chunk that are newer than `since`, or bad, with their places.
+pub fn listed(infos: &[BlockInfo], since: Ver) -> Vec<(u8, BlockInfo)> {
+    let told = |i: &BlockInfo| *i != BlockInfo::default() && (i.ver > since || i.state.is_bad());
+    (0..=u8::MAX).zip(infos).filter(|(_, i)| told(i)).map(|(at, i)| (at, *i)).collect()
+}
+
+/// A whole chunk's entries from a list since version 0.
+pub fn unlisted(list: &[(u8, BlockInfo)]) -> Vec<BlockInfo> {
+    let mut infos = vec![BlockInfo::default(); hf_policy::CHUNK_BLOCKS as usize];
+    for (at, i) in list {
+        infos[usize::from(*at)] = *i;
+    }
+    infos
 }

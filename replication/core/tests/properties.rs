@@ -43,7 +43,8 @@ fn data(blocks: usize) -> impl Strategy<Value = Bytes> {
 }
 
 fn info() -> impl Strategy<Value = BlockInfo> {
-    let states = &[BlockState::Absent, BlockState::Data, BlockState::Zero, BlockState::Bad][..];
+    use BlockState::*;
+    let states = &[Absent, Data, Zero, Bad, Lost][..];
     (ver(), any::<u32>(), prop::sample::select(states)).prop_map(|(ver, crc, state)| BlockInfo {
         ver,
         crc: PayloadCrc(crc),
@@ -57,13 +58,16 @@ fn item() -> impl Strategy<Value = CopyItem> {
         Just(Content::Bad),
         (any::<u32>(), data(1)).prop_map(|(c, d)| Content::Data(PayloadCrc(c), d)),
     ];
-    (any::<u64>(), ver(), ver(), content, any::<bool>()).prop_map(|(block, seen, src, content, repair)| CopyItem {
-        block: BlockIx(block),
-        seen,
-        src,
-        content,
-        repair,
-    })
+    (any::<u64>(), ver(), ver(), content, any::<(bool, bool)>()).prop_map(
+        |(block, seen, src, content, (repair, or_older))| CopyItem {
+            block: BlockIx(block),
+            seen,
+            or_older,
+            src,
+            content,
+            repair,
+        },
+    )
 }
 
 fn range() -> impl Strategy<Value = BlockRange> {
@@ -136,7 +140,9 @@ fn of_kind(kind: usize) -> BoxedStrategy<Msg> {
     let n = any::<u64>;
     let chunk = any::<u32>().prop_map(ChunkIx);
     match kind {
-        0 => (n(), ver(), n()).prop_map(|(e, held, position)| Msg::Seal { epoch: Epoch(e), held, position }).boxed(),
+        0 => (n(), ver(), n(), ver())
+            .prop_map(|(e, held, position, stable)| Msg::Seal { epoch: Epoch(e), held, position, stable })
+            .boxed(),
         1 => (ver(), ver(), n()).prop_map(|(stable, max_ver, credit)| Msg::SealAck { stable, max_ver, credit }).boxed(),
         2 => n().prop_map(|us| Msg::SealWait { us }).boxed(),
         3 => write().boxed(),
@@ -151,8 +157,10 @@ fn of_kind(kind: usize) -> BoxedStrategy<Msg> {
         12 => (prop::collection::vec((chunk, ver()), 0..50), any::<bool>())
             .prop_map(|(chunks, more)| Msg::ChunkListAck { chunks, more })
             .boxed(),
-        13 => chunk.prop_map(|chunk| Msg::ChunkVersions { chunk }).boxed(),
-        14 => prop::collection::vec(info(), 0..=256).prop_map(|infos| Msg::ChunkVersionsAck { infos }).boxed(),
+        13 => (chunk, ver()).prop_map(|(chunk, since)| Msg::ChunkVersions { chunk, since }).boxed(),
+        14 => prop::collection::btree_map(any::<u8>(), info(), 0..=256)
+            .prop_map(|m| Msg::ChunkVersionsAck { infos: m.into_iter().collect() })
+            .boxed(),
         15 => chunk.prop_map(|chunk| Msg::Verify { chunk }).boxed(),
         16 => prop::collection::vec(item(), 0..8).prop_map(|items| Msg::Copy { items }).boxed(),
         17 => prop::collection::vec(any::<bool>(), 0..=256).prop_map(|applied| Msg::CopyAck { applied }).boxed(),
@@ -239,7 +247,7 @@ proptest! {
         let content = if zero { Content::Zero } else { block.content.clone() };
         let longest = [
             Msg::ChunkListAck { chunks: vec![(ChunkIx(7), v); LIST_PAGE], more: true },
-            Msg::ChunkVersionsAck { infos: vec![i; 256] },
+            Msg::ChunkVersionsAck { infos: (0..=255).map(|at| (at, i)).collect() },
             Msg::Copy { items: vec![CopyItem { content, ..block }; 256] },
             Msg::ReadAck { infos: vec![i; 256], data: Bytes::from(vec![1; 256 * BLOCK_SIZE]) },
         ];

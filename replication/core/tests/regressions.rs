@@ -159,7 +159,7 @@ fn a_renewing_old_coordinator_cannot_keep_a_newer_term_out() {
             re::Input::Message {
                 link: 2,
                 env: env(2, 2),
-                msg: Msg::Seal { epoch: Epoch(1), held: Ver::ZERO, position: 0 },
+                msg: Msg::Seal { epoch: Epoch(1), held: Ver::ZERO, position: 0, stable: Ver::ZERO },
             },
             &mut out,
         );
@@ -210,7 +210,11 @@ fn a_restarted_replica_lets_nobody_in_for_as_long_as_a_lease_lasts() {
         let mut out = Vec::new();
         r.step(
             now,
-            re::Input::Message { link: 1, env, msg: Msg::Seal { epoch: Epoch(1), held: Ver::ZERO, position: 0 } },
+            re::Input::Message {
+                link: 1,
+                env,
+                msg: Msg::Seal { epoch: Epoch(1), held: Ver::ZERO, position: 0, stable: Ver::ZERO },
+            },
             &mut out,
         );
         out

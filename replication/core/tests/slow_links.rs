@@ -97,7 +97,8 @@ impl World {
 fn an_attach_gets_there_though_every_answer_takes_longer_than_the_seals_rhythm() {
     for delay in [0, timing::SEAL_EVERY / 2, timing::SEAL_EVERY, timing::SEAL_EVERY * 3 / 2, timing::SEAL_EVERY * 3] {
         let mut w = World::new(delay);
-        w.live(delay + 100 * MS);
+        // Two rounds: the promise, and that all is equal.
+        w.live(2 * delay + 100 * MS);
         assert_eq!(w.c.status().phase, Phase::Serving, "answers after {delay} us");
         w.live(5_000 * MS);
         assert!(w.joined, "answers after {delay} us: the member that was out never got in");

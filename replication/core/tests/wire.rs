@@ -30,11 +30,12 @@ fn all() -> Vec<Msg> {
         seen: Ver::new(1, 1),
         src: Ver::new(2, 2),
         content: if d { Content::Data(crcs[0], data.slice(..4096)) } else { Content::Bad },
+        or_older: !d,
         repair: d,
     };
     let range = BlockRange::new(10, 2);
     vec![
-        Msg::Seal { epoch: Epoch(5), held: Ver::new(3, 9), position: 77 },
+        Msg::Seal { epoch: Epoch(5), held: Ver::new(3, 9), position: 77, stable: Ver::new(4, 0) },
         Msg::SealAck { stable: Ver::new(1, 5), max_ver: Ver::new(1, 6), credit: 99 },
         Msg::SealWait { us: 5 },
         Msg::Write {
@@ -54,9 +55,9 @@ fn all() -> Vec<Msg> {
         Msg::ReserveAck { needs: 65_536, credit: 7 },
         Msg::ChunkList { since: Ver::ZERO, from: ChunkIx(3) },
         Msg::ChunkListAck { chunks: vec![(ChunkIx(1), Ver::new(1, 1))], more: true },
-        Msg::ChunkVersions { chunk: ChunkIx(9) },
+        Msg::ChunkVersions { chunk: ChunkIx(9), since: Ver::new(3, 4) },
         Msg::Verify { chunk: ChunkIx(9) },
-        Msg::ChunkVersionsAck { infos: vec![info; 256] },
+        Msg::ChunkVersionsAck { infos: (0..=255).map(|at| (at, info)).collect() },
         Msg::Copy { items: vec![item(true), item(false), item(true)] },
         Msg::CopyAck { applied: vec![true, false] },
         Msg::Nack(Nack::StaleTerm { promised: Term(9) }),
@@ -129,8 +130,8 @@ fn damaged_and_hostile_frames_are_refused() {
     let mut raw = [0u8; HELLO_BYTES];
     assert_eq!(Hello::from_frame(&raw), None);
     raw = Hello { min_version: 1, max_version: 9, ..Default::default() }.to_frame();
-    assert_eq!(Hello::from_frame(&raw).unwrap().common_version(), Some(2));
+    assert_eq!(Hello::from_frame(&raw).unwrap().common_version(), Some(MAX_VERSION));
     raw[20] ^= 1;
     assert_eq!(Hello::from_frame(&raw), None);
-    assert_eq!(Hello { min_version: 3, max_version: 9, ..Default::default() }.common_version(), None);
+    assert_eq!(Hello { min_version: MAX_VERSION + 1, max_version: 9, ..Default::default() }.common_version(), None);
 }

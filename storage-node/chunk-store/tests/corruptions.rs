@@ -124,7 +124,7 @@ fn shows(disk: &mut SimDisk, store: &mut Store, truth: &Truth) -> Result<usize, 
     for (b, (info, data)) in read_all(disk, store, RID) {
         let (ver, want) = truth.get(&b).cloned().unwrap_or((Ver::ZERO, None));
         let right = match want {
-            _ if info.state == BlockState::Bad => {
+            _ if info.state.is_bad() => {
                 bad += 1;
                 true
             }

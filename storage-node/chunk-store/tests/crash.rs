@@ -19,7 +19,7 @@ fn verify(mut disk: SimDisk, allowed: &BTreeMap<u64, Vec<Held>>, context: &str) 
     for (b, (info, data)) in all {
         let ok = allowed[&b].iter().find(|(ver, want)| match want {
             Some(bytes) => info.state == BlockState::Data && info.ver == *ver && data == *bytes,
-            None => info.state != BlockState::Bad && info.state != BlockState::Data && data[..] == ZERO[..],
+            None => !info.state.is_bad() && info.state != BlockState::Data && data[..] == ZERO[..],
         });
         let Some(found) = ok else {
             panic!(

@@ -166,7 +166,7 @@ impl Run {
             Holds::Bad => Content::Bad,
             Holds::Data => Content::Data(crc::payload(&data), data),
         };
-        let item = CopyItem { block: BlockIx(b as u64), seen, src, content, repair };
+        let item = CopyItem { block: BlockIx(b as u64), seen, or_older: false, src, content, repair };
         (item, applies, if applies { (src, holds) } else { (ver, has) })
     }
 
@@ -257,7 +257,7 @@ fn look(disk: &mut SimDisk, store: &mut Store) -> Seen {
                         let holds = match info.state {
                             BlockState::Absent | BlockState::Zero => Holds::Zero,
                             BlockState::Data => Holds::Data,
-                            BlockState::Bad => Holds::Bad,
+                            BlockState::Bad | BlockState::Lost => Holds::Bad,
                         };
                         let zero = bytes.iter().all(|x| *x == 0);
                         let right = if holds == Holds::Data { bytes == bytes_of(info.ver, b as u64) } else { zero };

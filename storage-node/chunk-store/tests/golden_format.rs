@@ -183,6 +183,10 @@ fn chunk_page() {
     p.blocks[1] = meta(2, 0x1113, 0x3536_3738, BlockState::Data);
     p.blocks[2] = meta(9, 0x41, 0, BlockState::Zero);
     p.blocks[255] = meta(3, 0x51, 0, BlockState::Bad);
+    let mut lost = p.clone();
+    lost.blocks[254] = meta(3, 0x52, 0, BlockState::Lost);
+    let (encoded, crc) = lost.encode(id);
+    assert_eq!(Page::decode(&golden("chunk_page_lost", &encoded), id, crc), Some(lost));
     let (encoded, crc) = p.encode(id);
     let bytes = golden("chunk_page", &encoded);
     assert_eq!(Page::decode(&bytes, id, crc), Some(p));

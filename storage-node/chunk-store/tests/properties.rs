@@ -80,12 +80,14 @@ fn group() -> impl Strategy<Value = Group> {
 }
 
 fn meta() -> impl Strategy<Value = BlockMeta> {
-    let states = &[BlockState::Absent, BlockState::Data, BlockState::Zero, BlockState::Bad][..];
+    use BlockState::*;
+    let states = &[Absent, Data, Zero, Bad, Lost][..];
     let term = prop_oneof![0..4u32, any::<u32>()];
     (term, 0..=Seq::MAX.0, any::<u32>(), prop::sample::select(states)).prop_map(|(term, seq, crc, state)| match state {
         // Nothing of its own is kept of these.
-        BlockState::Absent => BlockMeta::default(),
-        _ => BlockMeta { ver: Ver::new(term, seq), crc: SeededCrc(crc), state },
+        Absent => BlockMeta::default(),
+        Data => BlockMeta { ver: Ver::new(term, seq), crc: SeededCrc(crc), state },
+        _ => BlockMeta { ver: Ver::new(term, seq), crc: SeededCrc(0), state },
     })
 }
 

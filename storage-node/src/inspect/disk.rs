@@ -132,7 +132,7 @@ fn check(raw: &mut Blocking<'_>, store: &mut Store, rid: Rid, chunks: &[ChunkIx]
     for chunk in chunks {
         read_chunk(raw, store, rid, *chunk, &mut |_, b| {
             data += u64::from(b.state == BlockState::Data);
-            bad += u64::from(b.state == BlockState::Bad);
+            bad += u64::from(b.state.is_bad());
         })?;
     }
     Ok((data, bad))

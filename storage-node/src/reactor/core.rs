@@ -230,6 +230,7 @@ impl Core {
                     disks: self.disks.iter().map(|(id, d)| d.status(*id)).collect(),
                     volumes: self.volumes.values().map(VolumeHost::status).collect(),
                     connections: self.connections,
+                    links: self.peers.0.iter().map(|(d, p)| (*d, p.traffic.sent(), p.traffic.received())).collect(),
                 };
                 let _ = tx.send(status);
             }

@@ -2,7 +2,7 @@
 
 use super::core::{Core, CoreRef, Work};
 use hf_policy::{BootId, DiskId, ShardId};
-use hf_repl::Queue;
+use hf_repl::{Queue, Traffic};
 use hf_repl_core::coordinator as co;
 use hf_repl_core::wire::{CAPABILITIES, Hello, HelloReply, MAX_VERSION, MIN_VERSION};
 use std::collections::BTreeMap;
@@ -13,6 +13,7 @@ use tokio::io::AsyncWriteExt;
 pub(super) struct Peer {
     pub queue: Option<Queue>,
     pub boot: BootId,
+    pub traffic: Traffic,
 }
 
 /// Remote disks this reactor talks to.
@@ -21,18 +22,19 @@ pub(super) struct Peers(pub BTreeMap<DiskId, Peer>);
 
 /// Makes sure that a link to this disk exists or is being made.
 pub(super) fn ensure(core: &CoreRef, disk: DiskId) {
+    let traffic = Traffic::default();
     {
         let mut c = core.borrow_mut();
         if c.peers.0.contains_key(&disk) {
             return;
         }
-        c.peers.0.insert(disk, Peer { queue: None, boot: BootId::NONE });
+        c.peers.0.insert(disk, Peer { queue: None, boot: BootId::NONE, traffic: traffic.clone() });
     }
-    tokio::task::spawn_local(keep(core.clone(), disk));
+    tokio::task::spawn_local(keep(core.clone(), disk, traffic));
 }
 
 /// Keeps a link up as long as an attached volume has a replica there.
-async fn keep(core: CoreRef, disk: DiskId) {
+async fn keep(core: CoreRef, disk: DiskId, traffic: Traffic) {
     let mut wait = Duration::from_millis(20);
     loop {
         let (addr, hello) = {
@@ -63,14 +65,14 @@ async fn keep(core: CoreRef, disk: DiskId) {
                 let (r, w) = stream.into_split();
                 let queue = Queue::default();
                 core.borrow_mut().link_up(disk, queue.clone(), boot);
-                let reader = hf_repl::read_frames(r, |env, msg| {
+                let reader = hf_repl::read_frames(r, traffic.clone(), |env, msg| {
                     let mut c = core.borrow_mut();
                     c.work.push_back(Work::ToCoordinator { env, msg });
                     c.drain();
                 });
                 let why = tokio::select! {
                     e = reader => e.to_string(),
-                    r = hf_repl::write_frames(w, queue) => r.map_or_else(|e| e.to_string(), |()| "closed".into()),
+                    r = hf_repl::write_frames(w, queue, traffic.clone()) => r.map_or_else(|e| e.to_string(), |()| "closed".into()),
                 };
                 tracing::info!(disk = %disk, addr, "replication link down: {why}");
                 core.borrow_mut().link_down(disk);
@@ -108,14 +110,14 @@ pub(super) fn accept(core: &CoreRef, stream: std::net::TcpStream, disk: DiskId) 
             c.inbound.insert(link, queue.clone());
             link
         };
-        let reader = hf_repl::read_frames(r, |env, msg| {
+        let reader = hf_repl::read_frames(r, Traffic::default(), |env, msg| {
             let mut c = core.borrow_mut();
             c.work.push_back(Work::ToReplica { disk, link, env, msg });
             c.drain();
         });
         tokio::select! {
             e = reader => tracing::debug!(disk = %disk, "replication link ended: {e}"),
-            _ = hf_repl::write_frames(w, queue) => {}
+            _ = hf_repl::write_frames(w, queue, Traffic::default()) => {}
         }
         core.borrow_mut().inbound.remove(&link);
     });

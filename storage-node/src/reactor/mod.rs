@@ -219,6 +219,8 @@ pub struct ReactorStatus {
     pub volumes: Vec<VolumeStatus>,
     /// NBD connections.
     pub connections: usize,
+    /// Remote disks that a volume here has replicas on: bytes of replication messages sent to and received from each.
+    pub links: Vec<(DiskId, u64, u64)>,
 }
 
 /// A running reactor.

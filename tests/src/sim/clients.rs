@@ -102,7 +102,7 @@ impl Sim {
         // Who had just joined, and made up for all others that are lost, may not be known here yet.
         let known = self.hosts[&node].coordinator.as_ref().map(|a| a.in_sync.clone()).unwrap_or_default();
         let lost = self.outcome.wipes + self.outcome.restores > 0 && !known.into_iter().any(|r| self.holds(r));
-        let excused = self.outcome.rots > 0 || self.outcome.failed_disks > 0 || lost;
+        let excused = self.outcome.rots + self.outcome.lost_pages > 0 || self.outcome.failed_disks > 0 || lost;
         let n = self.per_block();
         match (e, what) {
             // A fenced write has an unknown outcome: it stays open.

@@ -133,11 +133,27 @@ impl Sim {
     pub(super) fn rot(&mut self) {
         let node = self.a_node();
         let block = 256 - self.span / 2 + self.rng.below(self.span);
-        let whole = |h: &super::world::Host| h.up && !h.store.may_be_bad(block);
+        if self.swarm.pages && block.is_multiple_of(4) {
+            return self.rot_page(node, block);
+        }
+        // (One that was put back from within the term may be what it was before: docs/protocol.md, "What cannot be seen"; seed 15962.)
+        let whole = |h: &super::world::Host| h.up && !h.put_back && !h.store.may_be_bad(block);
         let others = self.record().in_sync.values().any(|m| m.node.0 != node && whole(&self.hosts[&m.node.0]));
         if others && self.hosts[&node].up && self.hosts.get_mut(&node).is_some_and(|h| h.store.rot(block)) {
             self.outcome.rots += 1;
             self.trace(|| format!("ROT {node} block {block}"));
+        }
+    }
+
+    /// A chunk's page goes bad on a disk that is up, if another in-sync replica that is up has the whole chunk.
+    fn rot_page(&mut self, node: u64, block: u64) {
+        let chunk = BlockIx(block).chunk();
+        let bad = |h: &super::world::Host| chunk.blocks().iter().any(|b| h.store.may_be_bad(b.0));
+        let whole = |h: &super::world::Host| h.up && !h.put_back && !bad(h);
+        let others = self.record().in_sync.values().any(|m| m.node.0 != node && whole(&self.hosts[&m.node.0]));
+        if others && self.hosts[&node].up && self.hosts.get_mut(&node).is_some_and(|h| h.store.rot_page(chunk)) {
+            self.outcome.lost_pages += 1;
+            self.trace(|| format!("ROT {node} page of chunk {}", chunk.0));
         }
     }
 

@@ -4,7 +4,6 @@ use super::clients::What;
 use super::run::Stores;
 use super::world::{Host, Sim, VOL};
 use hf_repl_core::coordinator::Phase;
-use hf_repl_core::message::BlockState;
 
 impl Sim {
     /// Faults end: a new attachment must reach service and read every block, within simulated minutes.
@@ -76,7 +75,7 @@ impl Sim {
         }
         for b in 240..280 {
             let held: Vec<_> = set.iter().map(|n| self.hosts.get_mut(n).unwrap().store.look(b)).collect();
-            let all: Vec<_> = held.into_iter().filter(|(i, _)| i.state != BlockState::Bad).collect();
+            let all: Vec<_> = held.into_iter().filter(|(i, _)| !i.state.is_bad()).collect();
             if all.iter().any(|x| x.1 != all[0].1) {
                 let held: Vec<String> =
                     all.iter().map(|(i, d)| format!("{} {:?} {:x?}", i.ver, i.state, &d[..2])).collect();

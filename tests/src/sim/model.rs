@@ -13,6 +13,8 @@ const UNIT: u64 = 16;
 #[derive(Clone, Default)]
 pub struct ModelStore {
     blocks: BTreeMap<u64, (Ver, Content)>,
+    /// Bad ones of which the version is not known either: what they have is a bound.
+    lost: BTreeSet<u64>,
     pub promised: (Term, SessionId),
     pub stable: Ver,
     /// Operations that became durable.
@@ -89,7 +91,10 @@ impl ModelStore {
             Some((ver, Content::Zero)) => {
                 (BlockInfo { ver: *ver, crc: PayloadCrc(0), state: BlockState::Zero }, zero())
             }
-            Some((ver, Content::Bad)) => (BlockInfo { ver: *ver, crc: PayloadCrc(0), state: BlockState::Bad }, zero()),
+            Some((ver, Content::Bad)) => {
+                let state = if self.lost.contains(&b) { BlockState::Lost } else { BlockState::Bad };
+                (BlockInfo { ver: *ver, crc: PayloadCrc(0), state }, zero())
+            }
             Some((ver, Content::Data(crc, data))) => {
                 (BlockInfo { ver: *ver, crc: *crc, state: BlockState::Data }, data.clone())
             }
@@ -102,9 +107,25 @@ impl ModelStore {
         data.map(|x| x.1 = Content::Bad).is_some()
     }
 
+    /// The page of a chunk becomes unreadable: all its blocks are lost, whatever they were.
+    pub fn rot_page(&mut self, chunk: ChunkIx) -> bool {
+        let of = |b: BlockIx| self.blocks.get(&b.0).map(|x| x.0);
+        let Some(newest) = chunk.blocks().iter().filter_map(of).max() else { return false };
+        for b in chunk.blocks().iter() {
+            self.blocks.insert(b.0, (newest, Content::Bad));
+            self.lost.insert(b.0);
+        }
+        true
+    }
+
+    fn hold(&mut self, b: u64, ver: Ver, content: Content) {
+        self.lost.remove(&b);
+        self.blocks.insert(b, (ver, content));
+    }
+
     fn put(&mut self, b: u64, ver: Ver, content: Content) {
         if self.blocks.get(&b).is_none_or(|old| old.0 < ver) {
-            self.blocks.insert(b, (ver, content));
+            self.hold(b, ver, content);
         }
     }
 
@@ -156,13 +177,17 @@ impl ModelStore {
                 for i in items {
                     let has = self.info(i.block.0).0;
                     let newer = (i.src > has.ver || has.ver.term < term) && i.src != has.ver;
-                    let same = i.src == has.ver;
-                    let yes = has.ver == i.seen && if i.repair { has.state == BlockState::Bad && same } else { newer };
+                    let mends = match has.state {
+                        BlockState::Lost => i.src <= has.ver,
+                        state => state == BlockState::Bad && i.src == has.ver,
+                    };
+                    let seen = has.ver == i.seen || (i.or_older && has.ver < i.seen);
+                    let yes = seen && if i.repair { mends } else { newer };
                     if yes {
                         if let Content::Data(c, d) = &i.content {
                             assert_eq!(crc::payload(d), *c);
                         }
-                        self.blocks.insert(i.block.0, (i.src, i.content));
+                        self.hold(i.block.0, i.src, i.content);
                     }
                     applied.push(yes);
                 }

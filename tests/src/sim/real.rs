@@ -260,6 +260,22 @@ impl RealStore {
         !hit.is_empty()
     }
 
+    /// Every copy of the chunk's page on the media gets a flipped bit. It is read when the disk is opened next, or the page was put out of
+    /// the cache.
+    pub fn rot_page(&mut self, chunk: ChunkIx) -> bool {
+        let g = self.store.superblock().geometry;
+        let first = g.page_off(0, 0) / BLOCK_BYTES;
+        let ours = |b: &bytes::Bytes| b[..4] == *b"HFPG" && b[12..16] == chunk.0.to_le_bytes();
+        let hit: Vec<u64> = (first..g.data_off() / BLOCK_BYTES).filter(|at| ours(&self.disk.block(*at))).collect();
+        for at in &hit {
+            self.disk.flip(*at, 77 + self.rng.below(8000) as usize);
+        }
+        if !hit.is_empty() {
+            self.rotten.extend(chunk.blocks().iter().map(|b| b.0));
+        }
+        !hit.is_empty()
+    }
+
     /// Everything on its way is done.
     pub fn quiesce(&mut self) {
         while self.disk_step() {}

@@ -38,6 +38,8 @@ counters! {
     /// Blocks that went bad on a disk, and those of them that scrubs replaced.
     rots,
     healed,
+    /// Pages of chunks that went bad.
+    lost_pages,
     /// Disks whose writes began to fail.
     failed_disks,
     /// Disks that were put back from an older copy, and replicas that noticed.
@@ -75,7 +77,7 @@ pub enum Stores {
 }
 
 /// What can go wrong, by name: `HOLDFAST_SIM_OFF=crash,wipe` runs without it. The first ten have weights of their own.
-pub const FAULTS: [&str; 19] = [
+pub const FAULTS: [&str; 21] = [
     "loss",
     "duplicate",
     "crash",
@@ -95,10 +97,12 @@ pub const FAULTS: [&str; 19] = [
     "unaligned",
     "strict",
     "busy",
+    "pages",
+    "copies",
 ];
 
 /// What came later than the seeds that are kept because they once failed: without these they are the runs they were.
-pub const LATER: [&str; 6] = ["changes", "policy", "clocks", "unaligned", "strict", "busy"];
+pub const LATER: [&str; 8] = ["changes", "policy", "clocks", "unaligned", "strict", "busy", "pages", "copies"];
 
 /// One run, without some faults. If its verdict is an error it names what went wrong; the seed replays it.
 pub fn run_without(seed: u64, steps: u64, stores: Stores, off: &[String]) -> Result<Outcome, String> {

@@ -87,7 +87,9 @@ impl Sim {
         }
         self.attach(Some(b))?;
         // Wait for the new side to serve, with requests waiting there, then let both sides be used.
+        let mut copied = None;
         for _ in 0..60 {
+            copied = self.copy_amid_takeover(b)?.or(copied);
             self.go_on(25, &[a, b])?;
             self.tick(90_000)?;
             if self.hosts[&b].coordinator.as_ref().is_some_and(|x| x.c.status().phase == Phase::Serving) {
@@ -96,6 +98,16 @@ impl Sim {
         }
         self.go_on(200, &[a, b, b])?;
         self.only_read.clear();
+        if let Some(node) = copied {
+            // Who could remember how far that disk had got is gone too.
+            for n in [node, b] {
+                self.crash_one(n)?;
+            }
+            self.put_back_one(node);
+            for n in [node, b] {
+                self.restart_one(n)?;
+            }
+        }
         match self.rng.below(4) {
             0 => self.crash_one(a)?,
             1 => self.cut.clear(),
@@ -107,6 +119,23 @@ impl Sim {
         }
         self.all_links()?;
         self.go_on(150, &[b])
+    }
+
+    /// Somebody copies the disk of a member that has promised the new term, but has not been made equal to the others yet.
+    fn copy_amid_takeover(&mut self, b: u64) -> Result<Option<u64>, String> {
+        let status = self.hosts[&b].coordinator.as_ref().map(|a| a.c.status());
+        if !self.swarm.copies || status.is_none_or(|s| s.phase != Phase::Reconciling) {
+            return Ok(None);
+        }
+        let record = self.record();
+        let node = 1 + self.swarm.rng.below(self.nodes());
+        let h = &self.hosts[&node];
+        if node == b || !h.up || h.put_back || !record.in_sync.contains_key(&h.rid) {
+            return Ok(None);
+        }
+        let image = (h.store.image()?, h.uuid);
+        self.hosts.get_mut(&node).unwrap().image = Some(image);
+        Ok(Some(node))
     }
 
     /// From now on its users only read; what they were writing comes to its end, if it can.

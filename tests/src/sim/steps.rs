@@ -77,6 +77,7 @@ impl Sim {
                 }
                 co::Output::Propose { epoch, term, change } => {
                     let session = self.hosts[&node].coordinator.as_ref().unwrap().session;
+                    self.not_in_vain(epoch, &change)?;
                     let cmd = command(epoch, term, change)?;
                     if !self.cut.contains(&(node, 0)) {
                         self.send(Net::Proposal { from: node, session, cmd });
@@ -101,6 +102,20 @@ impl Sim {
             }
         }
         Ok(())
+    }
+}
+
+impl Sim {
+    /// Who is not wanted any more would be taken out again at once, and so for ever: nobody who knows that syncs it.
+    fn not_in_vain(&self, epoch: Epoch, change: &co::Change) -> Result<(), String> {
+        let v = &self.state.volumes[&VOL];
+        match change {
+            co::Change::SyncStart { rid, .. } if epoch == v.epoch => match v.shards[0].replicas.get(rid) {
+                Some(r) if r.leaving => Err(format!("replica {rid} leaves, and is synced")),
+                _ => Ok(()),
+            },
+            _ => Ok(()),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::real::RealStore;
 use super::world::{BLOCKS, SHARD};
 use bytes::Bytes;
 use hf_policy::*;
-use hf_repl_core::message::{BlockInfo, BlockState};
+use hf_repl_core::message::BlockInfo;
 use hf_repl_core::replica::{Durable, StoreAnswer, StoreOp};
 
 pub enum SimStore {
@@ -139,7 +139,7 @@ impl SimStore {
 
     pub fn may_be_bad(&self, block: u64) -> bool {
         match self {
-            Model(s) => s.info(block).0.state == BlockState::Bad,
+            Model(s) => s.info(block).0.state.is_bad(),
             Real(s) => s.may_be_bad(block),
         }
     }
@@ -149,6 +149,14 @@ impl SimStore {
         match self {
             Model(s) => s.rot(block),
             Real(s) => s.rot(block),
+        }
+    }
+
+    /// A chunk's versions become unreadable, and so its blocks.
+    pub fn rot_page(&mut self, chunk: ChunkIx) -> bool {
+        match self {
+            Model(s) => s.rot_page(chunk),
+            Real(s) => s.rot_page(chunk),
         }
     }
 

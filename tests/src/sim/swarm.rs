@@ -30,6 +30,10 @@ pub(super) struct Swarm {
     rates: BTreeMap<u64, u64>,
     /// Reads are strict, and clocks run as they like: up to four times as fast as they should, or as slow.
     pub(super) strict: bool,
+    /// Pages of chunks go bad too, not only blocks.
+    pub(super) pages: bool,
+    /// Disks are copied in the middle of take-overs, and put back later.
+    pub(super) copies: bool,
     /// In every fifth second the leader allows no sync to begin: others go first.
     pub(super) busy: bool,
     /// The wall clock is off by so many milliseconds; none: there is none.
@@ -76,6 +80,8 @@ impl Swarm {
             policy: policy && !is_off("policy"),
             rates: if clocks { rates } else { BTreeMap::new() },
             strict,
+            pages: wild.one_in(3) && !is_off("pages"),
+            copies: wild.one_in(2) && !is_off("copies"),
             busy: !is_off("busy"),
             wall: wall.filter(|_| clocks),
             cells: cells && !is_off("unaligned"),

@@ -8,7 +8,7 @@ use hf_policy::{ClusterId, DiskId, NodeId};
 impl ClusterState {
     pub(super) fn init(&mut self, cluster: ClusterId, name: &str) -> Outcome {
         if self.cluster.is_some() {
-            return Err(Refusal::Invalid(format!("this cluster is initialised already, as \"{}\"", self.name)));
+            return Err(Refusal::State(format!("this cluster is initialised already, as \"{}\"", self.name)));
         }
         self.cluster = cluster;
         self.name = name.into();
@@ -122,15 +122,15 @@ impl ClusterState {
         if let Some(volumes) = self.held(|n, _| n == node) {
             let why =
                 format!("node {} still holds replicas of {volumes}: drain it first (holdfast node drain)", n.name);
-            return Err(Refusal::Invalid(why));
+            return Err(Refusal::State(why));
         }
         if let Some(v) = self.volumes.values().find(|v| v.coordinator.as_ref().is_some_and(|a| a.node == node)) {
             let why =
                 format!("volume {} is attached on node {}: detach it or attach it elsewhere first", v.name, n.name);
-            return Err(Refusal::Invalid(why));
+            return Err(Refusal::State(why));
         }
         if self.nodes.len() == 1 {
-            return Err(Refusal::Invalid("it is the cluster's only node".into()));
+            return Err(Refusal::State("it is the cluster's only node".into()));
         }
         let disks: Vec<DiskId> = self.disks.values().filter(|d| d.node == node).map(|d| d.id).collect();
         for d in disks {
@@ -169,7 +169,8 @@ impl ClusterState {
             return Err(Refusal::NotFound { kind: "disk".into(), name: format!("#{disk}") });
         };
         if let Some(volumes) = self.held(|_, d| d == disk) {
-            return Err(Refusal::Invalid(format!("disk {disk} still holds replicas of {volumes}")));
+            let why = format!("disk {disk} still holds replicas of {volumes}: drain it first (holdfast disk drain)");
+            return Err(Refusal::State(why));
         }
         self.disks.remove(&disk);
         self.removed(Removed::Disk(disk));

@@ -61,7 +61,7 @@ impl ClusterState {
         let s = v.shards.get_mut(shard as usize).ok_or_else(|| no_shard(shard))?;
         let r = s.replicas.get_mut(&rid).ok_or_else(|| no_replica(rid))?;
         if r.leaving && !moving {
-            return Err(Refusal::Invalid(format!("replica #{rid} leaves already: its successor is in sync")));
+            return Err(Refusal::State(format!("replica #{rid} leaves already: its successor is in sync")));
         }
         r.moving = moving;
         r.paused = false;

@@ -45,6 +45,7 @@ impl Coordinator {
 
     fn ask(&mut self, now: Tick, rids: BTreeSet<Rid>, out: &mut Vec<Output>) {
         for rid in rids {
+            let stable = self.stable_for(rid);
             let Some(m) = self.members.get_mut(&rid) else { continue };
             if !m.up || m.unproven {
                 continue;
@@ -60,7 +61,7 @@ impl Coordinator {
             // (Several questions of one microsecond are told apart; a lease that is counted from one later than it was is so by that much.)
             let sent_at = if self.cfg.strict_reads { now.0.max(self.asked + 1) } else { now.0 };
             self.asked = self.asked.max(sent_at);
-            let msg = Msg::Lease { sent_at, stable: self.stable };
+            let msg = Msg::Lease { sent_at, stable };
             out.push(Output::Send { rid, env: self.envelope(rid, 0), msg });
         }
     }

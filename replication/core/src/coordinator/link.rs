@@ -2,7 +2,7 @@
 //! after a reconnect and after half the timeout (replicas make repeats harmless by versions).
 
 use super::{Coordinator, Output, Phase};
-use crate::message::{Envelope, Msg, Nack};
+use crate::message::{Envelope, Msg, Nack, unlisted};
 use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::{BootId, Fate, HasFate, Rid, Seq, Tick, Ver};
 
@@ -20,7 +20,10 @@ pub(super) enum For {
     Copy(hf_policy::ChunkIx),
     /// Blocks that this request met as bad are replaced.
     Repair(u64),
+    /// Asked to note, durably, that it holds everything before this term.
+    Mark,
     SyncSeal,
+    SyncMark,
     SyncList,
     SyncVersions(hf_policy::ChunkIx),
     SyncRead(hf_policy::ChunkIx, hf_policy::BlockIx),
@@ -41,6 +44,7 @@ impl For {
         matches!(
             self,
             For::SyncSeal
+                | For::SyncMark
                 | For::SyncList
                 | For::SyncVersions(_)
                 | For::SyncRead(..)
@@ -103,7 +107,7 @@ impl Coordinator {
             m.unproven = true;
             self.pending.retain(|_, p| !(p.rid == rid && p.what == For::Seal));
             let (position, held) = (m.position, Ver { term: self.record.term, seq: Seq(0) });
-            let msg = Msg::Seal { epoch: self.record.epoch, held, position };
+            let msg = Msg::Seal { epoch: self.record.epoch, held, position, stable: Ver::ZERO };
             return self.request(now, rid, For::Seal, msg, out);
         }
         self.catch_up(now, rid, out);
@@ -256,11 +260,11 @@ impl Coordinator {
             (For::Write(seq), Msg::WriteAck { .. }) => self.write_acked(now, seq, rid, out),
             (For::Read(id), Msg::ReadAck { infos, data }) => self.read_arrived(now, id, rid, infos, data, out),
             (For::Read(id), Msg::ChunkVersionsAck { infos }) => {
-                self.read_arrived(now, id, rid, infos, bytes::Bytes::new(), out);
+                self.read_arrived(now, id, rid, unlisted(&infos), bytes::Bytes::new(), out);
             }
             (For::Reserve(id), Msg::ReserveAck { needs, .. }) => self.reserve_answered(now, id, rid, needs, out),
             (For::List, Msg::ChunkListAck { chunks, more }) => self.listed(now, rid, chunks, more, out),
-            (For::Versions(c), Msg::ChunkVersionsAck { infos }) => self.versions(now, rid, c, infos, out),
+            (For::Versions(c), Msg::ChunkVersionsAck { infos }) => self.versions(now, rid, c, unlisted(&infos), out),
             (For::Source(c, b), Msg::ReadAck { infos, data }) => self.source(now, rid, c, b, infos, data, out),
             (For::Copy(c), Msg::CopyAck { .. }) => self.copied(now, rid, c, out),
             (For::Repair(id), Msg::CopyAck { applied }) => {
@@ -269,8 +273,12 @@ impl Coordinator {
                 self.scrub_mended(now, id, blocks, out);
             }
             (For::ScrubList, Msg::ChunkListAck { chunks, more }) => self.scrub_listed(rid, chunks, more),
-            (For::ScrubVerify(c), Msg::ChunkVersionsAck { infos }) => self.scrub_verified(now, rid, c, infos, out),
+            (For::ScrubVerify(c), Msg::ChunkVersionsAck { infos }) => {
+                self.scrub_verified(now, rid, c, unlisted(&infos), out)
+            }
+            (For::Mark, Msg::SealAck { .. }) => self.marked(now, rid, out),
             (For::SyncSeal, Msg::SealAck { .. }) => self.target_sealed(now, out),
+            (For::SyncMark, Msg::SealAck { .. }) => self.target_marked(now, out),
             (For::SyncList, Msg::ChunkListAck { chunks, more }) => self.sync_listed(now, rid, chunks, more, out),
             (For::SyncVersions(c), Msg::ChunkVersionsAck { infos }) => self.sync_versions(now, rid, c, infos, out),
             (For::SyncRead(c, b), Msg::ReadAck { infos, data }) => self.sync_read(now, rid, c, b, infos, data, out),

@@ -15,8 +15,8 @@ pub(super) struct Wrong {
     pub block: BlockIx,
     /// The version it has there.
     pub ver: Ver,
-    /// It is unreadable there, not merely old.
-    pub bad: bool,
+    /// Unreadable there, or merely old.
+    pub state: BlockState,
 }
 
 /// What a member answered.
@@ -57,7 +57,7 @@ impl Read {
 
     fn msg(&self) -> Msg {
         if self.status {
-            Msg::ChunkVersions { chunk: self.range.start.chunk() }
+            Msg::ChunkVersions { chunk: self.range.start.chunk(), since: Ver::ZERO }
         } else {
             Msg::Read { range: self.range }
         }
@@ -179,7 +179,7 @@ impl Coordinator {
             r.tried.insert(rid);
             let is_bad = |(i, x): (usize, &BlockInfo)| {
                 let block = BlockIx(r.range.start.0 + i as u64);
-                (x.state == BlockState::Bad).then_some(Wrong { rid, block, ver: x.ver, bad: true })
+                x.state.is_bad().then_some(Wrong { rid, block, ver: x.ver, state: x.state })
             };
             let list: Vec<_> = infos.iter().take(n).enumerate().filter_map(is_bad).collect();
             r.wrong.extend(list);
@@ -216,7 +216,7 @@ impl Coordinator {
         out: &mut Vec<Output>,
     ) {
         let mut items: BTreeMap<Rid, Vec<CopyItem>> = BTreeMap::new();
-        for Wrong { rid, block, ver: seen, bad } in wrong {
+        for Wrong { rid, block, ver: seen, state } in wrong {
             let i = (block.0 - range.start.0) as usize;
             let Some(info) = infos.get(i).filter(|_| self.record.in_sync.contains_key(&rid)) else { continue };
             let content = match info.state {
@@ -226,9 +226,10 @@ impl Coordinator {
             items.entry(rid).or_default().push(CopyItem {
                 block,
                 seen,
+                or_older: false,
                 src: info.ver,
                 content,
-                repair: bad && info.ver == seen,
+                repair: mends(state, seen, info.ver),
             });
         }
         for (rid, items) in items {
@@ -272,6 +273,15 @@ impl Coordinator {
     }
 }
 
+/// Is a block's content at `src` what such a block, at `seen`, has lost? (While nothing is on its way to it.)
+pub(super) fn mends(state: BlockState, seen: Ver, src: Ver) -> bool {
+    match state {
+        BlockState::Bad => src == seen,
+        BlockState::Lost => src <= seen,
+        BlockState::Absent | BlockState::Data | BlockState::Zero => false,
+    }
+}
+
 /// How many blocks of an answer are missing, bad or do not match their checksums.
 pub(super) fn verify(n: usize, infos: &[BlockInfo], data: &Bytes) -> usize {
     if infos.len() != n || data.len() != n * BLOCK_SIZE {
@@ -280,7 +290,7 @@ pub(super) fn verify(n: usize, infos: &[BlockInfo], data: &Bytes) -> usize {
     let good = |i: &BlockInfo, b: &[u8]| match i.state {
         BlockState::Data => crc::payload(b) == i.crc,
         BlockState::Absent | BlockState::Zero => crc::payload(b) == crc::zero_block(),
-        BlockState::Bad => false,
+        BlockState::Bad | BlockState::Lost => false,
     };
     infos.iter().zip(data.chunks_exact(BLOCK_SIZE)).filter(|(i, b)| !good(i, b)).count()
 }

@@ -174,11 +174,7 @@ impl Coordinator {
         if look.chunk != chunk || !look.open.remove(&rid) {
             return;
         }
-        if infos.len() == CHUNK_BLOCKS as usize {
-            look.answers.insert(rid, infos);
-        } else {
-            look.partial = true;
-        }
+        look.answers.insert(rid, infos);
         self.looked(now, out);
     }
 
@@ -256,9 +252,9 @@ impl Coordinator {
             s.report.diverged += u64::from(f.diverged);
             self.stats.bad_blocks += f.bad.len() as u64;
             let block = BlockIx(first.0 + f.block as u64);
-            let one = |(rid, ver): &(Rid, Ver), bad| Wrong { rid: *rid, block, ver: *ver, bad };
-            let wrong: Vec<Wrong> =
-                f.bad.iter().map(|x| one(x, true)).chain(f.behind.iter().map(|x| one(x, false))).collect();
+            let one = |(rid, ver): &(Rid, Ver), state| Wrong { rid: *rid, block, ver: *ver, state };
+            let bad = f.bad.iter().map(|(rid, i)| one(&(*rid, i.ver), i.state));
+            let wrong: Vec<Wrong> = bad.chain(f.behind.iter().map(|x| one(x, BlockState::Data))).collect();
             if !wrong.is_empty() {
                 look.fixing.insert(f.block);
                 reads.push(Read::to_repair(lock, f.block, BlockRange { start: block, len: 1 }, wrong));
@@ -333,8 +329,8 @@ impl Coordinator {
 #[derive(Debug, PartialEq, Eq)]
 struct Finding {
     block: usize,
-    /// Unreadable or rotten, with the version that is there.
-    bad: Vec<(Rid, Ver)>,
+    /// Unreadable or rotten, with what is known of it.
+    bad: Vec<(Rid, BlockInfo)>,
     /// Older than what others have.
     behind: Vec<(Rid, Ver)>,
     /// The same version, other bytes.
@@ -346,9 +342,9 @@ fn judge(answers: &BTreeMap<Rid, Vec<BlockInfo>>, count: usize) -> Vec<Finding> 
     let mut found = Vec::new();
     for block in 0..count {
         let at = || answers.iter().filter_map(|(r, infos)| infos.get(block).map(|i| (*r, i)));
-        let bad: Vec<(Rid, Ver)> = at().filter(|(_, i)| i.state == BlockState::Bad).map(|(r, i)| (r, i.ver)).collect();
+        let bad: Vec<(Rid, BlockInfo)> = at().filter(|(_, i)| i.state.is_bad()).map(|(r, i)| (r, *i)).collect();
         let held = |i: &BlockInfo| (!i.state.is_zero()).then_some((i.ver, i.crc));
-        let good = || at().filter(|(_, i)| i.state != BlockState::Bad);
+        let good = || at().filter(|(_, i)| !i.state.is_bad());
         let newest = good().map(|(_, i)| i).max_by_key(|i| i.ver);
         let other: Vec<(Rid, Ver)> = match newest {
             Some(n) => good().filter(|(_, i)| held(i) != held(n)).map(|(r, i)| (r, i.ver)).collect(),
@@ -385,12 +381,15 @@ mod tests {
         assert_eq!(of([i(5, 1, Data), i(5, 1, Data), i(5, 1, Data)]), []);
         assert_eq!(of([i(5, 0, Zero), absent, i(3, 0, Zero)]), []);
         let found = |bad, behind, diverged| vec![Finding { block: 0, bad, behind, diverged }];
-        assert_eq!(of([i(5, 1, Data), i(5, 0, Bad), i(5, 1, Data)]), found(vec![(Rid(2), ver(5))], vec![], false));
+        assert_eq!(
+            of([i(5, 1, Data), i(5, 0, Bad), i(5, 1, Data)]),
+            found(vec![(Rid(2), i(5, 0, Bad))], vec![], false)
+        );
         assert_eq!(of([i(5, 1, Data), i(4, 2, Data), i(5, 1, Data)]), found(vec![], vec![(Rid(2), ver(4))], false));
         assert_eq!(of([i(5, 1, Data), absent, i(5, 1, Data)]), found(vec![], vec![(Rid(2), Ver::ZERO)], false));
         assert_eq!(of([i(6, 0, Zero), i(5, 1, Data), i(6, 0, Zero)]), found(vec![], vec![(Rid(2), ver(5))], false));
         assert_eq!(of([i(5, 1, Data), i(5, 2, Data), i(5, 1, Data)]), found(vec![], vec![], true));
-        let all = vec![(Rid(1), ver(5)), (Rid(2), ver(5)), (Rid(3), ver(5))];
+        let all = (1..=3).map(|r| (Rid(r), i(5, 0, Bad))).collect();
         assert_eq!(of([i(5, 0, Bad), i(5, 0, Bad), i(5, 0, Bad)]), found(all, vec![], false));
     }
 }

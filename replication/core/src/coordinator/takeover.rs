@@ -41,6 +41,8 @@ pub(super) struct Takeover {
     listing: BTreeSet<Rid>,
     todo: BTreeSet<ChunkIx>,
     active: BTreeMap<ChunkIx, Recon>,
+    /// Once all are equal: who has not yet noted that durably.
+    unmarked: Option<BTreeSet<Rid>>,
     pub copied: u64,
 }
 
@@ -63,6 +65,7 @@ impl Takeover {
             listing: BTreeSet::new(),
             todo: BTreeSet::new(),
             active: BTreeMap::new(),
+            unmarked: None,
             copied: 0,
         }
     }
@@ -91,7 +94,7 @@ impl Coordinator {
             }
             self.takeover.again.insert(*rid, now.plus(SEAL_EVERY));
             let held = Ver { term: self.record.activated, seq: Seq(0) };
-            let msg = Msg::Seal { epoch: self.record.epoch, held, position: 0 };
+            let msg = Msg::Seal { epoch: self.record.epoch, held, position: 0, stable: Ver::ZERO };
             self.ask_again(now, *rid, For::Seal, msg, out);
         }
         // The others' time begins with the first answer of any kind: while one waits for a lease to run out, they may come.
@@ -163,8 +166,15 @@ impl Coordinator {
         if highest.len() > 1 && highest.first().is_some_and(|lowest| *lowest < s_star) {
             t.since = Ver::ZERO;
         }
+        // Who has not noted that it holds what came before that term may have been put back from a copy of before: only what it knows itself
+        // to hold is not compared (seed 3811).
+        let least = t.sealed.values().map(|(stable, _)| *stable).min().unwrap_or(Ver::ZERO);
+        if least.term < s_star.term && !mutant::is(Mutant::OneNotesForAll) {
+            t.since = t.since.min(least);
+        }
         t.todo.clear();
         t.active.clear();
+        t.unmarked = None;
         // One member alone is equal to itself; members without anything newer than s* are equal by I2.
         let newer = t.sealed.values().any(|(_, max)| *max > t.since);
         t.listing = if members.len() > 1 && newer && !mutant::is(Mutant::SkipReconcile) {
@@ -209,18 +219,49 @@ impl Coordinator {
             let Some(chunk) = self.takeover.todo.pop_first() else { break };
             self.takeover.active.insert(chunk, Recon::default());
             for rid in self.required() {
-                self.request(now, rid, For::Versions(chunk), Msg::ChunkVersions { chunk }, out);
+                self.request(now, rid, For::Versions(chunk), Msg::ChunkVersions { chunk, since: Ver::ZERO }, out);
             }
         }
         if self.takeover.active.is_empty() && self.takeover.todo.is_empty() {
-            self.serve(now, out);
+            self.mark(now, out);
         }
     }
 
-    /// Equal everywhere: serve.
+    /// Equal everywhere. Each notes durably that it holds what came before this term, and is served from when all have: a copy of its disk
+    /// from before that moment is known by it (seed 1282).
+    fn mark(&mut self, now: Tick, out: &mut Vec<Output>) {
+        match &self.takeover.unmarked {
+            None => {
+                let members = self.required();
+                self.takeover.unmarked = Some(members.clone());
+                let held = Ver { term: self.record.activated, seq: Seq(0) };
+                let stable = self.term_begins();
+                for rid in members {
+                    let msg = Msg::Seal { epoch: self.record.epoch, held, position: 0, stable };
+                    self.request(now, rid, For::Mark, msg, out);
+                }
+            }
+            Some(left) if left.is_empty() => self.serve(now, out),
+            Some(_) => {}
+        }
+    }
+
+    pub(super) fn marked(&mut self, now: Tick, rid: Rid, out: &mut Vec<Output>) {
+        if let Some(left) = self.takeover.unmarked.as_mut().filter(|_| self.phase == Phase::Reconciling) {
+            left.remove(&rid);
+            self.drive_reconcile(now, out);
+        }
+    }
+
+    /// Everything before this term.
+    pub(super) fn term_begins(&self) -> Ver {
+        Ver { term: self.record.term, seq: Seq(0) }
+    }
+
+    /// Equal everywhere, and known to be: serve.
     fn serve(&mut self, now: Tick, out: &mut Vec<Output>) {
         self.phase = Phase::Serving;
-        self.stable = Ver { term: self.record.term, seq: Seq(0) };
+        self.stable = self.term_begins();
         self.suspects.clear();
         self.last_read = now;
         self.next_lease = now;
@@ -240,9 +281,6 @@ impl Coordinator {
         let all = self.record.in_sync.len();
         let relied = self.takeover.relied();
         let Some(a) = self.takeover.active.get_mut(&chunk) else { return };
-        if infos.len() != hf_policy::CHUNK_BLOCKS as usize {
-            return self.suspect(rid);
-        }
         a.versions.insert(rid, infos);
         if a.versions.len() < all {
             return;
@@ -337,7 +375,7 @@ fn compare(
     block: BlockIx,
     at: usize,
 ) -> Option<Rid> {
-    let good = versions.iter().filter(|(_, v)| v[at].state != BlockState::Bad);
+    let good = versions.iter().filter(|(_, v)| !v[at].state.is_bad());
     let good = good.map(|(r, v)| (*r, v[at]));
     let (src, best) = if mutant::is(Mutant::ReconcileOldest) {
         good.min_by_key(|(r, i)| (i.ver, *r))?
@@ -345,11 +383,13 @@ fn compare(
         good.max_by_key(|(r, i)| (i.ver, std::cmp::Reverse(*r)))?
     };
     // What is not newer than this was acknowledged, or may have been. If its only copy is bad, whoever holds something older was put
-    // back from a copy: the block is lost, and must not come back as what it was before (seeds 8476, 12707).
+    // back from a copy: the block is lost, and must not come back as what it was before (seeds 8476, 12707). Of one that lost the version
+    // too nothing is known: what the others have is what there was.
     let bad = versions.values().map(|v| v[at]).filter(|i| i.state == BlockState::Bad && i.ver <= relied);
     if let Some(lost) = bad.map(|i| i.ver).max().filter(|ver| *ver > best.ver) {
         for (rid, has) in versions.iter().map(|(r, v)| (*r, v[at])).filter(|(_, i)| i.ver < lost) {
-            let item = CopyItem { block, seen: has.ver, src: lost, content: Content::Bad, repair: false };
+            let item =
+                CopyItem { block, seen: has.ver, or_older: false, src: lost, content: Content::Bad, repair: false };
             items.entry(rid).or_default().push(item);
         }
         return None;
@@ -357,7 +397,7 @@ fn compare(
     let mut needed = false;
     for (rid, v) in versions {
         let has = v[at];
-        let bad = has.state == BlockState::Bad;
+        let bad = has.state.is_bad();
         let equal = has.ver == best.ver || (has.state.is_zero() && best.state.is_zero());
         let forget = mutant::is(Mutant::ForgetZeroes) && best.state.is_zero();
         if (equal && !bad) || forget {
@@ -366,7 +406,7 @@ fn compare(
         // A bad block goes back to the winner even from a higher version: that was never acknowledged, or the winner would have it.
         // Left alone, whoever was synced later and still had that write would serve it while others do not (seed 1812).
         let repair = bad && has.ver == best.ver;
-        let item = CopyItem { block, seen: has.ver, src: best.ver, content: Content::Zero, repair };
+        let item = CopyItem { block, seen: has.ver, or_older: false, src: best.ver, content: Content::Zero, repair };
         items.entry(*rid).or_default().push(item);
         needed |= !best.state.is_zero();
     }
@@ -397,6 +437,16 @@ mod tests {
         assert_eq!(decide(&members, Ver::new(1, 2)), (vec![(1, Ver::ZERO, Content::Zero)], None));
         let members = [((1, 3), BlockState::Bad), ((1, 1), BlockState::Data)];
         assert_eq!(decide(&members, Ver::new(1, 2)).1, Some(2), "its bytes are fetched");
+    }
+
+    /// A page that rots takes the versions of 256 blocks with it: the highest of them says nothing about the others.
+    #[test]
+    fn a_block_that_lost_its_version_goes_back_to_what_the_others_have() {
+        let members = [((1, 20), BlockState::Lost), ((1, 3), BlockState::Data)];
+        let (items, from) = decide(&members, Ver::new(1, 20));
+        assert_eq!((items[0].0, items[0].1, from), (1, Ver::new(1, 3), Some(2)));
+        let members = [((1, 20), BlockState::Lost), ((1, 20), BlockState::Data)];
+        assert_eq!(decide(&members, Ver::new(1, 20)).1, Some(2));
     }
 
     /// Seeds 8476 and 12707: the older copy is of a disk that was put back.

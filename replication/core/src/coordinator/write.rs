@@ -63,7 +63,7 @@ impl Coordinator {
         self.writes.insert(seq, w);
         for rid in members {
             let kind = self.kind_for(rid, range, &kind);
-            let msg = Msg::Write { seq, range, stable: self.stable, kind };
+            let msg = Msg::Write { seq, range, stable: self.stable_for(rid), kind };
             self.request(now, rid, For::Write(seq), msg, out);
         }
     }

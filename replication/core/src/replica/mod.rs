@@ -6,9 +6,10 @@
 
 mod guard;
 mod numbered;
+mod promise;
 
-use crate::message::{BlockInfo, Content, CopyItem, Envelope, Msg, Nack, WriteKind};
-use crate::timing::{LEASE_AT_REPLICA, STABLE_EVERY, lease_granted};
+use crate::message::{self, BlockInfo, Content, CopyItem, Envelope, Msg, Nack, WriteKind};
+use crate::timing::{LEASE_AT_REPLICA, lease_granted};
 use bytes::Bytes;
 use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::crc::{self, PayloadCrc};
@@ -195,7 +196,7 @@ enum Kind {
     Read,
     Needs,
     Chunks,
-    Versions,
+    Versions(Ver),
     Verify,
     Copy,
 }
@@ -290,7 +291,9 @@ impl Replica {
 
     fn message(&mut self, now: Tick, link: Link, env: Envelope, msg: Msg, out: &mut Vec<Output>) {
         match msg {
-            Msg::Seal { epoch, held, position } => self.seal(now, (link, env), epoch, (held, position), out),
+            Msg::Seal { epoch, held, position, stable } => {
+                self.seal(now, (link, env), epoch, (held, position), stable, out);
+            }
             Msg::Write { seq, range, stable, kind } => {
                 self.learn_stable(stable);
                 let ver = Ver { term: env.term, seq: Seq(seq) };
@@ -326,8 +329,8 @@ impl Replica {
             Msg::ChunkList { since, from } => {
                 self.store(Waiting::Other { link, env, kind: Kind::Chunks }, StoreOp::Chunks { since, from }, out);
             }
-            Msg::ChunkVersions { chunk } => {
-                self.store(Waiting::Other { link, env, kind: Kind::Versions }, StoreOp::Versions { chunk }, out);
+            Msg::ChunkVersions { chunk, since } => {
+                self.store(Waiting::Other { link, env, kind: Kind::Versions(since) }, StoreOp::Versions { chunk }, out);
             }
             Msg::Verify { chunk } => {
                 let op = StoreOp::Read { range: chunk.blocks() };
@@ -346,76 +349,6 @@ impl Replica {
             }
             // Replies are not for replicas.
             _ => self.reply(link, env, Msg::Nack(Nack::Invalid), out),
-        }
-    }
-
-    fn seal(
-        &mut self,
-        now: Tick,
-        (link, env): (Link, Envelope),
-        epoch: Epoch,
-        (held, position): (Ver, u64),
-        out: &mut Vec<Output>,
-    ) {
-        // Whoever was ever relied upon in a term had promised it first, durably; and a journal does not go back.
-        let older = held.term > self.d.promised_term || position > self.d.position;
-        if older && !mutant::is(Mutant::TrustsOldStorage) {
-            return self.is_put_back(link, env, out);
-        }
-        if env.term == self.d.promised_term {
-            // The guard let in only the session that holds this term: a repeated seal.
-            self.seals.push((link, env, held));
-            if self.promise_durable {
-                // The store is asked again, so that the answer carries its present numbers.
-                self.promise(out);
-            }
-            return;
-        }
-        let leased = now < self.leased_until && !mutant::is(Mutant::SealIgnoresLease);
-        if leased && env.session != self.d.promised_session {
-            self.knocking = self.knocking.max(env.term);
-            let us = self.leased_until.since(now);
-            return self.reply(link, env, Msg::SealWait { us }, out);
-        }
-        self.d.promised_term = env.term;
-        self.d.promised_session = env.session;
-        self.epoch = epoch;
-        self.promise_durable = false;
-        self.seals = vec![(link, env, held)];
-        self.promise(out);
-    }
-
-    fn is_put_back(&mut self, link: Link, env: Envelope, out: &mut Vec<Output>) {
-        if !std::mem::replace(&mut self.put_back, true) {
-            out.push(Output::Renew);
-        }
-        self.reply(link, env, Msg::Nack(Nack::WrongStore), out);
-    }
-
-    fn promise(&mut self, out: &mut Vec<Output>) {
-        let op = self.promise_op();
-        self.store(Waiting::Promise, op, out);
-    }
-
-    fn promise_op(&self) -> StoreOp {
-        StoreOp::Promise {
-            term: self.d.promised_term,
-            session: self.d.promised_session,
-            stable: self.d.stable,
-            epoch: self.epoch,
-        }
-    }
-
-    fn learn_stable(&mut self, stable: Ver) {
-        self.d.stable = self.d.stable.max(stable);
-    }
-
-    fn persist_stable(&mut self, now: Tick, out: &mut Vec<Output>) {
-        if self.d.stable > self.stable_persisted && now.since(self.stable_at) >= STABLE_EVERY && self.promise_durable {
-            self.stable_persisted = self.d.stable;
-            self.stable_at = now;
-            let op = self.promise_op();
-            self.store(Waiting::Stable, op, out);
         }
     }
 
@@ -480,8 +413,12 @@ impl Replica {
             (Kind::Read, StoreAnswer::Read(infos, data)) => Msg::ReadAck { infos, data },
             (Kind::Needs, StoreAnswer::Needs(needs)) => Msg::ReserveAck { needs, credit },
             (Kind::Chunks, StoreAnswer::Chunks(chunks, more)) => Msg::ChunkListAck { chunks, more },
-            (Kind::Versions, StoreAnswer::Versions(infos)) => Msg::ChunkVersionsAck { infos },
-            (Kind::Verify, StoreAnswer::Read(infos, _)) => Msg::ChunkVersionsAck { infos },
+            (Kind::Versions(since), StoreAnswer::Versions(infos)) => {
+                Msg::ChunkVersionsAck { infos: message::listed(&infos, since) }
+            }
+            (Kind::Verify, StoreAnswer::Read(infos, _)) => {
+                Msg::ChunkVersionsAck { infos: message::listed(&infos, Ver::ZERO) }
+            }
             (Kind::Copy, StoreAnswer::Copied(applied)) => Msg::CopyAck { applied },
             _ => Msg::Nack(Nack::Invalid),
         }

@@ -1,11 +1,12 @@
 //! Frames to bytes and back.
 
-use crate::message::{BlockInfo, BlockState, Content, CopyItem, Envelope, Msg, Nack, WriteKind};
+use super::fields::{R, W};
+use crate::message::{Content, CopyItem, Envelope, Msg, Nack, WriteKind};
 use bytes::Bytes;
 use hf_policy::crc::PayloadCrc;
 use hf_policy::{
-    BLOCK_SIZE, BlockIx, BlockRange, BootId, CHUNK_BLOCKS, ChunkIx, ClusterId, Epoch, Lineage, Rid, SessionId, ShardId,
-    StoreUuid, Term, Ver, VolumeId,
+    BLOCK_SIZE, BlockIx, BootId, CHUNK_BLOCKS, ChunkIx, ClusterId, Epoch, Lineage, Rid, SessionId, ShardId, StoreUuid,
+    Term, VolumeId,
 };
 
 const MAGIC: u32 = 0x3152_4648; // "HFR1"
@@ -14,6 +15,8 @@ pub const HEADER_BYTES: usize = 160;
 const CRC_AT: usize = 4;
 /// In a copied block's kind: only if it is bad there.
 const REPAIR: u8 = 0x80;
+/// In a copied block's kind: also if it is older there.
+const OR_OLDER: u8 = 0x40;
 /// A body's bound: the longest is a page of the chunk list.
 pub const MAX_BODY: u32 = 96 << 10;
 /// A payload's bound: one chunk.
@@ -72,89 +75,6 @@ impl Frame {
     }
 }
 
-struct W(Vec<u8>);
-
-impl W {
-    fn u8(&mut self, v: u8) {
-        self.0.push(v);
-    }
-    fn u32(&mut self, v: u32) {
-        self.0.extend_from_slice(&v.to_le_bytes());
-    }
-    fn u64(&mut self, v: u64) {
-        self.0.extend_from_slice(&v.to_le_bytes());
-    }
-    fn u128(&mut self, v: u128) {
-        self.0.extend_from_slice(&v.to_le_bytes());
-    }
-    fn ver(&mut self, v: Ver) {
-        self.u32(v.term.0);
-        self.u64(v.seq.0);
-    }
-    fn range(&mut self, r: BlockRange) {
-        self.u64(r.start.0);
-        self.u32(r.len);
-    }
-    fn infos(&mut self, infos: &[BlockInfo]) {
-        self.u32(infos.len() as u32);
-        for i in infos {
-            self.ver(i.ver);
-            self.u32(i.crc.0);
-            self.u8(i.state as u8);
-        }
-    }
-}
-
-struct R<'a>(&'a [u8]);
-
-impl<'a> R<'a> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (a, b) = self.0.split_at_checked(N)?;
-        self.0 = b;
-        a.try_into().ok()
-    }
-    fn u8(&mut self) -> Option<u8> {
-        self.take::<1>().map(|a| a[0])
-    }
-    fn u32(&mut self) -> Option<u32> {
-        self.take().map(u32::from_le_bytes)
-    }
-    fn u64(&mut self) -> Option<u64> {
-        self.take().map(u64::from_le_bytes)
-    }
-    fn u128(&mut self) -> Option<u128> {
-        self.take().map(u128::from_le_bytes)
-    }
-    fn ver(&mut self) -> Option<Ver> {
-        Some(Ver::new(self.u32()?, self.u64()?))
-    }
-    fn range(&mut self) -> Option<BlockRange> {
-        Some(BlockRange::new(self.u64()?, self.u32()?))
-    }
-    /// A count that the rest of the body can really hold, at `each` bytes.
-    fn count(&mut self, each: usize) -> Option<usize> {
-        let n = self.u32()? as usize;
-        (n.checked_mul(each)? <= self.0.len()).then_some(n)
-    }
-    fn infos(&mut self) -> Option<Vec<BlockInfo>> {
-        let n = self.count(17)?;
-        (0..n)
-            .map(|_| Some(BlockInfo { ver: self.ver()?, crc: PayloadCrc(self.u32()?), state: state(self.u8()?)? }))
-            .collect()
-    }
-    fn crcs(&mut self) -> Option<Vec<PayloadCrc>> {
-        let n = self.count(4)?;
-        (0..n).map(|_| self.u32().map(PayloadCrc)).collect()
-    }
-    fn end(&self) -> Option<()> {
-        self.0.is_empty().then_some(())
-    }
-}
-
-fn state(v: u8) -> Option<BlockState> {
-    [BlockState::Absent, BlockState::Data, BlockState::Zero, BlockState::Bad].get(v as usize).copied()
-}
-
 fn kind(m: &Msg) -> u8 {
     match m {
         Msg::Seal { .. } => 1,
@@ -210,10 +130,11 @@ fn nack_from(code: u8, arg: u32) -> Option<Nack> {
 
 fn body(w: &mut W, m: &Msg) -> Vec<Bytes> {
     match m {
-        Msg::Seal { epoch, held, position } => {
+        Msg::Seal { epoch, held, position, stable } => {
             w.u64(epoch.0);
             w.ver(*held);
             w.u64(*position);
+            w.ver(*stable);
         }
         Msg::SealAck { stable, max_ver, credit } => {
             w.ver(*stable);
@@ -268,8 +189,18 @@ fn body(w: &mut W, m: &Msg) -> Vec<Bytes> {
                 w.ver(*v);
             }
         }
-        Msg::ChunkVersions { chunk } | Msg::Verify { chunk } => w.u32(chunk.0),
-        Msg::ChunkVersionsAck { infos } => w.infos(infos),
+        Msg::ChunkVersions { chunk, since } => {
+            w.u32(chunk.0);
+            w.ver(*since);
+        }
+        Msg::Verify { chunk } => w.u32(chunk.0),
+        Msg::ChunkVersionsAck { infos } => {
+            w.u32(infos.len() as u32);
+            for (at, i) in infos {
+                w.u8(*at);
+                w.info(i);
+            }
+        }
         Msg::Copy { items } => {
             w.u32(items.len() as u32);
             let mut payload = Vec::new();
@@ -285,7 +216,7 @@ fn body(w: &mut W, m: &Msg) -> Vec<Bytes> {
                     }
                     Content::Bad => (2, 0),
                 };
-                w.u8(what | if i.repair { REPAIR } else { 0 });
+                w.u8(what | if i.repair { REPAIR } else { 0 } | if i.or_older { OR_OLDER } else { 0 });
                 w.u32(crc);
             }
             return payload;
@@ -391,7 +322,7 @@ pub fn decode(raw: &[u8; HEADER_BYTES], h: &Header, body: &[u8], payload: Bytes)
 fn message(kind: u8, r: &mut R<'_>, payload: &Bytes) -> Option<(Msg, usize)> {
     let mut used = 0;
     let m = match kind {
-        1 => Msg::Seal { epoch: Epoch(r.u64()?), held: r.ver()?, position: r.u64()? },
+        1 => Msg::Seal { epoch: Epoch(r.u64()?), held: r.ver()?, position: r.u64()?, stable: r.ver()? },
         2 => Msg::SealAck { stable: r.ver()?, max_ver: r.ver()?, credit: r.u64()? },
         3 => Msg::SealWait { us: r.u64()? },
         4 => {
@@ -430,8 +361,8 @@ fn message(kind: u8, r: &mut R<'_>, payload: &Bytes) -> Option<(Msg, usize)> {
             let chunks: Option<Vec<_>> = (0..n).map(|_| Some((ChunkIx(r.u32()?), r.ver()?))).collect();
             Msg::ChunkListAck { chunks: chunks?, more }
         }
-        12 => Msg::ChunkVersions { chunk: ChunkIx(r.u32()?) },
-        13 => Msg::ChunkVersionsAck { infos: r.infos()? },
+        12 => Msg::ChunkVersions { chunk: ChunkIx(r.u32()?), since: r.ver()? },
+        13 => Msg::ChunkVersionsAck { infos: r.listed()? },
         14 => {
             let (items, n) = copy_items(r, payload)?;
             used = n;
@@ -459,8 +390,9 @@ fn copy_items(r: &mut R<'_>, payload: &Bytes) -> Option<(Vec<CopyItem>, usize)> 
     for _ in 0..n {
         let (block, seen, src) = (BlockIx(r.u64()?), r.ver()?, r.ver()?);
         let (what, crc) = (r.u8()?, PayloadCrc(r.u32()?));
-        let repair = what & REPAIR != 0;
-        let content = if what & !REPAIR == 1 {
+        let (repair, or_older) = (what & REPAIR != 0, what & OR_OLDER != 0);
+        let what = what & !(REPAIR | OR_OLDER);
+        let content = if what == 1 {
             let end = at + BLOCK_SIZE;
             if end > payload.len() {
                 return None;
@@ -469,13 +401,13 @@ fn copy_items(r: &mut R<'_>, payload: &Bytes) -> Option<(Vec<CopyItem>, usize)> 
             at = end;
             Content::Data(crc, d)
         } else {
-            match what & !REPAIR {
+            match what {
                 0 => Content::Zero,
                 2 => Content::Bad,
                 _ => return None,
             }
         };
-        items.push(CopyItem { block, seen, src, content, repair });
+        items.push(CopyItem { block, seen, or_older, src, content, repair });
     }
     Some((items, at / BLOCK_SIZE))
 }

@@ -9,6 +9,7 @@
 //! A frame that does not verify ends the connection: a stream with an unknown byte in it cannot be resynchronised.
 
 mod codec;
+mod fields;
 mod hello;
 
 pub use codec::{Frame, HEADER_BYTES, Header, MAX_BODY, MAX_PAYLOAD, WireError, decode, encode, parse_header};

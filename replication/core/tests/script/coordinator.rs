@@ -272,9 +272,11 @@ fn reply(asked: &Msg, w: &[&str]) -> Option<Msg> {
             let one = |t: &&str| t.split_once('@').map(|(c, v)| (ChunkIx(c.parse().unwrap()), ver(v)));
             Msg::ChunkListAck { chunks: args.iter().filter_map(one).collect(), more: args.contains(&"more") }
         }
-        ("VersionsAck", Msg::ChunkVersions { chunk }) if number(w, "chunk", chunk.0.into()) == u64::from(chunk.0) => {
+        ("VersionsAck", Msg::ChunkVersions { chunk, since })
+            if number(w, "chunk", chunk.0.into()) == u64::from(chunk.0) =>
+        {
             let blocks: Vec<&str> = args.iter().copied().filter(|t| !t.starts_with("chunk=")).collect();
-            Msg::ChunkVersionsAck { infos: chunk_infos(&blocks) }
+            Msg::ChunkVersionsAck { infos: listed(&chunk_infos(&blocks), *since) }
         }
         ("ReadAck", Msg::Read { range }) if args.len() == range.len as usize => {
             let (infos, data): (Vec<_>, Vec<_>) = args.iter().map(|t| block(t)).unzip();

@@ -113,7 +113,7 @@ pub fn filled(letter: &str, bytes: usize) -> Bytes {
     Bytes::from(vec![if letter == "0" { 0 } else { b[0] }; bytes])
 }
 
-/// A block: `-` (never written), `zero@1.2`, `bad@1.2`, or `a@1.2` (full of the letter).
+/// A block: `-` (never written), `zero@1.2`, `bad@1.2`, `lost@1.2`, or `a@1.2` (full of the letter).
 pub fn block(text: &str) -> (BlockInfo, Bytes) {
     if text == "-" {
         return (BlockInfo::default(), filled("0", BLOCK_SIZE));
@@ -122,6 +122,7 @@ pub fn block(text: &str) -> (BlockInfo, Bytes) {
     let (state, letter) = match what {
         "zero" => (BlockState::Zero, "0"),
         "bad" => (BlockState::Bad, "0"),
+        "lost" => (BlockState::Lost, "0"),
         letter => (BlockState::Data, letter),
     };
     let data = filled(letter, BLOCK_SIZE);
@@ -170,7 +171,8 @@ fn item_text(i: &CopyItem) -> String {
         }
     };
     let repair = if i.repair { " (repair)" } else { "" };
-    format!("{}: {} -> {} {what}{repair}", i.block.0, ver_text(i.seen), ver_text(i.src))
+    let older = if i.or_older { " or older" } else { "" };
+    format!("{}: {}{older} -> {} {what}{repair}", i.block.0, ver_text(i.seen), ver_text(i.src))
 }
 
 /// How block states are printed: runs of the same.
@@ -186,11 +188,25 @@ pub fn infos_text(infos: &[BlockInfo]) -> String {
     runs.collect::<Vec<_>>().join(" ")
 }
 
+/// A list of a chunk's blocks: `3=data@1.2`, `4..=9=zero@1.2`.
+fn listed_text(infos: &[(u8, BlockInfo)]) -> String {
+    let one = |i: &BlockInfo| infos_text(std::slice::from_ref(i));
+    let runs = infos.chunk_by(|a, b| a.0.checked_add(1) == Some(b.0) && one(&a.1) == one(&b.1));
+    let runs = runs.map(|r| match r {
+        [(at, i)] => format!("{at}={}", one(i)),
+        r => format!("{}..={}={}", r[0].0, r[r.len() - 1].0, one(&r[0].1)),
+    });
+    runs.collect::<Vec<_>>().join(" ")
+}
+
 /// A message on one line. Times inside it are those of the conversation.
 pub fn msg_text(m: &Msg) -> String {
     let v = |v: &Ver| ver_text(*v);
     match m {
-        Msg::Seal { epoch, held, position } => format!("Seal epoch={} held={} position={position}", epoch.0, v(held)),
+        Msg::Seal { epoch, held, position, stable } => {
+            let noted = if *stable == Ver::ZERO { String::new() } else { format!(" stable={}", v(stable)) };
+            format!("Seal epoch={} held={} position={position}{noted}", epoch.0, v(held))
+        }
         Msg::SealAck { stable, max_ver, credit } => {
             format!("SealAck stable={} max={} credit={credit}", v(stable), v(max_ver))
         }
@@ -223,9 +239,9 @@ pub fn msg_text(m: &Msg) -> String {
             let l: Vec<String> = chunks.iter().map(|(c, x)| format!("{}@{}", c.0, v(x))).collect();
             format!("ChunkListAck {}{}", l.join(" "), if *more { " and more" } else { "" })
         }
-        Msg::ChunkVersions { chunk } => format!("ChunkVersions {}", chunk.0),
+        Msg::ChunkVersions { chunk, since } => format!("ChunkVersions {} since={}", chunk.0, v(since)),
         Msg::Verify { chunk } => format!("Verify {}", chunk.0),
-        Msg::ChunkVersionsAck { infos } => format!("ChunkVersionsAck {}", infos_text(infos)),
+        Msg::ChunkVersionsAck { infos } => format!("ChunkVersionsAck {}", listed_text(infos)),
         Msg::Copy { items } => format!("Copy {}", items.iter().map(item_text).collect::<Vec<_>>().join("; ")),
         Msg::CopyAck { applied } => format!("CopyAck {applied:?}"),
         Msg::Nack(n) => format!("Nack {n:?}: {n}"),

@@ -70,6 +70,7 @@ impl World {
                 epoch: Epoch(number(w, "epoch", 1)),
                 held: ver_of(w, "held", Ver::ZERO),
                 position: number(w, "position", 0),
+                stable: ver_of(w, "stable", Ver::ZERO),
             },
             "Write" => {
                 let (seq, range, stable) = (number(w, "seq", 1), range(w[1]), ver_of(w, "stable", Ver::ZERO));
@@ -90,7 +91,9 @@ impl World {
             "Reserve" => Msg::Reserve { range: range(w[1]) },
             "Lease" => Msg::Lease { sent_at: self.now.0, stable: ver_of(w, "stable", Ver::ZERO) },
             "ChunkList" => Msg::ChunkList { since: ver_of(w, "since", Ver::ZERO), from: ChunkIx(0) },
-            "ChunkVersions" => Msg::ChunkVersions { chunk: ChunkIx(w[1].parse().unwrap()) },
+            "ChunkVersions" => {
+                Msg::ChunkVersions { chunk: ChunkIx(w[1].parse().unwrap()), since: ver_of(w, "since", Ver::ZERO) }
+            }
             "Verify" => Msg::Verify { chunk: ChunkIx(w[1].parse().unwrap()) },
             "Copy" => Msg::Copy { items: w[1..].iter().map(|t| item(t)).collect() },
             "SealAck" => Msg::SealAck { stable: Ver::ZERO, max_ver: Ver::ZERO, credit: 0 },
@@ -175,8 +178,15 @@ fn item(text: &str) -> CopyItem {
     let (info, data) = block(&to.replace("damaged@", "a@"));
     let content = match info.state {
         BlockState::Data => Content::Data(PayloadCrc(info.crc.0 ^ u32::from(damaged)), data),
-        BlockState::Bad => Content::Bad,
+        BlockState::Bad | BlockState::Lost => Content::Bad,
         _ => Content::Zero,
     };
-    CopyItem { block: BlockIx(at.parse().unwrap()), seen: ver(seen), src: info.ver, content, repair: false }
+    CopyItem {
+        block: BlockIx(at.parse().unwrap()),
+        seen: ver(seen),
+        or_older: false,
+        src: info.ver,
+        content,
+        repair: false,
+    }
 }

@@ -134,7 +134,7 @@ impl Store {
         let m = page.effective(at as usize);
         let src = match m.state {
             BlockState::Absent | BlockState::Zero => Src::Zero,
-            BlockState::Bad => Src::Bad,
+            BlockState::Bad | BlockState::Lost => Src::Bad,
             BlockState::Data => self.in_unit(page.units[at as usize / UNIT_BLOCKS], at),
         };
         (m, src)

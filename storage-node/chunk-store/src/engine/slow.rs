@@ -174,7 +174,7 @@ impl Store {
         }
     }
 
-    /// Conditional writes: applied iff the block still has the version that was seen, and the source is newer or the
+    /// Conditional writes: applied iff the block still has the version that was seen (or an older one, if that is said), and the source is newer or the
     /// block's version is of an older term (protocol §7 step 4).
     #[allow(clippy::too_many_arguments)]
     fn slow_copy(
@@ -191,7 +191,8 @@ impl Store {
             let has = self.current(key, i.block.in_chunk(), page);
             let now = has.ver;
             let newer = (i.src > now || now.term < term) && i.src != now;
-            now == i.seen && if i.repair { self.may_repair(key, i, has) } else { newer }
+            let seen = now == i.seen || (i.or_older && now < i.seen);
+            seen && if i.repair { self.may_repair(key, i, has) } else { newer }
         };
         let applied: Vec<bool> = items.iter().map(applies).collect();
         let chosen: Vec<&CopyItem> = items.iter().zip(&applied).filter(|(_, a)| **a).map(|(i, _)| i).collect();
@@ -212,11 +213,16 @@ impl Store {
     }
 
     /// A repair, of the very version that is here (seed 11891), replaces what is known to be lost, or writes once more exactly what should be there (what is on the disk may
-    /// have rotted without the page knowing it).
+    /// have rotted without the page knowing it). Where the version is lost too it brings one that is not newer: nothing is on its way.
     fn may_repair(&self, key: Key, i: &CopyItem, has: BlockMeta) -> bool {
         let same = |crc: PayloadCrc| self.seeds(key, has.ver, i.block, &[crc]).first() == Some(&has.crc);
         let meant = matches!(i.content, Content::Data(crc, _) if same(crc));
-        i.src == has.ver && (has.state == BlockState::Bad || (has.state == BlockState::Data && meant))
+        match has.state {
+            BlockState::Lost => i.src <= has.ver,
+            BlockState::Bad => i.src == has.ver,
+            BlockState::Data => i.src == has.ver && meant,
+            BlockState::Absent | BlockState::Zero => false,
+        }
     }
 
     /// One record for neighbours of one version and kind.

@@ -102,11 +102,13 @@ pub struct CopyItem {
     pub block: BlockIx,
     /// Applied only if the block still has this version.
     pub seen: Ver,
+    /// Or an older one.
+    pub or_older: bool,
     /// The version it gets.
     pub src: Ver,
     /// What it becomes.
     pub content: Content,
-    /// The bytes of the version that is here already, which the block has lost.
+    /// The bytes of the version that is here already, or was before the version itself was lost.
     pub repair: bool,
 }
 
@@ -139,7 +141,7 @@ pub enum Answer {
     Done,
     /// A read's result: one entry per block, and their bytes (zero where nothing is).
     Read {
-        /// Per block; `Bad` where it could not be read or verified.
+        /// Per block; `Bad` or `Lost` where it could not be read or verified.
         blocks: Vec<BlockInfo>,
         /// The bytes.
         data: Bytes,

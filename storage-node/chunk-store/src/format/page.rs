@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! 0     header, 192 bytes: magic, version, checksum, identity, trim_ver, 16 unit pointers
-//! 192   states, 2 bits a block
+//! 192   states, 2 bits a block (a lost one is a bad one with checksum 1)
 //! 256   terms in use, up to 256 × u32
 //! 1280  sequence numbers, 256 × 48 bits
 //! 2816  index into the terms, 256 × u8
@@ -23,6 +23,8 @@ const TERMS_AT: usize = 256;
 const SEQS_AT: usize = 1280;
 const TERM_IX_AT: usize = 2816;
 const CRCS_AT: usize = 3072;
+/// In the checksum of a bad block: its version is not known either.
+const VERSION_LOST: u32 = 1;
 /// Blocks of a page.
 pub const BLOCKS: usize = 256;
 /// "No unit."
@@ -41,6 +43,15 @@ pub enum BlockState {
     Zero = 2,
     /// Known to be lost here; can never be a source.
     Bad = 3,
+    /// Lost, and with it the version: what was here was not newer than the entry's.
+    Lost = 4,
+}
+
+impl BlockState {
+    /// Cannot be read.
+    pub fn is_bad(self) -> bool {
+        matches!(self, BlockState::Bad | BlockState::Lost)
+    }
 }
 
 /// One block's entry.
@@ -83,10 +94,10 @@ pub struct PageId {
 }
 
 impl Page {
-    /// A page whose real one could not be read: every block is bad, at the highest version it may have had.
+    /// A page whose real one could not be read: every block is lost, at the highest version it may have had.
     pub fn lost(max_ver: Ver) -> Page {
-        let bad = BlockMeta { ver: max_ver, crc: SeededCrc(0), state: BlockState::Bad };
-        Page { blocks: Box::new([bad; BLOCKS]), ..Page::default() }
+        let lost = BlockMeta { ver: max_ver, crc: SeededCrc(0), state: BlockState::Lost };
+        Page { blocks: Box::new([lost; BLOCKS]), ..Page::default() }
     }
 
     /// A block's effective version and state: an older entry is overruled by the chunk's trim.
@@ -135,10 +146,15 @@ impl Page {
         }
         for (i, m) in self.blocks.iter().enumerate().filter(|(_, m)| m.state != BlockState::Absent) {
             assert!(m.ver.seq <= Seq::MAX, "a sequence number beyond 48 bits");
-            b[STATES_AT + i / 4] |= (m.state as u8) << (i % 4 * 2);
+            let (state, crc) = match m.state {
+                BlockState::Lost => (BlockState::Bad, VERSION_LOST),
+                BlockState::Data => (m.state, m.crc.0),
+                _ => (m.state, 0),
+            };
+            b[STATES_AT + i / 4] |= (state as u8) << (i % 4 * 2);
             b[SEQS_AT + i * 6..][..6].copy_from_slice(&m.ver.seq.0.to_le_bytes()[..6]);
             b[TERM_IX_AT + i] = terms.binary_search(&m.ver.term.0).unwrap_or(0) as u8;
-            b[CRCS_AT + i * 4..][..4].copy_from_slice(&m.crc.0.to_le_bytes());
+            b[CRCS_AT + i * 4..][..4].copy_from_slice(&crc.to_le_bytes());
         }
         let crc = seal(&mut b, CRC_AT);
         (b, crc)
@@ -172,7 +188,13 @@ impl Page {
             let mut seq = [0; 8];
             seq[..6].copy_from_slice(&block[SEQS_AT + i * 6..][..6]);
             let term = Get(&block[TERMS_AT + block[TERM_IX_AT + i] as usize * 4..]).u32()?;
-            let crc = SeededCrc(Get(&block[CRCS_AT + i * 4..]).u32()?);
+            let crc = Get(&block[CRCS_AT + i * 4..]).u32()?;
+            let (state, crc) = match state {
+                BlockState::Bad if crc == VERSION_LOST => (BlockState::Lost, 0),
+                BlockState::Data => (state, crc),
+                _ => (state, 0),
+            };
+            let crc = SeededCrc(crc);
             page.blocks[i] = BlockMeta { ver: Ver::new(term, u64::from_le_bytes(seq)), crc, state };
         }
         Some(page)
@@ -190,12 +212,11 @@ mod tests {
     fn a_page_with_256_terms_round_trips() {
         let mut p = Page { trim_ver: Ver::new(1, 2), ..Page::default() };
         for i in 0..BLOCKS {
-            let state = [BlockState::Data, BlockState::Zero, BlockState::Bad, BlockState::Data][i % 4];
-            p.blocks[i] = BlockMeta {
-                ver: Ver::new(1000 + i as u32 * 7, (1 << 48) - 1 - i as u64),
-                crc: SeededCrc(i as u32 * 99),
-                state,
-            };
+            let state =
+                [BlockState::Data, BlockState::Zero, BlockState::Bad, BlockState::Data, BlockState::Lost][i % 5];
+            let crc = if state == BlockState::Data { i as u32 * 99 } else { 0 };
+            let ver = Ver::new(1000 + i as u32 * 7, (1 << 48) - 1 - i as u64);
+            p.blocks[i] = BlockMeta { ver, crc: SeededCrc(crc), state };
         }
         p.units[5] = 123_456;
         let (b, crc) = p.encode(ID);

@@ -233,6 +233,7 @@ impl World {
             let item = CopyItem {
                 block: b,
                 seen,
+                or_older: false,
                 src: ver,
                 content: if zero {
                     hf_store::Content::Zero

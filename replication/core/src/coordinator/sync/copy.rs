@@ -2,14 +2,14 @@
 
 use super::super::link::For;
 use super::super::{Coordinator, Output};
-use super::{Job, PARALLEL};
+use super::{Job, Listed, PARALLEL};
 use crate::message::{BlockInfo, BlockState, Content, CopyItem, Msg};
 use bytes::Bytes;
 use hf_meta_core::mutant::{self, Mutant};
-use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, CHUNK_BLOCKS, ChunkIx, Rid, Tick};
+use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, ChunkIx, Rid, Term, Tick, Ver};
 use std::collections::BTreeSet;
 
-/// What comparing a chunk's versions counts for: the lists of both.
+/// What comparing a chunk's versions counts for: pages are read for the lists of both.
 const COMPARE_BYTES: u64 = 16 << 10;
 
 impl Coordinator {
@@ -21,10 +21,12 @@ impl Coordinator {
             }
             self.pace.spend(COMPARE_BYTES);
             let Some(chunk) = s.todo.pop_first() else { break };
-            s.active.insert(chunk, Job { from: source, ..Job::default() });
-            let rid = s.rid;
-            for r in [rid, source] {
-                self.request(now, r, For::SyncVersions(chunk), Msg::ChunkVersions { chunk }, out);
+            let (rid, since) = (s.rid, s.base);
+            let asked = s.theirs.contains(&chunk);
+            let target = (!asked).then(Listed::new);
+            s.active.insert(chunk, Job { from: source, target, ..Job::default() });
+            for r in asked.then_some(rid).into_iter().chain([source]) {
+                self.request(now, r, For::SyncVersions(chunk), Msg::ChunkVersions { chunk, since }, out);
             }
         }
         if self.sync.as_ref().is_some_and(|s| s.todo.is_empty() && s.active.is_empty()) {
@@ -37,25 +39,27 @@ impl Coordinator {
         now: Tick,
         rid: Rid,
         chunk: ChunkIx,
-        infos: Vec<BlockInfo>,
+        infos: Vec<(u8, BlockInfo)>,
         out: &mut Vec<Output>,
     ) {
         let term = self.record.term;
         let Some(s) = self.sync.as_mut() else { return };
-        let target = s.rid;
+        let (target, base) = (s.rid, s.base);
         let Some(job) = s.active.get_mut(&chunk) else { return };
-        if infos.len() != CHUNK_BLOCKS as usize {
-            return self.suspect(rid);
-        }
+        let list = Some(infos.into_iter().collect());
         if rid == target {
-            job.target = Some(infos)
+            job.target = list
         } else {
-            job.source = Some(infos)
+            job.source = list
         }
         let (Some(z), Some(x)) = (&job.target, &job.source) else { return };
         let first = chunk.first_block().0;
-        let wanted: Vec<u64> =
-            (0..CHUNK_BLOCKS).filter(|i| differs(&z[*i as usize], &x[*i as usize], term)).map(|i| first + i).collect();
+        let places: BTreeSet<u8> = z.keys().chain(x.keys()).copied().collect();
+        let wanted: Vec<u64> = places
+            .into_iter()
+            .filter(|at| differs(z.get(at), x.get(at), base, term))
+            .map(|at| first + u64::from(at))
+            .collect();
         let runs: Vec<BlockRange> = wanted
             .chunk_by(|a, b| a + 1 == *b)
             .map(|run| BlockRange { start: BlockIx(run[0]), len: run.len() as u32 })
@@ -84,7 +88,9 @@ impl Coordinator {
         out: &mut Vec<Output>,
     ) {
         let sources = self.record.in_sync.keys().copied().collect::<Vec<_>>();
-        let Some(job) = self.sync.as_mut().and_then(|s| s.active.get_mut(&chunk)) else { return };
+        let Some(s) = self.sync.as_mut() else { return };
+        let base = s.base;
+        let Some(job) = s.active.get_mut(&chunk) else { return };
         let Some((len, tried)) = job.reading.get_mut(&start) else { return };
         let bad = crate::coordinator::read::verify(*len as usize, &infos, &data);
         if bad > 0 {
@@ -98,18 +104,18 @@ impl Coordinator {
         if infos.len() != *len as usize || data.len() != infos.len() * BLOCK_SIZE {
             return self.fail_sync("the source's answer is malformed");
         }
-        let z = job.target.as_deref().unwrap_or(&[]);
         for (i, info) in infos.iter().enumerate() {
             let block = BlockIx(start.0 + i as u64);
-            let Some(has) = z.get(block.in_chunk()) else { continue };
+            let has = job.target.as_ref().and_then(|z| z.get(&(block.in_chunk() as u8)));
             let bytes = data.slice(i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE);
             let content = match info.state {
                 BlockState::Data if hf_policy::crc::payload(&bytes) == info.crc => Content::Data(info.crc, bytes),
                 BlockState::Absent | BlockState::Zero => Content::Zero,
-                BlockState::Data | BlockState::Bad => Content::Bad,
+                BlockState::Data | BlockState::Bad | BlockState::Lost => Content::Bad,
             };
-            let repair = has.state == BlockState::Bad && info.ver == has.ver;
-            job.items.push(CopyItem { block, seen: has.ver, src: info.ver, content, repair });
+            let repair = has.is_some_and(|h| h.state.is_bad() && info.ver == h.ver);
+            let (seen, or_older) = has.map_or((base, true), |h| (h.ver, false));
+            job.items.push(CopyItem { block, seen, or_older, src: info.ver, content, repair });
         }
         job.reading.remove(&start);
         if job.reading.is_empty() {
@@ -161,12 +167,18 @@ impl Coordinator {
 }
 
 /// Must the target's block be replaced? A live write that has won stays; what is bad on the
-/// target is fetched if the source has anything.
-fn differs(z: &BlockInfo, x: &BlockInfo, term: hf_policy::Term) -> bool {
-    if z.state == BlockState::Bad {
+/// target is fetched if the source has anything. What is not listed is whole, and not newer than the base, up to which both are alike.
+fn differs(z: Option<&BlockInfo>, x: Option<&BlockInfo>, base: Ver, term: Term) -> bool {
+    let alike = |other: Option<&BlockInfo>| BlockInfo {
+        ver: other.map_or(base, |o| o.ver.min(base)),
+        state: BlockState::Data,
+        ..BlockInfo::default()
+    };
+    let (z, x) = (z.copied().unwrap_or_else(|| alike(x)), x.copied().unwrap_or_else(|| alike(z)));
+    if z.state.is_bad() {
         // A live write that has won and then rotted stays as it is: the source, which may lag, must not undo it (seed 11891).
         let live = z.ver.term == term && z.ver > x.ver;
-        return !live && (x.state != BlockState::Bad || z.ver != x.ver);
+        return !live && (!x.state.is_bad() || z.ver != x.ver);
     }
     if mutant::is(Mutant::SyncCopiesNothing) || (mutant::is(Mutant::ForgetZeroes) && x.state.is_zero()) {
         return false;
@@ -181,11 +193,11 @@ fn differs(z: &BlockInfo, x: &BlockInfo, term: hf_policy::Term) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hf_policy::{Term, Ver};
 
     #[test]
     fn a_bad_block_is_fetched_unless_a_live_write_has_won_there() {
         let b = |term, seq, state| BlockInfo { ver: Ver::new(term, seq), state, ..BlockInfo::default() };
+        let differs = |z: &BlockInfo, x: &BlockInfo, now| differs(Some(z), Some(x), Ver::new(3, 1), now);
         let now = Term(5);
         // Rotted: the very version, or an older term's write that only the target had.
         assert!(differs(&b(5, 3, BlockState::Bad), &b(5, 3, BlockState::Data), now));
@@ -194,5 +206,22 @@ mod tests {
         assert!(!differs(&b(5, 9, BlockState::Bad), &b(5, 3, BlockState::Data), now));
         // Nobody has it.
         assert!(!differs(&b(5, 3, BlockState::Bad), &b(5, 3, BlockState::Bad), now));
+    }
+
+    #[test]
+    fn what_is_not_listed_is_alike_up_to_the_base() {
+        let b = |term, seq, state| BlockInfo { ver: Ver::new(term, seq), state, ..BlockInfo::default() };
+        let (base, now) = (Ver::new(4, 7), Term(5));
+        let differs = |z: Option<BlockInfo>, x: Option<BlockInfo>| super::differs(z.as_ref(), x.as_ref(), base, now);
+        let data = |term, seq| Some(b(term, seq, BlockState::Data));
+        let bad = |term, seq| Some(b(term, seq, BlockState::Bad));
+        // Written while the target was away; its own that nobody else has; a live write that won already.
+        assert!(differs(None, data(4, 8)));
+        assert!(differs(data(4, 8), None));
+        assert!(!differs(data(5, 1), None));
+        // What rotted below the base is fetched by the target, and not handed to it.
+        assert!(differs(bad(4, 2), None));
+        assert!(!differs(None, bad(4, 2)));
+        assert!(differs(None, bad(4, 8)), "lost at the source: the target's is older");
     }
 }

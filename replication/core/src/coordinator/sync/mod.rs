@@ -3,8 +3,9 @@
 //! 1. SyncStart in the record; the target promises this term (Seal).
 //! 2. From then on every new write goes to it too. M is the last number before that.
 //! 3. Its chunks above its base (its own divergent writes), and, once everything up to M is on the whole set, a source's.
-//! 4. Chunk by chunk: versions of both, what differs is read from a source and copied by compare-and-set.
-//! 5. It counts for every acknowledgement; when all that clients were told of is on it too, Add is proposed.
+//! 4. Chunk by chunk: what is newer than the base on both, what differs is read from a source and copied by compare-and-set. The
+//!    target is asked only about chunks that it listed: in others it has nothing above its base but live writes, and those win.
+//! 5. It counts for every acknowledgement; when all that clients were told of is on it too, and it has noted that, Add is proposed.
 //!
 //! Any failure before 5 ends the attempt and changes nothing: the base stays, the next attempt compares versions again. In 5
 //! the target is given up only by a committed Drop.
@@ -41,11 +42,14 @@ pub enum SyncStage {
     Joining,
 }
 
+type Listed = BTreeMap<u8, BlockInfo>;
+
 /// One chunk on its way.
 #[derive(Default)]
 struct Job {
-    target: Option<Vec<BlockInfo>>,
-    source: Option<Vec<BlockInfo>>,
+    /// What of the chunk is newer than the base or bad, by place.
+    target: Option<Listed>,
+    source: Option<Listed>,
     from: Rid,
     /// Runs being read: start to (length, members that do not have it).
     reading: BTreeMap<BlockIx, (u32, BTreeSet<Rid>)>,
@@ -70,10 +74,14 @@ pub(super) struct Sync {
     target_listed: bool,
     source_listing: Option<Rid>,
     todo: BTreeSet<ChunkIx>,
+    /// Those in which the target has something above its base: only of them it is asked what.
+    theirs: BTreeSet<ChunkIx>,
     active: BTreeMap<ChunkIx, Job>,
     total: u64,
     done: u64,
     copied: u64,
+    /// It has noted, durably, that it holds what came before this term.
+    marked: bool,
     pub failed: Option<&'static str>,
 }
 
@@ -104,16 +112,17 @@ impl Coordinator {
         let ready = |r: &Rid| {
             self.members.get(r).is_some_and(|m| m.up) && self.sync_retry.get(r).is_none_or(|(at, _)| now >= *at)
         };
-        // Who is not wanted any more would be taken out again at once, and so for ever.
-        let wanted = |r: &Rid| {
-            let leaves = self.record.leaving.contains(r) && !mutant::is(Mutant::SyncsWhoLeaves);
-            !leaves && !self.record.paused.contains(r)
-        };
         let made = self.record.out.iter().filter(|(_, o)| o.store_uuid.is_some()).map(|(r, _)| *r);
         // Who needs least copying first: one that returned makes a new one that was to replace it unneeded.
-        made.filter(wanted)
+        made.filter(|r| self.is_wanted(*r))
             .filter(ready)
             .max_by_key(|r| (self.record.out.get(r).map(|o| o.base), std::cmp::Reverse(*r)))
+    }
+
+    /// Who is not wanted any more would be taken out again at once, and so for ever; who is held waits.
+    fn is_wanted(&self, rid: Rid) -> bool {
+        let leaves = self.record.leaving.contains(&rid) && !mutant::is(Mutant::SyncsWhoLeaves);
+        !leaves && !self.record.paused.contains(&rid)
     }
 
     /// A new replica is being filled, and one that only was away has come back: that one goes first, since it may be enough. (Once: if it
@@ -131,7 +140,7 @@ impl Coordinator {
         if self.phase != Phase::Serving || self.stopping || idle {
             return;
         }
-        let over = |s: &Sync| s.failed.is_some() || self.record.paused.contains(&s.rid);
+        let over = |s: &Sync| s.failed.is_some() || !self.is_wanted(s.rid);
         if self.sync.as_ref().is_some_and(|s| over(s) && s.stage != SyncStage::Joining) || self.better_candidate(now) {
             self.end_sync(now, out);
         }
@@ -176,10 +185,12 @@ impl Coordinator {
             target_listed: false,
             source_listing: None,
             todo: BTreeSet::new(),
+            theirs: BTreeSet::new(),
             active: BTreeMap::new(),
             total: 0,
             done: 0,
             copied: 0,
+            marked: false,
             failed: None,
         });
         self.drive_proposed(now, out);
@@ -203,7 +214,7 @@ impl Coordinator {
         let Some(s) = self.sync.as_mut().filter(|s| now >= s.ask_again) else { return };
         s.ask_again = now.plus(SEAL_EVERY);
         let (rid, held) = (s.rid, s.base);
-        let msg = Msg::Seal { epoch: self.record.epoch, held, position: 0 };
+        let msg = Msg::Seal { epoch: self.record.epoch, held, position: 0, stable: Ver::ZERO };
         self.ask_again(now, rid, For::SyncSeal, msg, out);
     }
 
@@ -245,7 +256,7 @@ impl Coordinator {
         s.behind += bytes;
         let (rid, slow) = (s.rid, s.behind > MIRROR_BYTES);
         let kind = self.kind_for(rid, range, kind);
-        let msg = Msg::Write { seq, range, stable: self.stable, kind };
+        let msg = Msg::Write { seq, range, stable: Ver::ZERO, kind };
         // If all members refuse it for lack of space it was never there, and must not be on the target either (I15).
         match self.sync.as_mut().filter(|_| !zero && !slow) {
             Some(s) => drop(s.deferred.insert(seq, msg)),
@@ -329,8 +340,12 @@ impl Coordinator {
     ) {
         let Some(s) = self.sync.as_mut().filter(|s| s.stage == SyncStage::Listing) else { return };
         let last = chunks.last().map(|(c, _)| *c);
-        if rid != s.rid || !mutant::is(Mutant::SyncForgetsTarget) {
-            s.todo.extend(chunks.into_iter().map(|(c, _)| c));
+        let chunks = chunks.into_iter().map(|(c, _)| c);
+        if rid != s.rid {
+            s.todo.extend(chunks);
+        } else if !mutant::is(Mutant::SyncForgetsTarget) {
+            s.theirs.extend(chunks.clone());
+            s.todo.extend(chunks);
         }
         if let (true, Some(c)) = (more, last) {
             let msg = Msg::ChunkList { since: s.base, from: ChunkIx(c.0 + 1) };
@@ -378,7 +393,28 @@ impl Coordinator {
             return;
         }
         let (rid, store_uuid) = (s.rid, s.store);
+        if !s.marked {
+            let asked = self.pending.values().any(|p| p.what == For::SyncMark);
+            let (held, stable) = (s.base, self.term_begins());
+            let msg = Msg::Seal { epoch: self.record.epoch, held, position: 0, stable };
+            if !asked {
+                self.request(now, rid, For::SyncMark, msg, out);
+            }
+            return;
+        }
         self.propose(now, super::Change::Add { rid, store_uuid }, out);
+    }
+
+    pub(super) fn target_marked(&mut self, now: Tick, out: &mut Vec<Output>) {
+        if let Some(s) = self.sync.as_mut() {
+            s.marked = true;
+            self.drive_joining(now, out);
+        }
+    }
+
+    /// What is told to a member as its watermark: nothing that it has not been made equal to.
+    pub(super) fn stable_for(&self, rid: Rid) -> Ver {
+        if self.record.in_sync.contains_key(&rid) { self.stable } else { Ver::ZERO }
     }
 
     /// Notes why the attempt cannot go on.

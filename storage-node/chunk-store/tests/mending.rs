@@ -1,0 +1,120 @@
+//! Conditional copies over what is lost: which of them mend it, and which would bring back what was overwritten.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::*;
+use hf_policy::*;
+use hf_store::engine::CopyItem;
+use hf_store::format::page::BlockState;
+use hf_store::{Answer, Content, Input, Op, Output, recovery};
+
+/// Is the copy applied?
+fn copy(w: &mut World, item: CopyItem) -> bool {
+    let mut out = Vec::new();
+    let op = Op::Copy { rid: RID, term: Term(w.term), items: vec![item] };
+    w.store.step(Input::Op { id: 1 << 40, op }, &mut out);
+    loop {
+        for o in std::mem::take(&mut out) {
+            match o {
+                Output::Disk { tag, op } => w.disk.submit(tag, op),
+                Output::Done { result: Ok(Answer::Copied(applied)), .. } => return applied[0],
+                other => panic!("{other:?}"),
+            }
+        }
+        let (tag, result) = w.disk.complete(0).expect("an answer");
+        w.store.step(Input::DiskDone { tag, result }, &mut out);
+    }
+}
+
+fn item(block: u64, seen: Ver, src: Ver, tag: Option<u64>, repair: bool) -> CopyItem {
+    let data = |n| (crc::payload(&tagged(n, block)), tagged(n, block));
+    let content = tag.map_or(Content::Bad, |n| Content::Data(data(n).0, data(n).1));
+    CopyItem { block: BlockIx(block), seen, or_older: false, src, content, repair }
+}
+
+/// Seed 11891: what another member has may be older than what was lost here.
+#[test]
+fn only_the_version_that_was_lost_mends_a_block() {
+    let mut w = World::new(5, 24 << 20);
+    w.write(BlockRange::new(7, 1));
+    w.quiesce();
+    let old = w.acked[&7].0;
+    let lost = w.next_ver();
+    assert!(copy(&mut w, item(7, old, lost, None, false)));
+    assert!(!copy(&mut w, item(7, lost, old, Some(1), true)), "an older version");
+    let newer = w.next_ver();
+    assert!(!copy(&mut w, item(7, lost, newer, Some(2), true)), "a newer one is a write, not a repair");
+    assert!(!copy(&mut w, item(7, old, lost, Some(3), true)), "decided on something that is not there any more");
+    assert!(copy(&mut w, item(7, lost, lost, Some(4), true)));
+    w.acked.insert(7, (lost, Some(tagged(4, 7))));
+    w.read(BlockRange::new(7, 1));
+    w.quiesce();
+    assert_eq!(w.reads_checked, 1);
+}
+
+/// A chunk's page rots: its blocks are lost together with their versions. Within the same term each goes back to what it was, the
+/// state outlives restarts, and no copy of an unknown version gets in without being meant as a repair.
+#[test]
+fn blocks_whose_page_rotted_are_mended_within_their_term() {
+    let mut w = World::new(6, 24 << 20);
+    for b in 0..20 {
+        w.write(BlockRange::new(b, 1));
+        w.quiesce();
+    }
+    w.submit(Op::Checkpoint, "checkpoint");
+    w.quiesce();
+    let newest = Ver::new(w.term, w.seq);
+    let pages: Vec<u64> = w.disk.written().into_iter().filter(|b| w.disk.block(*b)[..4] == *b"HFPG").collect();
+    assert!(!pages.is_empty());
+    pages.iter().for_each(|b| w.disk.flip(*b, 20_000));
+    w.store = recovery::open(&mut w.disk, config()).unwrap();
+    w.store.start(&mut w.out);
+    w.input(Input::Housekeep);
+    w.quiesce();
+    let held = w.acked.clone();
+    let look = |w: &mut World| {
+        let mut s = recovery::open(&mut w.disk.clone(), config()).unwrap();
+        read_all(&mut w.disk.clone(), &mut s, RID)
+    };
+    assert!((0..20).all(|b| (look(&mut w)[&b].0.state, look(&mut w)[&b].0.ver) == (BlockState::Lost, newest)));
+    for b in 0..19 {
+        let ver = held[&b].0;
+        assert!(ver < newest);
+        assert!(!copy(&mut w, item(b, newest, ver, Some(b + 1), false)), "older, and not meant as a repair");
+        let later = Ver::new(w.term, w.seq + 5);
+        assert!(!copy(&mut w, item(b, newest, later, Some(9), true)), "newer than anything that was lost");
+        assert!(copy(&mut w, item(b, newest, ver, Some(b + 1), true)));
+        assert!(!copy(&mut w, item(b, newest, ver, Some(b + 1), true)), "it has its version again");
+    }
+    // Half of it mended, written out and opened again: the rest is still known to have lost its versions.
+    w.submit(Op::Checkpoint, "checkpoint");
+    w.quiesce();
+    let all = look(&mut w);
+    for b in 0..19 {
+        let (info, data) = &all[&b];
+        assert_eq!((info.ver, info.state, data), (held[&b].0, BlockState::Data, &tagged(b + 1, b)), "block {b}");
+    }
+    for b in [19, 20, 255] {
+        assert_eq!((all[&b].0.state, all[&b].0.ver), (BlockState::Lost, newest), "block {b}");
+    }
+}
+
+/// What a target is not asked for one by one (protocol §7): at most of the version that is named, or it stays.
+#[test]
+fn a_copy_over_what_is_not_newer_than_the_base_leaves_newer_writes_alone() {
+    let mut w = World::new(7, 24 << 20);
+    for b in 0..3 {
+        w.write(BlockRange::new(b, 1));
+        w.quiesce();
+    }
+    let base = w.acked[&1].0;
+    let src = Ver::new(w.term + 1, 1);
+    let over = |b| CopyItem { or_older: true, ..item(b, base, src, Some(50 + b), false) };
+    w.term += 2;
+    assert!(copy(&mut w, over(0)), "older than the base");
+    assert!(copy(&mut w, over(1)), "the base itself");
+    assert!(!copy(&mut w, over(2)), "newer than the base");
+    assert!(copy(&mut w, over(3)), "never written");
+    assert!(!copy(&mut w, over(0)), "copied already");
+}
