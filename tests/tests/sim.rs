@@ -2,7 +2,7 @@
 //! some thousand over the real chunk store on simulated disks, with power loss and failing writes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use hf_tests::sim::{LATER, Outcome, Stores, run_without};
+use hf_tests::sim::{LATER, Metadata, Outcome, Stores, run_on, run_without};
 
 /// Faults to leave out.
 fn off() -> Vec<String> {
@@ -28,21 +28,21 @@ const fn lenient(seed: u64) -> Pinned {
 }
 
 /// Seeds 0..n and those that ever failed, on all cores; `one` replays a single one and tells what it did.
-fn judge(stores: Stores, name: &str, pinned: &[Pinned], default: u64) -> Option<(u64, Outcome)> {
+fn judge(meta: Metadata, stores: Stores, name: &str, pinned: &[Pinned], default: u64) -> Option<(u64, Outcome)> {
     if let Some(seed) = number(name) {
-        println!("seed {seed}: {:?}", run_without(seed, 12_000, stores, &off()));
+        println!("seed {seed}: {:?}", run_on(meta, seed, 12_000, stores, &off()));
         return None;
     }
     for (seed, without) in pinned {
         let without: Vec<String> = without.iter().map(|w| w.to_string()).collect();
-        run_without(*seed, 12_000, stores, &without).unwrap_or_else(|e| panic!("seed {seed} {without:?}: {e}"));
+        run_on(meta, *seed, 12_000, stores, &without).unwrap_or_else(|e| panic!("seed {seed} {without:?}: {e}"));
     }
     let seeds = number(&format!("{name}S")).unwrap_or(default);
     let (off, threads) = (off(), std::thread::available_parallelism().map_or(1, |n| n.get() as u64));
     let part = |first: u64| {
         let mut total = Outcome::default();
         for seed in (first..seeds).step_by(threads as usize) {
-            match run_without(seed, 12_000, stores, &off) {
+            match run_on(meta, seed, 12_000, stores, &off) {
                 Ok(o) => total.add(&o),
                 Err(e) => panic!("seed {seed}: {e}\nreplay: {name}={seed} cargo test -p hf-tests --test sim"),
             }
@@ -57,10 +57,11 @@ fn judge(stores: Stores, name: &str, pinned: &[Pinned], default: u64) -> Option<
             all
         })
     });
-    println!("seeds 0..{seeds}, {stores:?} stores: {total:?}");
+    println!("seeds 0..{seeds}, {stores:?} stores, {meta:?}: {total:?}");
     let changed =
         [total.adds, total.newcomers, total.leaves, total.removes, total.moves, total.deletions, total.drains];
     let asked = [total.policies, total.resumed, total.jumps, total.unaligned, total.flushes];
+    let changed = if meta == Metadata::Raft { &[][..] } else { &changed };
     assert!(!off.is_empty() || changed.iter().chain(&asked).all(|n| *n > 0), "something never happened: {total:?}");
     assert!(total.acked_writes > seeds * 10 && total.drops > seeds / 4 && total.attaches > seeds, "{total:?}");
     Some((seeds, total))
@@ -90,20 +91,33 @@ const PINNED_REAL: [Pinned; 5] = [old(253), old(418), old(1812), lenient(99), le
 /// `HOLDFAST_SIM_SEEDS=n` runs seeds 0..n; `HOLDFAST_SIM_SEED=s` replays one.
 #[test]
 fn histories_stay_linearizable_and_the_volume_stays_alive() {
-    judge(Stores::Model, "HOLDFAST_SIM_SEED", &PINNED, 20_000);
+    judge(Metadata::StandIn, Stores::Model, "HOLDFAST_SIM_SEED", &PINNED, 20_000);
 }
 
 /// `HOLDFAST_REAL_SEEDS=n`, `HOLDFAST_REAL_SEED=s`.
 #[test]
 fn the_same_over_the_real_chunk_store_on_disks_that_lose_power_fail_and_rot() {
-    let Some((seeds, total)) = judge(Stores::Real, "HOLDFAST_REAL_SEED", &PINNED_REAL, 1_500) else { return };
+    let Some((seeds, total)) = judge(Metadata::StandIn, Stores::Real, "HOLDFAST_REAL_SEED", &PINNED_REAL, 1_500) else {
+        return;
+    };
     assert!(total.failed_disks > seeds / 8 && total.rots > seeds / 8 && total.full > 0, "{total:?}");
+}
+
+/// The second configuration: real raft-rs members on the simulated nodes. `HOLDFAST_GROUP_SEEDS=n`, `HOLDFAST_GROUP_SEED=s`.
+#[test]
+fn the_same_over_real_raft_members_that_crash_and_are_cut_off_with_their_nodes() {
+    let run = judge(Metadata::Raft, Stores::Model, "HOLDFAST_GROUP_SEED", &[], 1_500);
+    let Some((seeds, total)) = run else { return };
+    // Leaders change in the middle of things.
+    assert!(total.elections > 2 * seeds, "{total:?}");
 }
 
 /// What cannot be repeated cannot be mended.
 #[test]
 fn a_seed_is_the_same_run_every_time() {
     for (stores, seed) in [(Stores::Model, 7), (Stores::Model, 8), (Stores::Real, 7), (Stores::Real, 8)] {
+        let raft = || format!("{:?}", run_on(Metadata::Raft, seed, 12_000, stores, &[]));
+        assert_eq!(raft(), raft(), "seed {seed} over real members");
         let run = || format!("{:?}", run_without(seed, 12_000, stores, &[]));
         assert_eq!(run(), run(), "seed {seed}");
     }

@@ -26,7 +26,7 @@ pub struct Envelope {
     pub session: SessionId,
     /// Matches a reply to its request.
     pub req: u64,
-    /// In replies: the replica's process start.
+    /// The replica's process start: in requests the one that is meant (none: any), in replies its own.
     pub boot: BootId,
 }
 
@@ -93,10 +93,8 @@ pub enum WriteKind {
 pub struct CopyItem {
     /// Which block.
     pub block: BlockIx,
-    /// Applied only if the block still has this version.
+    /// Unless it is newer than what is there, it is applied only if the block still has this version.
     pub seen: Ver,
-    /// Or an older one: what a member that is brought in has of its base or before (§7) need not be asked for one by one.
-    pub or_older: bool,
     /// The version it gets.
     pub src: Ver,
     /// What it becomes.

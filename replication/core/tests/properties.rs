@@ -58,16 +58,13 @@ fn item() -> impl Strategy<Value = CopyItem> {
         Just(Content::Bad),
         (any::<u32>(), data(1)).prop_map(|(c, d)| Content::Data(PayloadCrc(c), d)),
     ];
-    (any::<u64>(), ver(), ver(), content, any::<(bool, bool)>()).prop_map(
-        |(block, seen, src, content, (repair, or_older))| CopyItem {
-            block: BlockIx(block),
-            seen,
-            or_older,
-            src,
-            content,
-            repair,
-        },
-    )
+    (any::<u64>(), ver(), ver(), content, any::<bool>()).prop_map(|(block, seen, src, content, repair)| CopyItem {
+        block: BlockIx(block),
+        seen,
+        src,
+        content,
+        repair,
+    })
 }
 
 fn range() -> impl Strategy<Value = BlockRange> {

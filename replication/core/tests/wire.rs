@@ -30,7 +30,6 @@ fn all() -> Vec<Msg> {
         seen: Ver::new(1, 1),
         src: Ver::new(2, 2),
         content: if d { Content::Data(crcs[0], data.slice(..4096)) } else { Content::Bad },
-        or_older: !d,
         repair: d,
     };
     let range = BlockRange::new(10, 2);

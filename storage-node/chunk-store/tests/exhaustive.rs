@@ -157,16 +157,16 @@ impl Run {
     /// Does an item apply (protocol §7 step 4), and what is there then?
     fn item(&self, b: usize, seen: Ver, src: Ver, holds: Holds, repair: bool) -> (CopyItem, bool, Cell) {
         let (ver, has) = self.now()[b];
-        let newer = src != ver && (src > ver || ver.term.0 < self.term);
-        let mends = src == ver && (has == Holds::Bad || has == Holds::Data);
-        let applies = seen == ver && if repair { mends } else { newer };
+        let undone = seen == ver && src != ver && ver.term.0 < self.term;
+        let mends = seen == ver && src == ver && (has == Holds::Bad || has == Holds::Data);
+        let applies = if repair { mends } else { src > ver || undone };
         let data = bytes_of(src, b as u64);
         let content = match holds {
             Holds::Zero => Content::Zero,
             Holds::Bad => Content::Bad,
             Holds::Data => Content::Data(crc::payload(&data), data),
         };
-        let item = CopyItem { block: BlockIx(b as u64), seen, or_older: false, src, content, repair };
+        let item = CopyItem { block: BlockIx(b as u64), seen, src, content, repair };
         (item, applies, if applies { (src, holds) } else { (ver, has) })
     }
 

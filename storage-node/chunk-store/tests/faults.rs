@@ -346,14 +346,7 @@ fn a_copy_can_put_back_what_a_lost_history_trimmed_and_mark_what_nobody_has() {
         w.term += 1;
         w.submit(Op::UpdateReplica(ReplicaRec { promised_term: Term(w.term), ..rec() }), "promise");
         let data = tagged(4711, 3);
-        let item = |b: u64, content: C| CopyItem {
-            block: BlockIx(b),
-            seen: trim,
-            or_older: false,
-            src: old,
-            content,
-            repair: false,
-        };
+        let item = |b: u64, content: C| CopyItem { block: BlockIx(b), seen: trim, src: old, content, repair: false };
         let items = vec![
             item(3, C::Data(crc::payload(&data), data.clone())),
             item(4, C::Bad),

@@ -30,7 +30,7 @@ fn copy(w: &mut World, item: CopyItem) -> bool {
 fn item(block: u64, seen: Ver, src: Ver, tag: Option<u64>, repair: bool) -> CopyItem {
     let data = |n| (crc::payload(&tagged(n, block)), tagged(n, block));
     let content = tag.map_or(Content::Bad, |n| Content::Data(data(n).0, data(n).1));
-    CopyItem { block: BlockIx(block), seen, or_older: false, src, content, repair }
+    CopyItem { block: BlockIx(block), seen, src, content, repair }
 }
 
 /// Seed 11891: what another member has may be older than what was lost here.
@@ -100,21 +100,21 @@ fn blocks_whose_page_rotted_are_mended_within_their_term() {
     }
 }
 
-/// What a target is not asked for one by one (protocol §7): at most of the version that is named, or it stays.
+/// What was decided on may have changed meanwhile: a newer version is right whatever is there, an older one only where it was meant.
 #[test]
-fn a_copy_over_what_is_not_newer_than_the_base_leaves_newer_writes_alone() {
+fn a_newer_copy_replaces_what_came_late_and_an_older_one_only_what_was_seen() {
     let mut w = World::new(7, 24 << 20);
     for b in 0..3 {
         w.write(BlockRange::new(b, 1));
         w.quiesce();
     }
-    let base = w.acked[&1].0;
-    let src = Ver::new(w.term + 1, 1);
-    let over = |b| CopyItem { or_older: true, ..item(b, base, src, Some(50 + b), false) };
+    let (held, other) = (w.acked[&1].0, w.acked[&0].0);
+    let seen = w.acked[&2].0;
+    assert!(!copy(&mut w, item(2, seen, held, Some(50), false)), "older, of this term: a live write has won");
     w.term += 2;
-    assert!(copy(&mut w, over(0)), "older than the base");
-    assert!(copy(&mut w, over(1)), "the base itself");
-    assert!(!copy(&mut w, over(2)), "newer than the base");
-    assert!(copy(&mut w, over(3)), "never written");
-    assert!(!copy(&mut w, over(0)), "copied already");
+    assert!(!copy(&mut w, item(1, held, held, Some(51), false)), "what is there already");
+    assert!(!copy(&mut w, item(1, Ver::ZERO, other, Some(52), false)), "older than something that nobody had seen");
+    let newer = Ver::new(w.term, 1);
+    assert!(copy(&mut w, item(1, Ver::ZERO, newer, Some(53), false)), "newer than something that nobody had seen");
+    assert!(copy(&mut w, item(0, other, Ver::ZERO, Some(54), false)), "a write of an older term that nobody else has");
 }

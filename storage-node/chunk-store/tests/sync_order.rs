@@ -138,14 +138,7 @@ fn copy_item(t: &str) -> CopyItem {
         "bad" => Content::Bad,
         _ => Content::Data(crc::payload(&data), data),
     };
-    CopyItem {
-        block: BlockIx(block.parse().unwrap()),
-        seen: ver(seen),
-        or_older: false,
-        src: ver(src),
-        content,
-        repair: false,
-    }
+    CopyItem { block: BlockIx(block.parse().unwrap()), seen: ver(seen), src: ver(src), content, repair: false }
 }
 
 impl World {

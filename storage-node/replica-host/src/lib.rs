@@ -53,7 +53,7 @@ fn item(i: message::CopyItem) -> CopyItem {
         message::Content::Bad => Content::Bad,
         message::Content::Data(crc, data) => Content::Data(crc, data),
     };
-    CopyItem { block: i.block, seen: i.seen, or_older: i.or_older, src: i.src, content, repair: i.repair }
+    CopyItem { block: i.block, seen: i.seen, src: i.src, content, repair: i.repair }
 }
 
 /// The store's answer.

@@ -46,6 +46,7 @@ impl Sim {
         h.up = false;
         h.coordinator = None;
         h.store.crash(survive)?;
+        self.raft_stop(node);
         self.trace(|| format!("CRASH {node}"));
         self.noticed(node)
     }
@@ -65,6 +66,7 @@ impl Sim {
         h.up = true;
         h.boot = boot;
         h.replica = (h.rid.0 > 0).then(|| Replica::new(now, boot, h.store.durable(h.rid, h.uuid)));
+        self.raft_start(node);
         self.noticed(node)
     }
 

@@ -22,14 +22,7 @@ impl Sim {
             (1..=self.nodes()).try_for_each(|n| self.restart_one(n))?;
             self.calm();
         }
-        let node = loop {
-            self.attach(None)?;
-            let session = self.record().session;
-            let ours = |h: &Host| h.coordinator.as_ref().is_some_and(|a| Some(a.session) == session);
-            if let Some((n, _)) = self.hosts.iter().find(|(_, h)| ours(h)) {
-                break *n;
-            }
-        };
+        let node = self.somebody_has_it()?;
         // New features ask for more than a read.
         if self.swarm.policy || self.swarm.spares > 0 {
             self.ask(node, What::Write(self.registers(232..236)))?;
@@ -54,6 +47,28 @@ impl Sim {
         }
         let s = self.hosts[&node].coordinator.as_ref().unwrap().c.status();
         Err(format!("not alive after healing: {s:?}, {:?}", self.state.volumes[&VOL].shards[0].replicas))
+    }
+
+    /// Attaches the volume anew, on any node.
+    fn somebody_has_it(&mut self) -> Result<u64, String> {
+        for _ in 0..400 {
+            // Real members have to elect somebody first, who has to hear of it.
+            for _ in 0..if self.group.is_some() { 60 } else { 0 } {
+                self.tick(20_000)?;
+            }
+            let before = self.outcome.attaches;
+            self.attach(None)?;
+            for _ in 0..if self.group.is_some() { 60 } else { 0 } {
+                self.tick(2_000)?;
+            }
+            let session = self.record().session;
+            let ours = |h: &Host| h.coordinator.as_ref().is_some_and(|a| Some(a.session) == session);
+            let found = self.hosts.iter().find(|(_, h)| ours(h)).map(|(n, _)| *n);
+            if let Some(n) = found.filter(|_| self.outcome.attaches > before) {
+                return Ok(n);
+            }
+        }
+        Err("nobody could attach the volume after healing".into())
     }
 
     /// Everything is answered, and every replica is where it should be and in sync, if there is room for it.

@@ -1,7 +1,8 @@
 //! The simulator: real `ClusterState`, `Coordinator` and `Replica` in one thread, one clock, one seed.
 //!
 //! Around them: a network that loses, duplicates, reorders and partitions; stores that crash (losing what was not
-//! durable); a Raft stand-in that delays, loses answers and refuses; nodes that crash and restart; clients that read
+//! durable); a Raft stand-in that delays, loses answers and refuses (or, in the second configuration, real raft-rs members on the same nodes,
+//! `group.rs`); nodes that crash and restart; clients that read
 //! and write unique tags; steals by other nodes. Some seeds (`swarm.rs`) also change the replica set and the policy, have clocks that run
 //! at different rates, and users who ask for parts of blocks. Every run ends with a heal phase: faults stop, I/O must resume, every
 //! replica must be where the policy wants it, every block is read, and the history is judged.
@@ -13,6 +14,7 @@
 mod changes;
 mod clients;
 mod faults;
+mod group;
 mod heal;
 mod model;
 mod net;
@@ -24,5 +26,5 @@ mod store;
 mod swarm;
 mod world;
 
-pub use run::{FAULTS, LATER, Outcome, Stores, run_without};
+pub use run::{FAULTS, LATER, Metadata, Outcome, Stores, run_on, run_without};
 pub use world::Sim;

@@ -176,13 +176,12 @@ impl ModelStore {
                 let mut applied = Vec::new();
                 for i in items {
                     let has = self.info(i.block.0).0;
-                    let newer = (i.src > has.ver || has.ver.term < term) && i.src != has.ver;
+                    let undone = has.ver == i.seen && has.ver.term < term && i.src != has.ver;
                     let mends = match has.state {
                         BlockState::Lost => i.src <= has.ver,
                         state => state == BlockState::Bad && i.src == has.ver,
                     };
-                    let seen = has.ver == i.seen || (i.or_older && has.ver < i.seen);
-                    let yes = seen && if i.repair { mends } else { newer };
+                    let yes = if i.repair { has.ver == i.seen && mends } else { i.src > has.ver || undone };
                     if yes {
                         if let Content::Data(c, d) = &i.content {
                             assert_eq!(crc::payload(d), *c);

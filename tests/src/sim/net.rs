@@ -1,6 +1,7 @@
 //! The simulated network: between nodes, and between nodes and Raft. It loses, duplicates, delays and reorders.
 
-use super::world::Sim;
+use super::group::{Asker, refused};
+use super::world::{Sim, policy_of, record_of};
 use hf_meta_core::{Command, Refusal};
 use hf_policy::*;
 use hf_repl_core::coordinator::{self as co, Phase};
@@ -107,12 +108,13 @@ impl Sim {
                 let busy = self.swarm.busy
                     && matches!(cmd, Command::SyncStart { .. })
                     && (self.now.0 / 1_000_000).is_multiple_of(5);
+                if self.group.is_some() && !busy {
+                    return self.raft_propose(from, Asker::Coordinator { node: from, session }, cmd);
+                }
                 let outcome = match if busy { Err(Refusal::Busy(String::new())) } else { self.apply(cmd) } {
                     Ok(_) if over => return Err("a change was taken from an attachment that is over".into()),
                     Ok(_) => co::Proposed::Done,
-                    Err(Refusal::StaleTerm { .. } | Refusal::NotAttached) => co::Proposed::Stale,
-                    Err(Refusal::Busy(_)) => co::Proposed::Busy,
-                    Err(_) => co::Proposed::Retry,
+                    Err(refusal) => refused(&refusal),
                 };
                 self.send(Net::Answer { to: from, session, outcome });
                 self.announce();
@@ -154,12 +156,12 @@ impl Sim {
         Ok(())
     }
 
-    /// A coordinator sees the newest record.
+    /// A coordinator sees the newest record there is on its node.
     fn learn_record(&mut self, to: u64, session: SessionId) -> Result<(), String> {
-        let record = self.record();
+        let Some((record, policy)) = self.state_at(to).map(|s| (record_of(s), policy_of(s))) else { return Ok(()) };
         let over = record.session != Some(session);
         let rids: BTreeSet<Rid> = record.in_sync.keys().chain(record.out.keys()).copied().collect();
-        let policy = self.swarm.policy.then(|| self.policy());
+        let policy = self.swarm.policy.then_some(policy);
         let Some(a) = self.hosts.get_mut(&to).and_then(|h| h.coordinator.as_mut()) else { return Ok(()) };
         if let Some(p) = policy {
             a.min_replicas = p.min_replicas;

@@ -40,6 +40,8 @@ counters! {
     healed,
     /// Pages of chunks that went bad.
     lost_pages,
+    /// Leaders of the metadata, where real members elect them.
+    elections,
     /// Disks whose writes began to fail.
     failed_disks,
     /// Disks that were put back from an older copy, and replicas that noticed.
@@ -104,12 +106,26 @@ pub const FAULTS: [&str; 21] = [
 /// What came later than the seeds that are kept because they once failed: without these they are the runs they were.
 pub const LATER: [&str; 8] = ["changes", "policy", "clocks", "unaligned", "strict", "busy", "pages", "copies"];
 
+/// Who keeps the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metadata {
+    /// A stand-in for Raft: one record, which everybody is shown sooner or later.
+    StandIn,
+    /// Real raft-rs members on the simulated nodes.
+    Raft,
+}
+
 /// One run, without some faults. If its verdict is an error it names what went wrong; the seed replays it.
 pub fn run_without(seed: u64, steps: u64, stores: Stores, off: &[String]) -> Result<Outcome, String> {
+    run_on(Metadata::StandIn, seed, steps, stores, off)
+}
+
+/// The same over a stand-in or over real members. (These are on three nodes: the replica set does not change.)
+pub fn run_on(meta: Metadata, seed: u64, steps: u64, stores: Stores, off: &[String]) -> Result<Outcome, String> {
     if let Some(unknown) = off.iter().find(|o| !FAULTS.contains(&o.as_str())) {
         return Err(format!("no fault is named {unknown}; there are {}", FAULTS.join(", ")));
     }
-    let is_off = |name: &str| off.iter().any(|o| o == name);
+    let is_off = |name: &str| (meta == Metadata::Raft && name == "changes") || off.iter().any(|o| o == name);
     let mut s = Sim::new(seed, stores, Swarm::new(seed, &is_off));
     for (w, name) in s.weights.iter_mut().zip(FAULTS) {
         *w = if is_off(name) { 0 } else { *w };
@@ -118,6 +134,9 @@ pub fn run_without(seed: u64, steps: u64, stores: Stores, off: &[String]) -> Res
     s.small_disks &= !is_off("full");
     s.slow = if is_off("slow") { 2_000 } else { s.slow };
     s.lasting = if is_off("last") { 1 } else { s.lasting };
+    if meta == Metadata::Raft {
+        s.raft_begin();
+    }
     for _ in 0..steps {
         if s.lost_all() {
             break;

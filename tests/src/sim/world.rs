@@ -1,6 +1,7 @@
 //! The simulated world and its schedule.
 
 use super::clients::Asked;
+use super::group::{Asker, Group};
 use super::net::Net;
 use super::run::{Outcome, Stores};
 use super::store::SimStore;
@@ -60,6 +61,8 @@ pub struct Sim {
     pub(super) cut: BTreeSet<(u64, u64)>,
     /// On which node each replica lives, or lived.
     pub(super) homes: BTreeMap<Rid, u64>,
+    /// Real members of the metadata group, if there are any.
+    pub(super) group: Option<Group>,
     pub(super) swarm: Swarm,
     /// For now no message is lost or late.
     pub(super) prompt: bool,
@@ -97,6 +100,7 @@ impl Sim {
             net: Vec::new(),
             cut: Default::default(),
             homes: BTreeMap::new(),
+            group: None,
             swarm,
             prompt: false,
             dramas: true,
@@ -139,6 +143,10 @@ impl Sim {
     }
 
     pub(super) fn apply(&mut self, cmd: Command) -> Result<hf_meta_core::Reply, Refusal> {
+        if self.group.is_some() {
+            let asked = self.raft_propose(0, Asker::Nobody, cmd);
+            return Err(Refusal::State(asked.err().unwrap_or("what becomes of it is not known yet".into())));
+        }
         let request = RequestId(u128::from(self.id()));
         let said = self.tracing.then(|| format!("{cmd:?}"));
         let (at_ms, done) = (self.wall_ms(), self.tally(&cmd));
@@ -146,11 +154,15 @@ impl Sim {
         if r.is_ok() {
             self.outcome.add(&done);
         }
-        self.homes
-            .extend(self.state.volumes.get(&VOL).iter().flat_map(|v| v.replicas()).map(|(_, r)| (r.rid, r.node.0)));
+        self.know_homes();
         self.trace(|| format!("RAFT {} -> {r:?}", said.unwrap_or_default()));
         self.state.check().unwrap();
         r
+    }
+
+    pub(super) fn know_homes(&mut self) {
+        let of_volume = self.state.volumes.get(&VOL).into_iter().flat_map(|v| v.replicas());
+        self.homes.extend(of_volume.map(|(_, r)| (r.rid, r.node.0)));
     }
 
     fn found(&mut self) {
@@ -214,7 +226,7 @@ impl Sim {
     }
 
     pub(super) fn policy(&self) -> Policy {
-        Policy::from_attrs(&self.state.volumes[&VOL].attrs).unwrap()
+        policy_of(&self.state)
     }
 
     /// `HOLDFAST_SIM_TRACE=1` tells what happens, to see why a seed fails.
@@ -250,37 +262,15 @@ impl Sim {
         Ok(())
     }
 
+    /// The record, as it is.
     pub(super) fn record(&self) -> co::Record {
-        let v = &self.state.volumes[&VOL];
-        let in_sync = v.shards[0].replicas.values().filter(|r| r.in_sync());
-        let out = v.shards[0].replicas.values().filter_map(|r| {
-            let (base, sync_id) = match r.state {
-                ReplicaState::InSync => return None,
-                ReplicaState::Out { base } => (base, None),
-                ReplicaState::Syncing { base, sync_id } => (base, Some(sync_id)),
-            };
-            Some((r.rid, co::OutInfo { node: r.node, store_uuid: r.store_uuid, base, sync_id }))
-        });
-        co::Record {
-            activated: v.served_term(0),
-            term: v.term,
-            epoch: v.epoch,
-            session: v.coordinator.as_ref().map(|a| a.session),
-            lineage: v.lineage,
-            in_sync: in_sync
-                .map(|r| (r.rid, co::MemberInfo { node: r.node, store_uuid: r.store_uuid.unwrap() }))
-                .collect(),
-            out: out.collect(),
-            paused: v.shards[0].replicas.values().filter(|r| r.fill_held()).map(|r| r.rid).collect(),
-            scrub_paused: v.scrub.as_ref().is_some_and(|s| s.paused),
-            leaving: v.shards[0].replicas.values().filter(|r| r.leaving).map(|r| r.rid).collect(),
-            scrub: v.scrub.as_ref().map(|s| s.id),
-        }
+        record_of(&self.state)
     }
 
     pub(super) fn tick(&mut self, us: u64) -> Result<(), String> {
         let us = 1 + self.rng.below(us);
         self.now = self.now.plus(us);
+        self.raft_time()?;
         for node in 1..=self.nodes() {
             let now = self.clock(node);
             let due =
@@ -299,12 +289,20 @@ impl Sim {
         }
         let v = &self.state.volumes[&VOL];
         let session = SessionId(u128::from(self.next + 1_000_000));
+        if self.group.is_some() {
+            return self.raft_attach(node, session);
+        }
         let cmd =
             Command::Attach { vol: VOL, epoch: v.epoch, node: NodeId(node), session, steal: true, maintenance: false };
         self.apply(cmd).map_err(|e| e.to_string())?;
+        self.begin_attachment(node, session)
+    }
+
+    /// The record on this node says that the volume is attached there.
+    pub(super) fn begin_attachment(&mut self, node: u64, session: SessionId) -> Result<(), String> {
         self.outcome.attaches += 1;
         self.id();
-        let (record, policy) = (self.record(), self.policy());
+        let Some((record, policy)) = self.state_at(node).map(|s| (record_of(s), policy_of(s))) else { return Ok(()) };
         let knows: BTreeSet<Rid> = record.in_sync.keys().chain(record.out.keys()).copied().collect();
         let read_from = if self.rng.one_in(2) { ReadFrom::Spread } else { ReadFrom::Local };
         let mut nearest: Vec<Rid> = knows.iter().copied().collect();
@@ -351,5 +349,36 @@ impl Sim {
 
     pub(super) fn all_links(&mut self) -> Result<(), String> {
         (1..=self.nodes()).try_for_each(|n| self.links(n))
+    }
+}
+
+pub(super) fn policy_of(state: &ClusterState) -> Policy {
+    Policy::from_attrs(&state.volumes[&VOL].attrs).unwrap()
+}
+
+/// The record as a coordinator sees it.
+pub(super) fn record_of(state: &ClusterState) -> co::Record {
+    let v = &state.volumes[&VOL];
+    let in_sync = v.shards[0].replicas.values().filter(|r| r.in_sync());
+    let out = v.shards[0].replicas.values().filter_map(|r| {
+        let (base, sync_id) = match r.state {
+            ReplicaState::InSync => return None,
+            ReplicaState::Out { base } => (base, None),
+            ReplicaState::Syncing { base, sync_id } => (base, Some(sync_id)),
+        };
+        Some((r.rid, co::OutInfo { node: r.node, store_uuid: r.store_uuid, base, sync_id }))
+    });
+    co::Record {
+        activated: v.served_term(0),
+        term: v.term,
+        epoch: v.epoch,
+        session: v.coordinator.as_ref().map(|a| a.session),
+        lineage: v.lineage,
+        in_sync: in_sync.map(|r| (r.rid, co::MemberInfo { node: r.node, store_uuid: r.store_uuid.unwrap() })).collect(),
+        out: out.collect(),
+        paused: v.shards[0].replicas.values().filter(|r| r.fill_held()).map(|r| r.rid).collect(),
+        scrub_paused: v.scrub.as_ref().is_some_and(|s| s.paused),
+        leaving: v.shards[0].replicas.values().filter(|r| r.leaving).map(|r| r.rid).collect(),
+        scrub: v.scrub.as_ref().map(|s| s.id),
     }
 }

@@ -196,7 +196,7 @@ impl Coordinator {
             term: self.record.term,
             session: self.cfg.session,
             req,
-            boot: Default::default(),
+            boot: self.members.get(&rid).map(|m| m.boot).unwrap_or_default(),
         }
     }
 

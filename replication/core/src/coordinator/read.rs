@@ -226,7 +226,6 @@ impl Coordinator {
             items.entry(rid).or_default().push(CopyItem {
                 block,
                 seen,
-                or_older: false,
                 src: info.ver,
                 content,
                 repair: mends(state, seen, info.ver),

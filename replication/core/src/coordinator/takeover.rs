@@ -36,8 +36,10 @@ pub(super) struct Takeover {
     refused: BTreeSet<Rid>,
     /// Everything up to here is equal by I2.
     pub s_star: Ver,
-    /// Chunks with anything newer are compared: s*, or everything.
+    /// Chunks with anything newer are compared.
     since: Ver,
+    /// Some member may have been put back.
+    doubtful: bool,
     listing: BTreeSet<Rid>,
     todo: BTreeSet<ChunkIx>,
     active: BTreeMap<ChunkIx, Recon>,
@@ -51,7 +53,7 @@ impl Takeover {
     /// was acknowledged, that is any.
     fn relied(&self) -> Ver {
         let any = Ver { term: hf_policy::Term(u32::MAX), seq: Seq(u64::MAX) };
-        if self.since < self.s_star { any } else { self.s_star }
+        if self.doubtful { any } else { self.s_star }
     }
 
     pub(super) fn new(_now: Tick) -> Takeover {
@@ -62,6 +64,7 @@ impl Takeover {
             refused: BTreeSet::new(),
             s_star: Ver::ZERO,
             since: Ver::ZERO,
+            doubtful: false,
             listing: BTreeSet::new(),
             todo: BTreeSet::new(),
             active: BTreeMap::new(),
@@ -159,18 +162,18 @@ impl Coordinator {
         let members = self.required();
         let t = &mut self.takeover;
         t.s_star = s_star;
-        t.since = s_star;
-        // Everybody must hold what is below s*. Who holds nothing that new while others hold more may be storage that was put back
-        // within the term: then everything is compared, not only what is newer. (Zeroes of what was never written leave no version.)
-        let highest: BTreeSet<Ver> = t.sealed.values().map(|(_, max)| *max).collect();
-        if highest.len() > 1 && highest.first().is_some_and(|lowest| *lowest < s_star) {
-            t.since = Ver::ZERO;
-        }
-        // Who has not noted that it holds what came before that term may have been put back from a copy of before: only what it knows itself
-        // to hold is not compared (seed 3811).
+        // Everybody must hold what is below s*. But one may be storage that was put back, also if it shows nothing of that any more, because
+        // another take-over has made it equal in part: only what each knows itself to hold is not compared (seeds 3811, 3021 over real members).
         let least = t.sealed.values().map(|(stable, _)| *stable).min().unwrap_or(Ver::ZERO);
-        if least.term < s_star.term && !mutant::is(Mutant::OneNotesForAll) {
-            t.since = t.since.min(least);
+        let believed = mutant::is(Mutant::OneNotesForAll) || mutant::is(Mutant::StableIsMax);
+        t.since = if believed { s_star } else { least };
+        // It certainly may be if it has not noted that it holds what came before that term, or holds nothing that new while others hold more.
+        // Then everything is compared. (Zeroes of what was never written leave no version.)
+        let highest: BTreeSet<Ver> = t.sealed.values().map(|(_, max)| *max).collect();
+        let lacks = highest.len() > 1 && highest.first().is_some_and(|lowest| *lowest < s_star);
+        t.doubtful = lacks || t.since.term < s_star.term;
+        if lacks {
+            t.since = Ver::ZERO;
         }
         t.todo.clear();
         t.active.clear();
@@ -388,8 +391,7 @@ fn compare(
     let bad = versions.values().map(|v| v[at]).filter(|i| i.state == BlockState::Bad && i.ver <= relied);
     if let Some(lost) = bad.map(|i| i.ver).max().filter(|ver| *ver > best.ver) {
         for (rid, has) in versions.iter().map(|(r, v)| (*r, v[at])).filter(|(_, i)| i.ver < lost) {
-            let item =
-                CopyItem { block, seen: has.ver, or_older: false, src: lost, content: Content::Bad, repair: false };
+            let item = CopyItem { block, seen: has.ver, src: lost, content: Content::Bad, repair: false };
             items.entry(rid).or_default().push(item);
         }
         return None;
@@ -406,7 +408,7 @@ fn compare(
         // A bad block goes back to the winner even from a higher version: that was never acknowledged, or the winner would have it.
         // Left alone, whoever was synced later and still had that write would serve it while others do not (seed 1812).
         let repair = bad && has.ver == best.ver;
-        let item = CopyItem { block, seen: has.ver, or_older: false, src: best.ver, content: Content::Zero, repair };
+        let item = CopyItem { block, seen: has.ver, src: best.ver, content: Content::Zero, repair };
         items.entry(*rid).or_default().push(item);
         needed |= !best.state.is_zero();
     }

@@ -277,6 +277,10 @@ impl Replica {
     pub fn step(&mut self, now: Tick, input: Input, out: &mut Vec<Output>) {
         match input {
             Input::Message { link, env, msg } => {
+                // It was for this process's predecessor, whose storage may have been another one (seed 290 over real members).
+                if env.boot != BootId::NONE && env.boot != self.boot {
+                    return;
+                }
                 if let Err(nack) = self.guard(&env, &msg) {
                     return self.reply(link, env, Msg::Nack(nack), out);
                 }

@@ -15,8 +15,6 @@ pub const HEADER_BYTES: usize = 160;
 const CRC_AT: usize = 4;
 /// In a copied block's kind: only if it is bad there.
 const REPAIR: u8 = 0x80;
-/// In a copied block's kind: also if it is older there.
-const OR_OLDER: u8 = 0x40;
 /// A body's bound: the longest is a page of the chunk list.
 pub const MAX_BODY: u32 = 96 << 10;
 /// A payload's bound: one chunk.
@@ -216,7 +214,7 @@ fn body(w: &mut W, m: &Msg) -> Vec<Bytes> {
                     }
                     Content::Bad => (2, 0),
                 };
-                w.u8(what | if i.repair { REPAIR } else { 0 } | if i.or_older { OR_OLDER } else { 0 });
+                w.u8(what | if i.repair { REPAIR } else { 0 });
                 w.u32(crc);
             }
             return payload;
@@ -390,8 +388,8 @@ fn copy_items(r: &mut R<'_>, payload: &Bytes) -> Option<(Vec<CopyItem>, usize)> 
     for _ in 0..n {
         let (block, seen, src) = (BlockIx(r.u64()?), r.ver()?, r.ver()?);
         let (what, crc) = (r.u8()?, PayloadCrc(r.u32()?));
-        let (repair, or_older) = (what & REPAIR != 0, what & OR_OLDER != 0);
-        let what = what & !(REPAIR | OR_OLDER);
+        let repair = what & REPAIR != 0;
+        let what = what & !REPAIR;
         let content = if what == 1 {
             let end = at + BLOCK_SIZE;
             if end > payload.len() {
@@ -407,7 +405,7 @@ fn copy_items(r: &mut R<'_>, payload: &Bytes) -> Option<(Vec<CopyItem>, usize)> 
                 _ => return None,
             }
         };
-        items.push(CopyItem { block, seen, or_older, src, content, repair });
+        items.push(CopyItem { block, seen, src, content, repair });
     }
     Some((items, at / BLOCK_SIZE))
 }

@@ -225,7 +225,8 @@ impl World {
         let r = self.record.as_ref().unwrap();
         let store_uuid = StoreUuid(rid.0.into());
         let (cluster, shard) = (ClusterId(1), ShardId { vol: VolumeId(1), index: 0 });
-        let (lineage, term, session, boot) = (r.lineage, r.term, SESSION, BootId::NONE);
+        let (lineage, term, session) = (r.lineage, r.term, SESSION);
+        let boot = self.boots.get(&rid).copied().unwrap_or(BootId::NONE);
         let want = Envelope { cluster, shard, rid, store_uuid, lineage, term, session, req: env.req, boot };
         assert_eq!(env, want, "a message to somebody else");
         let again = self.open.iter().any(|o| o.rid == rid && o.env.req == env.req && o.msg == msg);

@@ -171,8 +171,7 @@ fn item_text(i: &CopyItem) -> String {
         }
     };
     let repair = if i.repair { " (repair)" } else { "" };
-    let older = if i.or_older { " or older" } else { "" };
-    format!("{}: {}{older} -> {} {what}{repair}", i.block.0, ver_text(i.seen), ver_text(i.src))
+    format!("{}: {} -> {} {what}{repair}", i.block.0, ver_text(i.seen), ver_text(i.src))
 }
 
 /// How block states are printed: runs of the same.

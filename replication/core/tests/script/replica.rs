@@ -58,6 +58,7 @@ impl World {
             store_uuid: StoreUuid(number(to, "store", 1).into()),
             lineage: Lineage(number(to, "lineage", 1).into()),
             session: SessionId(number(to, "session", term).into()),
+            boot: BootId(number(to, "boot", 0).into()),
             ..common::envelope(term as u32, number(to, "req", 1))
         };
         let msg = self.parse(what);
@@ -181,12 +182,5 @@ fn item(text: &str) -> CopyItem {
         BlockState::Bad | BlockState::Lost => Content::Bad,
         _ => Content::Zero,
     };
-    CopyItem {
-        block: BlockIx(at.parse().unwrap()),
-        seen: ver(seen),
-        or_older: false,
-        src: info.ver,
-        content,
-        repair: false,
-    }
+    CopyItem { block: BlockIx(at.parse().unwrap()), seen: ver(seen), src: info.ver, content, repair: false }
 }

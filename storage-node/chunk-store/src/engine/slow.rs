@@ -174,8 +174,8 @@ impl Store {
         }
     }
 
-    /// Conditional writes: applied iff the block still has the version that was seen (or an older one, if that is said), and the source is newer or the
-    /// block's version is of an older term (protocol §7 step 4).
+    /// Conditional writes: what is newer than what is there is applied; what is older, iff the block still has the version that was seen and
+    /// that is of an older term (protocol §7 step 4; a late write of before may have come in between, seed 108 over the real store).
     #[allow(clippy::too_many_arguments)]
     fn slow_copy(
         &mut self,
@@ -190,9 +190,9 @@ impl Store {
         let applies = |i: &CopyItem| {
             let has = self.current(key, i.block.in_chunk(), page);
             let now = has.ver;
-            let newer = (i.src > now || now.term < term) && i.src != now;
-            let seen = now == i.seen || (i.or_older && now < i.seen);
-            seen && if i.repair { self.may_repair(key, i, has) } else { newer }
+            let seen = now == i.seen;
+            let (newer, undone) = (i.src > now, seen && now.term < term && i.src != now);
+            if i.repair { seen && self.may_repair(key, i, has) } else { newer || undone }
         };
         let applied: Vec<bool> = items.iter().map(applies).collect();
         let chosen: Vec<&CopyItem> = items.iter().zip(&applied).filter(|(_, a)| **a).map(|(i, _)| i).collect();

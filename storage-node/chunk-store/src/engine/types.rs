@@ -100,10 +100,8 @@ pub enum Op {
 pub struct CopyItem {
     /// Which block.
     pub block: BlockIx,
-    /// Applied only if the block still has this version.
+    /// What is not newer than what is there is applied only if the block still has this version.
     pub seen: Ver,
-    /// Or an older one.
-    pub or_older: bool,
     /// The version it gets.
     pub src: Ver,
     /// What it becomes.

@@ -233,7 +233,6 @@ impl World {
             let item = CopyItem {
                 block: b,
                 seen,
-                or_older: false,
                 src: ver,
                 content: if zero {
                     hf_store::Content::Zero

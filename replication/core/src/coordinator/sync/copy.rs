@@ -114,8 +114,8 @@ impl Coordinator {
                 BlockState::Data | BlockState::Bad | BlockState::Lost => Content::Bad,
             };
             let repair = has.is_some_and(|h| h.state.is_bad() && info.ver == h.ver);
-            let (seen, or_older) = has.map_or((base, true), |h| (h.ver, false));
-            job.items.push(CopyItem { block, seen, or_older, src: info.ver, content, repair });
+            let seen = has.map_or(base, |h| h.ver);
+            job.items.push(CopyItem { block, seen, src: info.ver, content, repair });
         }
         job.reading.remove(&start);
         if job.reading.is_empty() {
