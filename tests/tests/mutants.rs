@@ -3,27 +3,25 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_meta_core::mutant::{self, ALL, Mutant};
-use hf_tests::sim::{self, LATER, Stores};
+use hf_tests::sim::{self, LATER, Metadata, Stores};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 
 /// Seeds that notice the rarer ones, and what they run without: tried first, so that the search is short as long as they hold.
-const HINTS: &[(Mutant, u64, &[&str])] = &[
-    (Mutant::ServeBeforeCopied, 4257, &LATER),
-    (Mutant::SyncForgetsZeroesOfNothing, 8536, &LATER),
-    (Mutant::IgnoreStoreUuid, 5252, &[]),
-    (Mutant::SyncListsEarly, 974, &LATER),
-    (Mutant::ShortLeaseAtReplica, 516, &LATER),
-    (Mutant::LeaseMarginIgnored, 1479, &[]),
+const HINTS: &[(Mutant, Metadata, u64, &[&str])] = &[
+    (Mutant::SyncForgetsZeroesOfNothing, Metadata::StandIn, 1180, &LATER),
+    (Mutant::OneNotesForAll, Metadata::Raft, 3021, &[]),
+    (Mutant::IgnoreStoreUuid, Metadata::Raft, 4454, &[]),
+    (Mutant::JoinEarly, Metadata::StandIn, 498, &LATER),
 ];
 
 /// The first seed that notices, and how; other seeds than the known ones run without the faults in `off`.
-fn caught(m: Mutant, budget: u64, off: &[&str]) -> Option<(u64, String)> {
+fn caught(m: Mutant, meta: Metadata, budget: u64, off: &[&str]) -> Option<(u64, String)> {
     mutant::set(Some(m));
-    let hint = HINTS.iter().filter(|(h, ..)| *h == m).map(|(_, seed, off)| (*seed, *off));
-    let found = hint.chain((0..budget).map(|seed| (seed, off))).find_map(|(seed, off)| {
+    let hint = HINTS.iter().filter(|(h, ..)| *h == m).map(|(_, meta, seed, off)| (*meta, *seed, *off));
+    let found = hint.chain((0..budget).map(|seed| (meta, seed, off))).find_map(|(meta, seed, off)| {
         let off: Vec<String> = off.iter().map(|o| o.to_string()).collect();
-        let run = || sim::run_without(seed, 12_000, Stores::Model, &off);
+        let run = || sim::run_on(meta, seed, 12_000, Stores::Model, &off);
         match catch_unwind(AssertUnwindSafe(run)) {
             Ok(Ok(_)) => None,
             Ok(Err(e)) => Some((seed, e)),
@@ -35,6 +33,7 @@ fn caught(m: Mutant, budget: u64, off: &[&str]) -> Option<(u64, String)> {
 }
 
 /// `HOLDFAST_MUTANT_SEEDS=n`: each gets n seeds. `HOLDFAST_MUTANT=Name`: only that one. `HOLDFAST_SIM_OFF=fault,fault`: without these.
+/// `HOLDFAST_MUTANT_RAFT=1`: over real raft-rs members.
 #[test]
 fn every_broken_rule_is_noticed() {
     let budget: u64 = std::env::var("HOLDFAST_MUTANT_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(12_000);
@@ -46,6 +45,8 @@ fn every_broken_rule_is_noticed() {
         .collect();
     let off = std::env::var("HOLDFAST_SIM_OFF").unwrap_or_default();
     let off: Vec<&str> = off.split(',').filter(|f| !f.is_empty()).collect();
+    let raft = std::env::var_os("HOLDFAST_MUTANT_RAFT").is_some();
+    let meta = if raft { Metadata::Raft } else { Metadata::StandIn };
     std::panic::set_hook(Box::new(|_| {}));
     let queue = Mutex::new(chosen.clone().into_iter());
     let (missed, seeds) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
@@ -55,7 +56,7 @@ fn every_broken_rule_is_noticed() {
             scope.spawn(|| {
                 loop {
                     let Some(m) = queue.lock().unwrap().next() else { return };
-                    match caught(m, budget, &off) {
+                    match caught(m, meta, budget, &off) {
                         Some((seed, how)) => {
                             println!("{m:?}: seed {seed}: {}", how.chars().take(100).collect::<String>());
                             seeds.lock().unwrap().push(seed);

@@ -86,7 +86,8 @@ const PINNED: [Pinned; 17] = [
     (3811, &[]),
     (15962, &[]),
 ];
-const PINNED_REAL: [Pinned; 5] = [old(253), old(418), old(1812), lenient(99), lenient(1054)];
+const PINNED_GROUP: [Pinned; 2] = [(290, &[]), (3021, &[])];
+const PINNED_REAL: [Pinned; 6] = [(108, &[]), old(253), old(418), old(1812), lenient(99), lenient(1054)];
 
 /// `HOLDFAST_SIM_SEEDS=n` runs seeds 0..n; `HOLDFAST_SIM_SEED=s` replays one.
 #[test]
@@ -106,7 +107,7 @@ fn the_same_over_the_real_chunk_store_on_disks_that_lose_power_fail_and_rot() {
 /// The second configuration: real raft-rs members on the simulated nodes. `HOLDFAST_GROUP_SEEDS=n`, `HOLDFAST_GROUP_SEED=s`.
 #[test]
 fn the_same_over_real_raft_members_that_crash_and_are_cut_off_with_their_nodes() {
-    let run = judge(Metadata::Raft, Stores::Model, "HOLDFAST_GROUP_SEED", &[], 1_500);
+    let run = judge(Metadata::Raft, Stores::Model, "HOLDFAST_GROUP_SEED", &PINNED_GROUP, 3_000);
     let Some((seeds, total)) = run else { return };
     // Leaders change in the middle of things.
     assert!(total.elections > 2 * seeds, "{total:?}");
