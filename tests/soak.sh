@@ -50,9 +50,9 @@ ratio() {
 }
 broken=()
 
-stage simulator '^seeds' env HOLDFAST_SIM_SEEDS="$(scale 30000)" HOLDFAST_REAL_SEEDS="$(scale 2500)" HOLDFAST_GROUP_SEEDS="$(scale 8000)" cargo test --locked -q -p hf-tests --test sim -- --nocapture
-stage real-raft '^real raft' env HOLDFAST_RAFT_SEEDS="$(scale 3000)" cargo test --locked -q -p hf-meta --test raft_sim -- --nocapture
-stage mutants '^mutants' cargo test --locked -q -p hf-tests --features mutants --test mutants -- --nocapture
+stage simulator 'seeds 0' env HOLDFAST_SIM_SEEDS="$(scale 30000)" HOLDFAST_REAL_SEEDS="$(scale 2500)" HOLDFAST_GROUP_SEEDS="$(scale 8000)" cargo test --locked -q -p hf-tests --test sim -- --nocapture
+stage real-raft 'real raft' env HOLDFAST_RAFT_SEEDS="$(scale 3000)" cargo test --locked -q -p hf-meta --test raft_sim -- --nocapture
+stage mutants 'mutants:' cargo test --locked -q -p hf-tests --features mutants --test mutants -- --nocapture
 stage store-crash-states 'crash states' env HOLDFAST_CRASH_SEEDS="$(scale 700)" cargo test --locked -q -p hf-store --test crash every -- --nocapture
 stage store-exhaustive 'workloads' t hf-store exhaustive
 stage store-corruptions 'injected|detected' t hf-store corruptions

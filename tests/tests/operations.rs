@@ -351,8 +351,10 @@ fn evening_out_and_moving() {
     // One that goes on says how far the new replica is.
     let progress = until("a replica that is brought in, with progress", || {
         let all = jobs(&c)?;
-        let said =
-            |j: &&Value| j["progress"].as_str().is_some_and(|p| p.contains(" chunks, ") && p.contains(" copied"));
+        let said = |j: &&Value| {
+            let p = j["progress"].as_str().unwrap_or("");
+            p.contains(" chunks, ") && !p.starts_with("0/") && !p.contains(" 0B copied")
+        };
         if let Some(j) = all.iter().find(said) {
             return Ok(j.clone());
         }
