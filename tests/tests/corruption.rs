@@ -73,16 +73,21 @@ fn connect(c: &Cluster, node: usize) -> Nbd {
     until("the export", || Nbd::connect(&c.nodes[node].nbd, "v").map_err(|e| e.to_string()))
 }
 
-#[test]
-fn rotten_blocks_are_served_from_elsewhere_and_healed_and_never_passed_off() {
-    let mut c = Cluster::new(3);
+/// A volume on n1 with every block written.
+fn written(c: &Cluster) -> Nbd {
     c.ok(&["volume", "create", "v", "size=64MiB"]);
     c.ok(&["volume", "attach", "v", "--node", "n1"]);
-    let mut nbd = connect(&c, 0);
+    let mut nbd = connect(c, 0);
     for i in 0..BLOCKS {
         nbd.write(i * 4096, &block(i)).unwrap();
     }
-    drop(nbd);
+    nbd
+}
+
+#[test]
+fn rotten_blocks_are_served_from_elsewhere_and_healed_and_never_passed_off() {
+    let mut c = Cluster::new(3);
+    drop(written(&c));
     // A clean stop destages everything; the files are at rest.
     c.nodes.iter_mut().for_each(|n| n.stop());
     let files: Vec<PathBuf> = c.nodes.iter().map(|n| n.dir.join("disk/holdfast.disk")).collect();
@@ -166,12 +171,7 @@ fn rotten_blocks_are_served_from_elsewhere_and_healed_and_never_passed_off() {
 #[test]
 fn rotten_chunk_pages_take_nothing_with_them_and_are_healed() {
     let mut c = Cluster::new(3);
-    c.ok(&["volume", "create", "v", "size=64MiB"]);
-    c.ok(&["volume", "attach", "v", "--node", "n1"]);
-    let mut nbd = connect(&c, 0);
-    for i in 0..BLOCKS {
-        nbd.write(i * 4096, &block(i)).unwrap();
-    }
+    let nbd = written(&c);
     // n1, which has it attached, dies in the middle of things: what it wrote last must be compared by whoever comes.
     c.nodes[0].kill();
     drop(nbd);

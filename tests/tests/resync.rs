@@ -59,6 +59,14 @@ impl Model {
     }
 }
 
+/// n1 dies, and n3 takes the volume: what is read there is its own copy.
+fn on_what_was_away(c: &mut Cluster) -> Nbd {
+    c.ok(&["volume", "set", "v", "read_from=local"]);
+    c.nodes[0].kill();
+    until("the take-over", || c.cli(&["volume", "attach", "v", "--node", "n3", "--force"]));
+    until("the export", || Nbd::connect(&c.nodes[2].nbd, "v").map_err(|e| e.to_string()))
+}
+
 #[test]
 fn a_returned_replica_catches_up_under_load_and_then_carries_the_volume() {
     const BLOCKS: u64 = 64 << 8; // 64 MiB
@@ -98,10 +106,7 @@ fn a_returned_replica_catches_up_under_load_and_then_carries_the_volume() {
     }
     // The one that was away carries the volume alone: what it reads is its own copy.
     drop(nbd);
-    c.ok(&["volume", "set", "v", "read_from=local"]);
-    c.nodes[0].kill();
-    until("the take-over", || c.cli(&["volume", "attach", "v", "--node", "n3", "--force"]));
-    let mut nbd = until("the export", || Nbd::connect(&c.nodes[2].nbd, "v").map_err(|e| e.to_string()));
+    let mut nbd = on_what_was_away(&mut c);
     model.check(&mut nbd);
     // And the one that was killed last comes back too.
     c.nodes[0].start();
@@ -109,7 +114,7 @@ fn a_returned_replica_catches_up_under_load_and_then_carries_the_volume() {
     model.check(&mut nbd);
 }
 
-/// One block of every chunk, the worst case for what comes with each block; then blocks all over the place; then large pieces and trims: all bytes
+/// One block of every chunk, the worst case for what comes with each block; then blocks all over the place; then large pieces: all bytes
 /// between the coordinator and the disk that was away, both ways, against the bytes that were dirtied.
 #[test]
 fn the_traffic_of_a_resync_is_little_more_than_what_was_dirtied() {
@@ -153,10 +158,7 @@ fn the_traffic_of_a_resync_is_little_more_than_what_was_dirtied() {
     }
     // What it holds now is everything.
     drop(nbd);
-    c.ok(&["volume", "set", "v", "read_from=local"]);
-    c.nodes[0].kill();
-    until("the take-over", || c.cli(&["volume", "attach", "v", "--node", "n3", "--force"]));
-    let mut nbd = until("the export", || Nbd::connect(&c.nodes[2].nbd, "v").map_err(|e| e.to_string()));
+    let mut nbd = on_what_was_away(&mut c);
     model.check(&mut nbd);
 }
 

@@ -26,9 +26,10 @@ impl Replica {
         if env.term == self.d.promised_term {
             // The guard let in only the session that holds this term: a repeated seal.
             self.seals.push((link, env, held));
+            let notes = stable > self.d.stable;
             self.d.stable = self.d.stable.max(stable);
-            if self.promise_durable {
-                // The store is asked again, so that the answer carries its present numbers.
+            if self.promise_durable || notes {
+                // The store is asked again, so that the answer carries its present numbers, and comes when what is noted is durable.
                 self.promise(out);
             }
             return;
