@@ -18,6 +18,9 @@ const COMPACT_AFTER: u64 = 2_000;
 const MAX_WAITING: usize = 4096;
 /// Ticks from one look at who should vote to the next.
 const PLAN_TICKS: u64 = 5;
+/// A member stands for election after so many ticks (tenths of a second) of silence, another number in each term. Wide enough that
+/// few votes are split; narrow, because a volume on a frozen leader's node waits for it.
+pub const ELECTION_TICKS: std::ops::Range<usize> = 10..15;
 
 /// Raft's storage: what [`Log::commit`] was given is durable when it returns, all of it or nothing.
 pub trait Log: raft::Storage {
@@ -62,7 +65,9 @@ impl<L: Log, T> MetaNode<L, T> {
         let applied = log.image().get_metadata().index;
         let cfg = raft::Config {
             id,
-            election_tick: 10,
+            election_tick: ELECTION_TICKS.start,
+            min_election_tick: ELECTION_TICKS.start,
+            max_election_tick: ELECTION_TICKS.end,
             heartbeat_tick: 2,
             applied,
             max_size_per_msg: 1 << 20,

@@ -7,7 +7,7 @@
 
 mod sim_log;
 
-use hf_meta::member::MetaNode;
+use hf_meta::member::{ELECTION_TICKS, MetaNode};
 use hf_meta::raft_log::Batch;
 use hf_meta::raft_loop::Proposed;
 use hf_meta_core::command::COMMAND_VERSION;
@@ -41,8 +41,8 @@ struct World {
     rng: Rng,
     disks: BTreeMap<u64, Rc<RefCell<Disk>>>,
     nodes: BTreeMap<u64, Node>,
-    /// The election timeout that was last given to each member: raft-rs draws its own at random.
-    timeouts: BTreeMap<u64, usize>,
+    /// What election timeouts are drawn from: raft-rs draws its own at random.
+    salt: u64,
     net: Vec<Message>,
     cut: BTreeSet<(u64, u64)>,
     away: BTreeMap<u64, u64>,
@@ -105,7 +105,7 @@ impl World {
             rng,
             disks,
             nodes: BTreeMap::new(),
-            timeouts: BTreeMap::new(),
+            salt: seed,
             net: Vec::new(),
             cut: BTreeSet::new(),
             away: BTreeMap::new(),
@@ -142,13 +142,9 @@ impl World {
             self.nodes.remove(&n);
             return;
         }
-        let now = node.raw.raft.randomized_election_timeout();
-        if self.timeouts.get(&n) != Some(&now) {
-            // Between the bounds that raft-rs itself asks for, but from the seed.
-            let t = 10 + self.rng.below(10) as usize;
-            node.raw.raft.set_randomized_election_timeout(t);
-            self.timeouts.insert(n, t);
-        }
+        // Between the bounds that raft-rs itself asks for, another one in each term, but from the seed.
+        let draw = Rng(self.salt ^ n << 32 ^ node.raw.raft.term << 1 | 1).below(ELECTION_TICKS.len() as u64);
+        node.raw.raft.set_randomized_election_timeout(ELECTION_TICKS.start + draw as usize);
         let (out, answers) = (std::mem::take(&mut node.out), std::mem::take(&mut node.answers));
         let revision = node.state.revision;
         let news = (self.at.insert(n, revision) != Some(revision)).then(|| digest(&node.state));

@@ -100,12 +100,9 @@ impl Member {
         disks: Vec<pb::DiskUse>,
         syncs: Vec<pb::SyncProgress>,
     ) -> Option<pb::HeartbeatReply> {
-        self.heartbeat(addr, pb::HeartbeatRequest { disks, syncs, ..Default::default() }).await
-    }
-
-    async fn heartbeat(&self, addr: &str, what: pb::HeartbeatRequest) -> Option<pb::HeartbeatReply> {
         let ch = hf_meta_proto::channel(addr).ok()?;
-        let req = pb::HeartbeatRequest { node: self.node.0, cluster: self.cluster.0.to_be_bytes().to_vec(), ..what };
+        let cluster = self.cluster.0.to_be_bytes().to_vec();
+        let req = pb::HeartbeatRequest { node: self.node.0, cluster, disks, syncs, asks: false };
         let sent = tokio::time::timeout(Duration::from_secs(1), PeerClient::new(ch).heartbeat(req)).await;
         sent.ok()?.ok().map(tonic::Response::into_inner)
     }
@@ -122,16 +119,10 @@ impl Member {
             return;
         }
         let known = status.leader.and_then(|l| self.view.borrow().nodes.get(&l).map(|n| n.addr.api.clone()));
-        let mut targets: Vec<String> = known.into_iter().collect();
-        targets.extend(self.peers());
-        for addr in targets {
-            let asks = pb::HeartbeatRequest { asks: true, ..Default::default() };
-            let Some(r) = self.heartbeat(&addr, asks).await.filter(|r| r.leader) else { continue };
-            let mut rx = self.view.clone();
-            let caught_up = rx.wait_for(|v| v.revision >= r.revision);
-            let _ = tokio::time::timeout(Duration::from_secs(5), caught_up).await;
-            return;
-        }
+        let looked = tokio::time::timeout(Duration::from_secs(1), self.leader.look(known, &self.peers())).await;
+        let Ok(Some((_, revision))) = looked else { return };
+        let mut rx = self.view.clone();
+        let _ = tokio::time::timeout(Duration::from_secs(5), rx.wait_for(|v| v.revision >= revision)).await;
     }
 
     /// Every address that may lead.

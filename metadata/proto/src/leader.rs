@@ -1,7 +1,7 @@
 //! Proposes through whichever node leads: follows hints, tries the others, and repeats the same request id, which the
 //! cluster applies at most once.
 
-use crate::pb::{ProposeReply, ProposeRequest, peer_client::PeerClient};
+use crate::pb::{HeartbeatReply, HeartbeatRequest, ProposeReply, ProposeRequest, peer_client::PeerClient};
 use hf_meta_core::{Envelope, Outcome};
 use hf_policy::RequestId;
 use std::collections::BTreeMap;
@@ -28,6 +28,9 @@ pub struct LeaderClient {
 
 /// How long one node may take to answer a proposal before another one is asked.
 const ANSWER: Duration = Duration::from_millis(1_500);
+/// After so long without an answer the others are asked whether one of them leads by now: a frozen machine, or one that is cut
+/// off, says nothing, and is succeeded long before [`ANSWER`] is over.
+const HEDGE: Duration = Duration::from_millis(300);
 /// How long a node that did not answer is not asked again.
 const AVOID: Duration = Duration::from_millis(1_500);
 
@@ -112,7 +115,16 @@ impl LeaderClient {
                     next.clone()
                 }
             };
-            match self.ask(&target, req.clone()).await {
+            let others: Vec<String> = nodes.iter().filter(|n| **n != target).cloned().collect();
+            let asked = tokio::select! {
+                r = self.ask(&target, req.clone()) => r,
+                next = self.successor(&others) => {
+                    self.hint(Some(next));
+                    silent = Some((target, Instant::now()));
+                    continue;
+                }
+            };
+            match asked {
                 Ok(r) if !r.not_leader && !r.unknown => match read(&r.outcome) {
                     Ok(o) => {
                         self.hint(Some(target));
@@ -133,6 +145,40 @@ impl LeaderClient {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         Err(ProposeError::NoLeader(patience, problem))
+    }
+
+    /// Who says that it leads, and the revision of its record: `first` is asked first, then all others once, and whom they name.
+    pub async fn look(&self, first: Option<String>, nodes: &[String]) -> Option<(String, u64)> {
+        for addr in first.iter().chain(nodes.iter().filter(|n| first.as_ref() != Some(n))) {
+            let Some(r) = self.asks_who_leads(addr).await else { continue };
+            if r.leader {
+                return Some((addr.clone(), r.revision));
+            }
+            let named = Some(r.leader_api).filter(|n| nodes.contains(n) && n != addr && first.as_ref() != Some(n));
+            if let Some(named) = named
+                && let Some(r) = self.asks_who_leads(&named).await.filter(|r| r.leader)
+            {
+                return Some((named, r.revision));
+            }
+        }
+        None
+    }
+
+    /// One of these says that it leads; waits until one does.
+    async fn successor(&self, others: &[String]) -> String {
+        loop {
+            tokio::time::sleep(HEDGE).await;
+            if let Some((addr, _)) = self.look(None, others).await {
+                return addr;
+            }
+        }
+    }
+
+    async fn asks_who_leads(&self, addr: &str) -> Option<HeartbeatReply> {
+        let channel = self.channel(addr)?;
+        let req = HeartbeatRequest { cluster: self.cluster.clone(), asks: true, ..Default::default() };
+        let asked = tokio::time::timeout(HEDGE, PeerClient::new(channel).heartbeat(req)).await;
+        asked.ok()?.ok().map(tonic::Response::into_inner)
     }
 
     async fn ask(&self, addr: &str, req: ProposeRequest) -> Result<ProposeReply, tonic::Status> {

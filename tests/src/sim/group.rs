@@ -8,7 +8,7 @@
 use super::net::Net;
 use super::run::Outcome;
 use super::world::{Sim, VOL};
-use hf_meta::member::MetaNode;
+use hf_meta::member::{ELECTION_TICKS, MetaNode};
 use hf_meta::raft_log::Batch;
 use hf_meta::raft_loop::Proposed;
 use hf_meta_core::command::COMMAND_VERSION;
@@ -170,8 +170,8 @@ impl Sim {
         let Some(member) = g.members.get_mut(&n) else { return Ok(()) };
         member.on_ready().map_err(|e| e.to_string())?;
         // Between the bounds that raft-rs itself asks for, another one in each term, but from the seed.
-        let draw = hf_store::sim::Rng::new(g.salt ^ n << 32 ^ member.raw.raft.term).below(10);
-        member.raw.raft.set_randomized_election_timeout(10 + draw as usize);
+        let draw = hf_store::sim::Rng::new(g.salt ^ n << 32 ^ member.raw.raft.term).below(ELECTION_TICKS.len() as u64);
+        member.raw.raft.set_randomized_election_timeout(ELECTION_TICKS.start + draw as usize);
         if member.is_leader() {
             let term = member.raw.raft.term;
             let known = *g.leaders.entry(term).or_insert_with(|| {
