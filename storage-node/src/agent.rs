@@ -34,7 +34,7 @@ struct Running {
     /// Where, as long as it lasts: its disk may move to another one meanwhile.
     reactor: usize,
     /// It has begun to serve.
-    serving: bool,
+    ready: bool,
 }
 
 /// Starts the agent's tasks.
@@ -239,7 +239,7 @@ async fn listen(m: Arc<Member>, mut events: mpsc::UnboundedReceiver<Event>, begu
                 };
                 tokio::spawn(async move { propose_change(&m, shard, session, cmd).await });
             }
-            Event::Serving { vol, session, term } => serving(&m, &begun, vol, session, term),
+            Event::Ready { vol, session, term } => ready(&m, &begun, vol, session, term),
             Event::Fenced { vol, session } | Event::Drained { vol, session } => {
                 m.exports.remove(vol, session);
                 if let Ok(mut b) = begun.lock()
@@ -303,12 +303,12 @@ async fn propose_change(m: &Member, shard: ShardId, session: SessionId, cmd: Com
     }
 }
 
-fn serving(m: &Arc<Member>, begun: &Mutex<Begun>, vol: VolumeId, session: SessionId, term: Term) {
+fn ready(m: &Arc<Member>, begun: &Mutex<Begun>, vol: VolumeId, session: SessionId, term: Term) {
     let state = m.view.borrow().clone();
     let Some(v) = state.volumes.get(&vol) else { return };
     let running = begun.lock().ok().and_then(|mut b| {
         let r = b.running.get_mut(&vol).filter(|r| r.session == session)?;
-        r.serving = true;
+        r.ready = true;
         Some(*r)
     });
     if let Some(r) = running {
@@ -316,7 +316,8 @@ fn serving(m: &Arc<Member>, begun: &Mutex<Begun>, vol: VolumeId, session: Sessio
     }
     let m = m.clone();
     tokio::spawn(async move {
-        // Whoever was in sync then is known to have promised this term: storage that does not remember it was put back.
+        // Clients' requests begin when this is recorded. Whoever is in sync from then on has noted this term: storage that does not
+        // remember it was put back.
         let ours = |s: &ClusterState| s.volumes.get(&vol).is_some_and(|v| v.term == term);
         while m.propose_new(Command::Activated { vol, term }).await.is_err() && ours(&m.view.borrow()) {
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -399,14 +400,14 @@ fn run_attachments(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begu
         match b.running.get(&v.id) {
             Some(r) if r.session == a.session => {
                 // Size and rights may have changed.
-                if r.serving {
+                if r.ready {
                     publish(m, v, *r);
                 }
             }
             _ if b.reattaching.contains(&v.id) => {}
             _ if m.is_ours(a.session) => {
                 let reactor = reactor_of(m, v);
-                b.running.insert(v.id, Running { session: a.session, reactor, serving: false });
+                b.running.insert(v.id, Running { session: a.session, reactor, ready: false });
                 m.reactors[reactor].send(Mail::StartVolume { vol: v.id, session: a.session });
             }
             // Looking after replicas was interrupted: the leader will ask again if it is still needed.

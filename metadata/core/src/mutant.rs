@@ -73,6 +73,8 @@ mutants! {
     ServeBeforeCopied,
     /// The watermark is the newest number.
     StableLeads,
+    /// A take-over serves before the record says so.
+    ServesUnrecorded,
     /// A fenced coordinator goes on.
     IgnoreFence,
     /// A newer term in the record does not end the attachment.
@@ -81,6 +83,8 @@ mutants! {
     ReuseSeq,
     /// A take-over believes of all members what one of them has noted.
     OneNotesForAll,
+    /// A sync compares what is above the recorded base, whatever the target knows itself to hold.
+    SyncTrustsBase,
     /// A sync mirrors no live writes.
     SyncWithoutMirror,
     /// Trims are not mirrored to a member that syncs.

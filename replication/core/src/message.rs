@@ -139,6 +139,8 @@ pub enum Msg {
         max_ver: Ver,
         /// Bytes that can still be allocated.
         credit: u64,
+        /// How far the disk's journal has got.
+        position: u64,
     },
     /// Ask again in so many microseconds: a lease or the wait after a restart has not run out.
     SealWait {

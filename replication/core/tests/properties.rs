@@ -140,7 +140,9 @@ fn of_kind(kind: usize) -> BoxedStrategy<Msg> {
         0 => (n(), ver(), n(), ver())
             .prop_map(|(e, held, position, stable)| Msg::Seal { epoch: Epoch(e), held, position, stable })
             .boxed(),
-        1 => (ver(), ver(), n()).prop_map(|(stable, max_ver, credit)| Msg::SealAck { stable, max_ver, credit }).boxed(),
+        1 => (ver(), ver(), n(), n())
+            .prop_map(|(stable, max_ver, credit, position)| Msg::SealAck { stable, max_ver, credit, position })
+            .boxed(),
         2 => n().prop_map(|us| Msg::SealWait { us }).boxed(),
         3 => write().boxed(),
         4 => (n(), n()).prop_map(|(position, credit)| Msg::WriteAck { position, credit }).boxed(),
@@ -300,7 +302,7 @@ struct Member {
 impl Member {
     fn answer(&mut self, env: &Envelope, msg: Msg) -> Msg {
         match msg {
-            Msg::Seal { .. } => Msg::SealAck { stable: Ver::ZERO, max_ver: Ver::ZERO, credit: 1 << 40 },
+            Msg::Seal { .. } => Msg::SealAck { stable: Ver::ZERO, max_ver: Ver::ZERO, credit: 1 << 40, position: 0 },
             Msg::Lease { sent_at, .. } => Msg::LeaseAck { sent_at, credit: 1 << 40 },
             Msg::Write { seq, range, kind, .. } => {
                 let ver = Ver::new(env.term.0, seq);

@@ -31,10 +31,12 @@ impl World {
             w.step(Input::PeerUp { rid: Rid(i), boot: BOOT });
         }
         w.answer(|m| match m {
-            Msg::Seal { .. } => Some(Msg::SealAck { stable: Ver::ZERO, max_ver: Ver::ZERO, credit: 1 << 40 }),
+            Msg::Seal { .. } => {
+                Some(Msg::SealAck { stable: Ver::ZERO, max_ver: Ver::ZERO, credit: 1 << 40, position: 0 })
+            }
             _ => None,
         });
-        assert!(w.other.contains(&Output::Serving));
+        assert!(w.other.contains(&Output::Ready));
         w.leases();
         w.other.clear();
         w
@@ -307,7 +309,7 @@ fn a_sync_takes_storage_and_base_from_the_record_it_began_with() {
     w.answer(|m| match m {
         Msg::Seal { held: h, .. } => {
             held.push(*h);
-            Some(Msg::SealAck { stable: Ver::ZERO, max_ver: Ver::ZERO, credit: 1 << 40 })
+            Some(Msg::SealAck { stable: Ver::ZERO, max_ver: Ver::ZERO, credit: 1 << 40, position: 0 })
         }
         Msg::ChunkList { since, .. } => {
             held.push(*since);

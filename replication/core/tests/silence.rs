@@ -64,7 +64,9 @@ impl World {
                         self.readers.push(rid);
                     }
                     let reply = match msg {
-                        Msg::Seal { .. } => Msg::SealAck { stable: Ver::ZERO, max_ver: Ver::ZERO, credit: 1 << 40 },
+                        Msg::Seal { .. } => {
+                            Msg::SealAck { stable: Ver::ZERO, max_ver: Ver::ZERO, credit: 1 << 40, position: 0 }
+                        }
                         Msg::Lease { sent_at, .. } => Msg::LeaseAck { sent_at, credit: 1 << 40 },
                         Msg::Read { .. } => {
                             Msg::ReadAck { infos: vec![BlockInfo::default()], data: Bytes::from(vec![0; 4096]) }

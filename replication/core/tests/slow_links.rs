@@ -48,7 +48,9 @@ impl World {
             match o {
                 Output::Send { rid, env, msg } => {
                     let reply = match msg {
-                        Msg::Seal { .. } => Msg::SealAck { stable: Ver::ZERO, max_ver: Ver::ZERO, credit: 1 << 40 },
+                        Msg::Seal { .. } => {
+                            Msg::SealAck { stable: Ver::ZERO, max_ver: Ver::ZERO, credit: 1 << 40, position: 0 }
+                        }
                         Msg::Lease { sent_at, .. } => Msg::LeaseAck { sent_at, credit: 1 << 40 },
                         Msg::ChunkList { .. } => Msg::ChunkListAck { chunks: Vec::new(), more: false },
                         other => panic!("{other:?}"),

@@ -35,7 +35,7 @@ fn all() -> Vec<Msg> {
     let range = BlockRange::new(10, 2);
     vec![
         Msg::Seal { epoch: Epoch(5), held: Ver::new(3, 9), position: 77, stable: Ver::new(4, 0) },
-        Msg::SealAck { stable: Ver::new(1, 5), max_ver: Ver::new(1, 6), credit: 99 },
+        Msg::SealAck { stable: Ver::new(1, 5), max_ver: Ver::new(1, 6), credit: 99, position: 7 },
         Msg::SealWait { us: 5 },
         Msg::Write {
             seq: 4,

@@ -171,8 +171,8 @@ pub enum Event {
         /// What.
         change: Change,
     },
-    /// Every shard serves.
-    Serving {
+    /// Every shard would serve: that is to be recorded.
+    Ready {
         /// Which.
         vol: VolumeId,
         /// The attachment.

@@ -48,7 +48,7 @@ pub(super) struct VolumeHost {
     pub read_only: bool,
     shards: Vec<Coordinator>,
     disks: BTreeMap<(u32, Rid), DiskId>,
-    serving: usize,
+    ready: usize,
     drained: std::collections::BTreeSet<u32>,
     joins: BTreeMap<u64, Join>,
     /// Part of a join: client id to (join, part).
@@ -74,6 +74,7 @@ fn record_of(v: &VolumeRecord, shard: u32) -> co::Record {
     });
     co::Record {
         activated: v.served_term(shard),
+        served: v.activated == v.term,
         term: v.term,
         epoch: v.epoch,
         session: v.coordinator.as_ref().map(|a| a.session),
@@ -123,7 +124,7 @@ pub(super) fn start(core: &CoreRef, vol: VolumeId, session: SessionId) {
             read_only: false,
             shards: Vec::new(),
             disks: BTreeMap::new(),
-            serving: 0,
+            ready: 0,
             drained: Default::default(),
             joins: BTreeMap::new(),
             parts: BTreeMap::new(),
@@ -271,19 +272,19 @@ impl Core {
                 co::Output::WantSync => self.syncs.want(shard),
                 co::Output::SyncOver => self.syncs.over(|s| *s == shard),
                 co::Output::Reply { id, result } => self.part_done(shard.vol, id, result),
-                co::Output::Serving => self.shard_serving(shard.vol),
+                co::Output::Ready => self.shard_ready(shard.vol),
                 co::Output::Fenced => self.fenced(shard.vol),
                 co::Output::Drained => self.shard_drained(shard),
             }
         }
     }
 
-    fn shard_serving(&mut self, vol: VolumeId) {
+    fn shard_ready(&mut self, vol: VolumeId) {
         let Some(h) = self.volumes.get_mut(&vol) else { return };
-        h.serving += 1;
-        if h.serving == h.shards.len() {
+        h.ready += 1;
+        if h.ready == h.shards.len() {
             let term = h.shards.first().map_or(Term(0), |c| c.status().term);
-            let _ = self.events.send(Event::Serving { vol, session: h.session, term });
+            let _ = self.events.send(Event::Ready { vol, session: h.session, term });
         }
     }
 

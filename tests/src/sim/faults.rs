@@ -1,11 +1,13 @@
 //! What goes wrong in a simulated world: crashes, restarts, wipes, cuts.
 
+use super::net::Net;
 use super::run::Stores;
 use super::store::SimStore;
 use super::world::{Sim, VOL};
 use hf_meta_core::Command;
 use hf_policy::*;
 use hf_repl_core::Replica;
+use hf_repl_core::coordinator::MemberInfo;
 
 impl Sim {
     pub(super) fn crash(&mut self) -> Result<(), String> {
@@ -70,13 +72,20 @@ impl Sim {
         self.noticed(node)
     }
 
+    /// Another in-sync replica still has everything, and is not about to be dropped (seed 1556 over real raft members: the drop was in
+    /// a log, and committed later). Whoever loses all its disks loses its data.
+    fn whole_elsewhere(&self, node: u64) -> bool {
+        let dropping = |n: &Net| matches!(n, Net::Proposal { cmd: Command::Drop { .. }, .. });
+        let good = |h: &super::world::Host, known| h.uuid == known && !h.put_back;
+        let whole = |m: &MemberInfo| m.node.0 != node && good(&self.hosts[&m.node.0], m.store_uuid);
+        self.raft_is_quiet() && !self.net.iter().any(|(_, n)| dropping(n)) && self.record().in_sync.values().any(whole)
+    }
+
     /// A crashed node's disk is wiped, if another in-sync replica that was not still has everything.
     pub(super) fn wipe_one(&mut self, node: u64) {
         let uuid = StoreUuid(u128::from(self.id()) << 32);
-        let (record, hosts) = (self.record(), &mut self.hosts);
-        let good = |h: &super::world::Host, known| h.uuid == known && !h.put_back;
-        let whole = record.in_sync.values().any(|m| m.node.0 != node && good(&hosts[&m.node.0], m.store_uuid));
-        let Some(h) = hosts.get_mut(&node).filter(|h| !h.up && h.rid.0 > 0 && whole) else { return };
+        let whole = self.whole_elsewhere(node);
+        let Some(h) = self.hosts.get_mut(&node).filter(|h| !h.up && h.rid.0 > 0 && whole) else { return };
         let seed = h.store.is_real().then_some(uuid.0 as u64);
         h.store = SimStore::new(seed, h.rid, uuid, h.units);
         h.uuid = uuid;
@@ -96,10 +105,8 @@ impl Sim {
 
     /// A crashed node's disk is put back as it was when somebody copied it, if another in-sync replica still has everything.
     pub(super) fn put_back_one(&mut self, node: u64) {
-        let (record, hosts) = (self.record(), &mut self.hosts);
-        let good = |h: &super::world::Host, known| h.uuid == known && !h.put_back;
-        let whole = record.in_sync.values().any(|m| m.node.0 != node && good(&hosts[&m.node.0], m.store_uuid));
-        let Some(h) = hosts.get_mut(&node).filter(|h| !h.up && h.rid.0 > 0 && whole) else { return };
+        let whole = self.whole_elsewhere(node);
+        let Some(h) = self.hosts.get_mut(&node).filter(|h| !h.up && h.rid.0 > 0 && whole) else { return };
         let Some((store, uuid)) = h.image.take() else { return };
         h.store = store;
         h.uuid = uuid;

@@ -115,6 +115,13 @@ impl Sim {
         }
     }
 
+    /// No member's log holds anything that is not applied: the newest record is what will be, too.
+    pub(super) fn raft_is_quiet(&self) -> bool {
+        let Some(g) = &self.group else { return true };
+        let applied = g.seen.keys().last().copied().unwrap_or(1);
+        g.disks.values().all(|d| d.borrow().entries.keys().last().is_none_or(|last| *last <= applied))
+    }
+
     fn apart(&self, a: u64, b: u64) -> bool {
         let cut = |x, y| self.cut.contains(&(x, y));
         a != b && (cut(a, b) || cut(b, a) || cut(a, 0) || cut(b, 0))

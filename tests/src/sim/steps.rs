@@ -1,5 +1,6 @@
 //! Steps of the machines of a simulated node, and what becomes of their outputs.
 
+use super::group::Asker;
 use super::net::Net;
 use super::world::{SHARD, Sim, VOL};
 use hf_meta_core::Command;
@@ -91,11 +92,10 @@ impl Sim {
                     self.outcome.synced += s.map_or(0, |s| s.stats.synced_blocks);
                 }
                 co::Output::WantSync => self.coordinator_step(node, co::Input::SyncGo)?,
-                co::Output::Serving => {
-                    let term = self.hosts[&node].coordinator.as_ref().unwrap().c.status().term;
-                    if !self.cut.contains(&(node, 0)) && !self.rng.one_in(4) {
-                        // Status only: it may be lost.
-                        let _ = self.apply(Command::Activated { vol: VOL, term });
+                co::Output::Ready => {
+                    self.hosts.get_mut(&node).unwrap().coordinator.as_mut().unwrap().ready = true;
+                    if self.rng.one_in(2) {
+                        self.record_served(node)?;
                     }
                 }
                 co::Output::Drained | co::Output::SyncOver => {}
@@ -106,6 +106,23 @@ impl Sim {
 }
 
 impl Sim {
+    /// The agent: asks again and again, until the record says that this attachment's term is served.
+    pub(super) fn record_served(&mut self, node: u64) -> Result<(), String> {
+        let Some(a) = self.hosts[&node].coordinator.as_ref().filter(|a| a.ready) else { return Ok(()) };
+        let term = a.c.status().term;
+        let known = self.state_at(node).map(|s| &s.volumes[&VOL]);
+        // Its own record will tell the coordinator; or that it is over.
+        if self.cut.contains(&(node, 0)) || !known.is_some_and(|v| v.term == term && v.activated < term) {
+            return Ok(());
+        }
+        let cmd = Command::Activated { vol: VOL, term };
+        if self.group.is_some() {
+            return self.raft_propose(node, Asker::Nobody, cmd);
+        }
+        self.send(Net::Decided(cmd));
+        Ok(())
+    }
+
     /// Who is not wanted any more would be taken out again at once, and so for ever: nobody who knows that syncs it.
     fn not_in_vain(&self, epoch: Epoch, change: &co::Change) -> Result<(), String> {
         let v = &self.state.volumes[&VOL];

@@ -49,6 +49,8 @@ pub(super) struct Attached {
     pub(super) knows: BTreeSet<Rid>,
     pub(super) in_sync: BTreeSet<Rid>,
     pub(super) min_replicas: u32,
+    /// It would serve: that is to be recorded.
+    pub(super) ready: bool,
     pub(super) out: Vec<co::Output>,
 }
 
@@ -278,6 +280,9 @@ impl Sim {
             if due && self.hosts[&node].up {
                 self.coordinator_step(node, co::Input::Tick)?;
             }
+            if self.hosts[&node].coordinator.as_ref().is_some_and(|a| a.ready) && self.rng.one_in(4) {
+                self.record_served(node)?;
+            }
         }
         Ok(())
     }
@@ -324,8 +329,16 @@ impl Sim {
         let in_sync = record.in_sync.keys().copied().collect();
         let c = Coordinator::new(self.clock(node), cfg, record, &mut out);
         // The node's earlier attachment ends here; its open writes have unknown outcomes.
-        self.hosts.get_mut(&node).unwrap().coordinator =
-            Some(Attached { c, session, ops: BTreeMap::new(), knows, in_sync, min_replicas, out: Vec::new() });
+        self.hosts.get_mut(&node).unwrap().coordinator = Some(Attached {
+            c,
+            session,
+            ops: BTreeMap::new(),
+            knows,
+            in_sync,
+            min_replicas,
+            ready: false,
+            out: Vec::new(),
+        });
         self.outputs(node, out)?;
         self.links(node)?;
         self.announce();
@@ -370,6 +383,7 @@ pub(super) fn record_of(state: &ClusterState) -> co::Record {
     });
     co::Record {
         activated: v.served_term(0),
+        served: v.activated == v.term,
         term: v.term,
         epoch: v.epoch,
         session: v.coordinator.as_ref().map(|a| a.session),

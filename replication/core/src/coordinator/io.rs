@@ -60,12 +60,21 @@ impl Coordinator {
     pub(super) fn client(&mut self, now: Tick, id: ClientId, op: ClientOp, out: &mut Vec<Output>) {
         match self.phase {
             Phase::Fenced => out.push(Output::Reply { id, result: Err(IoError::Fenced) }),
-            Phase::Serving => self.begin_client(now, id, op, out),
-            Phase::Sealing | Phase::Reconciling => self.queued.push_back((id, op)),
+            Phase::Serving if self.open() => self.begin_client(now, id, op, out),
+            Phase::Sealing | Phase::Reconciling | Phase::Serving => self.queued.push_back((id, op)),
         }
     }
 
+    /// Clients' requests begin when the record says that this term is served, not before. Otherwise the record could not tell, of
+    /// a replica that is the last one left, storage that was put back from before this term (docs/decisions/0014).
+    fn open(&self) -> bool {
+        self.record.served || mutant::is(Mutant::ServesUnrecorded)
+    }
+
     pub(super) fn begin_queued(&mut self, now: Tick, out: &mut Vec<Output>) {
+        if self.phase != Phase::Serving || !self.open() {
+            return;
+        }
         for (id, op) in std::mem::take(&mut self.queued) {
             self.begin_client(now, id, op, out);
         }

@@ -233,7 +233,8 @@ impl Coordinator {
             }
         }
         let Some(m) = self.members.get_mut(&rid) else { return };
-        if let Msg::WriteAck { position, .. } = &msg {
+        // (What was copied to a target is behind the position with which it notes that it holds everything: seed 1407 over real members.)
+        if let Msg::WriteAck { position, .. } | Msg::SealAck { position, .. } = &msg {
             m.position = m.position.max(*position);
         }
         match &msg {
@@ -277,7 +278,7 @@ impl Coordinator {
                 self.scrub_verified(now, rid, c, unlisted(&infos), out)
             }
             (For::Mark, Msg::SealAck { .. }) => self.marked(now, rid, out),
-            (For::SyncSeal, Msg::SealAck { .. }) => self.target_sealed(now, out),
+            (For::SyncSeal, Msg::SealAck { stable, .. }) => self.target_sealed(now, stable, out),
             (For::SyncMark, Msg::SealAck { .. }) => self.target_marked(now, out),
             (For::SyncList, Msg::ChunkListAck { chunks, more }) => self.sync_listed(now, rid, chunks, more, out),
             (For::SyncVersions(c), Msg::ChunkVersionsAck { infos }) => self.sync_versions(now, rid, c, infos, out),

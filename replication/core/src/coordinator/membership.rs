@@ -117,7 +117,15 @@ impl Coordinator {
 
     /// Raft's record has changed: the only thing that changes the set.
     pub(super) fn on_record(&mut self, now: Tick, record: Record, out: &mut Vec<Output>) {
-        if self.phase == Phase::Fenced || record.epoch <= self.record.epoch {
+        if self.phase == Phase::Fenced {
+            return;
+        }
+        if record.epoch <= self.record.epoch {
+            // Only that is recorded without a new epoch.
+            if record.served && record.term == self.record.term && !self.record.served {
+                self.record.served = true;
+                self.begin_queued(now, out);
+            }
             return;
         }
         if mutant::is(Mutant::IgnoreNewTerm) && record.term != self.record.term {
@@ -140,6 +148,7 @@ impl Coordinator {
         self.members.retain(|r, _| in_sync.contains_key(r) || others.contains_key(r));
         self.sync_retry.retain(|r, _| others.contains_key(r));
         self.sync_record(now, out);
+        self.begin_queued(now, out);
         if gone.is_empty() {
             // The policy may ask for fewer members now: held writes are looked at again.
             self.recheck_probes(now, out);

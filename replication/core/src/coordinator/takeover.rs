@@ -261,14 +261,14 @@ impl Coordinator {
         Ver { term: self.record.term, seq: Seq(0) }
     }
 
-    /// Equal everywhere, and known to be: serve.
+    /// Equal everywhere, and known to be: serve, as soon as the record says so.
     fn serve(&mut self, now: Tick, out: &mut Vec<Output>) {
         self.phase = Phase::Serving;
         self.stable = self.term_begins();
         self.suspects.clear();
         self.last_read = now;
         self.next_lease = now;
-        out.push(Output::Serving);
+        out.push(Output::Ready);
         self.drive_leases(now, out);
         self.begin_queued(now, out);
     }

@@ -61,6 +61,8 @@ pub struct Record {
     pub lineage: Lineage,
     /// The newest term that is known to have been served: every member in sync had promised it.
     pub activated: Term,
+    /// This term is recorded as served: clients' requests may begin.
+    pub served: bool,
     /// The in-sync set.
     pub in_sync: BTreeMap<Rid, MemberInfo>,
     /// Replicas that are out.
@@ -308,8 +310,9 @@ pub enum Output {
         /// How it ended.
         result: Result<ClientReply, IoError>,
     },
-    /// Serving begins.
-    Serving,
+    /// Every member holds everything and has noted it: the record is to say that this term is served, and clients' requests begin when
+    /// it does.
+    Ready,
     /// Over for good: close every client session, never serve this attachment again.
     Fenced,
     /// Nothing is outstanding any more.

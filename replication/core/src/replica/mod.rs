@@ -234,6 +234,7 @@ impl Replica {
     pub fn new(now: Tick, boot: BootId, d: Durable) -> Replica {
         let leased_until = if d.promised_term == Term(0) { now } else { now.plus(LEASE_AT_REPLICA) };
         Replica {
+            position: d.position,
             d,
             boot,
             promise_durable: true,
@@ -248,7 +249,6 @@ impl Replica {
             stable_persisted: d.stable,
             stable_at: now,
             credit: 0,
-            position: 0,
             failed: false,
         }
     }
@@ -384,7 +384,9 @@ impl Replica {
                         continue;
                     }
                     let msg = match &answer {
-                        StoreAnswer::Done => Msg::SealAck { stable: self.d.stable, max_ver, credit },
+                        StoreAnswer::Done => {
+                            Msg::SealAck { stable: self.d.stable, max_ver, credit, position: self.position }
+                        }
                         StoreAnswer::Error(n) => Msg::Nack(*n),
                         _ => Msg::Nack(Nack::Invalid),
                     };

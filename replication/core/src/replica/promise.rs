@@ -19,7 +19,7 @@ impl Replica {
         // Whoever was ever relied upon in a term had noted first, durably, that it held everything before it; and a journal does not go
         // back.
         let noted = self.d.stable.term.min(self.d.promised_term);
-        let older = held.term > noted || position > self.d.position;
+        let older = held.term > noted || position > self.position;
         if older && !mutant::is(Mutant::TrustsOldStorage) {
             return self.is_put_back(link, env, out);
         }

@@ -134,10 +134,11 @@ fn body(w: &mut W, m: &Msg) -> Vec<Bytes> {
             w.u64(*position);
             w.ver(*stable);
         }
-        Msg::SealAck { stable, max_ver, credit } => {
+        Msg::SealAck { stable, max_ver, credit, position } => {
             w.ver(*stable);
             w.ver(*max_ver);
             w.u64(*credit);
+            w.u64(*position);
         }
         Msg::SealWait { us } => w.u64(*us),
         Msg::Write { seq, range, stable, kind } => {
@@ -321,7 +322,7 @@ fn message(kind: u8, r: &mut R<'_>, payload: &Bytes) -> Option<(Msg, usize)> {
     let mut used = 0;
     let m = match kind {
         1 => Msg::Seal { epoch: Epoch(r.u64()?), held: r.ver()?, position: r.u64()?, stable: r.ver()? },
-        2 => Msg::SealAck { stable: r.ver()?, max_ver: r.ver()?, credit: r.u64()? },
+        2 => Msg::SealAck { stable: r.ver()?, max_ver: r.ver()?, credit: r.u64()?, position: r.u64()? },
         3 => Msg::SealWait { us: r.u64()? },
         4 => {
             let (seq, range, stable) = (r.u64()?, r.range()?, r.ver()?);

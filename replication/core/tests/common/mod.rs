@@ -33,6 +33,7 @@ pub fn record(members: u64) -> Record {
     let member = |i: u64| (Rid(i), MemberInfo { node: NodeId(i), store_uuid: StoreUuid(i.into()) });
     Record {
         activated: Term(0),
+        served: true,
         term: Term(1),
         epoch: Epoch(3),
         session: Some(SESSION),

@@ -2,11 +2,11 @@
 //!
 //! | input | |
 //! | --- | --- |
-//! | `attach term= epoch= in-sync=1,2 out=3@1.5 activated= min= blocks=` | a coordinator for this record |
+//! | `attach term= epoch= in-sync=1,2 out=3@1.5 activated= served=no min= blocks=` | a coordinator for this record |
 //! | `up 1,2` `down 1` `reborn 1` | links; `reborn`: up, as another process |
 //! | `1,2 SealAck stable= max=` | these members answer the oldest such request (so do the other acks and `Nack <request> <why>`) |
 //! | `client 7 write 0+4096 a` (`read`, `zero`, `flush`) | a client's request, in bytes |
-//! | `record in-sync= out= term= session=` | Raft's record has changed; the epoch rises by one |
+//! | `record in-sync= out= term= session=` | Raft's record has changed; the epoch rises by one (with `served` alone it does not) |
 //! | `proposed done` `sync-go` `stop` `status` | |
 //! | `wait 200ms` | time passes; the coordinator is called whenever it asked to be |
 
@@ -83,6 +83,7 @@ impl World {
             term: Term(number(w, "term", 1) as u32),
             epoch: Epoch(number(w, "epoch", 1)),
             activated: Term(number(w, "activated", 0) as u32),
+            served: value(w, "served") != Some("no"),
             in_sync: members(value(w, "in-sync").unwrap()),
             out: outs(value(w, "out").unwrap_or("")),
             ..common::record(0)
@@ -123,7 +124,11 @@ impl World {
 
     fn record(&mut self, w: &[&str]) {
         let mut r = self.record.clone().unwrap();
-        r.epoch = r.epoch.next();
+        r.served |= w.contains(&"served");
+        // That a term is served is recorded without a new epoch.
+        if w != ["served"] {
+            r.epoch = r.epoch.next();
+        }
         r.term = Term(number(w, "term", r.term.0.into()) as u32);
         r.session = value(w, "session").map_or(r.session, |s| s.parse().ok().map(SessionId));
         if let Some(t) = value(w, "in-sync") {
@@ -261,7 +266,7 @@ fn reply(asked: &Msg, w: &[&str]) -> Option<Msg> {
     Some(match (w[0], asked) {
         ("SealAck", Msg::Seal { .. }) => {
             let (stable, max_ver) = (ver_of(w, "stable", Ver::ZERO), ver_of(w, "max", Ver::ZERO));
-            Msg::SealAck { stable, max_ver, credit }
+            Msg::SealAck { stable, max_ver, credit, position: number(w, "position", 0) }
         }
         ("SealWait", Msg::Seal { .. }) => Msg::SealWait { us: unit::parse_duration_us(args[0]).unwrap() },
         ("WriteAck", Msg::Write { seq, .. }) if number(w, "seq", *seq) == *seq => {

@@ -206,8 +206,8 @@ pub fn msg_text(m: &Msg) -> String {
             let noted = if *stable == Ver::ZERO { String::new() } else { format!(" stable={}", v(stable)) };
             format!("Seal epoch={} held={} position={position}{noted}", epoch.0, v(held))
         }
-        Msg::SealAck { stable, max_ver, credit } => {
-            format!("SealAck stable={} max={} credit={credit}", v(stable), v(max_ver))
+        Msg::SealAck { stable, max_ver, credit, position } => {
+            format!("SealAck stable={} max={} credit={credit} position={position}", v(stable), v(max_ver))
         }
         Msg::SealWait { us } => format!("SealWait {us}us"),
         Msg::Write { seq, range, stable, kind } => {

@@ -97,7 +97,7 @@ impl World {
             }
             "Verify" => Msg::Verify { chunk: ChunkIx(w[1].parse().unwrap()) },
             "Copy" => Msg::Copy { items: w[1..].iter().map(|t| item(t)).collect() },
-            "SealAck" => Msg::SealAck { stable: Ver::ZERO, max_ver: Ver::ZERO, credit: 0 },
+            "SealAck" => Msg::SealAck { stable: Ver::ZERO, max_ver: Ver::ZERO, credit: 0, position: 0 },
             other => panic!("{other} is no message"),
         }
     }

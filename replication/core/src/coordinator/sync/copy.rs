@@ -21,7 +21,7 @@ impl Coordinator {
             }
             self.pace.spend(COMPARE_BYTES);
             let Some(chunk) = s.todo.pop_first() else { break };
-            let (rid, since) = (s.rid, s.base);
+            let (rid, since) = (s.rid, s.since);
             let asked = s.theirs.contains(&chunk);
             let target = (!asked).then(Listed::new);
             s.active.insert(chunk, Job { from: source, target, ..Job::default() });
@@ -44,7 +44,7 @@ impl Coordinator {
     ) {
         let term = self.record.term;
         let Some(s) = self.sync.as_mut() else { return };
-        let (target, base) = (s.rid, s.base);
+        let (target, since) = (s.rid, s.since);
         let Some(job) = s.active.get_mut(&chunk) else { return };
         let list = Some(infos.into_iter().collect());
         if rid == target {
@@ -57,7 +57,7 @@ impl Coordinator {
         let places: BTreeSet<u8> = z.keys().chain(x.keys()).copied().collect();
         let wanted: Vec<u64> = places
             .into_iter()
-            .filter(|at| differs(z.get(at), x.get(at), base, term))
+            .filter(|at| differs(z.get(at), x.get(at), since, term))
             .map(|at| first + u64::from(at))
             .collect();
         let runs: Vec<BlockRange> = wanted
@@ -89,7 +89,7 @@ impl Coordinator {
     ) {
         let sources = self.record.in_sync.keys().copied().collect::<Vec<_>>();
         let Some(s) = self.sync.as_mut() else { return };
-        let base = s.base;
+        let since = s.since;
         let Some(job) = s.active.get_mut(&chunk) else { return };
         let Some((len, tried)) = job.reading.get_mut(&start) else { return };
         let bad = crate::coordinator::read::verify(*len as usize, &infos, &data);
@@ -114,7 +114,7 @@ impl Coordinator {
                 BlockState::Data | BlockState::Bad | BlockState::Lost => Content::Bad,
             };
             let repair = has.is_some_and(|h| h.state.is_bad() && info.ver == h.ver);
-            let seen = has.map_or(base, |h| h.ver);
+            let seen = has.map_or(since, |h| h.ver);
             job.items.push(CopyItem { block, seen, src: info.ver, content, repair });
         }
         job.reading.remove(&start);
@@ -167,10 +167,10 @@ impl Coordinator {
 }
 
 /// Must the target's block be replaced? A live write that has won stays; what is bad on the
-/// target is fetched if the source has anything. What is not listed is whole, and not newer than the base, up to which both are alike.
-fn differs(z: Option<&BlockInfo>, x: Option<&BlockInfo>, base: Ver, term: Term) -> bool {
+/// target is fetched if the source has anything. What is not listed is whole, and not newer than `since`, up to which both are alike.
+fn differs(z: Option<&BlockInfo>, x: Option<&BlockInfo>, since: Ver, term: Term) -> bool {
     let alike = |other: Option<&BlockInfo>| BlockInfo {
-        ver: other.map_or(base, |o| o.ver.min(base)),
+        ver: other.map_or(since, |o| o.ver.min(since)),
         state: BlockState::Data,
         ..BlockInfo::default()
     };
@@ -211,8 +211,8 @@ mod tests {
     #[test]
     fn what_is_not_listed_is_alike_up_to_the_base() {
         let b = |term, seq, state| BlockInfo { ver: Ver::new(term, seq), state, ..BlockInfo::default() };
-        let (base, now) = (Ver::new(4, 7), Term(5));
-        let differs = |z: Option<BlockInfo>, x: Option<BlockInfo>| super::differs(z.as_ref(), x.as_ref(), base, now);
+        let (since, now) = (Ver::new(4, 7), Term(5));
+        let differs = |z: Option<BlockInfo>, x: Option<BlockInfo>| super::differs(z.as_ref(), x.as_ref(), since, now);
         let data = |term, seq| Some(b(term, seq, BlockState::Data));
         let bad = |term, seq| Some(b(term, seq, BlockState::Bad));
         // Written while the target was away; its own that nobody else has; a live write that won already.

@@ -63,6 +63,9 @@ pub(super) struct Sync {
     pub stage: SyncStage,
     store: StoreUuid,
     base: Ver,
+    /// What is newer is compared: the base, or the target's own watermark if that is lower. What the record says was on the disk that
+    /// was dropped; this may be a copy of it from before, with newer writes than the ones it lacks (seed 906 over real raft members).
+    since: Ver,
     ask_again: Tick,
     /// M: the last write that was not mirrored.
     mirror_from: u64,
@@ -177,6 +180,7 @@ impl Coordinator {
             stage: SyncStage::Proposed,
             store: o.store_uuid.unwrap_or_default(),
             base: o.base,
+            since: Ver::ZERO,
             ask_again: now,
             mirror_from: 0,
             mirrored: BTreeMap::new(),
@@ -225,12 +229,13 @@ impl Coordinator {
     }
 
     /// The target is fenced for everybody else and its pipeline is empty: mirror from the next write on.
-    pub(super) fn target_sealed(&mut self, now: Tick, out: &mut Vec<Output>) {
+    pub(super) fn target_sealed(&mut self, now: Tick, watermark: Ver, out: &mut Vec<Output>) {
         let seq = self.seq;
         let Some(s) = self.sync.as_mut().filter(|s| s.stage == SyncStage::Sealing) else { return };
         s.stage = SyncStage::Listing;
         s.mirror_from = seq;
-        let (rid, since) = (s.rid, s.base);
+        s.since = if mutant::is(Mutant::SyncTrustsBase) { s.base } else { s.base.min(watermark) };
+        let (rid, since) = (s.rid, s.since);
         let msg = Msg::ChunkList { since, from: ChunkIx(0) };
         self.request(now, rid, For::SyncList, msg, out);
         self.drive_listing(now, out);
@@ -325,7 +330,7 @@ impl Coordinator {
         let Some(s) = self.sync.as_mut() else { return };
         if let (None, Some(x)) = (s.source_listing, source) {
             s.source_listing = Some(x);
-            let msg = Msg::ChunkList { since: s.base, from: ChunkIx(0) };
+            let msg = Msg::ChunkList { since: s.since, from: ChunkIx(0) };
             self.request(now, x, For::SyncList, msg, out);
         }
     }
@@ -348,7 +353,7 @@ impl Coordinator {
             s.todo.extend(chunks);
         }
         if let (true, Some(c)) = (more, last) {
-            let msg = Msg::ChunkList { since: s.base, from: ChunkIx(c.0 + 1) };
+            let msg = Msg::ChunkList { since: s.since, from: ChunkIx(c.0 + 1) };
             return self.request(now, rid, For::SyncList, msg, out);
         }
         if rid == s.rid {
@@ -433,6 +438,12 @@ impl Coordinator {
             self.stats.synced_blocks += s.copied;
             self.sync_retry.remove(&rid);
             self.sync = None;
+            // What it was sent meanwhile are a member's writes now: the end of another one's sync must not forget them (seed 12469).
+            for p in self.pending.values_mut().filter(|p| p.rid == rid) {
+                if let For::Mirror(seq) = p.what {
+                    p.what = For::Write(seq);
+                }
+            }
             self.permit = Permit::None;
             return out.push(Output::SyncOver);
         }
