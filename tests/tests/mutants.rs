@@ -9,10 +9,11 @@ use std::sync::Mutex;
 
 /// Seeds that notice the rarer ones, and what they run without: tried first, so that the search is short as long as they hold.
 const HINTS: &[(Mutant, Metadata, u64, &[&str])] = &[
-    (Mutant::SyncForgetsZeroesOfNothing, Metadata::StandIn, 1180, &LATER),
-    (Mutant::OneNotesForAll, Metadata::Raft, 3021, &[]),
-    (Mutant::IgnoreStoreUuid, Metadata::Raft, 4454, &[]),
-    (Mutant::JoinEarly, Metadata::StandIn, 498, &LATER),
+    (Mutant::SyncForgetsZeroesOfNothing, Metadata::Raft, 7888, &[]),
+    (Mutant::OneNotesForAll, Metadata::Raft, 3161, &[]),
+    (Mutant::IgnoreStoreUuid, Metadata::Raft, 6663, &[]),
+    (Mutant::JoinEarly, Metadata::StandIn, 2209, &LATER),
+    (Mutant::SyncTrustsBase, Metadata::Raft, 906, &[]),
 ];
 
 /// The first seed that notices, and how; other seeds than the known ones run without the faults in `off`.

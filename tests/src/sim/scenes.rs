@@ -138,6 +138,53 @@ impl Sim {
         Ok(Some(node))
     }
 
+    /// A coordinator loses Raft as soon as its take-over has begun, so that nobody can record that its term is served. A member's disk
+    /// is put back from a copy of the middle of that take-over, and is the only one that answers the next coordinator: it must have
+    /// everything that clients were told of (docs/decisions/0014).
+    pub(super) fn unrecorded(&mut self) -> Result<(), String> {
+        let (record, cut) = (self.record(), &self.cut);
+        let members: Vec<u64> = record.in_sync.values().map(|m| m.node.0).collect();
+        let apart = |a: &u64, b: &u64| cut.contains(&(*a, *b)) || cut.contains(&(*b, *a));
+        let able = |n: &u64| {
+            let h = &self.hosts[n];
+            h.up && !h.put_back && !cut.contains(&(*n, 0)) && !members.iter().any(|o| apart(n, o))
+        };
+        if !self.dramas || members.len() < 2 || !members.iter().all(able) {
+            return Ok(());
+        }
+        let at = self.swarm.rng.below(members.len() as u64) as usize;
+        let (b, m) = (members[at], members[(at + 1) % members.len()]);
+        self.outcome.dramas += 1;
+        self.attach(Some(b))?;
+        self.cut.insert((b, 0));
+        let phase = |s: &Sim, n| s.hosts[&n].coordinator.as_ref().map(|x| x.c.status().phase);
+        for _ in 0..600 {
+            match phase(self, b) {
+                Some(Phase::Sealing) => self.tick(30_000)?,
+                Some(Phase::Reconciling) if self.hosts[&m].up => {
+                    let h = self.hosts.get_mut(&m).unwrap();
+                    h.image = Some((h.store.image()?, h.uuid));
+                }
+                _ => break,
+            }
+            self.go_on(4, &[])?;
+        }
+        self.go_on(250, &[b])?;
+        for n in &members {
+            self.crash_one(*n)?;
+        }
+        self.put_back_one(m);
+        self.restart_one(m)?;
+        self.attach(Some(m))?;
+        for _ in 0..80 {
+            self.tick(90_000)?;
+            self.go_on(25, &[m])?;
+        }
+        self.cut.remove(&(b, 0));
+        self.announce();
+        self.all_links()
+    }
+
     /// From now on its users only read; what they were writing comes to its end, if it can.
     fn only_reads(&mut self, a: u64) -> Result<(), String> {
         self.only_read.insert(a);

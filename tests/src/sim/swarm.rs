@@ -34,6 +34,8 @@ pub(super) struct Swarm {
     pub(super) pages: bool,
     /// Disks are copied in the middle of take-overs, and put back later.
     pub(super) copies: bool,
+    /// Coordinators lose Raft as soon as they have begun.
+    pub(super) unrecorded: bool,
     /// In every fifth second the leader allows no sync to begin: others go first.
     pub(super) busy: bool,
     /// The wall clock is off by so many milliseconds; none: there is none.
@@ -82,6 +84,7 @@ impl Swarm {
             strict,
             pages: wild.one_in(3) && !is_off("pages"),
             copies: wild.one_in(2) && !is_off("copies"),
+            unrecorded: wild.one_in(6) && !is_off("unrecorded"),
             busy: !is_off("busy"),
             wall: wall.filter(|_| clocks),
             cells: cells && !is_off("unaligned"),
@@ -151,6 +154,7 @@ impl Sim {
             }
             112..114 if s.policy && s.spares == 0 => self.set_policy(3),
             114 => self.jump(),
+            116 if s.unrecorded => self.unrecorded()?,
             115 if s.clocks() && s.rng.one_in(2) => self.last_moment()?,
             _ => {}
         }

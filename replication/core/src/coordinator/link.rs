@@ -194,6 +194,16 @@ impl Coordinator {
         }
     }
 
+    /// The target of a sync has joined: what it was sent meanwhile are a member's writes now. (The end of another one's sync forgot them,
+    /// and their clients waited for ever: seed 12469.)
+    pub(super) fn mirrored_are_writes(&mut self, rid: Rid) {
+        for p in self.pending.values_mut().filter(|p| p.rid == rid) {
+            if let For::Mirror(seq) = p.what {
+                p.what = For::Write(seq);
+            }
+        }
+    }
+
     /// A late request goes on being repeated, and a read is moved to another member.
     fn resend_late(&mut self, now: Tick, req: u64, out: &mut Vec<Output>) {
         let Some(p) = self.pending.get(&req) else { return };

@@ -438,12 +438,7 @@ impl Coordinator {
             self.stats.synced_blocks += s.copied;
             self.sync_retry.remove(&rid);
             self.sync = None;
-            // What it was sent meanwhile are a member's writes now: the end of another one's sync must not forget them (seed 12469).
-            for p in self.pending.values_mut().filter(|p| p.rid == rid) {
-                if let For::Mirror(seq) = p.what {
-                    p.what = For::Write(seq);
-                }
-            }
+            self.mirrored_are_writes(rid);
             self.permit = Permit::None;
             return out.push(Output::SyncOver);
         }
