@@ -181,4 +181,69 @@ mod tests {
         assert!(h(&[(true, 0, 1, 2), (true, 1, 3, 4), (false, 0, 5, 6)]).is_err(), "an old zero");
         assert!(h(&[(false, 1, 1, 2), (true, 1, 3, 4)]).is_err(), "read before written");
     }
+
+    /// Is there any order that explains a history? Tried one after another: only for small ones.
+    fn some_order(ops: &[Op], left: u32, now: Value) -> bool {
+        let rest = || (0..ops.len()).filter(|i| left & 1 << i != 0);
+        if rest().all(|i| ops[i].end == u64::MAX) {
+            return true;
+        }
+        rest().any(|i| {
+            let first = rest().all(|j| ops[j].end >= ops[i].start);
+            let fits = ops[i].write || ops[i].value == now;
+            first && fits && some_order(ops, left & !(1 << i), if ops[i].write { ops[i].value } else { now })
+        })
+    }
+
+    /// A small history: unique values, beginnings and ends at any times, writes without an answer; values that were written are read, and, if
+    /// `zeroes`, so is the initial one, which is written again too.
+    fn any_history(rng: &mut hf_store::sim::Rng, zeroes: bool) -> Vec<Op> {
+        let n = 2 + rng.below(6);
+        let mut times: Vec<u64> = (1..=2 * n).collect();
+        for i in (1..times.len()).rev() {
+            times.swap(i, rng.below(i as u64 + 1) as usize);
+        }
+        let writes = 1 + rng.below(n);
+        let op = |i: u64| {
+            let (a, b) = (times[2 * i as usize], times[2 * i as usize + 1]);
+            let (write, zero) = (i < writes, zeroes && rng.one_in(4));
+            let value = if zero {
+                0
+            } else if write {
+                i + 1
+            } else {
+                1 + rng.below(writes)
+            };
+            let end = if write && rng.one_in(4) { u64::MAX } else { a.max(b) };
+            Op { value, start: a.min(b), end, write }
+        };
+        (0..n).map(op).collect()
+    }
+
+    /// The checker against all orders there are: the same verdict wherever values are unique; with zeroes, which are not, it never
+    /// accuses wrongly, and what it lets pass is rare.
+    #[test]
+    fn the_checker_agrees_with_trying_every_order() {
+        let mut rng = hf_store::sim::Rng::new(20_261_127);
+        let mut counts = [[0u32; 2]; 2];
+        for _ in 0..60_000 {
+            let ops = any_history(&mut rng, false);
+            let (fast, slow) = (check_block(&ops).is_ok(), some_order(&ops, (1 << ops.len()) - 1, 0));
+            assert_eq!(fast, slow, "{ops:?}");
+            counts[0][usize::from(slow)] += 1;
+        }
+        let mut missed = 0;
+        for _ in 0..60_000 {
+            let ops = any_history(&mut rng, true);
+            let (verdict, slow) = (check_block(&ops), some_order(&ops, (1 << ops.len()) - 1, 0));
+            assert!(verdict.is_ok() || !slow, "accused wrongly: {verdict:?} {ops:?}");
+            missed += u32::from(verdict.is_ok() && !slow);
+            counts[1][usize::from(slow)] += 1;
+        }
+        let [[bad, good], [zbad, zgood]] = counts;
+        println!("history checker: {good} good and {bad} bad histories judged like every order");
+        println!("history checker with zeroes: {zgood} good, {zbad} bad, {missed} of those let pass");
+        assert!(bad > 5_000 && good > 5_000 && zbad > 5_000 && zgood > 5_000, "{counts:?}");
+        assert!(missed * 20 < zbad, "{missed} of {zbad} bad histories with zeroes pass");
+    }
 }
