@@ -152,3 +152,11 @@ pub fn percentile(of: &mut [Duration], p: f64) -> u128 {
     let at = ((of.len() as f64 * p).ceil() as usize).clamp(1, of.len().max(1)) - 1;
     of.get(at).map_or(0, Duration::as_millis)
 }
+
+/// Says whether a measured wait keeps the limit that a quiet machine has to keep. A loaded one may miss it, and fails nothing; ten times
+/// the limit, and 10 s at least, is no load: something waits for what does not come.
+pub fn limit(what: &str, worst_ms: u128, limit_ms: u128) {
+    let kept = if worst_ms < limit_ms { "kept" } else { "NOT KEPT on this machine, now" };
+    println!("limit of {what}: {worst_ms} ms of {limit_ms} ms: {kept}");
+    assert!(worst_ms < (10 * limit_ms).max(10_000), "{what}: {worst_ms} ms, which is no load");
+}

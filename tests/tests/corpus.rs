@@ -31,6 +31,22 @@ fn every_parser_bears_its_corpus() {
     }
 }
 
+/// What is replayed here is what is fuzzed: every target has its file, which names it, and its entry in the fuzzers' manifest.
+#[test]
+fn every_target_is_fuzzed() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+    let manifest = std::fs::read_to_string(dir.join("Cargo.toml")).unwrap();
+    for (name, _) in TARGETS {
+        let file = std::fs::read_to_string(dir.join(format!("fuzz_targets/{name}.rs"))).unwrap();
+        assert!(file.contains(&format!("\"{name}\"")), "fuzz_targets/{name}.rs runs something else");
+        assert!(manifest.contains(&format!("path = \"fuzz_targets/{name}.rs\"")), "{name} is not in fuzz/Cargo.toml");
+    }
+    for (what, n) in [("fuzz_targets", TARGETS.len()), ("corpus", TARGETS.len())] {
+        assert_eq!(std::fs::read_dir(dir.join(what)).unwrap().count(), n, "{what}");
+    }
+    assert_eq!(manifest.matches("[[bin]]").count(), TARGETS.len());
+}
+
 /// `UPDATE=1`: writes one valid input of each kind, for the fuzzers to begin with.
 #[test]
 fn seeds_are_valid_structures() {

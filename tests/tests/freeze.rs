@@ -4,7 +4,7 @@
 
 use hf_tests::cluster::{Cluster, until};
 use hf_tests::nbd::Nbd;
-use hf_tests::user::{StopAtEnd, Witness, nothing_failed, percentile};
+use hf_tests::user::{StopAtEnd, Witness, limit, nothing_failed, percentile};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -69,6 +69,7 @@ fn frozen_replicas_cost_a_bounded_wait_and_no_truth() {
         percentile(&mut waits, 0.99),
         waits.len()
     );
+    limit("a frozen replica", percentile(&mut waits, 0.99), 2_500);
 }
 
 #[test]
@@ -117,6 +118,7 @@ fn a_frozen_coordinator_that_wakes_after_a_take_over_serves_nothing_old() {
             percentile(&mut took, 1.0),
             took.len()
         );
+        limit("a frozen coordinator", percentile(&mut took, 1.0), 3_000);
     }
 }
 

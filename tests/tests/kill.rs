@@ -6,7 +6,7 @@
 
 use hf_tests::cluster::{Cluster, until};
 use hf_tests::nbd::Nbd;
-use hf_tests::user::{StopAtEnd, Witness, Worked, failures, nothing_failed, percentile};
+use hf_tests::user::{StopAtEnd, Witness, Worked, failures, limit, nothing_failed, percentile};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
@@ -65,12 +65,13 @@ enum Role {
     HomeThatLeads,
 }
 
-const ROLES: [(Role, &str); 5] = [
-    (Role::Replica, "longest wait of a user, a replica's node killed"),
-    (Role::Leader, "longest wait of a user, the metadata leader's node killed, which held a replica"),
-    (Role::HomeOnRequest, "the attachment's node killed, in use elsewhere on request"),
-    (Role::HomeByItself, "the attachment's node killed, in use elsewhere without force"),
-    (Role::HomeThatLeads, "the attachment's node killed, which led the metadata, in use elsewhere on request"),
+/// What is measured, and its limit in milliseconds.
+const ROLES: [(Role, &str, u128); 5] = [
+    (Role::Replica, "longest wait of a user, a replica's node killed", 300),
+    (Role::Leader, "longest wait of a user, the metadata leader's node killed, which held a replica", 300),
+    (Role::HomeOnRequest, "the attachment's node killed, in use elsewhere on request", 3_000),
+    (Role::HomeByItself, "the attachment's node killed, in use elsewhere without force", 8_000),
+    (Role::HomeThatLeads, "the attachment's node killed, which led the metadata, in use elsewhere on request", 3_000),
 ];
 
 impl Role {
@@ -109,7 +110,7 @@ fn acknowledged_writes_survive_kill_9_of_any_node() {
     let mut home = 0;
     drop(take(&c, home, true));
     for cycle in 0..cycles {
-        let (role, _) = ROLES[cycle % ROLES.len()];
+        let (role, ..) = ROLES[cycle % ROLES.len()];
         let victim = role.victim(&c, &mut home);
         let context = format!("cycle {cycle}: n{} had it attached, n{} was killed ({role:?})", home + 1, victim + 1);
         let worked = busy(&mut c, home, &w, |c| {
@@ -134,11 +135,12 @@ fn acknowledged_writes_survive_kill_9_of_any_node() {
     }
     let (writes, reads) = w.counts();
     println!("{cycles} kill -9 cycles, {writes} acknowledged writes, {reads} reads: 0 lost, 0 stale");
-    for ((role, what), list) in ROLES.iter().zip(&mut measured) {
+    for ((role, what, most), list) in ROLES.iter().zip(&mut measured) {
         let n = list.len();
         assert!(n >= cycles / ROLES.len(), "{role:?} was killed only {n} times");
         let (p50, p90, p99) = (percentile(list, 0.5), percentile(list, 0.9), percentile(list, 0.99));
         println!("{what}: median {p50} ms, p90 {p90} ms, p99 {p99} ms (n={n})");
+        limit(&format!("{role:?}"), p99, *most);
     }
 }
 

@@ -9,7 +9,7 @@ use hf_store::sim::Rng;
 use hf_tests::cluster::{Cluster, binary, until};
 use hf_tests::nbd::Nbd;
 use hf_tests::netns::Hosts;
-use hf_tests::user::{BLOCKS, StopAtEnd, Witness, Worked, nothing_failed, percentile};
+use hf_tests::user::{BLOCKS, StopAtEnd, Witness, Worked, limit, nothing_failed, percentile};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -209,6 +209,7 @@ fn partitions_along_any_links_show_nobody_anything_wrong() {
         percentile(&mut waits, 0.99),
         waits.len()
     );
+    limit("a replica cut off", percentile(&mut waits, 0.99), 2_500);
     assert!(writes as usize > heals.len() * VOLUMES * 10 && reads > 0);
     println!(
         "{} partitioned volumes ({} of 63 subsets of links, {VOLUMES} volumes each, seed {seed}): {writes} acknowledged writes, {reads} reads, 0 stale, 0 late; whole and in use again after: median {} ms, worst {} ms (n={})",
