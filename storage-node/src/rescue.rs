@@ -306,25 +306,73 @@ mod tests {
         Found { rec, disk: DiskUuid(9), path: "/d".into(), newest: Ver::ZERO, bytes: chunks * CHUNK_BYTES }
     }
 
+    fn with_a_disk() -> ClusterState {
+        let disk = DiskRecord {
+            id: DiskId(1),
+            node: NodeId(1),
+            uuid: DiskUuid(9),
+            path: "/d".into(),
+            media: Media::Ssd,
+            capacity: 1 << 40,
+            state: DiskState::Ok,
+            draining: false,
+            drain_paused: false,
+            rev: 1,
+        };
+        ClusterState { disks: BTreeMap::from([(disk.id, disk)]), ..ClusterState::default() }
+    }
+
+    /// Three replicas that the record of epoch 5 has in sync: what each disk has heard of, promised and got.
+    fn judged(heard: [(u64, u32, u64); 3], recorded: bool) -> (VolumeRecord, Value) {
+        let of = |(hint, term, seq): (u64, u32, u64), rid| {
+            let rec = ReplicaRec { rid: Rid(rid), hint_epoch: hint, promised_term: Term(term), ..found(4).rec };
+            (Rid(rid), Found { rec, newest: Ver::new(term, seq), ..found(4) })
+        };
+        let all: BTreeMap<Rid, Found> = heard.into_iter().zip(7..).map(|(h, rid)| of(h, rid)).collect();
+        let mut state = with_a_disk();
+        restore_unknown(&mut state, &all, &mut Vec::new());
+        let mut v = state.volumes.remove(&VolumeId(4)).unwrap();
+        (v.epoch, v.term) = (hf_policy::Epoch(5), Term(4));
+        for r in v.shards[0].replicas.values_mut() {
+            r.state = if recorded { ReplicaState::InSync } else { ReplicaState::Out { base: Ver::ZERO } };
+        }
+        let said = judge(&mut v, &all);
+        (v, said)
+    }
+
+    fn in_sync(v: &VolumeRecord) -> Vec<u64> {
+        v.shards[0].in_sync().into_iter().map(|r| r.0).collect()
+    }
+
+    /// A record that no disk knows a newer one of stands, whatever the disks hold beyond each other: the take-over makes them equal.
+    #[test]
+    fn a_record_stands_while_no_disk_has_heard_of_a_newer_one() {
+        let (v, said) = judged([(5, 4, 9), (3, 4, 2), (4, 4, 12)], true);
+        assert_eq!((in_sync(&v), said["guess"].as_bool()), (vec![7, 8, 9], Some(false)), "{said}");
+        assert_eq!((v.term, v.epoch), (Term(5), hf_policy::Epoch(6)));
+    }
+
+    /// If one has, members may have been dropped since: the one that got furthest counts alone, the others begin anew, and it is said to
+    /// be a guess. The new term and epoch are above all that any disk has heard of.
+    #[test]
+    fn a_record_that_was_overtaken_is_guessed_from_who_got_furthest() {
+        let (v, said) = judged([(5, 4, 90), (7, 6, 3), (6, 6, 1)], true);
+        assert_eq!((in_sync(&v), said["guess"].as_bool()), (vec![8], Some(true)), "{said}");
+        assert_eq!((v.term, v.epoch), (Term(7), hf_policy::Epoch(8)));
+        let others = v.shards[0].replicas.values().filter(|r| r.rid != Rid(8));
+        assert!(others.into_iter().all(|r| r.state == ReplicaState::Out { base: Ver::ZERO }));
+        assert!(said["decision"].as_str().is_some_and(|d| d.starts_with("a guess")), "{said}");
+        // The same where the record has nobody in sync: made up from disks alone.
+        let (v, said) = judged([(1, 4, 3), (1, 4, 5), (1, 3, 99)], false);
+        assert_eq!((in_sync(&v), said["guess"].as_bool()), (vec![8], Some(true)), "{said}");
+    }
+
     /// The stored attribute is the exact size. (In rounded words, 1537 MiB became 1.50 GiB: the next change of any attribute made the
     /// volume a chunk shorter; 1639 MiB became 1.60 GiB, which is no multiple of 4 KiB, and the volume was never served.)
     #[test]
     fn a_volume_that_is_made_up_from_its_disks_has_the_size_of_its_data() {
         for chunks in [1, 100, 1024, 1536, 1537, 1639, 65536] {
-            let mut state = ClusterState::default();
-            let disk = DiskRecord {
-                id: DiskId(1),
-                node: NodeId(1),
-                uuid: DiskUuid(9),
-                path: "/d".into(),
-                media: Media::Ssd,
-                capacity: 1 << 40,
-                state: DiskState::Ok,
-                draining: false,
-                drain_paused: false,
-                rev: 1,
-            };
-            state.disks.insert(disk.id, disk);
+            let mut state = with_a_disk();
             restore_unknown(&mut state, &BTreeMap::from([(Rid(7), found(chunks))]), &mut Vec::new());
             let v = &state.volumes[&VolumeId(4)];
             let policy = Policy::from_attrs(&v.attrs);
