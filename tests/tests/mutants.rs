@@ -14,6 +14,10 @@ const HINTS: &[(Mutant, Metadata, u64, &[&str])] = &[
     (Mutant::IgnoreStoreUuid, Metadata::Raft, 6663, &[]),
     (Mutant::JoinEarly, Metadata::StandIn, 2209, &LATER),
     (Mutant::SyncTrustsBase, Metadata::Raft, 906, &[]),
+    (Mutant::ServeBeforeCopied, Metadata::StandIn, 3904, &[]),
+    (Mutant::StrictBelievesLeases, Metadata::StandIn, 3948, &[]),
+    (Mutant::JoinCountsLate, Metadata::StandIn, 4608, &[]),
+    (Mutant::LeaseMarginIgnored, Metadata::StandIn, 4909, &[]),
 ];
 
 /// The first seed that notices, and how; other seeds than the known ones run without the faults in `off`.
