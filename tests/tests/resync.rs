@@ -1,7 +1,7 @@
 //! Real daemons: a replica that was away catches up, under load, with little more traffic than what it missed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use hf_tests::cluster::{Cluster, run, tool_ok, until};
+use hf_tests::cluster::{Cluster, tool_ok, until};
 use hf_tests::nbd::Nbd;
 
 fn metric(c: &Cluster, node: usize, name: &str) -> u64 {
@@ -114,18 +114,6 @@ fn a_returned_replica_catches_up_under_load_and_then_carries_the_volume() {
     model.check(&mut nbd);
 }
 
-/// A node's replica has noted that it holds everything there is. (It notes that every 2 s. What it was given since is listed and compared when
-/// it comes back, 18 bytes per block each way, beside what it missed: docs/protocol.md, "Storage that was put back".)
-fn settled(c: &Cluster, node: usize) {
-    let disk = c.nodes[node].dir.join("disk").display().to_string();
-    until("the watermark to be noted", || {
-        let text = run(&["inspect", "disk", &disk, "-o", "json"])?;
-        let j: serde_json::Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
-        let r = &j["replicas"][0];
-        if r["stable"].is_string() && r["stable"] == r["newest"] { Ok(()) } else { Err(r.to_string()) }
-    });
-}
-
 /// One block of every chunk, the worst case for what comes with each block; then blocks all over the place; then large pieces: all bytes
 /// between the coordinator and the disk that was away, both ways, against the bytes that were dirtied.
 #[test]
@@ -151,7 +139,6 @@ fn the_traffic_of_a_resync_is_little_more_than_what_was_dirtied() {
         ("large pieces", (0..12).map(|i| (i * 8 * 256 + 100, 256 - 100)).collect()),
     ];
     for (what, pieces) in pieces {
-        settled(&c, 2);
         c.nodes[2].kill();
         until("the drop", || {
             let v = c.volume("v");

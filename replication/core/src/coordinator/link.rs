@@ -194,6 +194,12 @@ impl Coordinator {
         }
     }
 
+    /// How far a member's journal had got when this coordinator dropped it: everything up to its base was there by then. 0: it was
+    /// dropped by another one, or its storage is not the one that was dropped.
+    pub(super) fn dropped_at(&self, rid: Rid, base: Ver) -> u64 {
+        self.members.get(&rid).filter(|_| base > Ver::ZERO).map_or(0, |m| m.dropped_at)
+    }
+
     /// The target of a sync has joined: what it was sent meanwhile are a member's writes now. (The end of another one's sync forgot them,
     /// and their clients waited for ever: seed 12469.)
     pub(super) fn mirrored_are_writes(&mut self, rid: Rid) {

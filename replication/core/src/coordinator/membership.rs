@@ -158,7 +158,7 @@ impl Coordinator {
         for (_, m) in self.members.iter_mut().filter(|(r, _)| gone.contains(r)) {
             m.lease_until = Tick(0);
             m.unproven = false;
-            m.position = 0;
+            m.dropped_at = std::mem::take(&mut m.position);
         }
         self.sync_without(&gone);
         self.suspects.retain(|r| !gone.contains(r));

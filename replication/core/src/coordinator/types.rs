@@ -418,6 +418,8 @@ pub(super) struct Member {
     pub unproven: bool,
     /// How far its disk's journal had got when it last acknowledged a write.
     pub position: u64,
+    /// The same, when it was last dropped by this coordinator. 0: that is not known.
+    pub dropped_at: u64,
     /// Last time it answered anything.
     pub heard: Tick,
     pub credit: u64,
@@ -438,6 +440,7 @@ impl Member {
             broken: false,
             unproven: false,
             position: 0,
+            dropped_at: 0,
             heard: Tick(0),
             credit: u64::MAX,
         }

@@ -63,8 +63,8 @@ pub(super) struct Sync {
     pub stage: SyncStage,
     store: StoreUuid,
     base: Ver,
-    /// What is newer is compared: the base, or the target's own watermark if that is lower. What the record says was on the disk that
-    /// was dropped; this may be a copy of it from before, with newer writes than the ones it lacks (seed 906 over real raft members).
+    /// What is newer is compared: the base, if the target has shown that its journal is as far as when it was dropped; else the base or the
+    /// target's own watermark, whichever is lower: it may be a copy from before, with newer writes than the ones it lacks (seed 906).
     since: Ver,
     ask_again: Tick,
     /// M: the last write that was not mirrored.
@@ -218,7 +218,8 @@ impl Coordinator {
         let Some(s) = self.sync.as_mut().filter(|s| now >= s.ask_again) else { return };
         s.ask_again = now.plus(SEAL_EVERY);
         let (rid, held) = (s.rid, s.base);
-        let msg = Msg::Seal { epoch: self.record.epoch, held, position: 0, stable: Ver::ZERO };
+        let position = self.dropped_at(rid, held);
+        let msg = Msg::Seal { epoch: self.record.epoch, held, position, stable: Ver::ZERO };
         self.ask_again(now, rid, For::SyncSeal, msg, out);
     }
 
@@ -230,11 +231,13 @@ impl Coordinator {
 
     /// The target is fenced for everybody else and its pipeline is empty: mirror from the next write on.
     pub(super) fn target_sealed(&mut self, now: Tick, watermark: Ver, out: &mut Vec<Output>) {
-        let seq = self.seq;
+        let (seq, target) = (self.seq, self.sync.as_ref().map(|s| (s.rid, s.base)));
+        let known = target.is_some_and(|(rid, base)| self.dropped_at(rid, base) > 0);
+        let trusted = known || mutant::is(Mutant::SyncTrustsBase);
         let Some(s) = self.sync.as_mut().filter(|s| s.stage == SyncStage::Sealing) else { return };
         s.stage = SyncStage::Listing;
         s.mirror_from = seq;
-        s.since = if mutant::is(Mutant::SyncTrustsBase) { s.base } else { s.base.min(watermark) };
+        s.since = if trusted { s.base } else { s.base.min(watermark) };
         let (rid, since) = (s.rid, s.since);
         let msg = Msg::ChunkList { since, from: ChunkIx(0) };
         self.request(now, rid, For::SyncList, msg, out);
