@@ -70,8 +70,7 @@ claim frozen-nodes 'while a replica was frozen|only read' 2000
 claim frozen-nodes 'take-over on request' 3000
 stage corruption 'rotted' t hf-tests corruption
 stage resync 'copied|missed|resync of' t hf-tests resync
-# (One block of every megabyte, the worst case, is at most 1.1 by the test itself.)
-ratio resync 'resync of (blocks all over|large)' 1.05
+ratio resync "resync of" 1.05
 stage put-back 'test result' t hf-tests put_back
 stage full-disks 'test result' t hf-tests full
 stage operations 'beside it|moved from' t hf-tests operations

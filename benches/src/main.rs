@@ -3,6 +3,8 @@
 //! shared machine.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod rebuild;
+
 use hf_tests::cluster::{Cluster, tool_ok, until};
 use serde_json::Value;
 use std::process::{Child, Command};
@@ -68,6 +70,10 @@ impl Drop for QemuNbd {
 
 fn main() {
     let c = Cluster::new(3);
+    // `hf-bench rebuild`: that table alone.
+    if std::env::args().nth(1).as_deref() == Some("rebuild") {
+        return rebuild::run(&c);
+    }
     let pids: Vec<u32> = c.nodes.iter().filter_map(|n| n.pid()).collect();
     let mut table: Vec<(String, Vec<Row>)> = Vec::new();
 
@@ -121,41 +127,5 @@ fn main() {
             );
         }
     }
-    rebuild(&c, &pids);
-}
-
-/// What filling a third replica costs clients, by the volume's `rebuild_impact`: their p99 at a fixed load, against what it was just before, and
-/// how long the filling took beside that load.
-fn rebuild(c: &Cluster, pids: &[u32]) {
-    println!(
-        "\n4K rand writes at 1,000 IOPS while a third replica is filled with 256 MiB; p99 against the same volume just before\n"
-    );
-    println!(
-        "{:<16} {:>12} {:>12} {:>7} {:>12}",
-        "rebuild_impact", "before, µs", "beside, µs", "ratio", "filled in, s"
-    );
-    for impact in ["0%", "20%", "100%"] {
-        let attrs = ["size=256MiB", "replicas=2", "nodes=n1,n2"];
-        c.ok(&[&["volume", "create", "rb"][..], &attrs, &[&format!("rebuild_impact={impact}")]].concat());
-        c.ok(&["volume", "attach", "rb", "--node", "n1"]);
-        let uri = c.unix_uri(0, "rb");
-        once(&uri, pids, &["--rw=write", "--bs=1M", "--iodepth=4"], true, "3");
-        let load = ["--rw=randwrite", "--bs=4k", "--iodepth=8", "--rate_iops=1000"];
-        let before = once(&uri, pids, &load, true, "6");
-        let began = std::time::Instant::now();
-        c.ok(&["volume", "set", "rb", "replicas=3", "nodes=n1,n2,n3"]);
-        let (mut beside, mut rounds) = (0.0f64, 0);
-        let filled = || {
-            let v = c.volume("rb");
-            v["shards"][0]["replicas"].as_object().unwrap().values().filter(|r| r["state"] == "in_sync").count() == 3
-        };
-        while !filled() && rounds < 60 {
-            beside = beside.max(once(&uri, pids, &load, true, "2").p99);
-            rounds += 1;
-        }
-        let took = began.elapsed().as_secs();
-        println!("{impact:<16} {:>12.0} {beside:>12.0} {:>7.2} {took:>12}", before.p99, beside / before.p99.max(1.0));
-        c.ok(&["volume", "detach", "rb"]);
-        c.ok(&["volume", "delete", "rb"]);
-    }
+    rebuild::run(&c);
 }

@@ -103,6 +103,13 @@ const VOLUME: &[VolumeMetric] = &[
     }),
     ("volume_scrubbed_chunks_total", "counter", "Chunks read and compared by scrubs.", |s| s.stats.scrubbed_chunks),
     ("volume_copy_rate_bytes", "gauge", "Bytes a second that copying and scrubbing may take now.", |s| s.pace),
+    ("volume_copy_calm_p99_us", "gauge", "Clients' p99 while copying pauses, microseconds.", |s| s.pace_p99.0),
+    (
+        "volume_copy_beside_p99_us",
+        "gauge",
+        "Clients' p99 beside copying, microseconds, in the last round with clients.",
+        |s| s.pace_p99.1,
+    ),
     ("volume_reconciled_blocks_total", "counter", "Blocks made equal by the take-over.", |s| s.reconciled_blocks),
 ];
 

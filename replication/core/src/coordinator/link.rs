@@ -27,7 +27,8 @@ pub(super) enum For {
     SyncList,
     SyncVersions(hf_policy::ChunkIx),
     SyncRead(hf_policy::ChunkIx, hf_policy::BlockIx),
-    SyncCopy(hf_policy::ChunkIx),
+    /// A message of copies, by its number.
+    SyncCopy(u64),
     /// Which chunks there are, for the scrub.
     ScrubList,
     /// A chunk, read and verified.
@@ -299,7 +300,7 @@ impl Coordinator {
             (For::SyncList, Msg::ChunkListAck { chunks, more }) => self.sync_listed(now, rid, chunks, more, out),
             (For::SyncVersions(c), Msg::ChunkVersionsAck { infos }) => self.sync_versions(now, rid, c, infos, out),
             (For::SyncRead(c, b), Msg::ReadAck { infos, data }) => self.sync_read(now, rid, c, b, infos, data, out),
-            (For::SyncCopy(c), Msg::CopyAck { .. }) => self.chunk_synced(now, c, out),
+            (For::SyncCopy(c), Msg::CopyAck { .. }) => self.sync_copied(now, c, out),
             (For::Mirror(seq), Msg::WriteAck { .. }) => self.mirror_acked(now, seq, rid, out),
             // An answer of the wrong kind: the request stays open, and time decides.
             (_, _) => drop(self.pending.insert(env.req, p)),

@@ -233,6 +233,7 @@ impl Coordinator {
             sync: self.sync_status(),
             scrub: self.scrub_status(),
             pace: self.pace.rate(),
+            pace_p99: self.pace.measured,
             stats: self.stats,
         }
     }

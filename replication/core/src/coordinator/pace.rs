@@ -2,25 +2,40 @@
 //! their slowest hundredth (p99) by the policy's `rebuild_impact`; never slower than a floor, so that it always ends.
 //!
 //! Measured, not guessed: while there are clients, every second begins with a short pause of copying. What requests take in the
-//! pauses is the yardstick; what they take otherwise is held against it, and the rate follows, a quarter at a time.
+//! pauses, and took before copying began, is the yardstick; what they take otherwise is held against it, and the rate follows. It
+//! begins low and doubles until it hurts, then moves by a quarter, or halves when it hurts much.
+//!
+//! What was copied goes on to cost after it was (the target destages, disks are busy), in the pauses too. So the yardstick is the lowest of
+//! the last minute: the slower copying goes the cleaner the pauses are, and a load that really grew is the new yardstick a minute later.
 //! It bounds only this shard's copying: other volumes' syncs on the same disks are bounded by how many may go on at once.
 
-use hf_policy::{MS, Tick};
+use hf_policy::{BLOCK_BYTES, CHUNK_BLOCKS, MS, Tick};
 use std::collections::VecDeque;
 
 /// Bytes a second below which copying never falls.
 pub const FLOOR: u64 = 4 << 20;
-const START: u64 = 64 << 20;
+/// Where it begins beside clients, and without any.
+const START: u64 = 2 * FLOOR;
+const ALONE: u64 = 256 << 20;
 const CEILING: u64 = 8 << 30;
+/// A piece that clients hardly notice.
+const SMALL: u64 = 128 << 10;
+/// What keeps a disk and a link busy.
+const LARGE: u64 = 4 << 20;
 /// A round: a pause first (if there are clients), then copying.
 const ROUND: u64 = 1_000 * MS;
 const PAUSE: u64 = 120 * MS;
 /// What was on its way when the pause began is not the pause's.
 const SETTLE: u64 = 25 * MS;
-/// Fewer requests than this say nothing.
+/// Fewer requests than this are gathered over several rounds, at most so many.
 const ENOUGH: usize = 40;
-/// The yardstick's memory, in requests.
+const PATIENCE: u32 = 10;
+/// Rounds without a request after which clients are taken to be gone.
+const GONE: u32 = 3;
+/// Requests whose p99 is one yardstick.
 const MEMORY: usize = 1_000;
+/// Rounds of which the lowest yardstick counts.
+const YARDSTICKS: usize = 60;
 /// Microseconds that are nobody's pain.
 const SLACK: u64 = 200;
 
@@ -36,9 +51,19 @@ pub(super) struct Pace {
     /// Latencies in microseconds: in pauses, and beside copying.
     calm: VecDeque<u32>,
     beside: Vec<u32>,
-    /// There were clients in the last round.
+    /// p99 of `calm` when copying began and after each round since.
+    yardsticks: VecDeque<u64>,
+    /// It has not hurt yet.
+    rising: bool,
+    /// There were clients in the last round; and when the last request was answered.
     clients: bool,
+    seen: Tick,
+    /// Rounds without a request; and rounds of which `beside` is.
+    idle: u32,
+    gathered: u32,
     running: bool,
+    /// p99 in microseconds of the last round that told: in pauses (the yardstick), and beside copying.
+    pub measured: (u64, u64),
 }
 
 impl Pace {
@@ -51,8 +76,14 @@ impl Pace {
             round: Tick(0),
             calm: VecDeque::new(),
             beside: Vec::new(),
+            yardsticks: VecDeque::new(),
+            rising: true,
             clients: false,
+            seen: Tick(0),
+            idle: 0,
+            gathered: 0,
             running: false,
+            measured: (0, 0),
         }
     }
 
@@ -64,12 +95,16 @@ impl Pace {
     /// Background work goes on, or none does.
     pub fn run(&mut self, now: Tick, on: bool) {
         if on && !self.running {
-            self.rate = START;
             self.budget = 0;
             self.filled = now;
             self.round = now;
             self.beside.clear();
-            self.clients = self.calm.len() >= ENOUGH;
+            self.yardsticks.clear();
+            (self.idle, self.gathered) = (0, 0);
+            self.clients = self.seen > Tick(0) && now.since(self.seen) < u64::from(GONE) * ROUND;
+            self.rate = if self.clients { START } else { ALONE };
+            self.rising = true;
+            self.measure();
         }
         self.running = on;
     }
@@ -81,6 +116,7 @@ impl Pace {
     /// A client's request took so long.
     pub fn observe(&mut self, now: Tick, us: u64) {
         let us = us.min(u64::from(u32::MAX)) as u32;
+        self.seen = now;
         if !self.running || (self.pausing(now) && now.since(self.round) >= SETTLE) {
             if self.calm.len() == MEMORY {
                 self.calm.pop_front();
@@ -91,19 +127,32 @@ impl Pace {
         }
     }
 
-    /// May another piece be begun? `busy`: some are on their way.
-    pub fn ready(&mut self, now: Tick, busy: bool) -> bool {
+    /// Bytes that may be on their way at once: slow copying is spread out, one small piece after the other.
+    pub fn at_once(&self) -> u64 {
+        if self.is_slow() { SMALL } else { LARGE }
+    }
+
+    /// Blocks of one piece at most.
+    pub fn piece_blocks(&self) -> u32 {
+        if self.is_slow() { (SMALL / BLOCK_BYTES) as u32 } else { CHUNK_BLOCKS as u32 }
+    }
+
+    fn is_slow(&self) -> bool {
+        self.rate < 16 * FLOOR
+    }
+
+    /// May another piece be begun?
+    pub fn ready(&mut self, now: Tick) -> bool {
         if now.since(self.round) >= ROUND {
             self.turn();
             self.round = now;
         }
         let earned = u128::from(self.rate) * u128::from(now.since(self.filled)) / 1_000_000;
         self.filled = now;
-        // What was not used is not saved up for long.
-        let most = (self.rate / 8).max(FLOOR) as i64;
+        // What was not used is not saved up for long, or it would come in one go.
+        let most = (self.rate / 8) as i64;
         self.budget = self.budget.saturating_add(earned.min(1 << 40) as i64).min(most);
-        // Slow copying is spread out: one piece after the other.
-        !self.pausing(now) && self.budget > 0 && (!busy || self.rate > 16 * FLOOR)
+        !self.pausing(now) && self.budget > 0
     }
 
     /// So many bytes were begun.
@@ -111,22 +160,57 @@ impl Pace {
         self.budget = self.budget.saturating_sub(bytes.min(1 << 40) as i64);
     }
 
+    /// The p99 of `calm` is one more yardstick; returns the lowest.
+    fn measure(&mut self) -> Option<u64> {
+        if self.calm.len() >= ENOUGH {
+            if self.yardsticks.len() == YARDSTICKS {
+                self.yardsticks.pop_front();
+            }
+            let mut calm: Vec<u32> = self.calm.iter().copied().collect();
+            self.yardsticks.push_back(p99(&mut calm));
+        }
+        self.yardsticks.iter().min().copied()
+    }
+
+    /// A round is over.
     fn turn(&mut self) {
-        self.clients = self.beside.len() + self.calm.len().min(ENOUGH) > ENOUGH && !self.beside.is_empty();
-        if self.beside.len() < ENOUGH {
-            // Next to nobody is there to be hurt.
-            self.rate = (self.rate * 2).min(CEILING);
-            self.beside.clear();
+        self.clients = !self.beside.is_empty();
+        if !self.clients {
+            // Nobody is there to be hurt; but they may only have taken a breath.
+            self.idle += 1;
+            self.rate *= 2;
+            if self.idle >= GONE {
+                self.rate = self.rate.max(ALONE);
+            }
+            self.rate = self.rate.min(CEILING);
             return;
         }
-        let mut calm: Vec<u32> = self.calm.iter().copied().collect();
-        if calm.len() >= ENOUGH {
-            let allowed = p99(&mut calm) * (100 + u64::from(self.impact)) / 100 + SLACK;
-            let hurts = p99(&mut self.beside) > allowed;
-            self.rate = if hurts { self.rate * 3 / 4 } else { self.rate * 5 / 4 }.clamp(FLOOR, CEILING);
+        self.idle = 0;
+        self.gathered += 1;
+        if self.beside.len() < ENOUGH && self.gathered < PATIENCE {
+            return;
         }
-        self.clients = true;
+        let rate = match self.measure() {
+            None => self.rate * 5 / 4,
+            Some(yardstick) => self.judged(yardstick),
+        };
+        self.rate = rate.clamp(FLOOR, CEILING);
+        self.gathered = 0;
         self.beside.clear();
+    }
+
+    /// The rate that follows from what requests took beside copying.
+    fn judged(&mut self, yardstick: u64) -> u64 {
+        let beside = p99(&mut self.beside);
+        self.measured = (yardstick, beside);
+        let allowed = yardstick * (100 + u64::from(self.impact)) / 100 + SLACK;
+        self.rising &= beside <= allowed;
+        match () {
+            _ if self.rising => self.rate * 2,
+            _ if beside <= allowed => self.rate * 5 / 4,
+            _ if beside <= allowed * 3 / 2 => self.rate * 3 / 4,
+            _ => self.rate / 2,
+        }
     }
 }
 
@@ -141,8 +225,20 @@ fn p99(values: &mut [u32]) -> u64 {
 mod tests {
     use super::*;
 
-    /// A shard whose requests take `base` plus what copying beside them costs; returns the rate and p99 of the last rounds.
     fn run(impact: u32, clients_per_s: u64, base: u64, cost_per_mib_s: u64, seconds: u64) -> (u64, u64, u64) {
+        lasting(0, impact, clients_per_s, base, cost_per_mib_s, seconds)
+    }
+
+    /// A shard whose requests take `base` plus what copying beside them costs; returns what was copied, and the rate and the p99 of the last
+    /// ten seconds. Of the cost `lasts` percent remain in the pauses.
+    fn lasting(
+        lasts: u64,
+        impact: u32,
+        clients_per_s: u64,
+        base: u64,
+        cost_per_mib_s: u64,
+        seconds: u64,
+    ) -> (u64, u64, u64) {
         let mut p = Pace::new(impact);
         let (mut now, mut x, mut copied) = (Tick(1_000_000), 7u64, 0u64);
         let mut noise = || {
@@ -150,7 +246,7 @@ mod tests {
             (x >> 33) % 100
         };
         // Clients were there before.
-        for _ in 0..clients_per_s.min(2_000) {
+        for _ in 0..(clients_per_s * 10).min(2_000) {
             p.observe(now, base + noise());
         }
         p.run(now, true);
@@ -160,7 +256,7 @@ mod tests {
         while now < end {
             now = now.plus(1_000);
             going = going * 9 / 10;
-            while p.ready(now, false) {
+            while p.ready(now) {
                 p.spend(1 << 20);
                 copied += 1 << 20;
                 going += p.rate() / 10;
@@ -171,7 +267,8 @@ mod tests {
             acc += clients_per_s;
             while acc >= 1_000 {
                 acc -= 1_000;
-                let us = base + noise() + (going.min(p.rate()) >> 20) * cost_per_mib_s;
+                let felt = going.min(p.rate()).max(p.rate() * lasts / 100);
+                let us = base + noise() + (felt >> 20) * cost_per_mib_s;
                 p.observe(now, us);
                 if end.since(now) < 10_000_000 {
                     recent.push(us as u32);
@@ -204,5 +301,56 @@ mod tests {
     fn it_never_stops_wholly() {
         let (copied, _, _) = run(0, 3_000, 100, 100_000, 30);
         assert!(copied >= 25 * FLOOR, "{copied}");
+    }
+
+    #[test]
+    fn what_copying_leaves_behind_is_not_taken_for_the_clients_own() {
+        // Four fifths of the cost are felt in the pauses too: held against them alone, copying would seem to cost next to nothing.
+        let base = 2_000;
+        let (_, _, worst) = lasting(80, 20, 3_000, base, 20, 50);
+        assert!(worst < (base + 100) * 140 / 100 + 2 * SLACK, "{worst}");
+    }
+
+    #[test]
+    fn a_load_that_grew_for_itself_is_the_new_yardstick_after_a_while() {
+        let mut p = Pace::new(20);
+        let mut now = Tick(1_000_000);
+        (0..1_000).for_each(|_| p.observe(now, 1_000));
+        p.run(now, true);
+        let mut fastest = 0;
+        for ms in 0..180_000u64 {
+            now = now.plus(1_000);
+            while p.ready(now) {
+                p.spend(1 << 20);
+            }
+            // From the tenth second on every request takes three times as long, whether there is copying or not.
+            p.observe(now, if ms < 10_000 { 1_000 } else { 3_000 });
+            if (20_000..60_000).contains(&ms) {
+                assert!(p.rate() <= 1 << 30, "{}", p.rate());
+            }
+            fastest = fastest.max(if ms > 100_000 { p.rate() } else { 0 });
+        }
+        assert!(fastest > 256 << 20, "{fastest}");
+    }
+
+    #[test]
+    fn it_begins_gently_beside_clients_and_at_once_without() {
+        let mut p = Pace::new(20);
+        let mut now = Tick(1_000_000);
+        (0..1_000).for_each(|_| p.observe(now, 1_000));
+        p.run(now.plus(1_000), true);
+        assert_eq!(p.rate(), START);
+        p.run(now.plus(2_000), false);
+        // They have been gone for a minute.
+        now = now.plus(60_000_000);
+        p.run(now, true);
+        assert_eq!(p.rate(), ALONE);
+    }
+
+    #[test]
+    fn a_few_requests_count_too() {
+        // Ten a second, which copying would hurt much: gathered over several rounds they say so.
+        let (copied, rate, _) = lasting(100, 20, 10, 2_000, 200, 120);
+        assert!(rate < 32 << 20 && copied >= 100 * FLOOR, "{copied} {rate}");
     }
 }

@@ -97,7 +97,7 @@ impl Coordinator {
             return;
         }
         if let Some(chunk) = s.todo.front().copied() {
-            if self.pace.ready(now, false) {
+            if self.pace.ready(now) {
                 if let Some(s) = self.scrub.as_mut() {
                     s.todo.pop_front();
                     s.look = Some(Look { chunk, ..Look::default() });

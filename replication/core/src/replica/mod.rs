@@ -4,11 +4,12 @@
 //! What it promises: nothing of an older term takes effect after a SealAck; a lease keeps foreign seals away until it has
 //! run out; an acknowledgement is sent only after the store says durable.
 
+mod copies;
 mod guard;
 mod numbered;
 mod promise;
 
-use crate::message::{self, BlockInfo, Content, CopyItem, Envelope, Msg, Nack, WriteKind};
+use crate::message::{self, BlockInfo, CopyItem, Envelope, Msg, Nack, WriteKind};
 use crate::timing::{LEASE_AT_REPLICA, lease_granted};
 use bytes::Bytes;
 use hf_meta_core::mutant::{self, Mutant};
@@ -187,7 +188,13 @@ pub struct Durable {
 enum Waiting {
     Promise,
     Stable,
-    Other { link: Link, env: Envelope, kind: Kind },
+    /// A chunk's part of a message of copies, by the message's number and the place of its first item.
+    Part(u64, usize),
+    Other {
+        link: Link,
+        env: Envelope,
+        kind: Kind,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -198,7 +205,6 @@ enum Kind {
     Chunks,
     Versions(Ver),
     Verify,
-    Copy,
 }
 
 /// One replica.
@@ -218,6 +224,7 @@ pub struct Replica {
     next_tag: u64,
     waiting: BTreeMap<u64, Waiting>,
     numbered: Numbered,
+    copies: copies::Copies,
     epoch: Epoch,
     stable_persisted: Ver,
     stable_at: Tick,
@@ -245,6 +252,7 @@ impl Replica {
             next_tag: 0,
             waiting: BTreeMap::new(),
             numbered: Numbered::default(),
+            copies: copies::Copies::default(),
             epoch: Epoch(0),
             stable_persisted: d.stable,
             stable_at: now,
@@ -340,17 +348,7 @@ impl Replica {
                 let op = StoreOp::Read { range: chunk.blocks() };
                 self.store(Waiting::Other { link, env, kind: Kind::Verify }, op, out);
             }
-            Msg::Copy { items } => {
-                let intact = |i: &CopyItem| match &i.content {
-                    Content::Data(c, d) => d.len() == hf_policy::BLOCK_SIZE && crc::payload(d) == *c,
-                    Content::Zero | Content::Bad => true,
-                };
-                if !items.iter().all(intact) {
-                    return self.reply(link, env, Msg::Nack(Nack::BadCrc), out);
-                }
-                let op = StoreOp::Copy { term: env.term, items };
-                self.store(Waiting::Other { link, env, kind: Kind::Copy }, op, out);
-            }
+            Msg::Copy { items } => self.copy(link, env, items, out),
             // Replies are not for replicas.
             _ => self.reply(link, env, Msg::Nack(Nack::Invalid), out),
         }
@@ -369,6 +367,7 @@ impl Replica {
         }
         match what {
             Waiting::Stable => {}
+            Waiting::Part(number, at) => self.copied(number, at, answer, out),
             Waiting::Promise => {
                 let done = answer == StoreAnswer::Done;
                 // A newer promise may be on its way: only the last one makes this term durable.
@@ -405,13 +404,16 @@ impl Replica {
         }
     }
 
+    /// By answering, a replica proves that the term was still the promised one when the data was read (I6).
+    fn refusal(&self, env: Envelope) -> Option<Nack> {
+        let promised = self.d.promised_term;
+        let stale = (env.term != promised).then_some(Nack::StaleTerm { promised });
+        stale.or(self.put_back.then_some(Nack::WrongStore))
+    }
+
     fn answer(&self, env: Envelope, kind: Kind, answer: StoreAnswer, credit: u64) -> Msg {
-        // By answering, a replica proves that the term was still the promised one when the data was read (I6).
-        if env.term != self.d.promised_term {
-            return Msg::Nack(Nack::StaleTerm { promised: self.d.promised_term });
-        }
-        if self.put_back {
-            return Msg::Nack(Nack::WrongStore);
+        if let Some(n) = self.refusal(env) {
+            return Msg::Nack(n);
         }
         match (kind, answer) {
             (_, StoreAnswer::Error(n)) => Msg::Nack(n),
@@ -425,7 +427,6 @@ impl Replica {
             (Kind::Verify, StoreAnswer::Read(infos, _)) => {
                 Msg::ChunkVersionsAck { infos: message::listed(&infos, Ver::ZERO) }
             }
-            (Kind::Copy, StoreAnswer::Copied(applied)) => Msg::CopyAck { applied },
             _ => Msg::Nack(Nack::Invalid),
         }
     }

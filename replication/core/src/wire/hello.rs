@@ -7,9 +7,9 @@ use prost::Message;
 pub const HELLO_BYTES: usize = 256;
 const MAGIC: &[u8; 8] = b"HFHELLO1";
 /// The oldest wire version this code speaks.
-pub const MIN_VERSION: u32 = 4;
+pub const MIN_VERSION: u32 = 5;
 /// The newest.
-pub const MAX_VERSION: u32 = 4;
+pub const MAX_VERSION: u32 = 5;
 /// What this code can do beyond version 1; a rule is used only if every member concerned has its bit.
 pub const CAPABILITIES: u64 = 0;
 

@@ -1,37 +1,143 @@
-//! What differs, chunk by chunk: versions of both, a read of what the target lacks, one conditional copy.
+//! What differs, chunk by chunk: versions of both, a read of what the target lacks, conditional copies of it.
+//!
+//! Long runs are cut into small pieces, so that no client waits behind a large one; single blocks of several chunks go in one
+//! message, so that headers cost next to nothing. How much is on its way at once depends on the pace.
 
 use super::super::link::For;
 use super::super::{Coordinator, Output};
-use super::{Job, Listed, PARALLEL};
 use crate::message::{BlockInfo, BlockState, Content, CopyItem, Msg};
 use bytes::Bytes;
 use hf_meta_core::mutant::{self, Mutant};
-use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, ChunkIx, Rid, Term, Tick, Ver};
-use std::collections::BTreeSet;
+use hf_policy::{BLOCK_BYTES, BLOCK_SIZE, BlockIx, BlockRange, CHUNK_BLOCKS, ChunkIx, Rid, Term, Tick, Ver};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+/// Chunks compared and copied at once.
+const PARALLEL: usize = 16;
 /// What comparing a chunk's versions counts for: pages are read for the lists of both.
 const COMPARE_BYTES: u64 = 16 << 10;
 
+type Listed = BTreeMap<u8, BlockInfo>;
+
+/// One chunk on its way.
+#[derive(Default)]
+struct Job {
+    /// What of the chunk is newer than the base or bad, by place.
+    target: Option<Listed>,
+    source: Option<Listed>,
+    from: Rid,
+    /// Pieces to be read.
+    runs: VecDeque<BlockRange>,
+    /// Pieces being read: start to (length, members that do not have it).
+    reading: BTreeMap<BlockIx, (u32, BTreeSet<Rid>)>,
+}
+
+impl Job {
+    fn compared(&self) -> bool {
+        self.target.is_some() && self.source.is_some()
+    }
+}
+
+/// What is on its way to the target.
+#[derive(Default)]
+pub(super) struct Copying {
+    active: BTreeMap<ChunkIx, Job>,
+    /// What was read and waits for company.
+    outbox: Vec<CopyItem>,
+    /// Messages that the target has not answered: bytes, and the chunks they are about.
+    sent: BTreeMap<u64, (u64, BTreeSet<ChunkIx>)>,
+    last: u64,
+}
+
+impl Copying {
+    /// Nothing is on its way.
+    pub fn is_empty(&self) -> bool {
+        self.active.is_empty() && self.sent.is_empty()
+    }
+
+    /// Something will still come into the outbox without anything new being begun.
+    fn expects(&self) -> bool {
+        self.active.values().any(|j| !j.compared() || !j.reading.is_empty())
+    }
+
+    /// Bytes on their way, compared ones as what they count for.
+    fn busy(&self) -> u64 {
+        let of = |j: &Job| {
+            let read: u64 = j.reading.values().map(|(n, _)| u64::from(*n) * BLOCK_BYTES).sum();
+            if j.compared() { read } else { COMPARE_BYTES }
+        };
+        let sent: u64 = self.sent.values().map(|(bytes, _)| *bytes).sum();
+        self.active.values().map(of).sum::<u64>() + self.outbox.len() as u64 * BLOCK_BYTES + sent
+    }
+
+    /// The next piece to read, of at most so many blocks, and whom it is asked of.
+    fn next_piece(&mut self, most: u32) -> Option<(ChunkIx, BlockRange, Rid)> {
+        let (chunk, job) = self.active.iter_mut().find(|(_, j)| !j.runs.is_empty())?;
+        let run = job.runs.pop_front()?;
+        let range = BlockRange { start: run.start, len: run.len.min(most) };
+        if range.len < run.len {
+            job.runs.push_front(BlockRange { start: range.end(), len: run.len - range.len });
+        }
+        job.reading.insert(range.start, (range.len, BTreeSet::new()));
+        Some((*chunk, range, job.from))
+    }
+
+    /// The chunk has nothing left to do.
+    fn is_over(&self, chunk: ChunkIx) -> bool {
+        let read = self.active.get(&chunk).is_some_and(|j| j.compared() && j.runs.is_empty() && j.reading.is_empty());
+        read && !self.outbox.iter().any(|i| i.block.chunk() == chunk)
+            && !self.sent.values().any(|(_, c)| c.contains(&chunk))
+    }
+
+    /// It begins again some time. Messages about no other chunk are not waited for.
+    fn forget(&mut self, chunk: ChunkIx) {
+        self.active.remove(&chunk);
+        self.outbox.retain(|i| i.block.chunk() != chunk);
+        self.sent.retain(|_, (_, about)| !about.remove(&chunk) || !about.is_empty());
+    }
+}
+
 impl Coordinator {
     pub(super) fn drive_copying(&mut self, now: Tick, out: &mut Vec<Output>) {
-        let Some(source) = self.choose(&BTreeSet::new()) else { return };
-        while let Some(s) = self.sync.as_mut().filter(|s| s.active.len() < PARALLEL && !s.todo.is_empty()) {
-            if !self.pace.ready(now, !s.active.is_empty()) {
+        while self.sync.as_ref().is_some_and(|s| s.may_begin())
+            && self.pace.ready(now)
+            && self.sync.as_ref().is_some_and(|s| s.copying.busy() < self.pace.at_once())
+        {
+            if !self.begin_piece(now, out) && !self.begin_chunk(now, out) {
                 break;
             }
-            self.pace.spend(COMPARE_BYTES);
-            let Some(chunk) = s.todo.pop_first() else { break };
-            let (rid, since) = (s.rid, s.since);
-            let asked = s.theirs.contains(&chunk);
-            let target = (!asked).then(Listed::new);
-            s.active.insert(chunk, Job { from: source, target, ..Job::default() });
-            for r in asked.then_some(rid).into_iter().chain([source]) {
-                self.request(now, r, For::SyncVersions(chunk), Msg::ChunkVersions { chunk, since }, out);
-            }
         }
-        if self.sync.as_ref().is_some_and(|s| s.todo.is_empty() && s.active.is_empty()) {
+        let piece = self.pace.piece_blocks() as usize;
+        let full = |c: &Copying| c.outbox.len() >= piece || !c.expects();
+        while self.sync.as_ref().is_some_and(|s| !s.copying.outbox.is_empty() && full(&s.copying)) {
+            self.send_copies(now, out);
+        }
+        if self.sync.as_ref().is_some_and(|s| s.todo.is_empty() && s.copying.is_empty()) {
             self.begin_joining(now, out);
         }
+    }
+
+    fn begin_piece(&mut self, now: Tick, out: &mut Vec<Output>) -> bool {
+        let most = self.pace.piece_blocks();
+        let piece = self.sync.as_mut().and_then(|s| s.copying.next_piece(most));
+        let Some((chunk, range, from)) = piece else { return false };
+        self.pace.spend(range.bytes());
+        self.request(now, from, For::SyncRead(chunk, range.start), Msg::Read { range }, out);
+        true
+    }
+
+    fn begin_chunk(&mut self, now: Tick, out: &mut Vec<Output>) -> bool {
+        let Some(source) = self.choose(&BTreeSet::new()) else { return false };
+        let Some(s) = self.sync.as_mut().filter(|s| s.copying.active.len() < PARALLEL) else { return false };
+        let Some(chunk) = s.todo.pop_first() else { return false };
+        self.pace.spend(COMPARE_BYTES);
+        let (rid, since) = (s.rid, s.since);
+        let asked = s.theirs.contains(&chunk);
+        let target = (!asked).then(Listed::new);
+        s.copying.active.insert(chunk, Job { from: source, target, ..Job::default() });
+        for r in asked.then_some(rid).into_iter().chain([source]) {
+            self.request(now, r, For::SyncVersions(chunk), Msg::ChunkVersions { chunk, since }, out);
+        }
+        true
     }
 
     pub(in crate::coordinator) fn sync_versions(
@@ -45,7 +151,7 @@ impl Coordinator {
         let term = self.record.term;
         let Some(s) = self.sync.as_mut() else { return };
         let (target, since) = (s.rid, s.since);
-        let Some(job) = s.active.get_mut(&chunk) else { return };
+        let Some(job) = s.copying.active.get_mut(&chunk) else { return };
         let list = Some(infos.into_iter().collect());
         if rid == target {
             job.target = list
@@ -60,21 +166,14 @@ impl Coordinator {
             .filter(|at| differs(z.get(at), x.get(at), since, term))
             .map(|at| first + u64::from(at))
             .collect();
-        let runs: Vec<BlockRange> = wanted
+        job.runs = wanted
             .chunk_by(|a, b| a + 1 == *b)
             .map(|run| BlockRange { start: BlockIx(run[0]), len: run.len() as u32 })
             .collect();
-        job.reading = runs.iter().map(|r| (r.start, (r.len, BTreeSet::new()))).collect();
-        let from = job.from;
-        if runs.is_empty() {
-            return self.chunk_synced(now, chunk, out);
-        }
-        for range in runs {
-            self.request(now, from, For::SyncRead(chunk, range.start), Msg::Read { range }, out);
-        }
+        self.chunk_goes_on(now, chunk, out);
     }
 
-    /// A run arrived from a member. What it does not have whole another one is asked for; what nobody has is marked lost on
+    /// A piece arrived from a member. What it does not have whole another one is asked for; what nobody has is marked lost on
     /// the target too, or it would serve an old version there.
     #[allow(clippy::too_many_arguments)]
     pub(in crate::coordinator) fn sync_read(
@@ -90,7 +189,7 @@ impl Coordinator {
         let sources = self.record.in_sync.keys().copied().collect::<Vec<_>>();
         let Some(s) = self.sync.as_mut() else { return };
         let since = s.since;
-        let Some(job) = s.active.get_mut(&chunk) else { return };
+        let Some(job) = s.copying.active.get_mut(&chunk) else { return };
         let Some((len, tried)) = job.reading.get_mut(&start) else { return };
         let bad = crate::coordinator::read::verify(*len as usize, &infos, &data);
         if bad > 0 {
@@ -115,32 +214,42 @@ impl Coordinator {
             };
             let repair = has.is_some_and(|h| h.state.is_bad() && info.ver == h.ver);
             let seen = has.map_or(since, |h| h.ver);
-            job.items.push(CopyItem { block, seen, src: info.ver, content, repair });
+            s.copying.outbox.push(CopyItem { block, seen, src: info.ver, content, repair });
         }
         job.reading.remove(&start);
-        if job.reading.is_empty() {
-            self.send_copy(now, chunk, out);
-        }
+        self.drive_copying(now, out);
     }
 
-    fn send_copy(&mut self, now: Tick, chunk: ChunkIx, out: &mut Vec<Output>) {
+    fn send_copies(&mut self, now: Tick, out: &mut Vec<Output>) {
         let Some(s) = self.sync.as_mut() else { return };
         let rid = s.rid;
-        let Some(job) = s.active.get_mut(&chunk) else { return };
-        let mut items = std::mem::take(&mut job.items);
+        let full = s.copying.outbox.len().min(CHUNK_BLOCKS as usize);
+        let mut items: Vec<CopyItem> = s.copying.outbox.drain(..full).collect();
         items.sort_by_key(|i| i.block);
         s.copied += items.len() as u64;
-        self.pace.spend(items.len() as u64 * hf_policy::BLOCK_BYTES);
-        self.request(now, rid, For::SyncCopy(chunk), Msg::Copy { items }, out);
+        s.copying.last += 1;
+        let number = s.copying.last;
+        let chunks = items.iter().map(|i| i.block.chunk()).collect();
+        s.copying.sent.insert(number, (items.len() as u64 * BLOCK_BYTES, chunks));
+        self.request(now, rid, For::SyncCopy(number), Msg::Copy { items }, out);
     }
 
-    /// The chunk is equal, or live writes have overtaken what was copied.
-    pub(in crate::coordinator) fn chunk_synced(&mut self, now: Tick, chunk: ChunkIx, out: &mut Vec<Output>) {
-        let Some(s) = self.sync.as_mut() else { return };
-        if s.active.remove(&chunk).is_some() {
-            s.done += 1;
-            self.drive_copying(now, out);
+    /// The target has a message of copies, or live writes have overtaken what was in it.
+    pub(in crate::coordinator) fn sync_copied(&mut self, now: Tick, number: u64, out: &mut Vec<Output>) {
+        let sent = self.sync.as_mut().and_then(|s| s.copying.sent.remove(&number));
+        for chunk in sent.into_iter().flat_map(|(_, chunks)| chunks) {
+            self.chunk_goes_on(now, chunk, out);
         }
+    }
+
+    fn chunk_goes_on(&mut self, now: Tick, chunk: ChunkIx, out: &mut Vec<Output>) {
+        if let Some(s) = self.sync.as_mut()
+            && s.copying.is_over(chunk)
+        {
+            s.copying.active.remove(&chunk);
+            s.done += 1;
+        }
+        self.drive_copying(now, out);
     }
 
     /// A member left the set: chunks it was the source of begin again with another one.
@@ -151,18 +260,30 @@ impl Coordinator {
             For::SyncVersions(c) | For::SyncRead(c, _) => Some(c),
             _ => None,
         });
-        let of_gone = s.active.iter().filter(|(_, j)| lost(j)).map(|(c, _)| *c);
+        let of_gone = s.copying.active.iter().filter(|(_, j)| lost(j)).map(|(c, _)| *c);
         let again: BTreeSet<ChunkIx> = of_gone.chain(asked).collect();
         for c in &again {
-            s.active.remove(c);
+            s.copying.forget(*c);
             s.todo.insert(*c);
         }
-        self.pending.retain(|_, p| {
-            !matches!(p.what, For::SyncVersions(c) | For::SyncRead(c, _) | For::SyncCopy(c) if again.contains(&c))
+        let sent = &s.copying.sent;
+        self.pending.retain(|_, p| match p.what {
+            For::SyncVersions(c) | For::SyncRead(c, _) => !again.contains(&c),
+            For::SyncCopy(number) => sent.contains_key(&number),
+            _ => true,
         });
         if s.source_listing.is_some_and(|x| gone.contains(&x)) {
             s.source_listing = None;
         }
+    }
+}
+
+impl super::Sync {
+    /// There is something to begin.
+    fn may_begin(&self) -> bool {
+        let c = &self.copying;
+        self.failed.is_none()
+            && (c.active.values().any(|j| !j.runs.is_empty()) || (c.active.len() < PARALLEL && !self.todo.is_empty()))
     }
 }
 

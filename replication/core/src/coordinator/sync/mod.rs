@@ -3,8 +3,9 @@
 //! 1. SyncStart in the record; the target promises this term (Seal).
 //! 2. From then on every new write goes to it too. M is the last number before that.
 //! 3. Its chunks above its base (its own divergent writes), and, once everything up to M is on the whole set, a source's.
-//! 4. Chunk by chunk: what is newer than the base on both, what differs is read from a source and copied by compare-and-set. The
-//!    target is asked only about chunks that it listed: in others it has nothing above its base but live writes, and those win.
+//! 4. Chunk by chunk (`copy.rs`): what is newer than the base on both, what differs is read from a source and copied by
+//!    compare-and-set. The target is asked only about chunks that it listed: in others it has nothing above its base but live
+//!    writes, and those win.
 //! 5. It counts for every acknowledgement; when all that clients were told of is on it too, and it has noted that, Add is proposed.
 //!
 //! Any failure before 5 ends the attempt and changes nothing: the base stays, the next attempt compares versions again. In 5
@@ -14,14 +15,12 @@ mod copy;
 
 use super::link::For;
 use super::{Coordinator, Output, Phase, SyncStatus};
-use crate::message::{BlockInfo, CopyItem, Msg, WriteKind};
+use crate::message::{Msg, WriteKind};
 use crate::timing::{SEAL_EVERY, SYNC_RETRY, SYNC_RETRY_MAX};
 use hf_meta_core::mutant::{self, Mutant};
-use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, CHUNK_BLOCKS, ChunkIx, Rid, StoreUuid, Tick, Ver};
+use hf_policy::{BLOCK_SIZE, BlockRange, CHUNK_BLOCKS, ChunkIx, Rid, StoreUuid, Tick, Ver};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Chunks compared and copied at once.
-const PARALLEL: usize = 4;
 /// Bytes of client writes that the target may be behind; beyond that clients wait for it too.
 const MIRROR_BYTES: usize = 32 << 20;
 /// The longest zero that a target notes chunk by chunk.
@@ -40,20 +39,6 @@ pub enum SyncStage {
     Copying,
     /// Counted for every acknowledgement; Add is next.
     Joining,
-}
-
-type Listed = BTreeMap<u8, BlockInfo>;
-
-/// One chunk on its way.
-#[derive(Default)]
-struct Job {
-    /// What of the chunk is newer than the base or bad, by place.
-    target: Option<Listed>,
-    source: Option<Listed>,
-    from: Rid,
-    /// Runs being read: start to (length, members that do not have it).
-    reading: BTreeMap<BlockIx, (u32, BTreeSet<Rid>)>,
-    items: Vec<CopyItem>,
 }
 
 /// The attempt.
@@ -79,7 +64,7 @@ pub(super) struct Sync {
     todo: BTreeSet<ChunkIx>,
     /// Those in which the target has something above its base: only of them it is asked what.
     theirs: BTreeSet<ChunkIx>,
-    active: BTreeMap<ChunkIx, Job>,
+    copying: copy::Copying,
     total: u64,
     done: u64,
     copied: u64,
@@ -190,7 +175,7 @@ impl Coordinator {
             source_listing: None,
             todo: BTreeSet::new(),
             theirs: BTreeSet::new(),
-            active: BTreeMap::new(),
+            copying: copy::Copying::default(),
             total: 0,
             done: 0,
             copied: 0,
