@@ -259,6 +259,7 @@ mod tests {
             store_uuid: None,
             state,
             out_since: Epoch(1),
+            position: 0,
             leaving: false,
             moving: false,
             paused: false,

@@ -230,7 +230,9 @@ async fn listen(m: Arc<Member>, mut events: mpsc::UnboundedReceiver<Event>, begu
                 let m = m.clone();
                 let (vol, index) = (shard.vol, shard.index);
                 let cmd = match change {
-                    Change::Drop { rids, base } => Command::Drop { vol, shard: index, epoch, term, rids, base },
+                    Change::Drop { rids, base, told } => {
+                        Command::Drop { vol, shard: index, epoch, term, rids, base, told }
+                    }
                     Change::SyncStart { rid, sync_id } => {
                         Command::SyncStart { vol, shard: index, epoch, term, rid, sync_id }
                     }

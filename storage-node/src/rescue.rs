@@ -150,6 +150,7 @@ fn restore_unknown(state: &mut ClusterState, found: &BTreeMap<Rid, Found>, notes
             store_uuid: Some(f.rec.store_uuid),
             state: ReplicaState::Out { base: Ver::ZERO },
             out_since: v.epoch,
+            position: 0,
             leaving: false,
             moving: false,
             paused: false,

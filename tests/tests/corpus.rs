@@ -109,6 +109,7 @@ fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
             term: Term(3),
             rids: vec![Rid(1)],
             base: Ver::ZERO,
+            told: Default::default(),
         }),
         cmd(Command::PauseRebuild { paused: true }),
         cmd(Command::DeleteVolume { vol: VolumeId(1), epoch: Epoch(4) }),

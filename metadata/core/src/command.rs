@@ -1,8 +1,7 @@
 //! Every mutation of the cluster, versioned; its replies and refusals.
 //!
-//! The encoding is JSON under an envelope with a version (`docs/wire.md`): rare, small, readable in the log.
-//! A node that meets an envelope newer than it knows stops instead of guessing, because unknown fields
-//! ignored by one node and honoured by another would fork the state.
+//! The encoding is JSON under an envelope with a version (`docs/wire.md`): rare, small, readable in the log. A node that meets an
+//! envelope newer than it knows stops: unknown fields ignored by one node and honoured by another would fork the state.
 
 use crate::record::{Addresses, DiskState, NodeMode, ScrubReport};
 use hf_policy::attributes::Media;
@@ -12,6 +11,7 @@ use hf_policy::{
     Term, Ver, VolumeId,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The envelope version this code writes, and the newest it can apply.
 pub const COMMAND_VERSION: u32 = 1;
@@ -209,6 +209,9 @@ pub enum Command {
         rids: Vec<Rid>,
         /// They hold every acknowledged write up to here.
         base: Ver,
+        /// How far the journal of each one's disk had got, as it had last told the caller.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        told: BTreeMap<Rid, u64>,
     },
     /// Out → Syncing.
     SyncStart {

@@ -148,6 +148,9 @@ pub struct ReplicaRecord {
     /// The epoch at which it last left the in-sync set.
     #[serde(default)]
     pub out_since: Epoch,
+    /// How far its disk's journal had got when it was dropped, as it had last told: all up to its base was there. 0: nobody knows.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub position: u64,
     /// It is not wanted here any more: its coordinator takes it out when the others can do without it.
     #[serde(default)]
     pub leaving: bool,
@@ -184,8 +187,8 @@ pub struct ShardRecord {
     pub since: Term,
 }
 
-fn is_zero(t: &Term) -> bool {
-    *t == Term(0)
+fn is_zero<T: Default + PartialEq>(t: &T) -> bool {
+    *t == T::default()
 }
 
 impl ShardRecord {

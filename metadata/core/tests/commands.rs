@@ -84,7 +84,7 @@ impl World {
     fn drop_(&mut self, vol: VolumeId, rids: &[u64]) -> Result<Reply, Refusal> {
         let (epoch, term) = (self.v(vol).epoch, self.v(vol).term);
         let rids = rids.iter().map(|r| Rid(*r)).collect();
-        self.run(Command::Drop { vol, shard: 0, epoch, term, rids, base: Ver::new(1, 5) })
+        self.run(Command::Drop { vol, shard: 0, epoch, term, rids, base: Ver::new(1, 5), told: Default::default() })
     }
 }
 
@@ -111,11 +111,21 @@ fn the_last_in_sync_replica_cannot_be_dropped() {
     assert_eq!(w.drop_(v, &[2, 3]), Err(Refusal::LastReplica));
     w.drop_(v, &[2]).unwrap();
     assert_eq!(w.drop_(v, &[3]), Err(Refusal::LastReplica));
+    let position = |w: &World| w.v(v).shards[0].replicas[&Rid(1)].position;
+    assert_eq!(position(&w), 0, "nobody said how far its journal was");
     // Dropping one that is out already never moves its base.
     let base = |w: &World| w.v(v).shards[0].replicas[&Rid(1)].state.clone();
     let before = base(&w);
     let (epoch, term) = (w.v(v).epoch, w.v(v).term);
-    w.ok(Command::Drop { vol: v, shard: 0, epoch, term, rids: vec![Rid(1)], base: Ver::new(9, 9) });
+    w.ok(Command::Drop {
+        vol: v,
+        shard: 0,
+        epoch,
+        term,
+        rids: vec![Rid(1)],
+        base: Ver::new(9, 9),
+        told: Default::default(),
+    });
     assert_eq!(base(&w), before);
 }
 
@@ -126,7 +136,15 @@ fn a_stale_term_or_epoch_changes_nothing() {
     w.made(v);
     w.attach(v, 1, false).unwrap();
     let epoch = w.v(v).epoch;
-    let drop_at = |epoch, term| Command::Drop { vol: v, shard: 0, epoch, term, rids: vec![Rid(1)], base: Ver::ZERO };
+    let drop_at = |epoch, term| Command::Drop {
+        vol: v,
+        shard: 0,
+        epoch,
+        term,
+        rids: vec![Rid(1)],
+        base: Ver::ZERO,
+        told: Default::default(),
+    };
     assert!(matches!(w.run(drop_at(Epoch(epoch.0 - 1), Term(1))), Err(Refusal::EpochMismatch { .. })));
     w.attach(v, 2, true).unwrap();
     let now = w.v(v).epoch;
@@ -174,6 +192,22 @@ fn storage_made_twice_is_refused() {
     assert!(matches!(again, Err(Refusal::Invalid(_))));
 }
 
+/// How far a dropped member's journal was is recorded with the drop, for whoever brings it back; it says nothing about other storage.
+#[test]
+fn a_drop_records_how_far_the_journal_was() {
+    let mut w = World::new(3);
+    let v = w.volume("size=1G replicas=3");
+    w.made(v);
+    w.attach(v, 1, false).unwrap();
+    let (epoch, term) = (w.v(v).epoch, w.v(v).term);
+    let told = [(Rid(2), 77)].into();
+    w.ok(Command::Drop { vol: v, shard: 0, epoch, term, rids: vec![Rid(1), Rid(2)], base: Ver::new(1, 5), told });
+    let position = |w: &World, rid| w.v(v).shards[0].replicas[&Rid(rid)].position;
+    assert_eq!((position(&w, 1), position(&w, 2)), (0, 77));
+    w.ok(Command::ReplicaMade { vol: v, rid: Rid(2), store_uuid: StoreUuid(99) });
+    assert_eq!(position(&w, 2), 0);
+}
+
 #[test]
 fn a_volume_grows_into_new_shards() {
     let mut w = World::new(3);
@@ -218,7 +252,9 @@ fn anything(rnd: &mut impl FnMut(u64) -> u64, v: VolumeId, epoch: Epoch, term: T
             maintenance: rnd(4) == 0,
         },
         1 => Command::Detach { vol: v, session: SessionId(1 + rnd(3) as u128) },
-        2 | 3 => Command::Drop { vol: v, shard: 0, epoch, term, rids: vec![rid], base: Ver::ZERO },
+        2 | 3 => {
+            Command::Drop { vol: v, shard: 0, epoch, term, rids: vec![rid], base: Ver::ZERO, told: Default::default() }
+        }
         4 => Command::SyncStart { vol: v, shard: 0, epoch, term, rid, sync_id: 1 },
         5 => Command::Add { vol: v, shard: 0, epoch, term, rid, store_uuid: StoreUuid(1) },
         6 => Command::AddReplica { vol: v, shard: 0, epoch, disk: DiskId(1 + rnd(4)) },

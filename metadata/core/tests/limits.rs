@@ -31,7 +31,16 @@ fn dropped(w: &mut World) -> Vec<Going> {
         w.run(attach).unwrap();
         let v = w.s.volumes[&v.id].clone();
         let rids = v.replicas().skip(1).map(|(_, r)| r.rid).collect();
-        w.run(Command::Drop { vol: v.id, shard: 0, epoch: v.epoch, term: v.term, rids, base: Ver::ZERO }).unwrap();
+        w.run(Command::Drop {
+            vol: v.id,
+            shard: 0,
+            epoch: v.epoch,
+            term: v.term,
+            rids,
+            base: Ver::ZERO,
+            told: Default::default(),
+        })
+        .unwrap();
     }
     let out = |g: &Going| !w.s.volumes[&g.vol].shards[0].replicas[&g.rid].in_sync();
     all(w).into_iter().filter(out).collect()

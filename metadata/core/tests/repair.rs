@@ -211,7 +211,15 @@ fn who_has_left_makes_room_though_others_are_missing() {
     let epoch = w.s.volumes[&vol].epoch;
     w.run(Command::Leave { vol, shard: 0, epoch, rid: rids[0] });
     let v = w.s.volumes[&vol].clone();
-    w.run(Command::Drop { vol, shard: 0, epoch: v.epoch, term: v.term, rids: vec![rids[0], rids[1]], base: Ver::ZERO });
+    w.run(Command::Drop {
+        vol,
+        shard: 0,
+        epoch: v.epoch,
+        term: v.term,
+        rids: vec![rids[0], rids[1]],
+        base: Ver::ZERO,
+        told: Default::default(),
+    });
     w.settle();
     let s = &w.s.volumes[&vol].shards[0];
     assert_eq!((s.replicas.len(), s.in_sync().len()), (3, 3), "{s:?}");

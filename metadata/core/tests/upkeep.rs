@@ -49,7 +49,16 @@ fn a_held_job_stands_still_and_goes_on_where_it_was() {
     w.run(Command::Attach { vol: v, epoch: v2.epoch, node, session, steal: true, maintenance: false }).unwrap();
     let out = v2.replicas().nth(1).unwrap().1.rid;
     let (e, term) = (epoch(&w), w.s.volumes[&v].term);
-    w.run(Command::Drop { vol: v, shard: 0, epoch: e, term, rids: vec![out], base: Ver::ZERO }).unwrap();
+    w.run(Command::Drop {
+        vol: v,
+        shard: 0,
+        epoch: e,
+        term,
+        rids: vec![out],
+        base: Ver::ZERO,
+        told: Default::default(),
+    })
+    .unwrap();
     pause(&mut w, Job::Replica(out), true).unwrap();
     w.run(Command::Detach { vol: v, session }).unwrap();
     w.settle();
@@ -206,7 +215,16 @@ fn a_held_drain_keeps_what_it_brought_within_the_node_and_a_held_move_is_no_held
     let attach = Command::Attach { vol: v, epoch: record.epoch, node, session, steal: true, maintenance: false };
     w.run(attach).unwrap();
     let (e, term) = (w.s.volumes[&v].epoch, w.s.volumes[&v].term);
-    w.run(Command::Drop { vol: v, shard: 0, epoch: e, term, rids: vec![rid], base: Ver::ZERO }).unwrap();
+    w.run(Command::Drop {
+        vol: v,
+        shard: 0,
+        epoch: e,
+        term,
+        rids: vec![rid],
+        base: Ver::ZERO,
+        told: Default::default(),
+    })
+    .unwrap();
     w.run(Command::Detach { vol: v, session }).unwrap();
     w.settle();
     assert!(all(&w).get(&rid).is_some_and(|x| x.in_sync() && x.move_held()), "{:?}", all(&w));

@@ -240,7 +240,7 @@ fn who_leaves_and_is_out_is_not_brought_back_in() {
         let mut r = w.record.clone();
         r.epoch = r.epoch.next();
         let (node, store_uuid, base) = (NodeId(3), Some(StoreUuid(3)), Ver::ZERO);
-        r.out.insert(Rid(3), co::OutInfo { node, store_uuid, base, sync_id: None });
+        r.out.insert(Rid(3), co::OutInfo { node, store_uuid, base, position: 0, sync_id: None });
         r.leaving.extend(leaving.then_some(Rid(3)));
         w.step(Input::Record(r));
         w.step(Input::PeerUp { rid: Rid(3), boot: BOOT });
@@ -286,7 +286,13 @@ fn a_refused_write_stays_refused() {
 #[test]
 fn a_sync_takes_storage_and_base_from_the_record_it_began_with() {
     let mut w = World::new(2);
-    let out = |uuid, base, sync_id| co::OutInfo { node: NodeId(3), store_uuid: Some(StoreUuid(uuid)), base, sync_id };
+    let out = |uuid, base, sync_id| co::OutInfo {
+        node: NodeId(3),
+        store_uuid: Some(StoreUuid(uuid)),
+        base,
+        position: 0,
+        sync_id,
+    };
     let mut r = w.record.clone();
     r.epoch = r.epoch.next();
     r.out.insert(Rid(3), out(3, Ver::new(1, 0), None));

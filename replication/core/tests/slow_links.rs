@@ -25,7 +25,13 @@ struct World {
 impl World {
     fn new(delay: u64) -> World {
         let cfg = config();
-        let out = co::OutInfo { node: NodeId(3), store_uuid: Some(StoreUuid(3)), base: Ver::ZERO, sync_id: None };
+        let out = co::OutInfo {
+            node: NodeId(3),
+            store_uuid: Some(StoreUuid(3)),
+            base: Ver::ZERO,
+            position: 0,
+            sync_id: None,
+        };
         let record = co::Record { out: BTreeMap::from([(Rid(3), out)]), ..record(2) };
         let now = Tick(1_000_000_000);
         let mut out = Vec::new();

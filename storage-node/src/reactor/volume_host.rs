@@ -70,7 +70,7 @@ fn record_of(v: &VolumeRecord, shard: u32) -> co::Record {
             ReplicaState::Out { base } => (base, None),
             ReplicaState::Syncing { base, sync_id } => (base, Some(sync_id)),
         };
-        Some((*rid, co::OutInfo { node: r.node, store_uuid: r.store_uuid, base, sync_id }))
+        Some((*rid, co::OutInfo { node: r.node, store_uuid: r.store_uuid, base, position: r.position, sync_id }))
     });
     co::Record {
         activated: v.served_term(shard),

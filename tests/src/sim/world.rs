@@ -379,7 +379,7 @@ pub(super) fn record_of(state: &ClusterState) -> co::Record {
             ReplicaState::Out { base } => (base, None),
             ReplicaState::Syncing { base, sync_id } => (base, Some(sync_id)),
         };
-        Some((r.rid, co::OutInfo { node: r.node, store_uuid: r.store_uuid, base, sync_id }))
+        Some((r.rid, co::OutInfo { node: r.node, store_uuid: r.store_uuid, base, position: r.position, sync_id }))
     });
     co::Record {
         activated: v.served_term(0),

@@ -15,7 +15,7 @@ pub(super) fn no_shard(shard: u32) -> Refusal {
 
 impl ClusterState {
     pub(super) fn drop_members(&mut self, env: &Envelope) -> Outcome {
-        let Command::Drop { vol, shard, epoch, term, rids, base } = &env.cmd else { return Ok(Reply::Done) };
+        let Command::Drop { vol, shard, epoch, term, rids, base, told } = &env.cmd else { return Ok(Reply::Done) };
         let mut v = self.volume_of(*vol, *epoch, *term)?.clone();
         let next = v.epoch.next();
         let s = v.shards.get_mut(*shard as usize).ok_or_else(|| no_shard(*shard))?;
@@ -32,6 +32,7 @@ impl ClusterState {
             if r.in_sync() {
                 r.state = ReplicaState::Out { base: *base };
                 r.out_since = next;
+                r.position = told.get(rid).copied().unwrap_or(0);
                 gone.push((r.rid, r.node));
             } else if let ReplicaState::Syncing { base, .. } = r.state {
                 // A join that is given up: whatever Add is still on its way is refused from here on.
@@ -115,6 +116,7 @@ impl ClusterState {
                 store_uuid: None,
                 state,
                 out_since: v.epoch.next(),
+                position: 0,
                 leaving: false,
                 moving: false,
                 paused: false,
@@ -153,6 +155,7 @@ impl ClusterState {
         for r in s.replicas.values_mut() {
             r.state = if r.rid == *rid { ReplicaState::InSync } else { ReplicaState::Out { base: Ver::ZERO } };
             r.out_since = next;
+            r.position = 0;
             r.paused &= r.moving;
         }
         v.lineage = *lineage;

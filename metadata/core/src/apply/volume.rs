@@ -24,6 +24,7 @@ impl ClusterState {
                     store_uuid: None,
                     state: ReplicaState::InSync,
                     out_since: Epoch(0),
+                    position: 0,
                     leaving: false,
                     moving: false,
                     paused: false,
@@ -126,6 +127,7 @@ impl ClusterState {
             // Storage that was made twice is storage whose first making was lost: unknown history, base 0 (I12).
             Some(_) if !r.in_sync() => {
                 r.store_uuid = Some(uuid);
+                r.position = 0;
                 if !mutant::is(Mutant::WipedKeepsBase) {
                     r.state = ReplicaState::Out { base: hf_policy::Ver::ZERO };
                 }

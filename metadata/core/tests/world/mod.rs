@@ -103,7 +103,7 @@ impl World {
             let rids: Vec<Rid> = s.replicas.values().filter(goes).map(|r| r.rid).collect();
             if !rids.is_empty() && stay > 0 {
                 let e = epoch(self);
-                self.run(Command::Drop { vol, shard, epoch: e, term, rids, base: Ver::ZERO });
+                self.run(Command::Drop { vol, shard, epoch: e, term, rids, base: Ver::ZERO, told: Default::default() });
                 return;
             }
             let out = |r: &&ReplicaRecord| {

@@ -195,10 +195,9 @@ impl Coordinator {
         }
     }
 
-    /// How far a member's journal had got when this coordinator dropped it: everything up to its base was there by then. 0: it was
-    /// dropped by another one, or its storage is not the one that was dropped.
-    pub(super) fn dropped_at(&self, rid: Rid, base: Ver) -> u64 {
-        self.members.get(&rid).filter(|_| base > Ver::ZERO).map_or(0, |m| m.dropped_at)
+    /// How far the journal of one that is out had got when it was dropped. 0: nobody knows.
+    pub(super) fn dropped_at(&self, rid: Rid) -> u64 {
+        self.record.out.get(&rid).filter(|o| o.base > Ver::ZERO).map_or(0, |o| o.position)
     }
 
     /// The target of a sync has joined: what it was sent meanwhile are a member's writes now. (The end of another one's sync forgot them,

@@ -88,7 +88,14 @@ impl Coordinator {
             return;
         }
         let base = if self.phase == Phase::Serving { self.stable } else { self.takeover.s_star };
-        self.propose(now, Change::Drop { rids, base }, out);
+        self.propose(now, self.drop_of(rids, base), out);
+    }
+
+    /// The drop of these, with what they have told of their journals.
+    pub(super) fn drop_of(&self, rids: Vec<Rid>, base: hf_policy::Ver) -> Change {
+        let position = |r: &Rid| self.members.get(r).map(|m| (*r, m.position));
+        let told = rids.iter().filter_map(position).filter(|(_, p)| *p > 0).collect();
+        Change::Drop { rids, base, told }
     }
 
     pub(super) fn propose(&mut self, now: Tick, change: Change, out: &mut Vec<Output>) {
@@ -158,7 +165,7 @@ impl Coordinator {
         for (_, m) in self.members.iter_mut().filter(|(r, _)| gone.contains(r)) {
             m.lease_until = Tick(0);
             m.unproven = false;
-            m.dropped_at = std::mem::take(&mut m.position);
+            m.position = 0;
         }
         self.sync_without(&gone);
         self.suspects.retain(|r| !gone.contains(r));

@@ -101,8 +101,10 @@ impl Pace {
             self.beside.clear();
             self.yardsticks.clear();
             (self.idle, self.gathered) = (0, 0);
-            self.clients = self.seen > Tick(0) && now.since(self.seen) < u64::from(GONE) * ROUND;
-            self.rate = if self.clients { START } else { ALONE };
+            // (What clients took before is known: the first round needs no pause, and a short sync is over in it.)
+            self.clients = false;
+            let lately = self.seen > Tick(0) && now.since(self.seen) < u64::from(GONE) * ROUND;
+            self.rate = if lately { START } else { ALONE };
             self.rising = true;
             self.measure();
         }

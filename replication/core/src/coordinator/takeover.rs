@@ -110,7 +110,7 @@ impl Coordinator {
         let missing: Vec<Rid> = unsealed.iter().filter(missing).copied().collect();
         if late && !missing.is_empty() {
             let base = self.sealed_stable();
-            self.propose(now, super::Change::Drop { rids: missing, base }, out);
+            self.propose(now, self.drop_of(missing, base), out);
         }
     }
 

@@ -97,6 +97,8 @@ pub struct OutInfo {
     pub store_uuid: Option<StoreUuid>,
     /// It holds every acknowledged write up to here.
     pub base: Ver,
+    /// How far its disk's journal had got when it was dropped: everything up to the base was there by then. 0: nobody knows.
+    pub position: u64,
     /// The sync that has begun, if one has.
     pub sync_id: Option<u64>,
 }
@@ -110,6 +112,8 @@ pub enum Change {
         rids: Vec<Rid>,
         /// They hold every acknowledged write up to here.
         base: Ver,
+        /// How far each one's journal had got, as it had last told.
+        told: BTreeMap<Rid, u64>,
     },
     /// A sync of this member begins.
     SyncStart {
@@ -420,8 +424,6 @@ pub(super) struct Member {
     pub unproven: bool,
     /// How far its disk's journal had got when it last acknowledged a write.
     pub position: u64,
-    /// The same, when it was last dropped by this coordinator. 0: that is not known.
-    pub dropped_at: u64,
     /// Last time it answered anything.
     pub heard: Tick,
     pub credit: u64,
@@ -442,7 +444,6 @@ impl Member {
             broken: false,
             unproven: false,
             position: 0,
-            dropped_at: 0,
             heard: Tick(0),
             credit: u64::MAX,
         }

@@ -59,14 +59,15 @@ fn members(text: &str) -> BTreeMap<Rid, co::MemberInfo> {
     list(text).into_iter().map(|i| (Rid(i), info(i))).collect()
 }
 
-/// `3@1.5` and, when its sync has begun, `3@1.5/77`.
+/// `3@1.5`; when its journal's position is recorded, `3@1.5+40`; when its sync has begun, `3@1.5/77`.
 fn outs(text: &str) -> BTreeMap<Rid, co::OutInfo> {
     let one = |t: &str| {
         let (rid, at) = t.split_once('@').unwrap_or_else(|| panic!("{t} is no replica that is out"));
         let (base, sync) = at.split_once('/').map_or((at, None), |(b, s)| (b, Some(s.parse().unwrap())));
+        let (base, position) = base.split_once('+').map_or((base, 0), |(b, p)| (b, p.parse().unwrap()));
         let i: u64 = rid.parse().unwrap();
         let store_uuid = Some(StoreUuid(i.into()));
-        (Rid(i), co::OutInfo { node: NodeId(i), store_uuid, base: ver(base), sync_id: sync })
+        (Rid(i), co::OutInfo { node: NodeId(i), store_uuid, base: ver(base), position, sync_id: sync })
     };
     text.split(',').filter(|s| !s.is_empty()).map(one).collect()
 }
@@ -249,8 +250,9 @@ impl World {
 
 fn change_text(c: &co::Change) -> String {
     match c {
-        co::Change::Drop { rids, base } => {
-            let l: Vec<String> = rids.iter().map(|r| r.to_string()).collect();
+        co::Change::Drop { rids, base, told } => {
+            let at = |r: &Rid| told.get(r).map_or(String::new(), |p| format!("+{p}"));
+            let l: Vec<String> = rids.iter().map(|r| format!("{r}{}", at(r))).collect();
             format!("Drop {} base={}", l.join(","), ver_text(*base))
         }
         co::Change::SyncStart { rid, sync_id } => format!("SyncStart {rid} sync_id={sync_id}"),

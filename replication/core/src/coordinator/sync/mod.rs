@@ -203,7 +203,7 @@ impl Coordinator {
         let Some(s) = self.sync.as_mut().filter(|s| now >= s.ask_again) else { return };
         s.ask_again = now.plus(SEAL_EVERY);
         let (rid, held) = (s.rid, s.base);
-        let position = self.dropped_at(rid, held);
+        let position = self.dropped_at(rid);
         let msg = Msg::Seal { epoch: self.record.epoch, held, position, stable: Ver::ZERO };
         self.ask_again(now, rid, For::SyncSeal, msg, out);
     }
@@ -216,8 +216,8 @@ impl Coordinator {
 
     /// The target is fenced for everybody else and its pipeline is empty: mirror from the next write on.
     pub(super) fn target_sealed(&mut self, now: Tick, watermark: Ver, out: &mut Vec<Output>) {
-        let (seq, target) = (self.seq, self.sync.as_ref().map(|s| (s.rid, s.base)));
-        let known = target.is_some_and(|(rid, base)| self.dropped_at(rid, base) > 0);
+        let (seq, target) = (self.seq, self.sync.as_ref().map(|s| s.rid));
+        let known = target.is_some_and(|rid| self.dropped_at(rid) > 0);
         let trusted = known || mutant::is(Mutant::SyncTrustsBase);
         let Some(s) = self.sync.as_mut().filter(|s| s.stage == SyncStage::Sealing) else { return };
         s.stage = SyncStage::Listing;
