@@ -18,7 +18,10 @@ fn number(name: &str) -> Option<u64> {
 type Pinned = (u64, &'static [&'static str]);
 
 /// What came last.
-const NEW: [&str; 1] = ["unrecorded"];
+const NEW: [&str; 2] = ["unrecorded", "holds"];
+
+/// ... over real members, whose replica set did not change either.
+const GROUP: [&str; 3] = ["unrecorded", "holds", "changes"];
 
 /// Seeds from before there was any of what came later.
 const fn old(seed: u64) -> Pinned {
@@ -27,7 +30,7 @@ const fn old(seed: u64) -> Pinned {
 
 /// Seeds from before reads could be strict, and syncs be refused.
 const fn lenient(seed: u64) -> Pinned {
-    (seed, &["strict", "busy", "pages", "copies", "unrecorded"])
+    (seed, &["strict", "busy", "pages", "copies", "unrecorded", "holds"])
 }
 
 /// Seeds 0..n and those that ever failed, on all cores; `one` replays a single one and tells what it did.
@@ -84,15 +87,24 @@ const PINNED: [Pinned; 19] = [
     lenient(3228),
     lenient(3357),
     lenient(5192),
-    (1282, &["copies", "unrecorded"]),
+    (1282, &["copies", "unrecorded", "holds"]),
     (191, &NEW),
     (3811, &NEW),
     (15962, &NEW),
     (12469, &NEW),
     (163, &NEW),
 ];
-const PINNED_GROUP: [Pinned; 7] =
-    [(290, &NEW), (3021, &NEW), (906, &NEW), (1556, &NEW), (4041, &NEW), (1407, &NEW), (2636, &NEW)];
+const PINNED_GROUP: [Pinned; 9] = [
+    (290, &GROUP),
+    (3021, &GROUP),
+    (906, &GROUP),
+    (1556, &GROUP),
+    (4041, &GROUP),
+    (1407, &GROUP),
+    (2636, &GROUP),
+    (1205, &[]),
+    (1562, &[]),
+];
 const PINNED_REAL: [Pinned; 7] = [(12, &NEW), (108, &NEW), old(253), old(418), old(1812), lenient(99), lenient(1054)];
 
 /// `HOLDFAST_SIM_SEEDS=n` runs seeds 0..n; `HOLDFAST_SIM_SEED=s` replays one.
@@ -117,6 +129,8 @@ fn the_same_over_real_raft_members_that_crash_and_are_cut_off_with_their_nodes()
     let Some((seeds, total)) = run else { return };
     // Leaders change in the middle of things.
     assert!(total.elections > 2 * seeds, "{total:?}");
+    // And so does the replica set.
+    assert!(total.adds > seeds / 8 && total.deletions > seeds / 8 && total.moves > 0 && total.drains > 0, "{total:?}");
 }
 
 /// What cannot be repeated cannot be mended.

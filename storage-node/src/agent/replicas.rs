@@ -1,5 +1,8 @@
 //! The replicas that the record wants on this node's disks, and those it wants gone: each step may be repeated (desired state in,
 //! actual state reported). Data goes only because a tombstone says so (I20).
+//!
+//! A node that has just begun may see a record from before its last deletion. What that one wants is looked for in the leader's
+//! record first, or it would make again what nobody will ever tell it to delete (seeds 1205, 1562 over real raft members).
 
 use super::Begun;
 use crate::identity::random;
@@ -66,7 +69,10 @@ pub(super) fn make(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begu
 async fn make_one(m: Arc<Member>, vol: VolumeId, disk: DiskId, rec: ReplicaRec, begun: Arc<Mutex<Begun>>) {
     let (rid, mut store_uuid) = (rec.rid, rec.store_uuid);
     let reactor = m.disk_reactor.lock().ok().and_then(|d| d.get(&disk).copied());
-    if let Some(reactor) = reactor {
+    m.freshen().await;
+    let wanted =
+        m.view.borrow().volumes.get(&vol).is_some_and(|v| v.replicas().any(|(_, r)| r.rid == rid && !r.leaving));
+    if let Some(reactor) = reactor.filter(|_| wanted) {
         let (tx, rx) = oneshot::channel();
         m.reactors[reactor].send(Mail::CreateReplica { disk, rec: Box::new(rec), reply: tx });
         let made = match rx.await {
@@ -96,7 +102,8 @@ pub(super) fn delete(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Be
     for t in state.tombstones.values().filter(|t| t.node == m.node) {
         let reactor = m.disk_reactor.lock().ok().and_then(|d| d.get(&t.disk).copied());
         let Some(reactor) = reactor else { continue };
-        if !begun.lock().is_ok_and(|mut b| b.deleting.insert(t.rid)) {
+        // (One that is being made is deleted once it is there.)
+        if !begun.lock().is_ok_and(|mut b| !b.making.contains(&t.rid) && b.deleting.insert(t.rid)) {
             continue;
         }
         let (m, begun, disk, rid) = (m.clone(), begun.clone(), t.disk, t.rid);

@@ -7,6 +7,7 @@ use super::net::Net;
 use super::run::Outcome;
 use super::world::{SHARD, Sim, VOL};
 use hf_meta_core::Command;
+use hf_meta_core::command::Job;
 use hf_meta_core::plan::Liveness;
 use hf_meta_core::record::{DiskState, NodeMode, ReplicaRecord, VolumeRecord};
 use hf_meta_core::repair::{self, Step};
@@ -69,6 +70,30 @@ impl Sim {
         self.decide(cmd);
     }
 
+    /// Somebody holds a job, or lets it go on.
+    pub(super) fn hold(&mut self) {
+        let at = 1 + self.swarm.rng.below(self.nodes());
+        let rid = self.a_replica().rid;
+        let of = match self.swarm.rng.below(5) {
+            0 => Job::Node(NodeId(at)),
+            1 => Job::Disk(DiskId(at)),
+            2 => Job::Scrub(VOL),
+            _ => Job::Replica(rid),
+        };
+        let paused = self.swarm.rng.below(3) > 0;
+        self.decide(Command::PauseJob { of, paused });
+    }
+
+    /// All that is held.
+    fn held(&self) -> Vec<Job> {
+        let nodes = self.state.nodes.values().filter(|n| n.drain_paused).map(|n| Job::Node(n.id));
+        let disks = self.state.disks.values().filter(|d| d.drain_paused).map(|d| Job::Disk(d.id));
+        let v = self.volume();
+        let scrub = v.scrub.as_ref().filter(|s| s.paused).map(|_| Job::Scrub(VOL));
+        let replicas = v.replicas().filter(|(_, r)| r.paused && !r.leaving).map(|(_, r)| Job::Replica(r.rid));
+        nodes.chain(disks).chain(scrub).chain(replicas).collect()
+    }
+
     /// What the leader sees of the nodes.
     fn liveness(&mut self) -> Liveness {
         let answers = |n: &u64| self.hosts[n].up && !self.cut.contains(&(*n, 0));
@@ -97,11 +122,15 @@ impl Sim {
     /// The agent of a node makes what the record wants there, and deletes what a tombstone tells it to.
     pub(super) fn agent(&mut self, node: u64) -> Result<(), String> {
         let h = &self.hosts[&node];
-        if !h.up || self.cut.contains(&(node, 0)) {
+        let Some(known) = self.state_at(node).filter(|_| h.up && !self.cut.contains(&(node, 0))) else {
             return Ok(());
-        }
+        };
         let rid = h.rid;
-        let buried: Vec<Rid> = self.state.tombstones.values().filter(|t| t.node.0 == node).map(|t| t.rid).collect();
+        let buried: Vec<Rid> = known.tombstones.values().filter(|t| t.node.0 == node).map(|t| t.rid).collect();
+        let wanted = |r: &&ReplicaRecord| r.node.0 == node && !r.leaving;
+        let wanted = known.volumes[&VOL].shards[0].replicas.values().find(wanted).map(|r| r.rid);
+        // (What the node knows may be from before a deletion: it looks into the leader's record before it makes anything.)
+        let wanted = wanted.filter(|r| self.volume().shards[0].replicas.get(r).is_some_and(|r| !r.leaving));
         if buried.contains(&rid) {
             if self.delete(node)? {
                 self.outcome.deletions += 1;
@@ -109,10 +138,11 @@ impl Sim {
         } else if rid.0 == 0 {
             // A tombstone is given back once the data is gone.
             for rid in buried {
-                self.apply(Command::ReplicaGone { rid }).map_err(|e| e.to_string())?;
+                let told = self.apply(Command::ReplicaGone { rid });
+                if self.group.is_none() {
+                    told.map_err(|e| e.to_string())?;
+                }
             }
-            let wanted = |r: &&ReplicaRecord| r.node.0 == node && !r.leaving;
-            let wanted = self.volume().shards[0].replicas.values().find(wanted).map(|r| r.rid);
             if let Some(rid) = wanted {
                 self.make(node, rid)?;
             }
@@ -196,9 +226,13 @@ impl Sim {
     /// What was wanted of nodes and disks for a while is over, but for draining as long as enough others are left.
     pub(super) fn calm(&mut self) {
         self.net.retain(|(_, n)| !matches!(n, Net::Decided(_)));
-        let mut end = vec![Command::PauseRebuild { paused: false }];
+        // (A stand-in does all of it at once; real members may lose any of it, so what is still needed is asked for again.)
+        let group = self.group.is_some();
+        let mut end: Vec<Command> = self.held().into_iter().map(|of| Command::PauseJob { of, paused: false }).collect();
+        end.extend((!group || self.state.rebuild_paused).then_some(Command::PauseRebuild { paused: false }));
         for (id, d) in &self.state.disks {
-            end.push(Command::SetDiskState { disk: *id, state: DiskState::Ok });
+            let good = group && d.state == DiskState::Ok;
+            end.extend((!good).then_some(Command::SetDiskState { disk: *id, state: DiskState::Ok }));
             end.extend(d.draining.then_some(Command::SetDiskDraining { disk: *id, draining: false }));
         }
         // (That a replica leaves cannot be taken back: it may stay for want of a place for its successor.)
@@ -211,14 +245,20 @@ impl Sim {
                 end.push(Command::SetNodeMode { node: n.id, mode: NodeMode::Active });
             }
         }
-        for cmd in end {
-            self.apply(cmd).unwrap();
-        }
+        self.finally(end);
         // A move that nobody finds a place for would never end.
         let all: Vec<(Rid, bool)> = self.volume().replicas().map(|(_, r)| (r.rid, r.moving && !r.leaving)).collect();
         for rid in all.into_iter().filter(|(_, moves)| *moves).map(|(rid, _)| rid) {
             let (vol, shard, epoch) = (VOL, SHARD.index, self.volume().epoch);
-            self.apply(Command::Move { vol, shard, epoch, rid, moving: false }).unwrap();
+            self.finally(vec![Command::Move { vol, shard, epoch, rid, moving: false }]);
+        }
+    }
+
+    /// Nothing of this may be refused; what real members make of it shows later.
+    fn finally(&mut self, all: Vec<Command>) {
+        for cmd in all {
+            let told = self.apply(cmd);
+            assert!(self.group.is_some() || told.is_ok(), "{told:?}");
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The second configuration: instead of one record that everybody is shown sooner or later, real raft-rs members with the real record, one on
-//! each node, on disks of their own. They go down and come back with their nodes, elect leaders, and lag; a coordinator sees what the member
+//! each of the first three nodes, on disks of their own. They go down and come back with their nodes, elect leaders, and lag; a coordinator sees what the member
 //! of its node has applied, and what it proposes may be lost, be committed without an answer, or be answered by a leader that is none any
 //! more. (What a disk of metadata may do in the middle of a batch, and changes of the voters, are `metadata/tests/raft_sim.rs`'s.)
 //!
@@ -25,6 +25,8 @@ use std::rc::Rc;
 #[path = "../../../metadata/tests/sim_log/mod.rs"]
 mod sim_log;
 
+/// Nodes with a member.
+const VOTERS: u64 = 3;
 /// Microseconds of a tick of Raft's.
 const TICK: u64 = 100_000;
 
@@ -45,6 +47,8 @@ pub(super) struct Group {
     net: Vec<(Tick, Message)>,
     /// Proposals without an answer, and what they count for.
     open: BTreeMap<u64, (Asker, Outcome)>,
+    /// What nodes without a member of their own were last shown by one.
+    followed: BTreeMap<u64, ClusterState>,
     /// Attachments that were asked for on a node, until its member has them.
     wanted: BTreeMap<u64, SessionId>,
     next_tick: Tick,
@@ -65,7 +69,7 @@ fn digest(s: &ClusterState) -> u64 {
 impl Sim {
     /// From now on the record is the group's.
     pub(super) fn raft_begin(&mut self) {
-        let voters: Vec<u64> = (1..=self.nodes()).collect();
+        let voters: Vec<u64> = (1..=VOTERS).collect();
         let mut s = Snapshot { data: image::encode(&self.state).unwrap(), ..Default::default() };
         (s.mut_metadata().index, s.mut_metadata().term) = (1, 1);
         s.mut_metadata().mut_conf_state().voters = voters.clone();
@@ -81,6 +85,7 @@ impl Sim {
             salt: self.rng.next_u64(),
             net: Vec::new(),
             open: BTreeMap::new(),
+            followed: BTreeMap::new(),
             wanted: BTreeMap::new(),
             next_tick: self.now,
             seen: BTreeMap::new(),
@@ -92,7 +97,7 @@ impl Sim {
 
     /// A node's member comes up with what was durable.
     pub(super) fn raft_start(&mut self, n: u64) {
-        let Some(g) = self.group.as_mut() else { return };
+        let Some(g) = self.group.as_mut().filter(|_| n <= VOTERS) else { return };
         // (Nobody is replaced: that is another simulator's.)
         let mut member = MetaNode::new(n, SimLog::open(g.disks[&n].clone()), u64::MAX).unwrap();
         member.compact_after(8 + self.rng.below(40));
@@ -103,6 +108,7 @@ impl Sim {
     pub(super) fn raft_stop(&mut self, n: u64) {
         if let Some(g) = self.group.as_mut() {
             g.members.remove(&n);
+            g.followed.remove(&n);
             g.wanted.remove(&n);
         }
     }
@@ -111,7 +117,7 @@ impl Sim {
     pub(super) fn state_at(&self, node: u64) -> Option<&ClusterState> {
         match &self.group {
             None => Some(&self.state),
-            Some(g) => g.members.get(&node).map(|m| &m.state),
+            Some(g) => g.members.get(&node).map(|m| &m.state).or_else(|| g.followed.get(&node)),
         }
     }
 
@@ -159,6 +165,7 @@ impl Sim {
 
     fn raft_tick(&mut self) -> Result<(), String> {
         let nodes: Vec<u64> = self.group.iter().flat_map(|g| g.members.keys().copied()).collect();
+        // (Nobody else can become a voter here, so nobody else is said to be there.)
         let up = nodes.iter().map(|n| NodeId(*n)).collect();
         let live = Liveness { up, ..Liveness::default() };
         for n in nodes {
@@ -168,7 +175,25 @@ impl Sim {
             }
             self.raft_settle(n)?;
         }
-        Ok(())
+        (VOTERS + 1..=self.nodes()).try_for_each(|n| self.raft_follow(n))
+    }
+
+    /// A node without a member asks one that it reaches for the record.
+    fn raft_follow(&mut self, n: u64) -> Result<(), String> {
+        let of = |g: &Group| g.members.keys().copied().filter(|m| !self.apart(n, *m)).collect();
+        let near: Vec<u64> = self.group.as_ref().map(of).unwrap_or_default();
+        if !self.hosts[&n].up || near.is_empty() {
+            return Ok(());
+        }
+        let asked = near[self.rng.below(near.len() as u64) as usize];
+        let Some(g) = self.group.as_mut() else { return Ok(()) };
+        let (known, theirs) = (g.followed.get(&n).map_or(0, |s| s.revision), &g.members[&asked].state);
+        if theirs.revision <= known {
+            return Ok(());
+        }
+        let state = theirs.clone();
+        g.followed.insert(n, state);
+        self.raft_news(n)
     }
 
     /// Everything that follows from an input to a member.
@@ -273,10 +298,10 @@ impl Sim {
         if let Some(session) = self.hosts[&n].coordinator.as_ref().map(|a| a.session) {
             self.send(Net::Record { to: n, session });
         }
-        let Some(g) = self.group.as_mut() else { return Ok(()) };
-        let Some(member) = g.members.get(&n) else { return Ok(()) };
-        let holder = member.state.volumes[&VOL].coordinator.as_ref();
+        let Some(known) = self.state_at(n) else { return Ok(()) };
+        let holder = known.volumes[&VOL].coordinator.as_ref();
         let ours = holder.filter(|a| a.node == NodeId(n)).map(|a| a.session);
+        let Some(g) = self.group.as_mut() else { return Ok(()) };
         match g.wanted.get(&n).copied() {
             Some(session) if ours == Some(session) && self.hosts[&n].up => {
                 g.wanted.remove(&n);

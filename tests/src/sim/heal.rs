@@ -20,6 +20,9 @@ impl Sim {
         self.all_links()?;
         if self.swarm.spares > 0 {
             (1..=self.nodes()).try_for_each(|n| self.restart_one(n))?;
+        }
+        let wishes = self.swarm.spares > 0 || self.swarm.holds;
+        if wishes {
             self.calm();
         }
         let node = self.somebody_has_it()?;
@@ -29,8 +32,13 @@ impl Sim {
         }
         self.ask(node, What::Read(self.registers(240..280)))?;
         let until = self.now.plus(120_000_000);
+        let mut rounds = 0u32;
         while self.now < until {
             self.tick(20_000)?;
+            rounds += 1;
+            if self.group.is_some() && wishes && rounds.is_multiple_of(25) {
+                self.calm();
+            }
             self.report_storage();
             self.announce();
             if self.swarm.spares > 0 {

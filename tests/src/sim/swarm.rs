@@ -36,6 +36,8 @@ pub(super) struct Swarm {
     pub(super) copies: bool,
     /// Coordinators lose Raft as soon as they have begun.
     pub(super) unrecorded: bool,
+    /// Operators hold what is being filled or moved, and let it go on.
+    pub(super) holds: bool,
     /// In every fifth second the leader allows no sync to begin: others go first.
     pub(super) busy: bool,
     /// The wall clock is off by so many milliseconds; none: there is none.
@@ -85,6 +87,7 @@ impl Swarm {
             pages: wild.one_in(3) && !is_off("pages"),
             copies: wild.one_in(2) && !is_off("copies"),
             unrecorded: wild.one_in(6) && !is_off("unrecorded"),
+            holds: wild.one_in(2) && !is_off("holds"),
             busy: !is_off("busy"),
             wall: wall.filter(|_| clocks),
             cells: cells && !is_off("unaligned"),
@@ -155,6 +158,7 @@ impl Sim {
             112..114 if s.policy && s.spares == 0 => self.set_policy(3),
             114 => self.jump(),
             116 if s.unrecorded => self.unrecorded()?,
+            117..120 if s.holds => self.hold(),
             115 if s.clocks() && s.rng.one_in(2) => self.last_moment()?,
             _ => {}
         }
