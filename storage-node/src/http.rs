@@ -103,7 +103,7 @@ const VOLUME: &[VolumeMetric] = &[
     }),
     ("volume_scrubbed_chunks_total", "counter", "Chunks read and compared by scrubs.", |s| s.stats.scrubbed_chunks),
     ("volume_copy_rate_bytes", "gauge", "Bytes a second that copying and scrubbing may take now.", |s| s.pace),
-    ("volume_copy_calm_p99_us", "gauge", "Clients' p99 while copying pauses, microseconds.", |s| s.pace_p99.0),
+    ("volume_copy_calm_p99_us", "gauge", "Clients' p99 undisturbed by copying, microseconds.", |s| s.pace_p99.0),
     (
         "volume_copy_beside_p99_us",
         "gauge",

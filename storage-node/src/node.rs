@@ -108,21 +108,22 @@ impl Member {
     }
 
     /// Waits until this node's view is as new as the leader's is now, so that what an operator asks here is decided on the
-    /// present. Without a leader it returns at once: what is proposed then is compare-and-set anyway.
-    pub async fn freshen(&self) {
+    /// present. Without a leader it returns false, at once: what is proposed then is compare-and-set anyway.
+    pub async fn freshen(&self) -> bool {
         let status = self.meta.status.borrow().clone();
         if status.is_leader {
             // What was applied here shows in the view a moment later.
             let applied = self.meta.state.borrow().revision;
             let mut rx = self.view.clone();
-            let _ = tokio::time::timeout(Duration::from_secs(5), rx.wait_for(|v| v.revision >= applied)).await;
-            return;
+            let seen = tokio::time::timeout(Duration::from_secs(5), rx.wait_for(|v| v.revision >= applied)).await;
+            return matches!(seen, Ok(Ok(_)));
         }
         let known = status.leader.and_then(|l| self.view.borrow().nodes.get(&l).map(|n| n.addr.api.clone()));
         let looked = tokio::time::timeout(Duration::from_secs(1), self.leader.look(known, &self.peers())).await;
-        let Ok(Some((_, revision))) = looked else { return };
+        let Ok(Some((_, revision))) = looked else { return false };
         let mut rx = self.view.clone();
-        let _ = tokio::time::timeout(Duration::from_secs(5), rx.wait_for(|v| v.revision >= revision)).await;
+        let seen = tokio::time::timeout(Duration::from_secs(5), rx.wait_for(|v| v.revision >= revision)).await;
+        matches!(seen, Ok(Ok(_)))
     }
 
     /// Every address that may lead.

@@ -69,10 +69,11 @@ pub(super) fn make(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begu
 async fn make_one(m: Arc<Member>, vol: VolumeId, disk: DiskId, rec: ReplicaRec, begun: Arc<Mutex<Begun>>) {
     let (rid, mut store_uuid) = (rec.rid, rec.store_uuid);
     let reactor = m.disk_reactor.lock().ok().and_then(|d| d.get(&disk).copied());
-    m.freshen().await;
+    // (Without a leader nothing is made: the next round tries again.)
+    let fresh = m.freshen().await;
     let wanted =
         m.view.borrow().volumes.get(&vol).is_some_and(|v| v.replicas().any(|(_, r)| r.rid == rid && !r.leaving));
-    if let Some(reactor) = reactor.filter(|_| wanted) {
+    if let Some(reactor) = reactor.filter(|_| fresh && wanted) {
         let (tx, rx) = oneshot::channel();
         m.reactors[reactor].send(Mail::CreateReplica { disk, rec: Box::new(rec), reply: tx });
         let made = match rx.await {

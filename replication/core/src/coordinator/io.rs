@@ -221,7 +221,7 @@ impl Coordinator {
         }
         let Some(r) = self.requests.remove(&id) else { return };
         self.owed = self.owed.saturating_sub(r.owed);
-        self.pace.observe(now, now.since(r.began));
+        self.pace.observe(now, r.began);
         let (_, len) = r.span();
         match (&r.result, r.exclusive()) {
             (Err(_), _) => self.stats.errors += 1,

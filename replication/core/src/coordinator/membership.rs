@@ -91,9 +91,11 @@ impl Coordinator {
         self.propose(now, self.drop_of(rids, base), out);
     }
 
-    /// The drop of these, with what they have told of their journals.
+    /// The drop of these, with what they have told of their journals. (Not during a take-over: a member that was sealed has told how far its
+    /// journal is, but may have been put back before, and is not equal to the others yet.)
     pub(super) fn drop_of(&self, rids: Vec<Rid>, base: hf_policy::Ver) -> Change {
-        let position = |r: &Rid| self.members.get(r).map(|m| (*r, m.position));
+        let proven = self.phase == Phase::Serving;
+        let position = |r: &Rid| self.members.get(r).filter(|_| proven).map(|m| (*r, m.position));
         let told = rids.iter().filter_map(position).filter(|(_, p)| *p > 0).collect();
         Change::Drop { rids, base, told }
     }
@@ -149,7 +151,12 @@ impl Coordinator {
         self.record = record;
         // A member's storage may have been recorded only now; replicas come and go.
         for (rid, info) in self.record.everybody() {
-            self.members.entry(rid).or_insert_with(|| Member::new(info)).info = info;
+            let m = self.members.entry(rid).or_insert_with(|| Member::new(info));
+            if m.info.store_uuid != info.store_uuid {
+                // Another journal, perhaps.
+                m.position = 0;
+            }
+            m.info = info;
         }
         let (in_sync, others) = (&self.record.in_sync, &self.record.out);
         self.members.retain(|r, _| in_sync.contains_key(r) || others.contains_key(r));

@@ -1,12 +1,11 @@
 //! How fast copying to replicas and scrubbing may go: as fast as it can while clients are idle, and no faster than what lengthens
 //! their slowest hundredth (p99) by the policy's `rebuild_impact`; never slower than a floor, so that it always ends.
 //!
-//! Measured, not guessed: while there are clients, every second begins with a short pause of copying. What requests take in the
-//! pauses, and took before copying began, is the yardstick; what they take otherwise is held against it, and the rate follows. It
+//! Measured, not guessed: while there are clients, copying rests every twentieth second. What requests take in the second half of that
+//! (what was copied before goes on to cost for a while: the target destages, disks are busy), and took before copying began, is the
+//! yardstick, the lowest of the last minute; what they take otherwise is held against it, second by second, and the rate follows. It
 //! begins low and doubles until it hurts, then moves by a quarter, or halves when it hurts much.
 //!
-//! What was copied goes on to cost after it was (the target destages, disks are busy), in the pauses too. So the yardstick is the lowest of
-//! the last minute: the slower copying goes the cleaner the pauses are, and a load that really grew is the new yardstick a minute later.
 //! It bounds only this shard's copying: other volumes' syncs on the same disks are bounded by how many may go on at once.
 
 use hf_policy::{BLOCK_BYTES, CHUNK_BLOCKS, MS, Tick};
@@ -22,11 +21,12 @@ const CEILING: u64 = 8 << 30;
 const SMALL: u64 = 128 << 10;
 /// What keeps a disk and a link busy.
 const LARGE: u64 = 4 << 20;
-/// A round: a pause first (if there are clients), then copying.
+/// The rate is looked at so often.
 const ROUND: u64 = 1_000 * MS;
-const PAUSE: u64 = 120 * MS;
-/// What was on its way when the pause began is not the pause's.
-const SETTLE: u64 = 25 * MS;
+/// While there are clients every so many rounds copying rests for one.
+const REST_EVERY: u32 = 20;
+/// Requests that began earlier in a rest still feel what was before.
+const SETTLE: u64 = 500 * MS;
 /// Fewer requests than this are gathered over several rounds, at most so many.
 const ENOUGH: usize = 40;
 const PATIENCE: u32 = 10;
@@ -34,8 +34,8 @@ const PATIENCE: u32 = 10;
 const GONE: u32 = 3;
 /// Requests whose p99 is one yardstick.
 const MEMORY: usize = 1_000;
-/// Rounds of which the lowest yardstick counts.
-const YARDSTICKS: usize = 60;
+/// The lowest of so many counts.
+const YARDSTICKS: usize = 3;
 /// Microseconds that are nobody's pain.
 const SLACK: u64 = 200;
 
@@ -48,21 +48,24 @@ pub(super) struct Pace {
     budget: i64,
     filled: Tick,
     round: Tick,
-    /// Latencies in microseconds: in pauses, and beside copying.
+    /// Latencies in microseconds: undisturbed, and beside copying.
     calm: VecDeque<u32>,
     beside: Vec<u32>,
-    /// p99 of `calm` when copying began and after each round since.
+    /// p99 of `calm` when copying began and after each rest since.
     yardsticks: VecDeque<u64>,
+    /// Copying rests in this round; rounds since it did; and when it began again.
+    resting: bool,
+    since_rest: u32,
+    rested: Tick,
     /// It has not hurt yet.
     rising: bool,
-    /// There were clients in the last round; and when the last request was answered.
-    clients: bool,
+    /// When the last request was answered.
     seen: Tick,
     /// Rounds without a request; and rounds of which `beside` is.
     idle: u32,
     gathered: u32,
     running: bool,
-    /// p99 in microseconds of the last round that told: in pauses (the yardstick), and beside copying.
+    /// p99 in microseconds of the last round that told: undisturbed (the yardstick), and beside copying.
     pub measured: (u64, u64),
 }
 
@@ -77,8 +80,10 @@ impl Pace {
             calm: VecDeque::new(),
             beside: Vec::new(),
             yardsticks: VecDeque::new(),
+            resting: false,
+            since_rest: 0,
+            rested: Tick(0),
             rising: true,
-            clients: false,
             seen: Tick(0),
             idle: 0,
             gathered: 0,
@@ -101,30 +106,30 @@ impl Pace {
             self.beside.clear();
             self.yardsticks.clear();
             (self.idle, self.gathered) = (0, 0);
-            // (What clients took before is known: the first round needs no pause, and a short sync is over in it.)
-            self.clients = false;
-            let lately = self.seen > Tick(0) && now.since(self.seen) < u64::from(GONE) * ROUND;
-            self.rate = if lately { START } else { ALONE };
+            (self.resting, self.since_rest, self.rested) = (false, 0, now);
+            // (Right after an attachment nobody knows whether there are clients.)
+            let gone = self.seen > Tick(0) && now.since(self.seen) >= u64::from(GONE) * ROUND;
+            self.rate = if gone { ALONE } else { START };
             self.rising = true;
             self.measure();
         }
         self.running = on;
     }
 
-    fn pausing(&self, now: Tick) -> bool {
-        self.clients && now.since(self.round) < PAUSE
-    }
-
-    /// A client's request took so long.
-    pub fn observe(&mut self, now: Tick, us: u64) {
-        let us = us.min(u64::from(u32::MAX)) as u32;
+    /// A client's request that began then is answered.
+    pub fn observe(&mut self, now: Tick, began: Tick) {
+        let us = now.since(began).min(u64::from(u32::MAX)) as u32;
         self.seen = now;
-        if !self.running || (self.pausing(now) && now.since(self.round) >= SETTLE) {
+        if !self.running || (self.resting && began >= self.round.plus(SETTLE)) {
             if self.calm.len() == MEMORY {
                 self.calm.pop_front();
             }
             self.calm.push_back(us);
-        } else if !self.pausing(now) && self.beside.len() < 64 * MEMORY {
+            return;
+        }
+        // (What began in a rest and ends right after it says nothing about copying.)
+        let felt = began >= self.rested || now.since(self.rested) >= ROUND;
+        if self.running && !self.resting && felt && self.beside.len() < 64 * MEMORY {
             self.beside.push(us);
         }
     }
@@ -146,7 +151,7 @@ impl Pace {
     /// May another piece be begun?
     pub fn ready(&mut self, now: Tick) -> bool {
         if now.since(self.round) >= ROUND {
-            self.turn();
+            self.turn(now);
             self.round = now;
         }
         let earned = u128::from(self.rate) * u128::from(now.since(self.filled)) / 1_000_000;
@@ -154,7 +159,7 @@ impl Pace {
         // What was not used is not saved up for long, or it would come in one go.
         let most = (self.rate / 8) as i64;
         self.budget = self.budget.saturating_add(earned.min(1 << 40) as i64).min(most);
-        !self.pausing(now) && self.budget > 0
+        !self.resting && self.budget > 0
     }
 
     /// So many bytes were begun.
@@ -162,8 +167,8 @@ impl Pace {
         self.budget = self.budget.saturating_sub(bytes.min(1 << 40) as i64);
     }
 
-    /// The p99 of `calm` is one more yardstick; returns the lowest.
-    fn measure(&mut self) -> Option<u64> {
+    /// The p99 of `calm` is one more yardstick.
+    fn measure(&mut self) {
         if self.calm.len() >= ENOUGH {
             if self.yardsticks.len() == YARDSTICKS {
                 self.yardsticks.pop_front();
@@ -171,13 +176,17 @@ impl Pace {
             let mut calm: Vec<u32> = self.calm.iter().copied().collect();
             self.yardsticks.push_back(p99(&mut calm));
         }
-        self.yardsticks.iter().min().copied()
     }
 
     /// A round is over.
-    fn turn(&mut self) {
-        self.clients = !self.beside.is_empty();
-        if !self.clients {
+    fn turn(&mut self, now: Tick) {
+        if self.resting {
+            (self.resting, self.since_rest, self.rested) = (false, 0, now);
+            self.measure();
+            return;
+        }
+        self.since_rest += 1;
+        if self.beside.is_empty() {
             // Nobody is there to be hurt; but they may only have taken a breath.
             self.idle += 1;
             self.rate *= 2;
@@ -187,12 +196,18 @@ impl Pace {
             self.rate = self.rate.min(CEILING);
             return;
         }
-        self.idle = 0;
+        // Without a yardstick one is needed first.
+        self.resting = self.since_rest >= if self.yardsticks.is_empty() { 1 } else { REST_EVERY };
+        if std::mem::take(&mut self.idle) >= GONE {
+            // They are back: what it had come to without them is not for them.
+            (self.rate, self.rising) = (self.rate.min(START), true);
+            return self.beside.clear();
+        }
         self.gathered += 1;
         if self.beside.len() < ENOUGH && self.gathered < PATIENCE {
             return;
         }
-        let rate = match self.measure() {
+        let rate = match self.yardsticks.iter().min().copied() {
             None => self.rate * 5 / 4,
             Some(yardstick) => self.judged(yardstick),
         };
@@ -232,7 +247,7 @@ mod tests {
     }
 
     /// A shard whose requests take `base` plus what copying beside them costs; returns what was copied, and the rate and the p99 of the last
-    /// ten seconds. Of the cost `lasts` percent remain in the pauses.
+    /// ten seconds. The cost goes on for a while after what was copied: `lasts` ms until it is a third.
     fn lasting(
         lasts: u64,
         impact: u32,
@@ -249,17 +264,19 @@ mod tests {
         };
         // Clients were there before.
         for _ in 0..(clients_per_s * 10).min(2_000) {
-            p.observe(now, base + noise());
+            p.observe(now.plus(base + noise()), now);
         }
         p.run(now, true);
         let end = now.plus(seconds * 1_000_000);
         let (mut acc, mut recent, mut late) = (0u64, Vec::new(), 0u64);
-        let mut going = 0u64;
+        let (mut going, mut tail) = (0u64, 0u64);
         while now < end {
             now = now.plus(1_000);
             going = going * 9 / 10;
+            tail -= tail / lasts.max(1);
             while p.ready(now) {
                 p.spend(1 << 20);
+                tail += (1_000 << 20) / lasts.max(1);
                 copied += 1 << 20;
                 going += p.rate() / 10;
                 if end.since(now) < 10_000_000 {
@@ -269,9 +286,9 @@ mod tests {
             acc += clients_per_s;
             while acc >= 1_000 {
                 acc -= 1_000;
-                let felt = going.min(p.rate()).max(p.rate() * lasts / 100);
+                let felt = if lasts > 0 { tail } else { going.min(p.rate()) };
                 let us = base + noise() + (felt >> 20) * cost_per_mib_s;
-                p.observe(now, us);
+                p.observe(now, Tick(now.0.saturating_sub(us)));
                 if end.since(now) < 10_000_000 {
                     recent.push(us as u32);
                 }
@@ -307,17 +324,19 @@ mod tests {
 
     #[test]
     fn what_copying_leaves_behind_is_not_taken_for_the_clients_own() {
-        // Four fifths of the cost are felt in the pauses too: held against them alone, copying would seem to cost next to nothing.
+        // Whatever is copied is felt for a fifth of a second. For minutes: what was measured before has long been forgotten.
         let base = 2_000;
-        let (_, _, worst) = lasting(80, 20, 3_000, base, 20, 50);
-        assert!(worst < (base + 100) * 140 / 100 + 2 * SLACK, "{worst}");
+        for seconds in [15, 50, 110, 290, 600] {
+            let (_, rate, worst) = lasting(200, 20, 3_000, base, 20, seconds);
+            assert!(worst < (base + 100) * 140 / 100 + 2 * SLACK, "{worst} after {seconds} s, {rate}");
+        }
     }
 
     #[test]
     fn a_load_that_grew_for_itself_is_the_new_yardstick_after_a_while() {
         let mut p = Pace::new(20);
         let mut now = Tick(1_000_000);
-        (0..1_000).for_each(|_| p.observe(now, 1_000));
+        (0..1_000).for_each(|_| p.observe(now, Tick(now.0 - 1_000)));
         p.run(now, true);
         let mut fastest = 0;
         for ms in 0..180_000u64 {
@@ -326,7 +345,7 @@ mod tests {
                 p.spend(1 << 20);
             }
             // From the tenth second on every request takes three times as long, whether there is copying or not.
-            p.observe(now, if ms < 10_000 { 1_000 } else { 3_000 });
+            p.observe(now, Tick(now.0.saturating_sub(if ms < 10_000 { 1_000 } else { 3_000 })));
             if (20_000..60_000).contains(&ms) {
                 assert!(p.rate() <= 1 << 30, "{}", p.rate());
             }
@@ -339,7 +358,7 @@ mod tests {
     fn it_begins_gently_beside_clients_and_at_once_without() {
         let mut p = Pace::new(20);
         let mut now = Tick(1_000_000);
-        (0..1_000).for_each(|_| p.observe(now, 1_000));
+        (0..1_000).for_each(|_| p.observe(now, Tick(now.0 - 1_000)));
         p.run(now.plus(1_000), true);
         assert_eq!(p.rate(), START);
         p.run(now.plus(2_000), false);
@@ -350,9 +369,32 @@ mod tests {
     }
 
     #[test]
+    fn clients_that_come_back_do_not_meet_the_rate_that_was_without_them() {
+        let mut p = Pace::new(20);
+        let mut now = Tick(1_000_000);
+        p.observe(now, now);
+        p.run(now, true);
+        let mut go = |clients: bool| {
+            for _ in 0..10_000 {
+                now = now.plus(1_000);
+                p.ready(now);
+                if clients {
+                    p.observe(now, Tick(now.0 - 1_000));
+                }
+            }
+            p.rate()
+        };
+        assert!(go(false) >= ALONE);
+        // They are not hurt, so it grows again, but from where it begins beside clients.
+        let rate = go(true);
+        assert!((START..=START << 9).contains(&rate), "{rate}");
+        assert!(go(false) >= ALONE);
+    }
+
+    #[test]
     fn a_few_requests_count_too() {
         // Ten a second, which copying would hurt much: gathered over several rounds they say so.
-        let (copied, rate, _) = lasting(100, 20, 10, 2_000, 200, 120);
+        let (copied, rate, _) = lasting(200, 20, 10, 2_000, 200, 120);
         assert!(rate < 32 << 20 && copied >= 100 * FLOOR, "{copied} {rate}");
     }
 }

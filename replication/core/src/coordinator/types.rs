@@ -381,7 +381,7 @@ pub struct Status {
     pub scrub: Option<super::ScrubStatus>,
     /// Bytes a second that copying and scrubbing may take now.
     pub pace: u64,
-    /// What clients' slowest hundredth took, microseconds: while copying pauses, and beside it in the last second.
+    /// What clients' slowest hundredth took, microseconds: undisturbed, and beside copying in the last second.
     pub pace_p99: (u64, u64),
     /// Counters.
     pub stats: Stats,

@@ -226,7 +226,6 @@ impl Coordinator {
         let full = s.copying.outbox.len().min(CHUNK_BLOCKS as usize);
         let mut items: Vec<CopyItem> = s.copying.outbox.drain(..full).collect();
         items.sort_by_key(|i| i.block);
-        s.copied += items.len() as u64;
         s.copying.last += 1;
         let number = s.copying.last;
         let chunks = items.iter().map(|i| i.block.chunk()).collect();
@@ -236,8 +235,10 @@ impl Coordinator {
 
     /// The target has a message of copies, or live writes have overtaken what was in it.
     pub(in crate::coordinator) fn sync_copied(&mut self, now: Tick, number: u64, out: &mut Vec<Output>) {
-        let sent = self.sync.as_mut().and_then(|s| s.copying.sent.remove(&number));
-        for chunk in sent.into_iter().flat_map(|(_, chunks)| chunks) {
+        let Some(s) = self.sync.as_mut() else { return };
+        let Some((bytes, chunks)) = s.copying.sent.remove(&number) else { return };
+        s.copied += bytes / BLOCK_BYTES;
+        for chunk in chunks {
             self.chunk_goes_on(now, chunk, out);
         }
     }
