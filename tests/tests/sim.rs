@@ -94,7 +94,7 @@ const PINNED: [Pinned; 19] = [
     (12469, &NEW),
     (163, &NEW),
 ];
-const PINNED_GROUP: [Pinned; 9] = [
+const PINNED_GROUP: [Pinned; 10] = [
     (290, &GROUP),
     (3021, &GROUP),
     (906, &GROUP),
@@ -104,6 +104,7 @@ const PINNED_GROUP: [Pinned; 9] = [
     (2636, &GROUP),
     (1205, &[]),
     (1562, &[]),
+    (1809, &[]),
 ];
 const PINNED_REAL: [Pinned; 7] = [(12, &NEW), (108, &NEW), old(253), old(418), old(1812), lenient(99), lenient(1054)];
 

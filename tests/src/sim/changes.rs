@@ -135,7 +135,7 @@ impl Sim {
             if self.delete(node)? {
                 self.outcome.deletions += 1;
             }
-        } else if rid.0 == 0 {
+        } else {
             // A tombstone is given back once the data is gone.
             for rid in buried {
                 let told = self.apply(Command::ReplicaGone { rid });
@@ -143,8 +143,8 @@ impl Sim {
                     told.map_err(|e| e.to_string())?;
                 }
             }
-            if let Some(rid) = wanted {
-                self.make(node, rid)?;
+            if let Some(wanted) = wanted.filter(|_| rid.0 == 0) {
+                self.make(node, wanted)?;
             }
         }
         Ok(())
