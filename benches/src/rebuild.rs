@@ -100,6 +100,8 @@ fn alone(c: &Cluster) {
     for i in 0..MIB / 128 {
         tool_ok("qemu-io", &["-f", "raw", "-c", &write(i), &uri]);
     }
+    // (Clients are taken to be gone three seconds after their last request.)
+    std::thread::sleep(Duration::from_secs(4));
     let began = unix_ms();
     c.ok(&["volume", "set", "rb", "replicas=3", "nodes=n1,n2,n3"]);
     let in_sync = || gauge(&http_get(&c.nodes[0].http, "/metrics").unwrap_or_default(), "in_sync");

@@ -19,7 +19,7 @@ const HINTS: &[(Mutant, Metadata, u64, &[&str])] = &[
     (Mutant::SyncTrustsBase, Metadata::Raft, 12509, &STILL),
     (Mutant::ServeBeforeCopied, Metadata::StandIn, 3904, &["holds"]),
     (Mutant::StrictBelievesLeases, Metadata::StandIn, 3948, &["holds"]),
-    (Mutant::JoinCountsLate, Metadata::StandIn, 3665, &[]),
+    (Mutant::JoinCountsLate, Metadata::StandIn, 5661, &[]),
     (Mutant::LeaseMarginIgnored, Metadata::StandIn, 2230, &[]),
 ];
 
