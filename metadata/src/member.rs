@@ -5,10 +5,11 @@ use crate::raft_log::{Batch, LogError};
 use crate::raft_loop::{Proposed, RaftStatus};
 use crate::voters;
 use hf_meta_core::plan::Liveness;
-use hf_meta_core::{ClusterState, Envelope, image};
-use hf_policy::{NodeId, RequestId};
+use hf_meta_core::record::{Judgement, LogRecord, Logs, OwnLog};
+use hf_meta_core::{ClusterState, Command, Envelope, image};
+use hf_policy::{LogAge, NodeId, RequestId};
 use prost_old::Message as _;
-use raft::eraftpb::{ConfChangeV2, ConfState, Entry, EntryType, Message, MessageType, Snapshot};
+use raft::eraftpb::{ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType, Snapshot};
 use raft::{RawNode, StateRole};
 use std::collections::BTreeMap;
 
@@ -22,6 +23,11 @@ const PLAN_TICKS: u64 = 5;
 /// few votes are split; narrow, because a volume on a frozen leader's node waits for it.
 pub const ELECTION_TICKS: std::ops::Range<usize> = 10..15;
 
+/// Ticks that an heir is given to take over.
+const HEIR_TICKS: u64 = 20;
+/// Ticks from one raising of the log's age to the next, while it changes.
+const AGE_TICKS: u64 = 100;
+
 /// Raft's storage: what [`Log::commit`] was given is durable when it returns, all of it or nothing.
 pub trait Log: raft::Storage {
     /// One synced write for everything.
@@ -34,6 +40,12 @@ pub trait Log: raft::Storage {
     fn image(&self) -> &Snapshot;
     /// Entries since the image.
     fn entries_kept(&self) -> u64;
+    /// What it says of itself.
+    fn own(&self) -> &OwnLog;
+    /// That changes; durable when it returns.
+    fn set_own(&mut self, own: OwnLog) -> Result<(), LogError>;
+    /// A number that no other start draws; never 0.
+    fn draw(&mut self) -> Result<u64, LogError>;
 }
 
 /// A member. `T` names a proposal to whoever made it.
@@ -49,15 +61,32 @@ pub struct MetaNode<L: Log, T> {
     ticks: u64,
     compact_after: u64,
     voter_grace_ms: u64,
-    /// To send, in order.
-    pub out: Vec<Message>,
+    /// The end of the log, and the hard state, when its age was last raised.
+    aged: (u64, HardState),
+    age_due: bool,
+    /// To send, in order, and what is sent along: as it was when the message was made.
+    pub out: Vec<(Message, Logs)>,
     /// What proposals came to.
     pub answers: Vec<(T, Proposed)>,
 }
 
 impl<L: Log, T> MetaNode<L, T> {
-    /// From what is durable.
-    pub fn new(id: u64, log: L, voter_grace_ms: u64) -> Result<MetaNode<L, T>, LogError> {
+    /// From what is durable. `noted`: ages that were noted on the node's disks, and where.
+    pub fn new(
+        id: u64,
+        mut log: L,
+        voter_grace_ms: u64,
+        noted: &[(String, LogAge)],
+    ) -> Result<MetaNode<L, T>, LogError> {
+        let mut own = log.own().clone();
+        if let Some((at, age)) = noted.iter().filter(|(_, a)| own.is_older_than(*a)).max_by_key(|(_, a)| a.age) {
+            return Err(LogError::Older { here: own.age, noted: format!("age {}", age.age), by: at.clone() });
+        }
+        if own.older {
+            return Err(LogError::Older { here: own.age, noted: "a newer one".into(), by: "another member".into() });
+        }
+        own.begin(log.draw()?);
+        log.set_own(own)?;
         let state = match log.image().data.as_slice() {
             [] => ClusterState::default(),
             data => image::decode(data).map_err(|e| LogError::Damaged(e.to_string()))?,
@@ -88,9 +117,12 @@ impl<L: Log, T> MetaNode<L, T> {
             ticks: 0,
             compact_after: COMPACT_AFTER,
             voter_grace_ms,
+            aged: (0, HardState::default()),
+            age_due: false,
             out: Vec::new(),
             answers: Vec::new(),
         };
+        n.aged = n.end_of_log();
         // The only voter need not wait for an election timeout.
         if n.raw.store().conf().voters == [id] {
             let _ = n.raw.campaign();
@@ -107,6 +139,7 @@ impl<L: Log, T> MetaNode<L, T> {
     pub fn tick(&mut self) {
         self.raw.tick();
         self.ticks += 1;
+        self.age_due |= self.ticks.is_multiple_of(AGE_TICKS);
         if !self.is_leader() {
             // Who answered the last time it led says nothing about now.
             self.live = Liveness::default();
@@ -129,6 +162,7 @@ impl<L: Log, T> MetaNode<L, T> {
             changing: !conf.voters_outgoing.is_empty(),
             applied: self.applied,
             commands: self.commands,
+            own: self.raw.store().own().clone(),
         }
     }
 
@@ -155,22 +189,67 @@ impl<L: Log, T> MetaNode<L, T> {
         }
     }
 
-    /// A message from another member.
-    pub fn step(&mut self, m: Message) -> Result<(), LogError> {
+    /// A message from another member, and what it says of the logs at both ends.
+    pub fn step(&mut self, m: Message, logs: Logs) -> Result<(), LogError> {
         // Local messages never come from outside.
         if raft::raw_node::is_local_msg(m.msg_type()) || m.to != self.raw.raft.id {
             return Ok(());
+        }
+        // What a log that is gone had acknowledged may still be on its way.
+        if self.log_record(m.from).is_newer_than(logs.from) {
+            return Ok(());
+        }
+        let (own, told) = (self.raw.store().own(), logs.to);
+        match told.judge(own, self.log_record(m.to)) {
+            Judgement::TakesPart => {}
+            Judgement::Waits => return Ok(()),
+            Judgement::Older => {
+                let (here, by) = (own.age, format!("node #{}", m.from));
+                return self.never_again(LogError::Older { here, noted: format!("age {}", told.age.age), by });
+            }
         }
         // The leader tells to commit only what this node once acknowledged. If that is not here, the data directory
         // is an older one: its votes and acknowledgements are worth nothing (hazard 18).
         let last = self.raw.raft.raft_log.last_index();
         if m.msg_type() == MessageType::MsgHeartbeat && m.commit > last {
-            return Err(LogError::Damaged(format!(
-                "this node's metadata ends at entry {last}, but it had acknowledged entry {}: its data directory is an older copy or was damaged. Remove the node from the cluster (holdfast node remove), give it an empty data_dir and join it anew; its disks' data is made anew from the other replicas",
-                m.commit
-            )));
+            return self.never_again(LogError::Behind { last, acknowledged: m.commit });
         }
         let _ = self.raw.step(m);
+        Ok(())
+    }
+
+    /// This log takes no part any more, however often it is started from now on.
+    fn never_again(&mut self, why: LogError) -> Result<(), LogError> {
+        let own = OwnLog { older: true, ..self.raw.store().own().clone() };
+        self.raw.mut_store().set_own(own)?;
+        Err(why)
+    }
+
+    fn send(&mut self, messages: Vec<Message>) {
+        let from = self.raw.store().own().as_in(self.log_record(self.raw.raft.id));
+        for m in messages {
+            let logs = Logs { from, to: self.log_record(m.to) };
+            self.out.push((m, logs));
+        }
+    }
+
+    /// What this member has applied of a node's log.
+    pub fn log_record(&self, node: u64) -> LogRecord {
+        self.state.member(NodeId(node)).map_or(LogRecord::default(), |n| n.log)
+    }
+
+    fn end_of_log(&self) -> (u64, HardState) {
+        (self.raw.raft.raft_log.last_index(), HardState { commit: 0, ..self.raw.raft.hard_state() })
+    }
+
+    /// Now and then the log is older by one, if it has changed: a copy from before shows.
+    fn age(&mut self) -> Result<(), LogError> {
+        let now = self.end_of_log();
+        if std::mem::take(&mut self.age_due) && self.aged != now {
+            let own = self.raw.store().own().clone();
+            self.raw.mut_store().set_own(OwnLog { age: own.age + 1, ..own })?;
+            self.aged = now;
+        }
         Ok(())
     }
 
@@ -207,7 +286,7 @@ impl<L: Log, T> MetaNode<L, T> {
     pub fn on_ready(&mut self) -> Result<(), LogError> {
         while self.raw.has_ready() {
             let mut ready = self.raw.ready();
-            self.out.extend(ready.take_messages());
+            self.send(ready.take_messages());
             let mut batch = Batch { hard: ready.hs().cloned(), ..Batch::default() };
             if *ready.snapshot() != Snapshot::default() {
                 batch.install = Some(ready.snapshot().clone());
@@ -221,7 +300,7 @@ impl<L: Log, T> MetaNode<L, T> {
                 self.state = image::decode(&s.data).map_err(|e| LogError::Damaged(e.to_string()))?;
                 self.applied = s.get_metadata().index;
             }
-            self.out.extend(ready.take_persisted_messages());
+            self.send(ready.take_persisted_messages());
             self.apply(ready.take_committed_entries())?;
             let mut light = self.raw.advance(ready);
             if let Some(commit) = light.commit_index() {
@@ -229,11 +308,12 @@ impl<L: Log, T> MetaNode<L, T> {
                 hard.commit = commit;
                 self.raw.mut_store().commit(Batch { hard: Some(hard), ..Batch::default() })?;
             }
-            self.out.extend(light.take_messages());
+            self.send(light.take_messages());
             self.apply(light.take_committed_entries())?;
             self.raw.advance_apply();
             self.compact()?;
         }
+        self.age()?;
         if !self.is_leader() && !self.waiting.is_empty() {
             let lost = std::mem::take(&mut self.waiting).into_values().flatten();
             self.answers.extend(lost.map(|t| (t, Proposed::Unknown)));
@@ -250,6 +330,10 @@ impl<L: Log, T> MetaNode<L, T> {
                     // A command this node cannot read would fork its state: stop instead.
                     let env = Envelope::decode(&e.data).map_err(|x| LogError::Damaged(x.to_string()))?;
                     let outcome = self.state.apply(&env);
+                    if matches!(env.cmd, Command::PutNode { .. }) {
+                        // The founder is a member before it has told of its log.
+                        self.state.set_members(&members(self.raw.store().conf()));
+                    }
                     self.commands += 1;
                     let waited = self.waiting.remove(&env.request).unwrap_or_default().into_iter();
                     self.answers.extend(waited.map(|t| (t, Proposed::Outcome(outcome.clone()))));
@@ -264,6 +348,7 @@ impl<L: Log, T> MetaNode<L, T> {
                         let term = self.raw.raft.term;
                         self.raw.raft.become_follower(term, 0);
                     }
+                    self.state.set_members(&members(&conf));
                     self.raw.mut_store().set_conf(conf);
                     // The configuration must survive on its own: an image carries it.
                     self.save_image()?;
@@ -300,12 +385,19 @@ impl<L: Log, T> MetaNode<L, T> {
             return;
         }
         let conf = self.raw.store().conf().clone();
-        if !conf.voters_outgoing.is_empty() || self.raw.raft.has_pending_conf() {
+        let pending = !conf.voters_outgoing.is_empty() || self.raw.raft.has_pending_conf();
+        if pending
+            || self.log_record(self.raw.raft.id).nth == 0 && self.state.nodes.contains_key(&NodeId(self.raw.raft.id))
+        {
             return;
         }
+        // A node gets a place for the log that it has told of.
+        let told = |n: &NodeId| self.log_record(n.0).nth > 0;
+        let lost = self.state.nodes.values().chain(self.state.removed_members.values()).filter(|n| n.log.is_lost());
         let present = voters::Present {
             known: self.state.nodes.keys().map(|n| n.0).collect(),
-            up: self.live.up.iter().map(|n| n.0).collect(),
+            up: self.live.up.iter().filter(|n| told(n)).map(|n| n.0).collect(),
+            relogged: lost.map(|n| n.id.0).collect(),
             away_ms: self.live.away.iter().map(|(n, ms)| (n.0, *ms)).collect(),
             caught_up: conf.learners.iter().copied().filter(|n| self.caught_up(*n)).collect(),
             place: self.state.nodes.values().map(|n| (n.id.0, voters::place(&n.labels))).collect(),
@@ -313,7 +405,10 @@ impl<L: Log, T> MetaNode<L, T> {
         let me = self.raw.raft.id;
         if !present.known.contains(&me) {
             // Removed from the cluster: somebody else leads, and takes this vote away.
-            let heir = conf.voters.iter().copied().find(|n| *n != me && present.up.contains(n) && self.caught_up(*n));
+            let there = |n: &u64| present.up.contains(n) && !present.relogged.contains(n) && self.caught_up(*n);
+            // By turns: one whose log is gone would be waited for, and what tells so not be taken (raft_sim seed 1289).
+            let heirs: Vec<u64> = conf.voters.iter().copied().filter(|n| *n != me && there(n)).collect();
+            let heir = heirs.get((self.ticks / HEIR_TICKS) as usize % heirs.len().max(1)).copied();
             if let Some(n) = heir {
                 return self.raw.transfer_leader(n);
             }
@@ -326,6 +421,12 @@ impl<L: Log, T> MetaNode<L, T> {
     fn caught_up(&self, node: u64) -> bool {
         self.raw.raft.prs().get(node).is_some_and(|p| p.matched + 50 >= self.applied && p.matched > 0)
     }
+}
+
+/// Everybody whom a configuration names.
+fn members(c: &ConfState) -> Vec<NodeId> {
+    let parts = [&c.voters, &c.voters_outgoing, &c.learners, &c.learners_next];
+    parts.into_iter().flatten().map(|n| NodeId(*n)).collect()
 }
 
 fn conf_change(e: &Entry) -> Result<ConfChangeV2, LogError> {

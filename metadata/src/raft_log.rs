@@ -9,6 +9,8 @@
 
 use crate::member::Log;
 use crate::reserve::Reserve;
+use hf_meta_core::record::OwnLog;
+use hf_policy::LogId;
 use prost_old::Message;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
@@ -19,6 +21,7 @@ use std::path::{Path, PathBuf};
 const MEMORY: usize = 32 << 20;
 const FORMAT: &str = "1";
 const K_FORMAT: &[u8] = b"format";
+const K_OWN: &[u8] = b"own";
 const K_HARD: &[u8] = b"raft/hard";
 const K_IMAGE: &[u8] = b"raft/image";
 const LOG: &[u8] = b"raft/log/";
@@ -29,13 +32,39 @@ pub enum LogError {
     /// RocksDB.
     #[error("the metadata store: {0}")]
     Db(#[from] rocksdb::Error),
+    /// No identity could be made for it.
+    #[error("the metadata store: {0}")]
+    Io(#[from] std::io::Error),
     /// Bytes that are not what they should be.
     #[error("the metadata store is damaged: {0}")]
     Damaged(String),
     /// From the future.
     #[error("the metadata store has format {0}, this release knows up to {FORMAT}; upgrade this node")]
     TooNew(String),
+    /// An older copy was put back.
+    #[error("this node's metadata is an older copy, of age {here}: {by} has noted {noted}. {FORGOT}")]
+    Older {
+        /// The log's age.
+        here: u64,
+        /// What was noted.
+        noted: String,
+        /// By whom.
+        by: String,
+    },
+    /// An older copy, or damage: what it acknowledged is not there.
+    #[error(
+        "this node's metadata ends at entry {last}, but it had acknowledged entry {acknowledged}: it is an older copy or was damaged. {FORGOT}"
+    )]
+    Behind {
+        /// Of the log.
+        last: u64,
+        /// What the leader knows of.
+        acknowledged: u64,
+    },
 }
+
+/// What to do about a log that must not vote.
+pub const FORGOT: &str = "What it voted for and acknowledged since is gone, so it must not vote as if it knew. Put the newest copy back; or run holdfast rescue follow on the data_dir and start the node: it takes part anew once a majority of the voters works without its vote (it is taken from it and given again); or, if no majority is left, holdfast rescue propose";
 
 fn key(index: u64) -> Vec<u8> {
     [LOG, &index.to_be_bytes()].concat()
@@ -53,6 +82,7 @@ pub struct RaftLog {
     snapshot: Snapshot,
     first: u64,
     last: u64,
+    own: OwnLog,
 }
 
 /// Everything one Ready changes; committed by [`RaftLog::commit`] as one synced batch.
@@ -76,7 +106,11 @@ impl RaftLog {
 
     /// The same, with a bound on RocksDB's memory: half for memtables, half for the cache (indices and filters of tables are in it).
     pub fn open_within(dir: &Path, memory: usize) -> Result<RaftLog, LogError> {
-        let log = RaftLog::load(open_db(dir, memory)?, dir)?;
+        let mut log = RaftLog::load(open_db(dir, memory)?, dir)?;
+        if !log.own.log.is_some() {
+            let id = (u128::from(random()?) << 64) | u128::from(random()?);
+            Log::set_own(&mut log, OwnLog::new(LogId(id)))?;
+        }
         Ok(RaftLog { memory, ..log })
     }
 
@@ -112,8 +146,12 @@ impl RaftLog {
             last = index;
         }
         let conf = snapshot.get_metadata().get_conf_state().clone();
+        let own = match read(K_OWN)?.as_slice() {
+            [] => OwnLog::default(),
+            raw => serde_json::from_slice(raw).map_err(|_| damaged("what it says of itself"))?,
+        };
         let (db, dir) = (Some(db), dir.to_path_buf());
-        Ok(RaftLog { db, dir, reserve: None, memory: MEMORY, hard, conf, snapshot, first: base + 1, last })
+        Ok(RaftLog { db, dir, reserve: None, memory: MEMORY, hard, conf, snapshot, first: base + 1, last, own })
     }
 
     /// Founds a cluster: this node is the only voter.
@@ -236,6 +274,12 @@ impl RaftLog {
     }
 }
 
+fn random() -> Result<u64, LogError> {
+    let mut b = [0; 8];
+    std::fs::File::open("/dev/urandom").and_then(|mut f| std::io::Read::read_exact(&mut f, &mut b))?;
+    Ok(u64::from_be_bytes(b) | 1)
+}
+
 fn open_db(dir: &Path, memory: usize) -> Result<DB, LogError> {
     let mut o = Options::default();
     let mut tables = BlockBasedOptions::default();
@@ -277,6 +321,19 @@ impl Log for RaftLog {
     }
     fn entries_kept(&self) -> u64 {
         self.last + 1 - self.first
+    }
+    fn own(&self) -> &OwnLog {
+        &self.own
+    }
+    fn set_own(&mut self, own: OwnLog) -> Result<(), LogError> {
+        let mut w = WriteBatch::default();
+        w.put(K_OWN, serde_json::to_vec(&own).map_err(|e| LogError::Damaged(e.to_string()))?);
+        self.write(w)?;
+        self.own = own;
+        Ok(())
+    }
+    fn draw(&mut self) -> Result<u64, LogError> {
+        random()
     }
 }
 

@@ -3,8 +3,9 @@
 use crate::member::MetaNode;
 use crate::raft_log::{LogError, RaftLog};
 use hf_meta_core::plan::Liveness;
+use hf_meta_core::record::{Logs, OwnLog};
 use hf_meta_core::{ClusterState, Envelope, Outcome};
-use hf_policy::{ClusterId, NodeId};
+use hf_policy::{ClusterId, LogAge, NodeId};
 use prost_old::Message as _;
 use raft::eraftpb::{Message, MessageType};
 use std::sync::Arc;
@@ -27,7 +28,7 @@ pub enum Proposed {
 
 enum Input {
     Propose(Envelope, oneshot::Sender<Proposed>),
-    Step(Box<Message>),
+    Step(Box<Message>, Logs),
     Unreachable(u64),
     LeaderGone(NodeId),
     Live(Liveness),
@@ -53,6 +54,8 @@ pub struct RaftStatus {
     pub applied: u64,
     /// Commands applied since start.
     pub commands: u64,
+    /// What its log says of itself: to be noted on the node's disks, and told to the cluster.
+    pub own: OwnLog,
 }
 
 /// A handle to the loop.
@@ -67,6 +70,17 @@ pub struct MetaHandle {
     pub failed: watch::Receiver<Option<String>>,
 }
 
+/// A message on its way to another node.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Which.
+    pub to: u64,
+    /// Encoded.
+    pub message: Vec<u8>,
+    /// The logs at both ends.
+    pub logs: Logs,
+}
+
 /// How to start.
 pub struct Start {
     /// This node.
@@ -77,17 +91,19 @@ pub struct Start {
     pub log: RaftLog,
     /// After this long without a sign of life a voter is replaced, in milliseconds.
     pub voter_grace_ms: u64,
-    /// Where messages go: (to, bytes).
-    pub out: mpsc::Sender<(u64, Vec<u8>)>,
+    /// Ages of logs that are noted on the node's disks, and where.
+    pub noted: Vec<(String, LogAge)>,
+    /// Where messages go.
+    pub out: mpsc::Sender<Outgoing>,
 }
 
 impl MetaHandle {
     /// Starts the loop's thread.
     pub fn start(s: Start) -> Result<MetaHandle, LogError> {
         let (tx, rx) = sync_channel(8192);
-        let node = MetaNode::new(s.node.0, s.log, s.voter_grace_ms)?;
+        let node = MetaNode::new(s.node.0, s.log, s.voter_grace_ms, &s.noted)?;
         let (state_tx, state_rx) = watch::channel(Arc::new(node.state.clone()));
-        let (status_tx, status_rx) = watch::channel(RaftStatus::default());
+        let (status_tx, status_rx) = watch::channel(node.status());
         let (failed_tx, failed_rx) = watch::channel(None);
         let handle = MetaHandle { tx, state: state_rx, status: status_rx, failed: failed_rx };
         let mut l = Loop { node, out: s.out, state_tx, status_tx };
@@ -122,10 +138,11 @@ impl MetaHandle {
         }
     }
 
-    /// A message from another node, already checked for cluster and addressee. A full queue drops it: Raft repeats.
-    pub fn step(&self, bytes: &[u8]) -> bool {
+    /// A message from another node, already checked for cluster and addressee, and the logs at both ends. A full queue
+    /// drops it: Raft repeats.
+    pub fn step(&self, bytes: &[u8], logs: Logs) -> bool {
         match Message::decode(bytes) {
-            Ok(m) => self.tx.try_send(Input::Step(Box::new(m))).is_ok(),
+            Ok(m) => self.tx.try_send(Input::Step(Box::new(m), logs)).is_ok(),
             Err(_) => false,
         }
     }
@@ -156,7 +173,7 @@ impl MetaHandle {
 
 struct Loop {
     node: MetaNode<RaftLog, oneshot::Sender<Proposed>>,
-    out: mpsc::Sender<(u64, Vec<u8>)>,
+    out: mpsc::Sender<Outgoing>,
     state_tx: watch::Sender<Arc<ClusterState>>,
     status_tx: watch::Sender<RaftStatus>,
 }
@@ -195,7 +212,7 @@ impl Loop {
     fn input(&mut self, input: Input) -> Result<(), LogError> {
         match input {
             Input::Propose(env, tx) => self.node.propose(&env, tx),
-            Input::Step(m) => return self.node.step(*m),
+            Input::Step(m, logs) => return self.node.step(*m, logs),
             Input::Unreachable(node) => self.node.unreachable(node),
             Input::LeaderGone(node) => self.node.leader_gone(node.0),
             Input::Live(live) => self.node.live(live),
@@ -205,9 +222,9 @@ impl Loop {
     }
 
     fn hand_out(&mut self) {
-        for m in std::mem::take(&mut self.node.out) {
+        for (m, logs) in std::mem::take(&mut self.node.out) {
             let (to, snapshot) = (m.to, m.msg_type() == MessageType::MsgSnapshot);
-            let sent = self.out.try_send((to, m.encode_to_vec())).is_ok();
+            let sent = self.out.try_send(Outgoing { to, message: m.encode_to_vec(), logs }).is_ok();
             if snapshot {
                 self.node.snapshot_sent(to, sent);
             }

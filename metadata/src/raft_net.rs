@@ -1,10 +1,11 @@
 //! Raft messages to other nodes: one task and one bounded queue per node, so that a slow one delays nobody else. Lost
 //! messages are Raft's business; order within a node is kept.
 
-use crate::raft_loop::MetaHandle;
+use crate::raft_loop::{MetaHandle, Outgoing};
 use hf_meta_core::ClusterState;
-use hf_meta_proto::pb::{RaftRequest, peer_client::PeerClient};
-use hf_policy::{ClusterId, NodeId};
+use hf_meta_core::record::{LogRecord, Logs, WhichLog};
+use hf_meta_proto::pb::{LogTold, RaftRequest, peer_client::PeerClient};
+use hf_policy::{ClusterId, LogAge, LogId, NodeId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,15 +18,16 @@ const QUEUE: usize = 1024;
 pub type View = watch::Receiver<Arc<ClusterState>>;
 
 /// Sends what the Raft loop puts out, until the loop ends.
-pub async fn run(cluster: ClusterId, me: NodeId, meta: MetaHandle, view: View, mut rx: mpsc::Receiver<(u64, Vec<u8>)>) {
-    let mut peers: BTreeMap<u64, mpsc::Sender<Vec<u8>>> = BTreeMap::new();
-    while let Some((to, bytes)) = rx.recv().await {
+pub async fn run(cluster: ClusterId, me: NodeId, meta: MetaHandle, view: View, mut rx: mpsc::Receiver<Outgoing>) {
+    let mut peers: BTreeMap<u64, mpsc::Sender<Outgoing>> = BTreeMap::new();
+    while let Some(m) = rx.recv().await {
+        let to = m.to;
         let tx = peers.entry(to).or_insert_with(|| {
             let (tx, rx) = mpsc::channel(QUEUE);
             tokio::spawn(peer(cluster, me, NodeId(to), meta.clone(), view.clone(), rx));
             tx
         });
-        if tx.try_send(bytes).is_err() {
+        if tx.try_send(m).is_err() {
             meta.unreachable(to);
         }
     }
@@ -37,11 +39,11 @@ async fn peer(
     to: NodeId,
     meta: MetaHandle,
     view: View,
-    mut rx: mpsc::Receiver<Vec<u8>>,
+    mut rx: mpsc::Receiver<Outgoing>,
 ) {
     let mut client: Option<(String, PeerClient<tonic::transport::Channel>)> = None;
-    while let Some(message) = rx.recv().await {
-        let addr = view.borrow().nodes.get(&to).map(|n| n.addr.api.clone());
+    while let Some(Outgoing { message, logs, .. }) = rx.recv().await {
+        let addr = view.borrow().member(to).map(|n| n.addr.api.clone());
         let Some(addr) = addr else { continue };
         if client.as_ref().is_none_or(|(a, _)| *a != addr) {
             client = hf_meta_proto::channel(&addr).ok().map(|c| {
@@ -50,10 +52,32 @@ async fn peer(
             });
         }
         let Some((_, c)) = client.as_mut() else { continue };
-        let req = RaftRequest { cluster: cluster.0.to_be_bytes().to_vec(), from: me.0, to: to.0, message };
+        let req = RaftRequest {
+            cluster: cluster.0.to_be_bytes().to_vec(),
+            from: me.0,
+            to: to.0,
+            message,
+            log: Some(told(logs.to)),
+            from_log: logs.from.log.0.to_be_bytes().to_vec(),
+            from_nth: logs.from.nth,
+        };
         let sent = tokio::time::timeout(Duration::from_secs(2), c.raft(req)).await;
         if !matches!(sent, Ok(Ok(_))) {
             meta.unreachable(to.0);
         }
     }
+}
+
+fn told(r: LogRecord) -> LogTold {
+    let LogAge { log, age, start } = r.age;
+    LogTold { id: log.0.to_be_bytes().to_vec(), age, start, nth: r.nth, member: r.member.unwrap_or(0) }
+}
+
+/// What a sender said of the logs at both ends. One of before said nothing.
+pub fn heard(r: &RaftRequest) -> Option<Logs> {
+    let id = |raw: &[u8]| raw.try_into().ok().map(|id| LogId(u128::from_be_bytes(id)));
+    let Some(t) = &r.log else { return Some(Logs::default()) };
+    let from = WhichLog { log: id(&r.from_log)?, nth: r.from_nth };
+    let age = LogAge { log: id(&t.id)?, age: t.age, start: t.start };
+    Some(Logs { from, to: LogRecord { age, nth: t.nth, member: (t.member > 0).then_some(t.member) } })
 }

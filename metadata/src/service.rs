@@ -2,6 +2,7 @@
 //! heartbeats.
 
 use crate::raft_loop::{MetaHandle, Proposed};
+use crate::raft_net;
 use hf_meta_core::limits::{Going, room};
 use hf_meta_core::plan::Liveness;
 use hf_meta_core::{ClusterState, Command, Envelope, Refusal};
@@ -186,7 +187,8 @@ impl Peer for PeerService {
             // A reused address: the sender must look again (hazards: Restate 724d86e1e).
             return Err(Status::failed_precondition(format!("this is node {}, not {}", self.node, r.to)));
         }
-        self.meta.step(&r.message);
+        let logs = raft_net::heard(&r).ok_or_else(|| Status::invalid_argument("a log's id has 16 bytes"))?;
+        self.meta.step(&r.message, logs);
         Ok(Response::new(pb::Empty {}))
     }
 

@@ -14,6 +14,8 @@ pub struct Present {
     pub away_ms: BTreeMap<u64, u64>,
     /// Learners whose log is as good as complete.
     pub caught_up: BTreeSet<u64>,
+    /// Their log is another one than the one that became a member: it must lose that one's place.
+    pub relogged: BTreeSet<u64>,
     /// Where each node is, widest failure domain first (zone, rack); unlabelled nodes are not in it.
     pub place: BTreeMap<u64, Vec<String>>,
 }
@@ -64,8 +66,11 @@ pub fn place(labels: &BTreeMap<String, String>) -> Vec<String> {
 
 /// The next change, if one is due. `target`: how many voters there should be; `me`: the leader.
 pub fn plan(conf: &ConfState, p: &Present, target: usize, grace_ms: u64, me: u64) -> Option<ConfChangeV2> {
-    let lost = |n: &u64| *n != me && (!p.known.contains(n) || p.away_ms.get(n).is_some_and(|ms| *ms >= grace_ms));
-    let (gone, good): (Vec<u64>, Vec<u64>) = conf.voters.iter().copied().partition(lost);
+    let forgot = |n: &u64| !p.known.contains(n) || p.relogged.contains(n);
+    let lost = |n: &u64| *n != me && (forgot(n) || p.away_ms.get(n).is_some_and(|ms| *ms >= grace_ms));
+    let (mut gone, good): (Vec<u64>, Vec<u64>) = conf.voters.iter().copied().partition(lost);
+    // Who was removed may still be there, and is needed until those are gone who cannot answer (raft_sim seed 15).
+    gone.sort_by_key(|n| !p.relogged.contains(n));
     let missing = target.saturating_sub(good.len());
     let learners: Vec<u64> = conf.learners.iter().copied().filter(|n| !lost(n)).collect();
     let ready = |n: &&u64| p.up.contains(n) && p.caught_up.contains(n);
@@ -82,8 +87,14 @@ pub fn plan(conf: &ConfState, p: &Present, target: usize, grace_ms: u64, me: u64
         let beside = [&good[..], &learners[..]].concat();
         match p.best_beside(&beside, p.known.iter().copied().filter(|n| p.up.contains(n) && !taken(n))) {
             Some(n) => vec![single(ConfChangeType::AddLearnerNode, n)],
-            // Removed by an operator, and nobody is there to take its place.
-            None => remove(gone.iter().copied().find(|n| !p.known.contains(n))?),
+            // Removed by an operator, or its log is gone, and nobody is there to take its place. The rest must do without it: if
+            // others are away, one that was removed is still needed (raft_sim seed 194).
+            None => {
+                let n = gone.iter().copied().find(forgot)?;
+                let rest = conf.voters.iter().filter(|v| **v != n);
+                let there = rest.clone().filter(|v| p.up.contains(v) && !p.relogged.contains(v)).count();
+                remove(Some(n).filter(|_| there * 2 > rest.count())?)
+            }
         }
     } else if let Some((go, come)) = exchange {
         match ready.contains(&come) {
@@ -110,7 +121,7 @@ pub(crate) fn single(kind: ConfChangeType, node_id: u64) -> ConfChangeSingle {
 }
 
 #[cfg(test)]
-#[allow(clippy::panic)]
+#[allow(clippy::panic, clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -173,6 +184,33 @@ mod tests {
         p.up.remove(&3);
         p.away_ms.insert(3, 99_999);
         assert_eq!(settle(conf(&[1, 2, 3], &[]), &p, 3), (vec![1, 2, 3], vec![]));
+    }
+
+    #[test]
+    fn a_voter_with_another_log_loses_the_old_ones_place() {
+        // Another node takes it at once.
+        let p = Present { relogged: [2].into(), ..all(4) };
+        assert_eq!(settle(conf(&[1, 2, 3], &[]), &p, 3), (vec![1, 3, 4], vec![]));
+        // Nobody else is there: it goes, and (with a place of its own) comes back as any other node.
+        let p = Present { relogged: [2].into(), ..all(3) };
+        let c = plan(&conf(&[1, 2, 3], &[]), &p, 3, 1000, 1).unwrap();
+        assert_eq!((c.changes.len(), c.changes[0].node_id), (1, 2));
+        assert_eq!(c.changes[0].change_type(), ConfChangeType::RemoveNode);
+        assert_eq!(settle(conf(&[1, 3], &[]), &all(3), 3), (vec![1, 2, 3], vec![]));
+        // It goes before one that was removed, and still votes.
+        let mut p = Present { relogged: [3].into(), ..all(3) };
+        p.known.remove(&2);
+        let c = plan(&conf(&[1, 2, 3], &[]), &p, 3, 1000, 1).unwrap();
+        assert_eq!((c.changes.len(), c.changes[0].node_id), (1, 3));
+        // With somebody else away it stays for now.
+        let mut p = all(3);
+        p.known.remove(&2);
+        p.up.remove(&3);
+        assert_eq!(plan(&conf(&[1, 2, 3], &[]), &p, 3, 1000, 1), None);
+        // A learner likewise.
+        let p = Present { relogged: [4].into(), ..all(4) };
+        let c = plan(&conf(&[1, 2], &[4]), &p, 3, 1000, 1).unwrap();
+        assert_eq!((c.changes[0].node_id, c.changes[0].change_type()), (4, ConfChangeType::RemoveNode));
     }
 
     fn zones(of: &[(u64, &str)]) -> BTreeMap<u64, Vec<String>> {

@@ -5,13 +5,13 @@
 
 use hf_meta::member::Log;
 use hf_meta::raft_log::RaftLog;
-use hf_meta::raft_loop::{Proposed, RaftStatus};
+use hf_meta::raft_loop::{Outgoing, Proposed, RaftStatus};
 use hf_meta::{MetaHandle, Start};
 use hf_meta_core::command::COMMAND_VERSION;
 use hf_meta_core::plan::Liveness;
-use hf_meta_core::record::Addresses;
+use hf_meta_core::record::{Addresses, LogRecord};
 use hf_meta_core::{ClusterState, Command, Envelope, Reply, image};
-use hf_policy::{BootId, ClusterId, NodeId, RequestId};
+use hf_policy::{BootId, ClusterId, LogAge, NodeId, RequestId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -40,6 +40,7 @@ fn put_node(n: u64, release: u64) -> Command {
         addr: Addresses { api: format!("n{n}:1"), data: format!("n{n}:2"), nbd: String::new() },
         labels: BTreeMap::new(),
         version: release.to_string(),
+        log: Box::default(),
     }
 }
 
@@ -62,22 +63,31 @@ impl Group {
     }
 
     fn start(&self, n: u64) {
-        let (tx, mut rx) = mpsc::channel::<(u64, Vec<u8>)>(8192);
+        let (tx, mut rx) = mpsc::channel::<Outgoing>(8192);
         let log = RaftLog::open(&self.path(n)).unwrap();
-        let handle =
-            MetaHandle::start(Start { node: NodeId(n), cluster: CLUSTER, log, out: tx, voter_grace_ms: 1_500 })
-                .unwrap();
+        let node = NodeId(n);
+        let start = Start { node, cluster: CLUSTER, log, out: tx, voter_grace_ms: 1_500, noted: Vec::new() };
+        let handle = MetaHandle::start(start).unwrap();
         self.net.lock().unwrap().nodes.insert(n, handle);
         let net = self.net.clone();
         tokio::spawn(async move {
-            while let Some((to, bytes)) = rx.recv().await {
+            while let Some(Outgoing { to, message, logs }) = rx.recv().await {
                 let net = net.lock().unwrap();
                 match net.nodes.get(&to).filter(|_| !net.cut.contains(&n) && !net.cut.contains(&to)) {
-                    Some(peer) => drop(peer.step(&bytes)),
+                    Some(peer) => drop(peer.step(&message, logs)),
                     None => net.nodes.get(&n).into_iter().for_each(|me| me.unreachable(to)),
                 }
             }
         });
+    }
+
+    /// What a node does when it has started: its record says how old its log is now.
+    async fn announce(&mut self, n: u64) {
+        let log = Box::new(self.node(n).status.borrow().own.clone());
+        let Command::PutNode { name, uuid, addr, labels, version, .. } = put_node(n, 0) else { unreachable!() };
+        let request = self.request();
+        let node = Some(NodeId(n));
+        self.propose(request, Command::PutNode { node, name, uuid, addr, labels, version, log }).await;
     }
 
     async fn stop(&self, n: u64) {
@@ -177,10 +187,12 @@ impl Group {
         let mut g = Group::found();
         g.start(1);
         g.until("the founder to lead", |n| n.nodes[&1].status.borrow().is_leader).await;
+        g.announce(1).await;
         for n in [2, 3] {
             let request = g.request();
             g.propose(request, put_node(n, 0)).await;
             g.start(n);
+            g.announce(n).await;
         }
         // While the change is under way the founder is asked as well: nobody could lead without it.
         let three = |s: &RaftStatus| s.voters.len() == 3 && !s.changing;
@@ -274,6 +286,7 @@ async fn a_lost_voter_gives_its_place_to_another_node() {
     let request = g.request();
     g.propose(request, put_node(4, 0)).await;
     g.start(4);
+    g.announce(4).await;
     let leader = g.leader().unwrap();
     let lost = (1..=3).find(|n| *n != leader).unwrap();
     g.cut(lost, true);
@@ -314,10 +327,92 @@ async fn an_older_data_directory_does_not_vote_again() {
     let node = g.node(n);
     g.until("the node to notice", |_| node.failed.borrow().is_some()).await;
     let why = node.failed.borrow().clone().unwrap();
-    assert!(why.contains("older copy") && why.contains("holdfast node remove"), "{why}");
+    assert!(why.contains("older copy") && why.contains("holdfast rescue follow"), "{why}");
     // The others go on without it.
     g.net.lock().unwrap().nodes.remove(&n);
     g.changes(3).await;
+    // Its disks say so even before anybody else does.
+    let log = RaftLog::open(&g.path(n)).unwrap();
+    let own = Log::own(&log).clone();
+    let newer = LogAge { age: own.age + 1, ..own.age() };
+    let (out, _rx) = mpsc::channel(1);
+    let noted = vec![("disk /d".to_string(), newer), ("disk /e".to_string(), LogAge::default())];
+    let s = Start { node: NodeId(n), cluster: CLUSTER, log, out, voter_grace_ms: 1_500, noted };
+    let e = MetaHandle::start(s).err().unwrap().to_string();
+    assert!(e.contains("disk /d has noted") && e.contains("older copy"), "{e}");
+    g.end().await;
+}
+
+/// Nobody leads that could tell by what was acknowledged: whoever asks for its vote, or answers when it stands itself, knows of a newer
+/// log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_data_directory_does_not_vote_while_nobody_leads() {
+    let mut g = Group::three().await;
+    let leader = g.leader().unwrap();
+    let n = (1..=3).find(|n| *n != leader).unwrap();
+    let other = (1..=3).find(|o| *o != leader && *o != n).unwrap();
+    g.stop(n).await;
+    copy_dir(&g.path(n), &g.dir.path().join("old"));
+    g.start(n);
+    g.announce(n).await;
+    g.changes(3).await;
+    g.agree().await;
+    for each in 1..=3 {
+        g.stop(each).await;
+    }
+    std::fs::remove_dir_all(g.path(n)).unwrap();
+    copy_dir(&g.dir.path().join("old"), &g.path(n));
+    // Without the leader of before, the two of them would be a majority.
+    g.start(n);
+    g.start(other);
+    let node = g.node(n);
+    g.until("the node to notice", |_| node.failed.borrow().is_some()).await;
+    let why = node.failed.borrow().clone().unwrap();
+    assert!(why.contains("older copy") && why.contains("has noted age"), "{why}");
+    assert_eq!(g.leader(), None, "a majority was made with it");
+    g.net.lock().unwrap().nodes.remove(&n);
+    // However often it is started.
+    let (out, _rx) = mpsc::channel(1);
+    let log = RaftLog::open(&g.path(n)).unwrap();
+    let s = Start { node: NodeId(n), cluster: CLUSTER, log, out, voter_grace_ms: 1_500, noted: Vec::new() };
+    let e = MetaHandle::start(s).err().unwrap().to_string();
+    assert!(e.contains("older copy") && e.contains("another member"), "{e}");
+    g.start(leader);
+    g.until("the others to go on", |net| net.nodes.values().any(|h| h.status.borrow().is_leader)).await;
+    g.changes(3).await;
+    g.end().await;
+}
+
+/// Three nodes, and no fourth that could take its place: a voter that comes back with an empty log (holdfast rescue follow) loses its
+/// vote, and gets one anew when it has everything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_log_loses_the_old_ones_vote_and_gets_its_own() {
+    let mut g = Group::three().await;
+    let leader = g.leader().unwrap();
+    let n = (1..=3).find(|n| *n != leader).unwrap();
+    g.changes(5).await;
+    g.stop(n).await;
+    std::fs::remove_dir_all(g.path(n)).unwrap();
+    g.start(n);
+    // Nobody knows the new log: whatever it is sent, it takes no part.
+    g.changes(20).await;
+    assert_eq!(g.node(n).status.borrow().applied, 0, "it takes part with a log that nobody knows");
+    g.announce(n).await;
+    let record = |net: &Net, of: u64| net.nodes[&of].state.borrow().nodes[&NodeId(n)].log;
+    let anew = |r: LogRecord| r.nth == 2 && r.member == Some(2);
+    g.until("a place of its own", |net| {
+        let s = net.nodes[&leader].status.borrow().clone();
+        anew(record(net, leader)) && s.voters.contains(&n) && !s.changing
+    })
+    .await;
+    let gone = |e: &hf_meta_core::record::NodeRecord| e.log.member == Some(1);
+    assert!(!g.node(leader).state.borrow().nodes.get(&NodeId(n)).is_some_and(gone));
+    g.agree().await;
+    // It counts: with the other one cut off, the two of them are a majority.
+    let other = (1..=3).find(|o| *o != leader && *o != n).unwrap();
+    g.cut(other, true);
+    let request = g.request();
+    g.propose(request, put_node(1, 778)).await;
     g.end().await;
 }
 
@@ -349,8 +444,15 @@ async fn a_node_of_another_cluster_is_refused_at_every_call() {
         let r =
             s.watch(Request::new(pb::WatchRequest { from_revision: 0, follow: true, cluster: cluster.clone() })).await;
         assert_eq!(r.err().unwrap().code(), Code::PermissionDenied);
-        let r =
-            s.raft(Request::new(pb::RaftRequest { cluster: cluster.clone(), from: 2, to: 1, message: vec![] })).await;
+        let r = s
+            .raft(Request::new(pb::RaftRequest {
+                cluster: cluster.clone(),
+                from: 2,
+                to: 1,
+                message: vec![],
+                ..Default::default()
+            }))
+            .await;
         assert_eq!(r.unwrap_err().code(), Code::PermissionDenied);
         let r = s.alive(Request::new(pb::AliveRequest { cluster: cluster.clone() })).await;
         assert_eq!(r.err().unwrap().code(), Code::PermissionDenied);

@@ -1,23 +1,27 @@
 //! The simulator's second configuration: real raft-rs members with the real record on simulated disks, one thread, one seed. Messages
 //! are lost, repeated, reordered and cut off; members crash between any two durable writes and come back with what was durable;
 //! voters are replaced; clients repeat what they got no answer to. All members apply the same commands in the same order, each
-//! answered one is applied exactly once and stays, and when faults end the group works.
+//! answered one is applied exactly once and stays, and when faults end the group works. Members' logs are lost, and put back from older
+//! copies: what such a log has forgotten never counts.
 //! `HOLDFAST_RAFT_SEEDS=n`; `HOLDFAST_RAFT_SEED=s` replays one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod log_faults;
 mod sim_log;
 
 use hf_meta::member::{ELECTION_TICKS, MetaNode};
 use hf_meta::raft_log::Batch;
+use hf_meta::raft_log::LogError;
 use hf_meta::raft_loop::Proposed;
 use hf_meta_core::command::COMMAND_VERSION;
 use hf_meta_core::plan::Liveness;
-use hf_meta_core::record::Addresses;
+use hf_meta_core::record::{Addresses, Logs, OwnLog};
 use hf_meta_core::{ClusterState, Command, Envelope, image};
-use hf_policy::{BootId, ClusterId, NodeId, RequestId};
+use hf_policy::{BootId, ClusterId, LogAge, LogId, NodeId, RequestId};
+use log_faults::LogFaults;
 use raft::eraftpb::{HardState, Message, Snapshot};
 use sim_log::{Disk, SimLog};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -43,21 +47,26 @@ struct World {
     nodes: BTreeMap<u64, Node>,
     /// What election timeouts are drawn from: raft-rs draws its own at random.
     salt: u64,
-    net: Vec<Message>,
+    net: Vec<(Message, Logs)>,
     cut: BTreeSet<(u64, u64)>,
     away: BTreeMap<u64, u64>,
     faults: bool,
     /// Elections are begun early. (Not in the pinned seeds: they were found without.)
     hasty: bool,
+    /// Logs are lost and put back. (Nor this.)
+    losing: bool,
+    /// Nobody looks at how old a log is: for the test that this is found.
+    blind: bool,
+    logs: LogFaults,
     loss: u64,
     /// Requests that have no answer yet: their command's mark.
     open: BTreeMap<u64, Envelope>,
     answered: BTreeSet<u64>,
     next: u64,
-    /// What every member's record was at each revision.
-    seen: BTreeMap<u64, u64>,
+    /// What every member's record was at each revision, and after each refusal.
+    seen: BTreeMap<(u64, usize), u64>,
     /// The revision each member was last looked at.
-    at: BTreeMap<u64, u64>,
+    at: BTreeMap<u64, (u64, usize)>,
     leaders: BTreeMap<u64, u64>,
     /// Who was removed from the cluster by an operator, at most one, and by which request.
     removed: Option<(u64, u64)>,
@@ -72,11 +81,16 @@ fn put_node(n: u64, release: u64) -> Command {
         addr: Addresses { api: format!("n{n}:1"), data: format!("n{n}:2"), nbd: String::new() },
         labels: BTreeMap::new(),
         version: release.to_string(),
+        log: Box::new(OwnLog::new(LogId(u128::from(n)))),
     }
 }
 
 fn env(request: u64, cmd: Command) -> Envelope {
     Envelope { v: COMMAND_VERSION, request: RequestId(u128::from(request)), at_ms: 0, cmd }
+}
+
+fn knows(s: &ClusterState, n: u64) -> bool {
+    !s.cluster.is_some() || s.member(NodeId(n)).is_some()
 }
 
 fn digest(s: &ClusterState) -> u64 {
@@ -87,13 +101,17 @@ fn digest(s: &ClusterState) -> u64 {
 }
 
 impl World {
-    fn new(seed: u64) -> World {
+    fn new(seed: u64, blind: bool) -> World {
         let mut state = ClusterState::default();
         state.apply(&env(1, Command::Init { cluster: ClusterId(7), name: "t".into() })).unwrap();
         for n in 1..=NODES {
             state.apply(&env(1 + n, put_node(n, 0))).unwrap();
         }
         let disks: BTreeMap<u64, Rc<RefCell<Disk>>> = (1..=NODES).map(|n| (n, Rc::default())).collect();
+        let drawn = Rc::new(Cell::new(0));
+        for (n, d) in &disks {
+            *d.borrow_mut() = Disk { own: OwnLog::new(LogId(u128::from(*n))), drawn: drawn.clone(), ..Disk::default() };
+        }
         let mut s = Snapshot { data: image::encode(&state).unwrap(), ..Default::default() };
         (s.mut_metadata().index, s.mut_metadata().term) = (1, 1);
         s.mut_metadata().mut_conf_state().voters = vec![1];
@@ -111,6 +129,9 @@ impl World {
             away: BTreeMap::new(),
             faults: true,
             hasty: seed.is_multiple_of(3),
+            losing: blind || seed % 3 != 1,
+            blind,
+            logs: LogFaults { last: 100, ..LogFaults::default() },
             loss,
             open: BTreeMap::new(),
             answered: BTreeSet::new(),
@@ -126,9 +147,28 @@ impl World {
     }
 
     fn start(&mut self, n: u64) {
+        if self.logs.out.contains(&n) {
+            return;
+        }
         self.disks[&n].borrow_mut().fuse = None;
-        let mut node = MetaNode::new(n, SimLog::open(self.disks[&n].clone()), 3_000).unwrap();
+        let noted = self.logs.noted.get(&n).filter(|_| !self.blind).map(|a| ("a disk".to_string(), *a));
+        let noted: Vec<(String, LogAge)> = noted.into_iter().collect();
+        let mut node = match MetaNode::new(n, SimLog::open(self.disks[&n].clone()), 3_000, &noted) {
+            Ok(node) => node,
+            Err(LogError::Older { .. }) => {
+                let old = self.logs.old.remove(&n);
+                assert!(old || self.blind, "node {n} has its own log, and takes it for an older one");
+                self.logs.by_disks += 1;
+                self.logs.out.insert(n);
+                return;
+            }
+            Err(e) => panic!("{e}"),
+        };
         node.compact_after(8 + self.rng.below(40));
+        if self.losing {
+            self.logs.noted.insert(n, node.status().own.age());
+            self.announce(n, node.status().own);
+        }
         self.nodes.insert(n, node);
         self.at.remove(&n);
         self.settle(n);
@@ -146,21 +186,26 @@ impl World {
         let draw = Rng(self.salt ^ n << 32 ^ node.raw.raft.term << 1 | 1).below(ELECTION_TICKS.len() as u64);
         node.raw.raft.set_randomized_election_timeout(ELECTION_TICKS.start + draw as usize);
         let (out, answers) = (std::mem::take(&mut node.out), std::mem::take(&mut node.answers));
-        let revision = node.state.revision;
+        let revision = (node.state.revision, node.state.request_order.len());
         let news = (self.at.insert(n, revision) != Some(revision)).then(|| digest(&node.state));
         if node.is_leader() {
             let term = node.raw.raft.term;
             let known = *self.leaders.entry(term).or_insert(n);
             assert_eq!(known, n, "two leaders in term {term}");
         }
+        if self.losing && self.logs.noted.contains_key(&n) {
+            self.logs.noted.insert(n, node.status().own.age());
+        }
         if let Some(sum) = news {
             let known = *self.seen.entry(revision).or_insert(sum);
-            assert_eq!(known, sum, "node {n} has another record at revision {revision}");
+            assert_eq!(known, sum, "node {n} has another record at revision {revision:?}");
         }
-        for m in out {
+        for (m, logs) in out {
             let snapshot = m.msg_type() == raft::eraftpb::MessageType::MsgSnapshot;
             let (from, to) = (n, m.to);
-            let there = self.nodes.contains_key(&to) && !self.cut.contains(&(from, to));
+            // (As `raft_net` does: who was removed has no address. The pinned seeds were found without.)
+            let known = !self.losing || self.blind || self.nodes.get(&n).is_none_or(|m| knows(&m.state, to));
+            let there = known && self.nodes.contains_key(&to) && !self.cut.contains(&(from, to));
             let lost = !there || (self.faults && self.rng.below(100) < self.loss);
             if snapshot && let Some(node) = self.nodes.get_mut(&n) {
                 node.snapshot_sent(to, !lost);
@@ -171,16 +216,20 @@ impl World {
                 }
                 continue;
             }
+            let logs = if self.blind { Logs::default() } else { logs };
             if self.faults && self.rng.one_in(20) {
-                self.net.push(m.clone());
+                self.net.push((m.clone(), logs));
             }
-            self.net.push(m);
+            self.net.push((m, logs));
         }
         for (ticket, what) in answers {
             if let Proposed::Outcome(o) = what {
-                o.unwrap();
-                self.open.remove(&ticket);
-                self.answered.insert(ticket);
+                let asked = self.open.remove(&ticket);
+                // Who was removed may not come back.
+                if asked.is_some_and(|e| !matches!(e.cmd, Command::PutNode { node: Some(_), .. })) {
+                    o.unwrap();
+                    self.answered.insert(ticket);
+                }
             }
         }
     }
@@ -191,14 +240,25 @@ impl World {
         }
         // Mostly in order, sometimes not.
         let i = if self.rng.one_in(4) { self.rng.below(self.net.len() as u64) as usize } else { 0 };
-        let m = self.net.remove(i);
+        let (m, logs) = self.net.remove(i);
         let to = m.to;
         if self.cut.contains(&(m.from, to)) {
             return;
         }
         let Some(node) = self.nodes.get_mut(&to) else { return };
-        node.step(m).unwrap();
-        self.settle(to);
+        let why = format!("{m:?}");
+        match node.step(m, logs) {
+            Ok(()) => self.settle(to),
+            Err(LogError::Older { .. }) => {
+                assert!(self.logs.old.remove(&to), "node {to} has its own log, and is told that it is an older one");
+                self.logs.by_others += 1;
+                self.nodes.remove(&to);
+                self.logs.out.insert(to);
+            }
+            // Without a look at ages this is what is left, if there is a leader.
+            Err(LogError::Behind { .. }) if self.blind => drop(self.nodes.remove(&to)),
+            Err(e) => panic!("{e}; {logs:?} mine {:?}; {why}", self.nodes[&to].log_record(to)),
+        }
     }
 
     fn tick(&mut self) {
@@ -218,6 +278,7 @@ impl World {
                 self.settle(n);
             }
         }
+        self.announce_again();
     }
 
     /// A client asks somebody; what has no answer is asked again under the same request.
@@ -243,7 +304,8 @@ impl World {
 
     /// An operator removes a node, mostly the one that leads.
     fn remove_a_node(&mut self) {
-        if self.removed.is_some() {
+        // (One thing at a time: with a log that is gone as well, a majority of three may be.)
+        if self.removed.is_some() || self.losing && !self.logs_are_whole() {
             return;
         }
         let leader = self.nodes.iter().find(|(_, n)| n.is_leader()).map(|(n, _)| *n);
@@ -292,6 +354,13 @@ impl World {
                     self.settle(n);
                 }
             }
+            381..=383 if self.losing => {
+                let n = 1 + self.rng.below(NODES);
+                let copy = self.disks[&n].borrow().clone();
+                self.logs.copies.insert(n, copy);
+            }
+            384..=386 if self.losing => self.lose_a_log(),
+            387..=389 if self.losing => self.follow(),
             377..=379 => self.cut = self.cut.iter().skip(1).copied().collect(),
             _ => self.deliver(),
         }
@@ -307,14 +376,19 @@ impl World {
             }
             self.disks[&n].borrow_mut().fuse = None;
         }
+        while !self.logs.out.is_empty() {
+            self.follow();
+        }
         for round in 0..3_000 {
             self.tick();
+            self.follow();
             (0..60).for_each(|_| self.deliver());
             (0..4).for_each(|_| self.client());
             // Who is not in the group any more follows by the watch stream, which is not simulated here.
             let leader = self.nodes.values().filter(|n| n.is_leader()).max_by_key(|n| n.raw.raft.term);
             let voters = leader.map(|n| n.status().voters).unwrap_or_default();
-            let revisions: BTreeSet<u64> = voters.iter().map(|n| self.nodes[n].state.revision).collect();
+            let revisions: BTreeSet<Option<u64>> =
+                voters.iter().map(|n| self.nodes.get(n).map(|m| m.state.revision)).collect();
             // Who was removed keeps no vote, even if it led.
             let known = self.removed.is_none_or(|(_, n)| !voters.contains(&n));
             if self.open.is_empty() && voters.len() == 3 && known && revisions.len() == 1 && round > 30 {
@@ -322,7 +396,13 @@ impl World {
             }
         }
         let status: Vec<_> = self.nodes.values().map(MetaNode::status).collect();
-        panic!("the group does not work after healing: {} open, {status:?}", self.open.len());
+        let records: Vec<_> =
+            self.nodes.values().map(|m| m.state.nodes.values().map(|n| n.log).take(5).collect::<Vec<_>>()).collect();
+        panic!(
+            "the group does not work after healing: {} open, removed {:?}, {status:?} {records:?}",
+            self.open.len(),
+            self.removed
+        );
     }
 
     /// What was answered is in the record, once.
@@ -339,11 +419,16 @@ impl World {
     }
 }
 
-fn run(seed: u64) -> (u64, u64, u64) {
-    let mut w = World::new(seed);
+fn run(seed: u64) -> [u64; 6] {
+    run_as(seed, false)
+}
+
+fn run_as(seed: u64, blind: bool) -> [u64; 6] {
+    let mut w = World::new(seed, blind);
     (0..2_500).for_each(|_| w.random_step());
     w.heal();
-    w.stats
+    let ((answered, crashes, cuts), l) = (w.stats, &w.logs);
+    [answered, crashes, cuts, l.lost, l.by_disks, l.by_others]
 }
 
 #[test]
@@ -353,29 +438,35 @@ fn members_agree_whatever_fails_and_answered_requests_stay() {
         return;
     }
     // A leader whose own vote was taken by a change that an earlier leader had proposed.
-    for seed in [1027, 3166] {
+    // (The first two found it; in this form of the simulator it is the third that shows it.)
+    for seed in [1027, 3166, 1567] {
         run(seed);
     }
     let seeds: u64 = std::env::var("HOLDFAST_RAFT_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(1_000);
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     let part = |first: u64| {
-        let mut sum = (0, 0, 0);
+        let mut sum = [0; 6];
         for seed in (first..seeds).step_by(threads as usize) {
             let r = std::panic::catch_unwind(|| run(seed));
             let r = r.unwrap_or_else(|_| {
                 panic!("seed {seed}; replay: HOLDFAST_RAFT_SEED={seed} cargo test -p hf-meta --test raft_sim")
             });
-            sum = (sum.0 + r.0, sum.1 + r.1, sum.2 + r.2);
+            sum = add(sum, r);
         }
         sum
     };
-    let (answered, crashes, cuts) = std::thread::scope(|s| {
+    let [answered, crashes, cuts, lost, by_disks, by_others] = std::thread::scope(|s| {
         let part = &part;
         let parts: Vec<_> = (0..threads).map(|t| s.spawn(move || part(t))).collect();
-        parts.into_iter().map(|p| p.join().unwrap()).fold((0, 0, 0), |a, b| (a.0 + b.0, a.1 + b.1, a.2 + b.2))
+        parts.into_iter().map(|p| p.join().unwrap()).fold([0; 6], add)
     });
     println!(
-        "real raft members, seeds 0..{seeds}: {answered} requests answered and kept, {crashes} crashes, {cuts} cuts"
+        "real raft members, seeds 0..{seeds}: {answered} requests answered and kept, {crashes} crashes, {cuts} cuts; {lost} logs lost or put back, {by_disks} noticed by the node's disks, {by_others} by other members"
     );
     assert!(answered > seeds * 20 && crashes > seeds, "{answered} {crashes}");
+    assert!(lost > seeds / 2 && by_disks > seeds / 20 && by_others > seeds / 200, "{lost} {by_disks} {by_others}");
+}
+
+fn add(a: [u64; 6], b: [u64; 6]) -> [u64; 6] {
+    std::array::from_fn(|i| a[i] + b[i])
 }

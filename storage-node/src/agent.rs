@@ -48,6 +48,7 @@ pub fn start(node: Arc<Node>, m: Arc<Member>, events: mpsc::UnboundedReceiver<Ev
     tokio::spawn(tend_reserve(node.clone()));
     tokio::spawn(node.clone().remember_log(m.clone()));
     tokio::spawn(announce(node.clone(), m.clone()));
+    tokio::spawn(note_log_age(m.clone()));
     tokio::spawn(listen(m.clone(), events, begun.clone()));
     tokio::spawn(converge(m, begun));
 }
@@ -179,16 +180,43 @@ async fn beat(
     }
 }
 
-/// At start: the node's record says where it is now, and configured disks are added.
-async fn announce(node: Arc<Node>, m: Arc<Member>) {
+/// The disks note how old the metadata log is whenever it was raised: an older copy of the log shows at the next start.
+async fn note_log_age(m: Arc<Member>) {
+    let mut status = m.meta.status.clone();
+    let mut noted = status.borrow().own.age;
+    while let Ok(own) = status.wait_for(|s| s.own.age > noted).await.map(|s| s.own.clone()) {
+        noted = own.age;
+        m.reactors.iter().for_each(|r| r.send(Mail::LogAge(own.age())));
+    }
+}
+
+/// Until the node's record says where it is now.
+async fn announce_once(node: &Node, m: &Member) {
     loop {
         match m.propose_new(node.put_node()).await {
-            Ok(Ok(_)) => break,
+            Ok(Ok(_)) => return,
             Ok(Err(e)) => tracing::error!("this node's record was refused: {e}"),
             Err(e) => tracing::debug!("announcing this node: {e}"),
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+}
+
+/// If the record follows another log of this node, what an earlier process had wanted came late: it is told once more.
+async fn announce_again(node: Arc<Node>, m: Arc<Member>) {
+    let own = m.meta.status.borrow().own.log;
+    let mut view = m.view.clone();
+    let other = |s: &Arc<ClusterState>| s.nodes.get(&m.node).is_some_and(|n| n.log.nth > 0 && n.log.age.log != own);
+    while view.wait_for(other).await.is_ok() {
+        announce_once(&node, &m).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// At start: the node's record says where it is now, and configured disks are added.
+async fn announce(node: Arc<Node>, m: Arc<Member>) {
+    announce_once(&node, &m).await;
+    tokio::spawn(announce_again(node.clone(), m.clone()));
     let broken = m.broken.lock().map(|b| b.clone()).unwrap_or_default();
     for (disk, why) in broken {
         report_disk(&m, disk, DiskState::Failed(why));

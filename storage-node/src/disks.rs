@@ -2,17 +2,21 @@
 //! reformatted: a disk whose store is gone was wiped, and its replicas count as lost.
 
 use crate::disk::raw::{Blocking, DiskFile, OpenDiskError, check_vacant};
-use crate::identity::{KnownDisk, random};
+use crate::identity::{Identity, KnownDisk, random};
 use crate::node::{Member, Node};
 use crate::reactor::Mail;
 use hf_meta_core::record::DiskState;
 use hf_meta_core::{Command, Reply};
 use hf_policy::attributes::Media;
-use hf_policy::{ClusterId, DiskId, DiskUuid, NodeId};
+use hf_policy::{ClusterId, DiskId, DiskUuid, LogAge, NodeId};
 use hf_store::format::superblock::Superblock;
 use hf_store::{Config, FormatParams, OpenError, Store, recovery};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a disk may take to show its superblock at start.
+const SUPERBLOCK: Duration = Duration::from_secs(5);
 
 fn store_error(path: &Path, source: OpenError) -> OpenDiskError {
     OpenDiskError::Store { path: path.display().to_string(), source }
@@ -32,7 +36,27 @@ fn assign(m: &Member, disk: DiskId) -> usize {
     best
 }
 
-fn hand_over(node: &Node, m: &Member, disk: DiskId, file: DiskFile, store: Store) {
+/// How old each of this node's disks says that its metadata log is. Only superblocks are read; a disk that does not answer for long says
+/// nothing.
+pub async fn noted_ages(id: &Identity) -> Vec<(String, LogAge)> {
+    let mut asked = tokio::task::JoinSet::new();
+    for (path, uuid, cluster, node) in id.disks.iter().map(|k| (k.path.clone(), k.uuid, id.cluster, id.node)) {
+        asked.spawn_blocking(move || {
+            let file = DiskFile::look(&path).ok()??;
+            let sb = recovery::probe(&mut Blocking(&file)).ok()?;
+            let ours = sb.cluster == cluster && sb.disk == uuid && made_by(&sb, node);
+            (ours && sb.log_age.is_some()).then(|| (format!("disk {}", path.display()), sb.log_age))
+        });
+    }
+    let mut noted = Vec::new();
+    while let Ok(Some(answer)) = tokio::time::timeout(SUPERBLOCK, asked.join_next()).await {
+        noted.extend(answer.ok().flatten());
+    }
+    noted
+}
+
+fn hand_over(node: &Node, m: &Member, disk: DiskId, file: DiskFile, mut store: Store) {
+    store.begin_with(m.meta.status.borrow().own.age());
     let reactor = assign(m, disk);
     let mail = Mail::AddDisk { disk, store: Box::new(store), file: Arc::new(file), how: node.cfg.disk_options };
     m.reactors[reactor].send(mail);

@@ -5,8 +5,9 @@ use crate::config::Config;
 use crate::export::{ExportTable, Seats};
 use crate::identity::{DataDir, Identity, random};
 use crate::reactor;
+use hf_meta::raft_log::{FORGOT, RaftLog};
 use hf_meta::service::{Heard, PeerService};
-use hf_meta::{MetaHandle, raft_log::RaftLog, raft_net};
+use hf_meta::{MetaHandle, raft_net};
 use hf_meta_core::plan::Liveness;
 use hf_meta_core::{ClusterState, Command, Envelope, Outcome};
 use hf_meta_proto::LeaderClient;
@@ -317,8 +318,10 @@ impl Node {
     /// This node's own record.
     pub fn put_node(&self) -> Command {
         let uuid = self.identity.lock().map(|i| i.uuid).unwrap_or_default();
+        let member = self.member.get();
         Command::PutNode {
-            node: self.member.get().map(|m| m.node),
+            log: member.map(|m| Box::new(m.meta.status.borrow().own.clone())).unwrap_or_default(),
+            node: member.map(|m| m.node),
             name: self.cfg.name.clone(),
             uuid,
             addr: hf_meta_core::record::Addresses {
@@ -348,7 +351,7 @@ impl Node {
         let log = self.raft_log()?;
         if log.is_empty() && id.has_log {
             anyhow::bail!(
-                "data_dir {0}: its metadata (meta) is gone, and with it what this node has voted for; it must not vote as if it never had. Restore it; or leave this node down until another one has its vote (holdfast cluster status shows who votes), then run holdfast rescue follow {0} and start it",
+                "data_dir {}: its metadata (meta) is gone, and with it what this node has voted for. {FORGOT}",
                 self.dir.path.display()
             );
         }
@@ -359,6 +362,7 @@ impl Node {
             log,
             out: out_tx,
             voter_grace_ms: self.cfg.replace_voter_after / 1000,
+            noted: crate::disks::noted_ages(&id).await,
         })?;
         let saved = std::fs::read(self.dir.path.join("view.json")).ok().and_then(|b| serde_json::from_slice(&b).ok());
         let own = meta.state.borrow().clone();

@@ -79,6 +79,9 @@ pub fn propose(data_dirs: &[PathBuf], disks: &[PathBuf]) -> anyhow::Result<Propo
             volumes.push(judge(v, &found));
         }
     }
+    // The group is begun anew: nobody's log has a place in it yet.
+    best.nodes.values_mut().for_each(|n| n.log = LogRecord::default());
+    best.removed_members.clear();
     best.revision += JUMP;
     for v in best.volumes.values_mut() {
         v.rev = best.revision;

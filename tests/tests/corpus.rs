@@ -145,6 +145,12 @@ fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     ]
 }
 
+fn raft_request(cluster: Vec<u8>) -> hf_meta_proto::pb::RaftRequest {
+    use hf_meta_proto::pb;
+    let log = Some(pb::LogTold { id: vec![7; 16], age: 3, nth: 2, member: 1, start: 9 });
+    pb::RaftRequest { cluster, from: 1, to: 2, message: vec![8, 3], log, from_log: vec![8; 16], from_nth: 1 }
+}
+
 /// A node's files, and what nodes say to each other on the control plane.
 fn node_seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     use hf_host::identity::{FORMAT, Identity, KnownDisk};
@@ -186,7 +192,7 @@ fn node_seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let beat = pb::HeartbeatRequest { node: 2, disks: used, cluster: cluster.clone(), ..Default::default() };
     let created = pb::CreateVolumeRequest { name: "v".into(), attrs, request_id: "7".into() };
     let grpc = vec![
-        of(0, pb::RaftRequest { cluster: cluster.clone(), from: 1, to: 2, message: vec![8, 3] }.encode_to_vec()),
+        of(0, raft_request(cluster.clone()).encode_to_vec()),
         of(1, pb::ProposeRequest { envelope, cluster: cluster.clone(), ..Default::default() }.encode_to_vec()),
         of(2, pb::ProposeReply { outcome: b"{}".to_vec(), not_leader: true, ..Default::default() }.encode_to_vec()),
         of(5, pb::WatchRequest { from_revision: 4, follow: true, cluster }.encode_to_vec()),

@@ -1,8 +1,9 @@
 //! A disk is put back from an older copy of itself (hazard 2): it looks healthy, it carries the right names, and it lacks what was
 //! acknowledged since. It must count as storage of unknown history: never a source, compared as a whole before it is relied upon.
+//! The same with a node's data directory (hazard 18): what it voted for and acknowledged since is gone, so it must not vote.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use hf_tests::cluster::{Cluster, until};
+use hf_tests::cluster::{Cluster, run, until};
 use hf_tests::nbd::Nbd;
 use std::path::PathBuf;
 
@@ -113,4 +114,84 @@ fn a_disk_that_was_put_back_is_noticed_and_compared_as_a_whole() {
     assert!(c.nodes[1].log().contains("put back from an older copy"));
     verify(&c, 1, &want);
     println!("a disk put back over a change of terms: noticed, made equal");
+}
+
+fn copy_dir(from: &PathBuf, to: &PathBuf) {
+    let _ = std::fs::remove_dir_all(to);
+    let done = std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap();
+    assert!(done.success());
+}
+
+fn voters(c: &Cluster) -> Result<Vec<u64>, String> {
+    let s = c.status()?;
+    Ok(s["voters"].as_array().into_iter().flatten().filter_map(serde_json::Value::as_u64).collect())
+}
+
+/// Nobody leads that could tell by what was acknowledged; the node's own disks do, and without them whoever it asks for a vote.
+#[test]
+fn a_data_directory_that_was_put_back_does_not_vote_while_nobody_leads() {
+    let mut c = Cluster::new(3);
+    let leader = c.leader();
+    let (victim, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let (dir, kept) = (c.nodes[victim].data_dir.clone(), c.dir.path().join("kept"));
+    let age = |c: &Cluster| {
+        let disk = c.nodes[victim].disk.display().to_string();
+        let text = run(&["inspect", "disk", &disk, "-o", "json"]).unwrap();
+        let v: serde_json::Value = serde_json::from_str(&text).unwrap();
+        v["log_age"].as_u64().unwrap()
+    };
+    c.nodes[victim].kill();
+    copy_dir(&dir, &kept);
+    let before = age(&c);
+    c.nodes[victim].start();
+    c.ok(&["volume", "create", "v", "size=16MiB"]);
+    until("its record to say how old its log is", || {
+        let raft = c.cli(&["node", "list", "-o", "json"])?;
+        let nodes: serde_json::Value = serde_json::from_str(&raft).map_err(|e| e.to_string())?;
+        let of = |n: &serde_json::Value| n["log"]["age"]["age"].as_u64().filter(|_| n["id"] == victim as u64 + 1);
+        let told = nodes.as_array().into_iter().flatten().find_map(of);
+        if told.is_some_and(|a| a > before) { Ok(()) } else { Err(format!("{told:?}, before {before}: {raft}")) }
+    });
+    for with_disks in [true, false] {
+        c.nodes.iter_mut().for_each(|n| n.kill());
+        assert!(age(&c) > before, "its disk has noted nothing: {before}");
+        copy_dir(&kept, &dir);
+        if !with_disks {
+            std::fs::rename(&c.nodes[victim].disk, c.dir.path().join("disk-away")).unwrap();
+        }
+        // The two of them would be a majority, with what only the third one has left out.
+        c.nodes[other].start();
+        c.nodes[victim].start();
+        assert_eq!(c.nodes[victim].wait_end(), Some(1), "{}", c.nodes[victim].log());
+        let by = if with_disks { "disk " } else { "node #" };
+        let log = c.nodes[victim].log();
+        let said = log.lines().rfind(|l| l.contains("is an older copy")).unwrap_or(&log);
+        let reason = said.contains(&format!(": {by}")) && said.contains("has noted age");
+        assert!(reason && said.contains("holdfast rescue follow"), "{said}");
+        if !with_disks {
+            std::fs::rename(c.dir.path().join("disk-away"), &c.nodes[victim].disk).unwrap();
+        }
+        c.nodes[leader].start();
+        until("the others to go on", || c.cli(&["volume", "list"]));
+        assert_eq!(c.volume("v")["name"], "v");
+    }
+    // What the message says: it takes part again, with a vote of its own.
+    run(&["rescue", "follow", &dir.display().to_string()]).unwrap();
+    c.nodes[victim].start();
+    let nth = |c: &Cluster| -> Result<String, String> {
+        let nodes: serde_json::Value =
+            serde_json::from_str(&c.cli(&["node", "list", "-o", "json"])?).map_err(|e| e.to_string())?;
+        let one = nodes.as_array().into_iter().flatten().find(|n| n["id"] == victim as u64 + 1).cloned();
+        Ok(one.unwrap_or_default()["log"].to_string())
+    };
+    until("it to have a vote of its own", || {
+        let (log, v) = (nth(&c)?, voters(&c)?);
+        let own = log.contains("\"nth\":2") && log.contains("\"member\":2");
+        if own && v.len() == 3 { Ok(()) } else { Err(format!("{log} {v:?}")) }
+    });
+    // It counts: without the third one the two are a majority.
+    c.nodes[leader].kill();
+    until("a change without the one that led", || {
+        c.cli(&["volume", "create", "w", "size=16MiB", "replicas=2", "min_replicas=1"])
+    });
 }

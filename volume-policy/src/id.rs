@@ -90,6 +90,8 @@ uuid_id! {
     BootId,
     /// A mutating request, for exactly-once.
     RequestId,
+    /// A node's metadata log: made with its directory.
+    LogId,
 }
 
 /// A shard: a fixed-size range of a volume, the unit of placement and replication.
@@ -104,6 +106,26 @@ pub struct ShardId {
 impl fmt::Display for ShardId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.vol, self.index)
+    }
+}
+
+/// How old a metadata log is: raised by its node at every start and every few seconds while it changes, and noted outside of the log
+/// (on the node's disks, in the cluster's record), so that a copy that was put back shows.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug, Serialize, Deserialize)]
+pub struct LogAge {
+    /// Which log; ages of different ones say nothing about each other.
+    pub log: LogId,
+    /// How often it was raised.
+    pub age: u64,
+    /// Drawn at the start that raised it to this age; 0 if it was not a start that did.
+    #[serde(default)]
+    pub start: u64,
+}
+
+impl LogAge {
+    /// Was any log's age noted?
+    pub fn is_some(self) -> bool {
+        self.log.is_some()
     }
 }
 

@@ -1,6 +1,12 @@
 //! What the cluster remembers: nodes, disks, volumes, replicas; plus what makes requests exactly-once and
 //! watchers catch up.
 
+mod log;
+mod node;
+
+pub use log::*;
+pub use node::*;
+
 use crate::command::Outcome;
 use hf_policy::attributes::Media;
 use hf_policy::policy::AttrMap;
@@ -17,61 +23,6 @@ pub const REQUESTS_KEPT: usize = 8192;
 pub const EVENTS_KEPT: usize = 2048;
 /// Removals kept for watch deltas; a watcher further behind gets the whole image.
 pub const REMOVALS_KEPT: usize = 4096;
-
-/// Where a node is reached.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Addresses {
-    /// Control plane: Raft, metadata, API (`host:port`).
-    pub api: String,
-    /// Replication (`host:port`).
-    pub data: String,
-    /// NBD export (`host:port`), empty if off.
-    pub nbd: String,
-}
-
-/// A node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeRecord {
-    /// Its id, also its Raft id.
-    pub id: NodeId,
-    /// Unique, chosen by the operator.
-    pub name: String,
-    /// Made once per data directory: a node that lost its directory is another node.
-    pub uuid: u128Hex,
-    /// Where it is reached.
-    pub addr: Addresses,
-    /// Topology and free labels.
-    #[serde(default)]
-    pub labels: BTreeMap<String, String>,
-    /// Release it runs, for people.
-    #[serde(default)]
-    pub version: String,
-    /// What the operator wants of it.
-    #[serde(default)]
-    pub mode: NodeMode,
-    /// Its drain is held: nothing more is begun because of it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub drain_paused: bool,
-    /// Revision of the last change.
-    pub rev: u64,
-}
-
-/// What the operator wants of a node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NodeMode {
-    /// Holds replicas.
-    #[default]
-    Active,
-    /// Its replicas move elsewhere, and it gets no new ones.
-    Draining,
-    /// It will be away: nothing is made anew because of that, and it gets no new replicas.
-    Maintenance,
-}
-
-/// A `u128` that reads as hexadecimal.
-#[allow(non_camel_case_types)]
-pub type u128Hex = hf_policy::BootId;
 
 /// A disk's health, as recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -442,6 +393,9 @@ pub struct ClusterState {
     pub removals: VecDeque<(u64, Removed)>,
     /// Removals up to this revision are forgotten.
     pub removals_floor: u64,
+    /// Removed nodes that may be voters or learners until the leader has changed that: where they are, and with which log.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub removed_members: BTreeMap<NodeId, NodeRecord>,
     /// How many nodes should vote on metadata.
     #[serde(default = "three")]
     pub voters: usize,
@@ -476,6 +430,7 @@ impl Default for ClusterState {
             events: VecDeque::new(),
             removals: VecDeque::new(),
             removals_floor: 0,
+            removed_members: BTreeMap::new(),
             voters: three(),
             rebuild_paused: false,
             rebalancing: false,
@@ -488,6 +443,10 @@ impl ClusterState {
     /// A volume by name.
     pub fn volume_named(&self, name: &str) -> Option<&VolumeRecord> {
         self.volumes.values().find(|v| v.name == name)
+    }
+    /// A node, also one that was removed and is still a member of the metadata group.
+    pub fn member(&self, id: NodeId) -> Option<&NodeRecord> {
+        self.nodes.get(&id).or_else(|| self.removed_members.get(&id))
     }
     /// A node by name.
     pub fn node_named(&self, name: &str) -> Option<&NodeRecord> {

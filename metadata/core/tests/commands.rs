@@ -27,6 +27,7 @@ impl World {
                 addr: Addresses { api: format!("h{i}:1"), ..Default::default() },
                 labels: BTreeMap::new(),
                 version: "0".into(),
+                log: Default::default(),
             });
             w.ok(Command::PutDisk {
                 node: NodeId(i),
@@ -330,6 +331,7 @@ fn a_removed_node_does_not_come_back_as_a_new_one() {
         addr: Addresses::default(),
         labels: BTreeMap::new(),
         version: "0".into(),
+        log: Default::default(),
     };
     w.ok(put(Some(NodeId(3))));
     w.ok(Command::RemoveNode { node: NodeId(3) });
@@ -349,6 +351,7 @@ fn a_name_belongs_to_one_node() {
         addr: Addresses::default(),
         labels: BTreeMap::new(),
         version: "0".into(),
+        log: Default::default(),
     };
     let env = w.env(other);
     let e = w.s.apply(&env).unwrap_err().to_string();

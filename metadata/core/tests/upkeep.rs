@@ -108,6 +108,7 @@ fn rebalancing_ends_and_new_nodes_carry_their_share() {
                 addr: Addresses::default(),
                 labels: Default::default(),
                 version: String::new(),
+                log: Default::default(),
             };
             w.run(put);
             let (node, uuid, path) = (NodeId(i), DiskUuid(u128::from(i)), String::new());

@@ -2,23 +2,37 @@
 
 use hf_meta::member::Log;
 use hf_meta::raft_log::{Batch, LogError};
+use hf_meta_core::record::OwnLog;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// What survives a crash: it changes by whole batches.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub struct Disk {
     pub hard: HardState,
     pub snapshot: Snapshot,
     pub entries: BTreeMap<u64, Entry>,
+    pub own: OwnLog,
+    /// Starts that have drawn a number, over all lives and copies.
+    pub drawn: Rc<Cell<u64>>,
     /// Batches until the power goes: the next one is done, or not, and nobody hears of it.
     pub fuse: Option<(u32, bool)>,
 }
 
 impl Disk {
+    /// One write more: does the power go with it, and is it done all the same?
+    fn burn(&mut self) -> Option<bool> {
+        let (left, done) = self.fuse?;
+        if left == 0 {
+            return Some(done);
+        }
+        self.fuse = Some((left - 1, done));
+        None
+    }
+
     pub fn put(&mut self, b: Batch) {
         if let Some(s) = b.install {
             self.entries.clear();
@@ -40,26 +54,24 @@ pub struct SimLog {
     disk: Rc<RefCell<Disk>>,
     conf: ConfState,
     image: Snapshot,
+    own: OwnLog,
 }
 
 impl SimLog {
     pub fn open(disk: Rc<RefCell<Disk>>) -> SimLog {
-        let image = disk.borrow().snapshot.clone();
-        SimLog { conf: image.get_metadata().get_conf_state().clone(), image, disk }
+        let (image, own) = (disk.borrow().snapshot.clone(), disk.borrow().own.clone());
+        SimLog { conf: image.get_metadata().get_conf_state().clone(), image, own, disk }
     }
 }
 
 impl Log for SimLog {
     fn commit(&mut self, b: Batch) -> Result<(), LogError> {
         let mut d = self.disk.borrow_mut();
-        if let Some((left, done)) = d.fuse {
-            if left == 0 {
-                if done {
-                    d.put(b);
-                }
-                return Err(LogError::Damaged("power loss".into()));
+        if let Some(done) = d.burn() {
+            if done {
+                d.put(b);
             }
-            d.fuse = Some((left - 1, done));
+            return Err(LogError::Damaged("power loss".into()));
         }
         if let Some(s) = &b.install {
             self.conf = s.get_metadata().get_conf_state().clone();
@@ -79,6 +91,23 @@ impl Log for SimLog {
     }
     fn entries_kept(&self) -> u64 {
         self.disk.borrow().entries.len() as u64
+    }
+    fn own(&self) -> &OwnLog {
+        &self.own
+    }
+    fn set_own(&mut self, own: OwnLog) -> Result<(), LogError> {
+        let mut d = self.disk.borrow_mut();
+        let gone = d.burn();
+        if gone != Some(false) {
+            d.own = own.clone();
+        }
+        self.own = own;
+        gone.map_or(Ok(()), |_| Err(LogError::Damaged("power loss".into())))
+    }
+    fn draw(&mut self) -> Result<u64, LogError> {
+        let d = self.disk.borrow();
+        d.drawn.set(d.drawn.get() + 1);
+        Ok(d.drawn.get())
     }
 }
 

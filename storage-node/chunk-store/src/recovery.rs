@@ -23,7 +23,7 @@ use crate::format::replica::{REPLICA_BYTES, ReplicaRec};
 use crate::format::superblock::{Bad, JournalTail, Superblock};
 use crate::geometry::{Geometry, JOURNAL_OFF, MIN_DISK};
 use bytes::Bytes;
-use hf_policy::{BLOCK_SIZE, ClusterId, DiskUuid, NodeId, crc};
+use hf_policy::{BLOCK_SIZE, ClusterId, DiskUuid, LogAge, NodeId, crc};
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
 
@@ -107,6 +107,7 @@ pub fn format(disk: &mut dyn RawDisk, p: FormatParams) -> Result<Superblock, Ope
         half: 0,
         index_gen: 1,
         index_digest: index::digest(&crcs),
+        log_age: LogAge::default(),
     };
     let block = sb.encode();
     disk.write(sb.offset(), &[block.clone(), block].concat())?;

@@ -12,8 +12,14 @@ use std::collections::BTreeMap;
 
 const ZERO: [u8; 4096] = [0; 4096];
 
-fn verify(mut disk: SimDisk, allowed: &BTreeMap<u64, Vec<Held>>, context: &str) -> (SimDisk, BTreeMap<u64, Held>) {
+fn verify(
+    mut disk: SimDisk,
+    (allowed, aged): (&BTreeMap<u64, Vec<Held>>, u64),
+    context: &str,
+) -> (SimDisk, BTreeMap<u64, Held>) {
     let mut store = recovery::open(&mut disk, config()).unwrap_or_else(|e| panic!("{context}: {e}"));
+    let noted = store.superblock().log_age.age;
+    assert!(noted >= aged, "{context}: the log was said to be noted at age {aged}, the disk says {noted}");
     let all = read_all(&mut disk, &mut store, RID);
     let mut now = BTreeMap::new();
     for (b, (info, data)) in all {
@@ -64,7 +70,7 @@ fn crash_states(seed: u64) -> u64 {
         if step % 2 == 0 || w.flights.is_empty() {
             let mut disk = w.disk.clone();
             disk.crash(&mut pick);
-            verify(disk, &w.allowed(), &format!("seed {seed} step {step}"));
+            verify(disk, (&w.allowed(), w.aged), &format!("seed {seed} step {step}"));
             states += 1;
         }
     }
@@ -84,8 +90,8 @@ fn repeated_crashes_never_take_back_what_was_seen() {
             let allowed = w.allowed();
             w.disk.crash(&mut w.rng);
             // Opening twice shows the same (a crash during recovery is fine: it writes nothing).
-            let (disk, first) = verify(w.disk.clone(), &allowed, &format!("seed {seed} round {round}"));
-            let (disk, second) = verify(disk, &allowed, &format!("seed {seed} round {round} again"));
+            let (disk, first) = verify(w.disk.clone(), (&allowed, w.aged), &format!("seed {seed} round {round}"));
+            let (disk, second) = verify(disk, (&allowed, w.aged), &format!("seed {seed} round {round} again"));
             assert_eq!(first, second);
             w.disk = disk;
             w.acked = first;
@@ -122,6 +128,7 @@ fn a_long_life_keeps_reads_right_and_space_accounted() {
         }
         let s = w.store.stats();
         assert!(s.checkpoints > 2 && w.reads_checked > 20, "{s:?}");
+        assert!(w.aged > 10 && w.aged == w.age, "every age that was told is noted: {} of {}", w.aged, w.age);
         assert_eq!(s.units_free, s.units_total, "units leaked: {s:?}");
         assert_eq!(s.journal_used, 0);
         assert!(w.store.is_clean());

@@ -106,7 +106,16 @@ fn superblock() {
         index_gen: 0xc1c2,
         index_digest: 0xd1d2_d3d4,
         node: NodeId(0xe1e2_e3e4_e5e6_e7e8),
+        log_age: LogAge::default(),
     };
+    // The age of a log was added behind what there was: disks from before hold zeroes there, and are read as never told.
+    let aged = Superblock {
+        log_age: LogAge { log: LogId(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10), age: 0xf1f2, start: 0 },
+        ..sb.clone()
+    };
+    let bytes = golden("superblock_log_age", &aged.encode());
+    assert_eq!(Superblock::decode(&bytes), Ok(aged));
+    every_bit_counts("superblock_log_age", &bytes, |b| Superblock::decode(b).is_ok());
     let bytes = golden("superblock", &sb.encode());
     assert_eq!(Superblock::decode(&bytes), Ok(sb.clone()));
     every_bit_counts("superblock", &bytes, |b| Superblock::decode(b).is_ok());

@@ -85,6 +85,7 @@ pub fn disk(path: &Path, verify: bool) -> anyhow::Result<Value> {
     }
     Ok(json!({
         "path": path, "cluster": sb.cluster, "disk": sb.disk, "generation": sb.generation,
+        "log": sb.log_age.log, "log_age": sb.log_age.age,
         "bytes": sb.geometry.disk_bytes, "journal_bytes": sb.geometry.journal_bytes,
         "units": stats.units_total, "units_free": stats.units_free, "slots_free": stats.slots_free,
         "journal_groups_replayed": stats.replayed_groups, "journal_used": stats.journal_used, "replicas": replicas,

@@ -1,6 +1,8 @@
 //! `holdfast inspect raft`: a node's metadata: the image, the log behind it, and the record that follows from both.
 
+use hf_meta::member::Log;
 use hf_meta::raft_log::RaftLog;
+use hf_meta_core::record::OwnLog;
 use hf_meta_core::{ClusterState, Envelope, image};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -11,6 +13,8 @@ pub struct Known {
     pub state: ClusterState,
     /// The newest index and term in the log.
     pub last: (u64, u64),
+    /// What the log says of itself.
+    pub own: OwnLog,
     /// Who votes, by the image's configuration and the log's changes of it.
     pub voters: Vec<u64>,
 }
@@ -44,7 +48,7 @@ pub fn load(data_dir: &Path, each: &mut dyn FnMut(Value)) -> anyhow::Result<Opti
         };
         each(json!({"index": e.index, "term": e.term, "committed": committed, "what": command}));
     }
-    Ok(Some(Known { state, last, voters: log.conf().voters.clone() }))
+    Ok(Some(Known { state, last, own: Log::own(&log).clone(), voters: log.conf().voters.clone() }))
 }
 
 /// The whole as JSON; with `log` every entry.
@@ -61,6 +65,7 @@ pub fn raft(data_dir: &Path, log: bool) -> anyhow::Result<Value> {
     Ok(json!({
         "path": data_dir, "cluster": k.state.cluster, "name": k.state.name, "revision": k.state.revision,
         "voters": k.voters, "last_index": k.last.0, "last_term": k.last.1, "log_entries": count,
+        "log_id": k.own.log, "log_age": k.own.age, "older_copy": k.own.older,
         "nodes": k.state.nodes.len(), "disks": k.state.disks.len(), "volumes": k.state.volumes.len(),
         "damage": k.state.check().err(),
         "log": log.then_some(entries),

@@ -246,6 +246,7 @@ impl Core {
                 self.volumes.values().for_each(|h| h.intake.close());
                 self.say_stopped();
             }
+            Mail::LogAge(age) => self.disks.values_mut().for_each(|d| d.note_log_age(age, &mut self.work)),
             Mail::Shutdown(tx) => {
                 self.shutdown = Some(tx);
                 for d in self.disks.values_mut() {

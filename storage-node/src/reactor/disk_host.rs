@@ -4,7 +4,7 @@ use super::core::{Core, CoreRef, DiskStatus, Work, now};
 use crate::disk::{Backend, DiskFile};
 use crate::reactor::Held;
 use bytes::Bytes;
-use hf_policy::{DiskId, Lineage, Rid, StoreUuid};
+use hf_policy::{DiskId, Lineage, LogAge, Rid, StoreUuid};
 use hf_repl_core::Replica;
 use hf_repl_core::message::{Envelope, Msg, Nack};
 use hf_repl_core::replica::{self as re, Link, StoreAnswer, StoreOp};
@@ -21,6 +21,7 @@ enum Owner {
     Create { rec: Box<ReplicaRec>, reply: oneshot::Sender<Result<(), StoreError>> },
     Admin(oneshot::Sender<Result<(), StoreError>>),
     Checkpoint,
+    Nobody,
 }
 
 pub(super) struct DiskHost {
@@ -199,6 +200,11 @@ impl DiskHost {
         self.op(Owner::Checkpoint, Op::Checkpoint, work);
     }
 
+    /// If the disk fails over it, that is told like any other failure.
+    pub(super) fn note_log_age(&mut self, age: LogAge, work: &mut WorkQueue) {
+        self.op(Owner::Nobody, Op::NoteLogAge(age), work);
+    }
+
     pub(super) fn create(
         &mut self,
         rec: ReplicaRec,
@@ -309,7 +315,7 @@ impl Core {
             && let Some(owner) = d.owners.remove(&id)
         {
             match owner {
-                Owner::Checkpoint => {}
+                Owner::Checkpoint | Owner::Nobody => {}
                 Owner::Admin(reply) => drop(reply.send(result.map(|_| ()))),
                 Owner::Create { rec, reply } => {
                     if result.is_ok() {

@@ -18,7 +18,7 @@ pub use volume_host::VolumeStatus;
 use crate::disk::DiskFile;
 use hf_frontends::nbd::Agreed;
 use hf_meta_core::ClusterState;
-use hf_policy::{BootId, ClusterId, DiskId, Epoch, Lineage, NodeId, Rid, SessionId, ShardId, Term, VolumeId};
+use hf_policy::{BootId, ClusterId, DiskId, Epoch, Lineage, LogAge, NodeId, Rid, SessionId, ShardId, Term, VolumeId};
 use hf_repl_core::coordinator::{Change, Proposed};
 use hf_store::{ReplicaRec, Store, StoreError};
 use std::sync::Arc;
@@ -143,6 +143,8 @@ pub enum Mail {
     },
     /// Take no more requests; answered when every connection has got its last replies and is closed.
     StopClients(oneshot::Sender<()>),
+    /// This is how old the node's metadata log is: every disk notes it.
+    LogAge(LogAge),
     /// Checkpoint every disk, then end.
     Shutdown(oneshot::Sender<()>),
 }

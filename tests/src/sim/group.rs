@@ -13,6 +13,7 @@ use hf_meta::raft_log::Batch;
 use hf_meta::raft_loop::Proposed;
 use hf_meta_core::command::COMMAND_VERSION;
 use hf_meta_core::plan::Liveness;
+use hf_meta_core::record::Logs;
 use hf_meta_core::{ClusterState, Command, Envelope, Refusal, image};
 use hf_policy::*;
 use hf_repl_core::coordinator as co;
@@ -98,8 +99,8 @@ impl Sim {
     /// A node's member comes up with what was durable.
     pub(super) fn raft_start(&mut self, n: u64) {
         let Some(g) = self.group.as_mut().filter(|_| n <= VOTERS) else { return };
-        // (Nobody is replaced: that is another simulator's.)
-        let mut member = MetaNode::new(n, SimLog::open(g.disks[&n].clone()), u64::MAX).unwrap();
+        // (Nobody is replaced, and no log put back: that is another simulator's.)
+        let mut member = MetaNode::new(n, SimLog::open(g.disks[&n].clone()), u64::MAX, &[]).unwrap();
         member.compact_after(8 + self.rng.below(40));
         g.members.insert(n, member);
         g.at.remove(&n);
@@ -158,7 +159,7 @@ impl Sim {
         }
         let member = self.group.as_mut().and_then(|g| g.members.get_mut(&to));
         if let Some(member) = member {
-            member.step(m).map_err(|e| e.to_string())?;
+            member.step(m, Logs::default()).map_err(|e| e.to_string())?;
         }
         self.raft_settle(to)
     }
@@ -228,7 +229,7 @@ impl Sim {
                 self.know_homes();
             }
         }
-        out.into_iter().for_each(|m| self.raft_send(m));
+        out.into_iter().for_each(|(m, _)| self.raft_send(m));
         answers.into_iter().for_each(|(ticket, what)| self.raft_answered(ticket, what));
         if news { self.raft_news(n) } else { Ok(()) }
     }

@@ -177,6 +177,7 @@ impl Sim {
                 addr: Addresses::default(),
                 labels: BTreeMap::new(),
                 version: String::new(),
+                log: Default::default(),
             };
             self.apply(put).unwrap();
             self.apply(Command::PutDisk {

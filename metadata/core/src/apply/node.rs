@@ -16,7 +16,9 @@ impl ClusterState {
     }
 
     pub(super) fn put_node(&mut self, env: &Envelope) -> Outcome {
-        let Command::PutNode { name, node, uuid, addr, labels, version } = &env.cmd else { return Ok(Reply::Done) };
+        let Command::PutNode { name, node, uuid, addr, labels, version, log } = &env.cmd else {
+            return Ok(Reply::Done);
+        };
         valid_name(name).map_err(|why| Refusal::Invalid(format!("node name \"{name}\": {why}")))?;
         let same_name = self.nodes.values().find(|n| n.name == *name);
         if same_name.is_some_and(|n| n.uuid != *uuid) {
@@ -29,6 +31,8 @@ impl ClusterState {
             )));
         }
         let id = known.as_ref().map_or(NodeId(self.next.node), |n| n.id);
+        let mut own = known.as_ref().map_or(LogRecord::default(), |n| n.log);
+        own.told(log);
         let record = NodeRecord {
             id,
             name: name.clone(),
@@ -38,10 +42,13 @@ impl ClusterState {
             version: version.clone(),
             mode: known.as_ref().map_or(NodeMode::Active, |n| n.mode),
             drain_paused: known.as_ref().is_some_and(|n| n.drain_paused),
+            log: own,
             rev: self.revision,
         };
         match known {
             Some(n) if (NodeRecord { rev: n.rev, ..record.clone() }) == n => return Ok(Reply::Node(id)),
+            // It has begun anew where it was: nothing to tell people.
+            Some(n) if (NodeRecord { rev: n.rev, log: n.log, ..record.clone() }) == n => {}
             Some(_) => self.event(env.at_ms, "node.updated", name.clone(), format!("node {name} is at {}", addr.api)),
             None => {
                 self.next.node += 1;
@@ -50,6 +57,25 @@ impl ClusterState {
         }
         self.nodes.insert(id, record);
         Ok(Reply::Node(id))
+    }
+
+    /// These nodes, and no others, are voters or learners of the metadata group from now on; the log that each has now has the place.
+    /// Follows from a configuration in Raft's log, so that all members do it at the same entry.
+    pub fn set_members(&mut self, members: &[NodeId]) {
+        let place = |n: &NodeRecord| n.log.member.filter(|_| members.contains(&n.id));
+        let now = |n: &NodeRecord| place(n).or((members.contains(&n.id) && n.log.nth > 0).then_some(n.log.nth));
+        let gone = |n: &NodeId| !members.contains(n);
+        if self.nodes.values().all(|n| n.log.member == now(n)) && !self.removed_members.keys().any(gone) {
+            return;
+        }
+        self.revision += 1;
+        self.removed_members.retain(|n, _| members.contains(n));
+        for n in self.nodes.values_mut() {
+            let member = now(n);
+            if n.log.member != member {
+                (n.log.member, n.rev) = (member, self.revision);
+            }
+        }
     }
 
     pub(super) fn put_disk(&mut self, env: &Envelope) -> Outcome {
@@ -144,6 +170,8 @@ impl ClusterState {
             self.removed(Removed::Tombstone(rid));
         }
         self.nodes.remove(&node);
+        // Whether it is a member shows when the members are looked at next.
+        self.removed_members.insert(node, n.clone());
         self.removed(Removed::Node(node));
         self.event(at_ms, "node.removed", n.name.clone(), format!("node {} removed", n.name));
         Ok(Reply::Done)

@@ -30,6 +30,7 @@ impl World {
                 addr: Addresses::default(),
                 labels: BTreeMap::from([("rack".into(), format!("r{}", i % 3))]),
                 version: String::new(),
+                log: Default::default(),
             });
             let (node, uuid, path) = (NodeId(i), DiskUuid(i as u128), String::new());
             w.run(Command::PutDisk { node, uuid, path, media: Media::Ssd, capacity: 1 << 40 });

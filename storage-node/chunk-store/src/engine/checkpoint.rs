@@ -16,7 +16,7 @@ use crate::disk::{DiskError, DiskOp};
 use crate::format::index;
 use crate::format::superblock::JournalTail;
 use bytes::Bytes;
-use hf_policy::BLOCK_SIZE;
+use hf_policy::{BLOCK_SIZE, LogAge};
 use std::collections::{BTreeSet, VecDeque};
 
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -29,6 +29,8 @@ enum Phase {
     WritingIndex,
     SyncingIndex,
     WritingSuper,
+    /// A superblock on its own: only the log's age changes.
+    Noting,
 }
 
 #[derive(Default)]
@@ -50,6 +52,9 @@ pub(crate) struct Checkpoint {
     /// Deleted replicas without chunks: not yet in a checkpoint, and in the one that commits.
     emptied: Vec<u32>,
     emptied_now: Vec<u32>,
+    /// Answered by the next superblock that is begun, and by the one that is on its way.
+    notes: Vec<OpId>,
+    noting: Vec<OpId>,
     /// Answered by the running checkpoint, and by the next.
     now: Vec<OpId>,
     next: Vec<OpId>,
@@ -80,7 +85,10 @@ impl Checkpoint {
         self.space_awaited
     }
     pub(super) fn take_ops(&mut self) -> Vec<OpId> {
-        self.now.drain(..).chain(self.next.drain(..)).collect()
+        [&mut self.now, &mut self.next, &mut self.notes, &mut self.noting]
+            .into_iter()
+            .flat_map(std::mem::take)
+            .collect()
     }
 }
 
@@ -88,6 +96,12 @@ impl Store {
     pub(super) fn request_checkpoint(&mut self, id: OpId) {
         self.checkpoint.next.push(id);
         self.checkpoint.requested = true;
+    }
+
+    /// The next superblock has it: there is one at once, unless a checkpoint is under way and writes one anyway.
+    pub(super) fn note_log_age(&mut self, id: OpId, age: LogAge) {
+        self.sb.log_age = LogAge { start: 0, ..age };
+        self.checkpoint.notes.push(id);
     }
 
     /// About once a second: a store that was quiet since the last time empties its overlay and journal.
@@ -111,6 +125,10 @@ impl Store {
         let full = self.journal.is_half_full() || self.overlay_bytes * 2 >= self.cfg.overlay_bytes;
         // Space that only a checkpoint gives back, while little is free.
         let starved = self.units.pending() > 0 && self.units.free() < self.promised_units + self.reserve() * 2;
+        if self.checkpoint.phase == Phase::Idle && !self.checkpoint.notes.is_empty() {
+            self.checkpoint.phase = Phase::Noting;
+            self.write_superblock(Pending::Checkpoint, out);
+        }
         if self.checkpoint.phase == Phase::Idle && (self.checkpoint.requested || full || starved) {
             self.begin_checkpoint();
         }
@@ -196,6 +214,11 @@ impl Store {
                 self.write_superblock(Pending::Checkpoint, out);
             }
             Phase::WritingSuper => self.committed(out),
+            Phase::Noting => {
+                self.durable_sb = self.sb.generation;
+                self.checkpoint.phase = Phase::Idle;
+                self.noted(out);
+            }
             Phase::Idle | Phase::Destaging | Phase::Verifying => {}
         }
     }
@@ -287,11 +310,19 @@ impl Store {
         for id in std::mem::take(&mut self.checkpoint.now) {
             out.push(Output::Done { id, result: Ok(super::Answer::Done) });
         }
+        self.noted(out);
+    }
+
+    fn noted(&mut self, out: &mut Vec<Output>) {
+        for id in std::mem::take(&mut self.checkpoint.noting) {
+            out.push(Output::Done { id, result: Ok(super::Answer::Done) });
+        }
     }
 
     /// Writes the next superblock generation: durable, two copies in one write.
     pub(super) fn write_superblock(&mut self, pending: Pending, out: &mut Vec<Output>) {
         self.sb.generation += 1;
+        self.checkpoint.noting.append(&mut self.checkpoint.notes);
         let block = Bytes::from(self.sb.encode());
         let op = DiskOp::Write { off: self.sb.offset(), bufs: vec![block.clone(), block], durable: true };
         self.disk_op(pending, op, out);

@@ -27,7 +27,7 @@ use crate::format::page::PageId;
 use crate::format::replica::ReplicaRec;
 use crate::format::superblock::Superblock;
 use bytes::Bytes;
-use hf_policy::{ChunkIx, Rid, Ver};
+use hf_policy::{ChunkIx, LogAge, Rid, Ver};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Where the store stands.
@@ -170,6 +170,11 @@ impl Store {
         self.sb.journal_gen = self.sb.journal_gen.max(seen) + 1;
     }
 
+    /// Before [`Store::start`]: the superblock of this open notes how old the node's metadata log is.
+    pub fn begin_with(&mut self, age: LogAge) {
+        self.sb.log_age = LogAge { start: 0, ..age };
+    }
+
     /// The store's part of a fresh open: [`crate::recovery::open`] builds it. The first output is the superblock of
     /// this open; operations are accepted at once and wait for it.
     pub fn start(&mut self, out: &mut Vec<Output>) {
@@ -211,6 +216,7 @@ impl Store {
         match op {
             Op::Read { .. } => self.read(id, op, out),
             Op::Checkpoint => self.request_checkpoint(id),
+            Op::NoteLogAge(age) => self.note_log_age(id, age),
             Op::Write { .. } | Op::Zero { .. } | Op::Copy { .. } | Op::Versions { .. } => {
                 if self.waiting.is_empty() && self.has_room() {
                     self.admit(id, op, out);

@@ -5,7 +5,7 @@ use crate::format::page::{BlockState, Page};
 use crate::format::replica::ReplicaRec;
 use bytes::Bytes;
 use hf_policy::crc::{PayloadCrc, SeededCrc};
-use hf_policy::{BlockIx, BlockRange, ChunkIx, Fate, HasFate, Rid, Term, Ver};
+use hf_policy::{BlockIx, BlockRange, ChunkIx, Fate, HasFate, LogAge, Rid, Term, Ver};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -93,6 +93,8 @@ pub enum Op {
     },
     /// Destages everything acknowledged so far and empties the journal.
     Checkpoint,
+    /// Notes how old the node's metadata log is. Durable when answered.
+    NoteLogAge(LogAge),
 }
 
 /// One block of a copy.

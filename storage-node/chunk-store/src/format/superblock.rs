@@ -3,7 +3,7 @@
 
 use super::{FORMAT_VERSION, Get, Put, seal, unseal};
 use crate::geometry::Geometry;
-use hf_policy::{BLOCK_SIZE, ClusterId, DiskUuid, NodeId};
+use hf_policy::{BLOCK_SIZE, ClusterId, DiskUuid, LogAge, LogId, NodeId};
 
 const MAGIC: &[u8; 8] = b"HOLDFAST";
 const CRC_AT: usize = 12;
@@ -42,6 +42,8 @@ pub struct Superblock {
     pub index_digest: u32,
     /// The node that formatted it; 0 if it was formatted before this was written down.
     pub node: NodeId,
+    /// The age of the node's metadata log when last told; none if it never was.
+    pub log_age: LogAge,
 }
 
 /// Why a block is not a superblock we can use.
@@ -79,6 +81,8 @@ impl Superblock {
         b.p64(self.index_gen);
         b.p32(self.index_digest);
         b.p64(self.node.0);
+        b.p128(self.log_age.log.0);
+        b.p64(self.log_age.age);
         b.resize(BLOCK_SIZE, 0);
         seal(&mut b, CRC_AT);
         b
@@ -118,6 +122,7 @@ impl Superblock {
             index_gen: g.u64()?,
             index_digest: g.u32()?,
             node: NodeId(g.u64()?),
+            log_age: LogAge { log: LogId(g.u128()?), age: g.u64()?, start: 0 },
         })
     }
 

@@ -40,6 +40,10 @@ pub struct World {
     pub failed: Option<String>,
     /// How long operations take; none: all over the place.
     pub took: Option<u64>,
+    /// The last age of a log that was told, those on their way, and the newest that was answered: it must be on the disk.
+    pub age: u64,
+    pub ages: BTreeMap<OpId, u64>,
+    pub aged: u64,
 }
 
 pub fn rec() -> ReplicaRec {
@@ -106,6 +110,9 @@ impl World {
             reads_checked: 0,
             failed: None,
             took: None,
+            age: 0,
+            ages: BTreeMap::new(),
+            aged: 0,
         };
         w.drain();
         w.submit(Op::CreateReplica(rec()), "create");
@@ -119,6 +126,13 @@ impl World {
         self.others.insert(id, what);
         self.input(Input::Op { id, op });
         id
+    }
+
+    /// The node's log is older by one: noted on the disk.
+    pub fn note_age(&mut self) {
+        self.age += 1;
+        let id = self.submit(Op::NoteLogAge(LogAge { log: LogId(3), age: self.age, start: 0 }), "age");
+        self.ages.insert(id, self.age);
     }
 
     pub fn input(&mut self, input: Input) {
@@ -159,6 +173,9 @@ impl World {
             }
         } else {
             let what = self.others.remove(&id).expect("an answer to nothing, or the second one");
+            if let Some(age) = self.ages.remove(&id).filter(|_| result.is_ok()) {
+                self.aged = self.aged.max(age);
+            }
             if let Err(e) = result {
                 assert!(self.failed.is_some() || matches!(e, StoreError::Failed(_)), "{what}: {e}");
             }
@@ -330,6 +347,7 @@ impl World {
                 self.submit(Op::Checkpoint, "checkpoint");
             }
             12 if self.rng.one_in(4) => self.input(Input::Housekeep),
+            14 if self.rng.one_in(6) => self.note_age(),
             13 if self.rng.one_in(5) => {
                 self.term += 1;
                 self.seq = 0;

@@ -1,0 +1,229 @@
+//! Which of a node's metadata logs may take part in the group.
+//!
+//! A log that was lost or put back from an older copy has forgotten what it voted for and acknowledged (hazard 18). The record says
+//! how old each node's log was when it last started, and with which of its logs it became a member; whoever sends a Raft message
+//! sends along what its record says of the addressee ([`LogRecord::judge`], decisions/0016).
+
+use hf_policy::{LogAge, LogId};
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+
+/// What is recorded of a node's metadata log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRecord {
+    /// As it told at its last start.
+    pub age: LogAge,
+    /// Which of its logs that is, from 1 on; 0: it has never told.
+    pub nth: u64,
+    /// The one with which it became a voter or learner, while it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<u64>,
+}
+
+/// A log, and which of its node's it is as far as that knows itself; 0: it does not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WhichLog {
+    /// The log.
+    pub log: LogId,
+    /// Which.
+    pub nth: u64,
+}
+
+/// What is sent along with a Raft message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Logs {
+    /// The log that the message is from.
+    pub from: WhichLog,
+    /// What the sender's record says of the addressee's.
+    pub to: LogRecord,
+}
+
+/// May this node take part in the group?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// It may.
+    TakesPart,
+    /// Not yet: nobody who answers knows this log, or its place is still the one that a lost log was given.
+    Waits,
+    /// Never: it is an older copy.
+    Older,
+}
+
+impl LogRecord {
+    /// The node told of its log. (One that is an older copy is not believed.)
+    pub fn told(&mut self, own: &OwnLog) {
+        if !own.log.is_some() {
+            return;
+        }
+        if self.nth == 0 || self.age.log != own.log {
+            *self = LogRecord { age: own.begun(), nth: self.nth + 1, member: self.member };
+        } else if !own.is_older_than(self.age) {
+            self.age = own.begun();
+        }
+    }
+
+    /// Is this another log than the one something comes from, and not an older one?
+    pub fn is_newer_than(&self, from: WhichLog) -> bool {
+        self.nth > 0 && from.log.is_some() && self.age.log != from.log && self.nth >= from.nth
+    }
+
+    /// Is its place in the group one that a log was given which is gone?
+    pub fn is_lost(&self) -> bool {
+        self.member.is_some_and(|m| m != self.nth)
+    }
+
+    /// For a node that has the log `own` and has applied `mine` of itself: what follows from `self`, which somebody else has
+    /// applied of it. Either may be behind. A log's place is lost, then gone, then given anew, in this order: one view that is not
+    /// lost is enough.
+    pub fn judge(&self, own: &OwnLog, mine: LogRecord) -> Judgement {
+        let (theirs_is_own, mine_is_own) = (self.age.log == own.log, mine.age.log == own.log);
+        if self.nth == 0 {
+            return Judgement::TakesPart;
+        }
+        if own.is_older_than(self.age) || !theirs_is_own && mine_is_own && self.nth > mine.nth {
+            return Judgement::Older;
+        }
+        let good = theirs_is_own && !self.is_lost() || mine_is_own && !mine.is_lost();
+        if good { Judgement::TakesPart } else { Judgement::Waits }
+    }
+}
+
+/// Starts that a log remembers: more are never on their way to the record.
+const STARTS_KEPT: usize = 64;
+
+/// What a metadata log says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnLog {
+    /// Which.
+    pub log: LogId,
+    /// How often it was raised.
+    pub age: u64,
+    /// The last starts: the age that each raised it to, and what was drawn then.
+    pub starts: VecDeque<(u64, u64)>,
+    /// Another node knew of a newer one: it never takes part again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub older: bool,
+}
+
+impl OwnLog {
+    /// A new one.
+    pub fn new(log: LogId) -> OwnLog {
+        OwnLog { log, ..OwnLog::default() }
+    }
+
+    /// It begins another life.
+    pub fn begin(&mut self, drawn: u64) {
+        self.age += 1;
+        self.starts.push_back((self.age, drawn));
+        while self.starts.len() > STARTS_KEPT {
+            self.starts.pop_front();
+        }
+    }
+
+    /// How old it is now: for whoever is told often.
+    pub fn age(&self) -> LogAge {
+        LogAge { log: self.log, age: self.age, start: 0 }
+    }
+
+    /// How old it was when this life began.
+    pub fn begun(&self) -> LogAge {
+        let (age, start) = self.starts.back().copied().unwrap_or_default();
+        LogAge { log: self.log, age, start }
+    }
+
+    /// Which of its node's this is, by what is recorded of that.
+    pub fn as_in(&self, mine: LogRecord) -> WhichLog {
+        WhichLog { log: self.log, nth: if mine.age.log == self.log { mine.nth } else { 0 } }
+    }
+
+    /// Does what was `noted` elsewhere prove that this is an older copy? It does if it is newer, and if it began a life that this one
+    /// does not remember: a copy that is started anew grows older, too.
+    pub fn is_older_than(&self, noted: LogAge) -> bool {
+        let remembered = self.starts.front().is_some_and(|(first, _)| noted.age >= *first);
+        let unknown = noted.start != 0 && remembered && !self.starts.contains(&(noted.age, noted.start));
+        self.log == noted.log && (noted.age > self.age || unknown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lives(log: u128, starts: u64) -> OwnLog {
+        let mut own = OwnLog::new(LogId(log));
+        (1..=starts).for_each(|i| own.begin(i * 100));
+        own
+    }
+
+    #[test]
+    fn a_log_takes_part_unless_somebody_knows_better() {
+        let record =
+            |log, age, nth, member| LogRecord { age: LogAge { log: LogId(log), age, start: age * 100 }, nth, member };
+        let (never, own) = (LogRecord::default(), &lives(7, 5));
+        assert_eq!(never.judge(own, never), Judgement::TakesPart, "nobody ever told anything");
+        assert_eq!(record(7, 5, 1, None).judge(own, never), Judgement::TakesPart);
+        assert_eq!(record(7, 4, 1, Some(1)).judge(own, never), Judgement::TakesPart, "it goes on");
+        assert_eq!(record(7, 6, 1, Some(1)).judge(own, never), Judgement::Older);
+        // Another log: theirs is from before, or this one is.
+        assert_eq!(
+            record(6, 9, 1, Some(1)).judge(own, never),
+            Judgement::Waits,
+            "it was emptied, and nobody knows it yet"
+        );
+        assert_eq!(record(6, 9, 1, Some(1)).judge(own, record(7, 5, 2, None)), Judgement::TakesPart, "they are behind");
+        assert_eq!(record(8, 1, 3, None).judge(own, record(7, 5, 2, None)), Judgement::Older, "a copy from before");
+        // It holds the place of the log before, until that is taken from it.
+        assert_eq!(record(7, 5, 2, Some(1)).judge(own, never), Judgement::Waits);
+        assert_eq!(record(7, 5, 2, Some(1)).judge(own, record(7, 5, 2, Some(1))), Judgement::Waits);
+        assert_eq!(record(7, 5, 2, Some(1)).judge(own, record(7, 5, 2, None)), Judgement::TakesPart);
+        assert_eq!(record(7, 5, 2, Some(2)).judge(own, record(7, 5, 2, Some(1))), Judgement::TakesPart);
+    }
+
+    #[test]
+    fn what_a_log_that_is_gone_has_sent_is_not_heard() {
+        let record = LogRecord { age: lives(8, 1).begun(), nth: 2, member: None };
+        let from = |log, nth| WhichLog { log: LogId(log), nth };
+        assert!(record.is_newer_than(from(7, 1)) && record.is_newer_than(from(7, 0)));
+        // The one that is known, a newer one, and a sender that does not tell.
+        assert!(
+            !record.is_newer_than(from(8, 0)) && !record.is_newer_than(from(9, 3)) && !record.is_newer_than(from(0, 0))
+        );
+        assert!(!LogRecord::default().is_newer_than(from(7, 1)));
+        assert_eq!((lives(8, 1).as_in(record), lives(7, 4).as_in(record)), (from(8, 2), from(7, 0)));
+    }
+
+    #[test]
+    fn a_copy_is_known_however_often_it_is_started() {
+        let mut log = lives(7, 3);
+        let mut copy = log.clone();
+        log.begin(400);
+        copy.begin(401);
+        assert!(copy.is_older_than(log.begun()), "the same age, another life");
+        copy.begin(501);
+        assert!(copy.is_older_than(log.begun()), "a higher age, without the life that was noted");
+        assert!(
+            !log.is_older_than(log.begun()) && !log.is_older_than(lives(7, 2).begun()) && !log.is_older_than(log.age())
+        );
+        // What is noted often has no life of its own.
+        log.age += 3;
+        assert!(lives(7, 3).is_older_than(log.age()) && !log.is_older_than(lives(7, 3).age()));
+        // Lives from before those that are kept are believed.
+        let old = log.begun();
+        (0..100).for_each(|i| log.begin(1000 + i));
+        assert!(!log.is_older_than(old));
+        assert_eq!(log.starts.len(), STARTS_KEPT);
+    }
+
+    #[test]
+    fn each_log_of_a_node_has_its_number() {
+        let mut r = LogRecord::default();
+        r.told(&OwnLog::default());
+        assert_eq!(r.nth, 0);
+        r.told(&lives(7, 3));
+        r.told(&lives(7, 2));
+        assert_eq!((r.nth, r.age), (1, lives(7, 3).begun()), "an older one says nothing");
+        r.member = Some(1);
+        r.told(&lives(8, 1));
+        assert_eq!((r.nth, r.age, r.is_lost()), (2, lives(8, 1).begun(), true));
+    }
+}
