@@ -176,6 +176,9 @@ impl Coordinator {
             let what = self.pending.get(&req).map(|p| p.what);
             // Background work is no reason to drop a member that serves.
             let copying = what.is_some_and(|w| w.is_sync() && !matches!(w, For::Mirror(_)));
+            if copying {
+                self.width.failed(now);
+            }
             if copying && self.record.in_sync.contains_key(&rid) {
                 self.fail_sync("the source is slow");
             } else if let Some(For::Repair(id)) = what {
@@ -272,6 +275,7 @@ impl Coordinator {
             return if what == For::SyncSeal { self.target_wait(now, us) } else { self.seal_wait(now, rid, us) };
         }
         let Some(p) = self.pending.remove(&env.req) else { return };
+        self.copying_answered(now, &p);
         match (what, msg) {
             (For::Seal, Msg::SealAck { stable, max_ver, .. }) => self.sealed(now, rid, stable, max_ver, out),
             (For::Write(seq), Msg::WriteAck { .. }) => self.write_acked(now, seq, rid, out),

@@ -15,6 +15,7 @@
 //! | `sync/` | bringing a member back in |
 //! | `scrub.rs` | reading and comparing everything, now and then |
 //! | `pace.rs` | how fast both may go |
+//! | `width.rs` | how much of copying is on its way at once |
 //! | `link.rs` | requests to members, repeated until answered |
 
 mod io;
@@ -28,6 +29,7 @@ mod space;
 mod sync;
 mod takeover;
 mod types;
+mod width;
 mod write;
 
 pub use scrub::ScrubStatus;
@@ -70,6 +72,7 @@ pub struct Coordinator {
     permit: sync::Permit,
     scrub: Option<scrub::Scrub>,
     pace: pace::Pace,
+    width: width::Width,
     last_read: Tick,
     next_lease: Tick,
     /// The newest question about leases.
@@ -111,6 +114,7 @@ impl Coordinator {
             permit: sync::Permit::None,
             scrub: None,
             pace,
+            width: width::Width::new(),
             last_read: now,
             next_lease: now,
             asked: 0,

@@ -1,9 +1,10 @@
 //! What differs, chunk by chunk: versions of both, a read of what the target lacks, conditional copies of it.
 //!
 //! Long runs are cut into small pieces, so that no client waits behind a large one; single blocks of several chunks go in one
-//! message, so that headers cost next to nothing. How much is on its way at once depends on the pace.
+//! message, so that headers cost next to nothing. How much is on its way at once depends on the pace
+//! and on how soon it is answered.
 
-use super::super::link::For;
+use super::super::link::{For, Pending};
 use super::super::{Coordinator, Output};
 use crate::message::{BlockInfo, BlockState, Content, CopyItem, Msg};
 use bytes::Bytes;
@@ -100,13 +101,13 @@ impl Coordinator {
     pub(super) fn drive_copying(&mut self, now: Tick, out: &mut Vec<Output>) {
         while self.sync.as_ref().is_some_and(|s| s.may_begin())
             && self.pace.ready(now)
-            && self.sync.as_ref().is_some_and(|s| s.copying.busy() < self.pace.at_once())
+            && self.sync.as_ref().is_some_and(|s| s.copying.busy() < self.pace.at_once().min(self.width.bytes()))
         {
             if !self.begin_piece(now, out) && !self.begin_chunk(now, out) {
                 break;
             }
         }
-        let piece = self.pace.piece_blocks() as usize;
+        let piece = self.piece_blocks() as usize;
         let full = |c: &Copying| c.outbox.len() >= piece || !c.expects();
         while self.sync.as_ref().is_some_and(|s| !s.copying.outbox.is_empty() && full(&s.copying)) {
             self.send_copies(now, out);
@@ -116,8 +117,24 @@ impl Coordinator {
         }
     }
 
+    fn piece_blocks(&self) -> u32 {
+        self.pace.piece_blocks().min((self.width.bytes() / BLOCK_BYTES) as u32)
+    }
+
+    /// How long it took tells how much may be on its way.
+    pub(in crate::coordinator) fn copying_answered(&mut self, now: Tick, p: &Pending) {
+        let bytes = match (p.what, &p.msg) {
+            // (A read that was quick, from this node's own disk perhaps, says nothing about the way to the target.)
+            (For::SyncRead(..), _) => 0,
+            (For::SyncCopy(_), Msg::Copy { items }) => items.len() as u64 * BLOCK_BYTES,
+            _ => return,
+        };
+        let of = self.sync.as_ref().map_or(0, |s| s.copying.busy());
+        self.width.answered(now, p.first, bytes, of, self.cfg.replica_timeout);
+    }
+
     fn begin_piece(&mut self, now: Tick, out: &mut Vec<Output>) -> bool {
-        let most = self.pace.piece_blocks();
+        let most = self.piece_blocks();
         let piece = self.sync.as_mut().and_then(|s| s.copying.next_piece(most));
         let Some((chunk, range, from)) = piece else { return false };
         self.pace.spend(range.bytes());

@@ -1,0 +1,96 @@
+//! How many bytes of copying may be on their way at once: as many as come back soon.
+//!
+//! Everything that is on its way waits in the same queues as clients' writes, and what is not answered in time is taken for lost. So it
+//! begins with little, grows by what is answered quickly (it doubles in every round trip, as in TCP's slow start, RFC 5681 §3.1), and halves when
+//! answers take long: down to what keeps a slow disk busy, and below that only when a request is about to be repeated. A link is too narrow
+//! only if it does not carry the least of it within the replica's timeout.
+//!
+//! It does not decide how fast copying goes: that is `pace.rs`.
+
+use hf_policy::Tick;
+
+/// The first of an attachment.
+const FIRST: u64 = 32 << 10;
+/// Never less.
+const LEAST: u64 = 16 << 10;
+/// What keeps a disk busy whose every answer takes long.
+const DISK: u64 = 128 << 10;
+/// Never more.
+const MOST: u64 = 4 << 20;
+
+/// Of one shard's copying. It outlives an attempt: the next one begins with what was learned.
+pub(super) struct Width {
+    bytes: u64,
+    /// What was sent before says nothing about the width since.
+    narrowed: Tick,
+}
+
+impl Width {
+    pub fn new() -> Width {
+        Width { bytes: FIRST, narrowed: Tick(0) }
+    }
+
+    /// So many bytes, now.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// So many bytes of so many that were on their way are answered; they were sent then.
+    pub fn answered(&mut self, now: Tick, sent: Tick, bytes: u64, of: u64, timeout: u64) {
+        if sent < self.narrowed {
+            return;
+        }
+        let took = now.since(sent);
+        if took >= timeout / 2 || took >= timeout / 4 && self.bytes > DISK {
+            self.bytes = (self.bytes / 2).max(LEAST);
+            self.narrowed = now;
+        } else if took <= timeout / 10 && of >= self.bytes / 2 {
+            self.bytes = (self.bytes + bytes).min(MOST);
+        }
+    }
+
+    /// Something was not answered in time.
+    pub fn failed(&mut self, now: Tick) {
+        self.bytes = (self.bytes / 4).max(LEAST);
+        self.narrowed = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hf_policy::MS;
+
+    const TIMEOUT: u64 = 1_000 * MS;
+
+    #[test]
+    fn it_doubles_in_a_round_trip_that_is_quick_and_used() {
+        let mut w = Width::new();
+        let mut now = Tick(1_000_000);
+        for round in 1..=10 {
+            let of = w.bytes();
+            (0..of / LEAST).for_each(|_| w.answered(now.plus(MS), now, LEAST, of, TIMEOUT));
+            assert_eq!(w.bytes(), (FIRST << round).min(MOST));
+            now = now.plus(2 * MS);
+        }
+        // Little on the way proves little.
+        let mut w = Width::new();
+        (0..100).for_each(|_| w.answered(now.plus(MS), now, 4096, 4096, TIMEOUT));
+        assert_eq!(w.bytes(), FIRST);
+    }
+
+    #[test]
+    fn slow_answers_narrow_it_once_each_round_trip_and_a_slow_disk_only_so_far() {
+        let mut w = Width { bytes: MOST, narrowed: Tick(0) };
+        let mut now = Tick(1_000_000);
+        for _ in 0..20 {
+            (0..8).for_each(|_| w.answered(now.plus(TIMEOUT / 3), now, LEAST, MOST, TIMEOUT));
+            now = now.plus(TIMEOUT / 3 + MS);
+        }
+        assert_eq!(w.bytes(), DISK);
+        w.answered(now.plus(TIMEOUT / 2), now, LEAST, DISK, TIMEOUT);
+        assert_eq!(w.bytes(), DISK / 2);
+        (0..9).for_each(|i| w.failed(now.plus(i)));
+        assert_eq!(w.bytes(), LEAST);
+    }
+}
