@@ -12,7 +12,7 @@ const STILL: [&str; 2] = ["holds", "changes"];
 
 /// Seeds that notice the rarer ones, and what they run without: tried first, so that the search is short as long as they hold.
 const HINTS: &[(Mutant, Metadata, u64, &[&str])] = &[
-    (Mutant::SyncForgetsZeroesOfNothing, Metadata::StandIn, 8987, &[]),
+    (Mutant::SyncForgetsZeroesOfNothing, Metadata::StandIn, 15689, &[]),
     (Mutant::OneNotesForAll, Metadata::Raft, 5525, &STILL),
     (Mutant::IgnoreStoreUuid, Metadata::Raft, 6663, &STILL),
     (Mutant::JoinEarly, Metadata::StandIn, 1512, &[]),
