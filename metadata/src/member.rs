@@ -6,7 +6,7 @@ use crate::raft_loop::{Proposed, RaftStatus};
 use crate::voters;
 use hf_meta_core::plan::Liveness;
 use hf_meta_core::record::{Judgement, LogRecord, Logs, OwnLog};
-use hf_meta_core::{ClusterState, Command, Envelope, image};
+use hf_meta_core::{ClusterState, Command, Envelope, Outcome, image};
 use hf_policy::{LogAge, NodeId, RequestId};
 use prost_old::Message as _;
 use raft::eraftpb::{ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType, Snapshot};
@@ -203,10 +203,7 @@ impl<L: Log, T> MetaNode<L, T> {
         match told.judge(own, self.log_record(m.to)) {
             Judgement::TakesPart => {}
             Judgement::Waits => return Ok(()),
-            Judgement::Older => {
-                let (here, by) = (own.age, format!("node #{}", m.from));
-                return self.never_again(LogError::Older { here, noted: format!("age {}", told.age.age), by });
-            }
+            Judgement::Older => return self.is_older(told.age, format!("node #{}", m.from)),
         }
         // The leader tells to commit only what this node once acknowledged. If that is not here, the data directory
         // is an older one: its votes and acknowledgements are worth nothing (hazard 18).
@@ -216,6 +213,13 @@ impl<L: Log, T> MetaNode<L, T> {
         }
         let _ = self.raw.step(m);
         Ok(())
+    }
+
+    /// Somebody has noted what proves that this log is an older copy.
+    pub fn is_older(&mut self, noted: LogAge, by: String) -> Result<(), LogError> {
+        let own = self.raw.store().own();
+        let what = if noted.log == own.log { format!("age {}", noted.age) } else { "a later log".into() };
+        self.never_again(LogError::Older { here: own.age, noted: what, by })
     }
 
     /// This log takes no part any more, however often it is started from now on.
@@ -329,11 +333,7 @@ impl<L: Log, T> MetaNode<L, T> {
                 EntryType::EntryNormal => {
                     // A command this node cannot read would fork its state: stop instead.
                     let env = Envelope::decode(&e.data).map_err(|x| LogError::Damaged(x.to_string()))?;
-                    let outcome = self.state.apply(&env);
-                    if matches!(env.cmd, Command::PutNode { .. }) {
-                        // The founder is a member before it has told of its log.
-                        self.state.set_members(&members(self.raw.store().conf()));
-                    }
+                    let outcome = apply_command(&mut self.state, &env, self.raw.store().conf());
                     self.commands += 1;
                     let waited = self.waiting.remove(&env.request).unwrap_or_default().into_iter();
                     self.answers.extend(waited.map(|t| (t, Proposed::Outcome(outcome.clone()))));
@@ -421,6 +421,16 @@ impl<L: Log, T> MetaNode<L, T> {
     fn caught_up(&self, node: u64) -> bool {
         self.raw.raft.prs().get(node).is_some_and(|p| p.matched + 50 >= self.applied && p.matched > 0)
     }
+}
+
+/// What a command in the log does to the record, under the configuration of its place there.
+pub fn apply_command(state: &mut ClusterState, env: &Envelope, conf: &ConfState) -> Outcome {
+    let outcome = state.apply(env);
+    if matches!(env.cmd, Command::PutNode { .. }) {
+        // The founder is a member before it has told of its log.
+        state.set_members(&members(conf));
+    }
+    outcome
 }
 
 /// Everybody whom a configuration names.

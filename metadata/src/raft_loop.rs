@@ -31,6 +31,7 @@ enum Input {
     Step(Box<Message>, Logs),
     Unreachable(u64),
     LeaderGone(NodeId),
+    Older(LogAge, String),
     Live(Liveness),
     Stop(oneshot::Sender<()>),
 }
@@ -152,6 +153,11 @@ impl MetaHandle {
         let _ = self.tx.try_send(Input::Unreachable(node));
     }
 
+    /// Something that was not there when it started says that this log is an older copy.
+    pub fn is_older(&self, noted: LogAge, by: String) {
+        let _ = self.tx.try_send(Input::Older(noted, by));
+    }
+
     /// The leader's process is gone for certain: somebody else should lead.
     pub fn leader_gone(&self, leader: NodeId) {
         let _ = self.tx.try_send(Input::LeaderGone(leader));
@@ -215,6 +221,7 @@ impl Loop {
             Input::Step(m, logs) => return self.node.step(*m, logs),
             Input::Unreachable(node) => self.node.unreachable(node),
             Input::LeaderGone(node) => self.node.leader_gone(node.0),
+            Input::Older(noted, by) => return self.node.is_older(noted, by),
             Input::Live(live) => self.node.live(live),
             Input::Stop(_) => {}
         }

@@ -43,7 +43,9 @@ async fn peer(
 ) {
     let mut client: Option<(String, PeerClient<tonic::transport::Channel>)> = None;
     while let Some(Outgoing { message, logs, .. }) = rx.recv().await {
-        let addr = view.borrow().member(to).map(|n| n.addr.api.clone());
+        // (Only members know who was removed and is one still.)
+        let at = |s: &ClusterState| s.member(to).map(|n| n.addr.api.clone());
+        let addr = at(&meta.state.borrow()).or_else(|| at(&view.borrow()));
         let Some(addr) = addr else { continue };
         if client.as_ref().is_none_or(|(a, _)| *a != addr) {
             client = hf_meta_proto::channel(&addr).ok().map(|c| {

@@ -383,6 +383,23 @@ async fn an_older_data_directory_does_not_vote_while_nobody_leads() {
     g.end().await;
 }
 
+/// A disk that was not there at the start comes later, and knows of a newer log: that is the end of this one, also at every later start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_comes_late_is_heard_too() {
+    let g = Group::found();
+    g.start(1);
+    let node = g.node(1);
+    let own = node.status.borrow().own.clone();
+    node.is_older(LogAge { age: own.age + 1, ..own.age() }, "disk /late".into());
+    g.until("the node to end", |_| node.failed.borrow().is_some()).await;
+    let why = node.failed.borrow().clone().unwrap();
+    assert!(why.contains("disk /late has noted age") && why.contains("older copy"), "{why}");
+    g.net.lock().unwrap().nodes.clear();
+    let log = RaftLog::open(&g.path(1)).unwrap();
+    assert!(Log::own(&log).older);
+    g.end().await;
+}
+
 /// Three nodes, and no fourth that could take its place: a voter that comes back with an empty log (holdfast rescue follow) loses its
 /// vote, and gets one anew when it has everything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -183,7 +183,7 @@ async fn beat(
 /// The disks note how old the metadata log is whenever it was raised: an older copy of the log shows at the next start.
 async fn note_log_age(m: Arc<Member>) {
     let mut status = m.meta.status.clone();
-    let mut noted = status.borrow().own.age;
+    let mut noted = 0;
     while let Ok(own) = status.wait_for(|s| s.own.age > noted).await.map(|s| s.own.clone()) {
         noted = own.age;
         m.reactors.iter().for_each(|r| r.send(Mail::LogAge(own.age())));

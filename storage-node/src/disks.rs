@@ -56,7 +56,12 @@ pub async fn noted_ages(id: &Identity) -> Vec<(String, LogAge)> {
 }
 
 fn hand_over(node: &Node, m: &Member, disk: DiskId, file: DiskFile, mut store: Store) {
-    store.begin_with(m.meta.status.borrow().own.age());
+    let (own, noted) = (m.meta.status.borrow().own.clone(), store.superblock().log_age);
+    if own.is_older_than(noted) {
+        // It was not there, or took long, when the log was looked at. What it says is left as it is.
+        return m.meta.is_older(noted, format!("disk {}", file.path.display()));
+    }
+    store.begin_with(own.age());
     let reactor = assign(m, disk);
     let mail = Mail::AddDisk { disk, store: Box::new(store), file: Arc::new(file), how: node.cfg.disk_options };
     m.reactors[reactor].send(mail);

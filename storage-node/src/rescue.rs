@@ -80,9 +80,12 @@ pub fn propose(data_dirs: &[PathBuf], disks: &[PathBuf]) -> anyhow::Result<Propo
         }
     }
     // The group is begun anew: nobody's log has a place in it yet.
-    best.nodes.values_mut().for_each(|n| n.log = LogRecord::default());
-    best.removed_members.clear();
+    // (The number goes on: who still runs with the old record must not take a new log for an older one.)
     best.revision += JUMP;
+    for n in best.nodes.values_mut() {
+        (n.log, n.rev) = (LogRecord { nth: n.log.nth + JUMP, ..LogRecord::default() }, best.revision);
+    }
+    best.removed_members.clear();
     for v in best.volumes.values_mut() {
         v.rev = best.revision;
     }

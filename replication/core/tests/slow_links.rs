@@ -213,3 +213,15 @@ fn copying_over_a_narrow_link_takes_what_the_link_takes_and_no_second_attempt() 
         );
     }
 }
+
+#[test]
+fn copying_over_a_long_way_is_not_slow_for_that() {
+    for delay in [MS, 60 * MS, 120 * MS, 300 * MS, 400 * MS] {
+        let mut w = World::with(delay, 1 << 30);
+        w.live(2 * delay + 500 * MS);
+        // Some twenty round trips to grow, to list and to join; and what the pace takes, which begins at 8 MiB a second.
+        w.live(20 * delay + 4_000 * MS);
+        println!("{} ms: {} attempts, {} blocks", delay / MS, w.attempts, w.copied.len());
+        assert!(w.joined && w.attempts == 1, "{delay} us: {} attempts, {} blocks", w.attempts, w.copied.len());
+    }
+}

@@ -1,6 +1,6 @@
 //! `holdfast inspect raft`: a node's metadata: the image, the log behind it, and the record that follows from both.
 
-use hf_meta::member::Log;
+use hf_meta::member::{Log, apply_command};
 use hf_meta::raft_log::RaftLog;
 use hf_meta_core::record::OwnLog;
 use hf_meta_core::{ClusterState, Envelope, image};
@@ -39,7 +39,7 @@ pub fn load(data_dir: &Path, each: &mut dyn FnMut(Value)) -> anyhow::Result<Opti
             _ if e.data.is_empty() => json!("a new leader began"),
             0 => match Envelope::decode(&e.data) {
                 Ok(env) => {
-                    let outcome = committed.then(|| state.apply(&env));
+                    let outcome = committed.then(|| apply_command(&mut state, &env, log.conf()));
                     json!({"at_ms": env.at_ms, "command": env.cmd, "outcome": outcome})
                 }
                 Err(err) => json!({"damaged": err.to_string()}),

@@ -176,8 +176,8 @@ impl Coordinator {
             let what = self.pending.get(&req).map(|p| p.what);
             // Background work is no reason to drop a member that serves.
             let copying = what.is_some_and(|w| w.is_sync() && !matches!(w, For::Mirror(_)));
-            if copying {
-                self.width.failed(now);
+            if let Some(p) = self.pending.get(&req).filter(|p| copying && now.since(p.first) >= timeout) {
+                self.width.failed(now, p.first);
             }
             if copying && self.record.in_sync.contains_key(&rid) {
                 self.fail_sync("the source is slow");

@@ -100,7 +100,7 @@ impl Store {
 
     /// The next superblock has it: there is one at once, unless a checkpoint is under way and writes one anyway.
     pub(super) fn note_log_age(&mut self, id: OpId, age: LogAge) {
-        self.sb.log_age = LogAge { start: 0, ..age };
+        self.sb.note(age);
         self.checkpoint.notes.push(id);
     }
 

@@ -172,7 +172,7 @@ impl Store {
 
     /// Before [`Store::start`]: the superblock of this open notes how old the node's metadata log is.
     pub fn begin_with(&mut self, age: LogAge) {
-        self.sb.log_age = LogAge { start: 0, ..age };
+        self.sb.note(age);
     }
 
     /// The store's part of a fresh open: [`crate::recovery::open`] builds it. The first output is the superblock of

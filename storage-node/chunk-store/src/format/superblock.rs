@@ -126,6 +126,13 @@ impl Superblock {
         })
     }
 
+    /// How old the node's metadata log is. The age of a log is never lowered: it is what tells of an older copy.
+    pub fn note(&mut self, age: LogAge) {
+        if age.log != self.log_age.log || age.age > self.log_age.age {
+            self.log_age = LogAge { start: 0, ..age };
+        }
+    }
+
     /// Where its generation is written (8 KiB: two copies).
     pub fn offset(&self) -> u64 {
         (self.generation % 2) * 2 * BLOCK_SIZE as u64

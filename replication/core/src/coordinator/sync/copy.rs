@@ -9,7 +9,7 @@ use super::super::{Coordinator, Output};
 use crate::message::{BlockInfo, BlockState, Content, CopyItem, Msg};
 use bytes::Bytes;
 use hf_meta_core::mutant::{self, Mutant};
-use hf_policy::{BLOCK_BYTES, BLOCK_SIZE, BlockIx, BlockRange, CHUNK_BLOCKS, ChunkIx, Rid, Term, Tick, Ver};
+use hf_policy::{BLOCK_BYTES, BLOCK_SIZE, BlockIx, BlockRange, ChunkIx, Rid, Term, Tick, Ver};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Chunks compared and copied at once.
@@ -127,6 +127,7 @@ impl Coordinator {
             // (A read that was quick, from this node's own disk perhaps, says nothing about the way to the target.)
             (For::SyncRead(..), _) => 0,
             (For::SyncCopy(_), Msg::Copy { items }) => items.len() as u64 * BLOCK_BYTES,
+            (For::SyncVersions(_), _) if self.sync.as_ref().is_some_and(|s| s.rid == p.rid) => COMPARE_BYTES,
             _ => return,
         };
         let of = self.sync.as_ref().map_or(0, |s| s.copying.busy());
@@ -238,9 +239,10 @@ impl Coordinator {
     }
 
     fn send_copies(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let most = self.piece_blocks() as usize;
         let Some(s) = self.sync.as_mut() else { return };
         let rid = s.rid;
-        let full = s.copying.outbox.len().min(CHUNK_BLOCKS as usize);
+        let full = s.copying.outbox.len().min(most);
         let mut items: Vec<CopyItem> = s.copying.outbox.drain(..full).collect();
         items.sort_by_key(|i| i.block);
         s.copying.last += 1;
