@@ -72,23 +72,26 @@ impl World {
         }
         let copy = self.logs.copies.get(&n).cloned();
         // Its disks know of a newer one. Or they are gone as well: then whoever it meets has to know.
+        // (One from before the node's present log is no older: it is another one, and they know the present one.)
+        let now = self.disks[&n].borrow().own.log;
         let others_know = |own: &OwnLog| {
-            let knows = |m: &Node| own.is_older_than(m.log_record(n).age);
+            let later = |m: &Node| own.log != now && m.log_record(n).age.log == now;
+            let knows = |m: &Node| own.is_older_than(m.log_record(n).age) || later(m);
             // Also one that is behind, and takes itself for a voter.
             let stands = |id: &u64, m: &Node| *id != n && m.status().voters.contains(id);
             self.nodes.len() as u64 == NODES && self.nodes.iter().all(|(id, m)| !stands(id, m) || knows(m))
         };
         let voted = |c: &Disk| c.snapshot.get_metadata().get_conf_state().voters.len();
-        let (copy, without_disks) = match copy {
+        let (copy, put_back, without_disks) = match copy {
             // (One of when it was the only voter asks nobody: only its disks can tell.)
-            Some(c) if voted(&c) > 1 && others_know(&c.own) && self.rng.one_in(2) => (c, true),
-            Some(c) if self.logs.noted.get(&n).is_some_and(|a| c.own.is_older_than(*a)) => (c, false),
-            _ if self.rng.one_in(12) => (self.empty(), false),
+            Some(c) if voted(&c) > 1 && others_know(&c.own) && self.rng.one_in(2) => (c, true, true),
+            Some(c) if self.logs.noted.get(&n).is_some_and(|a| c.own.is_older_than(*a)) => (c, true, false),
+            _ if self.rng.one_in(12) => (self.empty(), false, false),
             _ => return,
         };
         self.nodes.remove(&n);
         self.logs.lost += 1;
-        if copy.own.log == self.disks[&n].borrow().own.log {
+        if put_back {
             self.logs.old.insert(n);
         }
         if without_disks {

@@ -83,7 +83,9 @@ impl LogRecord {
         if own.is_older_than(self.age) || !theirs_is_own && mine_is_own && self.nth > mine.nth {
             return Judgement::Older;
         }
-        let good = theirs_is_own && !self.is_lost() || mine_is_own && !mine.is_lost();
+        // One that was replaced and came back has a later number: what it knows of itself is of the place that it had before.
+        let mine_counts = mine_is_own && !(theirs_is_own && self.nth > mine.nth);
+        let good = theirs_is_own && !self.is_lost() || mine_counts && !mine.is_lost();
         if good { Judgement::TakesPart } else { Judgement::Waits }
     }
 }
@@ -177,6 +179,9 @@ mod tests {
         assert_eq!(record(7, 5, 2, Some(1)).judge(own, record(7, 5, 2, Some(1))), Judgement::Waits);
         assert_eq!(record(7, 5, 2, Some(1)).judge(own, record(7, 5, 2, None)), Judgement::TakesPart);
         assert_eq!(record(7, 5, 2, Some(2)).judge(own, record(7, 5, 2, Some(1))), Judgement::TakesPart);
+        // It was replaced by the second, was put back, and has told of itself before anybody told it.
+        assert_eq!(record(7, 5, 3, Some(2)).judge(own, record(7, 5, 1, Some(1))), Judgement::Waits);
+        assert_eq!(record(7, 5, 3, None).judge(own, record(7, 5, 1, Some(1))), Judgement::TakesPart);
     }
 
     #[test]
