@@ -73,8 +73,8 @@ impl LogRecord {
     }
 
     /// For a node that has the log `own` and has applied `mine` of itself: what follows from `self`, which somebody else has
-    /// applied of it. Either may be behind. A log's place is lost, then gone, then given anew, in this order: one view that is not
-    /// lost is enough.
+    /// applied of it. Either may be behind. The place of one number is lost, then gone, then given anew, in this order: one view
+    /// that is not lost is enough.
     pub fn judge(&self, own: &OwnLog, mine: LogRecord) -> Judgement {
         let (theirs_is_own, mine_is_own) = (self.age.log == own.log, mine.age.log == own.log);
         if self.nth == 0 {
