@@ -69,11 +69,11 @@ impl Drop for QemuNbd {
 }
 
 fn main() {
-    let c = Cluster::new(3);
     // `hf-bench rebuild`: that table alone.
     if std::env::args().nth(1).as_deref() == Some("rebuild") {
-        return rebuild::run(&c);
+        return rebuild::run();
     }
+    let c = Cluster::new(3);
     let pids: Vec<u32> = c.nodes.iter().filter_map(|n| n.pid()).collect();
     let mut table: Vec<(String, Vec<Row>)> = Vec::new();
 
@@ -127,5 +127,6 @@ fn main() {
             );
         }
     }
-    rebuild::run(&c);
+    drop(c);
+    rebuild::run();
 }

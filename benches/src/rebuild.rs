@@ -1,13 +1,21 @@
 //! What filling a third replica costs clients, by the volume's `rebuild_impact`. One fio session at a fixed load begins before the filling and
-//! lasts until it is done; every single latency is logged, so that the 99th percentile beside the filling stands against the one just
-//! before it, of the same session. The rate that the coordinator allowed, and what it measured itself, are sampled once a second.
+//! goes on after it; every single latency is logged, so that the 99th percentile beside the filling stands against that of the same
+//! session just before and after, and those two against each other: what the machine does by itself. The beginning, when the rate is
+//! looked for, stands by itself too. The rate that the coordinator allowed, and what it measured itself, are sampled once a second.
 
 use hf_tests::cluster::{Cluster, http_get, tool_ok};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Seconds of load before the filling begins; the first two are not counted.
-const BEFORE: u64 = 10;
+/// Seconds of load before the filling begins, and after it has ended; the first two of each are not counted.
+const CALM: u64 = 32;
+/// Seconds in which the rate is looked for.
+const BEGIN: u64 = 10;
+
+/// What is filled, MiB.
+fn fill_mib() -> u64 {
+    std::env::var("FILL_MIB").ok().and_then(|s| s.parse().ok()).unwrap_or(512)
+}
 
 fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
@@ -28,9 +36,9 @@ impl Load {
                 "--name=b",
                 "--ioengine=nbd",
                 &format!("--uri={uri}"),
-                "--size=256M",
+                &format!("--size={}M", fill_mib()),
                 "--time_based",
-                "--runtime=600",
+                "--runtime=1200",
             ])
             .args(["--rw=randwrite", "--bs=4k", "--iodepth=8", &format!("--rate_iops={iops}")])
             .args([&format!("--write_lat_log={log}"), "--log_unix_epoch=1"])
@@ -61,8 +69,10 @@ impl Drop for Load {
     }
 }
 
-fn p99(all: &[(u64, f64)], from: u64, to: u64) -> (usize, f64) {
-    let mut some: Vec<f64> = all.iter().filter(|(at, _)| (from..to).contains(at)).map(|(_, us)| *us).collect();
+/// How many of a session's latencies are from those times, and their p99.
+fn p99(all: &[(u64, f64)], times: &[(u64, u64)]) -> (usize, f64) {
+    let within = |at: &u64| times.iter().any(|(from, to)| (*from..*to).contains(at));
+    let mut some: Vec<f64> = all.iter().filter(|(at, _)| within(at)).map(|(_, us)| *us).collect();
     some.sort_by(f64::total_cmp);
     (some.len(), some.get(some.len() * 99 / 100).copied().unwrap_or(0.0))
 }
@@ -73,33 +83,47 @@ fn gauge(page: &str, name: &str) -> u64 {
     page.lines().find(of).and_then(|l| l.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
 }
 
-pub fn run(c: &Cluster) {
+pub fn run() {
+    // Room for the volume, what its writes replace, and a volume whose space is not given back yet.
+    let c = &Cluster::prepared(3, |n| n.disk_size = format!("{}MiB", 4 * fill_mib()));
     alone(c);
     println!(
-        "\n4K rand writes at 1,000 IOPS while a third replica is filled with 256 MiB; p99 against the same session just before"
+        "\n4K rand writes at 1,000 IOPS while a third replica is filled with {} MiB; p99 in µs, of one session",
+        fill_mib()
     );
     println!(
-        "rates: MiB/s that the coordinator allowed, second by second (what it measured: p99 in µs, undisturbed/beside)\n"
+        "ratio: beside the filling to {CALM} s before and after it together; quiet: after to before, without any filling"
     );
+    println!("rates: MiB/s that the coordinator allowed, second by second (what it measured: undisturbed/beside)\n");
     println!(
-        "{:<16} {:>12} {:>12} {:>7} {:>8} {:>12}  rates",
-        "rebuild_impact", "before, µs", "beside, µs", "ratio", "n", "filled in, s"
+        "{:<15} {:>8} {:>8} {:>8} {:>6} {:>6} {:>12} {:>8} {:>12}  rates",
+        "rebuild_impact", "before", "beside", "after", "ratio", "quiet", "first 10 s", "n", "filled in, s"
     );
     for impact in ["0%", "20%", "100%"] {
         fill(c, impact);
     }
 }
 
-/// Without clients: how fast copying goes when nobody is there to be hurt.
-fn alone(c: &Cluster) {
-    const MIB: u64 = 256;
-    c.ok(&["volume", "create", "rb", &format!("size={MIB}MiB"), "replicas=2", "nodes=n1,n2"]);
+/// A volume of two replicas, attached and written whole.
+fn volume(c: &Cluster, attrs: &[&str]) -> String {
+    let size = format!("size={}MiB", fill_mib());
+    c.ok(&[&["volume", "create", "rb", &size, "replicas=2", "nodes=n1,n2"][..], attrs].concat());
     c.ok(&["volume", "attach", "rb", "--node", "n1"]);
     let uri = c.unix_uri(0, "rb");
-    let write = |i: u64| format!("write -P 7 {}M 128M", i * 128);
-    for i in 0..MIB / 128 {
-        tool_ok("qemu-io", &["-f", "raw", "-c", &write(i), &uri]);
+    for at in (0..fill_mib()).step_by(64) {
+        tool_ok("qemu-io", &["-f", "raw", "-c", &format!("write -P 7 {at}M {}M", 64.min(fill_mib() - at)), &uri]);
     }
+    uri
+}
+
+fn forget(c: &Cluster) {
+    c.ok(&["volume", "detach", "rb"]);
+    c.ok(&["volume", "delete", "rb"]);
+}
+
+/// Without clients: how fast copying goes when nobody is there to be hurt.
+fn alone(c: &Cluster) {
+    volume(c, &[]);
     // (Clients are taken to be gone three seconds after their last request.)
     std::thread::sleep(Duration::from_secs(4));
     let began = unix_ms();
@@ -109,20 +133,15 @@ fn alone(c: &Cluster) {
         assert!(unix_ms() < began + 300_000, "the third replica is not filled");
         std::thread::sleep(Duration::from_millis(50));
     }
-    let s = (unix_ms() - began) as f64 / 1000.0;
-    println!("\nA third replica filled without clients: {MIB} MiB in {s:.1} s, {:.0} MiB/s", MIB as f64 / s);
-    c.ok(&["volume", "detach", "rb"]);
-    c.ok(&["volume", "delete", "rb"]);
+    let (s, mib) = ((unix_ms() - began) as f64 / 1000.0, fill_mib());
+    println!("\nA third replica filled without clients: {mib} MiB in {s:.1} s, {:.0} MiB/s", mib as f64 / s);
+    forget(c);
 }
 
 fn fill(c: &Cluster, impact: &str) {
-    let attrs = ["size=256MiB", "replicas=2", "nodes=n1,n2"];
-    c.ok(&[&["volume", "create", "rb"][..], &attrs, &[&format!("rebuild_impact={impact}")]].concat());
-    c.ok(&["volume", "attach", "rb", "--node", "n1"]);
-    let uri = c.unix_uri(0, "rb");
-    tool_ok("qemu-io", &["-f", "raw", "-c", "write -P 7 0 128M", "-c", "write -P 7 128M 128M", &uri]);
+    let uri = volume(c, &[&format!("rebuild_impact={impact}")]);
     let load = Load::start(c, &uri, 1_000);
-    std::thread::sleep(Duration::from_secs(BEFORE));
+    std::thread::sleep(Duration::from_secs(CALM));
     let began = unix_ms();
     c.ok(&["volume", "set", "rb", "replicas=3", "nodes=n1,n2,n3"]);
     let mut rates = Vec::new();
@@ -137,17 +156,24 @@ fn fill(c: &Cluster, impact: &str) {
         if full(&of) {
             break;
         }
-        assert!(second < 300, "the third replica is not filled: {page}");
+        assert!(second < 900, "the third replica is not filled: {page}");
     }
     let ended = unix_ms();
+    std::thread::sleep(Duration::from_secs(CALM));
     let all = load.stop();
-    let ((_, before), (n, beside)) = (p99(&all, began - (BEFORE - 2) * 1_000, began), p99(&all, began, ended));
+    let before = (began - (CALM - 2) * 1_000, began);
+    let after = (ended + 2_000, ended + CALM * 1_000);
+    let p = |times: &[(u64, u64)]| p99(&all, times).1.max(1.0);
+    let (n, beside) = p99(&all, &[(began, ended)]);
     println!(
-        "{impact:<16} {before:>12.0} {beside:>12.0} {:>7.2} {n:>8} {:>12.1}  {}",
-        beside / before.max(1.0),
+        "{impact:<15} {:>8.0} {beside:>8.0} {:>8.0} {:>6.2} {:>6.2} {:>12.0} {n:>8} {:>12.1}  {}",
+        p(&[before]),
+        p(&[after]),
+        beside / p(&[before, after]),
+        p(&[after]) / p(&[before]),
+        p(&[(began, ended.min(began + BEGIN * 1_000))]),
         (ended - began) as f64 / 1000.0,
         rates.join(" ")
     );
-    c.ok(&["volume", "detach", "rb"]);
-    c.ok(&["volume", "delete", "rb"]);
+    forget(c);
 }

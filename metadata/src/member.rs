@@ -64,6 +64,8 @@ pub struct MetaNode<L: Log, T> {
     /// The end of the log, and the hard state, when its age was last raised.
     aged: (u64, HardState),
     age_due: bool,
+    /// It was last told that it takes no part yet.
+    waits: bool,
     /// To send, in order, and what is sent along: as it was when the message was made.
     pub out: Vec<(Message, Logs)>,
     /// What proposals came to.
@@ -119,6 +121,7 @@ impl<L: Log, T> MetaNode<L, T> {
             voter_grace_ms,
             aged: (0, HardState::default()),
             age_due: false,
+            waits: false,
             out: Vec::new(),
             answers: Vec::new(),
         };
@@ -163,6 +166,7 @@ impl<L: Log, T> MetaNode<L, T> {
             applied: self.applied,
             commands: self.commands,
             own: self.raw.store().own().clone(),
+            waits: self.waits,
         }
     }
 
@@ -200,7 +204,9 @@ impl<L: Log, T> MetaNode<L, T> {
             return Ok(());
         }
         let (own, told) = (self.raw.store().own(), logs.to);
-        match told.judge(own, self.log_record(m.to)) {
+        let judgement = told.judge(own, self.log_record(m.to));
+        self.waits = judgement == Judgement::Waits;
+        match judgement {
             Judgement::TakesPart => {}
             Judgement::Waits => return Ok(()),
             Judgement::Older => return self.is_older(told.age, format!("node #{}", m.from)),

@@ -57,6 +57,8 @@ pub struct RaftStatus {
     pub commands: u64,
     /// What its log says of itself: to be noted on the node's disks, and told to the cluster.
     pub own: OwnLog,
+    /// It takes no part yet: the group does not know this log, or its place is still that of an earlier one.
+    pub waits: bool,
 }
 
 /// A handle to the loop.
@@ -249,6 +251,14 @@ impl Loop {
         let status = self.node.status();
         self.status_tx.send_if_modified(|s| {
             let changed = *s != status;
+            match (s.waits, status.waits) {
+                (false, true) => tracing::info!(
+                    "this metadata log takes no part yet: the group does not know it, or its place is still that of this node's earlier log; the \
+                     leader gives it one of its own"
+                ),
+                (true, false) => tracing::info!("this metadata log takes part"),
+                _ => {}
+            }
             *s = status;
             changed
         });

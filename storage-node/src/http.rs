@@ -143,6 +143,10 @@ async fn metrics(State(node): State<Arc<Node>>) -> String {
     p.line("raft_leader", "", u64::from(raft.is_leader));
     p.head("raft_applied", "counter", "Raft index applied.");
     p.line("raft_applied", "", raft.applied);
+    p.head("raft_log_age", "counter", "Age of the metadata log: raised at every start and while it changes.");
+    p.line("raft_log_age", "", raft.own.age);
+    p.head("raft_log_waits", "gauge", "1 while the metadata log takes no part: it waits for a place of its own.");
+    p.line("raft_log_waits", "", u64::from(raft.waits));
     p.head(
         "data_dir_reserve",
         "gauge",

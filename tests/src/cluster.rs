@@ -151,6 +151,15 @@ impl NodeProcess {
         self.start_with(&self.config(true));
     }
 
+    /// It has ended by itself. (Then it may be started again.)
+    pub fn has_ended(&mut self) -> bool {
+        let ended = self.child.as_mut().is_some_and(|c| matches!(c.try_wait(), Ok(Some(_))));
+        if ended {
+            self.child = None;
+        }
+        ended
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }

@@ -5,6 +5,7 @@ pub mod check;
 pub mod cluster;
 pub mod faultfs;
 pub mod fuzz;
+pub mod media;
 pub mod nbd;
 pub mod netns;
 pub mod seccomp;

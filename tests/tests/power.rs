@@ -1,6 +1,7 @@
 //! Power loss of all nodes at once: the daemons as they are, RocksDB included, on disks that lose what was not synced
 //! (`hf_tests::faultfs`). Every acknowledged write is there afterwards, and the cluster comes back by itself.
-//! `HOLDFAST_POWER_CYCLES` sets how often (25 in CI). Then disks that fail a write, a read, a sync, or stop answering.
+//! `HOLDFAST_POWER_CYCLES` sets how often (25 in CI). Then disks that fail a write, a sync, or stop answering, and the same under the
+//! metadata's RocksDB. (Reads that fail: `bad_sectors.rs`.)
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_store::sim::Rng;
@@ -170,4 +171,53 @@ fn a_disk_that_fails_costs_its_replica_and_nothing_else() {
         "a disk that fails a sync, a write, or has no room, and one that hangs: {failed} errors and no wrong byte; longest wait for the hanging one {} ms",
         longest.as_millis()
     );
+}
+
+/// RocksDB's own log cannot be written or synced, once: what was to be durable then may not be, so the node that keeps it stops, whatever
+/// later calls say (C4). Nobody else notices, whoever led; begun again, it takes part, with nothing lost that it had acknowledged.
+#[test]
+fn a_failing_file_system_under_the_metadata_stops_its_node_and_nothing_else() {
+    let mut p = Powered::new(3);
+    p.c.ok(&["volume", "create", "v", "size=16MiB"]);
+    let w = Witness::default();
+    // (No space is another matter: the reserve is given up for it, `full.rs`.)
+    let rounds = [(Call::Sync, false), (Call::Write, true), (Call::Sync, true), (Call::Write, false)];
+    for (round, (call, leads)) in rounds.into_iter().enumerate() {
+        let at = p.c.leader();
+        let victim = if leads { at } else { (at + 1) % 3 };
+        let home = (victim + 1) % 3;
+        let name = p.c.nodes[home].name.clone();
+        until("attach", || p.c.cli(&["volume", "attach", "v", "--node", &name, "--force"]));
+        let worked = p.busy(home, 2, &w, |p| {
+            p.disks[victim].rule(Rule { call, path: "data/meta", errno: libc::EIO, after: 2, count: 1 });
+            until("the node to stop", || {
+                // (Something for the metadata to write; where this node leads, it may not be answered.)
+                let _ =
+                    p.c.cli(&["volume", "create", &format!("w{round}"), "size=8MiB", "replicas=1", "min_replicas=1"]);
+                let _ = p.c.cli(&["volume", "delete", &format!("w{round}")]);
+                if p.c.nodes[victim].has_ended() { Ok(()) } else { Err(p.c.nodes[victim].log()) }
+            });
+            let mark = w.done() + 150;
+            until("work to go on", || if w.done() > mark { Ok(()) } else { Err(w.done().to_string()) });
+            let change = format!("x{round}");
+            until("a change by the others", || {
+                p.c.cli(&["volume", "create", &change, "size=8MiB", "replicas=1", "min_replicas=1"])
+            });
+        });
+        nothing_failed(&worked, &format!("{call:?} under the metadata of n{}", victim + 1));
+        p.disks[victim].clear();
+        p.c.nodes[victim].start();
+        p.c.ready();
+        until("all replicas to be in sync, and three voters", || {
+            let (v, s) = (p.c.volume("v"), p.c.status()?);
+            let all = v["shards"][0]["replicas"].as_object().unwrap().clone();
+            let three = s["voters"].as_array().is_some_and(|v| v.len() == 3);
+            let good = three && all.values().all(|r| r["state"] == "in_sync");
+            if good { Ok(()) } else { Err(v["shards"][0].to_string()) }
+        });
+        assert_eq!(p.c.volume(&format!("x{round}"))["name"], format!("x{round}"));
+        w.read_all(&mut p.connect(home)).unwrap();
+        w.judge(&format!("{call:?} under the metadata"));
+    }
+    println!("writes and syncs of the metadata that fail: its node stops, 0 errors for clients, nothing lost");
 }

@@ -3,7 +3,7 @@
 //! The same with a node's data directory (hazard 18): what it voted for and acknowledged since is gone, so it must not vote.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use hf_tests::cluster::{Cluster, run, until};
+use hf_tests::cluster::{Cluster, http_get, run, until};
 use hf_tests::nbd::Nbd;
 use std::path::PathBuf;
 
@@ -128,6 +128,15 @@ fn voters(c: &Cluster) -> Result<Vec<u64>, String> {
 }
 
 /// Nobody leads that could tell by what was acknowledged; the node's own disks do, and without them whoever it asks for a vote.
+fn says_that_it_takes_part(c: &Cluster, node: usize) {
+    until("it to say that it takes part", || {
+        let page = http_get(&c.nodes[node].http, "/metrics")?;
+        let value = |of: &str| page.lines().find_map(|l| l.strip_prefix(of)?.strip_prefix("{} ")?.parse::<u64>().ok());
+        let takes_part = value("holdfast_raft_log_waits") == Some(0) && value("holdfast_raft_log_age") >= Some(1);
+        if takes_part { Ok(()) } else { Err(page) }
+    });
+}
+
 #[test]
 fn a_data_directory_that_was_put_back_does_not_vote_while_nobody_leads() {
     let mut c = Cluster::new(3);
@@ -189,6 +198,7 @@ fn a_data_directory_that_was_put_back_does_not_vote_while_nobody_leads() {
         let own = log.contains("\"nth\":2") && log.contains("\"member\":2");
         if own && v.len() == 3 { Ok(()) } else { Err(format!("{log} {v:?}")) }
     });
+    says_that_it_takes_part(&c, victim);
     // It counts: without the third one the two are a majority.
     c.nodes[leader].kill();
     until("a change without the one that led", || {

@@ -73,7 +73,7 @@ fn judge(meta: Metadata, stores: Stores, name: &str, pinned: &[Pinned], default:
     Some((seeds, total))
 }
 
-const PINNED: [Pinned; 19] = [
+const PINNED: [Pinned; 20] = [
     old(116),
     old(359),
     old(1095),
@@ -93,6 +93,7 @@ const PINNED: [Pinned; 19] = [
     (15962, &NEW),
     (12469, &NEW),
     (163, &NEW),
+    (2606, &[]),
 ];
 const PINNED_GROUP: [Pinned; 10] = [
     (290, &GROUP),

@@ -75,8 +75,10 @@ pub struct SimDisk {
     /// The next sync fails, and what it covered is gone: the kernel marks pages that it could not write as clean, and a second
     /// sync would say that all is well.
     pub fail_next_sync: bool,
-    /// Reads of these blocks fail: EIO.
+    /// Reads of these blocks fail, EIO, until they are written again: the disk puts other sectors in their place.
     pub unreadable: std::collections::BTreeSet<u64>,
+    /// So many more reads fail: EIO.
+    pub fail_reads: u32,
     /// The next write is acknowledged but never happens.
     pub lose_next_write: bool,
     /// So many more writes happen before that.
@@ -115,6 +117,7 @@ impl SimDisk {
             fail_writes: false,
             fail_next_sync: false,
             unreadable: Default::default(),
+            fail_reads: 0,
             lose_next_write: false,
             lose_after: 0,
         }
@@ -158,6 +161,10 @@ impl SimDisk {
         let f = self.inflight.remove(i);
         self.completions += 1;
         let result = match &f.op {
+            DiskOp::Read { .. } if self.fail_reads > 0 => {
+                self.fail_reads -= 1;
+                Err(DiskError("injected EIO of a read".into()))
+            }
             DiskOp::Read { off, len } => self.read_now(*off, *len as usize),
             DiskOp::Write { .. } | DiskOp::Sync if self.fail_writes => Err(DiskError("injected EIO".into())),
             DiskOp::Write { durable, .. } => {
@@ -214,7 +221,7 @@ impl SimDisk {
         }
         let mut out = Vec::with_capacity(len);
         for b in first..end {
-            if self.unreadable.contains(&b) {
+            if self.unreadable.contains(&b) && !self.buffer.iter().any(|x| x.block == b) {
                 return Err(DiskError(format!("injected EIO reading block {b}")));
             }
             out.extend_from_slice(&self.block_now(b));
@@ -289,6 +296,7 @@ impl SimDisk {
 
     fn put(&mut self, block: u64, data: Bytes, print: u64) {
         self.media.insert(block, data);
+        self.unreadable.remove(&block);
         let before = self.prints.insert(block, print).unwrap_or(0);
         self.fingerprint = self.fingerprint.wrapping_sub(before).wrapping_add(print);
     }

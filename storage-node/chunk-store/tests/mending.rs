@@ -7,23 +7,13 @@ use common::*;
 use hf_policy::*;
 use hf_store::engine::CopyItem;
 use hf_store::format::page::BlockState;
-use hf_store::{Answer, Content, Input, Op, Output, recovery};
+use hf_store::{Answer, Content, Input, Op, recovery};
 
 /// Is the copy applied?
 fn copy(w: &mut World, item: CopyItem) -> bool {
-    let mut out = Vec::new();
-    let op = Op::Copy { rid: RID, term: Term(w.term), items: vec![item] };
-    w.store.step(Input::Op { id: 1 << 40, op }, &mut out);
-    loop {
-        for o in std::mem::take(&mut out) {
-            match o {
-                Output::Disk { tag, op } => w.disk.submit(tag, op),
-                Output::Done { result: Ok(Answer::Copied(applied)), .. } => return applied[0],
-                other => panic!("{other:?}"),
-            }
-        }
-        let (tag, result) = w.disk.complete(0).expect("an answer");
-        w.store.step(Input::DiskDone { tag, result }, &mut out);
+    match w.ask(Op::Copy { rid: RID, term: Term(w.term), items: vec![item] }) {
+        Ok(Answer::Copied(applied)) => applied[0],
+        other => panic!("{other:?}"),
     }
 }
 

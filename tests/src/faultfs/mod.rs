@@ -61,6 +61,8 @@ struct State {
     open: HashMap<u64, Arc<File>>,
     changes: BTreeMap<u64, Vec<Change>>,
     rules: Vec<Rule>,
+    /// Sectors that cannot be read until they are written: part of the file's path, and where they begin.
+    unreadable: Vec<(&'static str, u64)>,
     frozen: bool,
     faults: u64,
 }
@@ -107,6 +109,16 @@ impl FaultFs {
     /// Adds a fault.
     pub fn rule(&self, r: Rule) {
         self.shared.state.lock().unwrap().rules.push(r);
+    }
+
+    /// These 4 KiB of a file cannot be read any more, EIO, until they are written again: the disk puts other sectors in their place.
+    pub fn unreadable(&self, path: &'static str, off: u64) {
+        self.shared.state.lock().unwrap().unreadable.push((path, off));
+    }
+
+    /// How many such places are left.
+    pub fn left_unreadable(&self) -> usize {
+        self.shared.state.lock().unwrap().unreadable.len()
     }
 
     /// Takes all faults back.

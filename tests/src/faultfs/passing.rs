@@ -61,6 +61,23 @@ impl Passing {
         Err(errno(std::io::Error::from_raw_os_error(e)))
     }
 
+    /// Fails if a sector there cannot be read; a write makes it readable.
+    fn sectors(&self, write: bool, ino: u64, off: u64, len: u64) -> Result<(), Errno> {
+        let mut s = self.0.state.lock().unwrap();
+        if s.unreadable.is_empty() {
+            return Ok(());
+        }
+        let path = s.paths.get(&ino).map(|p| p.display().to_string()).unwrap_or_default();
+        let hit = |(of, at): &(&str, u64)| path.contains(of) && *at < off + len && off < *at + 4096;
+        if write {
+            s.unreadable.retain(|u| !hit(u));
+        } else if s.unreadable.iter().any(hit) {
+            s.faults += 1;
+            return Err(Errno::EIO);
+        }
+        Ok(())
+    }
+
     fn full(&self, ino: u64) -> Option<PathBuf> {
         self.0.state.lock().unwrap().paths.get(&ino).map(|p| self.0.root.join(p))
     }
@@ -112,6 +129,7 @@ impl Passing {
 
     fn write_at(&self, ino: u64, fh: FileHandle, off: u64, data: &[u8], durable: bool) -> Result<(), Errno> {
         self.gate(Call::Write, ino)?;
+        self.sectors(true, ino, off, data.len() as u64)?;
         let f = self.handle(fh)?;
         let mut s = self.0.state.lock().unwrap();
         Self::note(&mut s, ino, &f, off, data, durable).and_then(|()| f.write_all_at(data, off)).map_err(errno)
@@ -265,7 +283,8 @@ impl Filesystem for Passing {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let read = self.gate(Call::Read, ino.0).and_then(|()| self.handle(fh)).and_then(|f| {
+        let whole = self.gate(Call::Read, ino.0).and_then(|()| self.sectors(false, ino.0, off, size.into()));
+        let read = whole.and_then(|()| self.handle(fh)).and_then(|f| {
             let mut buf = vec![0; size as usize];
             let mut n = 0;
             while n < buf.len() {

@@ -102,15 +102,19 @@ impl Sim {
         // Who had just joined, and made up for all others that are lost, may not be known here yet.
         let known = self.hosts[&node].coordinator.as_ref().map(|a| a.in_sync.clone()).unwrap_or_default();
         let lost = self.outcome.wipes + self.outcome.restores > 0 && !known.into_iter().any(|r| self.holds(r));
-        let excused = self.outcome.rots + self.outcome.lost_pages > 0 || self.outcome.failed_disks > 0 || lost;
         let n = self.per_block();
+        let gone = |r: &u64| !self.whole_somewhere(node, r / n);
+        let excused = lost
+            || match &what {
+                What::Read(r) | What::Write(r) | What::Zero(r) => r.iter().any(gone),
+                What::Flush => false,
+            };
         match (e, what) {
             // A fenced write has an unknown outcome: it stays open.
             (IoError::Fenced, _) => {}
             // Every replica in sync was wiped: an error is all that can be said.
             (IoError::Io, _) if self.lost_all() => {}
-            // The only copy rotted: an error, never wrong bytes. Or the disks of all that are in sync have failed: an error too, until
-            // one of them serves again.
+            // No member that can be asked has some block of it, for rot, or because its disk has failed: an error, never wrong bytes.
             (IoError::Io, What::Read(_)) if excused => {}
             // What a part of a block had to be laid into could not be read.
             (IoError::Io, What::Write(_) | What::Zero(_)) if excused && self.swarm.cells => {

@@ -8,6 +8,7 @@ use hf_meta_core::Command;
 use hf_policy::*;
 use hf_repl_core::Replica;
 use hf_repl_core::coordinator::MemberInfo;
+use hf_repl_core::message::{Content, Msg};
 
 impl Sim {
     pub(super) fn crash(&mut self) -> Result<(), String> {
@@ -150,6 +151,7 @@ impl Sim {
         let others = self.record().in_sync.values().any(|m| m.node.0 != node && whole(&self.hosts[&m.node.0]));
         if others && self.hosts[&node].up && self.hosts.get_mut(&node).is_some_and(|h| h.store.rot(block)) {
             self.outcome.rots += 1;
+            self.ever_bad.insert((node, block));
             self.trace(|| format!("ROT {node} block {block}"));
         }
     }
@@ -162,8 +164,34 @@ impl Sim {
         let others = self.record().in_sync.values().any(|m| m.node.0 != node && whole(&self.hosts[&m.node.0]));
         if others && self.hosts[&node].up && self.hosts.get_mut(&node).is_some_and(|h| h.store.rot_page(chunk)) {
             self.outcome.lost_pages += 1;
+            self.ever_bad.extend(chunk.blocks().iter().map(|b| (node, b.0)));
             self.trace(|| format!("ROT {node} page of chunk {}", chunk.0));
         }
+    }
+
+    /// A member that the coordinator of `at` can ask has the block, and never had it otherwise.
+    pub(super) fn whole_somewhere(&self, at: u64, block: u64) -> bool {
+        let known = self.hosts[&at].coordinator.as_ref().map(|a| &a.in_sync);
+        self.record().in_sync.iter().any(|(rid, m)| {
+            let (n, h) = (m.node.0, &self.hosts[&m.node.0]);
+            let reached = h.up && self.linked(at, n) && self.linked(n, at) && known.is_some_and(|k| k.contains(rid));
+            let good = h.rid == *rid && h.uuid == m.store_uuid && !h.put_back && !h.store.has_failed();
+            reached && good && !self.ever_bad.contains(&(n, block))
+        })
+    }
+
+    /// A replica that is filled may be told that a block is lost only if no member has it. (In a take-over it is told to members that
+    /// have something older.)
+    pub(super) fn tells_lost(&mut self, at: u64, to: u64, msg: &Msg) -> Result<(), String> {
+        let Msg::Copy { items } = msg else { return Ok(()) };
+        let filled = self.record().out.contains_key(&self.hosts[&to].rid);
+        for i in items.iter().filter(|i| matches!(i.content, Content::Bad)) {
+            if filled && self.whole_somewhere(at, i.block.0) {
+                return Err(format!("node {to} is told that block {} is lost, which a member has", i.block.0));
+            }
+            self.ever_bad.insert((to, i.block.0));
+        }
+        Ok(())
     }
 
     /// Cuts one direction between two nodes, or a node from Raft.

@@ -221,6 +221,10 @@ impl RealStore {
         self.disk.fail_writes = true;
     }
 
+    pub fn has_failed(&self) -> bool {
+        self.disk.fail_writes
+    }
+
     pub fn credit(&self) -> u64 {
         self.store.credit()
     }
@@ -242,8 +246,8 @@ impl RealStore {
         self.rotten.contains(&block)
     }
 
-    /// Every copy of the block's data on the media gets a flipped bit, except in the journal: what is damaged there was durable
-    /// and cannot be told from what was not (docs/disk-format.md).
+    /// Every copy of the block's data on the media gets a flipped bit, or, of every third block, cannot be read any more. Except in the
+    /// journal: what is damaged there was durable and cannot be told from what was not (docs/disk-format.md).
     pub fn rot(&mut self, block: u64) -> bool {
         let g = self.store.superblock().geometry;
         let first = g.data_off() / BLOCK_BYTES;
@@ -251,25 +255,32 @@ impl RealStore {
             |b: &bytes::Bytes| b[..8] != [0; 8] && b[8..16] == block.to_le_bytes() && super::clients::is_whole(b);
         let hit: Vec<u64> =
             (first..first + u64::from(g.units * UNIT_BLOCKS)).filter(|at| ours(&self.disk.block(*at))).collect();
-        for at in &hit {
-            self.disk.flip(*at, 77 + self.rng.below(8000) as usize);
-        }
+        self.damage(&hit, block.is_multiple_of(3));
         if !hit.is_empty() {
             self.rotten.insert(block);
         }
         !hit.is_empty()
     }
 
-    /// Every copy of the chunk's page on the media gets a flipped bit. It is read when the disk is opened next, or the page was put out of
+    fn damage(&mut self, places: &[u64], unreadable: bool) {
+        for at in places {
+            let bit = 77 + self.rng.below(8000) as usize;
+            if unreadable {
+                self.disk.unreadable.insert(*at);
+            } else {
+                self.disk.flip(*at, bit);
+            }
+        }
+    }
+
+    /// Every copy of the chunk's page on the media gets a flipped bit, or, of every second chunk, cannot be read any more. It is read when the disk is opened next, or the page was put out of
     /// the cache.
     pub fn rot_page(&mut self, chunk: ChunkIx) -> bool {
         let g = self.store.superblock().geometry;
         let first = g.page_off(0, 0) / BLOCK_BYTES;
         let ours = |b: &bytes::Bytes| b[..4] == *b"HFPG" && b[12..16] == chunk.0.to_le_bytes();
         let hit: Vec<u64> = (first..g.data_off() / BLOCK_BYTES).filter(|at| ours(&self.disk.block(*at))).collect();
-        for at in &hit {
-            self.disk.flip(*at, 77 + self.rng.below(8000) as usize);
-        }
+        self.damage(&hit, chunk.0.is_multiple_of(2));
         if !hit.is_empty() {
             self.rotten.extend(chunk.blocks().iter().map(|b| b.0));
         }

@@ -74,6 +74,7 @@ impl Sim {
             match o {
                 co::Output::Send { rid, env, msg } => {
                     let to = self.homes[&rid];
+                    self.tells_lost(node, to, &msg)?;
                     self.send(Net::ToReplica { from: node, to, env, msg });
                 }
                 co::Output::Propose { epoch, term, change } => {

@@ -97,6 +97,11 @@ impl SimStore {
         }
     }
 
+    /// Its writes fail.
+    pub fn has_failed(&self) -> bool {
+        matches!(self, Real(s) if s.has_failed())
+    }
+
     pub fn credit(&self) -> u64 {
         match self {
             Model(s) => s.credit(),

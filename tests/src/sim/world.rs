@@ -71,6 +71,8 @@ pub struct Sim {
     /// Scenes are played.
     pub(super) dramas: bool,
     pub(super) history: History,
+    /// Blocks that went bad on a node at some time, or were told to be lost.
+    pub(super) ever_bad: BTreeSet<(u64, u64)>,
     pub(super) next: u64,
     pub(super) weights: [u64; 10],
     /// How seldom cuts and crashes end by themselves.
@@ -107,6 +109,7 @@ impl Sim {
             prompt: false,
             dramas: true,
             history: History::default(),
+            ever_bad: BTreeSet::new(),
             next: 1,
             weights,
             lasting: 1,

@@ -1,10 +1,11 @@
 //! Rule R: one member reads, under a shared range lock, and its answer is delivered while every other member's lease is
-//! valid. What does not verify is asked of another member; if none has it, EIO: never zeros, never old data (I14).
+//! valid. Blocks that do not verify are asked of another member, those that do are kept: an answer is put together from as many
+//! members as it takes. Of a block that none has whole the answer is EIO: never zeros, never old data (I14).
 
 use super::link::For;
 use super::{Coordinator, IoError, Output};
 use crate::message::{BlockInfo, BlockState, Content, CopyItem, Msg};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hf_policy::attributes::ReadFrom;
 use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, Rid, Tick, Ver, crc};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,9 +20,12 @@ pub(super) struct Wrong {
     pub state: BlockState,
 }
 
-/// What a member answered.
+/// The answer, put together.
 pub(super) struct Arrived {
+    /// The member that answered last.
     pub from: Rid,
+    /// Whoever supplied a part.
+    sources: BTreeSet<Rid>,
     infos: Vec<BlockInfo>,
     data: Bytes,
     /// The newest question about leases at that moment.
@@ -40,19 +44,62 @@ pub(super) struct Read {
     pub status: bool,
     /// What is replaced when it has arrived.
     pub wrong: Vec<Wrong>,
+    /// Blocks that were whole in answers that lack others, by place.
+    kept: BTreeMap<usize, (Rid, BlockInfo, Bytes)>,
     /// Arrived, waiting until it is known to be current.
     pub arrived: Option<Arrived>,
 }
 
 impl Read {
     fn new(request: u64, part: usize, range: BlockRange, status: bool) -> Read {
-        Read { request, part, range, status, tried: BTreeSet::new(), wrong: Vec::new(), arrived: None }
+        let (tried, wrong, kept) = (BTreeSet::new(), Vec::new(), BTreeMap::new());
+        Read { request, part, range, status, tried, wrong, kept, arrived: None }
     }
 
     /// A read for the sake of who has the block wrong.
     pub fn to_repair(request: u64, part: usize, range: BlockRange, wrong: Vec<Wrong>) -> Read {
         let tried = wrong.iter().map(|w| w.rid).collect();
         Read { tried, wrong, ..Read::new(request, part, range, false) }
+    }
+
+    /// A member's answer and what others supplied before, if that is all of it; and how many blocks this answer lacks.
+    fn put_together(
+        &mut self,
+        from: Rid,
+        mut infos: Vec<BlockInfo>,
+        data: Bytes,
+        after: u64,
+    ) -> (usize, Option<Arrived>) {
+        let n = self.range.len as usize;
+        let lacking = lacks(n, &infos, &data);
+        let formed = infos.len() == n && data.len() == n * BLOCK_SIZE;
+        if lacking.is_empty() {
+            return (0, Some(Arrived { from, sources: [from].into(), infos, data, after }));
+        }
+        let block = |i: usize| BlockIx(self.range.start.0 + i as u64);
+        let is_bad = |(i, x): (usize, &BlockInfo)| {
+            x.state.is_bad().then_some(Wrong { rid: from, block: block(i), ver: x.ver, state: x.state })
+        };
+        let list: Vec<_> = infos.iter().take(n).enumerate().filter_map(is_bad).collect();
+        self.wrong.extend(list);
+        if formed && lacking.iter().all(|i| self.kept.contains_key(i)) {
+            let mut all = BytesMut::from(&data[..]);
+            let mut sources = BTreeSet::from([from]);
+            for i in &lacking {
+                let Some((rid, info, bytes)) = self.kept.get(i) else { continue };
+                sources.insert(*rid);
+                infos[*i] = *info;
+                all[i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE].copy_from_slice(bytes);
+            }
+            return (lacking.len(), Some(Arrived { from, sources, infos, data: all.freeze(), after }));
+        }
+        if formed {
+            for i in (0..n).filter(|i| lacking.binary_search(i).is_err()) {
+                let bytes = || data.slice(i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE);
+                self.kept.entry(i).or_insert_with(|| (from, infos[i], bytes()));
+            }
+        }
+        (lacking.len(), None)
     }
 
     fn msg(&self) -> Msg {
@@ -166,31 +213,24 @@ impl Coordinator {
         let Some(r) = self.reads.get_mut(&id) else { return };
         let n = r.range.len as usize;
         let first = r.range.start.in_chunk();
-        let (infos, bad) = if r.status {
+        let after = self.asked;
+        let (bad, arrived) = if r.status {
             // A version list is of the whole chunk.
             let part = infos.get(first..first + n).map(<[BlockInfo]>::to_vec);
-            (part.clone().unwrap_or_default(), usize::from(part.is_none()))
+            let arrived = part.map(|infos| Arrived { from: rid, sources: [rid].into(), infos, data, after });
+            (usize::from(arrived.is_none()), arrived)
         } else {
-            let bad = verify(n, &infos, &data);
-            (infos, bad)
+            r.put_together(rid, infos, data, after)
         };
-        if bad > 0 {
-            self.stats.bad_blocks += bad as u64;
+        self.stats.bad_blocks += bad as u64;
+        let Some(arrived) = arrived else {
             r.tried.insert(rid);
-            let is_bad = |(i, x): (usize, &BlockInfo)| {
-                let block = BlockIx(r.range.start.0 + i as u64);
-                x.state.is_bad().then_some(Wrong { rid, block, ver: x.ver, state: x.state })
-            };
-            let list: Vec<_> = infos.iter().take(n).enumerate().filter_map(is_bad).collect();
-            r.wrong.extend(list);
             return self.send_read(now, id, out);
-        }
-        let wrong = std::mem::take(&mut r.wrong);
-        let (range, request, after) = (r.range, r.request, self.asked);
-        if wrong.is_empty() {
-            r.arrived = Some(Arrived { from: rid, infos, data, after });
-        } else {
-            r.arrived = Some(Arrived { from: rid, infos: infos.clone(), data: data.clone(), after });
+        };
+        let (infos, data) = (arrived.infos.clone(), arrived.data.clone());
+        let (wrong, range, request) = (std::mem::take(&mut r.wrong), r.range, r.request);
+        r.arrived = Some(arrived);
+        if !wrong.is_empty() {
             self.repair(now, (request, range), wrong, &infos, &data, out);
         }
         let arrived = self.reads.get(&id).and_then(|r| r.arrived.as_ref());
@@ -258,7 +298,8 @@ impl Coordinator {
             .reads
             .iter_mut()
             .filter_map(|(id, r)| {
-                let from_gone = r.arrived.as_ref().is_some_and(|a| gone.contains(&a.from));
+                r.kept.retain(|_, (from, ..)| !gone.contains(from));
+                let from_gone = r.arrived.as_ref().is_some_and(|a| !a.sources.is_disjoint(gone));
                 if from_gone {
                     r.arrived = None;
                 }
@@ -281,15 +322,16 @@ pub(super) fn mends(state: BlockState, seen: Ver, src: Ver) -> bool {
     }
 }
 
-/// How many blocks of an answer are missing, bad or do not match their checksums.
-pub(super) fn verify(n: usize, infos: &[BlockInfo], data: &Bytes) -> usize {
+/// Which of `n` blocks an answer does not have whole: missing, bad, or other bytes than their checksums say.
+pub(super) fn lacks(n: usize, infos: &[BlockInfo], data: &Bytes) -> Vec<usize> {
     if infos.len() != n || data.len() != n * BLOCK_SIZE {
-        return n.max(1);
+        return (0..n.max(1)).collect();
     }
     let good = |i: &BlockInfo, b: &[u8]| match i.state {
         BlockState::Data => crc::payload(b) == i.crc,
         BlockState::Absent | BlockState::Zero => crc::payload(b) == crc::zero_block(),
         BlockState::Bad | BlockState::Lost => false,
     };
-    infos.iter().zip(data.chunks_exact(BLOCK_SIZE)).filter(|(i, b)| !good(i, b)).count()
+    let blocks = infos.iter().zip(data.chunks_exact(BLOCK_SIZE)).enumerate();
+    blocks.filter(|(_, (i, b))| !good(i, b)).map(|(at, _)| at).collect()
 }

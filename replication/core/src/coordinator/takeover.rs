@@ -316,7 +316,7 @@ impl Coordinator {
     ) {
         let relied = self.takeover.relied();
         let Some(a) = self.takeover.active.get_mut(&chunk) else { return };
-        let good = super::read::verify(1, &infos, &data) == 0;
+        let good = super::read::lacks(1, &infos, &data).is_empty();
         if good {
             a.sources.remove(&block);
             for item in a.items.values_mut().flatten().filter(|i| i.block == block) {

@@ -45,8 +45,12 @@ enum Pending {
     Super,
     Group(u64),
     Direct(u64),
-    Page(u32),
-    Data { read: u64, run: usize },
+    /// A slot's page, asked for once more?
+    Page(u32, bool),
+    Data {
+        read: u64,
+        run: usize,
+    },
     Destage(Key),
     Checkpoint,
     Verify(u32),
@@ -252,7 +256,7 @@ impl Store {
             return;
         }
         match (pending, result) {
-            (Pending::Page(slot), result) => self.page_loaded(slot, result, out),
+            (Pending::Page(slot, again), result) => self.page_loaded(slot, again, result, out),
             (Pending::Data { read, run }, result) => self.data_read(read, run, result, out),
             (Pending::Verify(slot), result) => self.page_verified(slot, result, out),
             (_, Err(e)) => self.fail(e.0, out),

@@ -90,13 +90,27 @@ impl Store {
         let waiters = self.loading.entry(slot).or_default();
         waiters.push(waiter);
         if waiters.len() == 1 {
-            let copy = self.slots[slot as usize].as_ref().and_then(|s| s.copy).unwrap_or(0);
-            let op = DiskOp::Read { off: self.sb.geometry.page_off(slot, copy), len: BLOCK_SIZE as u32 };
-            self.disk_op(Pending::Page(slot), op, out);
+            self.ask_page(slot, false, out);
         }
     }
 
-    pub(super) fn page_loaded(&mut self, slot: u32, result: Result<Bytes, DiskError>, out: &mut Vec<Output>) {
+    fn ask_page(&mut self, slot: u32, again: bool, out: &mut Vec<Output>) {
+        let copy = self.slots[slot as usize].as_ref().and_then(|s| s.copy).unwrap_or(0);
+        let op = DiskOp::Read { off: self.sb.geometry.page_off(slot, copy), len: BLOCK_SIZE as u32 };
+        self.disk_op(Pending::Page(slot, again), op, out);
+    }
+
+    pub(super) fn page_loaded(
+        &mut self,
+        slot: u32,
+        again: bool,
+        result: Result<Bytes, DiskError>,
+        out: &mut Vec<Output>,
+    ) {
+        // A page is 256 blocks, and what is taken for lost may be written down as lost: the disk is asked twice.
+        if result.is_err() && !again {
+            return self.ask_page(slot, true, out);
+        }
         let waiters = self.loading.remove(&slot).unwrap_or_default();
         if let Some(e) = self.slots[slot as usize] {
             let id = self.page_id((e.replica, e.chunk));

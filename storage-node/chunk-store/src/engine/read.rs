@@ -1,5 +1,6 @@
 //! Reads: resolve each block (overlay, page), read the runs that are on disk, verify every block against its seeded
-//! checksum, assemble. A block that does not verify is looked up once more (it may have been moved meanwhile) and then
+//! checksum, assemble. If a block does not verify all are looked up once more (it may have been moved meanwhile) and read each by
+//! itself, so that a sector that cannot be read takes no others with it; what does not verify then is
 //! reported as bad: never old or wrong bytes (C5, I14).
 
 use super::pages::{Src, Waiter};
@@ -49,7 +50,7 @@ impl Store {
     /// Resolves a read whose page is (or may be) at hand, and begins its disk reads.
     pub(super) fn read_go(&mut self, number: u64, out: &mut Vec<Output>) {
         let Some(job) = self.reads.get(&number) else { return };
-        let (key, range) = (job.key, job.range);
+        let (key, range, alone) = (job.key, job.range, job.again);
         let page = match self.page_of(key) {
             Ok(p) => p,
             Err(slot) => return self.load_page(slot, Waiter::Read(number), out),
@@ -65,7 +66,9 @@ impl Store {
         for (i, (_, src)) in resolved.iter().enumerate() {
             let Src::Disk(off) = src else { continue };
             match runs.last_mut() {
-                Some(r) if r.first + r.blocks == i && r.off + (r.blocks * BLOCK_SIZE) as u64 == *off => r.blocks += 1,
+                Some(r) if !alone && r.first + r.blocks == i && r.off + (r.blocks * BLOCK_SIZE) as u64 == *off => {
+                    r.blocks += 1;
+                }
                 _ => runs.push(Run { off: *off, first: i, blocks: 1, data: None }),
             }
         }

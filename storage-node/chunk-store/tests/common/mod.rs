@@ -128,6 +128,28 @@ impl World {
         id
     }
 
+    /// Does one thing and returns its answer; whatever else goes on comes to its end too.
+    pub fn ask(&mut self, op: Op) -> Result<Answer, StoreError> {
+        let id = self.next;
+        self.next += 1;
+        self.store.step(Input::Op { id, op }, &mut self.out);
+        let mut answer = None;
+        loop {
+            let mine = |o: &Output| matches!(o, Output::Done { id: of, .. } if *of == id);
+            if let Some(at) = self.out.iter().position(mine)
+                && let Output::Done { result, .. } = self.out.remove(at)
+            {
+                answer = Some(result);
+            }
+            self.drain();
+            match self.disk.complete(0) {
+                Some((tag, result)) => self.store.step(Input::DiskDone { tag, result }, &mut self.out),
+                None if answer.is_some() || self.disk.pending() == 0 => return answer.expect("an answer"),
+                None => {}
+            }
+        }
+    }
+
     /// The node's log is older by one: noted on the disk.
     pub fn note_age(&mut self) {
         self.age += 1;

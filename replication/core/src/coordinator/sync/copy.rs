@@ -184,15 +184,12 @@ impl Coordinator {
             .filter(|at| differs(z.get(at), x.get(at), since, term))
             .map(|at| first + u64::from(at))
             .collect();
-        job.runs = wanted
-            .chunk_by(|a, b| a + 1 == *b)
-            .map(|run| BlockRange { start: BlockIx(run[0]), len: run.len() as u32 })
-            .collect();
+        job.runs = runs(&wanted).into();
         self.chunk_goes_on(now, chunk, out);
     }
 
-    /// A piece arrived from a member. What it does not have whole another one is asked for; what nobody has is marked lost on
-    /// the target too, or it would serve an old version there.
+    /// A piece arrived from a member. The blocks that it does not have whole another one is asked for; what nobody has is marked lost
+    /// on the target too, or it would serve an old version there.
     #[allow(clippy::too_many_arguments)]
     pub(in crate::coordinator) fn sync_read(
         &mut self,
@@ -208,33 +205,39 @@ impl Coordinator {
         let Some(s) = self.sync.as_mut() else { return };
         let since = s.since;
         let Some(job) = s.copying.active.get_mut(&chunk) else { return };
-        let Some((len, tried)) = job.reading.get_mut(&start) else { return };
-        let bad = crate::coordinator::read::verify(*len as usize, &infos, &data);
-        if bad > 0 {
-            tried.insert(rid);
-            let next = sources.iter().copied().find(|r| !tried.contains(r));
-            if let Some(next) = next {
-                let range = BlockRange { start, len: *len };
-                return self.request(now, next, For::SyncRead(chunk, start), Msg::Read { range }, out);
-            }
-        }
-        if infos.len() != *len as usize || data.len() != infos.len() * BLOCK_SIZE {
+        let Some((len, mut tried)) = job.reading.remove(&start) else { return };
+        tried.insert(rid);
+        let next = sources.iter().copied().find(|r| !tried.contains(r));
+        let lacking = crate::coordinator::read::lacks(len as usize, &infos, &data);
+        let formed = infos.len() == len as usize && data.len() == infos.len() * BLOCK_SIZE;
+        if !formed && next.is_none() {
             return self.fail_sync("the source's answer is malformed");
         }
-        for (i, info) in infos.iter().enumerate() {
+        // (Each run of what this one lacks is a piece of its own from now on.)
+        let elsewhere: Vec<BlockRange> = match next {
+            Some(_) => runs(&lacking.iter().map(|i| start.0 + *i as u64).collect::<Vec<_>>()),
+            None => Vec::new(),
+        };
+        job.reading.extend(elsewhere.iter().map(|r| (r.start, (r.len, tried.clone()))));
+        for (i, info) in infos.iter().enumerate().filter(|_| formed) {
+            let whole = lacking.binary_search(&i).is_err();
+            if !whole && next.is_some() {
+                continue;
+            }
             let block = BlockIx(start.0 + i as u64);
             let has = job.target.as_ref().and_then(|z| z.get(&(block.in_chunk() as u8)));
-            let bytes = data.slice(i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE);
             let content = match info.state {
-                BlockState::Data if hf_policy::crc::payload(&bytes) == info.crc => Content::Data(info.crc, bytes),
-                BlockState::Absent | BlockState::Zero => Content::Zero,
-                BlockState::Data | BlockState::Bad | BlockState::Lost => Content::Bad,
+                _ if !whole => Content::Bad,
+                BlockState::Data => Content::Data(info.crc, data.slice(i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE)),
+                _ => Content::Zero,
             };
             let repair = has.is_some_and(|h| h.state.is_bad() && info.ver == h.ver);
             let seen = has.map_or(since, |h| h.ver);
             s.copying.outbox.push(CopyItem { block, seen, src: info.ver, content, repair });
         }
-        job.reading.remove(&start);
+        for (range, next) in elsewhere.into_iter().filter_map(|r| Some((r, next?))) {
+            self.request(now, next, For::SyncRead(chunk, range.start), Msg::Read { range }, out);
+        }
         self.drive_copying(now, out);
     }
 
@@ -305,6 +308,12 @@ impl super::Sync {
         self.failed.is_none()
             && (c.active.values().any(|j| !j.runs.is_empty()) || (c.active.len() < PARALLEL && !self.todo.is_empty()))
     }
+}
+
+/// Blocks that follow each other, as ranges.
+fn runs(blocks: &[u64]) -> Vec<BlockRange> {
+    let of = |run: &[u64]| BlockRange { start: BlockIx(run[0]), len: run.len() as u32 };
+    blocks.chunk_by(|a, b| a + 1 == *b).map(of).collect()
 }
 
 /// Must the target's block be replaced? A live write that has won stays; what is bad on the

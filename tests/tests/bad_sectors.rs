@@ -1,0 +1,157 @@
+//! Sectors that a disk cannot read any more, under real daemons: each costs the block that lies there and nothing beside it, whatever
+//! size clients read in and whoever is filled from that disk.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use hf_tests::cluster::{Cluster, http_get, until};
+use hf_tests::faultfs::{Call, FaultFs, Rule};
+use hf_tests::media::{block, find};
+use hf_tests::nbd::Nbd;
+
+const BLOCKS: u64 = 1024;
+const FILE: &str = "holdfast.disk";
+
+/// Three nodes whose disks lie on file systems that can fail.
+struct Disks {
+    c: Cluster,
+    fs: Vec<FaultFs>,
+}
+
+impl Disks {
+    fn new() -> Disks {
+        let mut fs = Vec::new();
+        let c = Cluster::prepared(3, |node| {
+            let at = FaultFs::mount(&node.dir.join("platters"), &node.dir.join("mnt"));
+            node.disk = at.path().to_path_buf();
+            node.disk_size = "128MiB".into();
+            fs.push(at);
+        });
+        Disks { c, fs }
+    }
+
+    /// A volume, attached on n1, with every block written.
+    fn written(&self, name: &str, attrs: &[&str]) {
+        self.c.ok(&[&["volume", "create", name, "size=8MiB"][..], attrs].concat());
+        self.c.ok(&["volume", "attach", name, "--node", "n1"]);
+        let mut nbd = self.connect(name);
+        for i in 0..BLOCKS {
+            nbd.write(i * 4096, &block(i)).unwrap();
+        }
+    }
+
+    fn connect(&self, name: &str) -> Nbd {
+        until("the export", || Nbd::connect(&self.c.nodes[0].nbd, name).map_err(|e| e.to_string()))
+    }
+
+    /// Stopped cleanly, so that everything is in its place; then the places of these blocks on a node cannot be read.
+    fn damage(&mut self, bad: &[(usize, u64)]) {
+        self.c.nodes.iter_mut().for_each(|n| n.stop());
+        for (node, i) in bad {
+            let file = self.c.nodes[*node].dir.join("platters").join(FILE);
+            let places = find(&file, *i..*i + 1);
+            // (What is left of it in the journal is not looked at again: it was destaged.)
+            let at = *places.last().expect("the block is on that disk");
+            self.fs[*node].unreadable(FILE, at);
+        }
+        for n in &mut self.c.nodes {
+            n.start();
+        }
+        self.c.ready();
+    }
+
+    /// The sum of a metric over what it is labelled with.
+    fn metric(&self, node: usize, name: &str) -> u64 {
+        let page = http_get(&self.c.nodes[node].http, "/metrics").unwrap_or_default();
+        let lines = page.lines().filter(|l| l.starts_with(&format!("{name}{{")));
+        lines.filter_map(|l| l.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+    }
+}
+
+impl Drop for Disks {
+    fn drop(&mut self) {
+        self.c.nodes.iter_mut().for_each(|n| n.kill());
+        self.fs.clear();
+    }
+}
+
+/// Reads all of it in pieces of a mebibyte; blocks that cannot be had are found by halving. None may be anything but itself.
+fn lost(nbd: &mut Nbd) -> Vec<u64> {
+    let (mut todo, mut lost) = (vec![(0, 256), (256, 256), (512, 256), (768, 256)], Vec::new());
+    while let Some((at, n)) = todo.pop() {
+        match nbd.read(at * 4096, (n * 4096) as u32) {
+            Ok(data) => {
+                for i in 0..n {
+                    assert!(data[i as usize * 4096..][..4096] == block(at + i), "block {}", at + i);
+                }
+            }
+            Err(e) => {
+                assert_eq!(e.raw_os_error(), Some(libc::EIO));
+                match n {
+                    1 => lost.push(at),
+                    _ => todo.extend([(at, n / 2), (at + n / 2, n / 2)]),
+                }
+            }
+        }
+    }
+    lost.sort_unstable();
+    lost
+}
+
+#[test]
+fn bad_sectors_on_every_disk_cost_nothing_as_long_as_each_block_is_whole_somewhere() {
+    let mut d = Disks::new();
+    d.written("v", &["replicas=2", "nodes=n1,n2"]);
+    d.damage(&[(0, 5), (0, 300), (0, 301), (1, 9), (1, 302), (1, 600)]);
+    until("attach", || d.c.cli(&["volume", "attach", "v", "--node", "n1", "--force"]));
+    d.c.ok(&["volume", "set", "v", "read_from=local"]);
+    let bad = || (0..2).map(|n| d.metric(n, "holdfast_disk_bad_blocks_total")).collect::<Vec<_>>();
+    assert_eq!(lost(&mut d.connect("v")), [] as [u64; 0], "a read over damage on both sides is put together from both");
+    // What the reading node lacked was written again there, and so can be read; of the other's it was asked for what it has.
+    until("the repairs", || {
+        let left = d.fs[0].left_unreadable();
+        if left == 0 { Ok(()) } else { Err(format!("{left} sectors of n1 are not written again")) }
+    });
+    assert_eq!(bad()[0], 3, "counted on the disk they are on, one by one");
+    // A third replica is filled from these two, with every block from whoever has it; then it is all there is.
+    d.damage(&[(0, 700), (1, 710)]);
+    until("attach", || d.c.cli(&["volume", "attach", "v", "--node", "n1", "--force"]));
+    d.c.ok(&["volume", "set", "v", "replicas=1", "min_replicas=1", "nodes=n3"]);
+    until("it to have moved to n3", || {
+        let v = d.c.volume("v");
+        let all = v["shards"][0]["replicas"].as_object().unwrap().clone();
+        let moved = all.len() == 1 && all.values().all(|r| r["node"] == 3 && r["state"] == "in_sync");
+        if moved { Ok(()) } else { Err(v["shards"][0].to_string()) }
+    });
+    assert_eq!(lost(&mut d.connect("v")), [] as [u64; 0]);
+    println!(
+        "8 sectors on two disks could not be read: no block was lost, and 3 were written again when they were read"
+    );
+}
+
+#[test]
+fn a_volume_of_one_replica_loses_what_cannot_be_read_and_nothing_beside_it_also_when_it_moves() {
+    let mut d = Disks::new();
+    d.written("v", &["replicas=1", "min_replicas=1", "nodes=n1"]);
+    d.damage(&[(0, 5), (0, 300), (0, 301)]);
+    until("attach", || d.c.cli(&["volume", "attach", "v", "--node", "n1", "--force"]));
+    assert_eq!(lost(&mut d.connect("v")), [5, 300, 301]);
+    // A read that fails now and then only: asked again, the disk answers.
+    for after in [0, 3, 8] {
+        d.fs[0].rule(Rule { call: Call::Read, path: FILE, errno: libc::EIO, after, count: 1 });
+        assert_eq!(lost(&mut d.connect("v")), [5, 300, 301]);
+    }
+    d.c.ok(&["volume", "set", "v", "nodes=n2"]);
+    until("it to have moved to n2", || {
+        let v = d.c.volume("v");
+        let all = v["shards"][0]["replicas"].as_object().unwrap().clone();
+        let moved = all.len() == 1 && all.values().all(|r| r["node"] == 2 && r["state"] == "in_sync");
+        if moved { Ok(()) } else { Err(v["shards"][0].to_string()) }
+    });
+    let mut nbd = d.connect("v");
+    assert_eq!(lost(&mut nbd), [5, 300, 301], "lost there too, and still no other");
+    // What is written is there.
+    for i in [5, 300, 301] {
+        nbd.write(i * 4096, &block(i)).unwrap();
+    }
+    assert_eq!(lost(&mut nbd), [] as [u64; 0]);
+    println!("3 sectors of a volume's only replica could not be read: 3 blocks lost, and no more after it moved");
+}
