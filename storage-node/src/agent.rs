@@ -117,8 +117,10 @@ async fn watch_one(node: &Node, m: &Member, addr: &str) -> anyhow::Result<()> {
     // A follower of a peer that itself hangs behind must look elsewhere now and then.
     while let Ok(Ok(Some(e))) = tokio::time::timeout(Duration::from_secs(10), stream.message()).await {
         local.follow(serde_json::from_slice(&e.delta)?)?;
-        // Kept for the next start, so that a restarted node knows its peers while nobody answers. Never relied upon.
-        let _ = std::fs::write(node.dir.path.join("view.json"), serde_json::to_vec(&local)?);
+        // (Nothing but a start without peers and a rescue look at it: what cannot be kept is only told.)
+        if let Err(e) = node.dir.save_view(&local) {
+            tracing::warn!("what this node knows of the record is not kept: {e:#}");
+        }
         advance(m, Arc::new(local.clone()));
         if m.meta.status.borrow().voters.contains(&m.node.0) {
             return Ok(());

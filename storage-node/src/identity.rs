@@ -1,12 +1,15 @@
 //! What a node knows about itself between starts: its data directory's identity, and which disks it was given.
 
 pub use hf_host::identity::{FORMAT, Identity, IdentityError, KnownDisk};
+use hf_meta_core::ClusterState;
 use hf_policy::{BootId, ClusterId, NodeId};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 const FILE: &str = "node.json";
+/// What a node without a log knows of the record.
+pub const VIEW: &str = "view.json";
 
 /// A data directory in use by this process; the lock goes with it.
 pub struct DataDir {
@@ -84,5 +87,18 @@ impl DataDir {
         std::fs::rename(&new, &path)?;
         File::open(&self.path)?.sync_all()?;
         Ok(())
+    }
+
+    /// Keeps what a node without a log knows of the record: for its next start, while nobody answers, and for `holdfast rescue`. Never half
+    /// of it; which one is there after a power loss, the last or one before, is left to the file system: it comes with every change.
+    pub fn save_view(&self, view: &ClusterState) -> anyhow::Result<()> {
+        let new = self.path.join("view.json.new");
+        std::fs::write(&new, serde_json::to_vec(view)?)?;
+        Ok(std::fs::rename(&new, self.path.join(VIEW))?)
+    }
+
+    /// What was kept.
+    pub fn view(path: &Path) -> Option<ClusterState> {
+        serde_json::from_slice(&std::fs::read(path.join(VIEW)).ok()?).ok()
     }
 }

@@ -364,7 +364,7 @@ impl Node {
             voter_grace_ms: self.cfg.replace_voter_after / 1000,
             noted: crate::disks::noted_ages(&id).await,
         })?;
-        let saved = std::fs::read(self.dir.path.join("view.json")).ok().and_then(|b| serde_json::from_slice(&b).ok());
+        let saved = DataDir::view(&self.dir.path);
         let own = meta.state.borrow().clone();
         let first: Arc<ClusterState> = match saved {
             Some(s) if own.revision == 0 => Arc::new(s),

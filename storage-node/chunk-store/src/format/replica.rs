@@ -29,7 +29,7 @@ pub struct ReplicaRec {
     pub blocks: u64,
     /// Being deleted: its chunks are given back in the background.
     pub deleting: bool,
-    /// Hint: the volume's epoch when last told.
+    /// Hint: the volume's epoch when it was made, last promised a term, or took a lineage.
     pub hint_epoch: u64,
     /// Hint: the volume's name.
     pub hint_name: String,
