@@ -6,7 +6,7 @@ use crate::raft_net;
 use hf_meta_core::limits::{Going, room};
 use hf_meta_core::plan::Liveness;
 use hf_meta_core::{ClusterState, Command, Envelope, Refusal};
-use hf_meta_proto::pb::{self, peer_server::Peer};
+use hf_meta_proto::pb::{self, peer_client::PeerClient, peer_server::Peer};
 use hf_policy::{ClusterId, DiskId, NodeId, RequestId, Rid, VolumeId};
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -18,6 +18,8 @@ use tonic::{Request, Response, Status};
 
 /// A node is taken for dead after this silence (protocol §10).
 pub const T_DEAD: Duration = Duration::from_secs(5);
+/// How long who leads may take to answer what is handed on to it.
+const HANDED_ON: Duration = Duration::from_secs(1);
 /// After so long who was allowed a sync has told of it, or does not do it.
 const TOLD: Duration = Duration::from_secs(3);
 
@@ -143,6 +145,17 @@ impl PeerService {
 }
 
 impl PeerService {
+    /// The answer of who leads, if this node does not, hears it, and the caller cannot.
+    async fn hand_on(&self, r: &pb::ProposeRequest) -> Option<pb::ProposeReply> {
+        let (leader, api) = self.leader_hint();
+        if !r.relay || leader == self.node.0 || api.is_empty() {
+            return None;
+        }
+        let mut peer = PeerClient::new(hf_meta_proto::channel(&api).ok()?);
+        let asked = peer.propose(pb::ProposeRequest { relay: false, ..r.clone() });
+        tokio::time::timeout(HANDED_ON, asked).await.ok()?.ok().map(Response::into_inner)
+    }
+
     /// What came of a request, as the leader has it applied: it is as new as any record that anybody got from a leader.
     fn outcome_here(&self, request: &[u8]) -> Result<pb::ProposeReply, Status> {
         let id = request.try_into().map_err(|_| Status::invalid_argument("a request id has 16 bytes"))?;
@@ -195,6 +208,9 @@ impl Peer for PeerService {
     async fn propose(&self, r: Request<pb::ProposeRequest>) -> Result<Response<pb::ProposeReply>, Status> {
         let r = r.into_inner();
         self.check(&r.cluster)?;
+        if let Some(reply) = self.hand_on(&r).await {
+            return Ok(Response::new(reply));
+        }
         if r.request.is_empty() {
             return self.propose_here(&r.envelope).await.map(Response::new);
         }

@@ -455,6 +455,7 @@ async fn a_node_of_another_cluster_is_refused_at_every_call() {
                 envelope: envelope.clone(),
                 cluster: cluster.clone(),
                 request: Vec::new(),
+                relay: false,
             }))
             .await;
         assert_eq!(r.unwrap_err().code(), Code::PermissionDenied);

@@ -7,10 +7,11 @@ use crate::export::Entry;
 use crate::node::{Member, Node};
 use crate::reactor::{Event, Mail};
 use hf_frontends::nbd::ExportInfo;
+use hf_meta::raft_loop::RaftStatus;
 use hf_meta_core::record::{Attachment, ClusterState, DiskState, VolumeRecord};
 use hf_meta_core::{Command, Refusal};
 use hf_meta_proto::pb::{self, peer_client::PeerClient};
-use hf_policy::{DiskId, Policy, Rid, SessionId, ShardId, Term, VolumeId};
+use hf_policy::{DiskId, NodeId, Policy, Rid, SessionId, ShardId, Term, VolumeId};
 use hf_repl_core::coordinator::{Change, Proposed};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -88,18 +89,25 @@ async fn follow_raft(m: Arc<Member>) {
     }
 }
 
-/// A node outside the Raft group follows by revision; after any gap it gets what it missed.
+/// Does its own Raft bring it the record? Not if it has no vote; nor if the way to who leads is cut from here, though others hear it.
+fn hears_raft(s: &RaftStatus, node: NodeId) -> bool {
+    s.voters.contains(&node.0) && s.leader.is_some()
+}
+
+/// A node that the record does not reach by Raft follows others by revision; after any gap it gets what it missed.
 async fn follow_watch(node: Arc<Node>, m: Arc<Member>) {
     let mut turn = 0usize;
-    loop {
-        let in_group = m.meta.status.borrow().voters.contains(&m.node.0);
-        let peers: Vec<String> = m.peers().into_iter().filter(|a| *a != node.cfg.api).collect();
-        if in_group || peers.is_empty() {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            continue;
-        }
+    let mut raft = m.meta.status.clone();
+    while raft.wait_for(|s| !hears_raft(s, m.node)).await.is_ok() {
+        let mut peers: Vec<String> = m.peers().into_iter().filter(|a| *a != node.cfg.api).collect();
         turn += 1;
-        if let Err(e) = watch_one(&node, &m, &peers[turn % peers.len()]).await {
+        let first = turn % peers.len().max(1);
+        peers.rotate_left(first);
+        // Rather one that hears who leads than one that is cut off itself.
+        let better = m.leader.one_that_hears(&peers).await;
+        if let Some(peer) = better.or_else(|| peers.first().cloned())
+            && let Err(e) = watch_one(&node, &m, &peer).await
+        {
             tracing::debug!("watch: {e}");
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -122,7 +130,7 @@ async fn watch_one(node: &Node, m: &Member, addr: &str) -> anyhow::Result<()> {
             tracing::warn!("what this node knows of the record is not kept: {e:#}");
         }
         advance(m, Arc::new(local.clone()));
-        if m.meta.status.borrow().voters.contains(&m.node.0) {
+        if hears_raft(&m.meta.status.borrow(), m.node) {
             return Ok(());
         }
     }

@@ -1,12 +1,12 @@
-//! SIGSTOP and SIGCONT of replicas, of the coordinator's node and of the metadata leader under a user whose every operation is
-//! judged by the history checker; how long the user waits is printed.
+//! SIGSTOP and SIGCONT of replicas, of the coordinator's node and of the metadata leader, each of them also where a node is two of these,
+//! under a user whose every operation is judged by the history checker; how long the user waits is printed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::{Cluster, until};
 use hf_tests::nbd::Nbd;
 use hf_tests::user::{StopAtEnd, Witness, limit, nothing_failed, percentile};
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 fn signal(c: &Cluster, node: usize, sig: i32) {
     // SAFETY: a child of ours that has not been waited for.
@@ -29,47 +29,100 @@ fn in_sync(c: &Cluster) -> usize {
 
 /// All replicas are back in sync.
 fn whole(c: &Cluster) {
-    until("all replicas to be in sync", || if in_sync(c) == 3 { Ok(()) } else { Err(in_sync(c).to_string()) });
+    until("all replicas to be in sync", || {
+        let all = c.volume("v")["shards"][0]["replicas"].as_object().unwrap().len();
+        if in_sync(c) == all { Ok(()) } else { Err(format!("{} of {all}", in_sync(c))) }
+    });
+}
+
+/// A user of the volume on `home` works while another node is stopped, until `over`; how long its longest operation took.
+fn freeze_while(c: &Cluster, w: &Witness, (home, victim): (usize, usize), over: impl Fn()) -> Duration {
+    let mut nbd = connect(c, home);
+    let stop = AtomicBool::new(false);
+    let worked = std::thread::scope(|s| {
+        let (flag, end) = (&stop, StopAtEnd(&stop));
+        let worker = s.spawn(move || w.work(&mut nbd, flag));
+        gets_on(w, 80);
+        signal(c, victim, libc::SIGSTOP);
+        over();
+        gets_on(w, 80);
+        signal(c, victim, libc::SIGCONT);
+        whole(c);
+        drop(end);
+        worker.join().unwrap()
+    });
+    nothing_failed(std::slice::from_ref(&worked), &format!("n{} was frozen", victim + 1));
+    worked.longest
 }
 
 #[test]
 fn frozen_replicas_cost_a_bounded_wait_and_no_truth() {
-    let rounds: usize = std::env::var("HOLDFAST_FREEZES").ok().and_then(|s| s.parse().ok()).unwrap_or(10);
+    let rounds: usize = std::env::var("HOLDFAST_FREEZES").ok().and_then(|s| s.parse().ok()).unwrap_or(20);
     let c = Cluster::new(3);
     c.ok(&["volume", "create", "v", "size=16MiB"]);
-    c.ok(&["volume", "attach", "v", "--node", "n1"]);
     let w = Witness::default();
-    let mut waits = Vec::new();
+    let (mut waits, mut led) = (Vec::new(), Vec::new());
     for round in 0..rounds {
-        let victim = 1 + round % 2;
-        let mut nbd = connect(&c, 0);
-        let stop = AtomicBool::new(false);
-        std::thread::scope(|s| {
-            let (flag, seen, end) = (&stop, &w, StopAtEnd(&stop));
-            let worker = s.spawn(move || seen.work(&mut nbd, flag));
-            gets_on(&w, 80);
-            signal(&c, victim, libc::SIGSTOP);
-            // Until the set has shrunk and work goes on without it.
+        // Of who leads the metadata, and must be replaced before anybody can be dropped, and of who does not.
+        let leads = c.leader();
+        let home = (leads + 1 + round / 2 % 2) % 3;
+        let victim = if round % 2 == 0 { leads } else { 3 - leads - home };
+        until("the attachment", || c.cli(&["volume", "attach", "v", "--node", &c.nodes[home].name, "--force"]));
+        // Until the set has shrunk and work goes on without it.
+        let longest = freeze_while(&c, &w, (home, victim), || {
             until("the frozen replica to be dropped", || {
                 if in_sync(&c) == 2 { Ok(()) } else { Err(in_sync(&c).to_string()) }
             });
-            gets_on(&w, 80);
-            signal(&c, victim, libc::SIGCONT);
-            whole(&c);
-            drop(end);
-            let worked = worker.join().unwrap();
-            nothing_failed(std::slice::from_ref(&worked), &format!("round {round}, n{} was frozen", victim + 1));
-            waits.push(worked.longest);
         });
+        if round % 2 == 0 { &mut led } else { &mut waits }.push(longest);
     }
     w.judge("frozen replicas");
+    for (what, mut waits) in [("", waits), (" whose node leads the metadata", led)] {
+        println!(
+            "longest wait of a user while a replica was frozen{what}: median {} ms, p99 {} ms (n={})",
+            percentile(&mut waits, 0.5),
+            percentile(&mut waits, 0.99),
+            waits.len()
+        );
+        limit("a frozen replica", percentile(&mut waits, 0.99), 2_500);
+    }
+}
+
+/// The metadata's leader is stopped where it holds nothing of the volume: another one leads, and whoever uses the volume notices nothing.
+#[test]
+fn a_frozen_metadata_leader_disturbs_no_volume_beside_it() {
+    let c = Cluster::new(3);
+    let w = Witness::default();
+    let mut waits = Vec::new();
+    for round in 0..3 {
+        let leads = c.leader();
+        let (home, other) = ((leads + 1) % 3, (leads + 2) % 3);
+        let nodes = format!("nodes={},{}", c.nodes[home].name, c.nodes[other].name);
+        if round == 0 {
+            c.ok(&["volume", "create", "v", "size=16MiB", "replicas=2", &nodes]);
+        } else {
+            c.ok(&["volume", "set", "v", &nodes]);
+            until("the volume to have moved", || {
+                let v = c.volume("v");
+                let all = v["shards"][0]["replicas"].as_object().unwrap().clone();
+                let there = |r: &serde_json::Value| r["state"] == "in_sync" && r["node"] != leads + 1;
+                if all.len() == 2 && all.values().all(there) { Ok(()) } else { Err(v["shards"][0].to_string()) }
+            });
+        }
+        until("the attachment", || c.cli(&["volume", "attach", "v", "--node", &c.nodes[home].name, "--force"]));
+        waits.push(freeze_while(&c, &w, (home, leads), || {
+            until("another leader", || {
+                let s = c.status()?;
+                if s["leader"] != leads + 1 { Ok(()) } else { Err(s["leader"].to_string()) }
+            });
+        }));
+    }
+    w.judge("a frozen leader");
     println!(
-        "longest wait of a user while a replica was frozen: median {} ms, p99 {} ms (n={})",
-        percentile(&mut waits, 0.5),
-        percentile(&mut waits, 0.99),
+        "longest operation while the metadata leader was frozen, beside the volume: {} ms (n={}), 0 errors",
+        percentile(&mut waits, 1.0),
         waits.len()
     );
-    limit("a frozen replica", percentile(&mut waits, 0.99), 2_500);
 }
 
 #[test]

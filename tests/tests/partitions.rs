@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_store::sim::Rng;
-use hf_tests::cluster::{Cluster, binary, until};
+use hf_tests::cluster::{Cluster, binary, run, until};
 use hf_tests::nbd::Nbd;
 use hf_tests::netns::Hosts;
 use hf_tests::user::{BLOCKS, StopAtEnd, Witness, Worked, limit, nothing_failed, percentile};
@@ -93,6 +93,24 @@ impl World {
             nothing_failed(&worked, &format!("n{replica} was cut off from n1"));
             waits.extend(worked.iter().map(|w| w.longest));
         });
+        self.whole();
+    }
+
+    /// The metadata is led by another node than this.
+    fn another_leads_than(&self, node: usize) {
+        if self.c.leader() != node {
+            return;
+        }
+        let its: Vec<(usize, usize)> = LINKS.into_iter().filter(|(a, b)| [*a, *b].contains(&(node + 1))).collect();
+        self.hosts.only(&its);
+        let other = self.c.nodes[(node + 1) % 3].api.clone();
+        until("another leader", || {
+            let s = run(&["--endpoint", &other, "cluster", "status", "-o", "json"])?;
+            let s: serde_json::Value = serde_json::from_str(&s).map_err(|e| e.to_string())?;
+            let leader = s["leader"].as_u64().filter(|l| *l != node as u64 + 1);
+            leader.map(drop).ok_or_else(|| s["leader"].to_string())
+        });
+        self.hosts.heal();
         self.whole();
     }
 
@@ -184,15 +202,20 @@ fn partitions_along_any_links_show_nobody_anything_wrong() {
     for i in (1..subsets.len()).rev() {
         subsets.swap(i, rng.below(i as u64 + 1) as usize);
     }
-    let (mut heals, mut waits) = (Vec::new(), Vec::new());
+    let (mut heals, mut waits, mut led) = (Vec::new(), Vec::new(), Vec::new());
     for i in 0..3 {
-        // Not the leader: it is who the coordinator asks to drop the others.
         let replica = match w.c.leader() {
             0 => 2 + i % 2,
             1 => 3,
             _ => 2,
         };
         w.cut_off(replica, &mut waits);
+    }
+    // One that leads is who the coordinator asks to drop the others, and who tells it what was decided: the third node, which both can
+    // reach, has to do both for it.
+    for _ in 0..3 {
+        w.another_leads_than(0);
+        w.cut_off(w.c.leader() + 1, &mut led);
     }
     let links = |set: u32| LINKS.iter().enumerate().filter(|(i, _)| set >> i & 1 == 1).map(|(_, l)| *l).collect();
     let order: Vec<Vec<(usize, usize)>> = subsets.iter().cycle().take(wanted).map(|s| links(*s)).collect();
@@ -210,6 +233,13 @@ fn partitions_along_any_links_show_nobody_anything_wrong() {
         waits.len()
     );
     limit("a replica cut off", percentile(&mut waits, 0.99), 2_500);
+    println!(
+        "longest wait of a user while a replica whose node leads the metadata was cut off from its coordinator, and from nobody else: median {} ms, p99 {} ms (n={})",
+        percentile(&mut led, 0.5),
+        percentile(&mut led, 0.99),
+        led.len()
+    );
+    limit("a replica cut off that leads", percentile(&mut led, 0.99), 2_500);
     assert!(writes as usize > heals.len() * VOLUMES * 10 && reads > 0);
     println!(
         "{} partitioned volumes ({} of 63 subsets of links, {VOLUMES} volumes each, seed {seed}): {writes} acknowledged writes, {reads} reads, 0 stale, 0 late; whole and in use again after: median {} ms, worst {} ms (n={})",

@@ -48,9 +48,13 @@ fn judge(meta: Metadata, stores: Stores, name: &str, pinned: &[Pinned], default:
     let part = |first: u64| {
         let mut total = Outcome::default();
         for seed in (first..seeds).step_by(threads as usize) {
-            match run_on(meta, seed, 12_000, stores, &off) {
-                Ok(o) => total.add(&o),
-                Err(e) => panic!("seed {seed}: {e}\nreplay: {name}={seed} cargo test -p hf-tests --test sim"),
+            // (An assertion's own words are above it.)
+            let run = || run_on(meta, seed, 12_000, stores, &off);
+            let replay = || format!("replay: {name}={seed} cargo test -p hf-tests --test sim");
+            match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+                Ok(Ok(o)) => total.add(&o),
+                Ok(Err(e)) => panic!("seed {seed}: {e}\n{}", replay()),
+                Err(_) => panic!("seed {seed}: an assertion failed\n{}", replay()),
             }
         }
         total

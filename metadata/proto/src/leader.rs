@@ -1,5 +1,5 @@
 //! Proposes through whichever node leads: follows hints, tries the others, and repeats the same request id, which the
-//! cluster applies at most once.
+//! cluster applies at most once. If the way to who leads is cut from here, another node that has one hands the request on.
 
 use crate::pb::{HeartbeatReply, HeartbeatRequest, ProposeReply, ProposeRequest, peer_client::PeerClient};
 use hf_meta_core::{Envelope, Outcome};
@@ -31,6 +31,8 @@ const ANSWER: Duration = Duration::from_millis(1_500);
 /// After so long without an answer the others are asked whether one of them leads by now: a frozen machine, or one that is cut
 /// off, says nothing, and is succeeded long before [`ANSWER`] is over.
 const HEDGE: Duration = Duration::from_millis(300);
+/// After so long one of them is asked to hand it on: it may hear the leader, which is out of reach from here.
+const RELAY: Duration = Duration::from_millis(600);
 /// How long a node that did not answer is not asked again.
 const AVOID: Duration = Duration::from_millis(1_500);
 
@@ -117,7 +119,11 @@ impl LeaderClient {
             };
             let others: Vec<String> = nodes.iter().filter(|n| **n != target).cloned().collect();
             let asked = tokio::select! {
-                r = self.ask(&target, req.clone()) => r,
+                r = self.ask(&target, ProposeRequest { relay: avoid.is_some(), ..req.clone() }) => r,
+                r = self.relayed(&others, &req) => match read(&r.outcome) {
+                    Ok(o) => return Ok(o),
+                    Err(_) => continue,
+                },
                 next = self.successor(&others) => {
                     self.hint(Some(next));
                     silent = Some((target, Instant::now()));
@@ -170,6 +176,28 @@ impl LeaderClient {
             tokio::time::sleep(HEDGE).await;
             if let Some((addr, _)) = self.look(None, others).await {
                 return addr;
+            }
+        }
+    }
+
+    /// The first of these that hears a leader.
+    pub async fn one_that_hears(&self, nodes: &[String]) -> Option<String> {
+        for addr in nodes {
+            if self.asks_who_leads(addr).await.is_some_and(|r| r.leader_node != 0) {
+                return Some(addr.clone());
+            }
+        }
+        None
+    }
+
+    /// The outcome, by way of one of these that hears who leads; waits until one has it.
+    async fn relayed(&self, others: &[String], req: &ProposeRequest) -> ProposeReply {
+        loop {
+            tokio::time::sleep(RELAY).await;
+            let Some(addr) = self.one_that_hears(others).await else { continue };
+            match self.ask(&addr, ProposeRequest { relay: true, ..req.clone() }).await {
+                Ok(r) if !r.not_leader && !r.unknown => return r,
+                _ => {}
             }
         }
     }
