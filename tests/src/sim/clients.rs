@@ -162,7 +162,12 @@ impl Sim {
         let write = !self.only_read.contains(&node) && self.rng.one_in(2);
         let zero = write && self.rng.one_in(5);
         let mut registers = self.registers(b..b + n);
-        if self.swarm.cells {
+        if zero && self.swarm.chunks && self.swarm.rng.one_in(4) {
+            // The hot blocks in the upper chunk, and all others there; with some of those below, sometimes.
+            self.outcome.chunks += 1;
+            let from = CHUNK_BLOCKS - if self.swarm.rng.one_in(2) { self.swarm.rng.below(4) } else { 0 };
+            registers = self.registers(from..2 * CHUNK_BLOCKS);
+        } else if self.swarm.cells {
             if self.swarm.rng.one_in(8) {
                 return self.ask(node, What::Flush);
             }

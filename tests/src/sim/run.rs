@@ -67,6 +67,8 @@ counters! {
     /// Requests that were no whole blocks, and flushes answered.
     unaligned,
     flushes,
+    /// Whole chunks that were zeroed.
+    chunks,
 }
 
 /// What the simulated nodes keep their replicas on.
@@ -79,7 +81,7 @@ pub enum Stores {
 }
 
 /// What can go wrong, by name: `HOLDFAST_SIM_OFF=crash,wipe` runs without it. The first ten have weights of their own.
-pub const FAULTS: [&str; 23] = [
+pub const FAULTS: [&str; 24] = [
     "loss",
     "duplicate",
     "crash",
@@ -103,11 +105,12 @@ pub const FAULTS: [&str; 23] = [
     "copies",
     "unrecorded",
     "holds",
+    "chunks",
 ];
 
 /// What came later than the seeds that are kept because they once failed: without these they are the runs they were.
-pub const LATER: [&str; 10] =
-    ["changes", "policy", "clocks", "unaligned", "strict", "busy", "pages", "copies", "unrecorded", "holds"];
+pub const LATER: [&str; 11] =
+    ["changes", "policy", "clocks", "unaligned", "strict", "busy", "pages", "copies", "unrecorded", "holds", "chunks"];
 
 /// Who keeps the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -38,6 +38,8 @@ pub(super) struct Swarm {
     pub(super) unrecorded: bool,
     /// Operators hold what is being filled or moved, and let it go on.
     pub(super) holds: bool,
+    /// Clients zero whole chunks too.
+    pub(super) chunks: bool,
     /// In every fifth second the leader allows no sync to begin: others go first.
     pub(super) busy: bool,
     /// The wall clock is off by so many milliseconds; none: there is none.
@@ -88,6 +90,7 @@ impl Swarm {
             copies: wild.one_in(2) && !is_off("copies"),
             unrecorded: wild.one_in(6) && !is_off("unrecorded"),
             holds: wild.one_in(2) && !is_off("holds"),
+            chunks: wild.one_in(3) && !is_off("chunks"),
             busy: !is_off("busy"),
             wall: wall.filter(|_| clocks),
             cells: cells && !is_off("unaligned"),
