@@ -10,16 +10,16 @@ use hf_tests::nbd::Nbd;
 const BLOCKS: u64 = 1024;
 const FILE: &str = "holdfast.disk";
 
-/// Three nodes whose disks lie on file systems that can fail.
+/// Nodes whose disks lie on file systems that can fail.
 struct Disks {
     c: Cluster,
     fs: Vec<FaultFs>,
 }
 
 impl Disks {
-    fn new() -> Disks {
+    fn new(nodes: usize) -> Disks {
         let mut fs = Vec::new();
-        let c = Cluster::prepared(3, |node| {
+        let c = Cluster::prepared(nodes, |node| {
             let at = FaultFs::mount(&node.dir.join("platters"), &node.dir.join("mnt"));
             node.disk = at.path().to_path_buf();
             node.disk_size = "128MiB".into();
@@ -98,7 +98,7 @@ fn lost(nbd: &mut Nbd) -> Vec<u64> {
 
 #[test]
 fn bad_sectors_on_every_disk_cost_nothing_as_long_as_each_block_is_whole_somewhere() {
-    let mut d = Disks::new();
+    let mut d = Disks::new(3);
     d.written("v", &["replicas=2", "nodes=n1,n2"]);
     d.damage(&[(0, 5), (0, 300), (0, 301), (1, 9), (1, 302), (1, 600)]);
     until("attach", || d.c.cli(&["volume", "attach", "v", "--node", "n1", "--force"]));
@@ -129,7 +129,7 @@ fn bad_sectors_on_every_disk_cost_nothing_as_long_as_each_block_is_whole_somewhe
 
 #[test]
 fn a_volume_of_one_replica_loses_what_cannot_be_read_and_nothing_beside_it_also_when_it_moves() {
-    let mut d = Disks::new();
+    let mut d = Disks::new(3);
     d.written("v", &["replicas=1", "min_replicas=1", "nodes=n1"]);
     d.damage(&[(0, 5), (0, 300), (0, 301)]);
     until("attach", || d.c.cli(&["volume", "attach", "v", "--node", "n1", "--force"]));
@@ -154,4 +154,45 @@ fn a_volume_of_one_replica_loses_what_cannot_be_read_and_nothing_beside_it_also_
     }
     assert_eq!(lost(&mut nbd), [] as [u64; 0]);
     println!("3 sectors of a volume's only replica could not be read: 3 blocks lost, and no more after it moved");
+}
+
+/// Nobody reads the volume: the scrub that its policy asks for finds what a disk cannot read any more, mends it, and the disk, which has
+/// met more than it may, is emptied onto the node that has none of it yet.
+#[test]
+fn a_scheduled_scrub_finds_a_failing_disk_which_is_emptied() {
+    let mut d = Disks::new(4);
+    d.written("v", &["replicas=2"]);
+    let home = |d: &Disks| -> Vec<u64> {
+        let v = d.c.volume("v");
+        let all = v["shards"][0]["replicas"].as_object().unwrap().clone();
+        all.values().filter(|r| r["state"] == "in_sync").filter_map(|r| r["node"].as_u64()).collect()
+    };
+    let victim = home(&d)[0];
+    let bad: Vec<(usize, u64)> = (0..300).map(|i| (victim as usize - 1, i * 3)).collect();
+    d.damage(&bad);
+    d.c.ok(&["volume", "set", "v", "scrub_interval=1m"]);
+    let report = until("the scheduled scrub", || {
+        let v = d.c.volume("v");
+        if v["scrubbed"].is_null() { Err(v["scrub"].to_string()) } else { Ok(v["scrubbed"]["report"].clone()) }
+    });
+    assert_eq!(
+        (&report["bad"], &report["repaired"], &report["lost"]),
+        (&300.into(), &300.into(), &0.into()),
+        "{report}"
+    );
+    assert!(d.metric(victim as usize - 1, "holdfast_disk_bad_blocks_total") >= 300);
+    until("the disk to be emptied", || {
+        let homes = home(&d);
+        if homes.len() == 2 && !homes.contains(&victim) {
+            Ok(())
+        } else {
+            Err(d.c.volume("v")["shards"][0].to_string())
+        }
+    });
+    assert!(d.c.ok(&["events"]).contains("disk.failing"));
+    until("attach", || d.c.cli(&["volume", "attach", "v", "--node", "n1", "--force"]));
+    assert_eq!(lost(&mut d.connect("v")), [] as [u64; 0]);
+    println!(
+        "300 sectors of a disk could not be read: a scheduled scrub found and mended them, and the disk was emptied"
+    );
 }
