@@ -24,5 +24,5 @@ for target in fuzz_targets/*.rs; do
     total=$((total + ${runs:-0}))
     printf '%-16s %12s executions, %s\n' "$name" "${runs:-?}" "$verdict"
 done
-echo "$total executions, $bad targets crashed; corpora in $work (what reaches new places goes to tests/fuzz/found, which `make test` replays)"
+echo "$total executions, $bad targets crashed; corpora in $work (what reaches new places goes to tests/fuzz/found, which make test replays)"
 [ "$bad" -eq 0 ]
