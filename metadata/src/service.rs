@@ -153,7 +153,12 @@ impl PeerService {
         }
         let mut peer = PeerClient::new(hf_meta_proto::channel(&api).ok()?);
         let asked = peer.propose(pb::ProposeRequest { relay: false, ..r.clone() });
-        tokio::time::timeout(HANDED_ON, asked).await.ok()?.ok().map(Response::into_inner)
+        let mut status = self.meta.status.clone();
+        tokio::select! {
+            r = tokio::time::timeout(HANDED_ON, asked) => r.ok()?.ok().map(Response::into_inner),
+            // Another one leads by now, this node perhaps.
+            _ = status.wait_for(|s| s.leader.is_none_or(|l| l.0 != leader)) => None,
+        }
     }
 
     /// What came of a request, as the leader has it applied: it is as new as any record that anybody got from a leader.

@@ -103,8 +103,11 @@ async fn follow_watch(node: Arc<Node>, m: Arc<Member>) {
         turn += 1;
         let first = turn % peers.len().max(1);
         peers.rotate_left(first);
-        // Rather one that hears who leads than one that is cut off itself.
-        let better = m.leader.one_that_hears(&peers).await;
+        // A voter rather follows one that hears who leads than one that is cut off as well.
+        let better = match m.votes() {
+            voters if voters.contains(&node.cfg.api) => m.leader.one_that_hears(&voters).await,
+            _ => None,
+        };
         if let Some(peer) = better.or_else(|| peers.first().cloned())
             && let Err(e) = watch_one(&node, &m, &peer).await
         {

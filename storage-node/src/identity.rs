@@ -89,8 +89,8 @@ impl DataDir {
         Ok(())
     }
 
-    /// Keeps what a node without a log knows of the record: for its next start, while nobody answers, and for `holdfast rescue`. Never half
-    /// of it; which one is there after a power loss, the last or one before, is left to the file system: it comes with every change.
+    /// Keeps what a node without a log knows of the record: for its next start, while nobody answers, and for `holdfast rescue`. A crash
+    /// of the process leaves the last one or the one before; a power loss may leave none on some file systems: it comes with every change.
     pub fn save_view(&self, view: &ClusterState) -> anyhow::Result<()> {
         let new = self.path.join("view.json.new");
         std::fs::write(&new, serde_json::to_vec(view)?)?;

@@ -132,6 +132,12 @@ impl Member {
         self.view.borrow().nodes.values().map(|n| n.addr.api.clone()).collect()
     }
 
+    /// Addresses of the voters.
+    pub fn votes(&self) -> Vec<String> {
+        let (view, raft) = (self.view.borrow(), self.meta.status.borrow());
+        raft.voters.iter().filter_map(|v| view.nodes.get(&NodeId(*v)).map(|n| n.addr.api.clone())).collect()
+    }
+
     /// Proposes a command and waits for its outcome; exactly once per request id.
     pub async fn propose(&self, request: RequestId, cmd: Command) -> Result<Outcome, hf_meta_proto::ProposeError> {
         let env = Envelope { v: hf_meta_core::command::COMMAND_VERSION, request, at_ms: wall_ms(), cmd };

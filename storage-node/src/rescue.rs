@@ -44,22 +44,15 @@ pub struct Proposal {
 
 /// Reads data directories and disks, and proposes.
 pub fn propose(data_dirs: &[PathBuf], disks: &[PathBuf]) -> anyhow::Result<Proposal> {
-    let (mut best, mut last, mut sources) = (ClusterState::default(), (0, 0), Vec::new());
-    let mut logs = Logs::default();
+    let (mut logs, mut sources) = (Logs::default(), Vec::new());
     let mut paths: Vec<PathBuf> = disks.to_vec();
     for dir in data_dirs {
-        let (state, at, kind) = state_of(dir)?;
-        logs.add(dir, at)?;
-        sources
-            .push(json!({"data_dir": dir, "kind": kind, "revision": state.revision, "volumes": state.volumes.len()}));
-        last = (last.0.max(at.0), last.1.max(at.1));
-        if state.revision > best.revision {
-            best = state;
-        }
+        sources.push(logs.add(dir)?);
         if let Ok(id) = identity(dir) {
             paths.extend(id.disks.into_iter().map(|d| d.path).filter(|p| p.exists()));
         }
     }
+    let (last, mut best) = (logs.last, logs.best());
     if !best.cluster.is_some() {
         anyhow::bail!(
             "no data directory given holds the cluster's record; give at least one (voters and followers both have it)"
@@ -90,6 +83,8 @@ pub fn propose(data_dirs: &[PathBuf], disks: &[PathBuf]) -> anyhow::Result<Propo
         (n.log, n.rev) = (LogRecord { nth: n.log.nth + JUMP, ..LogRecord::default() }, best.revision);
     }
     best.removed_members.clear();
+    // (Whoever knew more than this must not keep what is not in it: everybody is shown the whole.)
+    (best.removals, best.removals_floor) = (Default::default(), best.revision);
     for v in best.volumes.values_mut() {
         v.rev = best.revision;
     }
@@ -102,48 +97,66 @@ pub fn propose(data_dirs: &[PathBuf], disks: &[PathBuf]) -> anyhow::Result<Propo
     Ok(Proposal { state: best, last, report })
 }
 
-/// Whose logs were read.
+/// What data directories hold of the record.
 #[derive(Default)]
 struct Logs {
-    /// Who votes, by the newest log, and where that ends.
+    /// Who votes, by the newest log.
     voters: Vec<u64>,
-    at: (u64, u64),
-    /// Nodes whose own log was read.
+    /// Nodes whose own log was read, and may be believed.
     read: BTreeSet<u64>,
+    /// Where the newest log ends (term, index), and the record at its end.
+    newest: Option<((u64, u64), ClusterState)>,
+    /// The newest of what else was found: followers' views, logs that are known to be older copies.
+    other: ClusterState,
+    /// The highest index and term of any.
+    last: (u64, u64),
 }
 
 impl Logs {
-    fn add(&mut self, dir: &Path, at: (u64, u64)) -> anyhow::Result<()> {
-        let (Some(known), Ok(id)) = (raft::load(dir, &mut |_| {})?, identity(dir)) else { return Ok(()) };
-        self.read.insert(id.node.0);
-        // (Newest as Raft compares logs: by term, then by length.)
-        if self.voters.is_empty() || (at.1, at.0) > (self.at.1, self.at.0) {
-            (self.voters, self.at) = (known.voters, at);
+    /// Reads one directory; what it has.
+    fn add(&mut self, dir: &Path) -> anyhow::Result<Value> {
+        let (known, view) = (raft::load(dir, &mut |_| {})?, DataDir::view(dir));
+        let (mut state, mut kind) = (view, "a follower's view");
+        if let Some(k) = known {
+            let (end, older) = ((k.last.1, k.last.0), k.own.older);
+            self.last = (self.last.0.max(k.last.0), self.last.1.max(k.last.1));
+            if state.as_ref().is_none_or(|v| v.revision <= k.whole.revision) {
+                (state, kind) =
+                    (Some(k.whole.clone()), if older { "a voter's log, an older copy" } else { "a voter's log" });
+            }
+            if let (false, Ok(id)) = (older, identity(dir)) {
+                self.read.insert(id.node.0);
+                // (Newest as Raft compares logs: by term, then by length.)
+                if self.newest.as_ref().is_none_or(|(at, _)| end > *at) {
+                    (self.voters, self.newest) = (k.voters, Some((end, k.whole)));
+                }
+            }
         }
-        Ok(())
+        let state = state.ok_or_else(|| anyhow::anyhow!("{} holds no record of a cluster", dir.display()))?;
+        let said = json!({"data_dir": dir, "kind": kind, "revision": state.revision, "volumes": state.volumes.len()});
+        if state.revision > self.other.revision {
+            self.other = state;
+        }
+        Ok(said)
     }
 
-    /// Whatever was decided is in one of them.
+    /// Whatever was decided is in the newest of them.
     fn are_complete(&self) -> bool {
         let here = self.voters.iter().filter(|v| self.read.contains(v)).count();
         here > self.voters.len() / 2
+    }
+
+    /// The record to go on with: of a majority that of the newest log, else the newest that there is.
+    fn best(&self) -> ClusterState {
+        match &self.newest {
+            Some((_, s)) if self.are_complete() || s.revision >= self.other.revision => s.clone(),
+            _ => self.other.clone(),
+        }
     }
 }
 
 fn identity(dir: &Path) -> anyhow::Result<Identity> {
     Ok(serde_json::from_slice(&std::fs::read(dir.join("node.json"))?)?)
-}
-
-/// The newest record of a data directory, where its log ends, and where it comes from.
-fn state_of(dir: &Path) -> anyhow::Result<(ClusterState, (u64, u64), &'static str)> {
-    let known = raft::load(dir, &mut |_| {})?;
-    let view = DataDir::view(dir);
-    Ok(match (known, view) {
-        (Some(k), Some(v)) if v.revision > k.state.revision => (v, k.last, "a follower's view"),
-        (Some(k), _) => (k.state, k.last, "a voter's log"),
-        (None, Some(v)) => (v, (0, 0), "a follower's view"),
-        (None, None) => anyhow::bail!("{} holds no record of a cluster", dir.display()),
-    })
 }
 
 fn replicas_on(path: &Path) -> anyhow::Result<Vec<Found>> {
@@ -227,14 +240,17 @@ fn unknown_volume(f: &Found) -> VolumeRecord {
     }
 }
 
-/// Which replicas of a volume count. If nothing that was found contradicts the record, it stands. Else members may have been dropped
-/// since: then only the replica that got furthest is believed.
+/// Which replicas of a volume count. A record that a majority of the voters has stands. One that is contradicted by what was found is not
+/// the newest, and members may have been dropped since: if all that count by it are here, only who has noted to hold most is believed. If
+/// some are not, nobody is promoted in their place: they may hold more, and `volume force-insync` is somebody's word, not a guess.
 fn judge(v: &mut VolumeRecord, found: &BTreeMap<Rid, Found>, logs: &Logs) -> Value {
     let here: Vec<&Found> = v.shards.iter().flat_map(|s| mine_of(s, found)).filter_map(|r| found.get(&r)).collect();
     let heard = here.iter().map(|f| f.rec.hint_epoch).max().unwrap_or(0);
     let promised = here.iter().map(|f| f.rec.promised_term.0).max();
-    let overtaken = |s: &ShardRecord| s.in_sync().is_empty() || one_came_back(s, found);
-    let stale = heard > v.epoch.0 || v.shards.iter().any(overtaken);
+    let contradicted = heard > v.epoch.0 || v.shards.iter().any(|s| one_came_back(s, found));
+    let all_here = v.shards.iter().all(|s| s.in_sync().iter().all(|r| found.contains_key(r)));
+    let made_up = v.shards.iter().any(|s| s.in_sync().is_empty());
+    let stale = made_up || contradicted && all_here && !logs.are_complete();
     let (mut shards, mut missing) = (Vec::new(), Vec::new());
     for (index, s) in v.shards.iter_mut().enumerate() {
         let best = mine_of(s, found).into_iter().max_by_key(|r| {
@@ -269,9 +285,12 @@ fn judge(v: &mut VolumeRecord, found: &BTreeMap<Rid, Found>, logs: &Logs) -> Val
     v.epoch = hf_policy::Epoch(v.epoch.0.max(heard) + JUMP);
     let said = match (stale, logs.are_complete()) {
         (true, _) => {
-            "a guess: what disks hold or have heard of is newer than the record; the replica that got furthest counts alone"
+            "a guess: what disks hold or have heard of is newer than the record; who has noted to hold most counts alone"
         }
         (false, true) => "as recorded, by a majority of the voters",
+        (false, false) if contradicted => {
+            "a guess: what disks hold or have heard of is newer than the record, but not all replicas that count by it were found: give their disks too; if they are lost, choose one with `volume force-insync` once the cluster is up"
+        }
         (false, false) => {
             "a guess: the newest record that was read, and nothing that was found contradicts it; but fewer than a majority of the voters' logs were read: a replica that counts may have been dropped since, and lack what was written then"
         }
@@ -334,149 +353,15 @@ pub fn found(dir: &Path, p: Proposal, confirm: &str) -> anyhow::Result<String> {
 pub fn follow(dir: &Path) -> anyhow::Result<String> {
     let lock = DataDir::open(dir)?;
     let id = lock.identity()?;
-    // It must know where its peers are.
-    let (state, _, _) = state_of(dir)?;
-    lock.save_view(&state)?;
+    // It must know where its peers are, also after a power loss: what it knew that from is set aside.
+    let mut logs = Logs::default();
+    logs.add(dir)?;
+    lock.save_view(&logs.best())?;
+    std::fs::File::open(dir.join(VIEW))?.sync_all()?;
     set_aside(dir, "meta")?;
     lock.save(&Identity { has_log: false, ..id.clone() })?;
     Ok(format!("node #{} will follow the group without a vote until it is given one", id.node))
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-    use hf_policy::attributes::Media;
-    use hf_policy::{DiskId, Lineage, NodeId, Policy, SessionId, StoreUuid};
-
-    fn found(chunks: u64) -> Found {
-        let rec = ReplicaRec {
-            shard: ShardId { vol: VolumeId(4), index: 0 },
-            rid: Rid(7),
-            store_uuid: StoreUuid(1),
-            lineage: Lineage(1),
-            promised_term: Term(1),
-            promised_session: SessionId(1),
-            stable_known: Ver::ZERO,
-            blocks: chunks * 256,
-            deleting: false,
-            hint_epoch: 1,
-            hint_name: "lost".into(),
-        };
-        Found { rec, disk: DiskUuid(9), path: "/d".into(), newest: Ver::ZERO, bytes: chunks * CHUNK_BYTES }
-    }
-
-    fn with_a_disk() -> ClusterState {
-        let disk = DiskRecord {
-            id: DiskId(1),
-            node: NodeId(1),
-            uuid: DiskUuid(9),
-            path: "/d".into(),
-            media: Media::Ssd,
-            capacity: 1 << 40,
-            state: DiskState::Ok,
-            draining: false,
-            drain_paused: false,
-            rev: 1,
-        };
-        ClusterState { disks: BTreeMap::from([(disk.id, disk)]), ..ClusterState::default() }
-    }
-
-    /// What one disk says of its replica: the epoch it has heard of, the term it promised, its newest write, and what it has noted to hold.
-    struct Says(u64, u32, u64, Ver);
-
-    /// Three replicas in a record of epoch 5; `out`: those that are out by it, since this.
-    fn judged(disks: [Says; 3], out: [Option<Ver>; 3], logs: &Logs) -> (VolumeRecord, Value) {
-        let of = |Says(hint, term, seq, noted): Says, rid| {
-            let rec = ReplicaRec {
-                rid: Rid(rid),
-                hint_epoch: hint,
-                promised_term: Term(term),
-                stable_known: noted,
-                ..found(4).rec
-            };
-            (Rid(rid), Found { rec, newest: Ver::new(term, seq), ..found(4) })
-        };
-        let all: BTreeMap<Rid, Found> = disks.into_iter().zip(7..).map(|(d, rid)| of(d, rid)).collect();
-        let mut state = with_a_disk();
-        restore_unknown(&mut state, &all, &mut Vec::new());
-        let mut v = state.volumes.remove(&VolumeId(4)).unwrap();
-        (v.epoch, v.term) = (hf_policy::Epoch(5), Term(4));
-        for (r, out) in v.shards[0].replicas.values_mut().zip(out) {
-            r.state = out.map_or(ReplicaState::InSync, |base| ReplicaState::Out { base });
-        }
-        let said = judge(&mut v, &all, logs);
-        (v, said)
-    }
-
-    fn logs(voters: &[u64], read: &[u64]) -> Logs {
-        Logs { voters: voters.to_vec(), at: (9, 1), read: read.iter().copied().collect() }
-    }
-
-    fn in_sync(v: &VolumeRecord) -> Vec<u64> {
-        v.shards[0].in_sync().into_iter().map(|r| r.0).collect()
-    }
-
-    fn noted(seq: u64) -> Ver {
-        Ver::new(4, seq)
-    }
-
-    /// A record that nothing contradicts stands, whatever the disks hold beyond each other: the take-over makes them equal. It is certain
-    /// only if a majority of the voters has it.
-    #[test]
-    fn a_record_stands_while_nothing_contradicts_it_and_is_a_guess_unless_a_majority_has_it() {
-        let disks = || [Says(5, 4, 9, noted(1)), Says(3, 4, 2, noted(0)), Says(4, 4, 12, noted(7))];
-        for (read, certain) in [(&[1, 2][..], true), (&[1, 2, 3], true), (&[1], false), (&[1, 9], false), (&[], false)]
-        {
-            let (v, said) = judged(disks(), [None; 3], &logs(&[1, 2, 3], read));
-            assert_eq!((in_sync(&v), said["guess"].as_bool()), (vec![7, 8, 9], Some(!certain)), "{said}");
-            assert_eq!((v.term, v.epoch), (Term(1_000_004), hf_policy::Epoch(1_000_005)));
-        }
-        // One that is out, and being filled: its newest write says nothing.
-        let disks = [Says(5, 4, 9, noted(8)), Says(5, 4, 99, Ver::ZERO), Says(5, 4, 9, noted(3))];
-        let (v, said) = judged(disks, [None, Some(Ver::ZERO), Some(noted(3))], &logs(&[1], &[1]));
-        assert_eq!((in_sync(&v), said["guess"].as_bool()), (vec![7], Some(false)), "{said}");
-    }
-
-    /// If one has heard of a newer one, members may have been dropped since: who has noted to hold most counts alone, the others begin anew,
-    /// and it is said to be a guess. The new term and epoch are far above all that any disk has heard of.
-    #[test]
-    fn a_record_that_was_overtaken_is_guessed_from_who_has_noted_to_hold_most() {
-        let all = logs(&[1], &[1]);
-        let disks = [Says(5, 4, 90, noted(80)), Says(7, 6, 3, Ver::new(6, 0)), Says(6, 6, 9, Ver::ZERO)];
-        let (v, said) = judged(disks, [None; 3], &all);
-        assert_eq!((in_sync(&v), said["guess"].as_bool()), (vec![8], Some(true)), "{said}");
-        assert_eq!((v.term, v.epoch), (Term(1_000_006), hf_policy::Epoch(1_000_007)));
-        let others = v.shards[0].replicas.values().filter(|r| r.rid != Rid(8));
-        assert!(others.into_iter().all(|r| r.state == ReplicaState::Out { base: Ver::ZERO }));
-        assert!(said["decision"].as_str().is_some_and(|d| d.starts_with("a guess")), "{said}");
-        // The same where the record has nobody in sync: made up from disks alone.
-        let disks = [Says(1, 4, 3, noted(2)), Says(1, 4, 5, noted(4)), Says(1, 4, 99, Ver::ZERO)];
-        let (v, said) = judged(disks, [Some(Ver::ZERO); 3], &all);
-        assert_eq!((in_sync(&v), said["guess"].as_bool()), (vec![8], Some(true)), "{said}");
-    }
-
-    /// One was out when the record was written, came back in, and then the one that counts was dropped: all within a term, so that no
-    /// epoch on a disk tells. What the first has noted does.
-    #[test]
-    fn a_replica_that_came_back_in_after_the_record_was_written_shows_that_it_is_old() {
-        let disks = [Says(5, 4, 40, noted(30)), Says(5, 4, 90, noted(80)), Says(5, 4, 40, noted(20))];
-        let (v, said) = judged(disks, [None, Some(noted(20)), Some(noted(20))], &logs(&[1, 2, 3], &[1]));
-        assert_eq!((in_sync(&v), said["guess"].as_bool()), (vec![8], Some(true)), "{said}");
-    }
-
-    /// The stored attribute is the exact size. (In rounded words, 1537 MiB became 1.50 GiB: the next change of any attribute made the
-    /// volume a chunk shorter; 1639 MiB became 1.60 GiB, which is no multiple of 4 KiB, and the volume was never served.)
-    #[test]
-    fn a_volume_that_is_made_up_from_its_disks_has_the_size_of_its_data() {
-        for chunks in [1, 100, 1024, 1536, 1537, 1639, 65536] {
-            let mut state = with_a_disk();
-            restore_unknown(&mut state, &BTreeMap::from([(Rid(7), found(chunks))]), &mut Vec::new());
-            let v = &state.volumes[&VolumeId(4)];
-            let policy = Policy::from_attrs(&v.attrs);
-            assert_eq!(policy.map(|p| p.size), Ok(v.size), "{chunks} chunks");
-            assert_eq!(v.size, chunks * CHUNK_BYTES);
-        }
-    }
-}
+mod tests;

@@ -8,19 +8,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 
 /// Over real members, without changes of the replica set.
-const STILL: [&str; 3] = ["holds", "changes", "chunks"];
+const STILL: [&str; 4] = ["holds", "changes", "chunks", "forces"];
 
 /// Seeds that notice the rarer ones, and what they run without: tried first, so that the search is short as long as they hold.
 const HINTS: &[(Mutant, Metadata, u64, &[&str])] = &[
-    (Mutant::SyncForgetsZeroesOfNothing, Metadata::StandIn, 15689, &["chunks"]),
+    (Mutant::SyncForgetsZeroesOfNothing, Metadata::StandIn, 15689, &["chunks", "forces"]),
     (Mutant::OneNotesForAll, Metadata::Raft, 5525, &STILL),
     (Mutant::IgnoreStoreUuid, Metadata::Raft, 6663, &STILL),
-    (Mutant::JoinEarly, Metadata::StandIn, 1512, &["chunks"]),
+    (Mutant::JoinEarly, Metadata::StandIn, 7119, &[]),
     (Mutant::SyncTrustsBase, Metadata::Raft, 12509, &STILL),
-    (Mutant::ServeBeforeCopied, Metadata::StandIn, 3904, &["holds", "chunks"]),
-    (Mutant::StrictBelievesLeases, Metadata::StandIn, 3948, &["holds", "chunks"]),
-    (Mutant::JoinCountsLate, Metadata::StandIn, 5661, &["chunks"]),
-    (Mutant::LeaseMarginIgnored, Metadata::StandIn, 2230, &["chunks"]),
+    (Mutant::ServeBeforeCopied, Metadata::StandIn, 3904, &["holds", "chunks", "forces"]),
+    (Mutant::StrictBelievesLeases, Metadata::StandIn, 3948, &["holds", "chunks", "forces"]),
+    (Mutant::JoinCountsLate, Metadata::StandIn, 5661, &["chunks", "forces"]),
+    (Mutant::LeaseMarginIgnored, Metadata::StandIn, 2230, &["chunks", "forces"]),
 ];
 
 /// The first seed that notices, and how; other seeds than the known ones run without the faults in `off`.

@@ -107,6 +107,8 @@ mutants! {
     WipedKeepsBase,
     /// An attach keeps the term.
     AttachKeepsTerm,
+    /// After a last resort the others keep the base of the history that was given up.
+    ForceKeepsBase,
 }
 
 #[cfg(feature = "mutants")]

@@ -108,6 +108,8 @@ impl ClusterState {
                 self.volumes.extend(volumes.into_iter().map(|r| (r.id, r)));
                 self.tombstones.extend(tombstones.into_iter().map(|r| (r.rid, r)));
                 for r in removed {
+                    // (Whoever follows this follower is told of it too.)
+                    self.removed(r);
                     match r {
                         Removed::Volume(v) => drop(self.volumes.remove(&v)),
                         Removed::Tombstone(rid) => drop(self.tombstones.remove(&rid)),

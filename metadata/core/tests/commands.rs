@@ -282,7 +282,7 @@ fn random_histories_keep_the_invariants_and_followers_converge() {
         let mut w = World::new(3);
         let v = w.volume("size=1G");
         w.made(v);
-        let mut follower = ClusterState::default();
+        let (mut follower, mut second) = (ClusterState::default(), ClusterState::default());
         for _ in 0..60 {
             let (epoch, term) = w.s.volumes.get(&v).map_or((Epoch(1), Term(0)), |r| (r.epoch, r.term));
             let epoch = if rnd(8) == 0 { Epoch(epoch.0.saturating_sub(1)) } else { epoch };
@@ -294,10 +294,24 @@ fn random_histories_keep_the_invariants_and_followers_converge() {
             {
                 follower.follow(d).unwrap();
             }
+            // One that follows the follower, and may hang behind it.
+            if rnd(7) == 0
+                && let Some(d) = follower.delta_since(second.revision)
+            {
+                second.follow(d).unwrap();
+            }
         }
         if let Some(d) = w.s.delta_since(follower.revision) {
             follower.follow(d).unwrap();
         }
+        if let Some(d) = follower.delta_since(second.revision) {
+            second.follow(d).unwrap();
+        }
+        assert_eq!(
+            (&second.volumes, &second.disks, &second.tombstones, &second.nodes),
+            (&w.s.volumes, &w.s.disks, &w.s.tombstones, &w.s.nodes),
+            "seed {seed}: a follower's follower"
+        );
         assert_eq!(
             (&follower.volumes, &follower.disks, &follower.tombstones),
             (&w.s.volumes, &w.s.disks, &w.s.tombstones),

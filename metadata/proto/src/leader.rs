@@ -33,6 +33,8 @@ const ANSWER: Duration = Duration::from_millis(1_500);
 const HEDGE: Duration = Duration::from_millis(300);
 /// After so long one of them is asked to hand it on: it may hear the leader, which is out of reach from here.
 const RELAY: Duration = Duration::from_millis(600);
+/// So many nodes are asked in a row whether they hear a leader.
+const ASKED: usize = 8;
 /// How long a node that did not answer is not asked again.
 const AVOID: Duration = Duration::from_millis(1_500);
 
@@ -192,9 +194,13 @@ impl LeaderClient {
 
     /// The outcome, by way of one of these that hears who leads; waits until one has it.
     async fn relayed(&self, others: &[String], req: &ProposeRequest) -> ProposeReply {
+        let mut turn = 0;
         loop {
             tokio::time::sleep(RELAY).await;
-            let Some(addr) = self.one_that_hears(others).await else { continue };
+            // (Only voters hear one, and most nodes are none: some at a time.)
+            turn = (turn + ASKED) % others.len().max(1);
+            let some: Vec<String> = others.iter().cycle().skip(turn).take(ASKED.min(others.len())).cloned().collect();
+            let Some(addr) = self.one_that_hears(&some).await else { continue };
             match self.ask(&addr, ProposeRequest { relay: true, ..req.clone() }).await {
                 Ok(r) if !r.not_leader && !r.unknown => return r,
                 _ => {}

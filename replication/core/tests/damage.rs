@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Blocks that were written.
 const BLOCKS: u64 = 4;
-/// The member that is out, with nothing.
+/// The member that is out.
 const OUT: Rid = Rid(9);
 
 fn ver() -> Ver {
@@ -29,7 +29,7 @@ struct World {
     c: Coordinator,
     now: Tick,
     record: co::Record,
-    /// Bad blocks of each member in sync.
+    /// Bad blocks of each replica that holds any.
     bad: BTreeMap<Rid, BTreeSet<u64>>,
     /// What the member that is out was told.
     copied: BTreeMap<u64, Content>,
@@ -38,8 +38,9 @@ struct World {
 }
 
 impl World {
-    /// Member `i` (from 1) has those blocks bad whose bits are set in `bad[i - 1]`.
-    fn new(bad: &[u64], fill: bool) -> World {
+    /// Member `i` (from 1) has those blocks bad whose bits are set in `bad[i - 1]`. With `fill` another one is out, with nothing, or with all
+    /// blocks but those.
+    fn new(bad: &[u64], fill: Option<Option<u64>>) -> World {
         let out = co::OutInfo {
             node: NodeId(OUT.0),
             store_uuid: Some(StoreUuid(OUT.0.into())),
@@ -47,16 +48,17 @@ impl World {
             position: 0,
             sync_id: None,
         };
-        let out = if fill { BTreeMap::from([(OUT, out)]) } else { BTreeMap::new() };
+        let out = if fill.is_some() { BTreeMap::from([(OUT, out)]) } else { BTreeMap::new() };
         let record = co::Record { out, ..record(bad.len() as u64) };
         let of = |bits: &u64| (0..BLOCKS).filter(|b| bits >> b & 1 == 1).collect();
-        let bad = (1..).map(Rid).zip(bad.iter().map(of)).collect();
+        let of_members = (1..).map(Rid).zip(bad.iter().map(of));
+        let bad: BTreeMap<_, _> = of_members.chain(fill.flatten().map(|b| (OUT, of(&b)))).collect();
         let (now, mut first) = (Tick(1_000_000_000), Vec::new());
         let c = Coordinator::new(now, config(), record.clone(), &mut first);
         let (copied, replies, coming) = Default::default();
         let mut w = World { c, now, record, bad, copied, replies, coming };
         w.take(first);
-        let all: Vec<Rid> = w.bad.keys().copied().chain(fill.then_some(OUT)).collect();
+        let all: BTreeSet<Rid> = w.bad.keys().copied().chain(fill.map(|_| OUT)).collect();
         all.into_iter().for_each(|rid| w.step(Input::PeerUp { rid, boot: BOOT }));
         w
     }
@@ -84,7 +86,7 @@ impl World {
     }
 
     fn info(&self, rid: Rid, block: u64) -> BlockInfo {
-        let written = rid != OUT && block < BLOCKS;
+        let written = self.bad.contains_key(&rid) && block < BLOCKS;
         match self.bad.get(&rid).is_some_and(|b| b.contains(&block)) {
             true => BlockInfo { ver: ver(), state: BlockState::Bad, ..BlockInfo::default() },
             false if written => BlockInfo { ver: ver(), crc: crc::payload(&payload(block)), state: BlockState::Data },
@@ -93,13 +95,14 @@ impl World {
     }
 
     fn answer(&mut self, rid: Rid, msg: Msg) -> Msg {
-        let chunks = || if rid == OUT { Vec::new() } else { vec![(ChunkIx(0), ver())] };
+        let holds = self.bad.contains_key(&rid);
+        let chunks = || if holds { vec![(ChunkIx(0), ver())] } else { Vec::new() };
         match msg {
             Msg::Seal { .. } => Msg::SealAck { stable: ver(), max_ver: ver(), credit: 1 << 40, position: 0 },
             Msg::Lease { sent_at, .. } => Msg::LeaseAck { sent_at, credit: 1 << 40 },
             Msg::ChunkList { .. } => Msg::ChunkListAck { chunks: chunks(), more: false },
             Msg::ChunkVersions { .. } => {
-                let known = (0..=255).filter(|_| rid != OUT).map(|at| (at, self.info(rid, u64::from(at))));
+                let known = (0..=255).filter(|_| holds).map(|at| (at, self.info(rid, u64::from(at))));
                 Msg::ChunkVersionsAck { infos: known.filter(|(_, i)| *i != BlockInfo::default()).collect() }
             }
             Msg::Read { range } => {
@@ -168,7 +171,7 @@ fn patterns() -> impl Iterator<Item = [u64; 3]> {
 #[test]
 fn a_read_is_put_together_from_whoever_has_each_block() {
     for bad in patterns() {
-        let mut w = World::new(&bad, false);
+        let mut w = World::new(&bad, None);
         w.until(|w| w.c.status().phase == co::Phase::Serving && w.coming.is_empty());
         let op = ClientOp::Read { off: 0, len: (BLOCKS * BLOCK_BYTES) as u32 };
         w.step(Input::Client { id: 1, op });
@@ -192,7 +195,7 @@ fn a_read_is_put_together_from_whoever_has_each_block() {
 #[test]
 fn a_replica_is_filled_with_each_block_from_whoever_has_it() {
     for bad in patterns().step_by(7).chain(patterns().filter(|b| b[0] & b[1] & b[2] == 0 && b[0] | b[1] == 15)) {
-        let mut w = World::new(&bad, true);
+        let mut w = World::new(&bad, Some(None));
         w.until(|w| w.record.in_sync.contains_key(&OUT));
         let lost = bad[0] & bad[1] & bad[2];
         for b in 0..BLOCKS {
@@ -200,9 +203,22 @@ fn a_replica_is_filled_with_each_block_from_whoever_has_it() {
             match told {
                 Some(Content::Data(_, data)) => assert!(lost >> b & 1 == 0 && *data == payload(b), "{bad:?}"),
                 Some(Content::Bad) => assert!(lost >> b & 1 == 1, "{bad:?}: block {b} is told to be lost"),
-                // Bad at whoever was asked what differs, at the same version: nothing that the target could be told yet.
                 other => panic!("{bad:?}: block {b}: {other:?}"),
             }
         }
+    }
+}
+
+/// One that comes back with damage of its own is given what any member has whole, and nothing else.
+#[test]
+fn a_replica_that_returns_with_damage_is_mended_from_whoever_has_it() {
+    for (n, bad) in patterns().enumerate() {
+        let own = n as u64 * 7 % 15 + 1;
+        let mut w = World::new(&bad, Some(Some(own)));
+        w.until(|w| w.record.in_sync.contains_key(&OUT));
+        let lost = bad[0] & bad[1] & bad[2];
+        let mended = (0..BLOCKS).filter(|b| (own & !lost) >> b & 1 == 1);
+        assert!(w.copied.keys().copied().eq(mended), "{bad:?}, own {own}: {:?}", w.copied.keys());
+        assert!(w.copied.iter().all(|(b, c)| matches!(c, Content::Data(_, d) if *d == payload(*b))), "{bad:?}");
     }
 }

@@ -11,6 +11,9 @@ use std::path::Path;
 pub struct Known {
     /// The record: image plus committed log.
     pub state: ClusterState,
+    /// The same with the rest of the log: what this node had, and did not know yet to be committed. Of logs that cannot be asked any more
+    /// the newest one counts whole, as in an election.
+    pub whole: ClusterState,
     /// The newest index and term in the log.
     pub last: (u64, u64),
     /// What the log says of itself.
@@ -31,7 +34,7 @@ pub fn load(data_dir: &Path, each: &mut dyn FnMut(Value)) -> anyhow::Result<Opti
     }
     let meta = log.image().get_metadata().clone();
     let mut state = image::decode(&log.image().data)?;
-    let mut last = (meta.index, meta.term);
+    let (mut last, mut whole) = ((meta.index, meta.term), None);
     for e in log.log()? {
         last = (e.index, e.term);
         let committed = e.index <= log.hard().commit;
@@ -40,6 +43,10 @@ pub fn load(data_dir: &Path, each: &mut dyn FnMut(Value)) -> anyhow::Result<Opti
             0 => match Envelope::decode(&e.data) {
                 Ok(env) => {
                     let outcome = committed.then(|| apply_command(&mut state, &env, log.conf()));
+                    if !committed {
+                        // (What is refused changes nothing.)
+                        let _ = apply_command(whole.get_or_insert_with(|| state.clone()), &env, log.conf());
+                    }
                     json!({"at_ms": env.at_ms, "command": env.cmd, "outcome": outcome})
                 }
                 Err(err) => json!({"damaged": err.to_string()}),
@@ -48,7 +55,8 @@ pub fn load(data_dir: &Path, each: &mut dyn FnMut(Value)) -> anyhow::Result<Opti
         };
         each(json!({"index": e.index, "term": e.term, "committed": committed, "what": command}));
     }
-    Ok(Some(Known { state, last, own: Log::own(&log).clone(), voters: log.conf().voters.clone() }))
+    let whole = whole.unwrap_or_else(|| state.clone());
+    Ok(Some(Known { state, whole, last, own: Log::own(&log).clone(), voters: log.conf().voters.clone() }))
 }
 
 /// The whole as JSON; with `log` every entry.

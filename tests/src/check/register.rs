@@ -40,6 +40,17 @@ impl History {
         }
     }
 
+    /// A value that a block may have had before everything that is asked here: written by that time.
+    pub fn was_written(&mut self, block: u64, value: Value, end: u64) {
+        self.ops.entry(block).or_default().push(Op { value, start: 0, end, write: true });
+    }
+
+    /// Every value but zero that was, or may have been, written, and to which block.
+    pub fn written(&self) -> impl Iterator<Item = (u64, Value)> + '_ {
+        let real = |o: &&Op| o.write && o.value != 0 && o.start != u64::MAX;
+        self.ops.iter().flat_map(move |(b, ops)| ops.iter().filter(real).map(|o| (*b, o.value)))
+    }
+
     /// It was acknowledged.
     pub fn write_ended(&mut self, id: u64, now: u64) {
         for (b, i) in self.open.remove(&id).unwrap_or_default() {

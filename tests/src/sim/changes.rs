@@ -167,8 +167,9 @@ impl Sim {
     fn make(&mut self, node: u64, rid: Rid) -> Result<(), String> {
         let uuid = StoreUuid(u128::from(self.id()) << 32);
         let now = self.clock(node);
+        let lineage = self.state_at(node).map_or(Lineage(1), |s| s.volumes[&VOL].lineage);
         let h = self.hosts.get_mut(&node).unwrap();
-        if !h.store.make(rid, uuid) {
+        if !h.store.make(rid, uuid, lineage) {
             return Ok(());
         }
         (h.rid, h.uuid) = (rid, uuid);
@@ -218,6 +219,7 @@ impl Sim {
                 o.drains = u64::from(node.is_some_and(|n| n.mode == NodeMode::Draining));
             }
             Command::SetPolicy { .. } => o.policies = 1,
+            Command::ForceInsync { .. } => o.forced = 1,
             _ => {}
         }
         o

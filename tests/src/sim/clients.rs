@@ -7,6 +7,7 @@ use bytes::Bytes;
 use hf_policy::*;
 use hf_repl_core::IoError;
 use hf_repl_core::coordinator::{self as co, ClientOp, ClientReply, Phase};
+use std::collections::BTreeSet;
 
 /// Where the registers of a block begin, and its end. Each has room for its tag.
 const WHOLE: [u64; 2] = [0, BLOCK_BYTES];
@@ -18,6 +19,8 @@ pub(super) struct Asked {
     pub(super) what: What,
     /// So few members were in sync that a write had to wait.
     pub(super) short: bool,
+    /// Who was known to be in sync when it was asked.
+    pub(super) members: BTreeSet<Rid>,
 }
 
 /// What was asked for.
@@ -55,6 +58,7 @@ impl Sim {
     pub(super) fn answered(&mut self, node: u64, id: u64, result: Result<ClientReply, IoError>) -> Result<(), String> {
         let now = self.now.0;
         let a = self.hosts.get_mut(&node).unwrap().coordinator.as_mut().unwrap();
+        let lineage = a.lineage;
         let Some(asked) = a.ops.remove(&id) else {
             return Err(format!("request {id} answered twice"));
         };
@@ -66,7 +70,7 @@ impl Sim {
                 }
                 self.outcome.acked_writes += 1;
                 self.outcome.resumed += u64::from(asked.short);
-                self.history.write_ended(id, now);
+                self.histories.of(lineage).write_ended(id, now);
             }
             (Ok(ClientReply::Done), What::Flush) => {
                 let open = a.ops.range(..id).find(|(_, o)| matches!(o.what, What::Write(_) | What::Zero(_)));
@@ -78,32 +82,38 @@ impl Sim {
             // The only storage left was put back from an older copy, within a term and before anybody could see it.
             (Ok(ClientReply::Data(_)), What::Read(_)) if self.lost_all() => {}
             (Ok(ClientReply::Data(parts)), What::Read(registers)) => {
-                self.was_read(&registers, &parts.concat(), asked.began)?
+                self.was_read(lineage, &registers, &parts.concat(), asked.began)?
             }
             (Ok(r), _) => return Err(format!("request {id} answered by {r:?}")),
-            (Err(e), what) => self.failed(node, id, e, what)?,
+            (Err(e), what) => self.failed((node, lineage), id, e, (what, &asked.members))?,
         }
         Ok(())
     }
 
-    fn was_read(&mut self, registers: &[u64], data: &[u8], began: u64) -> Result<(), String> {
+    fn was_read(&mut self, lineage: Lineage, registers: &[u64], data: &[u8], began: u64) -> Result<(), String> {
         let (now, n, mut at) = (self.now.0, self.per_block(), 0);
         for r in registers {
             let len = (self.place(r + 1) - self.place(*r)) as usize;
             let bytes = data.get(at..at + len).ok_or("a read was answered with too few bytes")?;
-            self.history.read(*r, tag_of(bytes, r / n)?, began, now);
+            self.histories.of(lineage).read(*r, tag_of(bytes, r / n)?, began, now);
             at += len;
         }
         if at == data.len() { Ok(()) } else { Err("a read was answered with too many bytes".into()) }
     }
 
     /// Which requests may fail, and what that says.
-    fn failed(&mut self, node: u64, id: u64, e: IoError, what: What) -> Result<(), String> {
+    fn failed(
+        &mut self,
+        (node, lineage): (u64, Lineage),
+        id: u64,
+        e: IoError,
+        (what, members): (What, &BTreeSet<Rid>),
+    ) -> Result<(), String> {
         // Who had just joined, and made up for all others that are lost, may not be known here yet.
         let known = self.hosts[&node].coordinator.as_ref().map(|a| a.in_sync.clone()).unwrap_or_default();
         let lost = self.outcome.wipes + self.outcome.restores > 0 && !known.into_iter().any(|r| self.holds(r));
         let n = self.per_block();
-        let gone = |r: &u64| !self.whole_somewhere(node, r / n);
+        let gone = |r: &u64| !self.whole_somewhere(node, Some(members), r / n);
         let excused = lost
             || match &what {
                 What::Read(r) | What::Write(r) | What::Zero(r) => r.iter().any(gone),
@@ -118,13 +128,13 @@ impl Sim {
             (IoError::Io, What::Read(_)) if excused => {}
             // What a part of a block had to be laid into could not be read.
             (IoError::Io, What::Write(_) | What::Zero(_)) if excused && self.swarm.cells => {
-                self.history.write_failed_cleanly(id);
+                self.histories.of(lineage).write_failed_cleanly(id);
             }
             (IoError::NoSpace, What::Write(r) | What::Zero(r)) if self.small_disks && r.contains(&(256 * n)) => {
                 // Of a request over two chunks one may have been applied.
                 self.outcome.full += 1;
                 if !r.contains(&(256 * n - 1)) {
-                    self.history.write_failed_cleanly(id);
+                    self.histories.of(lineage).write_failed_cleanly(id);
                 }
             }
             // Of a zero the whole blocks may have been, and the parts at its ends not.
@@ -132,7 +142,7 @@ impl Sim {
             // Certainly applied nowhere: nobody may ever read it.
             (IoError::NoSpace, What::Write(_) | What::Zero(_)) if self.small_disks => {
                 self.outcome.full += 1;
-                self.history.write_failed_cleanly(id);
+                self.histories.of(lineage).write_failed_cleanly(id);
             }
             (e, _) => return Err(format!("request {id} failed: {e}")),
         }
@@ -197,6 +207,12 @@ impl Sim {
         self.outcome.unaligned += u64::from(from + less > 0);
     }
 
+    fn began(&mut self, node: u64, id: u64, now: u64, registers: &[u64], value: u64) {
+        let lineage = self.hosts[&node].coordinator.as_ref().unwrap().lineage;
+        let values: Vec<(u64, u64)> = registers.iter().map(|r| (*r, value)).collect();
+        self.histories.write_began(lineage, id, now, &values);
+    }
+
     /// A client of this node asks.
     pub(super) fn ask(&mut self, node: u64, what: What) -> Result<(), String> {
         let (id, began, n) = (self.id(), self.now.0, self.per_block());
@@ -212,14 +228,15 @@ impl Sim {
             What::Flush => ClientOp::Flush,
         };
         match &what {
-            What::Zero(r) => self.history.write_began(id, began, r.iter().map(|x| (*x, 0))),
-            What::Write(r) => self.history.write_began(id, began, r.iter().map(|x| (*x, id))),
+            What::Zero(r) => self.began(node, id, began, r, 0),
+            What::Write(r) => self.began(node, id, began, r, id),
             What::Read(_) | What::Flush => {}
         }
         let a = self.hosts.get_mut(&node).unwrap().coordinator.as_mut().unwrap();
         let s = a.c.status();
         let short = s.phase == Phase::Serving && s.in_sync < a.min_replicas;
-        a.ops.insert(id, Asked { began, what, short });
+        let members = a.in_sync.clone();
+        a.ops.insert(id, Asked { began, what, short, members });
         self.coordinator_step(node, co::Input::Client { id, op })
     }
 }

@@ -9,6 +9,7 @@ use hf_policy::*;
 use hf_repl_core::Replica;
 use hf_repl_core::coordinator::MemberInfo;
 use hf_repl_core::message::{Content, Msg};
+use std::collections::BTreeSet;
 
 impl Sim {
     pub(super) fn crash(&mut self) -> Result<(), String> {
@@ -85,10 +86,10 @@ impl Sim {
     /// A crashed node's disk is wiped, if another in-sync replica that was not still has everything.
     pub(super) fn wipe_one(&mut self, node: u64) {
         let uuid = StoreUuid(u128::from(self.id()) << 32);
-        let whole = self.whole_elsewhere(node);
+        let (whole, lineage) = (self.whole_elsewhere(node), self.record().lineage);
         let Some(h) = self.hosts.get_mut(&node).filter(|h| !h.up && h.rid.0 > 0 && whole) else { return };
         let seed = h.store.is_real().then_some(uuid.0 as u64);
-        h.store = SimStore::new(seed, h.rid, uuid, h.units);
+        h.store = SimStore::new(seed, h.rid, uuid, h.units, lineage);
         h.uuid = uuid;
         h.put_back = false;
         self.outcome.wipes += 1;
@@ -120,6 +121,7 @@ impl Sim {
     pub(super) fn report_storage(&mut self) {
         let mut changed = false;
         for node in 1..=self.nodes() {
+            self.adopt(node);
             let (up, rid, store_uuid) = (self.hosts[&node].up, self.hosts[&node].rid, self.hosts[&node].uuid);
             let known = self.state.volumes[&VOL].shards[0].replicas.get(&rid);
             if up && known.is_some_and(|r| r.store_uuid != Some(store_uuid)) {
@@ -169,12 +171,18 @@ impl Sim {
         }
     }
 
-    /// A member that the coordinator of `at` can ask has the block, and never had it otherwise.
-    pub(super) fn whole_somewhere(&self, at: u64, block: u64) -> bool {
-        let known = self.hosts[&at].coordinator.as_ref().map(|a| &a.in_sync);
+    /// A member that the coordinator of `at` can ask, and could `then`, has the block, and never had it otherwise. (Of a lineage that was given up members
+    /// may answer nothing any more.)
+    pub(super) fn whole_somewhere(&self, at: u64, then: Option<&BTreeSet<Rid>>, block: u64) -> bool {
+        let lineage = self.record().lineage;
+        let known = self.hosts[&at].coordinator.as_ref().filter(|a| a.lineage == lineage).map(|a| &a.in_sync);
         self.record().in_sync.iter().any(|(rid, m)| {
             let (n, h) = (m.node.0, &self.hosts[&m.node.0]);
-            let reached = h.up && self.linked(at, n) && self.linked(n, at) && known.is_some_and(|k| k.contains(rid));
+            let reached = h.up
+                && self.linked(at, n)
+                && self.linked(n, at)
+                && known.is_some_and(|k| k.contains(rid))
+                && then.is_none_or(|t| t.contains(rid));
             let good = h.rid == *rid && h.uuid == m.store_uuid && !h.put_back && !h.store.has_failed();
             reached && good && !self.ever_bad.contains(&(n, block))
         })
@@ -186,7 +194,7 @@ impl Sim {
         let Msg::Copy { items } = msg else { return Ok(()) };
         let filled = self.record().out.contains_key(&self.hosts[&to].rid);
         for i in items.iter().filter(|i| matches!(i.content, Content::Bad)) {
-            if filled && self.whole_somewhere(at, i.block.0) {
+            if filled && self.whole_somewhere(at, None, i.block.0) {
                 return Err(format!("node {to} is told that block {} is lost, which a member has", i.block.0));
             }
             self.ever_bad.insert((to, i.block.0));

@@ -16,6 +16,7 @@ mod clients;
 mod faults;
 mod group;
 mod heal;
+mod lineages;
 mod model;
 mod net;
 mod real;

@@ -17,6 +17,8 @@ pub struct ModelStore {
     lost: BTreeSet<u64>,
     pub promised: (Term, SessionId),
     pub stable: Ver,
+    /// The history it belongs to, and the epoch of the record that said so.
+    pub lineage: (Lineage, u64),
     /// Operations that became durable.
     pub position: u64,
     queue: VecDeque<(u64, StoreOp)>,
@@ -25,12 +27,13 @@ pub struct ModelStore {
 }
 
 impl ModelStore {
-    pub fn with_room(units: usize) -> ModelStore {
-        ModelStore { units, ..ModelStore::default() }
+    pub fn with_room(units: usize, lineage: Lineage) -> ModelStore {
+        ModelStore { units, lineage: (lineage, 0), ..ModelStore::default() }
     }
     /// Its replica is deleted; the disk's journal goes on.
     pub fn clear(&mut self) {
-        *self = ModelStore { units: self.units, position: self.position + 1, ..ModelStore::default() };
+        let (units, position, lineage) = (self.units, self.position + 1, self.lineage);
+        *self = ModelStore { units, position, lineage, ..ModelStore::default() };
     }
     pub fn submit(&mut self, tag: u64, op: StoreOp) {
         self.queue.push_back((tag, op));

@@ -34,12 +34,15 @@ fn config() -> Config {
     Config { overlay_bytes: 256 << 10, cached_pages: 2, groups_in_flight: 2, destage_jobs: 2 }
 }
 
-fn rec(shard: ShardId, rid: Rid, uuid: StoreUuid, blocks: u64) -> ReplicaRec {
+/// Of which shard, of how many blocks, in which history.
+pub type Of = (ShardId, u64, Lineage);
+
+fn rec((shard, blocks, lineage): Of, rid: Rid, uuid: StoreUuid) -> ReplicaRec {
     ReplicaRec {
         shard,
         rid,
         store_uuid: uuid,
-        lineage: Lineage(1),
+        lineage,
         promised_term: Term(0),
         promised_session: SessionId(0),
         stable_known: Ver::ZERO,
@@ -52,7 +55,7 @@ fn rec(shard: ShardId, rid: Rid, uuid: StoreUuid, blocks: u64) -> ReplicaRec {
 
 impl RealStore {
     /// A formatted disk with an empty replica, or none if `rid` is 0. `units`: how many units of data still fit, 0 for plenty.
-    pub fn new(seed: u64, shard: ShardId, rid: Rid, uuid: StoreUuid, blocks: u64, units: usize) -> RealStore {
+    pub fn new(seed: u64, of: Of, rid: Rid, uuid: StoreUuid, units: usize) -> RealStore {
         let mut disk = SimDisk::new(16 << 20);
         let p =
             FormatParams { cluster: ClusterId(1), node: NodeId(1), disk: DiskUuid(u128::from(seed)), journal: None };
@@ -72,17 +75,17 @@ impl RealStore {
         };
         s.store.start(&mut s.out);
         if rid.0 > 0 {
-            s.order(Op::CreateReplica(rec(shard, rid, uuid, blocks)));
+            s.order(Op::CreateReplica(rec(of, rid, uuid)));
         }
         if units > 0 {
-            s.fill(shard, units as u64);
+            s.fill(of.0, units as u64);
         }
         s
     }
 
     fn fill(&mut self, shard: ShardId, leave: u64) {
         let other = ShardId { vol: VolumeId(77), ..shard };
-        self.order(Op::CreateReplica(rec(other, BALLAST, StoreUuid(1), 1 << 20)));
+        self.order(Op::CreateReplica(rec((other, 1 << 20, Lineage(1)), BALLAST, StoreUuid(1))));
         let unit = u64::from(UNIT_BLOCKS) * BLOCK_BYTES;
         let data = bytes::Bytes::from(vec![7u8; unit as usize]);
         let crcs = crc::payloads(&data);
@@ -201,6 +204,13 @@ impl RealStore {
         self.try_order(Op::UpdateReplica(ReplicaRec { store_uuid: uuid, ..rec }))
     }
 
+    /// The replica takes another lineage, as in the daemon (`disk_host.rs`).
+    pub fn adopt(&mut self, lineage: Lineage, epoch: u64) -> bool {
+        let known = self.store.replica(self.rid).filter(|r| r.lineage != lineage && r.hint_epoch < epoch);
+        let Some(rec) = known.cloned() else { return false };
+        self.try_order(Op::UpdateReplica(ReplicaRec { lineage, hint_epoch: epoch, ..rec })).is_ok()
+    }
+
     /// Deletes its replica. What it was still asked for is not answered any more.
     pub fn delete(&mut self, rid: Rid) -> Result<(), String> {
         self.try_order(Op::DeleteReplica { rid })?;
@@ -210,8 +220,8 @@ impl RealStore {
     }
 
     /// Makes a replica on the same disk.
-    pub fn make(&mut self, shard: ShardId, rid: Rid, uuid: StoreUuid, blocks: u64) -> Result<(), String> {
-        self.try_order(Op::CreateReplica(rec(shard, rid, uuid, blocks)))?;
+    pub fn make(&mut self, of: Of, rid: Rid, uuid: StoreUuid) -> Result<(), String> {
+        self.try_order(Op::CreateReplica(rec(of, rid, uuid)))?;
         self.rid = rid;
         Ok(())
     }

@@ -69,6 +69,8 @@ counters! {
     flushes,
     /// Whole chunks that were zeroed.
     chunks,
+    /// Replicas that were declared the truth.
+    forced,
 }
 
 /// What the simulated nodes keep their replicas on.
@@ -81,7 +83,7 @@ pub enum Stores {
 }
 
 /// What can go wrong, by name: `HOLDFAST_SIM_OFF=crash,wipe` runs without it. The first ten have weights of their own.
-pub const FAULTS: [&str; 24] = [
+pub const FAULTS: [&str; 25] = [
     "loss",
     "duplicate",
     "crash",
@@ -106,11 +108,24 @@ pub const FAULTS: [&str; 24] = [
     "unrecorded",
     "holds",
     "chunks",
+    "forces",
 ];
 
 /// What came later than the seeds that are kept because they once failed: without these they are the runs they were.
-pub const LATER: [&str; 11] =
-    ["changes", "policy", "clocks", "unaligned", "strict", "busy", "pages", "copies", "unrecorded", "holds", "chunks"];
+pub const LATER: [&str; 12] = [
+    "changes",
+    "policy",
+    "clocks",
+    "unaligned",
+    "strict",
+    "busy",
+    "pages",
+    "copies",
+    "unrecorded",
+    "holds",
+    "chunks",
+    "forces",
+];
 
 /// Who keeps the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +170,7 @@ pub fn run_on(meta: Metadata, seed: u64, steps: u64, stores: Stores, off: &[Stri
     } else {
         s.heal()?
     }
-    s.history.check()?;
-    s.outcome.reads = s.history.reads;
+    s.histories.check()?;
+    s.outcome.reads = s.histories.reads();
     Ok(s.outcome)
 }

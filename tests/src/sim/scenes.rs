@@ -14,7 +14,7 @@ impl Sim {
     }
 
     /// Some steps of the world without new faults.
-    fn go_on(&mut self, steps: u64, clients: &[u64]) -> Result<(), String> {
+    pub(super) fn go_on(&mut self, steps: u64, clients: &[u64]) -> Result<(), String> {
         for _ in 0..steps {
             match self.rng.below(10) {
                 0..=4 => self.deliver()?,

@@ -18,10 +18,10 @@ use SimStore::{Model, Real};
 
 impl SimStore {
     /// An empty replica, or none if `rid` is 0. `seed` makes it a real one; `units` is the room it has, 0 for plenty.
-    pub fn new(seed: Option<u64>, rid: Rid, uuid: StoreUuid, units: usize) -> SimStore {
+    pub fn new(seed: Option<u64>, rid: Rid, uuid: StoreUuid, units: usize, lineage: Lineage) -> SimStore {
         match seed {
-            None => Model(Box::new(ModelStore::with_room(units))),
-            Some(seed) => Real(Box::new(RealStore::new(seed, SHARD, rid, uuid, BLOCKS, units))),
+            None => Model(Box::new(ModelStore::with_room(units, lineage))),
+            Some(seed) => Real(Box::new(RealStore::new(seed, (SHARD, BLOCKS, lineage), rid, uuid, units))),
         }
     }
 
@@ -37,10 +37,25 @@ impl SimStore {
     }
 
     /// Makes a replica where there is none, durably. Its disk may have failed.
-    pub fn make(&mut self, rid: Rid, uuid: StoreUuid) -> bool {
+    pub fn make(&mut self, rid: Rid, uuid: StoreUuid, lineage: Lineage) -> bool {
         match self {
-            Model(_) => true,
-            Real(s) => s.make(SHARD, rid, uuid, BLOCKS).is_ok(),
+            Model(s) => {
+                s.lineage = (lineage, 0);
+                true
+            }
+            Real(s) => s.make((SHARD, BLOCKS, lineage), rid, uuid).is_ok(),
+        }
+    }
+
+    /// Its replica takes another lineage, by a record of that epoch, unless it has one of a later record; durably. Its disk may have failed.
+    pub fn adopt(&mut self, lineage: Lineage, epoch: u64) -> bool {
+        match self {
+            Model(s) => {
+                let newer = epoch > s.lineage.1;
+                s.lineage = if newer { (lineage, epoch) } else { s.lineage };
+                newer
+            }
+            Real(s) => s.adopt(lineage, epoch),
         }
     }
 
@@ -132,7 +147,7 @@ impl SimStore {
                 shard: SHARD,
                 rid,
                 store_uuid,
-                lineage: Lineage(1),
+                lineage: s.lineage.0,
                 promised_term: s.promised.0,
                 promised_session: s.promised.1,
                 stable: s.stable,

@@ -40,6 +40,8 @@ pub(super) struct Swarm {
     pub(super) holds: bool,
     /// Clients zero whole chunks too.
     pub(super) chunks: bool,
+    /// Operators declare one replica the truth, when all others in sync seem lost.
+    pub(super) forces: bool,
     /// In every fifth second the leader allows no sync to begin: others go first.
     pub(super) busy: bool,
     /// The wall clock is off by so many milliseconds; none: there is none.
@@ -91,6 +93,7 @@ impl Swarm {
             unrecorded: wild.one_in(6) && !is_off("unrecorded"),
             holds: wild.one_in(2) && !is_off("holds"),
             chunks: wild.one_in(3) && !is_off("chunks"),
+            forces: wild.one_in(4) && !is_off("forces"),
             busy: !is_off("busy"),
             wall: wall.filter(|_| clocks),
             cells: cells && !is_off("unaligned"),
@@ -162,6 +165,7 @@ impl Sim {
             114 => self.jump(),
             116 if s.unrecorded => self.unrecorded()?,
             117..120 if s.holds => self.hold(),
+            120..122 if s.forces => self.last_resort()?,
             115 if s.clocks() && s.rng.one_in(2) => self.last_moment()?,
             _ => {}
         }

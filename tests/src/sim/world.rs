@@ -2,11 +2,11 @@
 
 use super::clients::Asked;
 use super::group::{Asker, Group};
+use super::lineages::Histories;
 use super::net::Net;
 use super::run::{Outcome, Stores};
 use super::store::SimStore;
 use super::swarm::Swarm;
-use crate::check::register::History;
 use hf_meta_core::record::*;
 use hf_meta_core::{Command, Envelope as MetaEnvelope, Refusal};
 use hf_policy::attributes::{Media, ReadFrom};
@@ -43,6 +43,7 @@ pub(super) struct Host {
 pub(super) struct Attached {
     pub(super) c: Coordinator,
     pub(super) session: SessionId,
+    pub(super) lineage: Lineage,
     /// Requests in flight.
     pub(super) ops: BTreeMap<u64, Asked>,
     /// Replicas it knows of, those of them that it knows to be in sync, and how many of those it was told that writes need.
@@ -70,7 +71,7 @@ pub struct Sim {
     pub(super) prompt: bool,
     /// Scenes are played.
     pub(super) dramas: bool,
-    pub(super) history: History,
+    pub(super) histories: Histories,
     /// Blocks that went bad on a node at some time, or were told to be lost.
     pub(super) ever_bad: BTreeSet<(u64, u64)>,
     pub(super) next: u64,
@@ -108,7 +109,7 @@ impl Sim {
             swarm,
             prompt: false,
             dramas: true,
-            history: History::default(),
+            histories: Histories::default(),
             ever_bad: BTreeSet::new(),
             next: 1,
             weights,
@@ -213,7 +214,7 @@ impl Sim {
 
     fn settle_host(&mut self, node: u64, boot: BootId, rid: Rid, units: usize, seed: Option<u64>) {
         let uuid = StoreUuid(u128::from(rid.0));
-        let store = SimStore::new(seed, rid, uuid, units);
+        let store = SimStore::new(seed, rid, uuid, units, Lineage(1));
         let replica = (rid.0 > 0).then(|| Replica::new(self.clock(node), boot, store.durable(rid, uuid)));
         let (image, coordinator) = (None, None);
         self.hosts.insert(
@@ -329,13 +330,15 @@ impl Sim {
             rebuild_impact: 20,
             nearest,
         };
-        let (mut out, min_replicas) = (Vec::new(), policy.min_replicas);
+        let (mut out, min_replicas, lineage) = (Vec::new(), policy.min_replicas, record.lineage);
+        self.histories.begin(lineage, self.now.0);
         let in_sync = record.in_sync.keys().copied().collect();
         let c = Coordinator::new(self.clock(node), cfg, record, &mut out);
         // The node's earlier attachment ends here; its open writes have unknown outcomes.
         self.hosts.get_mut(&node).unwrap().coordinator = Some(Attached {
             c,
             session,
+            lineage,
             ops: BTreeMap::new(),
             knows,
             in_sync,

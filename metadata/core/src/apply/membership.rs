@@ -2,6 +2,7 @@
 //! the present coordinator's term changes it.
 
 use crate::command::{Command, Envelope, Outcome, Refusal, Reply};
+use crate::mutant::{self, Mutant};
 use crate::record::*;
 use hf_policy::{DiskId, Epoch, Rid, Ver, VolumeId};
 
@@ -153,7 +154,11 @@ impl ClusterState {
             return Err(no_replica(*rid));
         }
         for r in s.replicas.values_mut() {
-            r.state = if r.rid == *rid { ReplicaState::InSync } else { ReplicaState::Out { base: Ver::ZERO } };
+            let base = match r.state {
+                ReplicaState::Out { base } if mutant::is(Mutant::ForceKeepsBase) => base,
+                _ => Ver::ZERO,
+            };
+            r.state = if r.rid == *rid { ReplicaState::InSync } else { ReplicaState::Out { base } };
             r.out_since = next;
             r.position = 0;
             r.paused &= r.moving;

@@ -132,7 +132,8 @@ impl ClusterState {
         }
     }
 
-    fn removed(&mut self, what: Removed) {
+    /// Something is gone as of this revision.
+    pub(crate) fn removed(&mut self, what: Removed) {
         self.removals.push_back((self.revision, what));
         while self.removals.len() > REMOVALS_KEPT {
             if let Some((rev, _)) = self.removals.pop_front() {

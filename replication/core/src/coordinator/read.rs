@@ -301,7 +301,8 @@ impl Coordinator {
                 r.kept.retain(|_, (from, ..)| !gone.contains(from));
                 let from_gone = r.arrived.as_ref().is_some_and(|a| !a.sources.is_disjoint(gone));
                 if from_gone {
-                    r.arrived = None;
+                    // (From the beginning: who lacked something has been given it back by now.)
+                    (r.arrived, r.tried) = (None, BTreeSet::new());
                 }
                 from_gone.then_some(*id)
             })

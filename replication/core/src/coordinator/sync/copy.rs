@@ -201,13 +201,13 @@ impl Coordinator {
         data: Bytes,
         out: &mut Vec<Output>,
     ) {
-        let sources = self.record.in_sync.keys().copied().collect::<Vec<_>>();
+        let job = |s: &mut super::Sync| s.copying.active.get_mut(&chunk)?.reading.remove(&start);
+        let Some((len, mut tried)) = self.sync.as_mut().and_then(job) else { return };
+        tried.insert(rid);
+        let next = self.choose(&tried);
         let Some(s) = self.sync.as_mut() else { return };
         let since = s.since;
         let Some(job) = s.copying.active.get_mut(&chunk) else { return };
-        let Some((len, mut tried)) = job.reading.remove(&start) else { return };
-        tried.insert(rid);
-        let next = sources.iter().copied().find(|r| !tried.contains(r));
         let lacking = crate::coordinator::read::lacks(len as usize, &infos, &data);
         let formed = infos.len() == len as usize && data.len() == infos.len() * BLOCK_SIZE;
         if !formed && next.is_none() {
@@ -226,6 +226,10 @@ impl Coordinator {
             }
             let block = BlockIx(start.0 + i as u64);
             let has = job.target.as_ref().and_then(|z| z.get(&(block.in_chunk() as u8)));
+            // Bad on the target too, at that version: nothing to tell.
+            if !whole && has.is_some_and(|h| h.state.is_bad() && h.ver == info.ver) {
+                continue;
+            }
             let content = match info.state {
                 _ if !whole => Content::Bad,
                 BlockState::Data => Content::Data(info.crc, data.slice(i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE)),
@@ -238,7 +242,7 @@ impl Coordinator {
         for (range, next) in elsewhere.into_iter().filter_map(|r| Some((r, next?))) {
             self.request(now, next, For::SyncRead(chunk, range.start), Msg::Read { range }, out);
         }
-        self.drive_copying(now, out);
+        self.chunk_goes_on(now, chunk, out);
     }
 
     fn send_copies(&mut self, now: Tick, out: &mut Vec<Output>) {
@@ -326,9 +330,10 @@ fn differs(z: Option<&BlockInfo>, x: Option<&BlockInfo>, since: Ver, term: Term)
     };
     let (z, x) = (z.copied().unwrap_or_else(|| alike(x)), x.copied().unwrap_or_else(|| alike(z)));
     if z.state.is_bad() {
-        // A live write that has won and then rotted stays as it is: the source, which may lag, must not undo it (seed 11891).
+        // A live write that has won and then rotted stays as it is: the source, which may lag, must not undo it (seed 11891). What is
+        // bad there as well another source may have.
         let live = z.ver.term == term && z.ver > x.ver;
-        return !live && (!x.state.is_bad() || z.ver != x.ver);
+        return !live;
     }
     if mutant::is(Mutant::SyncCopiesNothing) || (mutant::is(Mutant::ForgetZeroes) && x.state.is_zero()) {
         return false;
@@ -354,8 +359,8 @@ mod tests {
         assert!(differs(&b(4, 9, BlockState::Bad), &b(4, 7, BlockState::Data), now));
         // A live write of this term won on the target, then rotted; the source, which lags, must not undo it (seed 11891).
         assert!(!differs(&b(5, 9, BlockState::Bad), &b(5, 3, BlockState::Data), now));
-        // Nobody has it.
-        assert!(!differs(&b(5, 3, BlockState::Bad), &b(5, 3, BlockState::Bad), now));
+        // Bad at the first source too; another one is asked.
+        assert!(differs(&b(5, 3, BlockState::Bad), &b(5, 3, BlockState::Bad), now));
     }
 
     #[test]
