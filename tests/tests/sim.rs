@@ -25,7 +25,7 @@ const GROUP: [&str; 5] = ["unrecorded", "holds", "changes", "chunks", "forces"];
 
 /// Seeds from before there was any of what came later.
 const fn old(seed: u64) -> Pinned {
-    (seed, &LATER)
+    (seed, LATER)
 }
 
 /// Seeds from before reads could be strict, and syncs be refused.
