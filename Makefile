@@ -42,6 +42,7 @@ test-now: lint build-now
 	HOLDFAST=$(HOLDFAST) cargo test --locked --workspace --no-fail-fast -- --show-output
 	cargo test --locked -p hf-tests --features mutants --test mutants -- --nocapture
 	cargo test --locked -p hf-repl-core --features mutants --test transcripts
+	cargo test --locked -p hf-meta-core --features mutants --test rules
 
 bench: setup-test
 	@$(MAKE) --no-print-directory bench-now

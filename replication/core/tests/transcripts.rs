@@ -54,9 +54,9 @@ fn a_transcript_with_any_line_changed_is_refused() {
     assert!(tried > 100, "only {tried} lines");
 }
 
-/// Rules that no transcript can show: they are kept by the cluster's record.
+/// Rules that no transcript can show: they are kept by the cluster's record, and `metadata/core/tests/rules.rs` shows each of them.
 #[cfg(feature = "mutants")]
-const UNSEEN: &[&str] = &["WipedKeepsBase", "AttachKeepsTerm"];
+const UNSEEN: &[&str] = &["WipedKeepsBase", "AttachKeepsTerm", "ForceKeepsBase"];
 
 /// Every other rule, broken on purpose, changes some transcript.
 #[cfg(feature = "mutants")]
