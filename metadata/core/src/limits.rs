@@ -13,6 +13,9 @@ use std::collections::BTreeSet;
 pub const SYNCS_PER_NODE: usize = 2;
 /// Syncs at once that one disk receives.
 pub const SYNCS_PER_DISK: usize = 2;
+/// Of those that clients wait for so many more: they need not wait for others to end, but all of them at once would only keep each other
+/// from ending.
+pub const URGENT: usize = 2;
 
 /// A sync that goes on, as far as the leader knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,12 +63,16 @@ impl Going {
 
 /// May `want` begin beside those that go on, with these nodes up?
 pub fn room(state: &ClusterState, going: &[Going], up: &BTreeSet<NodeId>, want: Going) -> Result<(), Refusal> {
-    let Some(disk) = want.receiver(state, up).filter(|_| !want.is_urgent(state)) else { return Ok(()) };
-    let others: Vec<DiskId> = going.iter().filter(|g| **g != want).filter_map(|g| g.receiver(state, up)).collect();
-    if others.iter().filter(|d| **d == disk).count() >= SYNCS_PER_DISK {
-        return Err(Refusal::Busy(format!("disk #{disk} receives {SYNCS_PER_DISK} replicas already")));
+    let Some(disk) = want.receiver(state, up) else { return Ok(()) };
+    let urgent = want.is_urgent(state);
+    // One that clients wait for has only others of that kind before it.
+    let before = going.iter().filter(|g| **g != want && (!urgent || g.is_urgent(state)));
+    let others: Vec<DiskId> = before.filter_map(|g| g.receiver(state, up)).collect();
+    let per_disk = if urgent { URGENT } else { SYNCS_PER_DISK };
+    if others.iter().filter(|d| **d == disk).count() >= per_disk {
+        return Err(Refusal::Busy(format!("disk #{disk} receives {per_disk} replicas already")));
     }
-    let most = SYNCS_PER_NODE * up.len().max(1);
+    let most = if urgent { URGENT } else { SYNCS_PER_NODE } * up.len().max(1);
     if others.len() >= most {
         return Err(Refusal::Busy(format!(
             "{most} replicas are being filled already, as many as {} nodes may",

@@ -3,7 +3,7 @@
 
 mod world;
 
-use hf_meta_core::limits::{Going, SYNCS_PER_DISK, SYNCS_PER_NODE, room};
+use hf_meta_core::limits::{Going, SYNCS_PER_DISK, SYNCS_PER_NODE, URGENT, room};
 use hf_meta_core::{Command, Refusal};
 use hf_policy::*;
 use world::World;
@@ -48,9 +48,15 @@ fn dropped(w: &mut World) -> Vec<Going> {
 
 #[test]
 fn neither_a_disk_nor_the_cluster_is_asked_for_more_than_it_may_take() {
+    at_once(1, SYNCS_PER_DISK, SYNCS_PER_NODE);
+    // Nor where clients wait for all of them: many at once would end later.
+    at_once(3, URGENT, URGENT);
+}
+
+fn at_once(min_replicas: u32, per_disk: usize, per_node: usize) {
     let mut w = World::new(1, 6);
     for i in 0..12 {
-        w.volume(&format!("v{i}"), "size=1GiB replicas=3 min_replicas=1");
+        w.volume(&format!("v{i}"), &format!("size=1GiB replicas=3 min_replicas={min_replicas}"));
     }
     let wanted = dropped(&mut w);
     assert_eq!(wanted.len(), 24);
@@ -71,9 +77,9 @@ fn neither_a_disk_nor_the_cluster_is_asked_for_more_than_it_may_take() {
             }
         }
         assert!(up < 6 || (!refused.is_empty() && !going.is_empty()));
-        assert!(going.len() <= SYNCS_PER_NODE * up as usize, "{} at once with {up} nodes", going.len());
+        assert!(going.len() <= per_node * up as usize, "{} at once with {up} nodes", going.len());
         for g in &going {
-            assert!(going.iter().filter(|o| disk(o) == disk(g)).count() <= SYNCS_PER_DISK);
+            assert!(going.iter().filter(|o| disk(o) == disk(g)).count() <= per_disk);
             // One that goes on already may begin again (its coordinator was replaced).
             assert_eq!(room(&w.s, &going, &nodes, *g), Ok(()));
         }

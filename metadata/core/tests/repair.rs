@@ -6,6 +6,7 @@ mod world;
 
 use hf_meta_core::Command;
 use hf_meta_core::command::Job;
+use hf_meta_core::limits::{Going, SYNCS_PER_DISK, SYNCS_PER_NODE, URGENT};
 use hf_meta_core::record::*;
 use hf_meta_core::repair::{Step, steps};
 use hf_policy::policy::parse_pairs;
@@ -101,19 +102,46 @@ fn a_short_absence_and_maintenance_make_nothing_anew() {
     assert!(steps(&w.s, &w.live, 0).is_empty());
 }
 
+/// Filling takes a while, as it does; at no time a disk or the cluster has more to do than it may, and in the end all is whole. So it is where
+/// clients wait for every single one, because their volumes ask for all of their replicas.
 #[test]
 fn losing_a_third_of_the_nodes_is_no_storm() {
-    let mut w = World::new(3, 9);
-    for i in 0..100 {
-        w.volume(&format!("v{i}"), "size=1GiB rebuild_after=5s");
+    for (min, per_disk, per_node) in [(1, SYNCS_PER_DISK, SYNCS_PER_NODE), (3, URGENT, URGENT)] {
+        let mut w = World::new(3, 9);
+        for i in 0..100 {
+            w.volume(&format!("v{i}"), &format!("size=1GiB rebuild_after=5s min_replicas={min}"));
+        }
+        w.lasts = 6;
+        for i in 1..=3 {
+            w.live.up.remove(&NodeId(i));
+            w.live.away.insert(NodeId(i), 60_000);
+        }
+        let (mut most, mut made) = (0, 0);
+        while !whole(&w) {
+            w.round();
+            made += 1;
+            assert!(made < 4_000, "it does not come to an end");
+            let disk = |w: &World, g: &Going| w.s.volumes[&g.vol].shards[0].replicas[&g.rid].disk;
+            let on: Vec<DiskId> = w.going.keys().map(|g| disk(&w, g)).collect();
+            for d in &on {
+                assert!(on.iter().filter(|o| *o == d).count() <= per_disk);
+            }
+            assert!(on.len() <= per_node * 6);
+            most = most.max(on.len());
+            // Nor is more made anew than is soon filled.
+            let new = w.s.volumes.values().flat_map(|v| v.shards[0].replicas.values());
+            let new = new.filter(|r| w.live.up.contains(&r.node) && !r.in_sync()).count();
+            assert!(new <= 2 * 6, "{new} new replicas wait to be filled");
+        }
+        println!("min_replicas={min}: whole after {made} rounds, at most {most} filled at once");
+        assert!(most > 6, "only {most} at once were tried");
     }
-    for i in 1..=3 {
-        w.live.up.remove(&NodeId(i));
-        w.live.away.insert(NodeId(i), 60_000);
-    }
-    w.settle();
-    let all = w.s.volumes.values().flat_map(|v| &v.shards);
-    assert!(all.into_iter().all(|s| s.in_sync().len() == 3 && s.replicas.len() == 3));
+}
+
+/// Every shard has three replicas in sync, on nodes that are up.
+fn whole(w: &World) -> bool {
+    let good = |r: &ReplicaRecord| r.in_sync() && w.live.up.contains(&r.node);
+    w.s.volumes.values().flat_map(|v| &v.shards).all(|s| s.replicas.len() == 3 && s.replicas.values().all(good))
 }
 
 /// With its node gone nobody would take members out and bring others in: the volume is looked after, and waits for its node.

@@ -99,7 +99,7 @@ impl World {
                     };
                     self.coming.push((due.plus(self.delay), rid, Envelope { boot: BOOT, ..env }, reply));
                 }
-                Output::WantSync => self.step(Input::SyncGo),
+                Output::WantSync { .. } => self.step(Input::SyncGo),
                 Output::Propose { change, .. } => self.propose(change),
                 _ => {}
             }

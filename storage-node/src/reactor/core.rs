@@ -2,6 +2,7 @@
 
 use super::disk_host::DiskHost;
 use super::links::Peers;
+use super::syncs::Syncs;
 use super::volume_host::VolumeHost;
 use super::{Event, Identity, Mail, ReactorStatus};
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use hf_repl_core::message::{Envelope, Msg};
 use hf_repl_core::replica::Link;
 use hf_store::DiskError;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,34 +81,6 @@ pub(super) struct Core {
     /// Who waits for the last connection to end.
     pub stopped: Option<oneshot::Sender<()>>,
     pub shutdown: Option<oneshot::Sender<()>>,
-}
-
-/// Syncs at once per reactor; the others wait, so that the return of a node is no storm.
-const SYNCS: usize = 2;
-
-/// Who syncs and who waits.
-#[derive(Default)]
-pub(super) struct Syncs {
-    active: BTreeSet<ShardId>,
-    waiting: VecDeque<ShardId>,
-}
-
-impl Syncs {
-    pub fn want(&mut self, shard: ShardId) {
-        if !self.active.contains(&shard) && !self.waiting.contains(&shard) {
-            self.waiting.push_back(shard);
-        }
-    }
-    pub fn over(&mut self, gone: impl Fn(&ShardId) -> bool) {
-        self.active.retain(|s| !gone(s));
-        self.waiting.retain(|s| !gone(s));
-    }
-    /// Who may begin now.
-    pub fn next(&mut self) -> Option<ShardId> {
-        let shard = if self.active.len() < SYNCS { self.waiting.pop_front() } else { None };
-        self.active.extend(shard);
-        shard
-    }
 }
 
 pub(super) type CoreRef = Rc<RefCell<Core>>;

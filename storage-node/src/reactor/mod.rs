@@ -10,6 +10,7 @@ mod disk_host;
 mod intake;
 mod links;
 mod replies;
+mod syncs;
 mod volume_host;
 
 pub use core::{DiskStatus, Held};

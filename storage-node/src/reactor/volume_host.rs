@@ -269,7 +269,7 @@ impl Core {
                     }
                     let _ = self.events.send(Event::Propose { shard, session, epoch, term, change });
                 }
-                co::Output::WantSync => self.syncs.want(shard),
+                co::Output::WantSync { urgent } => self.syncs.want(shard, urgent),
                 co::Output::SyncOver => self.syncs.over(|s| *s == shard),
                 co::Output::Reply { id, result } => self.part_done(shard.vol, id, result),
                 co::Output::Ready => self.shard_ready(shard.vol),

@@ -92,7 +92,7 @@ impl Sim {
                     self.outcome.reconciled += s.map_or(0, |s| s.reconciled_blocks);
                     self.outcome.synced += s.map_or(0, |s| s.stats.synced_blocks);
                 }
-                co::Output::WantSync => self.coordinator_step(node, co::Input::SyncGo)?,
+                co::Output::WantSync { .. } => self.coordinator_step(node, co::Input::SyncGo)?,
                 co::Output::Ready => {
                     self.hosts.get_mut(&node).unwrap().coordinator.as_mut().unwrap().ready = true;
                     if self.rng.one_in(2) {

@@ -1,6 +1,7 @@
 //! A cluster in miniature for the tests of repair and upkeep: the real record and the real planner, nodes that do at once what the
 //! record says, coordinators that drop, sync and scrub.
 
+use hf_meta_core::limits::{Going, room};
 use hf_meta_core::plan::{self, Liveness};
 use hf_meta_core::record::*;
 use hf_meta_core::repair::{Step, steps};
@@ -15,12 +16,17 @@ pub struct World {
     pub live: Liveness,
     req: u128,
     x: u64,
+    /// How many rounds the filling of one replica may take at most; at once if none.
+    pub lasts: u64,
+    /// Those that are being filled, with what is left.
+    pub going: BTreeMap<Going, u64>,
 }
 
 #[allow(dead_code, reason = "each test file uses what it needs")]
 impl World {
     pub fn new(seed: u64, nodes: u64) -> World {
-        let mut w = World { s: ClusterState::default(), live: Liveness::default(), req: 0, x: seed * 2 + 1 };
+        let (s, live, going) = Default::default();
+        let mut w = World { s, live, req: 0, x: seed * 2 + 1, lasts: 0, going };
         w.run(Command::Init { cluster: ClusterId(7), name: "t".into() });
         for i in 1..=nodes {
             w.run(Command::PutNode {
@@ -112,11 +118,34 @@ impl World {
             };
             let Some(r) = s.replicas.values().find(out).cloned() else { continue };
             let e = epoch(self);
-            self.run(Command::SyncStart { vol, shard, epoch: e, term, rid: r.rid, sync_id: 1 });
+            if !self.fill(Going { vol, shard, rid: r.rid }, e, term) {
+                continue;
+            }
             let e = epoch(self);
             self.run(Command::Add { vol, shard, epoch: e, term, rid: r.rid, store_uuid: r.store_uuid.unwrap() });
             return;
         }
+    }
+
+    /// Begins to fill it, if the leader lets it, or goes on; true when it is through.
+    fn fill(&mut self, it: Going, epoch: Epoch, term: Term) -> bool {
+        let going: Vec<Going> = self.going.keys().copied().collect();
+        if !self.going.contains_key(&it) {
+            if room(&self.s, &going, &self.live.up, it).is_err() {
+                return false;
+            }
+            let Going { vol, shard, rid } = it;
+            self.run(Command::SyncStart { vol, shard, epoch, term, rid, sync_id: 1 });
+            let rounds = self.rnd(self.lasts + 1);
+            self.going.insert(it, rounds);
+        }
+        let left = self.going.get_mut(&it).unwrap();
+        let through = *left == 0;
+        *left = left.saturating_sub(1);
+        if through {
+            self.going.remove(&it);
+        }
+        through
     }
 
     /// One round of the leader's loop; how many steps it took.
@@ -170,7 +199,8 @@ impl World {
         let mut quiet = 0;
         for _ in 0..4000 {
             let before = self.s.revision;
-            quiet = if self.round() == 0 && self.s.revision == before { quiet + 1 } else { 0 };
+            let still = self.round() == 0 && self.s.revision == before && self.going.is_empty();
+            quiet = if still { quiet + 1 } else { 0 };
             if quiet == 3 {
                 return;
             }

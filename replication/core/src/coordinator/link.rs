@@ -2,7 +2,7 @@
 //! after a reconnect and after half the timeout (replicas make repeats harmless by versions).
 
 use super::{Coordinator, Output, Phase};
-use crate::message::{Envelope, Msg, Nack, unlisted};
+use crate::message::{Content, CopyItem, Envelope, Msg, Nack, unlisted};
 use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::{BootId, Fate, HasFate, Rid, Seq, Tick, Ver};
 
@@ -289,7 +289,10 @@ impl Coordinator {
             (For::Source(c, b), Msg::ReadAck { infos, data }) => self.source(now, rid, c, b, infos, data, out),
             (For::Copy(c), Msg::CopyAck { .. }) => self.copied(now, rid, c, out),
             (For::Repair(id), Msg::CopyAck { applied }) => {
-                let blocks = applied.iter().filter(|a| **a).count() as u64;
+                let Msg::Copy { items } = &p.msg else { return };
+                // (To be told that a block is lost is no repair.)
+                let mended = |(i, yes): &(&CopyItem, &bool)| **yes && i.content != Content::Bad;
+                let blocks = items.iter().zip(&applied).filter(mended).count() as u64;
                 self.stats.repaired_blocks += blocks;
                 self.scrub_mended(now, id, blocks, out);
             }

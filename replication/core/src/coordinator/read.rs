@@ -1,6 +1,7 @@
 //! Rule R: one member reads, under a shared range lock, and its answer is delivered while every other member's lease is
 //! valid. Blocks that do not verify are asked of another member, those that do are kept: an answer is put together from as many
-//! members as it takes. Of a block that none has whole the answer is EIO: never zeros, never old data (I14).
+//! members as it takes. Of a block that none has whole the answer is EIO: never zeros, never old data (I14), also where a member
+//! has older data because its disk lost a write.
 
 use super::link::For;
 use super::{Coordinator, IoError, Output};
@@ -62,7 +63,7 @@ impl Read {
         Read { tried, wrong, ..Read::new(request, part, range, false) }
     }
 
-    /// A member's answer and what others supplied before, if that is all of it; and how many blocks this answer lacks.
+    /// A member's answer and what others supplied before, if that is all of it; and how many blocks are bad in this answer.
     fn put_together(
         &mut self,
         from: Rid,
@@ -71,17 +72,23 @@ impl Read {
         after: u64,
     ) -> (usize, Option<Arrived>) {
         let n = self.range.len as usize;
-        let lacking = lacks(n, &infos, &data);
+        let mut lacking = lacks(n, &infos, &data);
+        let bad = lacking.len();
         let formed = infos.len() == n && data.len() == n * BLOCK_SIZE;
+        // What somebody else has, or has lost, is newer: this one has what was before.
+        let older = |i: &usize| formed && !infos[*i].state.is_bad() && self.is_older(*i, &infos[*i]);
+        lacking.extend((0..n).filter(|i| older(i) && !lacking.contains(i)).collect::<Vec<_>>());
         if lacking.is_empty() {
             return (0, Some(Arrived { from, sources: [from].into(), infos, data, after }));
         }
         let block = |i: usize| BlockIx(self.range.start.0 + i as u64);
-        let is_bad = |(i, x): (usize, &BlockInfo)| {
-            x.state.is_bad().then_some(Wrong { rid: from, block: block(i), ver: x.ver, state: x.state })
+        let known = |(i, x): (usize, &BlockInfo)| {
+            (x.state.is_bad() || older(&i)).then_some(Wrong { rid: from, block: block(i), ver: x.ver, state: x.state })
         };
-        let list: Vec<_> = infos.iter().take(n).enumerate().filter_map(is_bad).collect();
+        let list: Vec<_> = infos.iter().take(n).enumerate().filter_map(known).collect();
         self.wrong.extend(list);
+        let lost: Vec<Ver> = (0..n).map(|i| self.lost(i)).collect();
+        self.kept.retain(|i, (_, info, _)| info.ver >= lost[*i]);
         if formed && lacking.iter().all(|i| self.kept.contains_key(i)) {
             let mut all = BytesMut::from(&data[..]);
             let mut sources = BTreeSet::from([from]);
@@ -91,15 +98,29 @@ impl Read {
                 infos[*i] = *info;
                 all[i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE].copy_from_slice(bytes);
             }
-            return (lacking.len(), Some(Arrived { from, sources, infos, data: all.freeze(), after }));
+            return (bad, Some(Arrived { from, sources, infos, data: all.freeze(), after }));
         }
         if formed {
-            for i in (0..n).filter(|i| lacking.binary_search(i).is_err()) {
-                let bytes = || data.slice(i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE);
-                self.kept.entry(i).or_insert_with(|| (from, infos[i], bytes()));
+            for i in (0..n).filter(|i| !lacking.contains(i)) {
+                let bytes = data.slice(i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE);
+                self.kept.insert(i, (from, infos[i], bytes));
             }
         }
-        (lacking.len(), None)
+        (bad, None)
+    }
+
+    /// Is this of a version before the one that another member has, or knows that it has lost? Nothing is on its way to the block: then it
+    /// is not what the block is.
+    fn is_older(&self, i: usize, has: &BlockInfo) -> bool {
+        let kept = self.kept.get(&i).map(|(_, k, _)| k).filter(|k| !(k.state.is_zero() && has.state.is_zero()));
+        has.ver < kept.map_or(Ver::ZERO, |k| k.ver).max(self.lost(i))
+    }
+
+    /// The version that a member knows it had of the block at this place, and has lost.
+    fn lost(&self, i: usize) -> Ver {
+        let block = BlockIx(self.range.start.0 + i as u64);
+        let known = self.wrong.iter().filter(|w| w.block == block && w.state == BlockState::Bad);
+        known.map(|w| w.ver).max().unwrap_or(Ver::ZERO)
     }
 
     fn msg(&self) -> Msg {

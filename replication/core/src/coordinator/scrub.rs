@@ -9,7 +9,7 @@
 use super::link::For;
 use super::read::{Read, Wrong};
 use super::{Change, Coordinator, Output, Phase};
-use crate::message::{BlockInfo, BlockState, Msg};
+use crate::message::{BlockInfo, BlockState, Content, CopyItem, Msg};
 use hf_meta_core::record::ScrubReport;
 use hf_policy::{BlockIx, BlockRange, CHUNK_BLOCKS, CHUNK_BYTES, ChunkIx, Rid, Tick, Ver};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -243,6 +243,7 @@ impl Coordinator {
 
     fn fix(&mut self, now: Tick, first: BlockIx, found: Vec<Finding>, out: &mut Vec<Output>) {
         let mut reads = Vec::new();
+        let mut told: BTreeMap<Rid, Vec<CopyItem>> = BTreeMap::new();
         let Some(s) = self.scrub.as_mut() else { return };
         let Some(look) = s.look.as_mut() else { return };
         let Some(lock) = look.lock else { return };
@@ -252,6 +253,15 @@ impl Coordinator {
             s.report.diverged += u64::from(f.diverged);
             self.stats.bad_blocks += f.bad.len() as u64;
             let block = BlockIx(first.0 + f.block as u64);
+            // (Unless somebody who did not answer has it.)
+            if let Some(src) = f.lost.filter(|_| !look.partial) {
+                s.report.lost += 1;
+                for (rid, seen) in f.behind {
+                    let item = CopyItem { block, seen, src, content: Content::Bad, repair: false };
+                    told.entry(rid).or_default().push(item);
+                }
+                continue;
+            }
             let one = |(rid, ver): &(Rid, Ver), state| Wrong { rid: *rid, block, ver: *ver, state };
             let bad = f.bad.iter().map(|(rid, i)| one(&(*rid, i.ver), i.state));
             let wrong: Vec<Wrong> = bad.chain(f.behind.iter().map(|x| one(x, BlockState::Data))).collect();
@@ -260,10 +270,13 @@ impl Coordinator {
                 reads.push(Read::to_repair(lock, f.block, BlockRange { start: block, len: 1 }, wrong));
             }
         }
-        if reads.is_empty() {
+        if reads.is_empty() && told.is_empty() {
             return self.chunk_scrubbed(now, out);
         }
         look.mending = true;
+        for (rid, items) in told {
+            self.request(now, rid, For::Repair(lock), Msg::Copy { items }, out);
+        }
         reads.into_iter().for_each(|r| self.begin_read(now, r, out));
     }
 
@@ -335,6 +348,9 @@ struct Finding {
     behind: Vec<(Rid, Ver)>,
     /// The same version, other bytes.
     diverged: bool,
+    /// This version of it is bad on those who know of it, and others have older ones only: nobody has the block, and who would serve an
+    /// older one is told so (as in a take-over).
+    lost: Option<Ver>,
 }
 
 /// Compares what replicas hold when nothing is on its way. All zeroes are alike: one that was never written need not know of a trim.
@@ -350,10 +366,15 @@ fn judge(answers: &BTreeMap<Rid, Vec<BlockInfo>>, count: usize) -> Vec<Finding> 
             Some(n) => good().filter(|(_, i)| held(i) != held(n)).map(|(r, i)| (r, i.ver)).collect(),
             None => Vec::new(),
         };
-        let (behind, same): (Vec<_>, Vec<_>) =
+        let (mut behind, same): (Vec<_>, Vec<_>) =
             other.into_iter().partition(|(_, ver)| newest.is_some_and(|n| *ver < n.ver));
+        let known = bad.iter().filter(|(_, i)| i.state == BlockState::Bad).map(|(_, i)| i.ver).max();
+        let lost = known.filter(|ver| newest.is_none_or(|n| n.ver < *ver));
+        if lost.is_some() {
+            behind = good().map(|(r, i)| (r, i.ver)).collect();
+        }
         if !bad.is_empty() || !behind.is_empty() || !same.is_empty() {
-            found.push(Finding { block, bad, behind, diverged: !same.is_empty() });
+            found.push(Finding { block, bad, behind, diverged: !same.is_empty(), lost });
         }
     }
     found
@@ -380,7 +401,7 @@ mod tests {
         let absent = BlockInfo::default();
         assert_eq!(of([i(5, 1, Data), i(5, 1, Data), i(5, 1, Data)]), []);
         assert_eq!(of([i(5, 0, Zero), absent, i(3, 0, Zero)]), []);
-        let found = |bad, behind, diverged| vec![Finding { block: 0, bad, behind, diverged }];
+        let found = |bad, behind, diverged| vec![Finding { block: 0, bad, behind, diverged, lost: None }];
         assert_eq!(
             of([i(5, 1, Data), i(5, 0, Bad), i(5, 1, Data)]),
             found(vec![(Rid(2), i(5, 0, Bad))], vec![], false)
@@ -389,7 +410,16 @@ mod tests {
         assert_eq!(of([i(5, 1, Data), absent, i(5, 1, Data)]), found(vec![], vec![(Rid(2), Ver::ZERO)], false));
         assert_eq!(of([i(6, 0, Zero), i(5, 1, Data), i(6, 0, Zero)]), found(vec![], vec![(Rid(2), ver(5))], false));
         assert_eq!(of([i(5, 1, Data), i(5, 2, Data), i(5, 1, Data)]), found(vec![], vec![], true));
+        let lost = |bad, behind| vec![Finding { block: 0, bad, behind, diverged: false, lost: Some(ver(5)) }];
         let all = (1..=3).map(|r| (Rid(r), i(5, 0, Bad))).collect();
-        assert_eq!(of([i(5, 0, Bad), i(5, 0, Bad), i(5, 0, Bad)]), found(all, vec![], false));
+        assert_eq!(of([i(5, 0, Bad), i(5, 0, Bad), i(5, 0, Bad)]), lost(all, vec![]));
+        // The others lost a write each, and one of them all of them.
+        let one = || vec![(Rid(1), i(5, 0, Bad))];
+        assert_eq!(of([i(5, 0, Bad), i(4, 2, Data), absent]), lost(one(), vec![(Rid(2), ver(4)), (Rid(3), Ver::ZERO)]));
+        // Where the version is lost too, what the others have is what there was.
+        assert_eq!(
+            of([i(9, 0, Lost), i(4, 2, Data), i(4, 2, Data)]),
+            found(vec![(Rid(1), i(9, 0, Lost))], vec![], false)
+        );
     }
 }

@@ -304,7 +304,10 @@ pub enum Output {
         change: Change,
     },
     /// A member could be brought back in; answered by [`Input::SyncGo`] when that may begin.
-    WantSync,
+    WantSync {
+        /// Writes wait for it: fewer members are in sync than they need. May be said later than the rest.
+        urgent: bool,
+    },
     /// The sync has ended, one way or the other.
     SyncOver,
     /// Answer a client.

@@ -222,6 +222,7 @@ impl World {
                     Ok(ClientReply::Extents(e)) => format!("answer {id}: {e:?}"),
                     Err(e) => format!("answer {id}: {e:?}: {e}"),
                 }),
+                Output::WantSync { urgent } => self.say(format!("WantSync{}", if urgent { " (urgent)" } else { "" })),
                 other => self.say(format!("{other:?}")),
             }
         }

@@ -12,6 +12,9 @@
 //! the target is given up only by a committed Drop.
 
 mod copy;
+mod turn;
+
+pub(super) use turn::{Permit, PutOff};
 
 use super::link::For;
 use super::{Coordinator, Output, Phase, SyncStatus};
@@ -82,45 +85,10 @@ impl Sync {
 /// When the next attempt may begin, per member, and how long it will be waited after that.
 pub(super) type Retry = BTreeMap<Rid, (Tick, u64)>;
 
-/// Leave to sync: how many go on at once is decided for the whole node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Permit {
-    None,
-    Asked,
-    Granted,
-}
-
 impl Coordinator {
     /// The target of a join: it counts like a member from before its Add is proposed (I2).
     pub(super) fn joining(&self) -> Option<Rid> {
         self.sync.as_ref().filter(|s| s.stage == SyncStage::Joining).map(|s| s.rid)
-    }
-
-    fn sync_candidate(&self, now: Tick) -> Option<Rid> {
-        let ready = |r: &Rid| {
-            self.members.get(r).is_some_and(|m| m.up) && self.sync_retry.get(r).is_none_or(|(at, _)| now >= *at)
-        };
-        let made = self.record.out.iter().filter(|(_, o)| o.store_uuid.is_some()).map(|(r, _)| *r);
-        // Who needs least copying first: one that returned makes a new one that was to replace it unneeded.
-        made.filter(|r| self.is_wanted(*r))
-            .filter(ready)
-            .max_by_key(|r| (self.record.out.get(r).map(|o| o.base), std::cmp::Reverse(*r)))
-    }
-
-    /// Who is not wanted any more would be taken out again at once, and so for ever; who is held waits.
-    fn is_wanted(&self, rid: Rid) -> bool {
-        let leaves = self.record.leaving.contains(&rid) && !mutant::is(Mutant::SyncsWhoLeaves);
-        !leaves && !self.record.paused.contains(&rid)
-    }
-
-    /// A new replica is being filled, and one that only was away has come back: that one goes first, since it may be enough. (Once: if it
-    /// fails it waits for its turn, so that what is filled gets on.)
-    fn better_candidate(&self, now: Tick) -> bool {
-        let base = |r: &Rid| self.record.out.get(r).map_or(Ver::ZERO, |o| o.base);
-        let filling = self.sync.as_ref().filter(|s| s.base == Ver::ZERO && s.stage != SyncStage::Joining);
-        filling.is_some_and(|_| {
-            self.sync_candidate(now).is_some_and(|r| base(&r) > Ver::ZERO && !self.sync_retry.contains_key(&r))
-        })
     }
 
     pub(super) fn drive_sync(&mut self, now: Tick, out: &mut Vec<Output>) {
@@ -129,7 +97,9 @@ impl Coordinator {
             return;
         }
         let over = |s: &Sync| s.failed.is_some() || !self.is_wanted(s.rid);
-        if self.sync.as_ref().is_some_and(|s| over(s) && s.stage != SyncStage::Joining) || self.better_candidate(now) {
+        if self.better_candidate(now) {
+            self.give_way(now, out);
+        } else if self.sync.as_ref().is_some_and(|s| over(s) && s.stage != SyncStage::Joining) {
             self.end_sync(now, out);
         }
         match self.sync.as_ref().map(|s| s.stage) {
@@ -149,13 +119,8 @@ impl Coordinator {
             }
             return;
         };
-        match self.permit {
-            Permit::None => {
-                self.permit = Permit::Asked;
-                return out.push(Output::WantSync);
-            }
-            Permit::Asked => return,
-            Permit::Granted => {}
+        if !self.permitted(out) {
+            return;
         }
         let Some(o) = self.record.out.get(&rid) else { return };
         self.sync_count += 1;
@@ -353,6 +318,9 @@ impl Coordinator {
         if s.target_listed && s.source_listing == Some(Rid(0)) {
             s.stage = SyncStage::Copying;
             s.total = s.todo.len() as u64;
+            if self.put_off_lacks_less() {
+                return self.fail_sync("the one that was being filled before needs less copying");
+            }
             self.drive_copying(now, out);
         }
     }
@@ -425,6 +393,7 @@ impl Coordinator {
             self.stats.syncs += 1;
             self.stats.synced_blocks += s.copied;
             self.sync_retry.remove(&rid);
+            self.put_off = None;
             self.sync = None;
             self.mirrored_are_writes(rid);
             self.permit = Permit::None;
@@ -452,6 +421,7 @@ impl Coordinator {
     pub(super) fn end_sync(&mut self, now: Tick, out: &mut Vec<Output>) {
         let Some(s) = self.sync.take() else { return };
         let rid = s.rid;
+        self.put_off.take_if(|p| p.rid == rid);
         self.stats.syncs_failed += 1;
         self.stats.synced_blocks += s.copied;
         let wait = self.sync_retry.get(&rid).map_or(SYNC_RETRY, |(_, w)| (w * 2).min(SYNC_RETRY_MAX));
