@@ -1,5 +1,6 @@
-//! A small file system that something else fills to the last byte, with a node's metadata and its disk on it: clients notice
-//! nothing, the metadata goes on from its reserve, a restart works, and what was given up comes back when there is space.
+//! Small file systems that something else fills to the last byte, with a node's metadata and its disk on each: clients notice
+//! nothing, the metadata goes on from its reserve, a restart works, and what was given up comes back when there is space. On one node, and
+//! on three at once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::{Cluster, LoopDevice, http_get, tool, tool_ok, until};
@@ -18,7 +19,7 @@ struct SmallFs {
 impl SmallFs {
     fn new(dir: &Path, bytes: u64) -> SmallFs {
         let (file, at) = (dir.join("small.img"), dir.join("small"));
-        std::fs::create_dir(&at).unwrap();
+        std::fs::create_dir_all(&at).unwrap();
         let fs = SmallFs { device: LoopDevice::new(&file, bytes), at };
         tool_ok("mkfs.ext4", &["-q", "-F", "-m", "0", &fs.device.0]);
         tool_ok("mount", &[&fs.device.0, fs.at.to_str().unwrap()]);
@@ -56,18 +57,31 @@ fn health(addr: &str) -> Result<String, String> {
 
 #[test]
 fn a_full_file_system_stops_neither_clients_nor_changes() {
+    full_on_all(1);
+}
+
+/// The same on all three nodes at once: no voter has space, and none of a volume's replicas.
+#[test]
+fn three_full_file_systems_stop_neither_clients_nor_changes() {
+    full_on_all(3);
+}
+
+fn full_on_all(nodes: usize) {
     let outside = tempfile::tempdir().unwrap();
-    let fs = SmallFs::new(outside.path(), 400 << 20);
-    let mut c = Cluster::prepared(1, |n| {
+    let all: Vec<SmallFs> = (0..nodes).map(|i| SmallFs::new(&outside.path().join(format!("{i}")), 400 << 20)).collect();
+    let mut at = all.iter();
+    let mut c = Cluster::prepared(nodes, |n| {
+        let fs = at.next().unwrap();
         n.data_dir = fs.at.join("data");
         n.disk = fs.at.join("disk");
         std::fs::create_dir(&n.disk).unwrap();
         n.disk_size = "128MiB".into();
     });
-    let reserve = fs.at.join("data/reserve");
-    assert_eq!(std::fs::metadata(&reserve).unwrap().len(), 64 << 20);
-    c.ok(&["volume", "create", "v", "size=32MiB", "replicas=1"]);
-    c.ok(&["volume", "attach", "v"]);
+    let reserves: Vec<PathBuf> = all.iter().map(|fs| fs.at.join("data/reserve")).collect();
+    reserves.iter().for_each(|r| assert_eq!(std::fs::metadata(r).unwrap().len(), 64 << 20));
+    let replicas = format!("replicas={nodes}");
+    c.ok(&["volume", "create", "v", "size=32MiB", &replicas]);
+    c.ok(&["volume", "attach", "v", "--node", "n1"]);
     let w = Witness::default();
     let connect = |c: &Cluster| until("the export", || Nbd::connect(&c.nodes[0].nbd, "v").map_err(|e| e.to_string()));
     let mut nbd = connect(&c);
@@ -75,20 +89,22 @@ fn a_full_file_system_stops_neither_clients_nor_changes() {
     let worked = std::thread::scope(|s| {
         let (flag, end) = (&stop, StopAtEnd(&stop));
         let user = s.spawn(|| w.work(&mut nbd, flag));
-        assert!(fs.fill() > 8 << 20);
+        all.iter().for_each(|fs| assert!(fs.fill() > 8 << 20));
         // Many changes: the log grows, RocksDB flushes and compacts.
         for round in 0..150 {
             let name = format!("t{round}");
-            c.ok(&["volume", "create", &name, "size=16MiB", "replicas=1"]);
+            c.ok(&["volume", "create", &name, "size=16MiB", &replicas]);
             c.ok(&["volume", "delete", &name]);
         }
         // Whichever comes first: a write of the log that finds no space, or the daemon's own look.
-        until("the reserve to be given up", || {
-            let log = c.nodes[0].log();
-            let said = log.contains("the reserve of 64 MiB was given up; free space there now");
-            if said && !reserve.exists() { Ok(()) } else { Err(log) }
-        });
-        assert!(health(&c.nodes[0].http).unwrap().contains("almost full"));
+        for (n, reserve) in c.nodes.iter().zip(&reserves) {
+            until("the reserve to be given up", || {
+                let log = n.log();
+                let said = log.contains("the reserve of 64 MiB was given up; free space there now");
+                if said && !reserve.exists() { Ok(()) } else { Err(log) }
+            });
+            assert!(health(&n.http).unwrap().contains("almost full"));
+        }
         // Everything the volume may hold fits, whatever the file system says: its disk's space was taken when it was made.
         let mut n = connect(&c);
         for i in 24..32 {
@@ -99,21 +115,31 @@ fn a_full_file_system_stops_neither_clients_nor_changes() {
     });
     nothing_failed(&[worked], "the file system was full");
     // There is space again: so is the reserve.
-    fs.free();
-    until("the reserve to be back", || if reserve.exists() { Ok(()) } else { Err(c.nodes[0].log()) });
-    assert!(!health(&c.nodes[0].http).unwrap().contains("almost full"));
+    for (fs, (n, reserve)) in all.iter().zip(c.nodes.iter().zip(&reserves)) {
+        fs.free();
+        until("the reserve to be back", || if reserve.exists() { Ok(()) } else { Err(n.log()) });
+        assert!(!health(&n.http).unwrap().contains("almost full"));
+    }
     // The power goes at the worst moment: full, the reserve still there. It comes up by giving it up.
-    // SAFETY: a child of ours that has not been waited for.
-    unsafe { libc::kill(c.nodes[0].pid().unwrap() as i32, libc::SIGSTOP) };
-    fs.fill();
-    assert!(reserve.exists());
-    c.nodes[0].kill();
-    c.nodes[0].start();
+    for (n, (fs, reserve)) in c.nodes.iter().zip(all.iter().zip(&reserves)) {
+        // SAFETY: a child of ours that has not been waited for.
+        unsafe { libc::kill(n.pid().unwrap() as i32, libc::SIGSTOP) };
+        fs.fill();
+        assert!(reserve.exists());
+    }
+    c.nodes.iter_mut().for_each(|n| n.kill());
+    c.nodes.iter_mut().for_each(|n| n.start());
     let mut n = connect(&c);
     for i in 24..32u8 {
         assert!(n.read(u64::from(i) << 20, 1 << 20).unwrap() == vec![i; 1 << 20]);
     }
-    assert!(!reserve.exists());
-    c.ok(&["volume", "create", "last", "size=16MiB", "replicas=1"]);
-    c.nodes[0].stop();
+    assert!(reserves.iter().all(|r| !r.exists()));
+    c.ok(&["volume", "create", "last", "size=16MiB", &replicas]);
+    let whole = || {
+        let v = c.volume("v");
+        let all = v["shards"][0]["replicas"].as_object().unwrap().clone();
+        if all.values().all(|r| r["state"] == "in_sync") { Ok(()) } else { Err(v.to_string()) }
+    };
+    until("all replicas to be in sync", whole);
+    c.nodes.iter_mut().for_each(|n| n.stop());
 }

@@ -93,6 +93,24 @@ fn jobs_are_held_and_go_on_by_name() {
         if v["scrub"].is_null() && v["scrubbed"] != before { Ok(()) } else { Err(c.ok(&["job", "list"])) }
     });
 
+    // One that is given up has no result; the next one is another.
+    until("a scrub that is held before it is over", || {
+        c.cli(&["volume", "scrub", "held"])?;
+        c.cli(&["job", "pause", "scrub/held"])
+    });
+    let before_it = c.volume("held")["scrubbed"].clone();
+    c.ok(&["job", "cancel", "scrub/held"]);
+    let v = c.volume("held");
+    assert!(v["scrub"].is_null() && v["scrubbed"] == before_it && job(&c, "scrub/held").is_err(), "{v}");
+    assert!(held.read(5 << 20, 4096).unwrap() == vec![5 ^ 2; 4096]);
+    let e = c.cli(&["job", "cancel", "scrub/held"]).unwrap_err();
+    assert!(e.starts_with("[3]") && e.contains("no job scrub/held"), "{e}");
+    c.ok(&["volume", "scrub", "held"]);
+    until("the scrub after it", || {
+        let v = c.volume("held");
+        if v["scrub"].is_null() && v["scrubbed"] != before_it { Ok(()) } else { Err(c.ok(&["job", "list"])) }
+    });
+
     // A drain that has nowhere to go goes on until it is given up.
     c.ok(&["node", "drain", "n2"]);
     says(&c, "node/n2", "is being drained");

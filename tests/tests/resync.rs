@@ -177,6 +177,60 @@ fn the_traffic_of_a_resync_is_little_more_than_what_was_dirtied() {
     model.check(&mut nbd);
 }
 
+/// A resync that is cut short, by the death of the node that is brought in and by a change of the coordinator, goes on where it was: what was
+/// copied is not copied again.
+#[test]
+fn a_resync_that_is_interrupted_goes_on_where_it_was() {
+    const MIB: u64 = 48;
+    let mut c = Cluster::new(3);
+    // With clients about, copying is slow: there is time to interrupt it.
+    c.ok(&["volume", "create", "v", "size=48MiB", "rebuild_impact=0%"]);
+    c.ok(&["volume", "attach", "v", "--node", "n1"]);
+    let mut nbd = Nbd::connect(&c.nodes[0].nbd, "v").unwrap();
+    let mut model = Model { tags: vec![0; MIB as usize * 256], tag: 0 };
+    (0..MIB).for_each(|i| model.put(&mut nbd, i * 256, 256));
+    let away =
+        c.status().unwrap()["disks"].as_object().unwrap().values().find(|d| d["node"] == 3).unwrap()["id"].clone();
+    let bytes = |c: &Cluster| -> u64 {
+        let ways = ["sent", "received"].map(|way| format!("holdfast_link_{way}_bytes_total{{disk=\"{away}\"}}"));
+        ways.iter().flat_map(|w| [0, 1].map(|node| metric(c, node, w))).sum()
+    };
+    c.nodes[2].kill();
+    (0..MIB).for_each(|i| model.put(&mut nbd, i * 256, 256));
+    let dirtied = MIB << 20;
+    let before = bytes(&c);
+    c.nodes[2].start();
+    for part in 1..=3 {
+        // A user reads here (which costs that link nothing) until so much has been copied.
+        until("a part to be copied", || {
+            (0..50).for_each(|i| drop(nbd.read(i << 19, 4096).unwrap()));
+            let done = bytes(&c) - before;
+            if done >= dirtied * part / 4 { Ok(()) } else { Err(format!("{done} of {dirtied}")) }
+        });
+        let v = c.volume("v");
+        let out = v["shards"][0]["replicas"].as_object().unwrap().values().filter(|r| r["state"] != "in_sync").count();
+        assert_eq!(out, 1, "it was through before it was interrupted: {}", v["shards"][0]);
+        if part < 3 {
+            c.nodes[2].kill();
+            c.nodes[2].start();
+        } else {
+            c.ok(&["volume", "detach", "v"]);
+            c.ok(&["volume", "attach", "v", "--node", "n2"]);
+            nbd = until("the export", || Nbd::connect(&c.nodes[1].nbd, "v").map_err(|e| e.to_string()));
+        }
+    }
+    in_sync(&c, "v", 3);
+    let traffic = bytes(&c) - before;
+    let ratio = traffic as f64 / dirtied as f64;
+    println!(
+        "resync of everything, interrupted three times: {dirtied} bytes dirtied, {traffic} on the wire: {ratio:.3}"
+    );
+    assert!(ratio <= 1.1, "{traffic} bytes for {dirtied}");
+    drop(nbd);
+    let mut nbd = on_what_was_away(&mut c, 1);
+    model.check(&mut nbd);
+}
+
 /// Six volumes, attached on two nodes, have a replica on a node that returns: its disk receives two of them at once, whoever
 /// coordinates them, and in the end all.
 #[test]
