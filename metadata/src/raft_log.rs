@@ -31,7 +31,7 @@ const LOG: &[u8] = b"raft/log/";
 pub enum LogError {
     /// RocksDB.
     #[error("the metadata store: {0}")]
-    Db(#[from] rocksdb::Error),
+    Db(rocksdb::Error),
     /// No identity could be made for it.
     #[error("the metadata store: {0}")]
     Io(#[from] std::io::Error),
@@ -63,8 +63,17 @@ pub enum LogError {
     },
 }
 
+impl From<rocksdb::Error> for LogError {
+    fn from(e: rocksdb::Error) -> Self {
+        match e.kind() {
+            rocksdb::ErrorKind::Corruption => LogError::Damaged(e.into_string()),
+            _ => LogError::Db(e),
+        }
+    }
+}
+
 /// What to do about a log that must not vote.
-pub const FORGOT: &str = "What it voted for and acknowledged since is gone, so it must not vote as if it knew. Put the newest copy back; or run holdfast rescue follow on the data_dir and start the node: it takes part anew once a majority of the voters works without its vote (it is taken from it and given again); or, if no majority is left, holdfast rescue propose";
+pub const FORGOT: &str = "What it voted for and acknowledged since is gone, so it must not vote as if it knew. Put the newest copy back; or run holdfast rescue follow on the data_dir (with --seed, the api address of a node that runs, if nothing of the record can be read there) and start the node: it takes part anew once a majority of the voters works without its vote (it is taken from it and given again); or, if no majority is left, holdfast rescue propose";
 
 fn key(index: u64) -> Vec<u8> {
     [LOG, &index.to_be_bytes()].concat()
@@ -121,7 +130,7 @@ impl RaftLog {
 
     /// Opens it to look at it; writes nothing.
     pub fn open_read_only(dir: &Path) -> Result<RaftLog, LogError> {
-        RaftLog::load(DB::open_for_read_only(&Options::default(), dir, false)?, dir)
+        RaftLog::load(DB::open_for_read_only(&options(MEMORY)?, dir, false)?, dir)
     }
 
     fn load(db: DB, dir: &Path) -> Result<RaftLog, LogError> {
@@ -280,7 +289,9 @@ fn random() -> Result<u64, LogError> {
     Ok(u64::from_be_bytes(b) | 1)
 }
 
-fn open_db(dir: &Path, memory: usize) -> Result<DB, LogError> {
+/// Alike for the daemon and for whoever only reads: by default RocksDB would pass over a WAL that is damaged in its middle, as if it
+/// ended there.
+fn options(memory: usize) -> Result<Options, LogError> {
     let mut o = Options::default();
     let mut tables = BlockBasedOptions::default();
     tables.set_block_cache(&Cache::new_lru_cache(memory / 2)?);
@@ -292,7 +303,11 @@ fn open_db(dir: &Path, memory: usize) -> Result<DB, LogError> {
     o.set_max_write_buffer_number(2);
     o.set_max_total_wal_size(32 << 20);
     o.set_keep_log_file_num(2);
-    let db = DB::open(&o, dir)?;
+    Ok(o)
+}
+
+fn open_db(dir: &Path, memory: usize) -> Result<DB, LogError> {
+    let db = DB::open(&options(memory)?, dir)?;
     if db.get(K_FORMAT)?.is_none() {
         db.put_opt(K_FORMAT, FORMAT, &synced())?;
     }

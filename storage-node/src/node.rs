@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::export::{ExportTable, Seats};
 use crate::identity::{DataDir, Identity, random};
 use crate::reactor;
-use hf_meta::raft_log::{FORGOT, RaftLog};
+use hf_meta::raft_log::{FORGOT, LogError, RaftLog};
 use hf_meta::service::{Heard, PeerService};
 use hf_meta::{MetaHandle, raft_net};
 use hf_meta_core::plan::Liveness;
@@ -348,7 +348,11 @@ impl Node {
             // A quota, perhaps: without a reserve it works as well, until the space is gone.
             tracing::warn!("data_dir {}: no space can be set aside: {e}", self.dir.path.display());
         }
-        Ok(RaftLog::open_within(&self.dir.path.join("meta"), self.cfg.metadata_memory)?.with_reserve(reserve))
+        let log = RaftLog::open_within(&self.dir.path.join("meta"), self.cfg.metadata_memory).map_err(|e| match e {
+            LogError::Damaged(_) => anyhow::anyhow!("data_dir {}: {e}. {FORGOT}", self.dir.path.display()),
+            e => e.into(),
+        })?;
+        Ok(log.with_reserve(reserve))
     }
 
     /// Starts everything that a member of a cluster runs.

@@ -13,11 +13,13 @@ use crate::inspect::{disk::chunks, raft};
 use hf_meta::raft_log::RaftLog;
 use hf_meta_core::record::*;
 use hf_meta_core::{ClusterState, image};
+use hf_meta_proto::pb::{self, peer_client::PeerClient};
 use hf_policy::{BLOCK_BYTES, CHUNK_BYTES, DiskUuid, Rid, SHARD_BYTES, ShardId, Term, Ver, VolumeId};
 use hf_store::{Config, ReplicaRec, recovery};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// How far revisions, epochs, terms and the Raft index jump: beyond whatever the lost majority may have decided meanwhile. (A replica
 /// that comes back after all would fence every coordinator of a lower term than it has promised.)
@@ -46,8 +48,13 @@ pub struct Proposal {
 pub fn propose(data_dirs: &[PathBuf], disks: &[PathBuf]) -> anyhow::Result<Proposal> {
     let (mut logs, mut sources) = (Logs::default(), Vec::new());
     let mut paths: Vec<PathBuf> = disks.to_vec();
+    let mut notes: Vec<String> = Vec::new();
     for dir in data_dirs {
-        sources.push(logs.add(dir)?);
+        // (What cannot be read is as good as not there; the disks that it names are looked at all the same.)
+        match logs.add(dir) {
+            Ok(said) => sources.push(said),
+            Err(e) => notes.push(format!("{}: {e:#}", dir.display())),
+        }
         if let Ok(id) = identity(dir) {
             paths.extend(id.disks.into_iter().map(|d| d.path).filter(|p| p.exists()));
         }
@@ -55,19 +62,21 @@ pub fn propose(data_dirs: &[PathBuf], disks: &[PathBuf]) -> anyhow::Result<Propo
     let (last, mut best) = (logs.last, logs.best());
     if !best.cluster.is_some() {
         anyhow::bail!(
-            "no data directory given holds the cluster's record; give at least one (voters and followers both have it)"
+            "no data directory given holds the cluster's record; give at least one (voters and followers both have it). {}",
+            notes.join("; ")
         );
     }
+    let unread = notes.len();
     paths.sort();
     paths.dedup();
     let mut found: BTreeMap<Rid, Found> = BTreeMap::new();
-    let mut notes: Vec<String> = Vec::new();
     for p in &paths {
         match replicas_on(p) {
             Ok(list) => found.extend(list.into_iter().map(|f| (f.rec.rid, f))),
             Err(e) => notes.push(format!("{}: {e:#}", p.display())),
         }
     }
+    let disks_read = paths.len() - (notes.len() - unread);
     let mut volumes = Vec::new();
     restore_unknown(&mut best, &found, &mut notes);
     let ids: Vec<VolumeId> = best.volumes.keys().copied().collect();
@@ -91,7 +100,7 @@ pub fn propose(data_dirs: &[PathBuf], disks: &[PathBuf]) -> anyhow::Result<Propo
     best.check().map_err(|e| anyhow::anyhow!("the proposal contradicts itself: {e}"))?;
     let report = json!({
         "cluster": best.cluster, "name": best.name, "sources": sources,
-        "voters": logs.voters, "voters_read": logs.read, "disks_read": paths.len() - notes.len().min(paths.len()),
+        "voters": logs.voters, "voters_read": logs.read, "disks_read": disks_read,
         "replicas_found": found.len(), "volumes": volumes, "notes": notes,
     });
     Ok(Proposal { state: best, last, report })
@@ -115,7 +124,12 @@ struct Logs {
 impl Logs {
     /// Reads one directory; what it has.
     fn add(&mut self, dir: &Path) -> anyhow::Result<Value> {
-        let (known, view) = (raft::load(dir, &mut |_| {})?, DataDir::view(dir));
+        let view = DataDir::view(dir);
+        // A log that cannot be read counts as one that is not there.
+        let (known, unread) = match raft::load(dir, &mut |_| {}) {
+            Err(e) if view.is_some() => (None, Some(format!("{e:#}"))),
+            known => (known?, None),
+        };
         let (mut state, mut kind) = (view, "a follower's view");
         if let Some(k) = known {
             let (end, older) = ((k.last.1, k.last.0), k.own.older);
@@ -133,7 +147,9 @@ impl Logs {
             }
         }
         let state = state.ok_or_else(|| anyhow::anyhow!("{} holds no record of a cluster", dir.display()))?;
-        let said = json!({"data_dir": dir, "kind": kind, "revision": state.revision, "volumes": state.volumes.len()});
+        let said = json!({
+            "data_dir": dir, "kind": kind, "revision": state.revision, "volumes": state.volumes.len(), "unread": unread,
+        });
         if state.revision > self.other.revision {
             self.other = state;
         }
@@ -349,14 +365,50 @@ pub fn found(dir: &Path, p: Proposal, confirm: &str) -> anyhow::Result<String> {
     ))
 }
 
-/// Makes a stopped node forget what it voted on: it follows whoever leads.
-pub fn follow(dir: &Path) -> anyhow::Result<String> {
+/// The record as nodes that run have it, for one that cannot read its own.
+pub async fn record_at(dir: &Path, seeds: &[String]) -> anyhow::Result<ClusterState> {
+    let cluster = identity(dir)?.cluster.0.to_be_bytes().to_vec();
+    let mut why = Vec::new();
+    for seed in seeds {
+        let ask = async {
+            let ch = hf_meta_proto::channel(seed)?;
+            let mut c = PeerClient::new(ch).max_decoding_message_size(hf_meta_proto::MAX_MESSAGE);
+            let req = pb::WatchRequest { from_revision: 0, follow: true, cluster: cluster.clone() };
+            let first = c.watch(req).await?.into_inner().message().await?;
+            let mut state = ClusterState::default();
+            let delta = first.ok_or_else(|| anyhow::anyhow!("it knows nothing of the cluster"))?.delta;
+            state.follow(serde_json::from_slice(&delta)?)?;
+            anyhow::Ok(state)
+        };
+        match tokio::time::timeout(Duration::from_secs(10), ask).await {
+            Ok(Ok(state)) => return Ok(state),
+            Ok(Err(e)) => why.push(format!("{seed}: {e:#}")),
+            Err(_) => why.push(format!("{seed}: no answer within 10 s")),
+        }
+    }
+    anyhow::bail!("{}", why.join("; "))
+}
+
+/// Makes a stopped node forget what it voted on: it follows whoever leads. It must know where its peers are: from its own record, or from
+/// the one that was asked for.
+pub fn follow(dir: &Path, known: Option<ClusterState>) -> anyhow::Result<String> {
     let lock = DataDir::open(dir)?;
     let id = lock.identity()?;
-    // It must know where its peers are, also after a power loss: what it knew that from is set aside.
-    let mut logs = Logs::default();
-    logs.add(dir)?;
-    lock.save_view(&logs.best())?;
+    let view = match known {
+        Some(known) if known.nodes.contains_key(&id.node) => known,
+        Some(known) => anyhow::bail!("node #{} is no part of cluster {} any more", id.node, known.name),
+        None => {
+            let mut logs = Logs::default();
+            logs.add(dir).map_err(|e| {
+                anyhow::anyhow!(
+                    "where its peers are cannot be read here: {e:#}. Give --seed, the api address of one that runs"
+                )
+            })?;
+            logs.best()
+        }
+    };
+    // Also after a power loss: what it knew that from is set aside.
+    lock.save_view(&view)?;
     std::fs::File::open(dir.join(VIEW))?.sync_all()?;
     set_aside(dir, "meta")?;
     lock.save(&Identity { has_log: false, ..id.clone() })?;

@@ -329,6 +329,17 @@ pub fn run(args: &[&str]) -> Result<String, String> {
     text(Command::new(binary()).args(args).env_remove("HOLDFAST_ENDPOINT").output().unwrap())
 }
 
+/// What an inspector finds, as JSON; it fails exactly when it finds damage.
+pub fn inspect(args: &[&str]) -> Value {
+    let o = Command::new(binary()).arg("inspect").args(args).args(["-o", "json"]).output().unwrap();
+    let said = String::from_utf8_lossy(&o.stderr).into_owned();
+    let v: Value = serde_json::from_slice(&o.stdout).unwrap_or_else(|e| panic!("{args:?}: {e}: {said}"));
+    assert!(v.as_object().unwrap().contains_key("damage"), "{v}");
+    assert_eq!(o.status.code(), Some(i32::from(!v["damage"].is_null())), "{args:?}: {said}");
+    assert!(v["damage"].as_str().is_none_or(|why| said.contains(&why.replace('"', "\\\""))), "{said}");
+    v
+}
+
 /// What a node's http address answers to GET, with the status line.
 pub fn http_get(addr: &str, path: &str) -> Result<String, String> {
     let ask = || -> std::io::Result<String> {

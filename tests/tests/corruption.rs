@@ -2,7 +2,7 @@
 //! EIO, never zeros or old data.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use hf_tests::cluster::{Cluster, run, tool_ok, until};
+use hf_tests::cluster::{Cluster, inspect, run, tool_ok, until};
 use hf_tests::media::{block, find, pages};
 use hf_tests::nbd::Nbd;
 use std::os::unix::fs::FileExt;
@@ -58,8 +58,7 @@ fn rotten_blocks_are_served_from_elsewhere_and_healed_and_never_passed_off() {
     let files: Vec<PathBuf> = c.nodes.iter().map(|n| n.dir.join("disk/holdfast.disk")).collect();
     let look = |verify: &[&str], i: usize| {
         let dir = files[i].parent().unwrap();
-        let args = [&["inspect", "disk", dir.to_str().unwrap(), "-o", "json"], verify].concat();
-        serde_json::from_str::<serde_json::Value>(&run(&args).unwrap()).unwrap()
+        inspect(&[&["disk", dir.to_str().unwrap()], verify].concat())
     };
     let seen = look(&["--verify"], 0)["replicas"][0].clone();
     assert_eq!(seen["verified"], serde_json::json!({"data_blocks": BLOCKS, "bad_blocks": 0}), "{seen}");
@@ -146,8 +145,7 @@ fn rotten_chunk_pages_take_nothing_with_them_and_are_healed() {
     assert!(at.len() >= 6, "{at:?}");
     flip(&file, &at);
     let verified = |n: &hf_tests::cluster::NodeProcess| {
-        let text = run(&["inspect", "disk", n.dir.join("disk").to_str().unwrap(), "--verify", "-o", "json"]).unwrap();
-        serde_json::from_str::<serde_json::Value>(&text).unwrap()["replicas"][0]["verified"].clone()
+        inspect(&["disk", n.dir.join("disk").to_str().unwrap(), "--verify"])["replicas"][0]["verified"].clone()
     };
     assert_eq!(verified(&c.nodes[1]), serde_json::json!({"data_blocks": 0, "bad_blocks": BLOCKS}));
     c.nodes[0].start();

@@ -120,15 +120,7 @@ fn full_on_all(nodes: usize) {
         until("the reserve to be back", || if reserve.exists() { Ok(()) } else { Err(n.log()) });
         assert!(!health(&n.http).unwrap().contains("almost full"));
     }
-    // The power goes at the worst moment: full, the reserve still there. It comes up by giving it up.
-    for (n, (fs, reserve)) in c.nodes.iter().zip(all.iter().zip(&reserves)) {
-        // SAFETY: a child of ours that has not been waited for.
-        unsafe { libc::kill(n.pid().unwrap() as i32, libc::SIGSTOP) };
-        fs.fill();
-        assert!(reserve.exists());
-    }
-    c.nodes.iter_mut().for_each(|n| n.kill());
-    c.nodes.iter_mut().for_each(|n| n.start());
+    power_goes(&mut c, &all);
     let mut n = connect(&c);
     for i in 24..32u8 {
         assert!(n.read(u64::from(i) << 20, 1 << 20).unwrap() == vec![i; 1 << 20]);
@@ -142,4 +134,16 @@ fn full_on_all(nodes: usize) {
     };
     until("all replicas to be in sync", whole);
     c.nodes.iter_mut().for_each(|n| n.stop());
+}
+
+/// The power goes at the worst moment: full, the reserve still there. They come up by giving it up.
+fn power_goes(c: &mut Cluster, all: &[SmallFs]) {
+    for (n, fs) in c.nodes.iter().zip(all) {
+        // SAFETY: a child of ours that has not been waited for.
+        unsafe { libc::kill(n.pid().unwrap() as i32, libc::SIGSTOP) };
+        fs.fill();
+        assert!(fs.at.join("data/reserve").exists());
+    }
+    c.nodes.iter_mut().for_each(|n| n.kill());
+    c.nodes.iter_mut().for_each(|n| n.start());
 }

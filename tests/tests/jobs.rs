@@ -72,44 +72,7 @@ fn jobs_are_held_and_go_on_by_name() {
     let e = c.cli(&["job", "pause", &id]).unwrap_err();
     assert!(e.starts_with("[4]") && e.contains("nothing of its own goes on"), "{e}");
 
-    // A scrub: held, it is not through although one that began later is.
-    until("a scrub that is held before it is over", || {
-        c.cli(&["volume", "scrub", "held"])?;
-        c.cli(&["job", "pause", "scrub/held"])
-    });
-    says(&c, "scrub/held", "its scrub is held");
-    c.ok(&["volume", "scrub", "free"]);
-    until(
-        "the other scrub",
-        || {
-            if c.volume("free")["scrubbed"].is_null() { Err(c.ok(&["job", "list"])) } else { Ok(()) }
-        },
-    );
-    let before = c.volume("held")["scrubbed"].clone();
-    assert!(!c.volume("held")["scrub"].is_null(), "a held scrub came to its end");
-    c.ok(&["job", "resume", "scrub/held"]);
-    until("the scrub that was held", || {
-        let v = c.volume("held");
-        if v["scrub"].is_null() && v["scrubbed"] != before { Ok(()) } else { Err(c.ok(&["job", "list"])) }
-    });
-
-    // One that is given up has no result; the next one is another.
-    until("a scrub that is held before it is over", || {
-        c.cli(&["volume", "scrub", "held"])?;
-        c.cli(&["job", "pause", "scrub/held"])
-    });
-    let before_it = c.volume("held")["scrubbed"].clone();
-    c.ok(&["job", "cancel", "scrub/held"]);
-    let v = c.volume("held");
-    assert!(v["scrub"].is_null() && v["scrubbed"] == before_it && job(&c, "scrub/held").is_err(), "{v}");
-    assert!(held.read(5 << 20, 4096).unwrap() == vec![5 ^ 2; 4096]);
-    let e = c.cli(&["job", "cancel", "scrub/held"]).unwrap_err();
-    assert!(e.starts_with("[3]") && e.contains("no job scrub/held"), "{e}");
-    c.ok(&["volume", "scrub", "held"]);
-    until("the scrub after it", || {
-        let v = c.volume("held");
-        if v["scrub"].is_null() && v["scrubbed"] != before_it { Ok(()) } else { Err(c.ok(&["job", "list"])) }
-    });
+    scrubs(&c, &mut held);
 
     // A drain that has nowhere to go goes on until it is given up.
     c.ok(&["node", "drain", "n2"]);
@@ -133,6 +96,47 @@ fn jobs_are_held_and_go_on_by_name() {
         let e = c.cli(&["job", "pause", wrong]).unwrap_err();
         assert!(e.starts_with(code) && e.contains(why), "{wrong}: {e}");
     }
+}
+
+/// Held, a scrub is not through although one that began later is; given up, it has no result.
+fn scrubs(c: &Cluster, held: &mut Nbd) {
+    until("a scrub that is held before it is over", || {
+        c.cli(&["volume", "scrub", "held"])?;
+        c.cli(&["job", "pause", "scrub/held"])
+    });
+    says(c, "scrub/held", "its scrub is held");
+    c.ok(&["volume", "scrub", "free"]);
+    until(
+        "the other scrub",
+        || {
+            if c.volume("free")["scrubbed"].is_null() { Err(c.ok(&["job", "list"])) } else { Ok(()) }
+        },
+    );
+    let before = c.volume("held")["scrubbed"].clone();
+    assert!(!c.volume("held")["scrub"].is_null(), "a held scrub came to its end");
+    c.ok(&["job", "resume", "scrub/held"]);
+    until("the scrub that was held", || {
+        let v = c.volume("held");
+        if v["scrub"].is_null() && v["scrubbed"] != before { Ok(()) } else { Err(c.ok(&["job", "list"])) }
+    });
+
+    // One that is given up has no result; the next one is another.
+    until("a scrub that is held before it is over", || {
+        c.cli(&["volume", "scrub", "held"])?;
+        c.cli(&["job", "pause", "scrub/held"])
+    });
+    let before_it = c.volume("held")["scrubbed"].clone();
+    c.ok(&["job", "cancel", "scrub/held"]);
+    let v = c.volume("held");
+    assert!(v["scrub"].is_null() && v["scrubbed"] == before_it && job(c, "scrub/held").is_err(), "{v}");
+    assert!(held.read(5 << 20, 4096).unwrap() == vec![5 ^ 2; 4096]);
+    let e = c.cli(&["job", "cancel", "scrub/held"]).unwrap_err();
+    assert!(e.starts_with("[3]") && e.contains("no job scrub/held"), "{e}");
+    c.ok(&["volume", "scrub", "held"]);
+    until("the scrub after it", || {
+        let v = c.volume("held");
+        if v["scrub"].is_null() && v["scrubbed"] != before_it { Ok(()) } else { Err(c.ok(&["job", "list"])) }
+    });
 }
 
 /// What holds for the whole cluster is known on nodes that only follow.

@@ -3,7 +3,7 @@
 //! The same with a node's data directory (hazard 18): what it voted for and acknowledged since is gone, so it must not vote.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use hf_tests::cluster::{Cluster, http_get, run, until};
+use hf_tests::cluster::{Cluster, http_get, inspect, run, until};
 use hf_tests::nbd::Nbd;
 use std::path::PathBuf;
 
@@ -145,9 +145,7 @@ fn a_data_directory_that_was_put_back_does_not_vote_while_nobody_leads() {
     let (dir, kept) = (c.nodes[victim].data_dir.clone(), c.dir.path().join("kept"));
     let age = |c: &Cluster| {
         let disk = c.nodes[victim].disk.display().to_string();
-        let text = run(&["inspect", "disk", &disk, "-o", "json"]).unwrap();
-        let v: serde_json::Value = serde_json::from_str(&text).unwrap();
-        v["log_age"].as_u64().unwrap()
+        inspect(&["disk", &disk])["log_age"].as_u64().unwrap()
     };
     c.nodes[victim].kill();
     copy_dir(&dir, &kept);
@@ -186,6 +184,11 @@ fn a_data_directory_that_was_put_back_does_not_vote_while_nobody_leads() {
     }
     // What the message says: it takes part again, with a vote of its own.
     run(&["rescue", "follow", &dir.display().to_string()]).unwrap();
+    votes_anew(&mut c, victim, leader);
+}
+
+/// Started again it gets a vote of its own, which counts: without a third one the two are a majority.
+fn votes_anew(c: &mut Cluster, victim: usize, third: usize) {
     c.nodes[victim].start();
     let nth = |c: &Cluster| -> Result<String, String> {
         let nodes: serde_json::Value =
@@ -194,14 +197,53 @@ fn a_data_directory_that_was_put_back_does_not_vote_while_nobody_leads() {
         Ok(one.unwrap_or_default()["log"].to_string())
     };
     until("it to have a vote of its own", || {
-        let (log, v) = (nth(&c)?, voters(&c)?);
+        let (log, v) = (nth(c)?, voters(c)?);
         let own = log.contains("\"nth\":2") && log.contains("\"member\":2");
         if own && v.len() == 3 { Ok(()) } else { Err(format!("{log} {v:?}")) }
     });
-    says_that_it_takes_part(&c, victim);
-    // It counts: without the third one the two are a majority.
-    c.nodes[leader].kill();
-    until("a change without the one that led", || {
+    says_that_it_takes_part(c, victim);
+    c.nodes[third].kill();
+    until("a change without the third one", || {
         c.cli(&["volume", "create", "w", "size=16MiB", "replicas=2", "min_replicas=1"])
     });
+}
+
+/// A voter's metadata rot, in the middle of what RocksDB would otherwise take for the end of its log. It does not start, and says what to do;
+/// nothing can be read there, so another node is asked.
+#[test]
+fn a_node_whose_metadata_are_damaged_does_not_vote_with_what_is_left() {
+    let mut c = Cluster::new(3);
+    let leader = c.leader();
+    let victim = (leader + 1) % 3;
+    c.ok(&["volume", "create", "v", "size=16MiB"]);
+    let dir = c.nodes[victim].data_dir.clone();
+    c.nodes[victim].kill();
+    let logs: Vec<PathBuf> = std::fs::read_dir(dir.join("meta"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.extension().is_some_and(|e| e == "log") && p.metadata().unwrap().len() > 0)
+        .collect();
+    assert!(!logs.is_empty());
+    for log in logs {
+        // (Behind the first record's header: docs of RocksDB's log format.)
+        let mut bytes = std::fs::read(&log).unwrap();
+        bytes[11] ^= 0x10;
+        std::fs::write(&log, bytes).unwrap();
+    }
+    c.nodes[victim].start();
+    assert_eq!(c.nodes[victim].wait_end(), Some(1), "{}", c.nodes[victim].log());
+    let log = c.nodes[victim].log();
+    assert!(log.contains("the metadata store is damaged: ") && log.contains("holdfast rescue follow"), "{log}");
+    assert_eq!(c.volume("v")["name"], "v");
+    // A record of an earlier time may be left; here nothing is.
+    let _ = std::fs::remove_file(dir.join("view.json"));
+    let (dir, api) = (dir.display().to_string(), c.nodes[leader].api.clone());
+    let e = run(&["rescue", "follow", &dir]).unwrap_err();
+    assert!(e.starts_with("[1]") && e.contains("is damaged") && e.contains("Give --seed"), "{e}");
+    let e = run(&["rescue", "follow", &dir, "--seed", "127.0.0.1:1"]).unwrap_err();
+    assert!(e.starts_with("[1]") && e.contains("127.0.0.1:1: "), "{e}");
+    let said = run(&["rescue", "propose", "--data-dir", &dir]).unwrap_err();
+    assert!(said.contains("is damaged"), "{said}");
+    run(&["rescue", "follow", &dir, "--seed", &format!("127.0.0.1:1,{api}")]).unwrap();
+    votes_anew(&mut c, victim, leader);
 }

@@ -115,6 +115,12 @@ pub fn format(disk: &mut dyn RawDisk, p: FormatParams) -> Result<Superblock, Ope
     Ok(sb)
 }
 
+/// What each of the four places for a copy of the superblock holds.
+pub fn superblocks(disk: &mut dyn RawDisk) -> [Result<Superblock, Bad>; 4] {
+    // An unreadable copy is a damaged copy; the others decide.
+    [0, 1, 2, 3].map(|i| disk.read(i * BLOCK, BLOCK_SIZE).map_or(Err(Bad::Damaged), |b| Superblock::decode(&b)))
+}
+
 /// The newest superblock that verifies, and whether any copy was damaged.
 fn newest_superblock(disk: &mut dyn RawDisk) -> Result<(Superblock, bool), OpenError> {
     if disk.size() < MIN_DISK {
@@ -122,13 +128,8 @@ fn newest_superblock(disk: &mut dyn RawDisk) -> Result<(Superblock, bool), OpenE
     }
     let mut best: Option<Superblock> = None;
     let (mut any_damaged, mut too_new) = (false, None);
-    for i in 0..4 {
-        // An unreadable copy is a damaged copy; the others decide.
-        let decoded = match disk.read(i * BLOCK, BLOCK_SIZE) {
-            Ok(b) => Superblock::decode(&b),
-            Err(_) => Err(Bad::Damaged),
-        };
-        match decoded {
+    for copy in superblocks(disk) {
+        match copy {
             Ok(sb) if best.as_ref().is_none_or(|b| b.generation < sb.generation) => best = Some(sb),
             Ok(_) => {}
             Err(Bad::Damaged) => any_damaged = true,

@@ -341,10 +341,13 @@ pub(super) enum RescueCommand {
         #[arg(long, default_value = "")]
         confirm: String,
     },
-    /// Let another node that is left follow the new group.
+    /// Let another node that is left follow the new group; or one whose own metadata are damaged or gone, the old one.
     Follow {
         /// Its data directory.
         node: std::path::PathBuf,
+        /// API addresses of nodes that run: where its peers are is asked of them, if it cannot be read there.
+        #[arg(long, value_delimiter = ',')]
+        seed: Vec<String>,
     },
 }
 

@@ -99,7 +99,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Commands::Disk(DiskCommand::Remove { id }) => show::text(c.change(What::RemoveDisk(id)).await?, o),
         Commands::Job(j) => job(&c, j, o).await,
         Commands::Inspect(i) => inspect(i, o),
-        Commands::Rescue(r) => rescue(r, o),
+        Commands::Rescue(r) => rescue(r, o).await,
         Commands::Volume(v) => volume(&c, v, o).await,
         Commands::Policy(PolicyCommand::Attributes) => show::attributes(o),
         Commands::Events { follow } => c.events(follow, |e| show::event(e, o)).await,
@@ -140,10 +140,13 @@ fn inspect(i: InspectCommand, o: Format) -> Result<(), Failure> {
         (Format::Text, InspectCommand::Disk { .. }) => disk::print(&v),
         (Format::Text, _) => crate::inspect::print(&v),
     }
-    Ok(())
+    match v["damage"].as_str() {
+        Some(why) => Err(anyhow::anyhow!("{}: {why}", v["path"].as_str().unwrap_or_default()).into()),
+        None => Ok(()),
+    }
 }
 
-fn rescue(r: RescueCommand, o: Format) -> Result<(), Failure> {
+async fn rescue(r: RescueCommand, o: Format) -> Result<(), Failure> {
     let said = match r {
         RescueCommand::Propose { from } => {
             let p = crate::rescue::propose(&from.data_dirs, &from.disks)?;
@@ -157,7 +160,13 @@ fn rescue(r: RescueCommand, o: Format) -> Result<(), Failure> {
             let p = crate::rescue::propose(&from.data_dirs, &from.disks)?;
             crate::rescue::found(&node, p, &confirm)?
         }
-        RescueCommand::Follow { node } => crate::rescue::follow(&node)?,
+        RescueCommand::Follow { node, seed } => {
+            let known = match seed.is_empty() {
+                true => None,
+                false => Some(crate::rescue::record_at(&node, &seed).await?),
+            };
+            crate::rescue::follow(&node, known)?
+        }
     };
     match o {
         Format::Json => show::json(&serde_json::json!({ "done": said })),

@@ -5,6 +5,7 @@ use hf_policy::{BlockRange, CHUNK_BLOCKS, ChunkIx, Rid, Ver, format_size};
 use hf_store::engine::BlockInfo;
 use hf_store::format::group::{Body, Record};
 use hf_store::format::page::BlockState;
+use hf_store::format::superblock::{Bad, Superblock};
 use hf_store::{Answer, Config, DiskOp, Input, Op, Output, RawDisk, Store, recovery};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -54,51 +55,85 @@ pub fn chunk(path: &Path, rid: u64, chunk: u32) -> anyhow::Result<Value> {
     }
     let chunk = ChunkIx(chunk);
     let first = chunk.first_block().0;
-    let mut blocks = Vec::new();
+    let (mut blocks, mut bad) = (Vec::new(), 0);
     read_chunk(&mut raw, &mut store, rid, chunk, &mut |i, b| {
         if b.ver != Ver::ZERO || b.state != BlockState::Absent {
             let state = format!("{:?}", b.state).to_lowercase();
+            bad += u64::from(b.state.is_bad());
             blocks.push(json!({"block": first + i as u64, "state": state, "version": b.ver.to_string(), "crc": format!("{:08x}", b.crc.0)}));
         }
     })?;
-    Ok(json!({"path": path, "replica": rid, "chunk": chunk.0, "blocks": blocks}))
+    Ok(json!({"path": path, "replica": rid, "chunk": chunk.0, "blocks": blocks, "damage": bad_blocks(bad)}))
 }
 
-/// Looks at a disk. `verify`: every block is read and checked.
+/// Looks at a disk. `verify`: every block is read and checked. What is damaged is said, beside everything that can be read all the same.
 pub fn disk(path: &Path, verify: bool) -> anyhow::Result<Value> {
     let file = open(path)?;
     let mut raw = Blocking(&file);
-    let mut store =
-        recovery::open(&mut raw, Config::default()).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
+    let copies: Vec<String> = recovery::superblocks(&mut raw).iter().map(copy).collect();
+    match recovery::open(&mut raw, Config::default()) {
+        Ok(store) => whole(path, verify, &mut raw, store, &copies),
+        Err(e) => Ok(json!({"path": path, "superblock_copies": copies, "damage": e.to_string(), "replicas": []})),
+    }
+}
+
+fn copy(c: &Result<Superblock, Bad>) -> String {
+    match c {
+        Ok(sb) => format!("generation {}", sb.generation),
+        Err(Bad::NotOurs) => "none".into(),
+        Err(Bad::Damaged) => "damaged".into(),
+        Err(Bad::TooNew(v)) => format!("format version {v}"),
+    }
+}
+
+fn whole(
+    path: &Path,
+    verify: bool,
+    raw: &mut Blocking<'_>,
+    mut store: Store,
+    copies: &[String],
+) -> anyhow::Result<Value> {
     let (sb, stats) = (store.superblock().clone(), store.stats());
     let recs: Vec<_> = store.replicas().cloned().collect();
-    let mut replicas = Vec::new();
+    let (mut replicas, mut all_bad) = (Vec::new(), 0);
     for r in recs {
         let chunks = chunks(&store, r.rid);
-        let checked = if verify { Some(check(&mut raw, &mut store, r.rid, &chunks)?) } else { None };
+        let checked = if verify { Some(check(raw, &mut store, r.rid, &chunks)?) } else { None };
+        all_bad += checked.map_or(0, |(_, bad)| bad);
         replicas.push(json!({
             "replica": r.rid, "shard": r.shard.to_string(), "volume": r.hint_name, "record_epoch": r.hint_epoch,
             "store_uuid": r.store_uuid, "lineage": r.lineage, "promised_term": r.promised_term,
             "stable": r.stable_known.to_string(), "newest": store.max_ver(r.rid).to_string(), "chunks": chunks.len(),
-            "verified": checked.as_ref().map(|c| json!({"data_blocks": c.0, "bad_blocks": c.1})),
+            "verified": checked.map(|c| json!({"data_blocks": c.0, "bad_blocks": c.1})),
         }));
     }
     Ok(json!({
         "path": path, "cluster": sb.cluster, "disk": sb.disk, "generation": sb.generation,
-        "log": sb.log_age.log, "log_age": sb.log_age.age,
+        "superblock_copies": copies, "log": sb.log_age.log, "log_age": sb.log_age.age,
         "bytes": sb.geometry.disk_bytes, "journal_bytes": sb.geometry.journal_bytes,
         "units": stats.units_total, "units_free": stats.units_free, "slots_free": stats.slots_free,
         "journal_groups_replayed": stats.replayed_groups, "journal_used": stats.journal_used, "replicas": replicas,
+        "damage": bad_blocks(all_bad),
     }))
+}
+
+/// What is said of so many bad blocks.
+fn bad_blocks(n: u64) -> Option<String> {
+    (n > 0)
+        .then(|| format!("{n} blocks are bad; while the node runs, reads and scrubs replace them from other replicas"))
 }
 
 /// A disk, for people.
 pub fn print(v: &Value) {
     let n = |v: &Value| v.as_u64().unwrap_or(0);
     let word = |v: &Value| v.as_str().map_or_else(|| v.to_string(), String::from);
+    let copies: Vec<String> = v["superblock_copies"].as_array().into_iter().flatten().map(word).collect();
+    if v["disk"].is_null() {
+        return println!("superblock  copies: {}", copies.join(", "));
+    }
     println!("disk        {} of cluster {}", word(&v["disk"]), word(&v["cluster"]));
     println!("size        {}, journal {}", format_size(n(&v["bytes"])), format_size(n(&v["journal_bytes"])));
-    println!("superblock  generation {}", v["generation"]);
+    println!("superblock  generation {}; copies: {}", v["generation"], copies.join(", "));
     println!("units       {} of 64 KiB, {} free", v["units"], v["units_free"]);
     println!(
         "journal     {} groups replayed, {} in use",

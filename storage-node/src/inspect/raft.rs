@@ -70,12 +70,14 @@ pub fn raft(data_dir: &Path, log: bool) -> anyhow::Result<Value> {
         );
     };
     let count = entries.len();
+    let unread = entries.iter().filter(|e| !e["what"]["damaged"].is_null()).count();
+    let unread = (unread > 0).then(|| format!("{unread} log entries cannot be read"));
     Ok(json!({
         "path": data_dir, "cluster": k.state.cluster, "name": k.state.name, "revision": k.state.revision,
         "voters": k.voters, "last_index": k.last.0, "last_term": k.last.1, "log_entries": count,
         "log_id": k.own.log, "log_age": k.own.age, "older_copy": k.own.older,
         "nodes": k.state.nodes.len(), "disks": k.state.disks.len(), "volumes": k.state.volumes.len(),
-        "damage": k.state.check().err(),
+        "damage": unread.or(k.state.check().err()),
         "log": log.then_some(entries),
     }))
 }
