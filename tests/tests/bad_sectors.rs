@@ -2,7 +2,7 @@
 //! size clients read in and whoever is filled from that disk.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use hf_tests::cluster::{Cluster, http_get, until};
+use hf_tests::cluster::{Cluster, http_get, inspect, until};
 use hf_tests::faultfs::{Call, FaultFs, Rule};
 use hf_tests::media::{block, find};
 use hf_tests::nbd::Nbd;
@@ -56,6 +56,32 @@ impl Disks {
             n.start();
         }
         self.c.ready();
+    }
+
+    /// Nodes with a replica in sync.
+    fn homes(&self) -> Vec<u64> {
+        let v = self.c.volume("v");
+        let all = v["shards"][0]["replicas"].as_object().unwrap().clone();
+        all.values().filter(|r| r["state"] == "in_sync").filter_map(|r| r["node"].as_u64()).collect()
+    }
+
+    /// Waits until both replicas are elsewhere.
+    fn emptied(&self, victim: u64) {
+        until("the disk to be emptied", || {
+            let homes = self.homes();
+            let gone = homes.len() == 2 && !homes.contains(&victim);
+            if gone { Ok(()) } else { Err(self.c.volume("v")["shards"][0].to_string()) }
+        });
+    }
+
+    /// A killed node's journal: where its groups in force are on the disk, and where they end.
+    fn journal(&self, node: u64) -> (Vec<u64>, u64) {
+        let j = inspect(&["journal", self.c.nodes[node as usize - 1].dir.join("platters").to_str().unwrap()]);
+        let of = |g: &serde_json::Value, what: &str| g[what].as_u64().unwrap();
+        let groups = j["groups"].as_array().unwrap();
+        let last = groups.last().expect("something in the journal");
+        let at = groups.iter().map(|g| (64 << 10) + of(g, "at")).collect();
+        (at, (64 << 10) + of(last, "at") + of(last, "bytes"))
     }
 
     /// The sum of a metric over what it is labelled with.
@@ -163,12 +189,7 @@ fn a_volume_of_one_replica_loses_what_cannot_be_read_and_nothing_beside_it_also_
 fn a_scheduled_scrub_finds_a_failing_disk_which_is_emptied() {
     let mut d = Disks::new(4);
     d.written("v", &["replicas=2"]);
-    let home = |d: &Disks| -> Vec<u64> {
-        let v = d.c.volume("v");
-        let all = v["shards"][0]["replicas"].as_object().unwrap().clone();
-        all.values().filter(|r| r["state"] == "in_sync").filter_map(|r| r["node"].as_u64()).collect()
-    };
-    let victim = home(&d)[0];
+    let victim = d.homes()[0];
     let bad: Vec<(usize, u64)> = (0..300).map(|i| (victim as usize - 1, i * 3)).collect();
     d.damage(&bad);
     d.c.ok(&["volume", "set", "v", "scrub_interval=1m"]);
@@ -182,18 +203,46 @@ fn a_scheduled_scrub_finds_a_failing_disk_which_is_emptied() {
         "{report}"
     );
     assert!(d.metric(victim as usize - 1, "holdfast_disk_bad_blocks_total") >= 300);
-    until("the disk to be emptied", || {
-        let homes = home(&d);
-        if homes.len() == 2 && !homes.contains(&victim) {
-            Ok(())
-        } else {
-            Err(d.c.volume("v")["shards"][0].to_string())
-        }
-    });
+    d.emptied(victim);
     assert!(d.c.ok(&["events"]).contains("disk.failing"));
     until("attach", || d.c.cli(&["volume", "attach", "v", "--node", "n1", "--force"]));
     assert_eq!(lost(&mut d.connect("v")), [] as [u64; 0]);
     println!(
         "300 sectors of a disk could not be read: a scheduled scrub found and mended them, and the disk was emptied"
+    );
+}
+
+/// Sectors of the journal: what is in force there is this replica's only copy, so a disk that cannot read it is given up, and its replicas
+/// are made anew elsewhere. One that is not in force costs nothing.
+#[test]
+fn an_unreadable_journal_costs_the_disk_only_where_it_is_in_force() {
+    let mut d = Disks::new(3);
+    d.written("v", &["replicas=2"]);
+    let victim = *d.homes().iter().find(|n| **n != 1).unwrap();
+    let at = victim as usize - 1;
+    let again = |d: &Disks| {
+        let mut nbd = d.connect("v");
+        (0..16).for_each(|i| nbd.write(i * 4096, &block(i)).unwrap());
+    };
+    again(&d);
+    d.c.nodes[at].kill();
+    let (_, end) = d.journal(victim);
+    d.fs[at].unreadable(FILE, end + (64 << 10));
+    d.c.nodes[at].start();
+    until("it to be in sync again", || {
+        let homes = d.homes();
+        if homes.len() == 2 && homes.contains(&victim) { Ok(()) } else { Err(format!("{homes:?}")) }
+    });
+    again(&d);
+    d.c.nodes[at].kill();
+    let (groups, _) = d.journal(victim);
+    d.fs[at].unreadable(FILE, groups[groups.len() / 2]);
+    d.c.nodes[at].start();
+    d.emptied(victim);
+    let events = d.c.ok(&["events"]);
+    assert!(events.contains("disk.failed") && events.contains("cannot be read"), "{events}");
+    assert_eq!(lost(&mut d.connect("v")), [] as [u64; 0]);
+    println!(
+        "a sector behind the journal's end cost nothing, one in force the disk: its replica was made anew elsewhere"
     );
 }

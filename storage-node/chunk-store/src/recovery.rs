@@ -13,6 +13,7 @@
 //! | --- | --- |
 //! | verifies and links | apply, go on behind it (or at 0, where it did not fit before the end) |
 //! | does not | the end, if no group nearby claims that it was durable; else damaged: refuse |
+//! | cannot be read | refuse: it may have been durable. (What lies behind the end and cannot be read claims nothing) |
 
 use crate::alloc::Units;
 use crate::disk::{DiskError, RawDisk};
@@ -115,10 +116,15 @@ pub fn format(disk: &mut dyn RawDisk, p: FormatParams) -> Result<Superblock, Ope
     Ok(sb)
 }
 
+/// One error of a bus or a controller is no reason to give a whole disk up: what fails is read once more.
+fn read(disk: &mut dyn RawDisk, off: u64, len: usize) -> Result<Bytes, DiskError> {
+    disk.read(off, len).or_else(|_| disk.read(off, len))
+}
+
 /// What each of the four places for a copy of the superblock holds.
 pub fn superblocks(disk: &mut dyn RawDisk) -> [Result<Superblock, Bad>; 4] {
     // An unreadable copy is a damaged copy; the others decide.
-    [0, 1, 2, 3].map(|i| disk.read(i * BLOCK, BLOCK_SIZE).map_or(Err(Bad::Damaged), |b| Superblock::decode(&b)))
+    [0, 1, 2, 3].map(|i| read(disk, i * BLOCK, BLOCK_SIZE).map_or(Err(Bad::Damaged), |b| Superblock::decode(&b)))
 }
 
 /// The newest superblock that verifies, and whether any copy was damaged.
@@ -172,7 +178,7 @@ fn load_index(disk: &mut dyn RawDisk, cfg: Config, sb: Superblock) -> Result<Sto
     let g = sb.geometry;
     let (mut replicas, mut slots, mut bitmap, mut crcs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for page in 0..g.index_pages() {
-        let block = disk.read(g.index_off(sb.half) + u64::from(page) * BLOCK, BLOCK_SIZE)?;
+        let block = read(disk, g.index_off(sb.half) + u64::from(page) * BLOCK, BLOCK_SIZE)?;
         let Some((payload, crc)) = index::decode_page(sb.disk, page, &block) else {
             return damaged(format!("index page {page} of half {} does not verify", sb.half));
         };
@@ -212,10 +218,14 @@ fn replay(
     each: &mut dyn FnMut(u64, u64, &Group),
 ) -> Result<Scan, OpenError> {
     let mut scan = Scan { tail: store.superblock().tail, journal_gen: 0, newest_checkpoint: 0 };
+    let ring = store.superblock().geometry.journal_bytes;
     loop {
         let next = read_group(disk, store, scan.tail.off, &scan)?.map(|x| (scan.tail.off, x));
         let found = match next {
-            None if scan.tail.off != 0 => read_group(disk, store, 0, &scan)?.map(|x| (0, x)),
+            // (Only where a group may not have fitted.)
+            None if scan.tail.off != 0 && scan.tail.off + MAX_GROUP_BYTES > ring => {
+                read_group(disk, store, 0, &scan)?.map(|x| (0, x))
+            }
             other => other,
         };
         let Some((off, (group, crc, payload, bytes))) = found else { return Ok(scan) };
@@ -242,13 +252,13 @@ fn read_group(disk: &mut dyn RawDisk, store: &Store, off: u64, scan: &Scan) -> R
     if off + BLOCK > ring {
         return Ok(None);
     }
-    let first = disk.read(JOURNAL_OFF + off, BLOCK_SIZE)?;
+    let first = read(disk, JOURNAL_OFF + off, BLOCK_SIZE)?;
     let Some(blocks) = Group::header_blocks(&first) else { return Ok(None) };
     let header_bytes = blocks as u64 * BLOCK;
     if off + header_bytes > ring {
         return Ok(None);
     }
-    let area = if blocks == 1 { first } else { disk.read(JOURNAL_OFF + off, header_bytes as usize)? };
+    let area = if blocks == 1 { first } else { read(disk, JOURNAL_OFF + off, header_bytes as usize)? };
     let Some((group, crc)) = Group::decode_header(&area) else { return Ok(None) };
     let follows =
         group.seq == scan.tail.seq && group.prev_crc == scan.tail.prev_crc && group.journal_gen >= scan.journal_gen;
@@ -259,7 +269,7 @@ fn read_group(disk: &mut dyn RawDisk, store: &Store, off: u64, scan: &Scan) -> R
     let payload = if group.payload_blocks == 0 {
         Bytes::new()
     } else {
-        disk.read(JOURNAL_OFF + off + header_bytes, group.payload_blocks as usize * BLOCK_SIZE)?
+        read(disk, JOURNAL_OFF + off + header_bytes, group.payload_blocks as usize * BLOCK_SIZE)?
     };
     Ok(payload_verifies(&group, &payload, store).then_some((group, crc, payload, bytes)))
 }
@@ -295,14 +305,19 @@ fn check_end(disk: &mut dyn RawDisk, store: &Store, scan: &Scan, any_damaged: bo
         let mut off = from;
         while off < (from + len).min(ring) {
             let n = (1 << 20).min((from + len).min(ring) - off);
-            let piece = disk.read(JOURNAL_OFF + off, n as usize)?;
-            for (i, block) in piece.chunks_exact(BLOCK_SIZE).enumerate() {
-                let Some(blocks) = Group::header_blocks(block) else { continue };
-                let at = off + i as u64 * BLOCK;
+            let piece = read(disk, JOURNAL_OFF + off, n as usize);
+            for i in 0..n / BLOCK {
+                // (A sector there that cannot be read is none in force: it says nothing, and the others decide.)
+                let block = match &piece {
+                    Ok(all) => all.slice((i * BLOCK) as usize..((i + 1) * BLOCK) as usize),
+                    Err(_) => read(disk, JOURNAL_OFF + off + i * BLOCK, BLOCK_SIZE).unwrap_or_default(),
+                };
+                let Some(blocks) = Group::header_blocks(&block) else { continue };
+                let at = off + i * BLOCK;
                 if at + blocks as u64 * BLOCK > ring {
                     continue;
                 }
-                let area = disk.read(JOURNAL_OFF + at, blocks * BLOCK_SIZE)?;
+                let Ok(area) = read(disk, JOURNAL_OFF + at, blocks * BLOCK_SIZE) else { continue };
                 let Some((g, _)) = Group::decode_header(&area) else { continue };
                 let newer = g.journal_gen >= scan.journal_gen && g.seq > scan.tail.seq;
                 if newer && g.acked_through >= scan.tail.seq {

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use common::*;
 use hf_policy::*;
 use hf_store::format::page::BlockState;
-use hf_store::{Answer, Input, Op, recovery};
+use hf_store::sim::SimDisk;
+use hf_store::{Answer, DiskError, Input, Op, RawDisk, recovery};
 
 /// One whole chunk, written in one piece and on its place.
 fn chunk_on_disk(seed: u64) -> World {
@@ -132,4 +133,86 @@ fn what_is_in_memory_and_what_is_on_the_disk_go_together_around_it() {
         (w.acked[&9].0, BlockState::Bad),
         "its version is known: another copy can mend it"
     );
+}
+
+/// Of all reads the `at`-th fails.
+struct Once<'a> {
+    disk: &'a mut SimDisk,
+    at: u64,
+    reads: u64,
+}
+
+impl RawDisk for Once<'_> {
+    fn size(&self) -> u64 {
+        self.disk.size()
+    }
+    fn read(&mut self, off: u64, len: usize) -> Result<Bytes, DiskError> {
+        self.reads += 1;
+        if self.reads == self.at { Err(DiskError("once".into())) } else { self.disk.read(off, len) }
+    }
+    fn write(&mut self, _: u64, _: &[u8]) -> Result<(), DiskError> {
+        panic!("opening writes nothing")
+    }
+    fn sync(&mut self) -> Result<(), DiskError> {
+        panic!("opening writes nothing")
+    }
+}
+
+/// A disk with something in the journal, in the index and in its place.
+fn in_use(seed: u64) -> World {
+    let mut w = chunk_on_disk(seed);
+    for i in 0..20 {
+        w.write(BlockRange::new(i * 3, 2));
+        w.quiesce();
+    }
+    w
+}
+
+#[test]
+fn one_read_that_fails_while_it_is_opened_costs_no_disk() {
+    let mut w = in_use(4);
+    let mut at = 1;
+    loop {
+        let mut disk = Once { disk: &mut w.disk, at, reads: 0 };
+        let store = recovery::open(&mut disk, config()).unwrap();
+        assert_eq!(store.max_ver(RID), w.store.max_ver(RID), "read {at}");
+        if disk.reads < at {
+            break;
+        }
+        at += 1;
+    }
+    assert!(at > 30, "only {at} reads");
+    println!("each of {at} reads failed once");
+}
+
+/// What a group in force holds is this replica's only copy of it: without it the disk is not what it said it was. Everything else of the
+/// journal, and a copy of the superblock, costs nothing.
+#[test]
+fn an_unreadable_sector_of_the_journal_costs_the_disk_only_where_it_is_in_force() {
+    let mut w = in_use(5);
+    let mut in_force = std::collections::BTreeSet::new();
+    let journal = 64 << 10;
+    recovery::journal(&mut w.disk, |at, bytes, _| {
+        in_force.extend((journal + at) / 4096..(journal + at + bytes) / 4096)
+    })
+    .unwrap();
+    assert!(in_force.len() > 40, "{in_force:?}");
+    let (newest, ring) = (w.store.max_ver(RID), w.store.superblock().geometry.journal_bytes);
+    // (Where the next group would be nobody can say what was there.)
+    in_force.extend(in_force.last().map(|b| b + 1));
+    let mut opened = 0;
+    for block in (0..4).chain(journal / 4096..(journal + ring) / 4096) {
+        w.disk.unreadable = [block].into();
+        match recovery::open(&mut w.disk, config()) {
+            Ok(store) => {
+                assert!(!in_force.contains(&block), "block {block}");
+                assert_eq!(store.max_ver(RID), newest);
+                opened += 1;
+            }
+            Err(e) => {
+                assert!(in_force.contains(&block) && e.to_string().contains("cannot be read"), "block {block}: {e}");
+            }
+        }
+    }
+    println!("{opened} places cost nothing, {} the disk", in_force.len());
 }
