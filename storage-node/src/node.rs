@@ -28,6 +28,8 @@ pub struct Member {
     pub cluster: ClusterId,
     /// This node.
     pub node: NodeId,
+    /// Where it is reached; its record may not say so yet.
+    pub api: String,
     /// This process.
     pub boot: BootId,
     /// Raft.
@@ -127,9 +129,11 @@ impl Member {
         matches!(seen, Ok(Ok(_)))
     }
 
-    /// Every address that may lead.
+    /// Every address that may lead. (After a rescue from disks alone the record does not say where nodes are until they have.)
     pub fn peers(&self) -> Vec<String> {
-        self.view.borrow().nodes.values().map(|n| n.addr.api.clone()).collect()
+        let known = self.view.borrow();
+        let others = known.nodes.values().map(|n| n.addr.api.clone()).filter(|a| !a.is_empty() && *a != self.api);
+        others.chain([self.api.clone()]).collect()
     }
 
     /// Addresses of the voters.
@@ -389,6 +393,7 @@ impl Node {
         let member = Arc::new(Member {
             cluster: id.cluster,
             node: id.node,
+            api: self.cfg.api.clone(),
             boot: self.boot,
             meta,
             view,

@@ -3,9 +3,12 @@
 //! Every data directory holds the cluster's record, at most a little old: voters in their log, the others in `view.json`. Every
 //! disk says of each replica which volume it belongs to, its history, how far it has got, the newest term it promised and the epoch of the
 //! record at that time (`meta_hint`). `propose` reads what is left of both and says what the newest record seems to be. That is a guess
-//! unless a majority of the voters' logs was read: what only the others had decided left no trace here, or only some;
+//! unless a majority of the voters' logs was read: what only the others had decided left no trace here, or only some. Where no data
+//! directory is left the disks alone are believed (`disks.rs`);
 //! `found` makes one surviving node the only voter of a group that begins with it; `follow` lets another survivor follow that.
 //! Nothing here runs on its own, and nothing is deleted: what is replaced is set aside.
+
+mod disks;
 
 use crate::disk::raw::{Blocking, DiskFile};
 use crate::identity::{DataDir, Identity, VIEW};
@@ -31,6 +34,7 @@ struct Found {
     disk: DiskUuid,
     path: PathBuf,
     newest: Ver,
+    /// As far as its data goes.
     bytes: u64,
 }
 
@@ -59,16 +63,20 @@ pub fn propose(data_dirs: &[PathBuf], disks: &[PathBuf]) -> anyhow::Result<Propo
             paths.extend(id.disks.into_iter().map(|d| d.path).filter(|p| p.exists()));
         }
     }
+    paths.sort();
+    paths.dedup();
     let (last, mut best) = (logs.last, logs.best());
-    if !best.cluster.is_some() {
+    let disks_alone = !best.cluster.is_some();
+    if disks_alone {
+        best = disks::record(&paths, &mut notes)?;
+    }
+    if best.disks.is_empty() {
+        let why = notes.join("; ");
         anyhow::bail!(
-            "no data directory given holds the cluster's record; give at least one (voters and followers both have it). {}",
-            notes.join("; ")
+            "no data directory that was given holds the cluster's record, and no disk was: give all that are left. {why}"
         );
     }
     let unread = notes.len();
-    paths.sort();
-    paths.dedup();
     let mut found: BTreeMap<Rid, Found> = BTreeMap::new();
     for p in &paths {
         match replicas_on(p) {
@@ -79,6 +87,10 @@ pub fn propose(data_dirs: &[PathBuf], disks: &[PathBuf]) -> anyhow::Result<Propo
     let disks_read = paths.len() - (notes.len() - unread);
     let mut volumes = Vec::new();
     restore_unknown(&mut best, &found, &mut notes);
+    if disks_alone {
+        disks::settle(&mut best);
+        notes.push("no data directory holds the record: this is what the disks alone say; names of nodes, and of each volume's policy all but its size and how many replicas were found, are not known".into());
+    }
     let ids: Vec<VolumeId> = best.volumes.keys().copied().collect();
     for id in ids {
         if let Some(v) = best.volumes.get_mut(&id) {
@@ -207,8 +219,11 @@ fn restore_unknown(state: &mut ClusterState, found: &BTreeMap<Rid, Found>, notes
         while v.shards.len() <= index as usize {
             v.shards.push(ShardRecord::default());
         }
-        // The size is what its data says; it can be grown to what it was.
-        v.size = v.size.max(u64::from(index) * SHARD_BYTES + f.bytes.clamp(BLOCK_BYTES, SHARD_BYTES));
+        // The size that was noted when it was last attached; of before that was done, what its data says, and it can be grown.
+        let begin = u64::from(index) * SHARD_BYTES;
+        let noted = f.rec.hint_size.saturating_sub(begin);
+        let bytes = if noted > 0 { noted.min(SHARD_BYTES) } else { f.bytes.clamp(BLOCK_BYTES, SHARD_BYTES) };
+        v.size = v.size.max(begin + bytes);
         v.attrs.insert("size".into(), v.size.to_string());
         let r = ReplicaRecord {
             rid: *rid,
@@ -342,7 +357,7 @@ fn set_aside(dir: &Path, name: &str) -> anyhow::Result<()> {
 }
 
 /// Makes a stopped node the only voter of a group that begins with the proposal.
-pub fn found(dir: &Path, p: Proposal, confirm: &str) -> anyhow::Result<String> {
+pub fn found(dir: &Path, own: Option<&Path>, p: Proposal, confirm: &str) -> anyhow::Result<String> {
     if confirm != p.state.name {
         anyhow::bail!(
             "this founds the metadata of cluster {0} anew; whatever only lost voters knew is gone, and old voters that start again without `holdfast rescue follow` would contradict it. If that is meant: --confirm {0}",
@@ -351,23 +366,25 @@ pub fn found(dir: &Path, p: Proposal, confirm: &str) -> anyhow::Result<String> {
     }
     // Held until the end: a running daemon keeps this out.
     let lock = DataDir::open(dir)?;
-    let id = lock.identity()?;
-    if id.cluster != p.state.cluster || !p.state.nodes.contains_key(&id.node) {
-        anyhow::bail!("{} belongs to node #{} of cluster {}, not to this one", dir.display(), id.node, id.cluster);
-    }
+    let id = disks::identity(&lock, own, &p.state)?;
     set_aside(dir, "meta")?;
     set_aside(dir, VIEW)?;
     let mut log = RaftLog::open(&dir.join("meta"))?;
     log.found_again(id.node.0, image::encode(&p.state)?, p.last.0 + JUMP, p.last.1 + 10)?;
+    lock.save(&id)?;
     Ok(format!(
         "node #{} is the only voter of cluster {} now, at revision {}. Start it; on every other node run: holdfast rescue follow DATA_DIR, then start it; more voters join by themselves.",
         id.node, p.state.name, p.state.revision
     ))
 }
 
-/// The record as nodes that run have it, for one that cannot read its own.
-pub async fn record_at(dir: &Path, seeds: &[String]) -> anyhow::Result<ClusterState> {
-    let cluster = identity(dir)?.cluster.0.to_be_bytes().to_vec();
+/// The record as nodes that run have it, for one that cannot read its own, or has no data directory any more.
+pub async fn record_at(dir: &Path, own: Option<&Path>, seeds: &[String]) -> anyhow::Result<ClusterState> {
+    let cluster = match own {
+        Some(disk) => disks::owner(disk)?.0,
+        None => identity(dir).map_err(|e| anyhow::anyhow!("{}: {e}", dir.join("node.json").display()))?.cluster,
+    };
+    let cluster = cluster.0.to_be_bytes().to_vec();
     let mut why = Vec::new();
     for seed in seeds {
         let ask = async {
@@ -378,6 +395,10 @@ pub async fn record_at(dir: &Path, seeds: &[String]) -> anyhow::Result<ClusterSt
             let mut state = ClusterState::default();
             let delta = first.ok_or_else(|| anyhow::anyhow!("it knows nothing of the cluster"))?.delta;
             state.follow(serde_json::from_slice(&delta)?)?;
+            // (After a rescue from disks alone nobody's address is known until that node has started.)
+            if state.nodes.values().all(|n| n.addr.api.is_empty()) {
+                anyhow::bail!("it has not told yet where it is; try again in a moment");
+            }
             anyhow::Ok(state)
         };
         match tokio::time::timeout(Duration::from_secs(10), ask).await {
@@ -391,22 +412,21 @@ pub async fn record_at(dir: &Path, seeds: &[String]) -> anyhow::Result<ClusterSt
 
 /// Makes a stopped node forget what it voted on: it follows whoever leads. It must know where its peers are: from its own record, or from
 /// the one that was asked for.
-pub fn follow(dir: &Path, known: Option<ClusterState>) -> anyhow::Result<String> {
+pub fn follow(dir: &Path, own: Option<&Path>, known: Option<ClusterState>) -> anyhow::Result<String> {
     let lock = DataDir::open(dir)?;
-    let id = lock.identity()?;
-    let view = match known {
-        Some(known) if known.nodes.contains_key(&id.node) => known,
-        Some(known) => anyhow::bail!("node #{} is no part of cluster {} any more", id.node, known.name),
-        None => {
+    let view = known.map_or_else(
+        || {
             let mut logs = Logs::default();
-            logs.add(dir).map_err(|e| {
+            let read = logs.add(dir).map(|_| logs.best());
+            read.map_err(|e| {
                 anyhow::anyhow!(
                     "where its peers are cannot be read here: {e:#}. Give --seed, the api address of one that runs"
                 )
-            })?;
-            logs.best()
-        }
-    };
+            })
+        },
+        Ok,
+    )?;
+    let id = disks::identity(&lock, own, &view)?;
     // Also after a power loss: what it knew that from is set aside.
     lock.save_view(&view)?;
     std::fs::File::open(dir.join(VIEW))?.sync_all()?;

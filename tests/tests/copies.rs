@@ -35,6 +35,7 @@ fn entry() -> ReplicaRec {
         deleting: false,
         hint_epoch: 1,
         hint_name: "v".into(),
+        hint_size: 0,
     }
 }
 

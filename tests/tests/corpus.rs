@@ -274,6 +274,7 @@ fn store_blocks() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
         deleting: false,
         hint_epoch: 1,
         hint_name: "v".into(),
+        hint_size: 0,
     };
     let data = bytes::Bytes::from(vec![3u8; 8192]);
     let write = |at: u64, seq: u64| Op::Write {

@@ -242,8 +242,36 @@ fn a_node_whose_metadata_are_damaged_does_not_vote_with_what_is_left() {
     assert!(e.starts_with("[1]") && e.contains("is damaged") && e.contains("Give --seed"), "{e}");
     let e = run(&["rescue", "follow", &dir, "--seed", "127.0.0.1:1"]).unwrap_err();
     assert!(e.starts_with("[1]") && e.contains("127.0.0.1:1: "), "{e}");
-    let said = run(&["rescue", "propose", "--data-dir", &dir]).unwrap_err();
-    assert!(said.contains("is damaged"), "{said}");
+    let said = run(&["rescue", "propose", "--data-dir", &dir]).unwrap();
+    assert!(said.contains("is damaged") && said.contains("what the disks alone say"), "{said}");
     run(&["rescue", "follow", &dir, "--seed", &format!("127.0.0.1:1,{api}")]).unwrap();
     votes_anew(&mut c, victim, leader);
+}
+
+/// The system's disk of a node dies, and with it the data directory; its other disks are whole. It is the same node again, with what they hold,
+/// and takes part in the group anew. A disk of another node is refused.
+#[test]
+fn a_node_whose_data_directory_is_lost_is_itself_again_with_its_disks() {
+    let mut c = Cluster::new(3);
+    let leader = c.leader();
+    let (victim, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    c.ok(&["volume", "create", "v", "size=16MiB"]);
+    c.nodes[victim].kill();
+    let dir = c.nodes[victim].data_dir.clone();
+    std::fs::remove_dir_all(&dir).unwrap();
+    let (dir, api) = (dir.display().to_string(), c.nodes[leader].api.clone());
+    let disk = |i: usize| c.nodes[i].disk.display().to_string();
+    let order = |own: &str| run(&["rescue", "follow", &dir, "--own-disk", own, "--seed", &api]);
+    let e = order(&dir).unwrap_err();
+    assert!(e.starts_with("[1]") && e.contains(&dir), "{e}");
+    assert!(order(&disk(victim)).unwrap().contains(&format!("node #{} will follow", victim + 1)));
+    let e = order(&disk(other)).unwrap_err();
+    assert!(e.contains(&format!("belongs to node #{}, and that disk to node #{}", victim + 1, other + 1)), "{e}");
+    votes_anew(&mut c, victim, leader);
+    until("its replica to be the one that it was", || {
+        let v = c.volume("v");
+        let all = v["shards"][0]["replicas"].as_object().unwrap().clone();
+        let there = all.values().any(|r| r["node"] == victim as u64 + 1 && r["state"] == "in_sync");
+        if all.len() == 3 && there { Ok(()) } else { Err(v["shards"][0].to_string()) }
+    });
 }

@@ -1,4 +1,4 @@
-//! The last resort: two of three voters are lost for good, and what is left is begun again.
+//! The last resort: two of three voters are lost for good, or the metadata of all nodes, and what is left is begun again.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::{Cluster, run, until};
@@ -78,4 +78,77 @@ fn a_cluster_whose_voters_are_lost_for_good_is_begun_again_with_what_is_left() {
         let home = |r: &Value| r["node"] == follower as u64 + 1 && r["state"] == "in_sync";
         if all.values().any(home) { Ok(()) } else { Err(v["shards"][0].to_string()) }
     });
+}
+
+/// Every node's data directory is gone, with the system's disk perhaps; what they pooled is left. The volumes come back from that, with who held
+/// most of each; who had been away catches up; what policies were is not known.
+#[test]
+fn a_cluster_of_which_only_the_disks_are_left_is_begun_again() {
+    let mut c = Cluster::new(3);
+    c.ok(&["volume", "create", "v", "size=16MiB", "min_replicas=1"]);
+    c.ok(&["volume", "create", "two", "size=24MiB", "replicas=2", "nodes=n1,n2"]);
+    c.ok(&["volume", "attach", "v", "--node", "n1"]);
+    c.ok(&["volume", "attach", "two", "--node", "n2"]);
+    let mut two = until("the export", || Nbd::connect(&c.nodes[1].nbd, "two").map_err(|e| e.to_string()));
+    two.write(20 << 20, &[7; 1 << 20]).unwrap();
+    drop(two);
+    let w = Witness::default();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        let mut nbd = connect(&c, 0);
+        let (w, stop, end) = (&w, &stop, StopAtEnd(&stop));
+        let user = s.spawn(move || w.work(&mut nbd, stop));
+        until("some work", || if w.done() > 3 * BLOCKS { Ok(()) } else { Err(w.done().to_string()) });
+        // From here on n3 lacks what is written.
+        c.nodes[2].kill();
+        let before = w.done();
+        until("more work", || if w.done() > before + 3 * BLOCKS { Ok(()) } else { Err(w.done().to_string()) });
+        drop(end);
+        nothing_failed(&[user.join().unwrap()], "before the loss");
+    });
+    c.nodes.iter_mut().for_each(|n| n.kill());
+    c.nodes.iter().for_each(|n| std::fs::remove_dir_all(&n.data_dir).unwrap());
+    let disks: Vec<String> = c.nodes.iter().map(|n| n.disk.display().to_string()).collect();
+    let dirs: Vec<String> = c.nodes.iter().map(|n| n.data_dir.display().to_string()).collect();
+    let from: Vec<&str> = disks.iter().flat_map(|d| ["--disk", d]).collect();
+    let p = json(&[&["rescue", "propose"], &from[..]].concat());
+    assert_eq!((&p["replicas_found"], &p["disks_read"]), (&5.into(), &3.into()), "{p}");
+    for (name, size, replicas) in [("v", 16u64 << 20, 3), ("two", 24 << 20, 2)] {
+        let v = p["volumes"].as_array().unwrap().iter().find(|v| v["volume"] == name).unwrap();
+        let all = v["shards"][0]["replicas"].as_array().unwrap();
+        let count: Vec<&Value> = all.iter().filter(|r| r["counts"] == true).collect();
+        assert_eq!((&v["size"], &v["guess"], all.len()), (&size.into(), &true.into(), replicas), "{v}");
+        assert!(count.len() == 1 && !count[0]["found"].as_str().unwrap().contains(&disks[2]), "{v}");
+    }
+    let found = [&["rescue", "found", &dirs[0], "--confirm", "rescued"], &from[..]].concat();
+    let e = run(&found).unwrap_err();
+    assert!(e.starts_with("[1]") && e.contains("--own-disk"), "{e}");
+    run(&[&found[..], &["--own-disk", &disks[0]]].concat()).unwrap();
+    c.nodes[0].start();
+    let first = c.nodes[0].api.clone();
+    for i in [1, 2] {
+        let order = ["rescue", "follow", &dirs[i], "--own-disk", &disks[i], "--seed", &first];
+        until("n1 to answer", || run(&order));
+        c.nodes[i].start();
+    }
+    c.ready();
+    let names = |c: &Cluster| c.status().unwrap()["nodes"].to_string();
+    assert!(["n1", "n2", "n3"].iter().all(|n| names(&c).contains(&format!("\"{n}\""))), "{}", names(&c));
+    for (name, n) in [("v", 3), ("two", 2)] {
+        until("all that there were to be in sync", || {
+            let v = c.volume(name);
+            let all = v["shards"][0]["replicas"].as_object().unwrap().clone();
+            let good = all.len() == n && all.values().all(|r| r["state"] == "in_sync");
+            if good { Ok(()) } else { Err(v["shards"][0].to_string()) }
+        });
+    }
+    // Read on the node that had been away: its own copy, which it was given again.
+    c.ok(&["volume", "set", "v", "read_from=local"]);
+    until("the volume to be in use again", || c.cli(&["volume", "attach", "v", "--node", "n3"]));
+    w.read_all(&mut connect(&c, 2)).unwrap();
+    w.judge("after the rescue");
+    until("the other one too", || c.cli(&["volume", "attach", "two", "--node", "n1"]));
+    let mut two = until("the export", || Nbd::connect(&c.nodes[0].nbd, "two").map_err(|e| e.to_string()));
+    assert!(two.read(20 << 20, 1 << 20).unwrap() == [7; 1 << 20]);
+    c.ok(&["volume", "create", "new", "size=16MiB"]);
 }

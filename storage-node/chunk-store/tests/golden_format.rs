@@ -84,6 +84,7 @@ fn replica() -> ReplicaRec {
         deleting: false,
         hint_epoch: 0x71,
         hint_name: "db-1".into(),
+        hint_size: 0,
     }
 }
 
@@ -211,6 +212,7 @@ fn replica_entries() {
     for (name, r) in [
         ("replica_entry", replica()),
         ("replica_entry_deleting", ReplicaRec { deleting: true, ..replica() }),
+        ("replica_entry_size", ReplicaRec { hint_size: 0x8182_8384_8586_8788, ..replica() }),
         ("replica_entry_longest_name", ReplicaRec { hint_name: "n".repeat(63), ..replica() }),
     ] {
         let bytes = golden(name, &r.encode());

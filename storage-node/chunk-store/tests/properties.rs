@@ -37,6 +37,7 @@ fn replica() -> impl Strategy<Value = ReplicaRec> {
                 deleting,
                 hint_epoch: epoch,
                 hint_name: name,
+                hint_size: blocks.wrapping_mul(4096),
             }
         },
     )

@@ -60,6 +60,7 @@ pub(super) fn make(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begu
                 deleting: false,
                 hint_epoch: v.epoch.0,
                 hint_name: v.name.clone(),
+                hint_size: v.size,
             };
             tokio::spawn(make_one(m.clone(), v.id, r.disk, rec, begun.clone()));
         }

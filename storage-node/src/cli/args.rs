@@ -316,8 +316,8 @@ pub(super) enum InspectCommand {
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Remains {
-    /// Data directories of nodes that are left (all that can be had; copies will do).
-    #[arg(long = "data-dir", required = true)]
+    /// Data directories of nodes that are left (all that can be had; copies will do). If there is none, the disks alone are believed.
+    #[arg(long = "data-dir", required_unless_present = "disks")]
     pub(super) data_dirs: Vec<std::path::PathBuf>,
     /// Disks that are left, besides those the data directories name.
     #[arg(long = "disk")]
@@ -340,6 +340,9 @@ pub(super) enum RescueCommand {
         /// The cluster's name, to say that it is meant.
         #[arg(long, default_value = "")]
         confirm: String,
+        /// One of its disks, if they have outlived its data directory: an empty one is that node's from then on.
+        #[arg(long)]
+        own_disk: Option<std::path::PathBuf>,
     },
     /// Let another node that is left follow the new group; or one whose own metadata are damaged or gone, the old one.
     Follow {
@@ -348,6 +351,9 @@ pub(super) enum RescueCommand {
         /// API addresses of nodes that run: where its peers are is asked of them, if it cannot be read there.
         #[arg(long, value_delimiter = ',')]
         seed: Vec<String>,
+        /// One of its disks, if they have outlived its data directory: an empty one is that node's from then on.
+        #[arg(long)]
+        own_disk: Option<std::path::PathBuf>,
     },
 }
 

@@ -156,16 +156,16 @@ async fn rescue(r: RescueCommand, o: Format) -> Result<(), Failure> {
             }
             return Ok(());
         }
-        RescueCommand::Found { node, from, confirm } => {
+        RescueCommand::Found { node, from, confirm, own_disk } => {
             let p = crate::rescue::propose(&from.data_dirs, &from.disks)?;
-            crate::rescue::found(&node, p, &confirm)?
+            crate::rescue::found(&node, own_disk.as_deref(), p, &confirm)?
         }
-        RescueCommand::Follow { node, seed } => {
+        RescueCommand::Follow { node, seed, own_disk } => {
             let known = match seed.is_empty() {
                 true => None,
-                false => Some(crate::rescue::record_at(&node, &seed).await?),
+                false => Some(crate::rescue::record_at(&node, own_disk.as_deref(), &seed).await?),
             };
-            crate::rescue::follow(&node, known)?
+            crate::rescue::follow(&node, own_disk.as_deref(), known)?
         }
     };
     match o {

@@ -108,7 +108,7 @@ fn whole(
         }));
     }
     Ok(json!({
-        "path": path, "cluster": sb.cluster, "disk": sb.disk, "generation": sb.generation,
+        "path": path, "cluster": sb.cluster, "node": sb.node, "disk": sb.disk, "generation": sb.generation,
         "superblock_copies": copies, "log": sb.log_age.log, "log_age": sb.log_age.age,
         "bytes": sb.geometry.disk_bytes, "journal_bytes": sb.geometry.journal_bytes,
         "units": stats.units_total, "units_free": stats.units_free, "slots_free": stats.slots_free,
@@ -131,7 +131,7 @@ pub fn print(v: &Value) {
     if v["disk"].is_null() {
         return println!("superblock  copies: {}", copies.join(", "));
     }
-    println!("disk        {} of cluster {}", word(&v["disk"]), word(&v["cluster"]));
+    println!("disk        {} of node #{} of cluster {}", word(&v["disk"]), v["node"], word(&v["cluster"]));
     println!("size        {}, journal {}", format_size(n(&v["bytes"])), format_size(n(&v["journal_bytes"])));
     println!("superblock  generation {}; copies: {}", v["generation"], copies.join(", "));
     println!("units       {} of 64 KiB, {} free", v["units"], v["units_free"]);

@@ -186,6 +186,7 @@ impl Core {
             }
             Mail::State(state) => {
                 self.state = state;
+                self.disks.values_mut().for_each(|d| d.state = self.state.clone());
                 self.records_changed();
             }
             Mail::StopVolume { vol } => {

@@ -4,6 +4,7 @@ use super::core::{Core, CoreRef, DiskStatus, Work, now};
 use crate::disk::{Backend, DiskFile};
 use crate::reactor::Held;
 use bytes::Bytes;
+use hf_meta_core::ClusterState;
 use hf_policy::{DiskId, Lineage, LogAge, Rid, StoreUuid};
 use hf_repl_core::Replica;
 use hf_repl_core::message::{Envelope, Msg, Nack};
@@ -29,6 +30,8 @@ pub(super) struct DiskHost {
     store: Store,
     io: Backend,
     replicas: BTreeMap<Rid, Replica>,
+    /// The record, for what is noted of volumes.
+    pub state: Arc<ClusterState>,
     owners: BTreeMap<u64, Owner>,
     /// When operations that somebody waits for were begun, microseconds.
     begun: BTreeMap<u64, u64>,
@@ -59,6 +62,7 @@ pub(super) fn add(core: &CoreRef, id: DiskId, store: Store, file: Arc<DiskFile>,
         store,
         io,
         replicas: BTreeMap::new(),
+        state: c.state.clone(),
         owners: BTreeMap::new(),
         begun: BTreeMap::new(),
         next_op: 0,
@@ -258,6 +262,12 @@ impl DiskHost {
 
     fn replica_store(&mut self, rid: Rid, tag: u64, op: StoreOp, work: &mut WorkQueue) {
         match hf_replica_host::ask(&self.store, rid, op) {
+            Asked::Do(Op::UpdateReplica(rec)) => {
+                // (For the day when nothing but the disks is left.)
+                let size = self.state.volumes.get(&rec.shard.vol).map_or(rec.hint_size, |v| v.size);
+                let rec = ReplicaRec { hint_size: size, ..rec };
+                self.op(Owner::Replica { rid, tag }, Op::UpdateReplica(rec), work);
+            }
             Asked::Do(op) => self.op(Owner::Replica { rid, tag }, op, work),
             Asked::Known(answer) => self.answer_now(rid, tag, answer, work),
         }

@@ -3,7 +3,7 @@
 
 use super::*;
 use hf_policy::attributes::Media;
-use hf_policy::{DiskId, Lineage, NodeId, Policy, SessionId, StoreUuid};
+use hf_policy::{CHUNK_BYTES, DiskId, Lineage, NodeId, Policy, SessionId, StoreUuid};
 
 fn found(chunks: u64) -> Found {
     let rec = ReplicaRec {
@@ -18,6 +18,7 @@ fn found(chunks: u64) -> Found {
         deleting: false,
         hint_epoch: 1,
         hint_name: "lost".into(),
+        hint_size: 0,
     };
     Found { rec, disk: DiskUuid(9), path: "/d".into(), newest: Ver::ZERO, bytes: chunks * CHUNK_BYTES }
 }
@@ -130,7 +131,7 @@ fn a_replica_that_came_back_in_after_the_record_was_written_shows_that_it_is_old
 /// The stored attribute is the exact size. (In rounded words, 1537 MiB became 1.50 GiB: the next change of any attribute made the
 /// volume a chunk shorter; 1639 MiB became 1.60 GiB, which is no multiple of 4 KiB, and the volume was never served.)
 #[test]
-fn a_volume_that_is_made_up_from_its_disks_has_the_size_of_its_data() {
+fn a_volume_that_is_made_up_from_its_disks_has_its_exact_size() {
     for chunks in [1, 100, 1024, 1536, 1537, 1639, 65536] {
         let mut state = with_a_disk();
         restore_unknown(&mut state, &BTreeMap::from([(Rid(7), found(chunks))]), &mut Vec::new());
@@ -138,6 +139,24 @@ fn a_volume_that_is_made_up_from_its_disks_has_the_size_of_its_data() {
         let policy = Policy::from_attrs(&v.attrs);
         assert_eq!(policy.map(|p| p.size), Ok(v.size), "{chunks} chunks");
         assert_eq!(v.size, chunks * CHUNK_BYTES);
+        // Since the size is noted, that counts: the end may never have been written, or lie in the middle of a chunk.
+        let size = (chunks + 7) * CHUNK_BYTES - 4096;
+        let noted = |index| {
+            let rec = ReplicaRec {
+                shard: ShardId { vol: VolumeId(4), index },
+                rid: Rid(7 + u64::from(index)),
+                ..found(chunks).rec
+            };
+            let hint_size = size;
+            (rec.rid, Found { rec: ReplicaRec { hint_size, ..rec }, ..found(chunks) })
+        };
+        let mut state = with_a_disk();
+        let shards = size.div_ceil(SHARD_BYTES) as u32;
+        restore_unknown(&mut state, &(0..shards).map(noted).collect(), &mut Vec::new());
+        assert_eq!(
+            (state.volumes[&VolumeId(4)].size, state.volumes[&VolumeId(4)].shards.len()),
+            (size, shards as usize)
+        );
     }
 }
 

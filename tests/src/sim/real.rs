@@ -50,6 +50,7 @@ fn rec((shard, blocks, lineage): Of, rid: Rid, uuid: StoreUuid) -> ReplicaRec {
         deleting: false,
         hint_epoch: 0,
         hint_name: String::new(),
+        hint_size: 0,
     }
 }
 

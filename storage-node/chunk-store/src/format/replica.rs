@@ -7,6 +7,7 @@ use hf_policy::{Lineage, Rid, SessionId, ShardId, StoreUuid, Term, Ver, VolumeId
 /// Bytes of one entry.
 pub const REPLICA_BYTES: usize = 252;
 const NAME_BYTES: usize = 64;
+const SIZE_AT: usize = 168;
 
 /// One entry of the replica table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub struct ReplicaRec {
     pub hint_epoch: u64,
     /// Hint: the volume's name.
     pub hint_name: String,
+    /// Hint: the volume's size in bytes at that time; 0 if it was not written down then.
+    pub hint_size: u64,
 }
 
 impl ReplicaRec {
@@ -55,6 +58,8 @@ impl ReplicaRec {
         let n = name.len().min(NAME_BYTES - 1);
         b.push(n as u8);
         b.extend_from_slice(&name[..n]);
+        b.resize(SIZE_AT, 0);
+        b.p64(self.hint_size);
         b.resize(REPLICA_BYTES, 0);
         b
     }
@@ -82,6 +87,7 @@ impl ReplicaRec {
                 let name = if n < NAME_BYTES { g.bytes(n)? } else { return None };
                 String::from_utf8(name.to_vec()).ok()?
             },
+            hint_size: Get(bytes.get(SIZE_AT..)?).u64()?,
             deleting: state == 2,
         };
         Some(Some(rec))

@@ -59,6 +59,7 @@ pub fn rec() -> ReplicaRec {
         deleting: false,
         hint_epoch: 1,
         hint_name: "v".into(),
+        hint_size: 0,
     }
 }
 
