@@ -1,5 +1,5 @@
 //! A user of a volume whose every operation is written down and judged by the history checker: unique tags in every sector, reads,
-//! writes and trims over a few hot blocks, some requests of two blocks.
+//! writes and trims over a few hot blocks in several chunks, some requests of two blocks, also across the border of two chunks.
 
 use crate::check::register::History;
 use crate::nbd::Nbd;
@@ -7,8 +7,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Blocks that are used.
+/// Blocks that are used: groups of neighbours.
 pub const BLOCKS: u64 = 32;
+/// Neighbours in a group.
+const GROUP: u64 = 4;
+/// From one group to the next, bytes: every second one lies across the border of two chunks.
+const APART: u64 = 512 << 10;
 
 /// What all users of one volume saw.
 pub struct Witness {
@@ -17,13 +21,13 @@ pub struct Witness {
     tag: AtomicU64,
     begun: AtomicU64,
     done: AtomicU64,
-    /// Where in the volume the first block is.
+    /// Where in the volume the first group is.
     base: u64,
 }
 
 impl Default for Witness {
     fn default() -> Self {
-        Witness::at(0)
+        Witness::around(2 << 20)
     }
 }
 
@@ -68,11 +72,17 @@ fn tag_of(b: &[u8]) -> u64 {
 }
 
 impl Witness {
-    /// Of blocks that begin somewhere in the volume.
-    pub fn at(base: u64) -> Witness {
+    /// Of blocks around a place in the volume, of which some lie on both sides of it; from 1 MiB before it to 3 MiB behind it.
+    pub fn around(place: u64) -> Witness {
+        let base = place - 2 * APART - GROUP / 2 * 4096;
         let zero = || AtomicU64::new(0);
         let (tag, begun, done) = (zero(), zero(), zero());
         Witness { history: Mutex::default(), origin: Instant::now(), tag, begun, done, base }
+    }
+
+    /// Where a block is, bytes.
+    fn place(&self, block: u64) -> u64 {
+        self.base + block / GROUP * APART + block % GROUP * 4096
     }
 
     fn now(&self) -> u64 {
@@ -99,17 +109,17 @@ impl Witness {
         let tag = 1 + self.tag.fetch_add(1, Ordering::Relaxed);
         let value = if trim { 0 } else { tag };
         self.history.lock().unwrap().write_began(tag, self.now(), (block..block + blocks).map(|b| (b, value)));
-        let (at, len) = (self.base + block * 4096, blocks * 4096);
+        let (at, len) = (self.place(block), blocks * 4096);
         if trim { nbd.trim(at, len as u32) } else { nbd.write(at, &tagged(tag).repeat(blocks as usize)) }?;
         let end = self.now();
         self.history.lock().unwrap().write_ended(tag, end);
         Ok(())
     }
 
-    /// Reads some blocks in one request.
+    /// Reads some blocks of one group in one request.
     pub fn read(&self, nbd: &mut Nbd, block: u64, blocks: u64) -> std::io::Result<()> {
         let start = self.now();
-        let bytes = nbd.read(self.base + block * 4096, (blocks * 4096) as u32)?;
+        let bytes = nbd.read(self.place(block), (blocks * 4096) as u32)?;
         let end = self.now();
         for (b, bytes) in (block..).zip(bytes.chunks(4096)) {
             let tag = tag_of(bytes);
@@ -129,7 +139,7 @@ impl Witness {
         while !stop.load(Ordering::Relaxed) {
             let i = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
             let block = (i * 7) % BLOCKS;
-            let blocks = if i.is_multiple_of(5) { 2.min(BLOCKS - block) } else { 1 };
+            let blocks = if i.is_multiple_of(5) { 2.min(GROUP - block % GROUP) } else { 1 };
             let (read, trim) = (i.is_multiple_of(3), i.is_multiple_of(11));
             let began = Instant::now();
             let went = if read { self.read(nbd, block, blocks) } else { self.write(nbd, block, blocks, trim) };

@@ -5,7 +5,7 @@
 
 use hf_tests::cluster::{Cluster, NodeProcess, run, until};
 use hf_tests::nbd::Nbd;
-use hf_tests::user::{BLOCKS, StopAtEnd, Witness, Worked, nothing_failed};
+use hf_tests::user::{StopAtEnd, Witness, Worked, nothing_failed};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -18,11 +18,6 @@ const SHARD: u64 = 64 << 30;
 
 /// A volume, the node that it is used on, and who watches.
 type Used<'a> = (&'a str, usize, &'a Witness);
-
-/// Blocks half before and half behind a place.
-fn around(place: u64) -> Witness {
-    Witness::at(place - BLOCKS / 2 * 4096)
-}
 
 fn cluster() -> Cluster {
     Cluster::prepared(3, |n| {
@@ -133,7 +128,7 @@ fn disks_and_reactors_of_a_node_work_together_whatever_moves_or_dies() {
     for (name, nodes) in [("moved", "n1,n3"), ("near", "n1,n2"), ("far", "n1,n2"), ("far2", "n1,n2")] {
         c.ok(&["volume", "create", name, "size=16MiB", "replicas=2", &format!("nodes={nodes}")]);
     }
-    let seen = [around(SHARD), Witness::default(), Witness::default(), Witness::default(), Witness::default()];
+    let seen = [Witness::around(SHARD), Witness::default(), Witness::default(), Witness::default(), Witness::default()];
     let names = [("wide", 0), ("moved", 2), ("near", 0), ("far", 2), ("far2", 2)];
     let used: Vec<Used> = names.iter().zip(&seen).map(|((v, node), w)| (*v, *node, w)).collect();
     for (v, node, _) in &used {
@@ -178,7 +173,7 @@ fn a_volume_of_several_shards_grows_over_a_border_under_its_users() {
     let mut c = cluster();
     c.ok(&["volume", "create", "v", "size=100GiB"]);
     c.ok(&["volume", "attach", "v", "--node", "n1"]);
-    let (old, new) = (around(SHARD), around(2 * SHARD));
+    let (old, new) = (Witness::around(SHARD), Witness::around(2 * SHARD));
     let first = [("v", 0, &old)];
     let both = [("v", 0, &old), ("v", 0, &new)];
     let worked = busy(&mut c, &first, |c| {
