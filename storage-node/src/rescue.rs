@@ -33,6 +33,8 @@ struct Found {
     rec: ReplicaRec,
     disk: DiskUuid,
     path: PathBuf,
+    /// The disk's superblock's.
+    generation: u64,
     newest: Ver,
     /// As far as its data goes.
     bytes: u64,
@@ -66,7 +68,7 @@ pub fn propose(data_dirs: &[PathBuf], disks: &[PathBuf]) -> anyhow::Result<Propo
     paths.sort();
     paths.dedup();
     let (last, mut best) = (logs.last, logs.best());
-    let disks_alone = !best.cluster.is_some();
+    let disks_alone = best.disks.is_empty();
     if disks_alone {
         best = disks::record(&paths, &mut notes)?;
     }
@@ -80,7 +82,7 @@ pub fn propose(data_dirs: &[PathBuf], disks: &[PathBuf]) -> anyhow::Result<Propo
     let mut found: BTreeMap<Rid, Found> = BTreeMap::new();
     for p in &paths {
         match replicas_on(p) {
-            Ok(list) => found.extend(list.into_iter().map(|f| (f.rec.rid, f))),
+            Ok(list) => list.into_iter().for_each(|f| keep_newer(&mut found, f, &mut notes)),
             Err(e) => notes.push(format!("{}: {e:#}", p.display())),
         }
     }
@@ -88,7 +90,7 @@ pub fn propose(data_dirs: &[PathBuf], disks: &[PathBuf]) -> anyhow::Result<Propo
     let mut volumes = Vec::new();
     restore_unknown(&mut best, &found, &mut notes);
     if disks_alone {
-        disks::settle(&mut best);
+        disks::settle(&mut best, &mut notes);
         notes.push("no data directory holds the record: this is what the disks alone say; names of nodes, and of each volume's policy all but its size and how many replicas were found, are not known".into());
     }
     let ids: Vec<VolumeId> = best.volumes.keys().copied().collect();
@@ -136,12 +138,11 @@ struct Logs {
 impl Logs {
     /// Reads one directory; what it has.
     fn add(&mut self, dir: &Path) -> anyhow::Result<Value> {
-        let view = DataDir::view(dir);
-        // A log that cannot be read counts as one that is not there.
-        let (known, unread) = match raft::load(dir, &mut |_| {}) {
-            Err(e) if view.is_some() => (None, Some(format!("{e:#}"))),
-            known => (known?, None),
-        };
+        let (known, view) = (raft::load(dir, &mut |_| {})?, DataDir::view(dir));
+        // What a voter saw before it had a vote may be years old.
+        if known.is_none() && identity(dir).is_ok_and(|id| id.has_log) {
+            anyhow::bail!("{}: its metadata (meta) is gone", dir.display());
+        }
         let (mut state, mut kind) = (view, "a follower's view");
         if let Some(k) = known {
             let (end, older) = ((k.last.1, k.last.0), k.own.older);
@@ -159,9 +160,7 @@ impl Logs {
             }
         }
         let state = state.ok_or_else(|| anyhow::anyhow!("{} holds no record of a cluster", dir.display()))?;
-        let said = json!({
-            "data_dir": dir, "kind": kind, "revision": state.revision, "volumes": state.volumes.len(), "unread": unread,
-        });
+        let said = json!({"data_dir": dir, "kind": kind, "revision": state.revision, "volumes": state.volumes.len()});
         if state.revision > self.other.revision {
             self.other = state;
         }
@@ -190,15 +189,33 @@ fn identity(dir: &Path) -> anyhow::Result<Identity> {
 fn replicas_on(path: &Path) -> anyhow::Result<Vec<Found>> {
     let file = DiskFile::look(path)?.ok_or_else(|| anyhow::anyhow!("it holds no Holdfast disk"))?;
     let store = recovery::open(&mut Blocking(&file), Config::default())?;
-    let disk = store.superblock().disk;
+    let (disk, generation) = (store.superblock().disk, store.superblock().generation);
     let one = |r: &ReplicaRec| Found {
         rec: r.clone(),
         disk,
         path: path.to_path_buf(),
+        generation,
         newest: store.max_ver(r.rid),
         bytes: chunks(&store, r.rid).last().map_or(0, |c| (u64::from(c.0) + 1) * CHUNK_BYTES),
     };
     Ok(store.replicas().filter(|r| !r.deleting).map(one).collect())
+}
+
+/// Of two copies of one disk the newer one counts.
+fn keep_newer(found: &mut BTreeMap<Rid, Found>, f: Found, notes: &mut Vec<String>) {
+    if let Some(other) = found.get(&f.rec.rid) {
+        let (newer, older) = if other.generation >= f.generation { (other, &f) } else { (&f, other) };
+        notes.push(format!(
+            "replica {} is at {} and at {}: the first one is newer and counts",
+            f.rec.rid,
+            newer.path.display(),
+            older.path.display()
+        ));
+        if other.generation >= f.generation {
+            return;
+        }
+    }
+    found.insert(f.rec.rid, f);
 }
 
 /// Replicas that the newest record does not know of: made after it was written.
@@ -220,10 +237,10 @@ fn restore_unknown(state: &mut ClusterState, found: &BTreeMap<Rid, Found>, notes
             v.shards.push(ShardRecord::default());
         }
         // The size that was noted when it was last attached; of before that was done, what its data says, and it can be grown.
-        let begin = u64::from(index) * SHARD_BYTES;
-        let noted = f.rec.hint_size.saturating_sub(begin);
-        let bytes = if noted > 0 { noted.min(SHARD_BYTES) } else { f.bytes.clamp(BLOCK_BYTES, SHARD_BYTES) };
-        v.size = v.size.max(begin + bytes);
+        let (begin, noted) = (u64::from(index) * SHARD_BYTES, f.rec.hint_size);
+        let written = begin + f.bytes.clamp(BLOCK_BYTES, SHARD_BYTES);
+        let grown = written > noted.next_multiple_of(CHUNK_BYTES);
+        v.size = v.size.max(if grown { written } else { noted });
         v.attrs.insert("size".into(), v.size.to_string());
         let r = ReplicaRecord {
             rid: *rid,
@@ -243,7 +260,8 @@ fn restore_unknown(state: &mut ClusterState, found: &BTreeMap<Rid, Found>, notes
     }
     // A shard of which nothing was found cannot be made up.
     state.volumes.retain(|_, v| {
-        let whole = v.shards.iter().all(|s| !s.replicas.is_empty());
+        let shards = v.size.div_ceil(SHARD_BYTES);
+        let whole = v.shards.len() as u64 >= shards && v.shards.iter().all(|s| !s.replicas.is_empty());
         if !whole {
             notes.push(format!("volume {}: a shard was found on no disk; it cannot be restored from these", v.name));
         }
@@ -373,8 +391,11 @@ pub fn found(dir: &Path, own: Option<&Path>, p: Proposal, confirm: &str) -> anyh
     log.found_again(id.node.0, image::encode(&p.state)?, p.last.0 + JUMP, p.last.1 + 10)?;
     lock.save(&id)?;
     Ok(format!(
-        "node #{} is the only voter of cluster {} now, at revision {}. Start it; on every other node run: holdfast rescue follow DATA_DIR, then start it; more voters join by themselves.",
-        id.node, p.state.name, p.state.revision
+        "node #{} is the only voter of cluster {} now, at revision {}. Start it; on every other node run: holdfast rescue follow DATA_DIR, then start it; more voters join by themselves.{}",
+        id.node,
+        p.state.name,
+        p.state.revision,
+        disks::elsewhere(&id, &p.state)
     ))
 }
 
@@ -418,10 +439,14 @@ pub fn follow(dir: &Path, own: Option<&Path>, known: Option<ClusterState>) -> an
         || {
             let mut logs = Logs::default();
             let read = logs.add(dir).map(|_| logs.best());
-            read.map_err(|e| {
-                anyhow::anyhow!(
-                    "where its peers are cannot be read here: {e:#}. Give --seed, the api address of one that runs"
-                )
+            // (Of an old view only where its peers are is used.)
+            let old = || DataDir::view(dir).filter(|v| identity(dir).is_ok_and(|id| v.nodes.contains_key(&id.node)));
+            read.or_else(|e| {
+                old().ok_or_else(|| {
+                    anyhow::anyhow!(
+                        "where its peers are cannot be read here: {e:#}. Give --seed, the api address of one that runs"
+                    )
+                })
             })
         },
         Ok,
@@ -432,7 +457,11 @@ pub fn follow(dir: &Path, own: Option<&Path>, known: Option<ClusterState>) -> an
     std::fs::File::open(dir.join(VIEW))?.sync_all()?;
     set_aside(dir, "meta")?;
     lock.save(&Identity { has_log: false, ..id.clone() })?;
-    Ok(format!("node #{} will follow the group without a vote until it is given one", id.node))
+    Ok(format!(
+        "node #{} will follow the group without a vote until it is given one.{}",
+        id.node,
+        disks::elsewhere(&id, &view)
+    ))
 }
 
 #[cfg(test)]

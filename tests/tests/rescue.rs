@@ -80,11 +80,8 @@ fn a_cluster_whose_voters_are_lost_for_good_is_begun_again_with_what_is_left() {
     });
 }
 
-/// Every node's data directory is gone, with the system's disk perhaps; what they pooled is left. The volumes come back from that, with who held
-/// most of each; who had been away catches up; what policies were is not known.
-#[test]
-fn a_cluster_of_which_only_the_disks_are_left_is_begun_again() {
-    let mut c = Cluster::new(3);
+/// Two volumes with data; what the replica of `v` on n3 lacks, because that node was killed.
+fn with_data(c: &mut Cluster) -> Witness {
     c.ok(&["volume", "create", "v", "size=16MiB", "min_replicas=1"]);
     c.ok(&["volume", "create", "two", "size=24MiB", "replicas=2", "nodes=n1,n2"]);
     c.ok(&["volume", "attach", "v", "--node", "n1"]);
@@ -95,7 +92,7 @@ fn a_cluster_of_which_only_the_disks_are_left_is_begun_again() {
     let w = Witness::default();
     let stop = AtomicBool::new(false);
     std::thread::scope(|s| {
-        let mut nbd = connect(&c, 0);
+        let mut nbd = connect(c, 0);
         let (w, stop, end) = (&w, &stop, StopAtEnd(&stop));
         let user = s.spawn(move || w.work(&mut nbd, stop));
         until("some work", || if w.done() > 3 * BLOCKS { Ok(()) } else { Err(w.done().to_string()) });
@@ -106,12 +103,26 @@ fn a_cluster_of_which_only_the_disks_are_left_is_begun_again() {
         drop(end);
         nothing_failed(&[user.join().unwrap()], "before the loss");
     });
+    w
+}
+
+/// Every node's data directory is gone, with the system's disk perhaps; what they pooled is left. The volumes come back from that, with who held
+/// most of each; who had been away catches up; what policies were is not known.
+#[test]
+fn a_cluster_of_which_only_the_disks_are_left_is_begun_again() {
+    let mut c = Cluster::new(3);
+    let w = with_data(&mut c);
     c.nodes.iter_mut().for_each(|n| n.kill());
-    c.nodes.iter().for_each(|n| std::fs::remove_dir_all(&n.data_dir).unwrap());
+    for i in [0, 2] {
+        std::fs::remove_dir_all(&c.nodes[i].data_dir).unwrap();
+    }
+    // Of n2 its identity is left, and nothing of the record.
+    std::fs::remove_dir_all(c.nodes[1].data_dir.join("meta")).unwrap();
+    let _ = std::fs::remove_file(c.nodes[1].data_dir.join("view.json"));
     let disks: Vec<String> = c.nodes.iter().map(|n| n.disk.display().to_string()).collect();
     let dirs: Vec<String> = c.nodes.iter().map(|n| n.data_dir.display().to_string()).collect();
     let from: Vec<&str> = disks.iter().flat_map(|d| ["--disk", d]).collect();
-    let p = json(&[&["rescue", "propose"], &from[..]].concat());
+    let p = json(&[&["rescue", "propose", "--data-dir", &dirs[1]], &from[..]].concat());
     assert_eq!((&p["replicas_found"], &p["disks_read"]), (&5.into(), &3.into()), "{p}");
     for (name, size, replicas) in [("v", 16u64 << 20, 3), ("two", 24 << 20, 2)] {
         let v = p["volumes"].as_array().unwrap().iter().find(|v| v["volume"] == name).unwrap();
@@ -124,16 +135,23 @@ fn a_cluster_of_which_only_the_disks_are_left_is_begun_again() {
     let e = run(&found).unwrap_err();
     assert!(e.starts_with("[1]") && e.contains("--own-disk"), "{e}");
     run(&[&found[..], &["--own-disk", &disks[0]]].concat()).unwrap();
+    // It knows its disk again, also where no configuration names it.
+    let id = std::fs::read_to_string(c.nodes[0].data_dir.join("node.json")).unwrap();
+    assert!(id.contains(&disks[0]), "{id}");
     c.nodes[0].start();
     let first = c.nodes[0].api.clone();
     for i in [1, 2] {
-        let order = ["rescue", "follow", &dirs[i], "--own-disk", &disks[i], "--seed", &first];
-        until("n1 to answer", || run(&order));
+        let order = ["rescue", "follow", &dirs[i], "--seed", &first, "--own-disk", &disks[i]];
+        until("n1 to answer", || run(if i == 1 { &order[..5] } else { &order }));
         c.nodes[i].start();
     }
     c.ready();
+    all_is_there(&c, &w);
+}
+
+fn all_is_there(c: &Cluster, w: &Witness) {
     let names = |c: &Cluster| c.status().unwrap()["nodes"].to_string();
-    assert!(["n1", "n2", "n3"].iter().all(|n| names(&c).contains(&format!("\"{n}\""))), "{}", names(&c));
+    assert!(["n1", "n2", "n3"].iter().all(|n| names(c).contains(&format!("\"{n}\""))), "{}", names(c));
     for (name, n) in [("v", 3), ("two", 2)] {
         until("all that there were to be in sync", || {
             let v = c.volume(name);
@@ -145,7 +163,7 @@ fn a_cluster_of_which_only_the_disks_are_left_is_begun_again() {
     // Read on the node that had been away: its own copy, which it was given again.
     c.ok(&["volume", "set", "v", "read_from=local"]);
     until("the volume to be in use again", || c.cli(&["volume", "attach", "v", "--node", "n3"]));
-    w.read_all(&mut connect(&c, 2)).unwrap();
+    w.read_all(&mut connect(c, 2)).unwrap();
     w.judge("after the rescue");
     until("the other one too", || c.cli(&["volume", "attach", "two", "--node", "n1"]));
     let mut two = until("the export", || Nbd::connect(&c.nodes[0].nbd, "two").map_err(|e| e.to_string()));

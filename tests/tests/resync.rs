@@ -200,10 +200,11 @@ fn a_resync_that_is_interrupted_goes_on_where_it_was() {
     let dirtied = MIB << 20;
     let before = bytes(&c);
     c.nodes[2].start();
+    // A user reads all the while (which costs that link nothing), until the volume goes.
+    let mut user = Nbd::connect(&c.nodes[0].nbd, "v").unwrap();
+    let user = std::thread::spawn(move || (0..).take_while(|i| user.read((i % 96) << 19, 4096).is_ok()).count());
     for part in 1..=3 {
-        // A user reads here (which costs that link nothing) until so much has been copied.
         until("a part to be copied", || {
-            (0..50).for_each(|i| drop(nbd.read(i << 19, 4096).unwrap()));
             let done = bytes(&c) - before;
             if done >= dirtied * part / 4 { Ok(()) } else { Err(format!("{done} of {dirtied}")) }
         });
@@ -219,6 +220,7 @@ fn a_resync_that_is_interrupted_goes_on_where_it_was() {
             nbd = until("the export", || Nbd::connect(&c.nodes[1].nbd, "v").map_err(|e| e.to_string()));
         }
     }
+    assert!(user.join().unwrap() > 0);
     in_sync(&c, "v", 3);
     let traffic = bytes(&c) - before;
     let ratio = traffic as f64 / dirtied as f64;

@@ -86,6 +86,35 @@ fn at_once(min_replicas: u32, per_disk: usize, per_node: usize) {
     }
 }
 
+/// Those that clients wait for have places of their own on a disk, and no more than those; the others count all.
+#[test]
+fn urgent_ones_have_places_of_their_own_and_not_more() {
+    let mut w = World::new(6, 3);
+    for i in 0..6 {
+        w.volume(&format!("v{i}"), &format!("size=1GiB replicas=3 min_replicas={}", if i < 3 { 1 } else { 3 }));
+    }
+    let wanted = dropped(&mut w);
+    let asks = |g: &Going| w.s.volumes[&g.vol].attrs["min_replicas"] == "3";
+    let disk = |g: &Going| w.s.volumes[&g.vol].shards[0].replicas[&g.rid].disk;
+    let on = |d: DiskId, urgent: bool| -> Vec<Going> {
+        wanted.iter().copied().filter(|g| disk(g) == d && asks(g) == urgent).collect()
+    };
+    let both = |d: &DiskId| on(*d, true).len() > URGENT && !on(*d, false).is_empty();
+    let d = w.s.disks.keys().copied().find(both).expect("a disk with enough of both");
+    let (urgent, others) = (on(d, true), on(d, false));
+    let up = (1..=9).map(NodeId).collect(); // (So that only the disk's limit counts.)
+    // As many others as may are there already: that is no reason to wait.
+    let mut going: Vec<Going> = others.iter().copied().take(SYNCS_PER_DISK).collect();
+    for g in &urgent[..URGENT] {
+        assert_eq!(room(&w.s, &going, &up, *g), Ok(()));
+        going.push(*g);
+    }
+    assert!(matches!(room(&w.s, &going, &up, urgent[URGENT]), Err(Refusal::Busy(_))), "one more than may");
+    // Others wait for those that clients wait for.
+    assert!(room(&w.s, &urgent[..URGENT], &up, others[0]).is_err());
+    assert_eq!(room(&w.s, &urgent[..1], &up, others[0]), Ok(()));
+}
+
 #[test]
 fn what_has_ended_takes_no_place() {
     let mut w = World::new(2, 3);

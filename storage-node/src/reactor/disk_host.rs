@@ -223,7 +223,7 @@ impl DiskHost {
         let known = self.store.replica(rid).filter(|r| r.lineage != lineage && r.hint_epoch < epoch);
         if let Some(rec) = known.cloned() {
             tracing::warn!(replica = %rid, "the volume has a new lineage by an operator's order");
-            let rec = ReplicaRec { lineage, hint_epoch: epoch, ..rec };
+            let rec = self.sized(ReplicaRec { lineage, hint_epoch: epoch, ..rec });
             self.op(Owner::Adopt(Box::new(rec.clone())), Op::UpdateReplica(rec), work);
         }
     }
@@ -260,13 +260,16 @@ impl DiskHost {
         sends
     }
 
+    /// With its volume's size, for the day when nothing but the disks is left.
+    fn sized(&self, rec: ReplicaRec) -> ReplicaRec {
+        let size = self.state.volumes.get(&rec.shard.vol).map_or(rec.hint_size, |v| v.size);
+        ReplicaRec { hint_size: size, ..rec }
+    }
+
     fn replica_store(&mut self, rid: Rid, tag: u64, op: StoreOp, work: &mut WorkQueue) {
         match hf_replica_host::ask(&self.store, rid, op) {
             Asked::Do(Op::UpdateReplica(rec)) => {
-                // (For the day when nothing but the disks is left.)
-                let size = self.state.volumes.get(&rec.shard.vol).map_or(rec.hint_size, |v| v.size);
-                let rec = ReplicaRec { hint_size: size, ..rec };
-                self.op(Owner::Replica { rid, tag }, Op::UpdateReplica(rec), work);
+                self.op(Owner::Replica { rid, tag }, Op::UpdateReplica(self.sized(rec)), work);
             }
             Asked::Do(op) => self.op(Owner::Replica { rid, tag }, op, work),
             Asked::Known(answer) => self.answer_now(rid, tag, answer, work),

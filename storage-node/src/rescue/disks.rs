@@ -2,6 +2,7 @@
 //! history and size. Names of nodes, where they are, and the volumes' policies are not written there.
 
 use super::*;
+use crate::identity::KnownDisk;
 use hf_policy::attributes::Media;
 use hf_policy::{BootId, ClusterId, DiskId, NodeId};
 use hf_store::format::superblock::Superblock;
@@ -10,12 +11,20 @@ use hf_store::format::superblock::Superblock;
 pub const NAME: &str = "rescued";
 /// Numbers begin so far beyond the highest that was found: lost disks may know others.
 const BEYOND: u64 = 1_000;
+/// As many as a policy can ask for.
+const MOST_REPLICAS: usize = 5;
 
 /// A record with these disks and their nodes, and nothing else.
 pub(super) fn record(paths: &[PathBuf], notes: &mut Vec<String>) -> anyhow::Result<ClusterState> {
     let mut s = ClusterState { name: NAME.into(), ..ClusterState::default() };
     for path in paths {
-        let sb = superblock(path)?;
+        let sb = match superblock(path) {
+            Ok(sb) => sb,
+            Err(e) => {
+                notes.push(format!("{e:#}"));
+                continue;
+            }
+        };
         if s.cluster.is_some() && s.cluster != sb.cluster {
             anyhow::bail!("{} belongs to cluster {}, the others to cluster {}", path.display(), sb.cluster, s.cluster);
         }
@@ -25,8 +34,7 @@ pub(super) fn record(paths: &[PathBuf], notes: &mut Vec<String>) -> anyhow::Resu
             continue;
         }
         if s.disks.values().any(|d| d.uuid == sb.disk) {
-            notes.push(format!("{} is another copy of disk {}", path.display(), sb.disk));
-            continue;
+            continue; // Another copy of it: the newer one counts.
         }
         s.nodes.entry(sb.node).or_insert_with(|| NodeRecord {
             id: sb.node,
@@ -62,15 +70,47 @@ pub(super) fn record(paths: &[PathBuf], notes: &mut Vec<String>) -> anyhow::Resu
 
 /// Once replicas were entered: numbers that nobody can have had. And of each volume as many replicas are asked for as were found; nothing
 /// is made or taken away because the policy is not known.
-pub(super) fn settle(s: &mut ClusterState) {
+pub(super) fn settle(s: &mut ClusterState, notes: &mut Vec<String>) {
     let next = &mut s.next;
     for n in [&mut next.node, &mut next.disk, &mut next.volume, &mut next.rid] {
         *n += BEYOND;
     }
+    let mut names = BTreeSet::new();
     for v in s.volumes.values_mut() {
         let most = v.shards.iter().map(|s| s.replicas.len()).max().unwrap_or(1);
-        let _ = v.attrs.insert("replicas".into(), most.to_string());
+        let _ = v.attrs.insert("replicas".into(), most.min(MOST_REPLICAS).to_string());
+        // (Deleted while a node was away, and made anew: that it was deleted is on no disk.)
+        if !names.insert(v.name.clone()) {
+            let other = format!("{:.50}-{}", v.name, v.id);
+            notes.push(format!("two volumes were called {}: volume #{} is {other} now", v.name, v.id));
+            v.name.clone_from(&other);
+            names.insert(other);
+        }
     }
+}
+
+/// Disks of this node that the record knows and that are not where it says: they have to be added again.
+pub(super) fn elsewhere(id: &Identity, s: &ClusterState) -> String {
+    let here = |d: &&DiskRecord| id.disks.iter().any(|k| k.uuid == d.uuid);
+    let not: Vec<String> = s.disks.values().filter(|d| d.node == id.node && !here(d)).map(|d| d.path.clone()).collect();
+    match not.is_empty() {
+        true => String::new(),
+        false => format!(
+            " Not found here: its disks of {}. Once it runs, give it each with holdfast disk add; what they hold is kept",
+            not.join(", ")
+        ),
+    }
+}
+
+/// Disks of a node, where the record says that they are, or here.
+fn disks_here(own: Option<&Path>, node: NodeId, s: &ClusterState) -> Vec<KnownDisk> {
+    let at = |d: &DiskRecord, path: &Path| {
+        let path = std::fs::canonicalize(path).ok()?;
+        let there = superblock(&path).is_ok_and(|sb| sb.disk == d.uuid);
+        there.then_some(KnownDisk { path, uuid: d.uuid, id: d.id })
+    };
+    let of_node = s.disks.values().filter(|d| d.node == node);
+    of_node.filter_map(|d| own.and_then(|p| at(d, p)).or_else(|| at(d, Path::new(&d.path)))).collect()
 }
 
 /// Which cluster and node a disk belongs to.
@@ -103,7 +143,8 @@ pub(super) fn identity(lock: &DataDir, own: Option<&Path>, s: &ClusterState) -> 
     };
     match s.nodes.get(&node).filter(|_| cluster == s.cluster) {
         None => anyhow::bail!("{dir} belongs to node #{node} of cluster {cluster}, not to this one"),
-        Some(_) if id.cluster.is_some() => Ok(id),
-        Some(n) => Ok(Identity { cluster, node, uuid: n.uuid, ..id }),
+        // (As the record knows it: one from disks alone does not say what it was called before.)
+        Some(n) if id.cluster.is_some() => Ok(Identity { uuid: n.uuid, ..id }),
+        Some(n) => Ok(Identity { cluster, node, uuid: n.uuid, disks: disks_here(own, node, s), ..id }),
     }
 }

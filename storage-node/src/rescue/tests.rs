@@ -20,7 +20,7 @@ fn found(chunks: u64) -> Found {
         hint_name: "lost".into(),
         hint_size: 0,
     };
-    Found { rec, disk: DiskUuid(9), path: "/d".into(), newest: Ver::ZERO, bytes: chunks * CHUNK_BYTES }
+    Found { rec, disk: DiskUuid(9), path: "/d".into(), generation: 1, newest: Ver::ZERO, bytes: chunks * CHUNK_BYTES }
 }
 
 fn with_a_disk() -> ClusterState {
@@ -148,7 +148,7 @@ fn a_volume_that_is_made_up_from_its_disks_has_its_exact_size() {
                 ..found(chunks).rec
             };
             let hint_size = size;
-            (rec.rid, Found { rec: ReplicaRec { hint_size, ..rec }, ..found(chunks) })
+            (rec.rid, Found { rec: ReplicaRec { hint_size, ..rec }, bytes: CHUNK_BYTES, ..found(chunks) })
         };
         let mut state = with_a_disk();
         let shards = size.div_ceil(SHARD_BYTES) as u32;
@@ -157,6 +157,19 @@ fn a_volume_that_is_made_up_from_its_disks_has_its_exact_size() {
             (state.volumes[&VolumeId(4)].size, state.volumes[&VolumeId(4)].shards.len()),
             (size, shards as usize)
         );
+        // Without its end it is not what it was, and not to be had shorter.
+        let (mut state, mut notes) = (with_a_disk(), Vec::new());
+        restore_unknown(&mut state, &(0..shards - 1).map(noted).collect(), &mut notes);
+        assert!(
+            state.volumes.is_empty() && (shards == 1 || notes[0].contains("a shard was found on no disk")),
+            "{notes:?}"
+        );
+        // It was grown since that was noted: what was written there is not cut off.
+        let f = found(chunks);
+        let f = Found { rec: ReplicaRec { hint_size: CHUNK_BYTES, ..f.rec }, ..f };
+        let mut state = with_a_disk();
+        restore_unknown(&mut state, &BTreeMap::from([(Rid(7), f)]), &mut Vec::new());
+        assert_eq!(state.volumes[&VolumeId(4)].size, chunks * CHUNK_BYTES);
     }
 }
 
