@@ -79,6 +79,7 @@ stage operations 'beside it|moved from' t hf-tests operations
 stage repair 'test result' t hf-tests repair
 stage jobs 'test result' t hf-tests jobs
 stage rescue 'test result' t hf-tests rescue
+stage inspectors 'test result' t hf-tests inspect
 
 printf '\n%s stages held, %s failed, %s minutes, commit %s, %s, %s\n' "$held" "${#failed[@]}" $(((SECONDS - began) / 60)) \
     "$(git rev-parse --short HEAD 2>/dev/null || echo '?')" "$(date +%F)" "$(uname -mr), $(nproc) cores"

@@ -27,6 +27,8 @@ use bytes::Bytes;
 use hf_policy::{BLOCK_SIZE, ClusterId, DiskUuid, LogAge, NodeId, crc};
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
+/// Sectors behind the journal's end that may be unreadable. A disk with more is a dead one, and each may take it seconds to give up.
+const MOST_UNREADABLE: usize = 16;
 
 /// How to format.
 #[derive(Clone, Copy, Debug)]
@@ -301,6 +303,7 @@ fn check_end(disk: &mut dyn RawDisk, store: &Store, scan: &Scan, any_damaged: bo
     let ring = sb.geometry.journal_bytes;
     // The next groups lie within a few group lengths behind the end, or at the ring's beginning.
     let window = if any_damaged { ring } else { (3 * MAX_GROUP_BYTES).min(ring) };
+    let mut unreadable = 0;
     let mut look = |from: u64, len: u64| -> Result<(), OpenError> {
         let mut off = from;
         while off < (from + len).min(ring) {
@@ -309,8 +312,16 @@ fn check_end(disk: &mut dyn RawDisk, store: &Store, scan: &Scan, any_damaged: bo
             for i in 0..n / BLOCK {
                 // (A sector there that cannot be read is none in force: it says nothing, and the others decide.)
                 let block = match &piece {
-                    Ok(all) => all.slice((i * BLOCK) as usize..((i + 1) * BLOCK) as usize),
-                    Err(_) => read(disk, JOURNAL_OFF + off + i * BLOCK, BLOCK_SIZE).unwrap_or_default(),
+                    Ok(all) => Ok(all.slice((i * BLOCK) as usize..((i + 1) * BLOCK) as usize)),
+                    Err(_) => read(disk, JOURNAL_OFF + off + i * BLOCK, BLOCK_SIZE),
+                };
+                let block = match block {
+                    Err(e) if unreadable == MOST_UNREADABLE => return Err(e.into()),
+                    Err(_) => {
+                        unreadable += 1;
+                        continue;
+                    }
+                    Ok(block) => block,
                 };
                 let Some(blocks) = Group::header_blocks(&block) else { continue };
                 let at = off + i * BLOCK;

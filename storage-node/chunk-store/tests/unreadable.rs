@@ -214,5 +214,11 @@ fn an_unreadable_sector_of_the_journal_costs_the_disk_only_where_it_is_in_force(
             }
         }
     }
+    // A few of them at once as well; where there are many the disk is not asked for each.
+    let end = in_force.last().unwrap() + 100;
+    for (n, opens) in [(16, true), (17, false)] {
+        w.disk.unreadable = (0..n).map(|i| end + 3 * i).collect();
+        assert_eq!(recovery::open(&mut w.disk, config()).is_ok(), opens, "{n} of them");
+    }
     println!("{opened} places cost nothing, {} the disk", in_force.len());
 }
