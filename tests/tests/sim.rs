@@ -78,7 +78,7 @@ fn judge(meta: Metadata, stores: Stores, name: &str, pinned: &[Pinned], default:
     Some((seeds, total))
 }
 
-const PINNED: [Pinned; 20] = [
+const PINNED: [Pinned; 21] = [
     old(116),
     old(359),
     old(1095),
@@ -99,6 +99,7 @@ const PINNED: [Pinned; 20] = [
     (12469, &NEW),
     (163, &NEW),
     (2606, &["chunks", "forces"]),
+    (41367, &[]),
 ];
 const PINNED_GROUP: [Pinned; 10] = [
     (290, &GROUP),

@@ -19,7 +19,7 @@ pub(super) struct Asked {
     pub(super) what: What,
     /// So few members were in sync that a write had to wait.
     pub(super) short: bool,
-    /// Who was known to be in sync when it was asked.
+    /// Who was known to be in sync when it was asked, and ever since.
     pub(super) members: BTreeSet<Rid>,
 }
 
