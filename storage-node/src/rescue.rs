@@ -65,6 +65,10 @@ pub fn propose(data_dirs: &[PathBuf], disks: &[PathBuf]) -> anyhow::Result<Propo
             paths.extend(id.disks.into_iter().map(|d| d.path).filter(|p| p.exists()));
         }
     }
+    // (One disk under two names is one disk.)
+    for p in &mut paths {
+        *p = std::fs::canonicalize(&*p).unwrap_or_else(|_| p.clone());
+    }
     paths.sort();
     paths.dedup();
     let (last, mut best) = (logs.last, logs.best());
@@ -78,15 +82,17 @@ pub fn propose(data_dirs: &[PathBuf], disks: &[PathBuf]) -> anyhow::Result<Propo
             "no data directory that was given holds the cluster's record, and no disk was: give all that are left. {why}"
         );
     }
-    let unread = notes.len();
+    let mut disks_read = 0;
     let mut found: BTreeMap<Rid, Found> = BTreeMap::new();
     for p in &paths {
         match replicas_on(p) {
-            Ok(list) => list.into_iter().for_each(|f| keep_newer(&mut found, f, &mut notes)),
+            Ok(list) => {
+                disks_read += 1;
+                list.into_iter().for_each(|f| keep_newer(&mut found, f, &mut notes));
+            }
             Err(e) => notes.push(format!("{}: {e:#}", p.display())),
         }
     }
-    let disks_read = paths.len() - (notes.len() - unread);
     let mut volumes = Vec::new();
     restore_unknown(&mut best, &found, &mut notes);
     if disks_alone {
@@ -99,18 +105,7 @@ pub fn propose(data_dirs: &[PathBuf], disks: &[PathBuf]) -> anyhow::Result<Propo
             volumes.push(judge(v, &found, &logs));
         }
     }
-    // The group is begun anew: nobody's log has a place in it yet.
-    // (The number goes on: who still runs with the old record must not take a new log for an older one.)
-    best.revision += JUMP;
-    for n in best.nodes.values_mut() {
-        (n.log, n.rev) = (LogRecord { nth: n.log.nth + JUMP, ..LogRecord::default() }, best.revision);
-    }
-    best.removed_members.clear();
-    // (Whoever knew more than this must not keep what is not in it: everybody is shown the whole.)
-    (best.removals, best.removals_floor) = (Default::default(), best.revision);
-    for v in best.volumes.values_mut() {
-        v.rev = best.revision;
-    }
+    begin_anew(&mut best);
     best.check().map_err(|e| anyhow::anyhow!("the proposal contradicts itself: {e}"))?;
     let report = json!({
         "cluster": best.cluster, "name": best.name, "sources": sources,
@@ -118,6 +113,21 @@ pub fn propose(data_dirs: &[PathBuf], disks: &[PathBuf]) -> anyhow::Result<Propo
         "replicas_found": found.len(), "volumes": volumes, "notes": notes,
     });
     Ok(Proposal { state: best, last, report })
+}
+
+/// The group is begun anew: nobody's log has a place in it yet, and nobody who knew more keeps what is not in it.
+fn begin_anew(state: &mut ClusterState) {
+    // (The number goes on: who still runs with the old record must not take a new log for an older one.)
+    state.revision += JUMP;
+    for n in state.nodes.values_mut() {
+        (n.log, n.rev) = (LogRecord { nth: n.log.nth + JUMP, ..LogRecord::default() }, state.revision);
+    }
+    state.removed_members.clear();
+    // (Whoever knew more than this must not keep what is not in it: everybody is shown the whole.)
+    (state.removals, state.removals_floor) = (Default::default(), state.revision);
+    for v in state.volumes.values_mut() {
+        v.rev = state.revision;
+    }
 }
 
 /// What data directories hold of the record.

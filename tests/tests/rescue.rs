@@ -119,11 +119,17 @@ fn a_cluster_of_which_only_the_disks_are_left_is_begun_again() {
     // Of n2 its identity is left, and nothing of the record.
     std::fs::remove_dir_all(c.nodes[1].data_dir.join("meta")).unwrap();
     let _ = std::fs::remove_file(c.nodes[1].data_dir.join("view.json"));
+    // Somebody made an image of a disk, too.
+    let image = c.dir.path().join("image");
+    let copied =
+        std::process::Command::new("cp").args(["-a", "--sparse=always"]).args([&c.nodes[1].disk, &image]).status();
+    assert!(copied.unwrap().success());
     let disks: Vec<String> = c.nodes.iter().map(|n| n.disk.display().to_string()).collect();
     let dirs: Vec<String> = c.nodes.iter().map(|n| n.data_dir.display().to_string()).collect();
     let from: Vec<&str> = disks.iter().flat_map(|d| ["--disk", d]).collect();
-    let p = json(&[&["rescue", "propose", "--data-dir", &dirs[1]], &from[..]].concat());
-    assert_eq!((&p["replicas_found"], &p["disks_read"]), (&5.into(), &3.into()), "{p}");
+    let image = image.display().to_string();
+    let p = json(&[&["rescue", "propose", "--data-dir", &dirs[1], "--disk", &image], &from[..]].concat());
+    assert_eq!((&p["replicas_found"], &p["disks_read"]), (&5.into(), &4.into()), "{p}");
     for (name, size, replicas) in [("v", 16u64 << 20, 3), ("two", 24 << 20, 2)] {
         let v = p["volumes"].as_array().unwrap().iter().find(|v| v["volume"] == name).unwrap();
         let all = v["shards"][0]["replicas"].as_array().unwrap();

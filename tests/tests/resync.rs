@@ -114,6 +114,18 @@ fn a_returned_replica_catches_up_under_load_and_then_carries_the_volume() {
     model.check(&mut nbd);
 }
 
+fn disk_of_n3(c: &Cluster) -> String {
+    let s = c.status().unwrap();
+    let disk = s["disks"].as_object().unwrap().values().find(|d| d["node"] == 3).unwrap();
+    disk["id"].to_string()
+}
+
+/// All bytes between these nodes' coordinators and a disk, both ways.
+fn link_bytes(c: &Cluster, disk: &str, nodes: &[usize]) -> u64 {
+    let ways = ["sent", "received"].map(|way| format!("holdfast_link_{way}_bytes_total{{disk=\"{disk}\"}}"));
+    nodes.iter().flat_map(|node| ways.iter().map(|w| metric(c, *node, w))).sum()
+}
+
 /// One block of every chunk, the worst case for what comes with each block; then blocks all over the place; then large pieces: all bytes
 /// between the coordinator and the disk that was away, both ways, against the bytes that were dirtied.
 #[test]
@@ -127,12 +139,7 @@ fn the_traffic_of_a_resync_is_little_more_than_what_was_dirtied() {
     for i in 0..CHUNKS {
         model.put(&mut nbd, i * 256, 256);
     }
-    let away =
-        c.status().unwrap()["disks"].as_object().unwrap().values().find(|d| d["node"] == 3).unwrap()["id"].clone();
-    let bytes = |c: &Cluster, node: usize| -> u64 {
-        let of = |way: &str| metric(c, node, &format!("holdfast_link_{way}_bytes_total{{disk=\"{away}\"}}"));
-        of("sent") + of("received")
-    };
+    let away = disk_of_n3(&c);
     let sparse = |shift: u64| (0..CHUNKS).map(|i| (i * 256 + (i * 37 + shift) % 256, 1)).collect();
     let pieces: [(&str, Vec<(u64, u64)>); 4] = [
         ("one block of every chunk", sparse(0)),
@@ -163,10 +170,10 @@ fn the_traffic_of_a_resync_is_little_more_than_what_was_dirtied() {
             c.ok(&["volume", "attach", "v", "--node", "n2"]);
             nbd = until("the export", || Nbd::connect(&c.nodes[node].nbd, "v").map_err(|e| e.to_string()));
         }
-        let before = bytes(&c, node);
+        let before = link_bytes(&c, &away, &[node]);
         c.nodes[2].start();
         in_sync(&c, "v", 3);
-        let traffic = bytes(&c, node) - before;
+        let traffic = link_bytes(&c, &away, &[node]) - before;
         let ratio = traffic as f64 / dirtied as f64;
         println!("resync of {what}: {dirtied} bytes dirtied, {traffic} bytes on the wire: {ratio:.3}");
         assert!(ratio <= 1.1, "{what}: {traffic} bytes for {dirtied}");
@@ -189,23 +196,18 @@ fn a_resync_that_is_interrupted_goes_on_where_it_was() {
     let mut nbd = Nbd::connect(&c.nodes[0].nbd, "v").unwrap();
     let mut model = Model { tags: vec![0; MIB as usize * 256], tag: 0 };
     (0..MIB).for_each(|i| model.put(&mut nbd, i * 256, 256));
-    let away =
-        c.status().unwrap()["disks"].as_object().unwrap().values().find(|d| d["node"] == 3).unwrap()["id"].clone();
-    let bytes = |c: &Cluster| -> u64 {
-        let ways = ["sent", "received"].map(|way| format!("holdfast_link_{way}_bytes_total{{disk=\"{away}\"}}"));
-        ways.iter().flat_map(|w| [0, 1].map(|node| metric(c, node, w))).sum()
-    };
+    let away = disk_of_n3(&c);
     c.nodes[2].kill();
     (0..MIB).for_each(|i| model.put(&mut nbd, i * 256, 256));
     let dirtied = MIB << 20;
-    let before = bytes(&c);
+    let before = link_bytes(&c, &away, &[0, 1]);
     c.nodes[2].start();
     // A user reads all the while (which costs that link nothing), until the volume goes.
     let mut user = Nbd::connect(&c.nodes[0].nbd, "v").unwrap();
     let user = std::thread::spawn(move || (0..).take_while(|i| user.read((i % 96) << 19, 4096).is_ok()).count());
     for part in 1..=3 {
         until("a part to be copied", || {
-            let done = bytes(&c) - before;
+            let done = link_bytes(&c, &away, &[0, 1]) - before;
             if done >= dirtied * part / 4 { Ok(()) } else { Err(format!("{done} of {dirtied}")) }
         });
         let v = c.volume("v");
@@ -222,7 +224,7 @@ fn a_resync_that_is_interrupted_goes_on_where_it_was() {
     }
     assert!(user.join().unwrap() > 0);
     in_sync(&c, "v", 3);
-    let traffic = bytes(&c) - before;
+    let traffic = link_bytes(&c, &away, &[0, 1]) - before;
     let ratio = traffic as f64 / dirtied as f64;
     println!(
         "resync of everything, interrupted three times: {dirtied} bytes dirtied, {traffic} on the wire: {ratio:.3}"

@@ -12,7 +12,7 @@ pub(in crate::coordinator) struct PutOff {
     first: bool,
 }
 
-/// Leave to sync: how many go on at once is decided for the whole node.
+/// Leave to sync: how many go on at once is decided for all coordinators of a reactor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::coordinator) enum Permit {
     None,
