@@ -108,6 +108,12 @@ mutants! {
     WipedKeepsBase,
     /// An attach keeps the term.
     AttachKeepsTerm,
+    /// A link sends more than the other end has said it will hold.
+    CreditIgnored,
+    /// A link's serving end begins every request at once, whether or not its answers can leave.
+    AnswersWithoutRoom,
+    /// A request that waits its turn on a link is taken for lost: it is repeated, and its member suspected.
+    QueueIsSilence,
     /// After a last resort the others keep the base of the history that was given up.
     ForceKeepsBase,
 }

@@ -3,6 +3,7 @@
 //! * [`coordinator::Coordinator`]: one per attached shard; numbers writes, sends them to the in-sync set, answers
 //!   clients. Keeps nothing authoritative: a restart is a new attach with a new term.
 //! * [`replica::Replica`]: one per replica; guards terms, keeps the promise durable, grants leases.
+//! * [`flow::Flow`]: one end of a link between their nodes; decides what is sent next.
 //! * [`message`]: what they say to each other; [`wire`]: the bytes.
 //!
 //! | message | replica: older term | promised term | newer term |
@@ -13,6 +14,7 @@
 //! Neither machine knows clocks, sockets, files or randomness: `step(now, input, &mut out)`.
 
 pub mod coordinator;
+pub mod flow;
 pub mod message;
 pub mod range_lock;
 pub mod replica;

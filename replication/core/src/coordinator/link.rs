@@ -60,7 +60,11 @@ pub(super) struct Pending {
     pub rid: Rid,
     pub what: For,
     pub msg: Msg,
+    /// When it was asked for the first time.
+    pub began: Tick,
+    /// Since when its member owes the answer: later than `began` where it had to wait its turn.
     pub first: Tick,
+    /// When it was last sent, or last waited its turn.
     pub sent: Tick,
 }
 
@@ -70,7 +74,7 @@ impl Coordinator {
         if self.members.get(&rid).is_some_and(|m| m.up && (!m.unproven || what == For::Seal)) {
             out.push(Output::Send { rid, env: self.envelope(rid, req), msg: msg.clone() });
         }
-        self.pending.insert(req, Pending { rid, what, msg, first: now, sent: now });
+        self.pending.insert(req, Pending { rid, what, msg, began: now, first: now, sent: now });
     }
 
     /// Asks, or asks once more under the same number: an answer to either is an answer, however long it takes. (Under a new number
@@ -151,6 +155,29 @@ impl Coordinator {
         }
     }
 
+    /// Requests that [`Coordinator::expire`] would repeat now, or hold against their member: (member, request). Those that wait their
+    /// turn on a link that moves are to come back in [`super::Input::Waits`] before the next tick (protocol.md, "Links").
+    pub fn overdue(&self, now: Tick) -> Vec<(Rid, u64)> {
+        let half = self.cfg.replica_timeout / 2;
+        let due = |p: &Pending| now.since(p.sent) >= half && self.members.get(&p.rid).is_some_and(|m| m.up);
+        self.pending.iter().filter(|(_, p)| due(p)).map(|(req, p)| (p.rid, *req)).collect()
+    }
+
+    /// These wait their turn: their time counts from now, and a link that moves is a sign of life.
+    pub(super) fn waits(&mut self, now: Tick, rid: Rid, reqs: &[u64]) {
+        if mutant::is(Mutant::QueueIsSilence) {
+            return;
+        }
+        for req in reqs {
+            if let Some(p) = self.pending.get_mut(req).filter(|p| p.rid == rid) {
+                (p.first, p.sent) = (now, now);
+            }
+        }
+        if let Some(m) = self.members.get_mut(&rid) {
+            m.heard = now;
+        }
+    }
+
     /// Repeats what is unanswered for half the timeout; suspects who left something unanswered for all of it.
     pub(super) fn expire(&mut self, now: Tick, out: &mut Vec<Output>) {
         let timeout = self.cfg.replica_timeout;
@@ -177,7 +204,7 @@ impl Coordinator {
             // Background work is no reason to drop a member that serves.
             let copying = what.is_some_and(|w| w.is_sync() && !matches!(w, For::Mirror(_)));
             if let Some(p) = self.pending.get(&req).filter(|p| copying && now.since(p.first) >= timeout) {
-                self.width.failed(now, p.first);
+                self.width.failed(now, p.began);
             }
             if copying && self.record.in_sync.contains_key(&rid) {
                 self.fail_sync("the source is slow");

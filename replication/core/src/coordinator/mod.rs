@@ -137,6 +137,7 @@ impl Coordinator {
         match input {
             Input::Client { id, op } => self.client(now, id, op, out),
             Input::Message { rid, env, msg } => self.message(now, rid, env, msg, out),
+            Input::Waits { rid, reqs } => self.waits(now, rid, &reqs),
             Input::PeerUp { rid, boot } => self.peer_up(now, rid, boot, out),
             Input::PeerDown { rid } => self.peer_down(now, rid),
             Input::Record(r) => self.on_record(now, r, out),

@@ -258,6 +258,13 @@ pub enum Input {
         /// What.
         msg: Msg,
     },
+    /// Of the requests that were overdue, these wait their turn on a link that moves: they are not lost.
+    Waits {
+        /// Whose link.
+        rid: Rid,
+        /// Requests, by number.
+        reqs: Vec<u64>,
+    },
     /// The link to a member's disk is up.
     PeerUp {
         /// Who.

@@ -10,8 +10,11 @@ const MAGIC: &[u8; 8] = b"HFHELLO1";
 pub const MIN_VERSION: u32 = 5;
 /// The newest.
 pub const MAX_VERSION: u32 = 5;
-/// What this code can do beyond version 1; a rule is used only if every member concerned has its bit.
-pub const CAPABILITIES: u64 = 0;
+/// Capability bit 0: both ends of a link tell each other what they have received and what they will take, and payload may come
+/// in parts.
+pub const LINK_CREDIT: u64 = 1;
+/// What this code can do beyond its version; a rule is used only if every member concerned has its bit.
+pub const CAPABILITIES: u64 = LINK_CREDIT;
 
 /// The dialer's hello.
 #[derive(Clone, PartialEq, Message)]

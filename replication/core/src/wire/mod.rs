@@ -12,5 +12,8 @@ mod codec;
 mod fields;
 mod hello;
 
-pub use codec::{Frame, HEADER_BYTES, Header, MAX_BODY, MAX_PAYLOAD, WireError, decode, encode, parse_header};
-pub use hello::{CAPABILITIES, HELLO_BYTES, Hello, HelloReply, MAX_VERSION, MIN_VERSION, Refused};
+pub use codec::{
+    Frame, HEADER_BYTES, Header, LinkFields, MAX_BODY, MAX_PAYLOAD, WireError, decode, encode, encode_link,
+    encode_unsealed, parse_header, verify_link,
+};
+pub use hello::{CAPABILITIES, HELLO_BYTES, Hello, HelloReply, LINK_CREDIT, MAX_VERSION, MIN_VERSION, Refused};

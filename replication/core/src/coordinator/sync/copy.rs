@@ -131,7 +131,7 @@ impl Coordinator {
             _ => return,
         };
         let of = self.sync.as_ref().map_or(0, |s| s.copying.busy());
-        self.width.answered(now, p.first, bytes, of, self.cfg.replica_timeout);
+        self.width.answered(now, p.began, bytes, of, self.cfg.replica_timeout);
     }
 
     fn begin_piece(&mut self, now: Tick, out: &mut Vec<Output>) -> bool {

@@ -1,0 +1,376 @@
+//! One end of a replication link: who sends next, how much may be in flight, and what is known of requests that are not answered.
+//!
+//! A link is one TCP connection that many volumes share. Everything that is written into it arrives in order and nothing can
+//! be taken back, so this decides *before* that: small messages (leases, seals, acknowledgements) go first; payload takes
+//! turns between volumes ([`lanes`]) and is cut into pieces where the link is slow, so that small messages fit between them;
+//! no more payload is in flight than keeps the link busy ([`window`]), and no more than the other end has said it will
+//! hold ([`sender`]); no more answers are asked for than the way back and the other end's disk keep up with ([`asked`]).
+//! At the serving end, a request is begun when there is room for its answer, and never twice ([`served`]).
+//!
+//! It promises that a request which waits its turn is told apart from one that is lost ([`Flow::waits`]): the coordinator repeats
+//! nothing that waits, and drops no member for it. It does not promise delivery: a link that ends takes everything with it,
+//! and the coordinator sends again over the next one. Rules: docs/protocol.md, "Links".
+
+mod asked;
+mod lanes;
+mod sender;
+mod served;
+mod window;
+
+use crate::message::{Envelope, Msg};
+use crate::wire::{self, Frame, Header, LinkFields};
+use asked::{LIST_ANSWER, Moved, Requests, read_answer};
+use bytes::Bytes;
+use hf_meta_core::mutant::{self, Mutant};
+use hf_policy::{Rid, SessionId, ShardId, Tick};
+use lanes::Lanes;
+use sender::{FIRST_LIMIT, Sender};
+use served::{Begin, MOST_PARKED, Served};
+use std::collections::VecDeque;
+
+/// Names a request on a link: attachments of one volume that follow each other use the same request ids.
+pub type Key = (ShardId, Rid, SessionId, u64);
+
+/// Small messages that may wait at one end; the link is given up beyond that.
+const MOST_SMALL: usize = 256 << 10;
+/// Bytes of answers that the serving end makes at once however slow the link is; the last one may be larger.
+const LEAST_ANSWERS: u64 = 256 << 10;
+
+/// Which end of the link this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The coordinator's: sends requests. What it asks for has its memory already.
+    Asking,
+    /// The replica's disk: answers them. What it will hold is granted by credit.
+    Serving,
+}
+
+/// The key of a message.
+pub fn key(env: &Envelope) -> Key {
+    (env.shard, env.rid, env.session, env.req)
+}
+
+/// A payload of which some pieces are not sent yet.
+struct Cut {
+    key: Key,
+    pieces: VecDeque<Bytes>,
+}
+
+/// See the module.
+pub struct Flow {
+    end: End,
+    small: VecDeque<(Envelope, Msg)>,
+    /// Messages that count against the window.
+    large: Lanes<(Key, Frame)>,
+    /// Small requests with large answers.
+    asking: Lanes<(Envelope, Msg)>,
+    cut: Option<Cut>,
+    out: Sender,
+    requests: Requests,
+    served: Served,
+    /// Counted bytes received, and when the last came.
+    received: Moved,
+    /// What the other end was told it may send in all.
+    granted: u64,
+    /// Bytes of requests that this end holds at most; at least the largest frame.
+    hold: u64,
+    /// Bytes of answers that this end makes or queues at most.
+    answers: u64,
+    /// The other end wants to be told what has been received.
+    ack_due: bool,
+    broken: bool,
+}
+
+/// A message's cost, as far as it is not small.
+fn answer_cost(msg: &Msg) -> u64 {
+    match msg {
+        Msg::Read { range } => read_answer(u64::from(range.len)),
+        Msg::ChunkVersions { .. } | Msg::Verify { .. } => LIST_ANSWER,
+        Msg::ChunkList { .. } => 16 * crate::replica::LIST_PAGE as u64 + 164,
+        _ => 0,
+    }
+}
+
+/// Is it a request whose answer is awaited?
+fn is_request(msg: &Msg) -> bool {
+    answer_cost(msg) > 0 || matches!(msg, Msg::Write { .. } | Msg::Copy { .. } | Msg::Reserve { .. })
+}
+
+impl Flow {
+    /// One end of a new link. `credited`: both ends have the capability; without it nothing is held back.
+    pub fn new(now: Tick, end: End, credited: bool) -> Flow {
+        Flow {
+            end,
+            small: VecDeque::new(),
+            large: Lanes::default(),
+            asking: Lanes::default(),
+            cut: None,
+            out: Sender::new(now, credited),
+            requests: Requests::new(now),
+            served: Served::default(),
+            received: Moved { bytes: 0, at: now },
+            granted: FIRST_LIMIT,
+            hold: FIRST_LIMIT,
+            answers: LEAST_ANSWERS,
+            ack_due: false,
+            broken: false,
+        }
+    }
+
+    /// Bytes that this end may hold for requests and for answers: its share of the node's memory.
+    pub fn set_shares(&mut self, hold: u64, answers: u64) {
+        self.hold = hold.max(FIRST_LIMIT);
+        self.answers = answers.max(LEAST_ANSWERS);
+    }
+
+    /// The other end broke a bound: the link must be given up.
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Queues a message.
+    pub fn push(&mut self, env: Envelope, msg: Msg) {
+        if self.end == End::Serving {
+            self.served.over(&key(&env));
+        }
+        let back = answer_cost(&msg);
+        let large = matches!(
+            msg,
+            Msg::Write { .. }
+                | Msg::Copy { .. }
+                | Msg::ReadAck { .. }
+                | Msg::ChunkListAck { .. }
+                | Msg::ChunkVersionsAck { .. }
+        );
+        let frame = large.then(|| wire::encode_unsealed(&env, &msg)).filter(|f| f.counted() > 0);
+        let bytes = frame.as_ref().map_or(0, |f| f.len() as u64);
+        let asks = self.end == End::Asking && env.req != 0 && is_request(&msg);
+        if asks && !self.requests.queued(key(&env), back, bytes) {
+            return;
+        }
+        match frame {
+            Some(f) => self.large.push(env.shard, bytes, (key(&env), f)),
+            None if asks && back > 0 => self.asking.push(env.shard, back, (env, msg)),
+            None => {
+                self.small.push_back((env, msg));
+                self.broken |= self.small.len() > MOST_SMALL;
+            }
+        }
+    }
+
+    /// The next bytes for the socket, if any may go.
+    pub fn pop(&mut self, now: Tick) -> Option<Frame> {
+        if let Some((env, msg)) = self.small.pop_front() {
+            self.goes(now, key(&env));
+            self.requests.left(&key(&env), self.out.sent());
+            return Some(self.seal(wire::encode_unsealed(&env, &msg), false, 0));
+        }
+        if !self.asking.is_empty() && self.requests.may_ask() {
+            let (env, msg) = self.asking.pop()?;
+            self.goes(now, key(&env));
+            self.requests.left(&key(&env), self.out.sent());
+            return Some(self.seal(wire::encode_unsealed(&env, &msg), false, 0));
+        }
+        if let Some(frame) = self.pop_large(now) {
+            return Some(frame);
+        }
+        let ask = self.out.must_ask(now);
+        (ask || self.ack_due || self.grants_more()).then(|| self.seal(wire::encode_link(None), ask, 0))
+    }
+
+    fn pop_large(&mut self, now: Tick) -> Option<Frame> {
+        if self.cut.is_some() {
+            return self.pop_piece(now);
+        }
+        // A repeat of what has been answered meanwhile is wanted by nobody.
+        while self.end == End::Asking && self.large.peek().is_some_and(|(k, _)| !self.requests.is_open(k)) {
+            self.large.pop();
+        }
+        let bytes = self.large.next_cost()?;
+        let piece = self.out.piece();
+        // (With the headers of the pieces it may be cut into.)
+        let whole = bytes + (bytes / piece as u64 + 1) * wire::HEADER_BYTES as u64;
+        if !self.out.may_begin(whole) {
+            return None;
+        }
+        let (key, frame) = self.large.pop()?;
+        self.goes(now, key);
+        let payload: usize = frame.payload.iter().map(Bytes::len).sum();
+        if payload <= piece {
+            let ask = self.out.sends(now, frame.counted());
+            self.requests.left(&key, self.out.sent());
+            return Some(self.seal(frame, ask, 0));
+        }
+        self.cut = Some(Cut { key, pieces: frame.payload.into() });
+        let head = Frame { head: frame.head, payload: Vec::new() };
+        let ask = self.out.sends(now, head.len() as u64);
+        Some(self.seal(head, ask, payload as u32))
+    }
+
+    fn pop_piece(&mut self, now: Tick) -> Option<Frame> {
+        if !self.out.may_go_on() {
+            return None;
+        }
+        let most = self.out.piece();
+        let cut = self.cut.as_mut()?;
+        let mut piece = Vec::new();
+        let mut left = most;
+        while left > 0
+            && let Some(front) = cut.pieces.front_mut()
+        {
+            let n = left.min(front.len());
+            piece.push(front.split_to(n));
+            left -= n;
+            if front.is_empty() {
+                cut.pieces.pop_front();
+            }
+        }
+        let key = cut.key;
+        if cut.pieces.is_empty() {
+            self.cut = None;
+        }
+        let mut frame = wire::encode_link(Some(Bytes::new()));
+        frame.payload = piece;
+        let ask = self.out.sends(now, frame.len() as u64);
+        if self.cut.is_none() {
+            self.requests.left(&key, self.out.sent());
+        }
+        Some(self.seal(frame, ask, 0))
+    }
+
+    /// A request leaves the queue.
+    fn goes(&mut self, now: Tick, key: Key) {
+        if self.end == End::Asking && key.3 != 0 {
+            self.requests.sent(now, key, self.received);
+        }
+    }
+
+    fn seal(&mut self, mut frame: Frame, ask: bool, parts: u32) -> Frame {
+        self.ack_due = false;
+        self.granted = self.granted.max(self.would_grant());
+        frame.stamp(&LinkFields { received: self.received.bytes, limit: self.granted, ask, parts });
+        frame
+    }
+
+    /// What the other end may send in all, by what is held for it now.
+    fn would_grant(&self) -> u64 {
+        match self.end {
+            End::Asking => u64::MAX,
+            End::Serving => self.received.bytes + self.hold.saturating_sub(self.served.holding()),
+        }
+    }
+
+    /// The other end may be waiting for room, and there is room again.
+    fn grants_more(&self) -> bool {
+        self.end == End::Serving && self.would_grant().saturating_sub(self.granted) >= self.hold / 2
+    }
+
+    /// A frame's header has come, and with it what the other end says of the link. Called for every frame, in order.
+    pub fn on_header(&mut self, now: Tick, h: &Header) {
+        self.out.told(now, &h.link);
+        self.ack_due |= h.link.ask;
+        let bytes = h.counted();
+        if bytes > 0 {
+            self.received = Moved { bytes: self.received.bytes + bytes, at: now };
+            if self.end == End::Serving {
+                self.served.holds(bytes);
+            }
+        }
+    }
+
+    /// A whole message has come, of `bytes` that counted. At the asking end it may be an answer; at the serving end the message comes
+    /// back if it is to be begun now.
+    pub fn on_message(&mut self, now: Tick, env: Envelope, msg: Msg, bytes: u64) -> Option<(Envelope, Msg)> {
+        let key = key(&env);
+        if self.end == End::Asking {
+            self.requests.over(now, &key);
+            return Some((env, msg));
+        }
+        let answer = answer_cost(&msg);
+        let begin = match msg {
+            Msg::Write { .. } | Msg::Copy { .. } if bytes > 0 => self.served.payload(key, bytes),
+            _ if answer > 0 => {
+                self.served.lets_go(bytes);
+                let room = self.has_room() || mutant::is(Mutant::AnswersWithoutRoom);
+                self.served.asks(key, answer, room)
+            }
+            _ => {
+                self.served.lets_go(bytes);
+                Begin::Now
+            }
+        };
+        match begin {
+            Begin::Now => Some((env, msg)),
+            Begin::Already => None,
+            Begin::Later => {
+                self.served.park(env, msg);
+                self.broken |= self.served.parked() > MOST_PARKED;
+                None
+            }
+        }
+    }
+
+    /// Is there room for another answer?
+    fn has_room(&self) -> bool {
+        let most = self.answers.min((2 * self.out.window()).max(LEAST_ANSWERS));
+        self.answers_held() < most
+    }
+
+    /// Bytes of answers that are made or wait to be sent.
+    pub fn answers_held(&self) -> u64 {
+        let cut: usize = self.cut.iter().flat_map(|c| &c.pieces).map(Bytes::len).sum();
+        self.served.making() + self.large.bytes() + cut as u64
+    }
+
+    /// A request that waited for room and may be begun now.
+    pub fn next_parked(&mut self) -> Option<(Envelope, Msg)> {
+        if self.served.parked() == 0 || !self.has_room() {
+            return None;
+        }
+        self.served.unpark(key)
+    }
+
+    /// These will never be answered at this end: the replica is gone or begins anew.
+    pub fn forget_replica(&mut self, rid: Rid) {
+        self.served.forget(|k| k.1 == rid, key);
+    }
+
+    /// Nobody waits for answers to this attachment any more: what has not been sent is not sent.
+    pub fn forget_attachment(&mut self, shard: ShardId, session: SessionId) {
+        let gone = |k: &Key| k.0 == shard && k.2 == session;
+        self.asking.remove(|(env, _)| gone(&key(env)));
+        self.large.remove(|(k, _)| gone(k));
+        self.small.retain(|(env, _)| !gone(&key(env)));
+        self.requests.forget(gone);
+    }
+
+    /// Nobody waits for the answer to this request any more. False if it has been sent.
+    pub fn forget(&mut self, k: &Key) -> bool {
+        let unsent = self.asking.remove(|(env, _)| key(env) == *k) + self.large.remove(|(q, _)| q == k) > 0;
+        if unsent {
+            self.requests.forget(|q| q == k);
+        }
+        unsent
+    }
+
+    /// Does a request wait its turn, on a link that moves? If not, and it is not answered, its answer is missing.
+    pub fn waits(&self, now: Tick, key: &Key, patience: u64) -> bool {
+        let out = Moved { bytes: self.out.acked(), at: self.out.moved_at };
+        self.requests.waits(now, key, patience, out, self.received)
+    }
+
+    /// Bytes of requests that this end holds for the other.
+    pub fn held(&self) -> u64 {
+        self.served.holding()
+    }
+
+    /// Bytes of payload that wait to be sent, and of answers on their way here.
+    pub fn queued(&self) -> (u64, u64) {
+        (self.large.bytes(), self.requests.coming())
+    }
+
+    /// Bytes in flight, and how many may be.
+    pub fn in_flight(&self) -> (u64, u64) {
+        (self.out.in_flight(), self.out.window())
+    }
+}
