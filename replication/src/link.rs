@@ -2,9 +2,10 @@
 
 use crate::buffers::AlignedBuf;
 use bytes::{Bytes, BytesMut};
-use hf_policy::BootId;
+use hf_policy::{BootId, Tick};
+use hf_repl_core::flow::{End, Flow};
 use hf_repl_core::message::{Envelope, Msg};
-use hf_repl_core::wire::{self, Frame, HEADER_BYTES, HELLO_BYTES, Hello, HelloReply, Refused, WireError};
+use hf_repl_core::wire::{self, HEADER_BYTES, HELLO_BYTES, Header, Hello, HelloReply, Refused, WireError};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -17,8 +18,6 @@ use tokio::sync::Notify;
 
 /// How long a connect and a hello may take.
 const HELLO_TIME: Duration = Duration::from_secs(2);
-/// Bytes that may wait on one link; whoever exceeds it is too slow, and the link is given up.
-const MAX_QUEUED: usize = 256 << 20;
 /// After so long without a sign of life from the other side's kernel a link is given up.
 const LINK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -40,6 +39,9 @@ pub enum LinkError {
     /// Too slow.
     #[error("no answer in time")]
     Timeout,
+    /// More messages wait at one end than the other may have asked for.
+    #[error("more messages than a link may hold")]
+    Bound,
 }
 
 /// Bytes of frames that went over a link, and its predecessors to the same disk. (What TCP adds is not in it.)
@@ -61,65 +63,109 @@ impl Traffic {
     }
 }
 
-/// Frames that wait to be sent. Bounded; closing it ends the writer.
-#[derive(Clone, Default)]
+/// One end of a link: what waits to be sent, and what is known of requests (`hf_repl_core::flow`). Closing it ends the writer.
+#[derive(Clone)]
 pub struct Queue(Rc<QueueInner>);
 
-#[derive(Default)]
 struct QueueInner {
-    frames: RefCell<VecDeque<Frame>>,
-    bytes: RefCell<usize>,
-    closed: RefCell<bool>,
+    flow: RefCell<Flow>,
+    closed: Cell<bool>,
     wake: Notify,
+    clock: fn() -> Tick,
 }
 
 impl Queue {
-    /// Puts a message at the end.
-    pub fn send(&self, env: &Envelope, msg: &Msg) {
-        let q = &self.0;
-        if *q.closed.borrow() {
+    /// One end of a new link. `credited`: the other end has the capability `LINK_CREDIT`. `clock` is the node's.
+    pub fn new(end: End, credited: bool, clock: fn() -> Tick) -> Queue {
+        let flow = RefCell::new(Flow::new(clock(), end, credited));
+        Queue(Rc::new(QueueInner { flow, closed: Cell::new(false), wake: Notify::new(), clock }))
+    }
+
+    /// Queues a message.
+    pub fn send(&self, env: Envelope, msg: Msg) {
+        if self.0.closed.get() {
             return;
         }
-        let frame = wire::encode(env, msg);
-        *q.bytes.borrow_mut() += frame.len();
-        if *q.bytes.borrow() > MAX_QUEUED {
-            return self.close();
-        }
-        q.frames.borrow_mut().push_back(frame);
-        q.wake.notify_one();
+        self.0.flow.borrow_mut().push(env, msg);
+        self.0.wake.notify_one();
+    }
+
+    /// What the link knows and decides, to look at.
+    pub fn flow(&self) -> std::cell::Ref<'_, Flow> {
+        self.0.flow.borrow()
+    }
+
+    /// Changes what the link may do; it is looked at again afterwards.
+    pub fn change<T>(&self, what: impl FnOnce(&mut Flow) -> T) -> T {
+        let answer = what(&mut self.0.flow.borrow_mut());
+        self.0.wake.notify_one();
+        answer
     }
 
     /// Ends the link.
     pub fn close(&self) {
-        *self.0.closed.borrow_mut() = true;
-        self.0.frames.borrow_mut().clear();
+        self.0.closed.set(true);
         self.0.wake.notify_one();
+    }
+
+    /// A frame has been read. What it says of the link may let the writer go on.
+    fn on_frame(&self, h: &Header) {
+        let mut flow = self.0.flow.borrow_mut();
+        flow.on_header((self.0.clock)(), h);
+        if flow.has_work() {
+            self.0.wake.notify_one();
+        }
+    }
+
+    fn on_message(&self, env: Envelope, msg: Msg, bytes: u64) -> Option<(Envelope, Msg)> {
+        let mut flow = self.0.flow.borrow_mut();
+        let message = flow.on_message((self.0.clock)(), env, msg, bytes);
+        if flow.has_work() {
+            self.0.wake.notify_one();
+        }
+        message
     }
 }
 
-/// Sends what the queue holds, many frames in one system call, until it is closed or the socket fails.
-pub async fn write_frames(mut w: OwnedWriteHalf, q: Queue, traffic: Traffic) -> Result<(), LinkError> {
+/// Bytes that are given to the socket in one system call, more or less: what is urgent waits for no more than that.
+const BATCH: usize = 1 << 20;
+
+/// Sends what the queue lets go, many frames in one system call, until it is closed or the socket fails. `room` is called when
+/// something has left: requests that waited for room may be begun.
+pub async fn write_frames(
+    mut w: OwnedWriteHalf,
+    q: Queue,
+    traffic: Traffic,
+    mut room: impl FnMut(&Queue),
+) -> Result<(), LinkError> {
     loop {
         let mut pieces: VecDeque<Bytes> = VecDeque::new();
+        let mut bytes = 0;
         {
-            let mut frames = q.0.frames.borrow_mut();
-            while pieces.len() < 128 {
-                let Some(f) = frames.pop_front() else { break };
-                *q.0.bytes.borrow_mut() -= f.len();
+            let mut flow = q.0.flow.borrow_mut();
+            let now = (q.0.clock)();
+            while pieces.len() < 128
+                && bytes < BATCH
+                && let Some(f) = flow.pop(now)
+            {
+                bytes += f.len();
                 pieces.push_back(f.head);
                 pieces.extend(f.payload.into_iter().filter(|p| !p.is_empty()));
             }
+            if flow.is_broken() {
+                return Err(LinkError::Bound);
+            }
         }
-        if *q.0.closed.borrow() {
+        if q.0.closed.get() {
             return Ok(());
         }
         if pieces.is_empty() {
             q.0.wake.notified().await;
             continue;
         }
-        let bytes = pieces.iter().map(Bytes::len).sum();
         write_all(&mut w, pieces).await?;
         traffic.add(bytes, 0);
+        room(&q);
     }
 }
 
@@ -144,26 +190,71 @@ pub async fn write_all<W: AsyncWriteExt + Unpin>(w: &mut W, mut pieces: VecDeque
     Ok(())
 }
 
-/// Reads frames and hands them on, until the socket or the format fails.
-pub async fn read_frames(r: OwnedReadHalf, traffic: Traffic, mut on: impl FnMut(Envelope, Msg)) -> LinkError {
+/// Reads frames and hands on the messages that are to be looked at now, until the socket or the format fails.
+pub async fn read_frames(r: OwnedReadHalf, q: Queue, traffic: Traffic, mut on: impl FnMut(Envelope, Msg)) -> LinkError {
     let mut r = BufReader::with_capacity(64 << 10, r);
+    let mut partial = None;
     loop {
-        match read_frame(&mut r).await {
-            Ok((env, msg, bytes)) => {
-                traffic.add(0, bytes);
-                on(env, msg);
+        match read_frame(&mut r, &mut partial, &q, &traffic).await {
+            Ok(None) => {}
+            Ok(Some((env, msg, counted))) => {
+                if let Some((env, msg)) = q.on_message(env, msg, counted) {
+                    on(env, msg);
+                }
             }
             Err(e) => return e,
         }
     }
 }
 
-async fn read_frame(r: &mut BufReader<OwnedReadHalf>) -> Result<(Envelope, Msg, usize), LinkError> {
+/// A message whose payload comes in frames of its own.
+struct Partial {
+    raw: [u8; HEADER_BYTES],
+    header: Header,
+    body: BytesMut,
+    payload: AlignedBuf,
+    filled: usize,
+    /// Bytes that its frames counted so far.
+    counted: u64,
+}
+
+/// Reads one frame; answers the message that is whole by it, and what it counted.
+async fn read_frame(
+    r: &mut BufReader<OwnedReadHalf>,
+    partial: &mut Option<Partial>,
+    q: &Queue,
+    traffic: &Traffic,
+) -> Result<Option<(Envelope, Msg, u64)>, LinkError> {
     let mut raw = [0u8; HEADER_BYTES];
     r.read_exact(&mut raw).await?;
     let h = wire::parse_header(&raw)?;
+    traffic.add(0, HEADER_BYTES + h.body as usize + h.payload as usize);
+    if h.is_credit() || h.is_part() {
+        wire::verify_link(&raw, &h)?;
+        if h.is_part() {
+            let p = partial.as_mut().ok_or(WireError::Malformed(25))?;
+            let end = p.filled + h.payload as usize;
+            let place = p.payload.bytes_mut().get_mut(p.filled..end).ok_or(WireError::Malformed(25))?;
+            r.read_exact(place).await?;
+            (p.filled, p.counted) = (end, p.counted + h.counted());
+        }
+        q.on_frame(&h);
+        let Some(p) = partial.take_if(|p| p.filled == p.header.link.parts as usize) else { return Ok(None) };
+        let msg = wire::decode(&p.raw, &p.header, &p.body, p.payload.freeze())?;
+        return Ok(Some((p.header.env, msg, p.counted)));
+    }
     let mut body = BytesMut::zeroed(h.body as usize);
     r.read_exact(&mut body).await?;
+    if h.link.parts > 0 {
+        if partial.is_some() {
+            return Err(WireError::Malformed(25).into());
+        }
+        q.on_frame(&h);
+        let payload = AlignedBuf::zeroed(h.link.parts as usize);
+        let counted = h.counted();
+        *partial = Some(Partial { raw, header: h, body, payload, filled: 0, counted });
+        return Ok(None);
+    }
     let payload = if h.payload == 0 {
         Bytes::new()
     } else {
@@ -173,11 +264,12 @@ async fn read_frame(r: &mut BufReader<OwnedReadHalf>) -> Result<(Envelope, Msg, 
         buf.freeze()
     };
     let msg = wire::decode(&raw, &h, &body, payload)?;
-    Ok((h.env, msg, HEADER_BYTES + h.body as usize + h.payload as usize))
+    q.on_frame(&h);
+    Ok(Some((h.env, msg, h.counted())))
 }
 
-/// Connects to a node's data port for one of its disks.
-pub async fn dial(addr: &str, hello: &Hello) -> Result<(TcpStream, BootId), LinkError> {
+/// Connects to a node's data port for one of its disks. Answers the other process and its capabilities.
+pub async fn dial(addr: &str, hello: &Hello) -> Result<(TcpStream, BootId, u64), LinkError> {
     let talk = async {
         let mut s = TcpStream::connect(addr).await?;
         watch_over(&s, LINK_TIMEOUT)?;
@@ -189,7 +281,7 @@ pub async fn dial(addr: &str, hello: &Hello) -> Result<(TcpStream, BootId), Link
             return Err(LinkError::Refused(reply.text));
         }
         let boot: [u8; 16] = reply.boot.as_slice().try_into().map_err(|_| LinkError::NotHello)?;
-        Ok((s, BootId(u128::from_be_bytes(boot))))
+        Ok((s, BootId(u128::from_be_bytes(boot)), reply.capabilities))
     };
     tokio::time::timeout(HELLO_TIME, talk).await.map_err(|_| LinkError::Timeout)?
 }

@@ -244,6 +244,6 @@ async fn serve_data(m: Arc<Member>, mut s: tokio::net::TcpStream) {
         return hf_repl::refuse(&mut s, Refused::Disk, format!("disk {disk} is not in service here")).await;
     };
     if let Ok(stream) = s.into_std() {
-        m.reactors[reactor].send(Mail::Data { stream, disk });
+        m.reactors[reactor].send(Mail::Data { stream, disk, capabilities: hello.capabilities });
     }
 }

@@ -1,7 +1,7 @@
 //! The reactor's state and its loop: work items in, system calls out.
 
 use super::disk_host::DiskHost;
-use super::links::Peers;
+use super::links::{LinkMemory, Peers};
 use super::syncs::Syncs;
 use super::volume_host::VolumeHost;
 use super::{Event, Identity, Mail, ReactorStatus};
@@ -70,6 +70,8 @@ pub(super) struct Core {
     /// Replies to coordinators elsewhere.
     pub inbound: BTreeMap<Link, Queue>,
     pub next_link: Link,
+    /// What requests over links, and answers to them, may hold on this node.
+    pub link_memory: LinkMemory,
     pub work: VecDeque<Work>,
     /// Syncs that go on here, and those that wait for one to end.
     pub syncs: Syncs,
@@ -96,7 +98,12 @@ pub(super) fn now() -> Tick {
 }
 
 /// The reactor's life.
-pub(super) async fn run(id: Identity, mut rx: mpsc::UnboundedReceiver<Mail>, events: mpsc::UnboundedSender<Event>) {
+pub(super) async fn run(
+    id: Identity,
+    link_memory: LinkMemory,
+    mut rx: mpsc::UnboundedReceiver<Mail>,
+    events: mpsc::UnboundedSender<Event>,
+) {
     let core: CoreRef = Rc::new(RefCell::new(Core {
         id,
         disks: BTreeMap::new(),
@@ -104,6 +111,7 @@ pub(super) async fn run(id: Identity, mut rx: mpsc::UnboundedReceiver<Mail>, eve
         peers: Peers::default(),
         inbound: BTreeMap::new(),
         next_link: LOCAL + 1,
+        link_memory,
         work: VecDeque::new(),
         syncs: Syncs::default(),
         events,
@@ -134,7 +142,10 @@ async fn ticker(core: CoreRef) {
         let mut c = core.borrow_mut();
         let t = now();
         let due: Vec<ShardId> = c.volumes.values().flat_map(|v| v.due(t)).collect();
-        c.work.extend(due.into_iter().map(|shard| Work::Coordinator { shard, input: co::Input::Tick }));
+        for shard in due {
+            c.tell_waits(shard);
+            c.work.push_back(Work::Coordinator { shard, input: co::Input::Tick });
+        }
         if turn.is_multiple_of(50) {
             c.housekeep();
         }
@@ -148,7 +159,7 @@ fn handle(core: &CoreRef, mail: Mail) {
             super::disk_host::add(core, disk, *store, file, how);
         }
         Mail::Nbd { stream, agreed, vol, rest, seat } => super::conn::start(core, stream, *agreed, vol, rest, seat),
-        Mail::Data { stream, disk } => super::links::accept(core, stream, disk),
+        Mail::Data { stream, disk, capabilities } => super::links::accept(core, stream, disk, capabilities),
         Mail::StartVolume { vol, session } => super::volume_host::start(core, vol, session),
         Mail::State(state) => {
             let wanted: Vec<DiskId> = {
@@ -204,7 +215,9 @@ impl Core {
                     disks: self.disks.iter().map(|(id, d)| d.status(*id)).collect(),
                     volumes: self.volumes.values().map(VolumeHost::status).collect(),
                     connections: self.connections,
-                    links: self.peers.0.iter().map(|(d, p)| (*d, p.traffic.sent(), p.traffic.received())).collect(),
+                    links: self.peers.0.iter().map(|(d, p)| p.status(*d)).collect(),
+                    held: self.inbound.values().map(|q| q.flow().held() + q.flow().answers_held()).sum(),
+                    parked: self.inbound.values().map(|q| q.flow().parked() as u64).sum(),
                 };
                 let _ = tx.send(status);
             }
@@ -254,6 +267,7 @@ impl Core {
     }
 
     fn housekeep(&mut self) {
+        self.share_link_memory();
         for (id, d) in &mut self.disks {
             d.input(hf_store::Input::Housekeep, &mut self.work);
             if let Some(why) = d.take_over_budget() {
@@ -304,7 +318,7 @@ impl Core {
         if link == LOCAL {
             self.work.push_back(Work::ToCoordinator { env, msg });
         } else if let Some(q) = self.inbound.get(&link) {
-            q.send(&env, &msg);
+            q.send(env, msg);
         }
     }
 

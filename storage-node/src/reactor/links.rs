@@ -1,11 +1,14 @@
 //! Links to other nodes' disks (this reactor's coordinators dial) and from other nodes' coordinators (they dial a disk here).
 
-use super::core::{Core, CoreRef, Work};
+use super::core::{Core, CoreRef, Work, now};
 use hf_policy::{BootId, DiskId, ShardId};
 use hf_repl::{Queue, Traffic};
 use hf_repl_core::coordinator as co;
-use hf_repl_core::wire::{CAPABILITIES, Hello, HelloReply, MAX_VERSION, MIN_VERSION};
+use hf_repl_core::flow::End;
+use hf_repl_core::wire::{CAPABILITIES, Hello, HelloReply, LINK_CREDIT, MAX_VERSION, MIN_VERSION};
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
@@ -14,6 +17,34 @@ pub(super) struct Peer {
     pub queue: Option<Queue>,
     pub boot: BootId,
     pub traffic: Traffic,
+}
+
+/// A link to a disk of another node, for metrics.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkStatus {
+    /// Which disk.
+    pub disk: DiskId,
+    /// Bytes sent to it, since an attached volume first needed it.
+    pub sent: u64,
+    /// Bytes received from it.
+    pub received: u64,
+    /// Bytes of payload in flight to it.
+    pub in_flight: u64,
+    /// Bytes that may be.
+    pub window: u64,
+    /// Bytes of payload that wait for their turn.
+    pub queued: u64,
+    /// Bytes of answers that it was asked for.
+    pub coming: u64,
+}
+
+impl Peer {
+    pub(super) fn status(&self, disk: DiskId) -> LinkStatus {
+        let (in_flight, window) = self.queue.as_ref().map_or((0, 0), |q| q.flow().in_flight());
+        let (queued, coming) = self.queue.as_ref().map_or((0, 0), |q| q.flow().queued());
+        let (sent, received) = (self.traffic.sent(), self.traffic.received());
+        LinkStatus { disk, sent, received, in_flight, window, queued, coming }
+    }
 }
 
 /// Remote disks this reactor talks to.
@@ -60,19 +91,19 @@ async fn keep(core: CoreRef, disk: DiskId, traffic: Traffic) {
             continue;
         };
         match hf_repl::dial(&addr, &hello).await {
-            Ok((stream, boot)) => {
+            Ok((stream, boot, capabilities)) => {
                 wait = Duration::from_millis(20);
                 let (r, w) = stream.into_split();
-                let queue = Queue::default();
+                let queue = Queue::new(End::Asking, capabilities & LINK_CREDIT != 0, now);
                 core.borrow_mut().link_up(disk, queue.clone(), boot);
-                let reader = hf_repl::read_frames(r, traffic.clone(), |env, msg| {
+                let reader = hf_repl::read_frames(r, queue.clone(), traffic.clone(), |env, msg| {
                     let mut c = core.borrow_mut();
                     c.work.push_back(Work::ToCoordinator { env, msg });
                     c.drain();
                 });
                 let why = tokio::select! {
                     e = reader => e.to_string(),
-                    r = hf_repl::write_frames(w, queue, traffic.clone()) => r.map_or_else(|e| e.to_string(), |()| "closed".into()),
+                    r = hf_repl::write_frames(w, queue, traffic.clone(), |_| {}) => r.map_or_else(|e| e.to_string(), |()| "closed".into()),
                 };
                 tracing::info!(disk = %disk, addr, "replication link down: {why}");
                 core.borrow_mut().link_down(disk);
@@ -87,7 +118,7 @@ async fn keep(core: CoreRef, disk: DiskId, traffic: Traffic) {
 }
 
 /// Serves a coordinator's link to a disk of this reactor; the hello was checked.
-pub(super) fn accept(core: &CoreRef, stream: std::net::TcpStream, disk: DiskId) {
+pub(super) fn accept(core: &CoreRef, stream: std::net::TcpStream, disk: DiskId, capabilities: u64) {
     let core = core.clone();
     tokio::task::spawn_local(async move {
         let Ok(mut stream) = tokio::net::TcpStream::from_std(stream) else { return };
@@ -102,28 +133,97 @@ pub(super) fn accept(core: &CoreRef, stream: std::net::TcpStream, disk: DiskId) 
             return;
         }
         let (r, w) = stream.into_split();
-        let queue = Queue::default();
+        let queue = Queue::new(End::Serving, capabilities & LINK_CREDIT != 0, now);
         let link = {
             let mut c = core.borrow_mut();
             let link = c.next_link;
             c.next_link += 1;
             c.inbound.insert(link, queue.clone());
+            c.link_memory.came();
+            c.share_link_memory();
             link
         };
-        let reader = hf_repl::read_frames(r, Traffic::default(), |env, msg| {
+        let traffic = Traffic::default();
+        let reader = hf_repl::read_frames(r, queue.clone(), traffic.clone(), |env, msg| {
             let mut c = core.borrow_mut();
-            c.work.push_back(Work::ToReplica { disk, link, env, msg });
-            c.drain();
+            // It is for this process's predecessor, which would not have answered.
+            if env.boot == BootId::NONE || env.boot == boot {
+                c.work.push_back(Work::ToReplica { disk, link, env, msg });
+                c.drain();
+            }
         });
-        tokio::select! {
-            e = reader => tracing::debug!(disk = %disk, "replication link ended: {e}"),
-            _ = hf_repl::write_frames(w, queue, Traffic::default()) => {}
-        }
-        core.borrow_mut().inbound.remove(&link);
+        let begin_parked = |queue: &Queue| {
+            if queue.flow().parked() == 0 {
+                return;
+            }
+            let mut c = core.borrow_mut();
+            while let Some((env, msg)) = queue.change(|f| f.next_parked()) {
+                c.work.push_back(Work::ToReplica { disk, link, env, msg });
+            }
+            c.drain();
+        };
+        let why = tokio::select! {
+            e = reader => e.to_string(),
+            r = hf_repl::write_frames(w, queue, traffic, begin_parked) => r.map_or_else(|e| e.to_string(), |()| "closed".into()),
+        };
+        tracing::debug!(disk = %disk, "replication link ended: {why}");
+        let mut c = core.borrow_mut();
+        c.inbound.remove(&link);
+        c.link_memory.went();
     });
 }
 
+/// The part of the node's payload memory that other nodes' requests to its disks, and the answers to them, may hold. Links share it
+/// equally, on all reactors. It is apart from the exports' part: if clients here could take what other nodes' writes need, and theirs
+/// what ours need, two nodes could wait for each other for ever.
+#[derive(Clone, Debug)]
+pub struct LinkMemory {
+    bytes: u64,
+    links: Arc<AtomicU64>,
+}
+
+impl LinkMemory {
+    /// So many bytes in all.
+    pub fn new(bytes: u64) -> LinkMemory {
+        LinkMemory { bytes, links: Arc::default() }
+    }
+
+    fn came(&self) {
+        self.links.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn went(&self) {
+        self.links.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Bytes for one link: half for requests, half for answers. A link has at least what one of the largest takes.
+    fn share(&self) -> u64 {
+        self.bytes / 2 / self.links.load(Ordering::Relaxed).max(1)
+    }
+}
+
 impl Core {
+    /// Links come and go: each gets its share.
+    pub(super) fn share_link_memory(&mut self) {
+        let share = self.link_memory.share();
+        self.inbound.values().for_each(|q| q.change(|f| f.set_shares(share, share)));
+    }
+
+    /// Tells a coordinator which of its overdue requests wait their turn on a link that moves.
+    pub(super) fn tell_waits(&mut self, shard: ShardId) {
+        let Some(h) = self.volumes.get(&shard.vol) else { return };
+        let t = now();
+        let mut waits: BTreeMap<hf_policy::Rid, Vec<u64>> = BTreeMap::new();
+        for (rid, req) in h.overdue(shard, t) {
+            let link = h.disk_of(shard, rid).and_then(|d| self.peers.0.get(&d)).and_then(|p| p.queue.as_ref());
+            if link.is_some_and(|q| q.flow().waits(t, &(shard, rid, h.session, req), h.patience())) {
+                waits.entry(rid).or_default().push(req);
+            }
+        }
+        let told = waits.into_iter().map(|(rid, reqs)| co::Input::Waits { rid, reqs });
+        self.work.extend(told.map(|input| Work::Coordinator { shard, input }));
+    }
+
     fn needs(&self, disk: DiskId) -> bool {
         self.volumes.values().any(|v| v.uses(disk))
     }

@@ -14,6 +14,7 @@ mod syncs;
 mod volume_host;
 
 pub use core::{DiskStatus, Held};
+pub use links::{LinkMemory, LinkStatus};
 pub use volume_host::VolumeStatus;
 
 use crate::disk::DiskFile;
@@ -121,6 +122,8 @@ pub enum Mail {
         stream: std::net::TcpStream,
         /// The disk.
         disk: DiskId,
+        /// What the other side can do.
+        capabilities: u64,
     },
     /// A proposal's outcome.
     Proposed {
@@ -222,8 +225,12 @@ pub struct ReactorStatus {
     pub volumes: Vec<VolumeStatus>,
     /// NBD connections.
     pub connections: usize,
-    /// Remote disks that a volume here has replicas on: bytes of replication messages sent to and received from each.
-    pub links: Vec<(DiskId, u64, u64)>,
+    /// Remote disks that a volume here has replicas on.
+    pub links: Vec<LinkStatus>,
+    /// Bytes held for other nodes' requests to disks here, and for the answers to them.
+    pub held: u64,
+    /// Requests of other nodes that wait for room for their answers.
+    pub parked: u64,
 }
 
 /// A running reactor.
@@ -258,14 +265,19 @@ pub struct Identity {
 }
 
 /// Starts a reactor's thread.
-pub fn start(index: usize, id: Identity, events: mpsc::UnboundedSender<Event>) -> std::io::Result<Handle> {
+pub fn start(
+    index: usize,
+    id: Identity,
+    link_memory: LinkMemory,
+    events: mpsc::UnboundedSender<Event>,
+) -> std::io::Result<Handle> {
     let (tx, rx) = mpsc::unbounded_channel();
     std::thread::Builder::new().name(format!("reactor-{index}")).spawn(move || {
         let rt = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(rt) => rt,
             Err(e) => return tracing::error!("reactor {index}: {e}"),
         };
-        tokio::task::LocalSet::new().block_on(&rt, core::run(id, rx, events));
+        tokio::task::LocalSet::new().block_on(&rt, core::run(id, link_memory, rx, events));
     })?;
     Ok(Handle { tx })
 }

@@ -46,6 +46,8 @@ pub(super) struct VolumeHost {
     pub session: SessionId,
     pub size: u64,
     pub read_only: bool,
+    /// Microseconds that a member may leave a request unanswered.
+    replica_timeout: u64,
     shards: Vec<Coordinator>,
     disks: BTreeMap<(u32, Rid), DiskId>,
     ready: usize,
@@ -122,6 +124,7 @@ pub(super) fn start(core: &CoreRef, vol: VolumeId, session: SessionId) {
             session,
             size: 0,
             read_only: false,
+            replica_timeout: 0,
             shards: Vec::new(),
             disks: BTreeMap::new(),
             ready: 0,
@@ -150,6 +153,7 @@ impl Core {
         let (id, state) = (self.id, self.state.clone());
         let Some(h) = self.volumes.get_mut(&v.id) else { return };
         h.read_only = policy.read_only;
+        h.replica_timeout = policy.replica_timeout;
         h.intake.slots.set_most(u64::from(policy.queue_depth));
         let first = h.shards.len() as u32;
         let mut started = Vec::new();
@@ -259,7 +263,7 @@ impl Core {
                     if self.disks.contains_key(&disk) {
                         self.work.push_back(Work::ToReplica { disk, link: LOCAL, env, msg });
                     } else if let Some(q) = self.peers.0.get(&disk).and_then(|p| p.queue.as_ref()) {
-                        q.send(&env, &msg);
+                        q.send(env, msg);
                     }
                 }
                 co::Output::Propose { epoch, term, change } => {
@@ -440,6 +444,17 @@ impl VolumeHost {
         let shards = self.shards.iter().enumerate().filter(|(_, c)| due(c));
         shards.map(|(i, _)| ShardId { vol: self.vol, index: i as u32 }).collect()
     }
+    /// Requests to members that a shard's coordinator would repeat now, or hold against them.
+    pub(super) fn overdue(&self, shard: ShardId, now: Tick) -> Vec<(Rid, u64)> {
+        self.shards.get(shard.index as usize).map(|c| c.overdue(now)).unwrap_or_default()
+    }
+
+    /// Microseconds without any movement after which a request does not wait any more. Less than half the timeout, at which requests
+    /// are looked at: a member that freezes is dropped after one timeout, not two.
+    pub(super) fn patience(&self) -> u64 {
+        self.replica_timeout / 8 * 3
+    }
+
     pub(super) fn status(&self) -> VolumeStatus {
         let shards = self.shards.iter().map(Coordinator::status).collect();
         VolumeStatus {

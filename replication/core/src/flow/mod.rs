@@ -158,6 +158,16 @@ impl Flow {
         }
     }
 
+    /// Is there anything that [`Flow::pop`] might let go?
+    pub fn has_work(&self) -> bool {
+        self.ack_due
+            || !self.small.is_empty()
+            || !self.asking.is_empty()
+            || !self.large.is_empty()
+            || self.cut.is_some()
+            || self.grants_more()
+    }
+
     /// The next bytes for the socket, if any may go.
     pub fn pop(&mut self, now: Tick) -> Option<Frame> {
         if let Some((env, msg)) = self.small.pop_front() {
@@ -320,6 +330,11 @@ impl Flow {
     pub fn answers_held(&self) -> u64 {
         let cut: usize = self.cut.iter().flat_map(|c| &c.pieces).map(Bytes::len).sum();
         self.served.making() + self.large.bytes() + cut as u64
+    }
+
+    /// Requests that wait here for room.
+    pub fn parked(&self) -> usize {
+        self.served.parked()
     }
 
     /// A request that waited for room and may be begun now.
