@@ -229,6 +229,8 @@ impl Coordinator {
                 self.stats.writes += 1;
                 self.stats.write_bytes += len;
             }
+            // A block status delivers no bytes: it is no read.
+            (Ok(()), false) if matches!(r.op, ClientOp::Status { .. }) => {}
             (Ok(()), false) => {
                 self.stats.reads += 1;
                 self.stats.read_bytes += len;

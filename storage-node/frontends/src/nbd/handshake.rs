@@ -1,6 +1,6 @@
 //! Option haggling. [`Handshake::feed`] consumes whole options from a buffer and returns what to send and what comes next.
 
-use super::{MAX_REQUEST, PREFERRED};
+use super::{MAX_REQUEST, MAX_TEXT, MINIMUM, PREFERRED, cut};
 
 const NBDMAGIC: u64 = 0x4e42_444d_4147_4943;
 const IHAVEOPT: u64 = 0x4948_4156_454f_5054;
@@ -47,8 +47,6 @@ pub struct ExportInfo {
     pub size: u64,
     /// No writes.
     pub read_only: bool,
-    /// The smallest sector shown (requests of any alignment are served all the same).
-    pub block_size: u32,
     /// For people.
     pub description: String,
 }
@@ -130,6 +128,11 @@ fn reply(out: &mut Vec<u8>, option: u32, kind: u32, data: &[u8]) {
     out.extend_from_slice(&kind.to_be_bytes());
     out.extend_from_slice(&(data.len() as u32).to_be_bytes());
     out.extend_from_slice(data);
+}
+
+/// A refusal with a text of bounded length: a reason may repeat the name that the client sent.
+fn refuse(out: &mut Vec<u8>, option: u32, kind: u32, why: &str) {
+    reply(out, option, kind, cut(why, MAX_TEXT).as_bytes());
 }
 
 impl Handshake {
@@ -219,7 +222,7 @@ impl Handshake {
         let e = match exports.find(name) {
             Ok(e) => e,
             Err(why) => {
-                reply(out, option, ERR_UNKNOWN, why.as_bytes());
+                refuse(out, option, ERR_UNKNOWN, &why);
                 return Next::More;
             }
         };
@@ -233,7 +236,7 @@ impl Handshake {
                 INFO_NAME => d.extend_from_slice(e.name.as_bytes()),
                 INFO_DESCRIPTION => d.extend_from_slice(e.description.as_bytes()),
                 INFO_BLOCK_SIZE => {
-                    for n in [e.block_size, PREFERRED.max(e.block_size), MAX_REQUEST] {
+                    for n in [MINIMUM, PREFERRED, MAX_REQUEST] {
                         d.extend_from_slice(&n.to_be_bytes());
                     }
                 }
@@ -257,7 +260,7 @@ impl Handshake {
             return reply(out, option, ERR_INVALID, b"malformed metadata context query");
         };
         if let Err(why) = exports.find(name) {
-            return reply(out, option, ERR_UNKNOWN, why.as_bytes());
+            return refuse(out, option, ERR_UNKNOWN, &why);
         }
         let all = !set && queries.is_empty();
         let hit = all || queries.iter().any(|q| *q == BASE_ALLOCATION || (!set && *q == "base:"));

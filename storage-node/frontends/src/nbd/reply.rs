@@ -56,10 +56,10 @@ pub fn done(structured: bool, cookie: u64) -> Vec<u8> {
     if structured { chunk(cookie, TYPE_NONE, 0) } else { simple(cookie, 0) }
 }
 
-/// The head of a read's answer; `len` bytes follow.
+/// The head of a read's answer; `len` bytes follow. A chunk of data holds at least one byte, so a read of nothing is done.
 pub fn read_head(structured: bool, cookie: u64, offset: u64, len: u32) -> Vec<u8> {
-    if !structured {
-        return simple(cookie, 0);
+    if !structured || len == 0 {
+        return done(structured, cookie);
     }
     let mut b = chunk(cookie, TYPE_OFFSET_DATA, len + 8);
     b.extend_from_slice(&offset.to_be_bytes());
@@ -71,9 +71,7 @@ pub fn error(structured: bool, cookie: u64, errno: Errno, text: &str) -> Vec<u8>
     if !structured {
         return simple(cookie, errno as u32);
     }
-    // Cut between letters: what does not end whole is no text (proto.md: strings are UTF-8).
-    let end = (0..=text.len().min(256)).rev().find(|n| text.is_char_boundary(*n)).unwrap_or(0);
-    let text = &text.as_bytes()[..end];
+    let text = super::cut(text, 256).as_bytes();
     let mut b = chunk(cookie, TYPE_ERROR, 6 + text.len() as u32);
     b.extend_from_slice(&(errno as u32).to_be_bytes());
     b.extend_from_slice(&(text.len() as u16).to_be_bytes());
