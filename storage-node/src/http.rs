@@ -129,6 +129,13 @@ fn links(p: &mut Page, status: &[crate::reactor::ReactorStatus]) {
     links().for_each(|(disk, _, got)| p.line("link_received_bytes_total", &format!("disk=\"{disk}\""), *got));
 }
 
+fn doors(p: &mut Page, doors: &crate::export::Doors) {
+    p.head("negotiating", "gauge", "Connections that have not said yet what they want; bounded.");
+    doors.all().iter().for_each(|(name, d)| p.line("negotiating", &format!("listener=\"{name}\""), d.here() as u64));
+    p.head("negotiations_cut_total", "counter", "Connections closed while they negotiated, because newer ones came.");
+    doors.all().iter().for_each(|(name, d)| p.line("negotiations_cut_total", &format!("listener=\"{name}\""), d.cut()));
+}
+
 async fn metrics(State(node): State<Arc<Node>>) -> String {
     let mut p = Page(String::new());
     p.head("up", "gauge", "1 while the daemon runs.");
@@ -157,6 +164,15 @@ async fn metrics(State(node): State<Arc<Node>>) -> String {
     p.line("nbd_refused_total", "", m.seats.refused());
     p.head("nbd_connections", "gauge", "NBD connections.");
     p.line("nbd_connections", "", status.iter().map(|s| s.connections as u64).sum());
+    doors(&mut p, &node.doors);
+    for (name, help, value) in [
+        ("payload_memory_bytes", "Bytes of payload that the node may hold: payload_memory.", m.budget.capacity()),
+        ("payload_bytes", "Bytes of payload held, of all volumes.", m.budget.taken()),
+        ("payload_waiting", "Requests that wait for payload memory others hold.", m.budget.waiting() as u64),
+    ] {
+        p.head(name, "gauge", help);
+        p.line(name, "", value);
+    }
     let disks: Vec<_> = status.iter().flat_map(|s| &s.disks).collect();
     for (name, kind, help, get) in DISK {
         p.head(name, kind, help);

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use hf_meta_core::ClusterState;
 use hf_policy::{DiskId, Lineage, Rid, ShardId, StoreUuid, Tick, VolumeId};
 use hf_repl::Queue;
+use hf_repl::budget::Budget;
 use hf_repl_core::coordinator as co;
 use hf_repl_core::message::{Envelope, Msg};
 use hf_repl_core::replica::Link;
@@ -64,6 +65,8 @@ pub struct DiskStatus {
 
 pub(super) struct Core {
     pub id: Identity,
+    /// The node's payload memory.
+    pub budget: Budget,
     pub disks: BTreeMap<DiskId, DiskHost>,
     pub volumes: BTreeMap<VolumeId, VolumeHost>,
     pub peers: Peers,
@@ -96,9 +99,15 @@ pub(super) fn now() -> Tick {
 }
 
 /// The reactor's life.
-pub(super) async fn run(id: Identity, mut rx: mpsc::UnboundedReceiver<Mail>, events: mpsc::UnboundedSender<Event>) {
+pub(super) async fn run(
+    id: Identity,
+    mut rx: mpsc::UnboundedReceiver<Mail>,
+    events: mpsc::UnboundedSender<Event>,
+    budget: Budget,
+) {
     let core: CoreRef = Rc::new(RefCell::new(Core {
         id,
+        budget,
         disks: BTreeMap::new(),
         volumes: BTreeMap::new(),
         peers: Peers::default(),

@@ -6,9 +6,11 @@
 
 mod conn;
 mod core;
+mod departures;
 mod disk_host;
 mod intake;
 mod links;
+mod pieces;
 mod replies;
 mod syncs;
 mod volume_host;
@@ -20,6 +22,7 @@ use crate::disk::DiskFile;
 use hf_frontends::nbd::Agreed;
 use hf_meta_core::ClusterState;
 use hf_policy::{BootId, ClusterId, DiskId, Epoch, Lineage, LogAge, NodeId, Rid, SessionId, ShardId, Term, VolumeId};
+use hf_repl::budget::Budget;
 use hf_repl_core::coordinator::{Change, Proposed};
 use hf_store::{ReplicaRec, Store, StoreError};
 use std::sync::Arc;
@@ -258,14 +261,19 @@ pub struct Identity {
 }
 
 /// Starts a reactor's thread.
-pub fn start(index: usize, id: Identity, events: mpsc::UnboundedSender<Event>) -> std::io::Result<Handle> {
+pub fn start(
+    index: usize,
+    id: Identity,
+    events: mpsc::UnboundedSender<Event>,
+    budget: Budget,
+) -> std::io::Result<Handle> {
     let (tx, rx) = mpsc::unbounded_channel();
     std::thread::Builder::new().name(format!("reactor-{index}")).spawn(move || {
         let rt = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(rt) => rt,
             Err(e) => return tracing::error!("reactor {index}: {e}"),
         };
-        tokio::task::LocalSet::new().block_on(&rt, core::run(id, rx, events));
+        tokio::task::LocalSet::new().block_on(&rt, core::run(id, rx, events, budget));
     })?;
     Ok(Handle { tx })
 }

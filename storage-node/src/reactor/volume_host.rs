@@ -117,6 +117,7 @@ pub(super) fn start(core: &CoreRef, vol: VolumeId, session: SessionId) {
             return;
         }
         c.drop_volume(vol);
+        let account = c.budget.account();
         let host = VolumeHost {
             vol,
             session,
@@ -130,7 +131,7 @@ pub(super) fn start(core: &CoreRef, vol: VolumeId, session: SessionId) {
             parts: BTreeMap::new(),
             next: 0,
             // Until the policy is known.
-            intake: Intake::new(1),
+            intake: Intake::new(1, account),
             over: false,
         };
         if c.stopping {
@@ -423,7 +424,7 @@ impl VolumeHost {
     pub(super) fn set_exported(&mut self, on: bool) {
         if on && self.intake.is_closing() {
             let most = self.intake.slots.most();
-            self.intake = Intake::new(most);
+            self.intake = Intake::new(most, self.intake.payload.clone());
         } else if !on {
             self.intake.close();
         }

@@ -8,7 +8,10 @@ const REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 const FLAG_FIXED_NEWSTYLE: u16 = 1;
 const FLAG_NO_ZEROES: u16 = 2;
 /// An option longer than this ends the connection: no option of ours needs a tenth of it.
-const MAX_OPTION: u32 = 64 << 10;
+const MAX_OPTION: u32 = 16 << 10;
+/// With so many bytes to send, no further option is looked at before they are sent: a client that asks again and again for a
+/// long list must take it.
+const MAX_OUT: usize = 256 << 10;
 const MAX_NAME: usize = 4096;
 
 const OPT_EXPORT_NAME: u32 = 1;
@@ -136,7 +139,8 @@ fn refuse(out: &mut Vec<u8>, option: u32, kind: u32, why: &str) {
 }
 
 impl Handshake {
-    /// Consumes whole messages from the front of `buf`; says how many bytes, what to send, and what comes next.
+    /// Consumes whole messages from the front of `buf`; says how many bytes, what to send, and what comes next. There may be more
+    /// whole messages in the rest of the buffer if something was consumed.
     pub fn feed(&mut self, buf: &[u8], exports: &dyn Exports, out: &mut Vec<u8>) -> (usize, Next) {
         let mut used = 0;
         if !self.flags_seen {
@@ -161,7 +165,7 @@ impl Handshake {
             let Some(data) = rest.get(16..16 + len as usize) else { return (used, Next::More) };
             used += 16 + len as usize;
             match self.option(option, data, exports, out) {
-                Next::More => {}
+                Next::More if out.len() < MAX_OUT => {}
                 next => return (used, next),
             }
         }
