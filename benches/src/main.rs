@@ -3,6 +3,7 @@
 //! shared machine.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod clients;
 mod rebuild;
 
 use hf_tests::cluster::{Cluster, tool_ok, until};
@@ -69,9 +70,11 @@ impl Drop for QemuNbd {
 }
 
 fn main() {
-    // `hf-bench rebuild`: that table alone.
-    if std::env::args().nth(1).as_deref() == Some("rebuild") {
-        return rebuild::run();
+    // `hf-bench rebuild`, `hf-bench clients`: that table alone.
+    match std::env::args().nth(1).as_deref() {
+        Some("rebuild") => return rebuild::run(),
+        Some("clients") => return clients::run(),
+        _ => {}
     }
     let c = Cluster::new(3);
     let pids: Vec<u32> = c.nodes.iter().filter_map(|n| n.pid()).collect();
@@ -128,5 +131,6 @@ fn main() {
         }
     }
     drop(c);
+    clients::run();
     rebuild::run();
 }

@@ -384,7 +384,6 @@ fn publish(m: &Member, v: &VolumeRecord, r: Running) {
             name: v.name.clone(),
             size: v.made_size(),
             read_only: p.read_only,
-            block_size: p.block_size,
             description: format!("Holdfast volume {}, {} replicas", v.name, p.replicas),
         },
         vol: v.id,

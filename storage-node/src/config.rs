@@ -57,6 +57,9 @@ pub struct NodeArgs {
     /// Memory of the metadata's RocksDB: its memtables and its cache (default 32MiB).
     #[arg(long, env = "HOLDFAST_METADATA_MEMORY")]
     pub metadata_memory: Option<String>,
+    /// Memory of the node for payload: data of clients' requests and answers (default 512MiB); more requests wait.
+    #[arg(long, env = "HOLDFAST_PAYLOAD_MEMORY")]
+    pub payload_memory: Option<String>,
     /// Log format: text or json.
     #[arg(long, env = "HOLDFAST_LOG_FORMAT", value_parser = ["text", "json"])]
     pub log_format: Option<String>,
@@ -93,6 +96,8 @@ pub struct Config {
     pub disk_options: DiskOptions,
     /// Bytes for the metadata's RocksDB.
     pub metadata_memory: usize,
+    /// Bytes for payload.
+    pub payload_memory: usize,
     /// JSON logs.
     pub json_logs: bool,
     /// Microseconds.
@@ -211,6 +216,12 @@ impl Config {
                 args.metadata_memory.or(file.metadata_memory),
                 "32MiB",
                 "4MiB",
+            ),
+            payload_memory: check.memory(
+                "payload_memory",
+                args.payload_memory.or(file.payload_memory),
+                "512MiB",
+                "64MiB",
             ),
             replace_voter_after: check.value("replace_voter_after", grace),
             json_logs: args.log_format.or(file.log_format).as_deref() == Some("json"),

@@ -1,6 +1,10 @@
 //! Accepting connections: NBD is negotiated here, then the socket goes to the volume's reactor; replication's hello is read
 //! here, then the socket goes to the disk's.
 
+mod room;
+
+pub use room::{Door, Seats};
+
 use crate::node::{Member, Node};
 use crate::reactor::{Mail, NbdStream};
 use hf_frontends::nbd::handshake::greeting;
@@ -8,17 +12,42 @@ use hf_frontends::nbd::{Agreed, ExportInfo, Exports, Handshake, Next};
 use hf_policy::{DiskId, SessionId, VolumeId};
 use hf_repl_core::wire::{MAX_VERSION, MIN_VERSION, Refused};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// How long a negotiation may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Negotiations at once; more wait in the listen queue.
-const NEGOTIATING: usize = 256;
+/// Negotiations at once at each listener; more wait in the listen queue until the oldest one is over, or has had [`GRACE`].
+pub const NEGOTIATING: usize = 2048;
+/// How long a negotiation may take though all places are taken. A client that answers needs a few round trips.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// The doors of this node's listeners.
+pub struct Doors {
+    /// NBD over TCP.
+    pub nbd: Arc<Door>,
+    /// NBD over the Unix socket.
+    pub nbd_unix: Arc<Door>,
+    /// Replication.
+    pub data: Arc<Door>,
+}
+
+impl Default for Doors {
+    fn default() -> Self {
+        let door = || Door::new(NEGOTIATING, GRACE);
+        Doors { nbd: door(), nbd_unix: door(), data: door() }
+    }
+}
+
+impl Doors {
+    /// Each with its name.
+    pub fn all(&self) -> [(&'static str, &Door); 3] {
+        [("nbd", &self.nbd), ("nbd_socket", &self.nbd_unix), ("data", &self.data)]
+    }
+}
 
 /// A volume this node serves now.
 #[derive(Clone, Debug)]
@@ -80,36 +109,6 @@ impl ExportTable {
     }
 }
 
-/// Room for NBD connections: each holds a seat from before its negotiation to its end.
-pub struct Seats {
-    room: Arc<Semaphore>,
-    refused: AtomicU64,
-}
-
-impl Seats {
-    /// So many.
-    pub fn new(most: usize) -> Seats {
-        Seats { room: Arc::new(Semaphore::new(most)), refused: AtomicU64::new(0) }
-    }
-
-    fn take(&self) -> Option<OwnedSemaphorePermit> {
-        let seat = self.room.clone().try_acquire_owned().ok();
-        if seat.is_none() {
-            let n = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
-            // Once, twice, four times…: who comes again and again does not fill the log.
-            if n.is_power_of_two() {
-                tracing::warn!(refused = n, "an NBD connection was closed at once: nbd_connections are open already");
-            }
-        }
-        seat
-    }
-
-    /// Connections that found no room.
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
-    }
-}
-
 struct View<'a>(&'a Member);
 
 impl Exports for View<'_> {
@@ -132,29 +131,37 @@ impl Exports for View<'_> {
     }
 }
 
-async fn negotiate<S: AsyncRead + AsyncWrite + Unpin>(
-    m: &Member,
-    s: &mut S,
-) -> std::io::Result<Option<(Agreed, Vec<u8>)>> {
+/// What a negotiation ends in: what was agreed, bytes read beyond it, and the connection's seat.
+type Negotiated = (Agreed, Vec<u8>, OwnedSemaphorePermit);
+
+async fn negotiate<S: AsyncRead + AsyncWrite + Unpin>(m: &Member, s: &mut S) -> std::io::Result<Option<Negotiated>> {
     s.write_all(&greeting()).await?;
     let mut h = Handshake::default();
     let mut buf = Vec::new();
-    let mut chunk = [0u8; 4096];
     loop {
         let mut out = Vec::new();
         let (used, next) = h.feed(&buf, &View(m), &mut out);
         buf.drain(..used);
+        let seat = match next {
+            // Before the client is told that it may go on: without a seat it is closed instead.
+            Next::Transmission(_) => match m.seats.take() {
+                None => return Ok(None),
+                seat => seat,
+            },
+            _ => None,
+        };
         s.write_all(&out).await?;
-        match next {
-            Next::Close => return Ok(None),
-            Next::Transmission(a) => return Ok(Some((*a, buf))),
-            Next::More => {}
+        match (next, seat) {
+            (Next::Close, _) => return Ok(None),
+            (Next::Transmission(a), Some(seat)) => return Ok(Some((*a, buf, seat))),
+            // Long answers are sent before the options behind them are looked at.
+            _ if used > 0 && !buf.is_empty() => continue,
+            _ => {}
         }
-        let n = s.read(&mut chunk).await?;
-        if n == 0 {
+        buf.reserve(1024);
+        if s.read_buf(&mut buf).await? == 0 {
             return Ok(None);
         }
-        buf.extend_from_slice(&chunk[..n]);
     }
 }
 
@@ -169,9 +176,8 @@ async fn serve_nbd<S: AsyncRead + AsyncWrite + Unpin>(
     mut s: S,
     into: fn(S) -> std::io::Result<NbdStream>,
 ) {
-    let Some(seat) = m.seats.take() else { return };
     match tokio::time::timeout(PATIENCE, negotiate(&m, &mut s)).await {
-        Ok(Ok(Some((agreed, rest)))) => {
+        Ok(Ok(Some((agreed, rest, seat)))) => {
             if let Ok(s) = into(s) {
                 hand_over(&m, agreed, rest, s, seat);
             }
@@ -183,46 +189,57 @@ async fn serve_nbd<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Accepts for ever, a bounded number at once; `work` gets each connection once this node is part of a cluster.
-async fn accept_each<S, A, F>(node: Arc<Node>, mut accept: impl FnMut() -> A, work: impl Fn(Arc<Member>, S) -> F)
-where
+async fn accept_each<S, A, F>(
+    node: Arc<Node>,
+    door: fn(&Doors) -> &Arc<Door>,
+    mut accept: impl FnMut() -> A,
+    work: impl Fn(Arc<Member>, S) -> F,
+) where
     A: Future<Output = std::io::Result<S>>,
     F: Future<Output = ()> + Send + 'static,
 {
-    let room = Arc::new(Semaphore::new(NEGOTIATING));
+    let door = door(&node.doors);
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        door.room().await;
         let Ok(s) = accept().await else {
             // Out of descriptors: those who are served go on.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let Some(m) = node.member.get().cloned() else { continue };
-        let work = work(m, s);
-        tokio::spawn(async move {
-            let _permit = permit;
-            work.await;
-        });
+        if let Some(m) = node.member.get().cloned() {
+            door.enter(work(m, s));
+        }
     }
 }
 
 /// NBD over TCP.
 pub async fn accept_nbd(node: Arc<Node>, l: TcpListener) {
     let accept = || async { l.accept().await.map(|(s, _)| s) };
-    accept_each(node, accept, |m, s| serve_nbd(m, s, |s: tokio::net::TcpStream| s.into_std().map(NbdStream::Tcp)))
-        .await;
+    accept_each(
+        node,
+        |d| &d.nbd,
+        accept,
+        |m, s| serve_nbd(m, s, |s: tokio::net::TcpStream| s.into_std().map(NbdStream::Tcp)),
+    )
+    .await;
 }
 
 /// NBD over a Unix socket.
 pub async fn accept_nbd_unix(node: Arc<Node>, l: UnixListener) {
     let accept = || async { l.accept().await.map(|(s, _)| s) };
-    accept_each(node, accept, |m, s| serve_nbd(m, s, |s: tokio::net::UnixStream| s.into_std().map(NbdStream::Unix)))
-        .await;
+    accept_each(
+        node,
+        |d| &d.nbd_unix,
+        accept,
+        |m, s| serve_nbd(m, s, |s: tokio::net::UnixStream| s.into_std().map(NbdStream::Unix)),
+    )
+    .await;
 }
 
 /// Replication from other nodes' coordinators.
 pub async fn accept_data(node: Arc<Node>, l: TcpListener) {
     let accept = || async { l.accept().await.map(|(s, _)| s) };
-    accept_each(node, accept, serve_data).await;
+    accept_each(node, |d| &d.data, accept, serve_data).await;
 }
 
 /// Reads the hello, checks it, hands the socket to the reactor of the disk that is meant.

@@ -121,12 +121,36 @@ const CLIENTS: &[ClientMetric] = &[
     ("volume_payload_bytes", "Bytes of requests and replies held for its clients; bounded.", |v| v.payload),
 ];
 
+type LinkMetric = (&'static str, &'static str, &'static str, fn(&crate::reactor::LinkStatus) -> u64);
+
+const LINKS: &[LinkMetric] = &[
+    ("link_sent_bytes_total", "counter", "Bytes of replication messages sent to a disk of another node.", |l| l.sent),
+    ("link_received_bytes_total", "counter", "Bytes of replication messages received from it.", |l| l.received),
+    ("link_in_flight_bytes", "gauge", "Bytes of payload sent to it and not confirmed yet.", |l| l.in_flight),
+    ("link_window_bytes", "gauge", "Bytes of payload that may be in flight: what the link was measured to carry.", |l| {
+        l.window
+    }),
+    ("link_queued_bytes", "gauge", "Bytes of payload that wait for their turn on the link.", |l| l.queued),
+    ("link_coming_bytes", "gauge", "Bytes of answers that it was asked for and that have not come.", |l| l.coming),
+];
+
 fn links(p: &mut Page, status: &[crate::reactor::ReactorStatus]) {
-    let links = || status.iter().flat_map(|s| &s.links);
-    p.head("link_sent_bytes_total", "counter", "Bytes of replication messages sent to a disk of another node.");
-    links().for_each(|(disk, sent, _)| p.line("link_sent_bytes_total", &format!("disk=\"{disk}\""), *sent));
-    p.head("link_received_bytes_total", "counter", "Bytes of replication messages received from it.");
-    links().for_each(|(disk, _, got)| p.line("link_received_bytes_total", &format!("disk=\"{disk}\""), *got));
+    for (name, kind, help, get) in LINKS {
+        p.head(name, kind, help);
+        let links = status.iter().flat_map(|s| &s.links);
+        links.for_each(|l| p.line(name, &format!("disk=\"{}\"", l.disk), get(l)));
+    }
+    p.head("links_held_bytes", "gauge", "Bytes held for other nodes' requests and their answers; at most a half of payload_memory.");
+    p.line("links_held_bytes", "", status.iter().map(|s| s.held).sum());
+    p.head("links_parked", "gauge", "Requests of other nodes that wait for room for their answers.");
+    p.line("links_parked", "", status.iter().map(|s| s.parked).sum());
+}
+
+fn doors(p: &mut Page, doors: &crate::export::Doors) {
+    p.head("negotiating", "gauge", "Connections that have not said yet what they want; bounded.");
+    doors.all().iter().for_each(|(name, d)| p.line("negotiating", &format!("listener=\"{name}\""), d.here() as u64));
+    p.head("negotiations_cut_total", "counter", "Connections closed while they negotiated, because newer ones came.");
+    doors.all().iter().for_each(|(name, d)| p.line("negotiations_cut_total", &format!("listener=\"{name}\""), d.cut()));
 }
 
 async fn metrics(State(node): State<Arc<Node>>) -> String {
@@ -157,6 +181,15 @@ async fn metrics(State(node): State<Arc<Node>>) -> String {
     p.line("nbd_refused_total", "", m.seats.refused());
     p.head("nbd_connections", "gauge", "NBD connections.");
     p.line("nbd_connections", "", status.iter().map(|s| s.connections as u64).sum());
+    doors(&mut p, &node.doors);
+    for (name, help, value) in [
+        ("payload_memory_bytes", "Bytes of payload that the node may hold: payload_memory.", m.memory.bytes()),
+        ("payload_bytes", "Bytes of payload held for clients of all volumes; at most a half of payload_memory.", m.memory.exports.taken()),
+        ("payload_waiting", "Requests that wait for payload memory others hold.", m.memory.exports.waiting() as u64),
+    ] {
+        p.head(name, "gauge", help);
+        p.line(name, "", value);
+    }
     let disks: Vec<_> = status.iter().flat_map(|s| &s.disks).collect();
     for (name, kind, help, get) in DISK {
         p.head(name, kind, help);

@@ -11,6 +11,7 @@ mod export;
 mod http;
 mod identity;
 mod inspect;
+mod memory;
 mod node;
 mod reactor;
 mod repair;

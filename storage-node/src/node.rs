@@ -2,7 +2,7 @@
 //! told to stop.
 
 use crate::config::Config;
-use crate::export::{ExportTable, Seats};
+use crate::export::{Doors, ExportTable, NEGOTIATING, Seats};
 use crate::identity::{DataDir, Identity, random};
 use crate::reactor;
 use hf_meta::raft_log::{FORGOT, LogError, RaftLog};
@@ -13,6 +13,7 @@ use hf_meta_core::{ClusterState, Command, Envelope, Outcome};
 use hf_meta_proto::LeaderClient;
 use hf_meta_proto::pb::{self, peer_client::PeerClient};
 use hf_policy::{BootId, ClusterId, NodeId, RequestId, SessionId};
+use crate::reactor::Memory;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -44,6 +45,8 @@ pub struct Member {
     pub heard: Arc<Mutex<Heard>>,
     /// Reactors.
     pub reactors: Vec<reactor::Handle>,
+    /// The node's payload memory.
+    pub memory: Memory,
     /// What this node exports now.
     pub exports: ExportTable,
     /// Room for NBD connections.
@@ -66,6 +69,8 @@ pub struct Node {
     pub boot: BootId,
     /// Set once.
     pub member: OnceLock<Arc<Member>>,
+    /// Connections that have not said yet what they want.
+    pub doors: Doors,
     /// Set when the daemon stops.
     pub stopping: watch::Sender<bool>,
     /// Serialises init, join and disk changes.
@@ -187,6 +192,8 @@ fn bind_socket(path: &Path) -> anyhow::Result<UnixListener> {
 
 /// What the metadata, disks, and other nodes may need beside NBD clients.
 const OTHER_DESCRIPTORS: u64 = 512;
+/// Connections at the three doors, before they are served.
+const AT_DOORS: u64 = 3 * NEGOTIATING as u64;
 
 /// As many descriptors as the system allows: every connection takes one, and the usual first limit is 1024.
 fn raise_descriptors(connections: usize) {
@@ -198,7 +205,7 @@ fn raise_descriptors(connections: usize) {
         libc::setrlimit(libc::RLIMIT_NOFILE, &raw const l);
         l.rlim_max
     };
-    if most < connections as u64 + OTHER_DESCRIPTORS {
+    if most < connections as u64 + AT_DOORS + OTHER_DESCRIPTORS {
         tracing::warn!(
             "the system allows {most} descriptors, too few for nbd_connections = {connections}: raise LimitNOFILE, or lower nbd_connections"
         );
@@ -225,6 +232,7 @@ pub async fn run(cfg: Config) -> anyhow::Result<()> {
         identity: Mutex::new(identity),
         boot: BootId(random()),
         member: OnceLock::new(),
+        doors: Doors::default(),
         stopping: stop_tx,
         admin: tokio::sync::Mutex::new(()),
     });
@@ -388,8 +396,10 @@ impl Node {
         tokio::spawn(raft_net::run(id.cluster, id.node, meta.clone(), view.clone(), out_rx));
         let who = reactor::Identity { cluster: id.cluster, node: id.node, boot: self.boot };
         let (events_tx, events) = mpsc::unbounded_channel();
+        let memory = Memory::new(self.cfg.payload_memory as u64);
+        tokio::spawn(crate::memory::give_back_when_idle(memory.exports.clone()));
         let reactors: std::io::Result<Vec<_>> =
-            (0..self.cfg.reactors).map(|i| reactor::start(i, who, events_tx.clone())).collect();
+            (0..self.cfg.reactors).map(|i| reactor::start(i, who, events_tx.clone(), memory.clone())).collect();
         let member = Arc::new(Member {
             cluster: id.cluster,
             node: id.node,
@@ -401,6 +411,7 @@ impl Node {
             leader: LeaderClient::new(id.cluster),
             heard: Arc::default(),
             reactors: reactors?,
+            memory,
             exports: ExportTable::default(),
             seats: Seats::new(self.cfg.nbd_connections),
             disk_reactor: Mutex::default(),

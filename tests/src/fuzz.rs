@@ -100,13 +100,8 @@ impl Exports for One {
         vec!["vol".into(), "other".into()]
     }
     fn find(&self, name: &str) -> Result<ExportInfo, String> {
-        let info = ExportInfo {
-            name: "vol".into(),
-            size: 1 << 20,
-            read_only: name == "other",
-            block_size: 4096,
-            description: "d".into(),
-        };
+        let info =
+            ExportInfo { name: "vol".into(), size: 1 << 20, read_only: name == "other", description: "d".into() };
         if name == "vol" || name == "other" { Ok(info) } else { Err("no such volume".into()) }
     }
 }

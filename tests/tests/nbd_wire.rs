@@ -319,8 +319,8 @@ fn resets_under_load(c: &Cluster) {
     assert_eq!(metric(c, "nbd_connections{}"), 0);
 }
 
-/// Clients that ask for all the memory there is and then stop: a bounded amount, others of the volume wait for a bounded time,
-/// other volumes not at all.
+/// Clients that announce much and send little: each holds the memory of one piece, and others of the volume do not wait. (How
+/// much more may be tried: floods.rs.)
 fn stalled_clients(c: &Cluster) {
     let mut greedy: Vec<Wire> = (0..12).map(|_| wire(c, "v", false)).collect();
     for w in &mut greedy {
@@ -328,8 +328,8 @@ fn stalled_clients(c: &Cluster) {
         send(w, &[1; 100]).unwrap();
     }
     let held = of("volume_payload_bytes", "v");
-    until("all there is to be taken", || match metric(c, &held) {
-        n if n == 256 * MIB => Ok(()),
+    until("a piece for each", || match metric(c, &held) {
+        n if n == 12 * MIB => Ok(()),
         n => Err(n.to_string()),
     });
     let began = Instant::now();
@@ -337,7 +337,7 @@ fn stalled_clients(c: &Cluster) {
     let other = began.elapsed();
     nbd(c, "v").write(0, &[1; 4096]).unwrap();
     println!("another volume waited {other:?}, the same volume {:?}", began.elapsed());
-    assert!(other < Duration::from_secs(5), "{other:?}");
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     drop(greedy);
     idle(c, "v", 0);
 }

@@ -2,7 +2,7 @@
 //! several shards, requests at the bound, many idle connections.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use hf_tests::cluster::{Cluster, LoopDevice, binary, free_ports, run, tool_ok, until};
+use hf_tests::cluster::{Cluster, LoopDevice, binary, descriptors, free_ports, run, tool_ok, until};
 use hf_tests::nbd::Nbd;
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
@@ -217,18 +217,6 @@ fn requests_up_to_the_bound_work_and_beyond_it_are_refused() {
     assert!(nbd.write(0, &vec![1; (32 << 20) + 1]).is_err());
     let mut nbd = Nbd::connect(&c.nodes[0].nbd, "v").unwrap();
     assert!(nbd.read(777, 4096).unwrap() == data[..4096]);
-}
-
-/// Both ends of thousands of connections: this process has as many descriptors as it may.
-fn descriptors() -> usize {
-    // SAFETY: fills, and hands back, a local struct.
-    unsafe {
-        let mut l = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut l), 0);
-        l.rlim_cur = l.rlim_max;
-        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const l), 0);
-        l.rlim_cur as usize
-    }
 }
 
 #[test]

@@ -44,8 +44,8 @@ mutants! {
     LeaseMarginIgnored,
     /// Writes are acknowledged though fewer members are in sync than the policy asks for.
     AckBelowMinReplicas,
-    /// A flush is answered before what it came after.
-    FlushAtOnce,
+    /// A flush waits for requests that were not answered before it came.
+    FlushWaits,
     /// What is written to a part of a block makes the rest of it zero.
     EdgesForgotten,
     /// Who leaves is synced again when it has left.

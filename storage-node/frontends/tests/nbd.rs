@@ -13,13 +13,7 @@ impl Exports for One {
         if name != "vol" {
             return Err(format!("no volume {name} is attached here"));
         }
-        Ok(ExportInfo {
-            name: "vol".into(),
-            size: 1 << 20,
-            read_only: false,
-            block_size: 4096,
-            description: "d".into(),
-        })
+        Ok(ExportInfo { name: "vol".into(), size: 1 << 20, read_only: false, description: "d".into() })
     }
 }
 
@@ -56,7 +50,7 @@ fn greeting_and_go_are_byte_exact() {
     let want = [
         "0003e8890455 65a9 00000008 00000001 00000000",
         "0003e8890455 65a9 00000007 00000003 0000000c 0000 0000000000100000 0ded",
-        "0003e8890455 65a9 00000007 00000003 0000000e 0003 00001000 00001000 02000000",
+        "0003e8890455 65a9 00000007 00000003 0000000e 0003 00000200 00001000 02000000",
         "0003e8890455 65a9 00000007 00000001 00000000",
     ];
     assert_eq!(hex(&out), want.concat().replace(' ', ""));
@@ -97,6 +91,40 @@ fn an_unknown_export_is_told_and_negotiation_goes_on() {
     assert!(String::from_utf8_lossy(&out).contains("no volume nope is attached here"));
     let (_, next) = talk(&[opt(1, b"nope")]);
     assert_eq!(next, Next::Close, "EXPORT_NAME has no error reply");
+}
+
+/// The protocol bounds every string at 4,096 bytes; clients may treat a longer one as a broken server.
+#[test]
+fn the_text_of_a_refusal_stays_below_4096_bytes_whatever_the_name() {
+    for (letter, count) in [("x", 4096), ("ü", 2048), ("\u{1F980}", 1024)] {
+        let long = letter.repeat(count);
+        let query = [name(&long), 1u32.to_be_bytes().to_vec(), name("base:allocation")].concat();
+        for (option, data) in
+            [(6, [name(&long), vec![0, 0]].concat()), (7, [name(&long), vec![0, 0]].concat()), (10, query)]
+        {
+            let (out, next) = talk(&[opt(8, &[]), opt(option, &data)]);
+            assert_eq!(next, Next::More);
+            let refusal = &out[20..];
+            assert_eq!(hex(&refusal[12..16]), "80000006", "an unknown export");
+            let text = std::str::from_utf8(&refusal[20..]).expect("the text is cut between letters");
+            assert!(text.len() < 4096, "option {option}: {} bytes", text.len());
+            assert!(text.starts_with("no volume "), "{text}");
+        }
+    }
+    let b = reply::error(true, 1, Errno::Io, &"ü".repeat(5000));
+    assert!(b.len() - 26 < 4096);
+}
+
+/// An OFFSET_DATA chunk carries at least one byte of data; a read of nothing is answered by a chunk of type NONE.
+#[test]
+fn a_structured_read_of_length_0_has_no_data_chunk() {
+    assert_eq!(
+        hex(&reply::read_head(true, 7, 4096, 0)),
+        "668e33ef 0001 0000 0000000000000007 00000000".replace(' ', "")
+    );
+    assert_eq!(hex(&reply::read_head(false, 7, 4096, 0)), "67446698 00000000 0000000000000007".replace(' ', ""));
+    let one = "668e33ef 0001 0001 0000000000000007 00000009 0000000000001000";
+    assert_eq!(hex(&reply::read_head(true, 7, 4096, 1)), one.replace(' ', ""));
 }
 
 #[test]

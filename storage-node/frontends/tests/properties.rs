@@ -14,13 +14,7 @@ impl Exports for Two {
         vec!["vol".into(), "ro".into()]
     }
     fn find(&self, name: &str) -> Result<ExportInfo, String> {
-        let export = |read_only| ExportInfo {
-            name: name.into(),
-            size: 1 << 20,
-            read_only,
-            block_size: 4096,
-            description: "d".into(),
-        };
+        let export = |read_only| ExportInfo { name: name.into(), size: 1 << 20, read_only, description: "d".into() };
         match name {
             "vol" => Ok(export(false)),
             "ro" => Ok(export(true)),

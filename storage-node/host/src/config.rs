@@ -41,6 +41,8 @@ pub struct File {
     pub page_memory: Option<String>,
     /// A size.
     pub metadata_memory: Option<String>,
+    /// Memory of the node for payload.
+    pub payload_memory: Option<String>,
     /// Topology and free labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

@@ -1,19 +1,21 @@
 //! An NBD connection in its transmission phase, on the volume's reactor.
 //!
-//! An idle connection costs one task and one 8 KiB read buffer; a write's payload gets
-//! a buffer of its own, aligned for the disk (the payload's only copy). Requests enter the coordinator in the order they
+//! An idle connection costs one task and one 8 KiB read buffer; a write's payload gets buffers of its own, aligned for the
+//! disk (the payload's only copy), one for each piece of a large write ([`super::pieces`]). Requests enter the coordinator in the order they
 //! arrive. What a client sent completely before it said goodbye or shut its sending side is carried out and answered, then the
 //! socket is closed. When it is gone both ways, nothing more of it is begun once that has been seen (docs/wire.md).
 
 use super::NbdStream;
 use super::core::{Core, CoreRef};
-use super::intake::{Client, Held, Intake, Ticket};
+use super::intake::{Intake, Ticket};
+use super::pieces::{self, Pieces};
 use super::replies::{Replies, STALLED, answer, stalled};
 use bytes::Bytes;
 use hf_frontends::nbd::transmission::{FLAG_FAST_ZERO, FLAG_NO_HOLE, HEADER_BYTES};
 use hf_frontends::nbd::{Agreed, Command, Errno, MAX_REQUEST, Request, parse_request, reply};
 use hf_policy::{CHUNK_BYTES, VolumeId};
 use hf_repl::AlignedBuf;
+use hf_repl::budget::Permit;
 use hf_repl_core::IoError;
 use hf_repl_core::coordinator::{ClientOp, ClientReply};
 use std::cell::{Cell, RefCell};
@@ -36,14 +38,16 @@ const ZERO_WINDOW: u64 = 8;
 /// unread bytes resets the connection, which may cost the client its last replies.
 const MAX_DISCARD: usize = 16 << 20;
 
+const NO_FIT: &str = "the request does not fit this export";
+
 struct Conn {
     core: CoreRef,
     vol: VolumeId,
     agreed: Agreed,
     intake: Rc<Intake>,
     replies: Rc<Replies>,
-    /// Those who left before it came.
-    before: Vec<Rc<Client>>,
+    /// Those who had left when it came have places before this one.
+    mark: u64,
 }
 
 impl Drop for Conn {
@@ -69,10 +73,10 @@ pub(super) fn start(
     let core = core.clone();
     tokio::task::spawn_local(async move {
         let begin = |fd| {
+            let (client, mark) = intake.enter(fd)?;
             // Counted from here until it is dropped.
             core.borrow_mut().connections += 1;
-            let (client, before) = intake.enter(fd);
-            Conn { core: core.clone(), vol, agreed, intake, replies: Replies::new(client), before }
+            Ok(Conn { core: core.clone(), vol, agreed, intake, replies: Replies::new(client), mark })
         };
         let served = match stream {
             NbdStream::Tcp(s) => over_tcp(s, begin, rest).await,
@@ -86,10 +90,14 @@ pub(super) fn start(
 }
 
 /// The connection is dropped before its socket, whose descriptor it uses.
-async fn over_tcp(s: std::net::TcpStream, begin: impl FnOnce(RawFd) -> Conn, rest: Vec<u8>) -> io::Result<()> {
+async fn over_tcp(
+    s: std::net::TcpStream,
+    begin: impl FnOnce(RawFd) -> io::Result<Conn>,
+    rest: Vec<u8>,
+) -> io::Result<()> {
     let mut s = tokio::net::TcpStream::from_std(s)?;
     hf_repl::link::watch_over(&s, CLIENT_TIMEOUT)?;
-    let conn = begin(s.as_raw_fd());
+    let conn = begin(s.as_raw_fd())?;
     let (r, w) = s.split();
     let served = conn.serve(rest, r, w).await;
     drop(conn);
@@ -99,11 +107,11 @@ async fn over_tcp(s: std::net::TcpStream, begin: impl FnOnce(RawFd) -> Conn, res
 /// As over TCP; here the kernel tells at once when the other process is gone.
 async fn over_unix(
     s: std::os::unix::net::UnixStream,
-    begin: impl FnOnce(RawFd) -> Conn,
+    begin: impl FnOnce(RawFd) -> io::Result<Conn>,
     rest: Vec<u8>,
 ) -> io::Result<()> {
     let mut s = tokio::net::UnixStream::from_std(s)?;
-    let conn = begin(s.as_raw_fd());
+    let conn = begin(s.as_raw_fd())?;
     let (r, w) = s.split();
     let served = conn.serve(rest, r, w).await;
     drop(conn);
@@ -140,7 +148,7 @@ impl Conn {
 
     /// Takes requests until the client says goodbye or shuts its sending side.
     async fn requests(&self, r: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
-        self.intake.wait_for(&self.before).await;
+        self.intake.wait_for(self.mark, &self.replies.client).await;
         loop {
             let mut head = [0u8; HEADER_BYTES];
             match r.read_exact(&mut head).await {
@@ -155,24 +163,134 @@ impl Conn {
             if q.command == Command::Write && q.len > MAX_REQUEST {
                 return Err(io::Error::other(format!("a write of {} bytes is beyond the bound", q.len)));
             }
-            let mut waited = self.replies.room().await;
-            let (held, waited_for_bytes) = self.intake.payload.take(payload_of(&q)).await;
-            let mut payload = Bytes::new();
-            if q.command == Command::Write {
-                let mut buf = AlignedBuf::zeroed(q.len as usize);
-                if !self.fill(r, buf.bytes_mut()).await? {
+            let waited = self.replies.room().await;
+            if let Err(e) = self.check(&q) {
+                if q.command == Command::Write && !self.swallow(r, q.len).await? {
                     return Ok(());
                 }
-                payload = buf.freeze();
+                self.fail(&q, e, NO_FIT);
+                continue;
             }
-            let (ticket, waited_for_slot) = self.intake.admit(&self.replies.client).await;
-            waited |= waited_for_bytes | waited_for_slot;
-            // While it waited, its client may have vanished, come back, and sent newer requests: then this one is too late.
-            if waited && self.replies.client.is_gone() {
-                return Err(io::ErrorKind::ConnectionReset.into());
+            if q.command == Command::Write {
+                if !self.write(q, r, waited).await? {
+                    return Ok(());
+                }
+            } else if pieces::reads_in_pieces(&q, self.agreed.structured) {
+                self.read_in_pieces(q, waited).await?;
+            } else if q.command == Command::Flush {
+                // It waits for nothing, and takes no place from others.
+                self.flush(q);
+            } else {
+                let (held, waited_for_bytes) = self.replies.client.payload.take(payload_of(&q)).await;
+                let ticket = self.place(waited | waited_for_bytes).await?;
+                self.request(q, ticket, held);
             }
-            self.request(q, payload, ticket, held);
         }
+    }
+
+    /// Waits for a place among the requests in flight. While a request waited, its client may have vanished, come back, and sent
+    /// newer requests: then this one is too late.
+    async fn place(&self, waited: bool) -> io::Result<Ticket> {
+        let (ticket, waited_for_slot) = self.intake.admit(&self.replies.client).await;
+        if (waited | waited_for_slot) && self.replies.client.is_gone() {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        Ok(ticket)
+    }
+
+    /// May this export be asked that, as it is now?
+    fn check(&self, q: &Request) -> Result<(), Errno> {
+        let (size, read_only) = {
+            let c = self.core.borrow();
+            c.volumes.get(&self.vol).map_or((0, true), |h| (h.size, h.read_only || self.agreed.export.read_only))
+        };
+        q.check(size, read_only, self.agreed.structured, self.agreed.base_allocation)
+    }
+
+    /// Takes a write's payload and begins it, a piece at a time; false if the client shut its sending side in the middle.
+    async fn write(&self, q: Request, r: &mut (impl AsyncRead + Unpin), mut waited: bool) -> io::Result<bool> {
+        let (mut at, mut whole) = (0, None);
+        while at < q.len {
+            let (held, waited_for_bytes) = self.replies.client.payload.take_piece(pieces::most(&q, at)).await;
+            let n = pieces::length(&q, at, held.bytes());
+            let mut buf = AlignedBuf::zeroed(n as usize);
+            if !self.fill(r, buf.bytes_mut()).await? {
+                return Ok(false);
+            }
+            let ticket = self.place(waited | waited_for_bytes).await?;
+            waited = false;
+            let (off, data) = (q.offset + u64::from(at), buf.freeze());
+            at += n;
+            // Asked again: the export may have become read-only while the data came.
+            let fits = self.check(&q);
+            if n == q.len {
+                match fits {
+                    Ok(()) => self.submit(q, ClientOp::Write { off, data }, ticket, held),
+                    Err(e) => self.fail(&q, e, NO_FIT),
+                }
+                return Ok(true);
+            }
+            let new = || Pieces::new(q, self.agreed.structured, self.replies.clone());
+            let whole = whole.get_or_insert_with(new).clone();
+            whole.begin(at == q.len);
+            if fits.is_err() {
+                whole.write_done(Err(IoError::Invalid), held, ticket);
+                continue;
+            }
+            let done = Box::new(move |result| whole.write_done(result, held, ticket));
+            self.begin(ClientOp::Write { off, data }, done);
+        }
+        if q.len == 0 {
+            self.replies.push(answer(self.agreed.structured, &q, Ok(ClientReply::Done)), Vec::new(), None);
+        }
+        Ok(true)
+    }
+
+    /// Asks for a large read a piece at a time, as the client takes the answers.
+    async fn read_in_pieces(&self, q: Request, mut waited: bool) -> io::Result<()> {
+        let whole = Pieces::new(q, true, self.replies.clone());
+        let mut at = 0;
+        while at < q.len {
+            waited |= self.replies.room().await;
+            let (held, waited_for_bytes) = self.replies.client.payload.take_piece(pieces::most(&q, at)).await;
+            let ticket = self.place(waited | waited_for_bytes).await?;
+            waited = false;
+            let (off, len) = (q.offset + u64::from(at), pieces::length(&q, at, held.bytes()));
+            at += len;
+            self.replies.promise(len);
+            whole.begin(at == q.len);
+            let whole = whole.clone();
+            let done = Box::new(move |result| {
+                whole.read_done((off, len), result, held);
+                drop(ticket);
+            });
+            self.begin(ClientOp::Read { off, len }, done);
+        }
+        Ok(())
+    }
+
+    fn flush(&self, q: Request) {
+        let (replies, structured) = (self.replies.clone(), self.agreed.structured);
+        let ticket = self.intake.admit_at_once(&self.replies.client);
+        let done = Box::new(move |result| {
+            replies.push(answer(structured, &q, result), Vec::new(), None);
+            drop(ticket);
+        });
+        self.begin(ClientOp::Flush, done);
+    }
+
+    /// Reads a payload away that is not wanted; false if the client shut its sending side in the middle of it.
+    async fn swallow(&self, r: &mut (impl AsyncRead + Unpin), len: u32) -> io::Result<bool> {
+        let mut left = len as usize;
+        let mut buf = vec![0u8; left.min(16 << 10)];
+        while left > 0 {
+            let n = left.min(buf.len());
+            if !self.fill(r, &mut buf[..n]).await? {
+                return Ok(false);
+            }
+            left -= n;
+        }
+        Ok(true)
     }
 
     /// Reads a payload; false if the client shut its sending side in the middle of it.
@@ -195,22 +313,12 @@ impl Conn {
         self.replies.push(reply::error(self.agreed.structured, q.cookie, errno, text), Vec::new(), None);
     }
 
-    /// `ticket` and `held` are given back when the request is answered.
-    fn request(&self, q: Request, payload: Bytes, ticket: Ticket, held: Held) {
-        let (size, read_only) = {
-            let c = self.core.borrow();
-            c.volumes.get(&self.vol).map_or((0, true), |h| (h.size, h.read_only || self.agreed.export.read_only))
-        };
-        let a = &self.agreed;
-        if let Err(e) = q.check(size, read_only, a.structured, a.base_allocation) {
-            return self.fail(&q, e, "the request does not fit this export");
-        }
+    /// Begins a request that fits this export; `ticket` and `held` are given back when it is answered.
+    fn request(&self, q: Request, ticket: Ticket, held: Permit) {
         let len = u64::from(q.len);
         let op = match q.command {
             Command::Read if q.len == 0 => None,
             Command::Read => Some(ClientOp::Read { off: q.offset, len: q.len }),
-            Command::Write if q.len == 0 => None,
-            Command::Write => Some(ClientOp::Write { off: q.offset, data: payload }),
             // Whoever wants no hole wants the space to be there: zeroes are written as data.
             Command::WriteZeroes if q.flags & FLAG_NO_HOLE != 0 && q.flags & FLAG_FAST_ZERO != 0 => {
                 return self.fail(&q, Errno::NotSup, "zeroes without a hole are not fast");
@@ -223,21 +331,31 @@ impl Conn {
             Command::Trim | Command::WriteZeroes | Command::Cache => None,
             Command::Flush => Some(ClientOp::Flush),
             Command::BlockStatus => Some(ClientOp::Status { off: q.offset, len }),
-            Command::Disconnect | Command::Unknown(_) => return self.fail(&q, Errno::Invalid, "unknown command"),
+            Command::Write | Command::Disconnect | Command::Unknown(_) => {
+                return self.fail(&q, Errno::Invalid, "unknown command");
+            }
         };
         match op {
-            None => self.replies.push(answer(a.structured, &q, Ok(ClientReply::Done)), Vec::new(), None),
+            None => self.replies.push(answer(self.agreed.structured, &q, Ok(ClientReply::Done)), Vec::new(), None),
             Some(op) => self.submit(q, op, ticket, held),
         }
     }
 
-    fn submit(&self, q: Request, op: ClientOp, ticket: Ticket, held: Held) {
+    fn submit(&self, q: Request, op: ClientOp, ticket: Ticket, held: Permit) {
         let (replies, structured) = (self.replies.clone(), self.agreed.structured);
-        let mut c = self.core.borrow_mut();
+        if let ClientOp::Read { len, .. } = op {
+            replies.promise(len);
+        }
         let done = Box::new(move |result: Result<ClientReply, IoError>| {
             replies.finish(structured, &q, result, held);
             drop(ticket);
         });
+        self.begin(op, done);
+    }
+
+    /// Hands an operation to the coordinator; `done` is called exactly once.
+    fn begin(&self, op: ClientOp, done: Box<dyn FnOnce(Result<ClientReply, IoError>)>) {
+        let mut c = self.core.borrow_mut();
         c.client(self.vol, op, done);
         c.drain();
     }
@@ -255,12 +373,12 @@ impl Conn {
     }
 }
 
-/// What a request counts in the volume's payload bytes.
+/// What a request that is not cut counts in the node's payload memory.
 fn payload_of(q: &Request) -> u64 {
     match q.command {
-        Command::Write => u64::from(q.len).next_multiple_of(hf_repl::buffers::ALIGN as u64),
         Command::Read => u64::from(q.len.min(MAX_REQUEST)),
-        Command::WriteZeroes if q.flags & FLAG_NO_HOLE != 0 => u64::from(q.len).min(ZERO_WINDOW * CHUNK_BYTES),
+        // All of its writes are of the same chunk of zeroes.
+        Command::WriteZeroes if q.flags & FLAG_NO_HOLE != 0 => u64::from(q.len).min(CHUNK_BYTES),
         _ => 0,
     }
 }
@@ -297,7 +415,7 @@ struct Window {
 }
 
 impl Zeroes {
-    async fn run(self, ticket: Ticket, held: Held) {
+    async fn run(self, ticket: Ticket, held: Permit) {
         let zero = AlignedBuf::zeroed(CHUNK_BYTES as usize).freeze();
         let (mut at, end) = (self.q.offset, self.q.offset + u64::from(self.q.len));
         while at < end {

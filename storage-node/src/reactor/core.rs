@@ -2,6 +2,7 @@
 
 use super::disk_host::DiskHost;
 use super::links::{LinkMemory, Peers};
+use super::Memory;
 use super::syncs::Syncs;
 use super::volume_host::VolumeHost;
 use super::{Event, Identity, Mail, ReactorStatus};
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use hf_meta_core::ClusterState;
 use hf_policy::{DiskId, Lineage, Rid, ShardId, StoreUuid, Tick, VolumeId};
 use hf_repl::Queue;
+use hf_repl::budget::Budget;
 use hf_repl_core::coordinator as co;
 use hf_repl_core::message::{Envelope, Msg};
 use hf_repl_core::replica::Link;
@@ -64,6 +66,8 @@ pub struct DiskStatus {
 
 pub(super) struct Core {
     pub id: Identity,
+    /// The node's payload memory.
+    pub budget: Budget,
     pub disks: BTreeMap<DiskId, DiskHost>,
     pub volumes: BTreeMap<VolumeId, VolumeHost>,
     pub peers: Peers,
@@ -100,18 +104,19 @@ pub(super) fn now() -> Tick {
 /// The reactor's life.
 pub(super) async fn run(
     id: Identity,
-    link_memory: LinkMemory,
     mut rx: mpsc::UnboundedReceiver<Mail>,
     events: mpsc::UnboundedSender<Event>,
+    memory: Memory,
 ) {
     let core: CoreRef = Rc::new(RefCell::new(Core {
         id,
+        budget: memory.exports,
         disks: BTreeMap::new(),
         volumes: BTreeMap::new(),
         peers: Peers::default(),
         inbound: BTreeMap::new(),
         next_link: LOCAL + 1,
-        link_memory,
+        link_memory: memory.links,
         work: VecDeque::new(),
         syncs: Syncs::default(),
         events,

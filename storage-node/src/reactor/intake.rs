@@ -1,16 +1,16 @@
-//! What the clients of one attached volume may do together: requests in flight (`queue_depth`) and bytes of payload, counted
-//! over all its connections, first come, first served; which of them have left; and that the attachment takes no more.
+//! What the clients of one attached volume may do together: requests in flight (`queue_depth`), first come, first served, and
+//! bytes of payload (the volume's account in the node's budget); which of them have left; and that the attachment takes no more.
 
+use super::departures::Departures;
+use hf_repl::budget::{Account, Claim};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use tokio::sync::{Mutex, Notify, watch};
 
-/// Bytes of payload that the clients of one volume hold together: of a write from before its data is read until it is
-/// answered, of a read until its answer is in the socket. Many times the largest request, so that a few large ones overlap.
-pub(super) const MAX_PAYLOAD: u64 = 256 << 20;
-
-/// So much of something, and a queue of those who want some.
+/// A FIFO semaphore whose capacity may change while permits are out.
 pub(super) struct Gate {
     most: Cell<u64>,
     taken: Cell<u64>,
@@ -20,16 +20,13 @@ pub(super) struct Gate {
     waiting: Cell<usize>,
 }
 
-/// A part of a gate's amount; given back when dropped.
-pub(super) struct Held {
-    gate: Rc<Gate>,
-    n: u64,
-}
+/// A place of a gate; given back when dropped.
+struct Slot(Rc<Gate>);
 
-impl Drop for Held {
+impl Drop for Slot {
     fn drop(&mut self) {
-        self.gate.taken.set(self.gate.taken.get().saturating_sub(self.n));
-        self.gate.room.notify_one();
+        self.0.taken.set(self.0.taken.get().saturating_sub(1));
+        self.0.room.notify_one();
     }
 }
 
@@ -55,42 +52,48 @@ impl Gate {
         Rc::new(Gate { most: Cell::new(most), taken, turn: Mutex::default(), room: Notify::new(), waiting })
     }
 
-    /// How much may be taken from now on; what is out stays out.
+    /// Sets how many places there are from now on; what is out stays out.
     pub(super) fn set_most(&self, most: u64) {
         self.most.set(most);
         self.room.notify_one();
     }
 
-    /// How much may be taken.
+    /// How many places there are.
     pub(super) fn most(&self) -> u64 {
         self.most.get()
     }
 
-    /// How much is out.
+    /// How many places are taken.
     pub(super) fn taken(&self) -> u64 {
         self.taken.get()
     }
 
-    /// Takes `n`; one who asks for more than there is gets it when nobody else has any. Says whether that took waiting.
-    pub(super) async fn take(self: &Rc<Self>, n: u64) -> (Held, bool) {
-        let fits = || self.taken.get() == 0 || self.taken.get().saturating_add(n) <= self.most.get();
-        let waited = self.waiting.get() > 0 || !fits();
+    /// Takes a place. Says whether that took waiting.
+    async fn take(self: &Rc<Self>) -> (Slot, bool) {
+        let full = || self.taken.get() >= self.most.get();
+        let waited = self.waiting.get() > 0 || full();
         if waited {
             let _counted = Counted::new(&self.waiting);
             let _turn = self.turn.lock().await;
-            while !fits() {
+            while full() {
                 self.room.notified().await;
             }
         }
-        self.taken.set(self.taken.get().saturating_add(n));
-        (Held { gate: self.clone(), n }, waited)
+        self.taken.set(self.taken.get() + 1);
+        (Slot(self.clone()), waited)
     }
 }
 
 /// One connection's client, as far as others must know of it.
 pub(super) struct Client {
+    /// Its key among the intake's clients.
+    key: u64,
     /// Its socket: valid while `open`.
     fd: RawFd,
+    /// The bytes of payload that it holds.
+    pub payload: Claim,
+    /// Its place among those who have left, once it has.
+    left: Cell<Option<u64>>,
     open: Cell<bool>,
     /// More requests may come from it.
     reading: Cell<bool>,
@@ -115,11 +118,6 @@ impl Client {
         self.events() & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0
     }
 
-    /// It sends nothing more: gone, or its sending side is shut (which a TCP client that closed looks like, too).
-    fn has_left(&self) -> bool {
-        self.events() & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0
-    }
-
     /// Nothing of it is in flight, and nothing more will be.
     pub(super) fn is_finished(&self) -> bool {
         !self.open.get() || (!self.reading.get() && self.in_flight.get() == 0)
@@ -130,7 +128,7 @@ impl Client {
 pub(super) struct Ticket {
     intake: Rc<Intake>,
     client: Rc<Client>,
-    _slot: Held,
+    _slot: Option<Slot>,
 }
 
 impl Drop for Ticket {
@@ -145,23 +143,39 @@ pub(super) struct Intake {
     /// Requests in flight.
     pub slots: Rc<Gate>,
     /// Bytes of payload held for clients.
-    pub payload: Rc<Gate>,
-    clients: RefCell<Vec<Rc<Client>>>,
-    /// Somebody finished.
-    finished: Notify,
-    /// New clients that wait for old ones.
-    newcomers: Cell<usize>,
+    pub payload: Account,
+    clients: RefCell<BTreeMap<u64, Rc<Client>>>,
+    next_client: Cell<u64>,
+    /// Tells who has left; none if the system had no descriptor for it, and then nobody is served.
+    departures: io::Result<Departures>,
+    /// Those who have left and are not finished, in the order in which that was noticed.
+    left: RefCell<BTreeMap<u64, Rc<Client>>>,
+    next_left: Cell<u64>,
+    /// New clients that wait until everybody before a place in that order is finished: (place, client).
+    newcomers: RefCell<BTreeMap<(u64, u64), Rc<Notify>>>,
     closing: watch::Sender<bool>,
 }
 
+/// A newcomer's entry among those who wait, while it waits.
+struct Newcomer<'a>(&'a Intake, (u64, u64));
+
+impl Drop for Newcomer<'_> {
+    fn drop(&mut self) {
+        self.0.newcomers.borrow_mut().remove(&self.1);
+    }
+}
+
 impl Intake {
-    pub(super) fn new(queue_depth: u64) -> Rc<Intake> {
+    pub(super) fn new(queue_depth: u64, payload: Account) -> Rc<Intake> {
         Rc::new(Intake {
             slots: Gate::new(queue_depth),
-            payload: Gate::new(MAX_PAYLOAD),
+            payload,
             clients: RefCell::default(),
-            finished: Notify::new(),
-            newcomers: Cell::new(0),
+            next_client: Cell::new(0),
+            departures: Departures::new(),
+            left: RefCell::default(),
+            next_left: Cell::new(0),
+            newcomers: RefCell::default(),
             closing: watch::channel(false).0,
         })
     }
@@ -188,30 +202,49 @@ impl Intake {
 
     /// Somebody waits for what a client that does not go on may hold.
     pub(super) fn is_contended(&self) -> bool {
-        self.payload.waiting.get() > 0 || self.newcomers.get() > 0
+        self.payload.budget().waiting() > 0 || !self.newcomers.borrow().is_empty()
     }
 
-    /// A connection begins; `fd` must stay valid until [`Intake::leave`]. With it come those who left before: what they sent
-    /// is to be over before anything of the new one is begun.
-    pub(super) fn enter(&self, fd: RawFd) -> (Rc<Client>, Vec<Rc<Client>>) {
+    /// A connection begins; `fd` must stay valid until [`Intake::leave`]. With its client comes a mark: what those sent who had
+    /// left before is to be over before anything of the new one is begun ([`Intake::wait_for`]).
+    pub(super) fn enter(&self, fd: RawFd) -> io::Result<(Rc<Client>, u64)> {
+        let departures = self.departures.as_ref().map_err(|e| io::Error::from(e.kind()))?;
+        departures.take(|key| self.note_departure(key));
+        let key = self.next_client.get();
+        self.next_client.set(key + 1);
         let client = Rc::new(Client {
+            key,
             fd,
+            payload: self.payload.claim(),
+            left: Cell::new(None),
             open: Cell::new(true),
             reading: Cell::new(true),
             in_flight: Cell::new(0),
             wake: Notify::new(),
         });
-        let mut clients = self.clients.borrow_mut();
-        let left = clients.iter().filter(|c| c.has_left()).cloned().collect();
-        clients.push(client.clone());
-        (client, left)
+        departures.watch(fd, key)?;
+        self.clients.borrow_mut().insert(key, client.clone());
+        Ok((client, self.next_left.get()))
+    }
+
+    /// A client sends nothing more: it is gone, or its sending side is shut (which a TCP client that closed looks like, too).
+    fn note_departure(&self, key: u64) {
+        let clients = self.clients.borrow();
+        let Some(client) = clients.get(&key).filter(|c| c.left.get().is_none() && !c.is_finished()) else { return };
+        let place = self.next_left.get();
+        self.next_left.set(place + 1);
+        client.left.set(Some(place));
+        self.left.borrow_mut().insert(place, client.clone());
     }
 
     /// A connection ends.
-    pub(super) fn leave(&self, client: &Rc<Client>) {
+    pub(super) fn leave(&self, client: &Client) {
+        if let Ok(d) = &self.departures {
+            d.forget(client.fd);
+        }
         client.open.set(false);
-        self.clients.borrow_mut().retain(|c| !Rc::ptr_eq(c, client));
-        self.finished.notify_waiters();
+        self.clients.borrow_mut().remove(&client.key);
+        self.look(client);
     }
 
     /// Nothing more is begun for this client.
@@ -221,28 +254,49 @@ impl Intake {
     }
 
     fn look(&self, client: &Client) {
-        if client.is_finished() {
-            client.wake.notify_one();
-            self.finished.notify_waiters();
+        if !client.is_finished() {
+            return;
+        }
+        client.wake.notify_one();
+        if let Some(place) = client.left.take() {
+            self.left.borrow_mut().remove(&place);
+            self.wake_newcomers();
         }
     }
 
-    /// Waits until each of them has nothing in flight, and nothing more to come.
-    pub(super) async fn wait_for(&self, left: &[Rc<Client>]) {
-        let _counted = (!left.is_empty()).then(|| Counted::new(&self.newcomers));
-        loop {
-            let finished = self.finished.notified();
-            if left.iter().all(|c| c.is_finished()) {
-                return;
-            }
-            finished.await;
+    /// Wakes those for whom nobody who had left before them is unfinished, each once.
+    fn wake_newcomers(&self) {
+        let first = self.left.borrow().keys().next().copied().unwrap_or(u64::MAX);
+        let mut newcomers = self.newcomers.borrow_mut();
+        while let Some(entry) = newcomers.first_entry().filter(|e| e.key().0 <= first) {
+            entry.remove().notify_one();
         }
+    }
+
+    /// Waits until nobody who had left before the mark has anything in flight, or more to come.
+    pub(super) async fn wait_for(&self, mark: u64, client: &Client) {
+        if self.left.borrow().keys().next().is_none_or(|first| *first >= mark) {
+            return;
+        }
+        let (at, wake) = ((mark, client.key), Rc::new(Notify::new()));
+        self.newcomers.borrow_mut().insert(at, wake.clone());
+        let _waits = Newcomer(self, at);
+        wake.notified().await;
     }
 
     /// Waits for a place among the requests in flight. Says whether that took waiting.
     pub(super) async fn admit(self: &Rc<Self>, client: &Rc<Client>) -> (Ticket, bool) {
-        let (slot, waited) = self.slots.take(1).await;
+        let (slot, waited) = self.slots.take().await;
+        (self.ticket(client, Some(slot)), waited)
+    }
+
+    /// For a request that waits for nothing.
+    pub(super) fn admit_at_once(self: &Rc<Self>, client: &Rc<Client>) -> Ticket {
+        self.ticket(client, None)
+    }
+
+    fn ticket(self: &Rc<Self>, client: &Rc<Client>, slot: Option<Slot>) -> Ticket {
         client.in_flight.set(client.in_flight.get() + 1);
-        (Ticket { intake: self.clone(), client: client.clone(), _slot: slot }, waited)
+        Ticket { intake: self.clone(), client: client.clone(), _slot: slot }
     }
 }

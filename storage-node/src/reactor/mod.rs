@@ -6,9 +6,11 @@
 
 mod conn;
 mod core;
+mod departures;
 mod disk_host;
 mod intake;
 mod links;
+mod pieces;
 mod replies;
 mod syncs;
 mod volume_host;
@@ -21,6 +23,7 @@ use crate::disk::DiskFile;
 use hf_frontends::nbd::Agreed;
 use hf_meta_core::ClusterState;
 use hf_policy::{BootId, ClusterId, DiskId, Epoch, Lineage, LogAge, NodeId, Rid, SessionId, ShardId, Term, VolumeId};
+use hf_repl::budget::Budget;
 use hf_repl_core::coordinator::{Change, Proposed};
 use hf_store::{ReplicaRec, Store, StoreError};
 use std::sync::Arc;
@@ -253,6 +256,28 @@ impl Handle {
     }
 }
 
+/// The node's payload memory, in the parts that must not wait for each other (docs/decisions/0032).
+#[derive(Clone)]
+pub struct Memory {
+    /// What clients of exports may hold: a half.
+    pub exports: Budget,
+    /// What other nodes' requests to disks here may hold: the other half.
+    pub links: LinkMemory,
+    bytes: u64,
+}
+
+impl Memory {
+    /// So many bytes of payload (`payload_memory`).
+    pub fn new(bytes: u64) -> Memory {
+        Memory { exports: Budget::new(bytes / 2), links: LinkMemory::new(bytes / 2), bytes }
+    }
+
+    /// All of it, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 /// Who this node is.
 #[derive(Clone, Copy, Debug)]
 pub struct Identity {
@@ -268,8 +293,8 @@ pub struct Identity {
 pub fn start(
     index: usize,
     id: Identity,
-    link_memory: LinkMemory,
     events: mpsc::UnboundedSender<Event>,
+    memory: Memory,
 ) -> std::io::Result<Handle> {
     let (tx, rx) = mpsc::unbounded_channel();
     std::thread::Builder::new().name(format!("reactor-{index}")).spawn(move || {
@@ -277,7 +302,7 @@ pub fn start(
             Ok(rt) => rt,
             Err(e) => return tracing::error!("reactor {index}: {e}"),
         };
-        tokio::task::LocalSet::new().block_on(&rt, core::run(id, link_memory, rx, events));
+        tokio::task::LocalSet::new().block_on(&rt, core::run(id, rx, events, memory));
     })?;
     Ok(Handle { tx })
 }

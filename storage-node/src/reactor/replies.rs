@@ -1,9 +1,10 @@
 //! Replies of one NBD connection on their way to its socket.
 
-use super::intake::{Client, Held, Intake};
+use super::intake::{Client, Intake};
 use bytes::Bytes;
 use hf_frontends::nbd::transmission::FLAG_REQ_ONE;
 use hf_frontends::nbd::{Command, Errno, Request, reply};
+use hf_repl::budget::Permit;
 use hf_repl_core::IoError;
 use hf_repl_core::coordinator::ClientReply;
 use std::cell::{Cell, RefCell};
@@ -15,13 +16,13 @@ use std::time::Duration;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 
-/// Reply bytes a client may leave unread before no more of its requests are taken.
-const MAX_UNREAD: usize = 64 << 20;
+/// Bytes that a client may have asked for and not read before no more of its requests are taken.
+const MAX_UNREAD: usize = 32 << 20;
 /// Bytes that are given to the socket in one go: small enough that a client which reads is seen to.
 const BATCH: usize = 1 << 20;
 /// A client that stops in the middle of a request, or takes no reply bytes, for so long is cut off, if others wait for what it
 /// holds. If nobody does, it may take its time.
-pub(super) const STALLED: Duration = Duration::from_secs(10);
+pub(super) const STALLED: Duration = Duration::from_secs(3);
 
 pub(super) fn stalled() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "the client does not go on, and others wait for the memory it holds")
@@ -31,28 +32,47 @@ pub(super) fn stalled() -> io::Error {
 pub(super) struct Replies {
     pub client: Rc<Client>,
     /// Head or data; the last piece of a read's answer holds the volume's payload bytes until it is written.
-    pieces: RefCell<VecDeque<(Bytes, Option<Held>)>>,
+    pieces: RefCell<VecDeque<(Bytes, Option<Permit>)>>,
     /// Bytes of them, those being written included.
     queued: Cell<usize>,
+    /// Bytes that were asked for and are not among the pieces yet.
+    promised: Cell<usize>,
     room: Notify,
 }
 
 impl Replies {
     pub(super) fn new(client: Rc<Client>) -> Rc<Replies> {
-        Rc::new(Replies { client, pieces: RefCell::default(), queued: Cell::new(0), room: Notify::new() })
+        Rc::new(Replies {
+            client,
+            pieces: RefCell::default(),
+            queued: Cell::new(0),
+            promised: Cell::new(0),
+            room: Notify::new(),
+        })
     }
 
     /// Waits until the client has read enough that another request may be taken. Says whether that took waiting.
     pub(super) async fn room(&self) -> bool {
         let mut waited = false;
-        while self.queued.get() >= MAX_UNREAD {
+        while self.queued.get() + self.promised.get() >= MAX_UNREAD {
             waited = true;
             self.room.notified().await;
         }
         waited
     }
 
-    pub(super) fn push(&self, head: Vec<u8>, data: Vec<Bytes>, held: Option<Held>) {
+    /// So many bytes of data will come.
+    pub(super) fn promise(&self, bytes: u32) {
+        self.promised.set(self.promised.get() + bytes as usize);
+    }
+
+    /// The data came, or will not come.
+    pub(super) fn promise_over(&self, bytes: u32) {
+        self.promised.set(self.promised.get().saturating_sub(bytes as usize));
+        self.room.notify_one();
+    }
+
+    pub(super) fn push(&self, head: Vec<u8>, data: Vec<Bytes>, held: Option<Permit>) {
         self.queued.set(self.queued.get() + head.len() + data.iter().map(Bytes::len).sum::<usize>());
         let mut p = self.pieces.borrow_mut();
         p.push_back((Bytes::from(head), None));
@@ -64,7 +84,10 @@ impl Replies {
     }
 
     /// Queues the answer to a request that the coordinator has answered.
-    pub(super) fn finish(&self, structured: bool, q: &Request, result: Result<ClientReply, IoError>, held: Held) {
+    pub(super) fn finish(&self, structured: bool, q: &Request, result: Result<ClientReply, IoError>, held: Permit) {
+        if q.command == Command::Read {
+            self.promise_over(q.len);
+        }
         match result {
             Ok(ClientReply::Data(data)) => {
                 self.push(reply::read_head(structured, q.cookie, q.offset, q.len), data, Some(held))
@@ -73,7 +96,7 @@ impl Replies {
         }
     }
 
-    fn batch(&self) -> (VecDeque<Bytes>, Vec<Held>, usize) {
+    fn batch(&self) -> (VecDeque<Bytes>, Vec<Permit>, usize) {
         let (mut pieces, mut held, mut bytes) = (VecDeque::new(), Vec::new(), 0);
         let mut waiting = self.pieces.borrow_mut();
         while bytes < BATCH
@@ -118,14 +141,16 @@ pub(super) fn answer(structured: bool, q: &Request, result: Result<ClientReply, 
         Ok(ClientReply::Extents(e)) => reply::block_status(q.cookie, &e, q.flags & FLAG_REQ_ONE != 0),
         Ok(_) if q.command == Command::Read => reply::read_head(structured, q.cookie, q.offset, 0),
         Ok(_) => reply::done(structured, q.cookie),
-        Err(e) => {
-            let errno = match e {
-                IoError::Io => Errno::Io,
-                IoError::NoSpace => Errno::NoSpace,
-                IoError::Fenced => Errno::Shutdown,
-                IoError::Invalid => Errno::Invalid,
-            };
-            reply::error(structured, q.cookie, errno, &e.to_string())
-        }
+        Err(e) => reply::error(structured, q.cookie, errno(e), &e.to_string()),
+    }
+}
+
+/// How NBD says it.
+pub(super) fn errno(e: IoError) -> Errno {
+    match e {
+        IoError::Io => Errno::Io,
+        IoError::NoSpace => Errno::NoSpace,
+        IoError::Fenced => Errno::Shutdown,
+        IoError::Invalid => Errno::Invalid,
     }
 }

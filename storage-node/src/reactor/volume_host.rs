@@ -119,6 +119,7 @@ pub(super) fn start(core: &CoreRef, vol: VolumeId, session: SessionId) {
             return;
         }
         c.drop_volume(vol);
+        let account = c.budget.account();
         let host = VolumeHost {
             vol,
             session,
@@ -133,7 +134,7 @@ pub(super) fn start(core: &CoreRef, vol: VolumeId, session: SessionId) {
             parts: BTreeMap::new(),
             next: 0,
             // Until the policy is known.
-            intake: Intake::new(1),
+            intake: Intake::new(1, account),
             over: false,
         };
         if c.stopping {
@@ -323,7 +324,7 @@ impl Core {
     /// A client's request, in bytes of the volume. `done` is called exactly once.
     pub(super) fn client(&mut self, vol: VolumeId, op: ClientOp, done: Callback) {
         let Some(h) = self.volumes.get_mut(&vol).filter(|h| !h.over) else { return done(Err(IoError::Fenced)) };
-        let parts = split(op, h.shards.len());
+        let parts = split(op);
         h.next += 1;
         let join = h.next;
         h.joins.insert(join, Join { left: parts.len(), parts: vec![None; parts.len()], worst: None, done });
@@ -376,7 +377,7 @@ fn joined(parts: Vec<Option<ClientReply>>, worst: Option<IoError>) -> Result_ {
 }
 
 /// A request's parts per shard, with offsets inside the shard.
-fn split(op: ClientOp, shards: usize) -> Vec<(u32, ClientOp)> {
+fn split(op: ClientOp) -> Vec<(u32, ClientOp)> {
     let pieces = |off: u64, len: u64| {
         let mut at = off;
         let mut out = Vec::new();
@@ -391,7 +392,8 @@ fn split(op: ClientOp, shards: usize) -> Vec<(u32, ClientOp)> {
         out
     };
     match op {
-        ClientOp::Flush => (0..shards as u32).map(|i| (i, ClientOp::Flush)).collect(),
+        // It waits for nothing in any shard, and a shard that is fenced fences the whole attachment.
+        ClientOp::Flush => vec![(0, ClientOp::Flush)],
         ClientOp::Read { off, len } => pieces(off, u64::from(len))
             .into_iter()
             .map(|(i, o, _, n)| (i, ClientOp::Read { off: o, len: n as u32 }))
@@ -426,7 +428,7 @@ impl VolumeHost {
     pub(super) fn set_exported(&mut self, on: bool) {
         if on && self.intake.is_closing() {
             let most = self.intake.slots.most();
-            self.intake = Intake::new(most);
+            self.intake = Intake::new(most, self.intake.payload.clone());
         } else if !on {
             self.intake.close();
         }

@@ -62,6 +62,11 @@ impl Sim {
         let Some(asked) = a.ops.remove(&id) else {
             return Err(format!("request {id} answered twice"));
         };
+        // Who answers requests serves, and then a flush waits for nothing: what it covers was durable when it was answered.
+        let flush = a.ops.iter().find(|(_, o)| o.what == What::Flush).map(|(flush, _)| *flush);
+        if let (Ok(_), true, Some(flush)) = (&result, asked.what != What::Flush, flush) {
+            return Err(format!("request {id} was answered while flush {flush} waits"));
+        }
         match (result, asked.what) {
             (Ok(ClientReply::Done), What::Write(_) | What::Zero(_)) => {
                 let in_sync = a.c.status().in_sync;
@@ -72,13 +77,7 @@ impl Sim {
                 self.outcome.resumed += u64::from(asked.short);
                 self.histories.of(lineage).write_ended(id, now);
             }
-            (Ok(ClientReply::Done), What::Flush) => {
-                let open = a.ops.range(..id).find(|(_, o)| matches!(o.what, What::Write(_) | What::Zero(_)));
-                if let Some((write, _)) = open {
-                    return Err(format!("flush {id} answered before write {write}, which came earlier"));
-                }
-                self.outcome.flushes += 1;
-            }
+            (Ok(ClientReply::Done), What::Flush) => self.outcome.flushes += 1,
             // The only storage left was put back from an older copy, within a term and before anybody could see it.
             (Ok(ClientReply::Data(_)), What::Read(_)) if self.lost_all() => {}
             (Ok(ClientReply::Data(parts)), What::Read(registers)) => {

@@ -9,7 +9,7 @@ pub const ATTR: Attribute = Attribute {
     default: Fallback::Text("4096"),
     online: Online::No,
     since: "0.1",
-    help: "logical sector shown to hosts; smaller requests than 4 KiB cost a read first",
+    help: "logical sector shown to hosts (NBD clients may always use 512); smaller requests than 4 KiB cost a read first",
     check: |v| parse(v).map(|v| text(&v)),
 };
 

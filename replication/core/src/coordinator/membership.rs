@@ -200,7 +200,6 @@ impl Coordinator {
         self.phase = Phase::Fenced;
         let mut ids: Vec<_> = self.queued.drain(..).map(|(id, _)| id).collect();
         ids.extend(std::mem::take(&mut self.requests).into_values().map(|r| r.client));
-        ids.extend(self.flushes.drain(..).map(|(id, _)| id));
         self.stats.errors += ids.len() as u64;
         out.extend(ids.into_iter().map(|id| Output::Reply { id, result: Err(IoError::Fenced) }));
         self.writes.clear();

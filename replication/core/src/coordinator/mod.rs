@@ -61,7 +61,6 @@ pub struct Coordinator {
     /// The most that writes on their way may allocate, in bytes.
     owed: u64,
     reads: BTreeMap<u64, read::Read>,
-    flushes: Vec<(ClientId, BTreeSet<u64>)>,
     pending: BTreeMap<u64, link::Pending>,
     proposal: Option<membership::Proposal>,
     suspects: BTreeSet<Rid>,
@@ -104,7 +103,6 @@ impl Coordinator {
             again: Vec::new(),
             owed: 0,
             reads: BTreeMap::new(),
-            flushes: Vec::new(),
             pending: BTreeMap::new(),
             proposal: None,
             suspects: BTreeSet::new(),
@@ -166,7 +164,7 @@ impl Coordinator {
         self.drive_sync(now, out);
         self.drive_scrub(now, out);
         self.drive_membership(now, out);
-        if self.stopping && self.requests.is_empty() && self.queued.is_empty() && self.flushes.is_empty() {
+        if self.stopping && self.requests.is_empty() && self.queued.is_empty() {
             self.stopping = false;
             out.push(Output::Drained);
         }

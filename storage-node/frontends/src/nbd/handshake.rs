@@ -1,6 +1,6 @@
 //! Option haggling. [`Handshake::feed`] consumes whole options from a buffer and returns what to send and what comes next.
 
-use super::{MAX_REQUEST, PREFERRED};
+use super::{MAX_REQUEST, MAX_TEXT, MINIMUM, PREFERRED, cut};
 
 const NBDMAGIC: u64 = 0x4e42_444d_4147_4943;
 const IHAVEOPT: u64 = 0x4948_4156_454f_5054;
@@ -8,7 +8,10 @@ const REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 const FLAG_FIXED_NEWSTYLE: u16 = 1;
 const FLAG_NO_ZEROES: u16 = 2;
 /// An option longer than this ends the connection: no option of ours needs a tenth of it.
-const MAX_OPTION: u32 = 64 << 10;
+const MAX_OPTION: u32 = 16 << 10;
+/// With so many bytes to send, no further option is looked at before they are sent: a client that asks again and again for a
+/// long list must take it.
+const MAX_OUT: usize = 256 << 10;
 const MAX_NAME: usize = 4096;
 
 const OPT_EXPORT_NAME: u32 = 1;
@@ -47,8 +50,6 @@ pub struct ExportInfo {
     pub size: u64,
     /// No writes.
     pub read_only: bool,
-    /// The smallest sector shown (requests of any alignment are served all the same).
-    pub block_size: u32,
     /// For people.
     pub description: String,
 }
@@ -132,8 +133,14 @@ fn reply(out: &mut Vec<u8>, option: u32, kind: u32, data: &[u8]) {
     out.extend_from_slice(data);
 }
 
+/// A refusal with a text of bounded length: a reason may repeat the name that the client sent.
+fn refuse(out: &mut Vec<u8>, option: u32, kind: u32, why: &str) {
+    reply(out, option, kind, cut(why, MAX_TEXT).as_bytes());
+}
+
 impl Handshake {
-    /// Consumes whole messages from the front of `buf`; says how many bytes, what to send, and what comes next.
+    /// Consumes whole messages from the front of `buf`; says how many bytes, what to send, and what comes next. There may be more
+    /// whole messages in the rest of the buffer if something was consumed.
     pub fn feed(&mut self, buf: &[u8], exports: &dyn Exports, out: &mut Vec<u8>) -> (usize, Next) {
         let mut used = 0;
         if !self.flags_seen {
@@ -158,7 +165,7 @@ impl Handshake {
             let Some(data) = rest.get(16..16 + len as usize) else { return (used, Next::More) };
             used += 16 + len as usize;
             match self.option(option, data, exports, out) {
-                Next::More => {}
+                Next::More if out.len() < MAX_OUT => {}
                 next => return (used, next),
             }
         }
@@ -219,7 +226,7 @@ impl Handshake {
         let e = match exports.find(name) {
             Ok(e) => e,
             Err(why) => {
-                reply(out, option, ERR_UNKNOWN, why.as_bytes());
+                refuse(out, option, ERR_UNKNOWN, &why);
                 return Next::More;
             }
         };
@@ -233,7 +240,7 @@ impl Handshake {
                 INFO_NAME => d.extend_from_slice(e.name.as_bytes()),
                 INFO_DESCRIPTION => d.extend_from_slice(e.description.as_bytes()),
                 INFO_BLOCK_SIZE => {
-                    for n in [e.block_size, PREFERRED.max(e.block_size), MAX_REQUEST] {
+                    for n in [MINIMUM, PREFERRED, MAX_REQUEST] {
                         d.extend_from_slice(&n.to_be_bytes());
                     }
                 }
@@ -257,7 +264,7 @@ impl Handshake {
             return reply(out, option, ERR_INVALID, b"malformed metadata context query");
         };
         if let Err(why) = exports.find(name) {
-            return reply(out, option, ERR_UNKNOWN, why.as_bytes());
+            return refuse(out, option, ERR_UNKNOWN, &why);
         }
         let all = !set && queries.is_empty();
         let hit = all || queries.iter().any(|q| *q == BASE_ALLOCATION || (!set && *q == "base:"));

@@ -42,8 +42,12 @@ fn simple(cookie: u64, error: u32) -> Vec<u8> {
 }
 
 fn chunk(cookie: u64, kind: u16, len: u32) -> Vec<u8> {
+    chunk_of_many(cookie, kind, len, true)
+}
+
+fn chunk_of_many(cookie: u64, kind: u16, len: u32, last: bool) -> Vec<u8> {
     let mut b = STRUCTURED.to_be_bytes().to_vec();
-    b.extend_from_slice(&DONE.to_be_bytes());
+    b.extend_from_slice(&(if last { DONE } else { 0 }).to_be_bytes());
     b.extend_from_slice(&kind.to_be_bytes());
     b.extend_from_slice(&cookie.to_be_bytes());
     b.extend_from_slice(&len.to_be_bytes());
@@ -56,12 +60,18 @@ pub fn done(structured: bool, cookie: u64) -> Vec<u8> {
     if structured { chunk(cookie, TYPE_NONE, 0) } else { simple(cookie, 0) }
 }
 
-/// The head of a read's answer; `len` bytes follow.
+/// The head of a read's answer; `len` bytes follow. A chunk of data holds at least one byte, so a read of nothing is done.
 pub fn read_head(structured: bool, cookie: u64, offset: u64, len: u32) -> Vec<u8> {
-    if !structured {
-        return simple(cookie, 0);
+    if !structured || len == 0 {
+        return done(structured, cookie);
     }
-    let mut b = chunk(cookie, TYPE_OFFSET_DATA, len + 8);
+    data_head(cookie, offset, len, true)
+}
+
+/// The head of a chunk of a structured read's answer; `len` bytes follow, at least one. More chunks follow unless it is the
+/// `last` one.
+pub fn data_head(cookie: u64, offset: u64, len: u32, last: bool) -> Vec<u8> {
+    let mut b = chunk_of_many(cookie, TYPE_OFFSET_DATA, len + 8, last);
     b.extend_from_slice(&offset.to_be_bytes());
     b
 }
@@ -71,10 +81,13 @@ pub fn error(structured: bool, cookie: u64, errno: Errno, text: &str) -> Vec<u8>
     if !structured {
         return simple(cookie, errno as u32);
     }
-    // Cut between letters: what does not end whole is no text (proto.md: strings are UTF-8).
-    let end = (0..=text.len().min(256)).rev().find(|n| text.is_char_boundary(*n)).unwrap_or(0);
-    let text = &text.as_bytes()[..end];
-    let mut b = chunk(cookie, TYPE_ERROR, 6 + text.len() as u32);
+    error_chunk(cookie, errno, text, true)
+}
+
+/// A chunk that says that a structured request failed; more chunks follow unless it is the `last` one.
+pub fn error_chunk(cookie: u64, errno: Errno, text: &str, last: bool) -> Vec<u8> {
+    let text = super::cut(text, 256).as_bytes();
+    let mut b = chunk_of_many(cookie, TYPE_ERROR, 6 + text.len() as u32, last);
     b.extend_from_slice(&(errno as u32).to_be_bytes());
     b.extend_from_slice(&(text.len() as u16).to_be_bytes());
     b.extend_from_slice(text);
