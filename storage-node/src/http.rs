@@ -127,9 +127,12 @@ const LINKS: &[LinkMetric] = &[
     ("link_sent_bytes_total", "counter", "Bytes of replication messages sent to a disk of another node.", |l| l.sent),
     ("link_received_bytes_total", "counter", "Bytes of replication messages received from it.", |l| l.received),
     ("link_in_flight_bytes", "gauge", "Bytes of payload sent to it and not confirmed yet.", |l| l.in_flight),
-    ("link_window_bytes", "gauge", "Bytes of payload that may be in flight: what the link was measured to carry.", |l| {
-        l.window
-    }),
+    (
+        "link_window_bytes",
+        "gauge",
+        "Bytes of payload that may be in flight: what the link was measured to carry.",
+        |l| l.window,
+    ),
     ("link_queued_bytes", "gauge", "Bytes of payload that wait for their turn on the link.", |l| l.queued),
     ("link_coming_bytes", "gauge", "Bytes of answers that it was asked for and that have not come.", |l| l.coming),
 ];
@@ -140,7 +143,11 @@ fn links(p: &mut Page, status: &[crate::reactor::ReactorStatus]) {
         let links = status.iter().flat_map(|s| &s.links);
         links.for_each(|l| p.line(name, &format!("disk=\"{}\"", l.disk), get(l)));
     }
-    p.head("links_held_bytes", "gauge", "Bytes held for other nodes' requests and their answers; at most a half of payload_memory.");
+    p.head(
+        "links_held_bytes",
+        "gauge",
+        "Bytes held for other nodes' requests and their answers; at most a half of payload_memory.",
+    );
     p.line("links_held_bytes", "", status.iter().map(|s| s.held).sum());
     p.head("links_parked", "gauge", "Requests of other nodes that wait for room for their answers.");
     p.line("links_parked", "", status.iter().map(|s| s.parked).sum());
@@ -184,7 +191,11 @@ async fn metrics(State(node): State<Arc<Node>>) -> String {
     doors(&mut p, &node.doors);
     for (name, help, value) in [
         ("payload_memory_bytes", "Bytes of payload that the node may hold: payload_memory.", m.memory.bytes()),
-        ("payload_bytes", "Bytes of payload held for clients of all volumes; at most a half of payload_memory.", m.memory.exports.taken()),
+        (
+            "payload_bytes",
+            "Bytes of payload held for clients of all volumes; at most a half of payload_memory.",
+            m.memory.exports.taken(),
+        ),
         ("payload_waiting", "Requests that wait for payload memory others hold.", m.memory.exports.waiting() as u64),
     ] {
         p.head(name, "gauge", help);

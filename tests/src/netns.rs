@@ -76,6 +76,59 @@ impl Hosts {
         self.on(0, &["nft", &format!("flush chain bridge f forward{rules}")]);
     }
 
+    /// What a host sends is limited to so many kbit/s, with a queue of 200 ms, or not any more.
+    pub fn rate(&self, host: usize, kbit: Option<u64>) {
+        let args = ["tc", "qdisc", "del", "dev", "eth0", "root"];
+        let _ = std::process::Command::new("ip").args(["netns", "exec", &self.name(host)]).args(args).output();
+        if let Some(kbit) = kbit {
+            let rate = format!("{kbit}kbit");
+            // One packet of the largest size that the interface hands over at once, or 10 ms.
+            let burst = (kbit * 1000 / 8 / 100).max(65_600).to_string();
+            let limits = ["rate", &rate, "burst", &burst, "latency", "200ms"];
+            self.on(host, &[&["tc", "qdisc", "replace", "dev", "eth0", "root", "tbf"][..], &limits].concat());
+        }
+    }
+
+    /// Runs something on a thread that is on a host.
+    pub fn inside<T: Send>(&self, host: usize, what: impl FnOnce() -> T + Send) -> T {
+        let ns = std::fs::File::open(format!("/var/run/netns/{}", self.name(host))).unwrap();
+        std::thread::scope(|s| {
+            let there = s.spawn(move || {
+                enter(&ns);
+                what()
+            });
+            there.join().unwrap()
+        })
+    }
+
+    /// Bytes a second of plain TCP from one host to another, over so many bytes.
+    pub fn plain_tcp(&self, from: usize, to: usize, bytes: usize) -> f64 {
+        let listener = self.inside(from, || std::net::TcpListener::bind((Hosts::addr(from), 0)).unwrap());
+        let addr = listener.local_addr().unwrap();
+        std::thread::scope(|s| {
+            s.spawn(move || {
+                use std::io::Write;
+                let (mut peer, _) = listener.accept().unwrap();
+                let piece = vec![7u8; 64 << 10];
+                for _ in 0..bytes / piece.len() {
+                    peer.write_all(&piece).unwrap();
+                }
+            });
+            self.inside(to, || {
+                use std::io::Read;
+                let mut peer = std::net::TcpStream::connect(addr).unwrap();
+                let (mut buf, mut got) = (vec![0u8; 1 << 20], 0);
+                let began = std::time::Instant::now();
+                loop {
+                    match peer.read(&mut buf).unwrap() {
+                        0 => return got as f64 / began.elapsed().as_secs_f64(),
+                        n => got += n,
+                    }
+                }
+            })
+        })
+    }
+
     /// Undoes all cuts.
     pub fn heal(&self) {
         self.on(0, &["nft", "flush chain bridge f forward"]);

@@ -118,6 +118,9 @@ mutants! {
     ForceKeepsBase,
 }
 
+/// Rules of links, on which the simulator's messages do not depend: `replication/core/tests/links.rs` breaks each of them.
+pub const OF_LINKS: &[Mutant] = &[Mutant::CreditIgnored, Mutant::AnswersWithoutRoom, Mutant::QueueIsSilence];
+
 #[cfg(feature = "mutants")]
 thread_local! {
     static ACTIVE: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };

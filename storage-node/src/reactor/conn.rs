@@ -10,6 +10,7 @@ use super::core::{Core, CoreRef};
 use super::intake::{Intake, Ticket};
 use super::pieces::{self, Pieces};
 use super::replies::{Replies, STALLED, answer, stalled};
+use super::volume_host::ConnectionId;
 use bytes::Bytes;
 use hf_frontends::nbd::transmission::{FLAG_FAST_ZERO, FLAG_NO_HOLE, HEADER_BYTES};
 use hf_frontends::nbd::{Agreed, Command, Errno, MAX_REQUEST, Request, parse_request, reply};
@@ -41,6 +42,7 @@ const MAX_DISCARD: usize = 16 << 20;
 const NO_FIT: &str = "the request does not fit this export";
 
 struct Conn {
+    id: ConnectionId,
     core: CoreRef,
     vol: VolumeId,
     agreed: Agreed,
@@ -55,6 +57,8 @@ impl Drop for Conn {
         self.intake.leave(&self.replies.client);
         if let Ok(mut c) = self.core.try_borrow_mut() {
             c.connection_ended();
+            c.give_up(self.vol, self.id);
+            c.drain();
         }
     }
 }
@@ -75,8 +79,8 @@ pub(super) fn start(
         let begin = |fd| {
             let (client, mark) = intake.enter(fd)?;
             // Counted from here until it is dropped.
-            core.borrow_mut().connections += 1;
-            Ok(Conn { core: core.clone(), vol, agreed, intake, replies: Replies::new(client), mark })
+            let id = core.borrow_mut().connection_begun();
+            Ok(Conn { id, core: core.clone(), vol, agreed, intake, replies: Replies::new(client), mark })
         };
         let served = match stream {
             NbdStream::Tcp(s) => over_tcp(s, begin, rest).await,
@@ -356,12 +360,13 @@ impl Conn {
     /// Hands an operation to the coordinator; `done` is called exactly once.
     fn begin(&self, op: ClientOp, done: Box<dyn FnOnce(Result<ClientReply, IoError>)>) {
         let mut c = self.core.borrow_mut();
-        c.client(self.vol, op, done);
+        c.client(self.vol, self.id, op, done);
         c.drain();
     }
 
     fn zeroes(&self, q: Request) -> Zeroes {
         Zeroes {
+            id: self.id,
             core: self.core.clone(),
             vol: self.vol,
             intake: self.intake.clone(),
@@ -397,6 +402,7 @@ async fn discard(r: &mut (impl AsyncRead + Unpin)) {
 
 /// Zeroes that must occupy space: written as data, a few chunks at a time, answered once.
 struct Zeroes {
+    id: ConnectionId,
     core: CoreRef,
     vol: VolumeId,
     intake: Rc<Intake>,
@@ -455,7 +461,7 @@ impl Zeroes {
             w.done.notify_one();
         });
         let mut c = self.core.borrow_mut();
-        c.client(self.vol, ClientOp::Write { off, data }, done);
+        c.client(self.vol, self.id, ClientOp::Write { off, data }, done);
         Core::drain(&mut c);
     }
 }

@@ -1,10 +1,10 @@
 //! The reactor's state and its loop: work items in, system calls out.
 
+use super::Memory;
 use super::disk_host::DiskHost;
 use super::links::{LinkMemory, Peers};
-use super::Memory;
 use super::syncs::Syncs;
-use super::volume_host::VolumeHost;
+use super::volume_host::{ConnectionId, VolumeHost};
 use super::{Event, Identity, Mail, ReactorStatus};
 use bytes::Bytes;
 use hf_meta_core::ClusterState;
@@ -82,6 +82,7 @@ pub(super) struct Core {
     pub events: mpsc::UnboundedSender<Event>,
     pub state: Arc<ClusterState>,
     pub connections: usize,
+    next_connection: ConnectionId,
     /// No client is served any more.
     pub stopping: bool,
     /// Who waits for the last connection to end.
@@ -122,6 +123,7 @@ pub(super) async fn run(
         events,
         state: Arc::new(ClusterState::default()),
         connections: 0,
+        next_connection: 0,
         stopping: false,
         stopped: None,
         shutdown: None,
@@ -247,6 +249,13 @@ impl Core {
             }
             Mail::AddDisk { .. } | Mail::Nbd { .. } | Mail::Data { .. } | Mail::StartVolume { .. } => {}
         }
+    }
+
+    /// One more connection; its name on this reactor.
+    pub(super) fn connection_begun(&mut self) -> ConnectionId {
+        self.connections += 1;
+        self.next_connection += 1;
+        self.next_connection
     }
 
     pub(super) fn connection_ended(&mut self) {

@@ -16,8 +16,13 @@ use std::rc::Rc;
 pub(super) type Result_ = Result<ClientReply, IoError>;
 type Callback = Box<dyn FnOnce(Result_)>;
 
+/// Names a client's connection on its reactor.
+pub(super) type ConnectionId = u64;
+
 /// A request that was split over shards.
 struct Join {
+    /// The connection that it came over.
+    from: ConnectionId,
     left: usize,
     parts: Vec<Option<ClientReply>>,
     worst: Option<IoError>,
@@ -53,8 +58,8 @@ pub(super) struct VolumeHost {
     ready: usize,
     drained: std::collections::BTreeSet<u32>,
     joins: BTreeMap<u64, Join>,
-    /// Part of a join: client id to (join, part).
-    parts: BTreeMap<u64, (u64, usize)>,
+    /// Part of a join: client id to (join, part, shard index).
+    parts: BTreeMap<u64, (u64, usize, u32)>,
     next: u64,
     /// What clients have in flight. Closed when the attachment ends: then every connection answers what is left, and ends.
     pub intake: Rc<Intake>,
@@ -267,6 +272,13 @@ impl Core {
                         q.send(env, msg);
                     }
                 }
+                co::Output::Forget { rid, req } => {
+                    let Some(session) = self.volumes.get(&shard.vol).map(|h| h.session) else { continue };
+                    let disk = self.disk_of(shard, rid);
+                    if let Some(q) = disk.and_then(|d| self.peers.0.get(&d)).and_then(|p| p.queue.as_ref()) {
+                        q.change(|f| f.forget(&(shard, rid, session, req)));
+                    }
+                }
                 co::Output::Propose { epoch, term, change } => {
                     let Some(session) = self.volumes.get(&shard.vol).map(|h| h.session) else { continue };
                     if let co::Change::Drop { rids, .. } = &change {
@@ -313,6 +325,9 @@ impl Core {
     fn drop_volume(&mut self, vol: VolumeId) {
         if let Some(mut h) = self.volumes.remove(&vol) {
             self.syncs.over(|s| s.vol == vol);
+            for q in self.peers.0.values().filter_map(|p| p.queue.as_ref()) {
+                q.change(|f| f.forget_attachment(vol, h.session));
+            }
             h.over = true;
             h.intake.close();
             for j in std::mem::take(&mut h.joins).into_values() {
@@ -322,25 +337,36 @@ impl Core {
     }
 
     /// A client's request, in bytes of the volume. `done` is called exactly once.
-    pub(super) fn client(&mut self, vol: VolumeId, op: ClientOp, done: Callback) {
+    pub(super) fn client(&mut self, vol: VolumeId, from: ConnectionId, op: ClientOp, done: Callback) {
         let Some(h) = self.volumes.get_mut(&vol).filter(|h| !h.over) else { return done(Err(IoError::Fenced)) };
         let parts = split(op);
         h.next += 1;
         let join = h.next;
-        h.joins.insert(join, Join { left: parts.len(), parts: vec![None; parts.len()], worst: None, done });
+        h.joins.insert(join, Join { from, left: parts.len(), parts: vec![None; parts.len()], worst: None, done });
         let mut inputs = Vec::new();
         for (i, (index, op)) in parts.into_iter().enumerate() {
             h.next += 1;
-            h.parts.insert(h.next, (join, i));
+            h.parts.insert(h.next, (join, i, index));
             inputs
                 .push(Work::Coordinator { shard: ShardId { vol, index }, input: co::Input::Client { id: h.next, op } });
         }
         self.work.extend(inputs);
     }
 
+    /// A connection is gone: nobody waits for its answers.
+    pub(super) fn give_up(&mut self, vol: VolumeId, from: ConnectionId) {
+        let Some(h) = self.volumes.get(&vol) else { return };
+        let of_connection = |join: &u64| h.joins.get(join).is_some_and(|j| j.from == from);
+        let parts = h.parts.iter().filter(|(_, (join, ..))| of_connection(join));
+        self.work.extend(parts.map(|(id, (_, _, index))| {
+            let shard = ShardId { vol, index: *index };
+            Work::Coordinator { shard, input: co::Input::GiveUp { id: *id } }
+        }));
+    }
+
     fn part_done(&mut self, vol: VolumeId, id: u64, result: Result_) {
         let Some(h) = self.volumes.get_mut(&vol) else { return };
-        let Some((join, part)) = h.parts.remove(&id) else { return };
+        let Some((join, part, _)) = h.parts.remove(&id) else { return };
         let Some(j) = h.joins.get_mut(&join) else { return };
         match result {
             Ok(r) => j.parts[part] = Some(r),

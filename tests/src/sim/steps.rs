@@ -99,7 +99,7 @@ impl Sim {
                         self.record_served(node)?;
                     }
                 }
-                co::Output::Drained | co::Output::SyncOver => {}
+                co::Output::Drained | co::Output::SyncOver | co::Output::Forget { .. } => {}
             }
         }
         Ok(())

@@ -128,6 +128,25 @@ impl Coordinator {
         out.push(Output::Reply { id: client, result: Ok(ClientReply::Done) });
     }
 
+    /// Nobody waits for the answer any more: a read, or a question what blocks hold, ends here, and what members were asked for it is
+    /// forgotten. Anything else is carried out.
+    pub(super) fn give_up(&mut self, now: Tick, client: ClientId, out: &mut Vec<Output>) {
+        let reads = |op: &ClientOp| matches!(op, ClientOp::Read { .. } | ClientOp::Status { .. });
+        let before = self.queued.len();
+        self.queued.retain(|(id, op)| *id != client || !reads(op));
+        let of_client = |(_, r): &(&u64, &Request)| r.client == client && reads(&r.op);
+        let id = self.requests.iter().find(of_client).map(|(id, _)| *id);
+        if id.is_some() || self.queued.len() < before {
+            out.push(Output::Reply { id: client, result: Err(IoError::Io) });
+        }
+        let Some(id) = id else { return };
+        self.requests.remove(&id);
+        let parts: BTreeSet<u64> = self.reads.iter().filter(|(_, r)| r.request == id).map(|(id, _)| *id).collect();
+        self.reads.retain(|read, _| !parts.contains(read));
+        self.forget_reads(&parts, out);
+        self.unlock(now, id, out);
+    }
+
     /// The lock is held: begin.
     fn locked(&mut self, now: Tick, id: u64, out: &mut Vec<Output>) {
         if self.scrub_locked(now, id, out) {

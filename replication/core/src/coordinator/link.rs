@@ -178,6 +178,17 @@ impl Coordinator {
         }
     }
 
+    /// What members were asked for these reads is wanted by nobody.
+    pub(super) fn forget_reads(&mut self, reads: &std::collections::BTreeSet<u64>, out: &mut Vec<Output>) {
+        let asked = |p: &Pending| matches!(p.what, For::Read(id) if reads.contains(&id));
+        let forgotten: Vec<(u64, Rid)> =
+            self.pending.iter().filter(|(_, p)| asked(p)).map(|(req, p)| (*req, p.rid)).collect();
+        for (req, rid) in forgotten {
+            self.pending.remove(&req);
+            out.push(Output::Forget { rid, req });
+        }
+    }
+
     /// Repeats what is unanswered for half the timeout; suspects who left something unanswered for all of it.
     pub(super) fn expire(&mut self, now: Tick, out: &mut Vec<Output>) {
         let timeout = self.cfg.replica_timeout;

@@ -134,6 +134,7 @@ impl Coordinator {
         }
         match input {
             Input::Client { id, op } => self.client(now, id, op, out),
+            Input::GiveUp { id } => self.give_up(now, id, out),
             Input::Message { rid, env, msg } => self.message(now, rid, env, msg, out),
             Input::Waits { rid, reqs } => self.waits(now, rid, &reqs),
             Input::PeerUp { rid, boot } => self.peer_up(now, rid, boot, out),

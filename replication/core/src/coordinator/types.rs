@@ -249,6 +249,11 @@ pub enum Input {
         /// What.
         op: ClientOp,
     },
+    /// Nobody waits for the answer to this request any more. It is answered all the same.
+    GiveUp {
+        /// Its name.
+        id: ClientId,
+    },
     /// A member's reply.
     Message {
         /// Who.
@@ -300,6 +305,13 @@ pub enum Output {
         env: Envelope,
         /// What.
         msg: Msg,
+    },
+    /// The answer to this request is wanted by nobody: if it has not left yet it need not.
+    Forget {
+        /// Whom it is for.
+        rid: Rid,
+        /// Which.
+        req: u64,
     },
     /// Propose a change of the record; answered by [`Input::Proposed`].
     Propose {

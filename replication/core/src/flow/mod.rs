@@ -22,7 +22,7 @@ use crate::wire::{self, Frame, Header, LinkFields};
 use asked::{LIST_ANSWER, Moved, Requests, read_answer};
 use bytes::Bytes;
 use hf_meta_core::mutant::{self, Mutant};
-use hf_policy::{Rid, SessionId, ShardId, Tick};
+use hf_policy::{Rid, SessionId, ShardId, Tick, VolumeId};
 use lanes::Lanes;
 use sender::{FIRST_LIMIT, Sender};
 use served::{Begin, MOST_PARKED, Served};
@@ -351,8 +351,8 @@ impl Flow {
     }
 
     /// Nobody waits for answers to this attachment any more: what has not been sent is not sent.
-    pub fn forget_attachment(&mut self, shard: ShardId, session: SessionId) {
-        let gone = |k: &Key| k.0 == shard && k.2 == session;
+    pub fn forget_attachment(&mut self, vol: VolumeId, session: SessionId) {
+        let gone = |k: &Key| k.0.vol == vol && k.2 == session;
         self.asking.remove(|(env, _)| gone(&key(env)));
         self.large.remove(|(k, _)| gone(k));
         self.small.retain(|(env, _)| !gone(&key(env)));
