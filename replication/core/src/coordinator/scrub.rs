@@ -72,7 +72,7 @@ impl Coordinator {
     }
 
     pub(super) fn drive_scrub(&mut self, now: Tick, out: &mut Vec<Output>) {
-        let wanted = self.record.scrub.filter(|_| self.phase == Phase::Serving && !self.stopping);
+        let wanted = self.record.scrub.filter(|_| self.phase == Phase::Serving && !self.stopping());
         if self.scrub.as_ref().map(|s| s.id) != wanted {
             self.end_scrub(now, out);
             self.scrub = wanted.map(|id| Scrub {
@@ -287,6 +287,16 @@ impl Coordinator {
         s.report.lost += u64::from(look.fixing.remove(&part) && !ok);
         self.scrub_chunk_over(now, out);
         true
+    }
+
+    /// Does the scrub hold, or wait for, a chunk's lock?
+    pub(super) fn scrub_locks(&self) -> bool {
+        self.scrub.as_ref().and_then(|s| s.look.as_ref()).is_some_and(|l| l.lock.is_some())
+    }
+
+    /// Are these reads the scrub's?
+    pub(super) fn scrub_reads(&self, id: u64) -> bool {
+        self.scrub.as_ref().and_then(|s| s.look.as_ref()).is_some_and(|l| l.lock == Some(id))
     }
 
     /// Are these copies the scrub's?

@@ -51,8 +51,7 @@ pub(super) struct Sync {
     pub stage: SyncStage,
     store: StoreUuid,
     base: Ver,
-    /// What is newer is compared: the base, if the target has shown that its journal is as far as when it was dropped; else the base or the
-    /// target's own watermark, whichever is lower: it may be a copy from before, with newer writes than the ones it lacks (seed 906).
+    /// What is newer is compared, see [`since`].
     since: Ver,
     ask_again: Tick,
     /// M: the last write that was not mirrored.
@@ -93,8 +92,11 @@ impl Coordinator {
 
     pub(super) fn drive_sync(&mut self, now: Tick, out: &mut Vec<Output>) {
         let idle = self.sync.is_none() && self.record.out.is_empty() && self.permit == Permit::None;
-        if self.phase != Phase::Serving || self.stopping || idle {
+        if self.phase != Phase::Serving || idle {
             return;
+        }
+        if !self.may_sync() {
+            return self.sync_unwanted(now, out);
         }
         let over = |s: &Sync| s.failed.is_some() || !self.is_wanted(s.rid);
         if self.better_candidate(now) {
@@ -113,12 +115,7 @@ impl Coordinator {
     }
 
     fn begin_sync(&mut self, now: Tick, out: &mut Vec<Output>) {
-        let Some(rid) = self.sync_candidate(now) else {
-            if std::mem::replace(&mut self.permit, Permit::None) != Permit::None {
-                out.push(Output::SyncOver);
-            }
-            return;
-        };
+        let Some(rid) = self.sync_candidate(now) else { return self.give_place_back(out) };
         if !self.permitted(out) {
             return;
         }
@@ -187,7 +184,7 @@ impl Coordinator {
         let Some(s) = self.sync.as_mut().filter(|s| s.stage == SyncStage::Sealing) else { return };
         s.stage = SyncStage::Listing;
         s.mirror_from = seq;
-        s.since = if trusted { s.base } else { s.base.min(watermark) };
+        s.since = if trusted { s.base } else { since(s.base, watermark) };
         let (rid, since) = (s.rid, s.since);
         let msg = Msg::ChunkList { since, from: ChunkIx(0) };
         self.request(now, rid, For::SyncList, msg, out);
@@ -344,7 +341,7 @@ impl Coordinator {
     }
 
     /// What clients were told of before must be on it before Add is proposed.
-    fn drive_joining(&mut self, now: Tick, out: &mut Vec<Output>) {
+    pub(super) fn drive_joining(&mut self, now: Tick, out: &mut Vec<Output>) {
         let Some(s) = self.sync.as_ref() else { return };
         if s.failed.is_some() || self.suspects.contains(&s.rid) {
             return; // given up by a Drop, see membership
@@ -450,5 +447,32 @@ impl Coordinator {
             copied_blocks: s.copied,
             behind_bytes: s.behind as u64,
         })
+    }
+}
+
+/// Above which version a target is compared that has not shown that its journal is as far as when it was dropped: the base or the target's
+/// own watermark, whichever is lower, for it may be a copy from before, with newer writes than the ones it lacks (seed 906). A
+/// base that is a term's beginning says nothing of that term's writes (a take-over after it was cut short); then the target's own
+/// watermark says it, which is of that term or a newer one, and so of the same history.
+fn since(base: Ver, watermark: Ver) -> Ver {
+    let begins = base > Ver::ZERO && base.seq.0 == 0 && watermark.term >= base.term;
+    if begins { watermark } else { base.min(watermark) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_compared_above_what_it_surely_holds() {
+        let v = Ver::new;
+        assert_eq!(since(v(3, 9), v(3, 7)), v(3, 7));
+        assert_eq!(since(v(3, 7), v(3, 9)), v(3, 7));
+        // All of term 3 was there when it was dropped, or as much as the target knows of it; it may have noted a newer term.
+        assert_eq!(since(v(3, 0), v(3, 9)), v(3, 9));
+        assert_eq!(since(v(3, 0), v(4, 0)), v(4, 0));
+        // Another history, or new storage.
+        assert_eq!(since(Ver::ZERO, v(3, 9)), Ver::ZERO);
+        assert_eq!(since(v(4, 0), v(3, 9)), v(3, 9));
     }
 }
