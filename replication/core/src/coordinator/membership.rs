@@ -54,7 +54,8 @@ impl Coordinator {
 
     pub(super) fn drive_membership(&mut self, now: Tick, out: &mut Vec<Output>) {
         let leaving = self.phase == Phase::Serving && !self.record.leaving.is_empty();
-        if (self.suspects.is_empty() && !leaving) || self.phase == Phase::Fenced {
+        let given_up = self.sync_given_up();
+        if (self.suspects.is_empty() && !leaving && given_up.is_none()) || self.phase == Phase::Fenced {
             return;
         }
         if self.proposal.as_ref().is_some_and(|p| now < p.until) {
@@ -84,7 +85,7 @@ impl Coordinator {
             rids.clear();
         }
         // A join is given up only by a commit: until then it may have happened.
-        rids.extend(self.joining().filter(|r| self.suspects.contains(r)));
+        rids.extend(given_up);
         if rids.is_empty() {
             return;
         }

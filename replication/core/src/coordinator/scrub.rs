@@ -93,9 +93,11 @@ impl Coordinator {
             let change = Change::Scrubbed { id: s.id, report: s.report };
             return self.propose(now, change, out);
         }
-        if s.look.is_some() {
+        // (While nobody can be asked, nothing would ever be answered, or everything be skipped.)
+        if s.look.is_some() || self.present().is_empty() {
             return;
         }
+        let Some(s) = self.scrub.as_mut() else { return };
         if let Some(chunk) = s.todo.front().copied() {
             if self.pace.ready(now) {
                 if let Some(s) = self.scrub.as_mut() {

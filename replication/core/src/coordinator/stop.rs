@@ -137,10 +137,9 @@ impl Coordinator {
             _ if self.stop != Stop::Draining => return None,
             Phase::Sealing | Phase::Reconciling => WaitsFor::TakeOver,
             _ if !self.queued.is_empty() => WaitsFor::TakeOver,
-            _ if held => WaitsFor::Replicas {
-                in_sync: self.record.in_sync.len() as u32,
-                needed: self.cfg.min_replicas,
-            },
+            _ if held => {
+                WaitsFor::Replicas { in_sync: self.record.in_sync.len() as u32, needed: self.cfg.min_replicas }
+            }
             _ if !self.again.is_empty() => WaitsFor::Space,
             _ => WaitsFor::Answers,
         };

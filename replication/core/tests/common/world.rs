@@ -163,6 +163,7 @@ impl World {
         (self.raft, self.grants, self.full) = (true, true, false);
         self.rotten.clear();
         self.record.paused.clear();
+        self.record.scrub_paused = false;
         self.change(|_| ());
         self.down.clone().into_iter().for_each(|r| self.link(r.0, true));
         self.go();

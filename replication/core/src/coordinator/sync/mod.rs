@@ -12,6 +12,7 @@
 //! the target is given up only by a committed Drop.
 
 mod copy;
+mod end;
 mod turn;
 
 pub(super) use turn::{Permit, PutOff};
@@ -19,7 +20,7 @@ pub(super) use turn::{Permit, PutOff};
 use super::link::For;
 use super::{Coordinator, Output, Phase, SyncStatus};
 use crate::message::{Msg, WriteKind};
-use crate::timing::{SEAL_EVERY, SYNC_RETRY, SYNC_RETRY_MAX};
+use crate::timing::{DEAD, SEAL_EVERY};
 use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::{BLOCK_SIZE, BlockRange, CHUNK_BLOCKS, ChunkIx, Rid, StoreUuid, Tick, Ver};
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,6 +55,8 @@ pub(super) struct Sync {
     /// What is newer is compared, see [`since`].
     since: Ver,
     ask_again: Tick,
+    /// Since when it is asked to promise.
+    sealing: Option<Tick>,
     /// M: the last write that was not mirrored.
     mirror_from: u64,
     /// Mirrored writes that the target has not acknowledged, with their bytes.
@@ -129,6 +132,7 @@ impl Coordinator {
             base: o.base,
             since: Ver::ZERO,
             ask_again: now,
+            sealing: None,
             mirror_from: 0,
             mirrored: BTreeMap::new(),
             behind: 0,
@@ -162,7 +166,13 @@ impl Coordinator {
     }
 
     fn drive_target_seal(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let heard = self.sync.as_ref().and_then(|s| self.members.get(&s.rid)).map_or(now, |m| m.heard);
         let Some(s) = self.sync.as_mut().filter(|s| now >= s.ask_again) else { return };
+        let since = *s.sealing.get_or_insert(now);
+        if now.since(since.max(heard)) >= DEAD {
+            // It would hold its place for as long as it likes.
+            return self.fail_sync("the target does not answer");
+        }
         s.ask_again = now.plus(SEAL_EVERY);
         let (rid, held) = (s.rid, s.base);
         let position = self.dropped_at(rid);
@@ -373,68 +383,6 @@ impl Coordinator {
     /// What is told to a member as its watermark: nothing that it has not been made equal to.
     pub(super) fn stable_for(&self, rid: Rid) -> Ver {
         if self.record.in_sync.contains_key(&rid) { self.stable } else { Ver::ZERO }
-    }
-
-    /// Notes why the attempt cannot go on.
-    pub(super) fn fail_sync(&mut self, why: &'static str) {
-        if let Some(s) = self.sync.as_mut() {
-            s.failed.get_or_insert(why);
-        }
-    }
-
-    /// The record has moved: joined, given up, or the target is gone.
-    pub(super) fn sync_record(&mut self, now: Tick, out: &mut Vec<Output>) {
-        let Some(s) = self.sync.as_ref() else { return };
-        let (rid, id) = (s.rid, s.sync_id);
-        if self.record.in_sync.contains_key(&rid) {
-            self.stats.syncs += 1;
-            self.stats.synced_blocks += s.copied;
-            self.sync_retry.remove(&rid);
-            self.put_off = None;
-            self.sync = None;
-            self.mirrored_are_writes(rid);
-            self.permit = Permit::None;
-            return out.push(Output::SyncOver);
-        }
-        let target = self.record.out.get(&rid);
-        let ours = target.is_some_and(|o| o.sync_id == Some(id));
-        // (Of one that was removed no SyncStart would ever succeed, and while it is proposed nothing else can be: seed 3228.)
-        if !ours && (s.stage != SyncStage::Proposed || target.is_none()) {
-            self.end_sync(now, out);
-        }
-    }
-
-    /// Others go first: this node's turn goes to another shard of it, and this one asks again soon.
-    pub(super) fn sync_refused(&mut self, now: Tick, out: &mut Vec<Output>) {
-        let Some(s) = self.sync.take_if(|s| s.stage == SyncStage::Proposed) else { return };
-        // More and more rarely, but often enough to take its turn.
-        let wait = self.sync_retry.get(&s.rid).map_or(SYNC_RETRY, |(_, w)| (w * 2).clamp(SYNC_RETRY, 8 * SYNC_RETRY));
-        self.sync_retry.insert(s.rid, (now.plus(wait), wait));
-        self.permit = Permit::None;
-        out.push(Output::SyncOver);
-    }
-
-    /// Ends the attempt without a join; everything it did is harmless.
-    pub(super) fn end_sync(&mut self, now: Tick, out: &mut Vec<Output>) {
-        let Some(s) = self.sync.take() else { return };
-        let rid = s.rid;
-        self.put_off.take_if(|p| p.rid == rid);
-        self.stats.syncs_failed += 1;
-        self.stats.synced_blocks += s.copied;
-        let wait = self.sync_retry.get(&rid).map_or(SYNC_RETRY, |(_, w)| (w * 2).min(SYNC_RETRY_MAX));
-        // One that gets on is not waited for longer and longer.
-        let wait = if s.copied > 0 { SYNC_RETRY } else { wait };
-        self.sync_retry.insert(rid, (now.plus(wait), wait));
-        self.suspects.remove(&rid);
-        self.pending.retain(|_, p| p.rid != rid && !p.what.is_sync());
-        self.writes.values_mut().for_each(|w| {
-            w.waiting.remove(&rid);
-            w.refused.remove(&rid);
-        });
-        self.permit = Permit::None;
-        out.push(Output::SyncOver);
-        self.recheck_probes(now, out);
-        self.recheck_writes(now, out);
     }
 
     pub(super) fn sync_status(&self) -> Option<SyncStatus> {
