@@ -457,7 +457,7 @@ fn run_attachments(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begu
                 m.reactors[reactor].send(Mail::StartVolume { vol: v.id, session: a.session });
                 // It was asked to end before it had begun.
                 if m.exports.is_ending(v.id, a.session) {
-                    m.reactors[reactor].send(Mail::StopVolume { vol: v.id });
+                    m.reactors[reactor].send(Mail::StopVolume { vol: v.id, session: a.session });
                 }
             }
             // Looking after replicas was interrupted: the leader will ask again if it is still needed.

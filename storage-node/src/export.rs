@@ -33,7 +33,8 @@ pub struct Entry {
     pub reactor: usize,
 }
 
-/// What this node exports, by name; nothing any more once it is closed. An attachment that is asked to end is not exported again.
+/// What this node exports, by name; nothing any more once it is closed. An attachment that is asked
+/// to end is not exported again.
 pub struct ExportTable {
     open: RwLock<Option<Table>>,
 }
@@ -273,5 +274,29 @@ async fn serve_data(m: Arc<Member>, mut s: tokio::net::TcpStream) {
     };
     if let Ok(stream) = s.into_std() {
         m.reactors[reactor].send(Mail::Data { stream, disk });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attachment_that_was_asked_to_end_is_not_exported_again() {
+        let t = ExportTable::default();
+        let (vol, old, new) = (VolumeId(1), SessionId(1), SessionId(2));
+        let info =
+            ExportInfo { name: "v".into(), size: 4096, read_only: false, block_size: 4096, description: String::new() };
+        let put = |session| t.put(Entry { info: info.clone(), vol, session, reactor: 0 });
+        put(old);
+        t.end(vol, old);
+        put(old);
+        assert!(t.get("v").is_none() && t.is_ending(vol, old));
+        t.forget_ended(|_| Some(old));
+        assert!(t.is_ending(vol, old), "the record names it");
+        // A newer attachment of the same volume is exported, and the earlier one is forgotten.
+        put(new);
+        t.forget_ended(|_| Some(new));
+        assert!(t.has(vol, new) && !t.is_ending(vol, old));
     }
 }

@@ -79,7 +79,7 @@ pub async fn maintain(m: &Member, vol: VolumeId, begin: bool, epoch: Epoch) -> R
         }
         (Some(a), false) if a.maintenance && a.node == m.node => {
             m.exports.end(vol, a.session);
-            m.reactors.iter().for_each(|r| r.send(Mail::StopVolume { vol }));
+            m.reactors.iter().for_each(|r| r.send(Mail::StopVolume { vol, session: a.session }));
         }
         (_, false) => {}
     }

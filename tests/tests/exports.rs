@@ -70,7 +70,8 @@ fn a_connection_that_is_there_ends_when_its_export_is_taken_away() {
     });
 }
 
-/// A detach waits for a write that too few replicas have; nobody gets in meanwhile, and when the replica is back it ends.
+/// A detach waits for a write that too few replicas have; nobody gets in meanwhile, and when the
+/// replica is back it ends.
 #[test]
 fn a_volume_that_drains_slowly_is_not_exported_again_and_is_detached_when_its_replica_is_back() {
     let mut c = Cluster::new(3);

@@ -1,5 +1,5 @@
-//! Every state that may last, met by every other one, and by the end of the attachment: whatever meets, when the obstacles are gone all
-//! clients are answered, and nothing is held any more.
+//! Every state that may last, met by every other one, and by the end of the attachment: whatever
+//! meets, when the obstacles are gone all clients are answered, and nothing is held any more.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -184,7 +184,8 @@ fn whatever_meets_comes_to_an_end_and_gives_back_what_it_holds() {
     );
 }
 
-/// A target whose link is up and that never answers keeps one of two places of its reactor no longer than a member is waited for.
+/// A target whose link is up and that never answers keeps one of two places of its reactor no
+/// longer than a member is waited for.
 #[test]
 fn a_silent_target_gives_its_place_back() {
     let mut w = world(&[]);
@@ -208,7 +209,8 @@ fn a_sync_without_an_answering_source_gives_its_place_back() {
     assert!(!w.held, "{:?}", w.c.status().sync);
 }
 
-/// A scrub that begins while nobody can be asked waits for somebody. (It once waited for answers to no question, for ever.)
+/// A scrub that begins while nobody can be asked waits for somebody. (It once waited for answers to
+/// no question, for ever.)
 #[test]
 fn a_scrub_that_begins_while_all_are_away_ends_when_they_are_back() {
     let mut w = World::serving(2, 1);
@@ -222,7 +224,8 @@ fn a_scrub_that_begins_while_all_are_away_ends_when_they_are_back() {
     assert_eq!(report.map(|r| (r.chunks, r.skipped)), Some((1, 0)));
 }
 
-/// A member that answers for its leases and never for a copy of the scrub's: a client's write waits for the chunk, and not for ever.
+/// A member that answers for its leases and never for a copy of the scrub's: a client's write waits
+/// for the chunk, and not for ever.
 #[test]
 fn a_scrub_lets_a_chunk_go_that_a_member_does_not_mend() {
     let mut w = World::serving(2, 1);
@@ -235,8 +238,9 @@ fn a_scrub_lets_a_chunk_go_that_a_member_does_not_mend() {
     assert!(!w.open.contains(&id), "{:?}", w.c.status());
 }
 
-/// The target's process begins anew after everything was copied: what was copied may be gone with its storage, so it does not become a
-/// member by answering well afterwards. (If the drop of the join was lost, it did.)
+/// The target's process begins anew after everything was copied: what was copied may be gone with
+/// its storage, so it does not become a member by answering well afterwards. (If the drop of the
+/// join was lost, it did.)
 #[test]
 fn a_target_that_began_anew_before_it_noted_that_it_holds_everything_does_not_join() {
     let mut w = world(&[]);
@@ -262,7 +266,8 @@ fn a_target_that_began_anew_before_it_noted_that_it_holds_everything_does_not_jo
     assert!(w.record.in_sync.contains_key(&Rid(4)), "by another attempt");
 }
 
-/// ... and one that begins anew while its Add is on its way has to show first that it is what it was.
+/// ... and one that begins anew while its Add is on its way has to show first that it is what it
+/// was.
 #[test]
 fn a_target_that_began_anew_while_its_join_was_decided_has_to_prove_itself() {
     let mut w = world(&[]);

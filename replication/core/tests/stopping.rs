@@ -1,4 +1,5 @@
-//! The end of an attachment: a stop waits for what its clients were promised, gives back what it holds, and says what it waits for.
+//! The end of an attachment: a stop waits for what its clients were promised, gives back what it
+//! holds, and says what it waits for.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -8,7 +9,8 @@ use common::{config, record};
 use hf_policy::*;
 use hf_repl_core::coordinator::{self as co, Change, Input};
 
-/// A write is held because too few replicas are in sync. What lets it go is a sync, which must go on though the volume stops.
+/// A write is held because too few replicas are in sync. What lets it go is a sync, which must go
+/// on though the volume stops.
 #[test]
 fn a_detach_ends_when_the_replica_that_held_writes_wait_for_is_back() {
     let mut w = World::serving(2, 2);
@@ -39,7 +41,8 @@ fn a_detach_ends_when_fewer_replicas_are_asked_for() {
     assert_eq!(w.drained, 1);
 }
 
-/// A place that was asked for is given back, wherever the question is: not answered yet, answered now, or answered later.
+/// A place that was asked for is given back, wherever the question is: not answered yet, answered
+/// now, or answered later.
 #[test]
 fn a_stop_gives_back_the_place_of_a_sync() {
     for granted in [false, true] {
@@ -75,7 +78,8 @@ fn a_fenced_attachment_gives_back_the_place_of_a_sync() {
     assert_eq!(w.drained, 1, "nothing is outstanding there either");
 }
 
-/// A scrub ends with the attachment, and the lock of the chunk that it was at is free for a client's write at once.
+/// A scrub ends with the attachment, and the lock of the chunk that it was at is free for a
+/// client's write at once.
 #[test]
 fn a_stop_frees_the_chunk_that_a_scrub_holds() {
     let mut w = World::serving(2, 1);
@@ -120,8 +124,9 @@ fn a_stop_says_what_it_waits_for() {
     assert_eq!(waits(&w), Some((1, co::WaitsFor::Answers)));
 }
 
-/// A take-over was cut short when one of two equal members had noted that. No client was ever told anything in that term, so the other
-/// member, which was not told in time, lacks nothing: it must not be held against it, neither its storage's identity nor its base.
+/// A take-over was cut short when one of two equal members had noted that. No client was ever told
+/// anything in that term, so the other member, which was not told in time, lacks nothing: it must
+/// not be held against it, neither its storage's identity nor its base.
 #[test]
 fn a_term_that_was_never_served_is_not_held_against_a_member() {
     let cut_short = co::Record { term: Term(3), activated: Term(1), served: false, ..record(2) };

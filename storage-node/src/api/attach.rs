@@ -42,7 +42,8 @@ impl Service {
             let v = find(&m.view.borrow().clone(), name)?;
             let mut steal = false;
             if let Some(a) = &v.coordinator {
-                // (A detach that is under way is given up by an attach: its clients' open requests end with an error.)
+                // (A detach that is under way is given up by an attach: its clients' open requests
+                // end with an error.)
                 let ours = a.node == m.node && m.is_ours(a.session) && !m.exports.is_ending(v.id, a.session);
                 if ours && v.activated == v.term && !a.maintenance {
                     return text(

@@ -1,7 +1,9 @@
-//! Detaches: somebody asks the coordinator to end its attachment, wherever it stands. Its users go, what they were promised is waited for,
-//! and nothing of it may be left when it says that it has drained; then the record is told. The place of a sync comes late in such seeds.
+//! Detaches: somebody asks the coordinator to end its attachment, wherever it stands. Its users go,
+//! what they were promised is waited for, and nothing of it may be left when it says that it has
+//! drained; then the record is told. The place of a sync comes late in such seeds.
 //!
-//! What is drawn for this comes from a generator of its own, so that seeds without it are the runs that they were.
+//! What is drawn for this comes from a generator of its own, so that seeds without it are the runs
+//! that they were.
 
 use super::group::Asker;
 use super::net::Net;

@@ -71,7 +71,8 @@ counters! {
     chunks,
     /// Replicas that were declared the truth.
     forced,
-    /// Detaches that were asked for, those of them that found writes waiting for replicas, and those that were recorded.
+    /// Detaches that were asked for, those of them that found writes waiting for replicas, and
+    /// those that were recorded.
     stops,
     held_stops,
     detaches,

@@ -30,7 +30,8 @@ impl Sim {
             }
         }
         sends.into_iter().for_each(|s| self.send(s));
-        // (One whose highest version is below its base may have been told of zeroes only, which leave none: then it is asked its store first.)
+        // (One whose highest version is below its base may have been told of zeroes only, which
+        // leave none: then it is asked its store first.)
         if renew && asked && !self.hosts[&node].put_back {
             return Err(format!("node {node} takes its storage for one that was put back, which it was not"));
         }

@@ -109,7 +109,8 @@ impl Coordinator {
         self.catch_up(now, rid, out);
     }
 
-    /// Nothing that this member says counts until it has shown that it holds what its predecessor had said.
+    /// Nothing that this member says counts until it has shown that it holds what its predecessor
+    /// had said.
     pub(super) fn ask_for_proof(&mut self, now: Tick, rid: Rid, out: &mut Vec<Output>) {
         let Some(m) = self.members.get_mut(&rid) else { return };
         m.unproven = true;
@@ -188,8 +189,9 @@ impl Coordinator {
             if copying && self.record.in_sync.contains_key(&rid) {
                 self.fail_sync("the source is slow");
             } else if let Some(For::Repair(id)) = what {
-                // A scrub says what it has mended: it waits for a while. Nobody waits for the others. (A copy that comes later does no harm:
-                // it is compare-and-set; but clients' writes wait for the chunk's lock.)
+                // A scrub says what it has mended: it waits for a while. Nobody waits for the
+                // others. (A copy that comes later does no harm: it is compare-and-set; but
+                // clients' writes wait for the chunk's lock.)
                 let first = self.pending.get(&req).map_or(now, |p| p.first);
                 if self.scrub_mends(id) && now.since(first) < crate::timing::DEAD {
                     self.resend(now, req, out);

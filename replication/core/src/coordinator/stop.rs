@@ -1,9 +1,10 @@
-//! The end of an attachment in order: it waits for what its clients were promised, goes on with what lets that end, gives back what it
-//! holds, and says what it waits for.
+//! The end of an attachment in order: it waits for what its clients were promised, goes on with
+//! what lets that end, gives back what it holds, and says what it waits for.
 //!
-//! A held write (fewer members in sync than `min_replicas`) ends when a sync ends, so that sync goes on; every other sync, and every
-//! scrub, ends at once. Nothing is begun anew after the stop unless a client's write waits for it. An attachment that has ended
-//! gives back the place of a sync also when the place is granted later.
+//! A held write (fewer members in sync than `min_replicas`) ends when a sync ends, so that sync
+//! goes on; every other sync, and every scrub, ends at once. Nothing is begun anew after the stop
+//! unless a client's write waits for it. An attachment that has ended gives back the place of a
+//! sync also when the place is granted later.
 
 use super::sync::Permit;
 use super::{Coordinator, Output, Phase};
@@ -14,7 +15,8 @@ use std::fmt;
 /// What a stop waits for, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitsFor {
-    /// The members are not equal yet, or the record does not say that the term is served: clients' requests have not begun.
+    /// The members are not equal yet, or the record does not say that the term is served: clients'
+    /// requests have not begun.
     TakeOver,
     /// Writes are on every member in sync, which are fewer than `min_replicas`.
     Replicas {
@@ -62,7 +64,8 @@ pub(super) enum Stop {
 }
 
 impl Coordinator {
-    /// Lets everything end that nobody waits for, then says [`Output::Drained`]; once more if it is asked once more.
+    /// Lets everything end that nobody waits for, then says [`Output::Drained`]; once more if it is
+    /// asked once more.
     pub(super) fn stop(&mut self, out: &mut Vec<Output>) {
         self.stop = Stop::Draining;
         if self.phase == Phase::Fenced {
@@ -104,7 +107,8 @@ impl Coordinator {
         !self.stopping() || awaited
     }
 
-    /// Nobody waits for it any more: the sync ends, unless the record may name its target a member already; the place goes back.
+    /// Nobody waits for it any more: the sync ends, unless the record may name its target a member
+    /// already; the place goes back.
     pub(super) fn sync_unwanted(&mut self, now: Tick, out: &mut Vec<Output>) {
         if self.joining().is_some() {
             self.drive_joining(now, out);
@@ -146,8 +150,8 @@ impl Coordinator {
         Some(Draining { requests: self.unanswered() as u32, waits_for })
     }
 
-    /// For tests and the simulator: with no client's request left nothing is held for one. A volume that has stopped, or is over, has
-    /// no sync's place and no scrub's lock either.
+    /// For tests and the simulator: with no client's request left nothing is held for one. A volume
+    /// that has stopped, or is over, has no sync's place and no scrub's lock either.
     pub fn check_released(&self) -> Result<(), String> {
         let over = self.phase == Phase::Fenced || self.stop == Stop::Drained;
         let scrub_holds = usize::from(self.scrub_locks());

@@ -274,7 +274,8 @@ pub enum Input {
     Record(Record),
     /// The open proposal ended.
     Proposed(Proposed),
-    /// This node has room for a sync: the answer to [`Output::WantSync`]. If that is not wanted any more, [`Output::SyncOver`] follows.
+    /// This node has room for a sync: the answer to [`Output::WantSync`]. If that is not wanted any
+    /// more, [`Output::SyncOver`] follows.
     SyncGo,
     /// Answer what clients have asked for, let everything else end, then say [`Output::Drained`].
     Stop,

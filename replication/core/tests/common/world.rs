@@ -1,7 +1,9 @@
-//! A coordinator among members that answer by themselves, and a record that follows what is proposed. What is not to happen yet is held
-//! back by name: messages of a kind to a member, commits, the places of syncs.
+//! A coordinator among members that answer by themselves, and a record that follows what is
+//! proposed. What is not to happen yet is held back by name: messages of a kind to a member,
+//! commits, the places of syncs.
 //!
-//! Every member holds block 0 of chunk 0, written in term 1, and nothing else; a member that is `rotten` cannot read it.
+//! Every member holds block 0 of chunk 0, written in term 1, and nothing else; a member that is
+//! `rotten` cannot read it.
 
 use super::{BOOT, config, record};
 use bytes::Bytes;

@@ -1,4 +1,5 @@
-//! How an attempt to bring a member in ends: it joins, it fails, it is refused, or the record has moved.
+//! How an attempt to bring a member in ends: it joins, it fails, it is refused, or the record has
+//! moved.
 
 use super::{Coordinator, Output, Permit, SyncStage};
 use crate::timing::{SYNC_RETRY, SYNC_RETRY_MAX};
@@ -6,8 +7,9 @@ use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::{Rid, Tick};
 
 impl Coordinator {
-    /// The target's process has begun anew: what was copied or mirrored to it may be gone with the process, or with the storage. The
-    /// attempt ends, or, if the target counts already, the record decides; answering well from now on mends nothing.
+    /// The target's process has begun anew: what was copied or mirrored to it may be gone with the
+    /// process, or with the storage. The attempt ends, or, if the target counts already, the record
+    /// decides; answering well from now on mends nothing.
     pub(in crate::coordinator) fn target_reborn(&mut self, rid: Rid) {
         if self.sync.as_ref().is_some_and(|s| s.rid == rid) {
             self.suspect(rid);
@@ -42,7 +44,8 @@ impl Coordinator {
             self.mirrored_are_writes(rid);
             self.permit = Permit::None;
             out.push(Output::SyncOver);
-            // Its process began anew while its join was on its way: it is a member, and has to show that it still holds everything.
+            // Its process began anew while its join was on its way: it is a member, and has to show
+            // that it still holds everything.
             if reborn && !mutant::is(Mutant::RebornIsBelieved) {
                 self.suspects.remove(&rid);
                 self.ask_for_proof(now, rid, out);
@@ -51,7 +54,8 @@ impl Coordinator {
         }
         let target = self.record.out.get(&rid);
         let ours = target.is_some_and(|o| o.sync_id == Some(id));
-        // (Of one that was removed no SyncStart would ever succeed, and while it is proposed nothing else can be: seed 3228.)
+        // (Of one that was removed no SyncStart would ever succeed, and while it is proposed
+        // nothing else can be: seed 3228.)
         if !ours && (s.stage != SyncStage::Proposed || target.is_none()) {
             self.end_sync(now, out);
         }

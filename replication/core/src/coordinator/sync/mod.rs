@@ -398,10 +398,12 @@ impl Coordinator {
     }
 }
 
-/// Above which version a target is compared that has not shown that its journal is as far as when it was dropped: the base or the target's
-/// own watermark, whichever is lower, for it may be a copy from before, with newer writes than the ones it lacks (seed 906). A
-/// base that is a term's beginning says nothing of that term's writes (a take-over after it was cut short); then the target's own
-/// watermark says it, which is of that term or a newer one, and so of the same history.
+/// Above which version a target is compared that has not shown that its journal is as far as when
+/// it was dropped: the base or the target's own watermark, whichever is lower, for it may be a copy
+/// from before, with newer writes than the ones it lacks (seed 906). A base that is a term's
+/// beginning says nothing of that term's writes (a take-over after it was cut short); then the
+/// target's own watermark says it, which is of that term or a newer one, and so of the same
+/// history.
 fn since(base: Ver, watermark: Ver) -> Ver {
     let begins = base > Ver::ZERO && base.seq.0 == 0 && watermark.term >= base.term;
     if begins { watermark } else { base.min(watermark) }
@@ -416,7 +418,8 @@ mod tests {
         let v = Ver::new;
         assert_eq!(since(v(3, 9), v(3, 7)), v(3, 7));
         assert_eq!(since(v(3, 7), v(3, 9)), v(3, 7));
-        // All of term 3 was there when it was dropped, or as much as the target knows of it; it may have noted a newer term.
+        // All of term 3 was there when it was dropped, or as much as the target knows of it; it may
+        // have noted a newer term.
         assert_eq!(since(v(3, 0), v(3, 9)), v(3, 9));
         assert_eq!(since(v(3, 0), v(4, 0)), v(4, 0));
         // Another history, or new storage.
