@@ -372,7 +372,8 @@ fn ready(m: &Arc<Member>, begun: &Mutex<Begun>, vol: VolumeId, session: SessionI
 fn publish(m: &Member, v: &VolumeRecord, r: Running) {
     let Ok(p) = Policy::from_attrs(&v.attrs) else { return };
     let session = r.session;
-    let on = p.exports.nbd && v.coordinator.as_ref().is_some_and(|a| !a.maintenance);
+    let open = |a: &Attachment| !a.maintenance && !m.exports.is_ending(v.id, session);
+    let on = p.exports.nbd && v.coordinator.as_ref().is_some_and(open);
     if m.exports.has(v.id, session) != on {
         m.reactors[r.reactor].send(Mail::Export { vol: v.id, session, on });
     }
@@ -423,6 +424,8 @@ async fn converge(m: Arc<Member>, begun: Arc<Mutex<Begun>>) {
 
 fn run_attachments(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begun>>) {
     let Ok(mut b) = begun.lock() else { return };
+    let newest = m.view.borrow().clone();
+    m.exports.forget_ended(|vol| newest.volumes.get(&vol)?.coordinator.as_ref().map(|a| a.session));
     let stale: Vec<(VolumeId, SessionId)> = b
         .running
         .iter()
@@ -451,6 +454,10 @@ fn run_attachments(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begu
                 let reactor = reactor_of(m, v);
                 b.running.insert(v.id, Running { session: a.session, reactor, ready: false });
                 m.reactors[reactor].send(Mail::StartVolume { vol: v.id, session: a.session });
+                // It was asked to end before it had begun.
+                if m.exports.is_ending(v.id, a.session) {
+                    m.reactors[reactor].send(Mail::StopVolume { vol: v.id, session: a.session });
+                }
             }
             // Looking after replicas was interrupted: the leader will ask again if it is still needed.
             _ if a.maintenance && a.node == m.node => {

@@ -78,7 +78,8 @@ pub async fn maintain(m: &Member, vol: VolumeId, begin: bool, epoch: Epoch) -> R
             done.map_err(|e| Status::failed_precondition(e.to_string()))?;
         }
         (Some(a), false) if a.maintenance && a.node == m.node => {
-            m.reactors.iter().for_each(|r| r.send(Mail::StopVolume { vol }));
+            m.exports.end(vol, a.session);
+            m.reactors.iter().for_each(|r| r.send(Mail::StopVolume { vol, session: a.session }));
         }
         (_, false) => {}
     }

@@ -3,6 +3,7 @@
 
 use hf_tests::cluster::{Cluster, until};
 use hf_tests::nbd::Nbd;
+use std::time::{Duration, Instant};
 
 fn connect(c: &Cluster, node: usize, volume: &str) -> Nbd {
     until("the export", || Nbd::connect(&c.nodes[node].nbd, volume).map_err(|e| e.to_string()))
@@ -67,4 +68,35 @@ fn a_connection_that_is_there_ends_when_its_export_is_taken_away() {
         Ok(()) => Err("still served".into()),
         Err(_) => Ok(()),
     });
+}
+
+/// A detach waits for a write that too few replicas have; nobody gets in meanwhile, and when the
+/// replica is back it ends.
+#[test]
+fn a_volume_that_drains_slowly_is_not_exported_again_and_is_detached_when_its_replica_is_back() {
+    let mut c = Cluster::new(3);
+    c.ok(&["volume", "create", "v", "size=16MiB", "replicas=2", "min_replicas=2", "nodes=n1,n2"]);
+    c.ok(&["volume", "attach", "v", "--node", "n1"]);
+    let mut client = connect(&c, 0, "v");
+    client.write(0, &[1; 4096]).unwrap();
+    c.nodes[1].kill();
+    let write = std::thread::spawn(move || client.write(4096, &[2; 4096]));
+    until("the lost replica to be dropped", || {
+        let all = c.volume("v")["shards"][0]["replicas"].as_object().unwrap().clone();
+        let in_sync = all.values().filter(|r| r["state"] == "in_sync").count();
+        if in_sync == 1 { Ok(()) } else { Err(format!("{all:?}")) }
+    });
+    let (nodes, nbd) = (c.endpoints(), c.nodes[0].nbd.clone());
+    let detach = std::thread::spawn(move || hf_tests::cluster::run(&["--endpoint", &nodes, "volume", "detach", "v"]));
+    until("the export to go", || Nbd::connect(&nbd, "v").map_or(Ok(()), |_| Err("it is still served".into())));
+    // The agent looks at everything every two seconds.
+    let end = Instant::now() + Duration::from_secs(7);
+    while Instant::now() < end {
+        assert!(Nbd::connect(&nbd, "v").is_err(), "clients get in while the volume is being detached");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(!write.is_finished() && !detach.is_finished());
+    c.nodes[1].start();
+    assert!(detach.join().unwrap().unwrap().contains("detached"));
+    write.join().unwrap().unwrap();
 }

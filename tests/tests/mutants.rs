@@ -8,19 +8,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 
 /// Over real members, without changes of the replica set.
-const STILL: [&str; 4] = ["holds", "changes", "chunks", "forces"];
+const STILL: [&str; 5] = ["holds", "changes", "chunks", "forces", "detach"];
 
 /// Seeds that notice the rarer ones, and what they run without: tried first, so that the search is short as long as they hold.
 const HINTS: &[(Mutant, Metadata, u64, &[&str])] = &[
-    (Mutant::SyncForgetsZeroesOfNothing, Metadata::StandIn, 15689, &["chunks", "forces"]),
+    (Mutant::SyncForgetsZeroesOfNothing, Metadata::StandIn, 15689, &["chunks", "forces", "detach"]),
     (Mutant::OneNotesForAll, Metadata::Raft, 5525, &STILL),
     (Mutant::IgnoreStoreUuid, Metadata::Raft, 6663, &STILL),
-    (Mutant::JoinEarly, Metadata::StandIn, 7119, &[]),
+    (Mutant::JoinEarly, Metadata::StandIn, 7119, &["detach"]),
     (Mutant::SyncTrustsBase, Metadata::Raft, 12509, &STILL),
-    (Mutant::ServeBeforeCopied, Metadata::StandIn, 3904, &["holds", "chunks", "forces"]),
-    (Mutant::StrictBelievesLeases, Metadata::StandIn, 3948, &["holds", "chunks", "forces"]),
-    (Mutant::JoinCountsLate, Metadata::StandIn, 5661, &["chunks", "forces"]),
-    (Mutant::LeaseMarginIgnored, Metadata::StandIn, 2230, &["chunks", "forces"]),
+    (Mutant::ServeBeforeCopied, Metadata::StandIn, 3904, &["holds", "chunks", "forces", "detach"]),
+    (Mutant::StrictBelievesLeases, Metadata::StandIn, 3948, &["holds", "chunks", "forces", "detach"]),
+    (Mutant::JoinCountsLate, Metadata::StandIn, 5661, &["chunks", "forces", "detach"]),
+    (Mutant::LeaseMarginIgnored, Metadata::StandIn, 2230, &["chunks", "forces", "detach"]),
 ];
 
 /// The first seed that notices, and how; other seeds than the known ones run without the faults in `off`.

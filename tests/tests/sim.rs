@@ -18,10 +18,10 @@ fn number(name: &str) -> Option<u64> {
 type Pinned = (u64, &'static [&'static str]);
 
 /// What came last.
-const NEW: [&str; 4] = ["unrecorded", "holds", "chunks", "forces"];
+const NEW: [&str; 5] = ["unrecorded", "holds", "chunks", "forces", "detach"];
 
 /// ... over real members, whose replica set did not change either.
-const GROUP: [&str; 5] = ["unrecorded", "holds", "changes", "chunks", "forces"];
+const GROUP: [&str; 6] = ["unrecorded", "holds", "changes", "chunks", "forces", "detach"];
 
 /// Seeds from before there was any of what came later.
 const fn old(seed: u64) -> Pinned {
@@ -30,7 +30,7 @@ const fn old(seed: u64) -> Pinned {
 
 /// Seeds from before reads could be strict, and syncs be refused.
 const fn lenient(seed: u64) -> Pinned {
-    (seed, &["strict", "busy", "pages", "copies", "unrecorded", "holds", "chunks", "forces"])
+    (seed, &["strict", "busy", "pages", "copies", "unrecorded", "holds", "chunks", "forces", "detach"])
 }
 
 /// Seeds 0..n and those that ever failed, on all cores; `one` replays a single one and tells what it did.
@@ -72,8 +72,12 @@ fn judge(meta: Metadata, stores: Stores, name: &str, pinned: &[Pinned], default:
         [total.adds, total.newcomers, total.leaves, total.removes, total.moves, total.deletions, total.drains];
     let asked =
         [total.policies, total.resumed, total.jumps, total.unaligned, total.flushes, total.chunks, total.forced];
+    let ended = [total.stops, total.held_stops, total.detaches];
     let changed = if meta == Metadata::Raft { &[][..] } else { &changed };
-    assert!(!off.is_empty() || changed.iter().chain(&asked).all(|n| *n > 0), "something never happened: {total:?}");
+    assert!(
+        !off.is_empty() || changed.iter().chain(&asked).chain(&ended).all(|n| *n > 0),
+        "something never happened: {total:?}"
+    );
     assert!(total.acked_writes > seeds * 10 && total.drops > seeds / 4 && total.attaches > seeds, "{total:?}");
     Some((seeds, total))
 }
@@ -92,14 +96,14 @@ const PINNED: [Pinned; 21] = [
     lenient(3228),
     lenient(3357),
     lenient(5192),
-    (1282, &["copies", "unrecorded", "holds", "chunks", "forces"]),
+    (1282, &["copies", "unrecorded", "holds", "chunks", "forces", "detach"]),
     (191, &NEW),
     (3811, &NEW),
     (15962, &NEW),
     (12469, &NEW),
     (163, &NEW),
-    (2606, &["chunks", "forces"]),
-    (41367, &[]),
+    (2606, &["chunks", "forces", "detach"]),
+    (41367, &["detach"]),
 ];
 const PINNED_GROUP: [Pinned; 10] = [
     (290, &GROUP),
@@ -109,9 +113,9 @@ const PINNED_GROUP: [Pinned; 10] = [
     (4041, &GROUP),
     (1407, &GROUP),
     (2636, &GROUP),
-    (1205, &["chunks", "forces"]),
-    (1562, &["chunks", "forces"]),
-    (1809, &["chunks", "forces"]),
+    (1205, &["chunks", "forces", "detach"]),
+    (1562, &["chunks", "forces", "detach"]),
+    (1809, &["chunks", "forces", "detach"]),
 ];
 const PINNED_REAL: [Pinned; 7] = [(12, &NEW), (108, &NEW), old(253), old(418), old(1812), lenient(99), lenient(1054)];
 

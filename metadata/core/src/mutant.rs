@@ -102,6 +102,12 @@ mutants! {
     JoinEarly,
     /// A sync copies nothing.
     SyncCopiesNothing,
+    /// A stop ends the sync that held writes wait for.
+    StopEndsSyncs,
+    /// A stop keeps the place of a sync that was asked for.
+    StopKeepsItsPlace,
+    /// What a member noted in a term that was never served is held against the others.
+    UnservedTermsCount,
     /// Zeroes are not copied.
     ForgetZeroes,
     /// Storage that was made anew keeps its base.

@@ -4,9 +4,27 @@ use super::{Answer, SERVING, Service, VISIBLE, find, refused, text, until};
 use crate::node::Member;
 use hf_meta_core::{Command, Refusal, Reply};
 use hf_meta_proto::pb;
-use hf_policy::{Policy, RequestId};
+use hf_policy::{Policy, RequestId, VolumeId};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use tonic::Status;
+
+/// What a volume that was asked to end waits for, in the words of its coordinators.
+pub(super) async fn what_it_waits_for(m: &Member, vol: VolumeId) -> String {
+    let (mut requests, mut all) = (0, BTreeSet::new());
+    for r in &m.reactors {
+        let status = r.status().await;
+        let shards = status.volumes.iter().filter(|v| v.vol == vol).flat_map(|v| &v.shards);
+        for d in shards.filter_map(|s| s.draining) {
+            requests += d.requests;
+            all.insert(d.waits_for.to_string());
+        }
+    }
+    match requests {
+        0 => "nothing is open here, and the record does not say so yet".into(),
+        n => format!("{n} of its clients' requests are open ({})", all.into_iter().collect::<Vec<_>>().join("; ")),
+    }
+}
 
 impl Service {
     /// Attaches on this node.
@@ -24,7 +42,10 @@ impl Service {
             let v = find(&m.view.borrow().clone(), name)?;
             let mut steal = false;
             if let Some(a) = &v.coordinator {
-                if a.node == m.node && m.is_ours(a.session) && v.activated == v.term && !a.maintenance {
+                // (A detach that is under way is given up by an attach: its clients' open requests
+                // end with an error.)
+                let ours = a.node == m.node && m.is_ours(a.session) && !m.exports.is_ending(v.id, a.session);
+                if ours && v.activated == v.term && !a.maintenance {
                     return text(
                         format!("volume {name} is attached here already"),
                         serde_json::json!({"volume": name}),

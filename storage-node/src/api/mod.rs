@@ -371,9 +371,9 @@ impl Api for Service {
             let who = format!("node {name}, where the volume is attached,");
             return asked.map_err(|e| silent(e, &who, "attach it elsewhere with --force"));
         }
-        m.exports.remove(v.id, a.session);
+        m.exports.end(v.id, a.session);
         for r in &m.reactors {
-            r.send(crate::reactor::Mail::StopVolume { vol: v.id });
+            r.send(crate::reactor::Mail::StopVolume { vol: v.id, session: a.session });
         }
         let gone = until(&m, SERVING, |s| {
             let now = s.volumes.get(&v.id).and_then(|x| x.coordinator.as_ref()).map(|x| x.session);
@@ -381,7 +381,13 @@ impl Api for Service {
         });
         match gone.await {
             Some(()) => text(format!("volume {} detached", r.name), serde_json::json!({"volume": r.name})),
-            None => Err(Status::deadline_exceeded("the volume does not drain: writes wait for replicas")),
+            None => {
+                let waits = attach::what_it_waits_for(&m, v.id).await;
+                Err(Status::deadline_exceeded(format!(
+                    "volume {} is not exported any more, and not detached yet: {waits}; it is when they are answered. An attach gives them up",
+                    r.name
+                )))
+            }
         }
     }
 

@@ -84,6 +84,7 @@ fn volume_json(v: &crate::reactor::VolumeStatus) -> serde_json::Value {
                 "phase": format!("{:?}", s.phase), "term": s.term, "in_sync": s.in_sync, "outstanding": s.outstanding,
                 "stable": s.stable.to_string(), "reads": s.stats.reads, "writes": s.stats.writes,
                 "errors": s.stats.errors, "drops": s.stats.drops, "reconciled_blocks": s.reconciled_blocks,
+                "draining": s.draining.map(|d| d.waits_for.to_string()),
             })
         })
         .collect();

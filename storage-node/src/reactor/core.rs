@@ -207,8 +207,8 @@ impl Core {
                 self.disks.values_mut().for_each(|d| d.state = self.state.clone());
                 self.records_changed();
             }
-            Mail::StopVolume { vol } => {
-                if let Some(v) = self.volumes.get_mut(&vol) {
+            Mail::StopVolume { vol, session } => {
+                if let Some(v) = self.volumes.get_mut(&vol).filter(|v| v.session == session) {
                     v.stop(&mut self.work);
                 }
             }

@@ -101,10 +101,12 @@ pub enum Mail {
         /// The attachment.
         session: SessionId,
     },
-    /// Drain a volume; [`Event::Drained`] follows.
+    /// Let an attachment end; [`Event::Drained`] follows.
     StopVolume {
-        /// Which.
+        /// The volume.
         vol: VolumeId,
+        /// The attachment; a newer one of the volume goes on.
+        session: SessionId,
     },
     /// A negotiated NBD connection.
     Nbd {

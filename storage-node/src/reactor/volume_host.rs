@@ -7,7 +7,7 @@ use super::{Event, Identity};
 use bytes::Bytes;
 use hf_meta_core::record::{ClusterState, ReplicaState, VolumeRecord};
 use hf_policy::{BLOCK_BYTES, DiskId, Policy, Rid, SHARD_BYTES, SessionId, ShardId, Term, Tick, VolumeId};
-use hf_repl_core::coordinator::{self as co, ClientOp, ClientReply, Phase};
+use hf_repl_core::coordinator::{self as co, ClientOp, ClientReply};
 use hf_repl_core::{Coordinator, IoError};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -57,6 +57,8 @@ pub(super) struct VolumeHost {
     disks: BTreeMap<(u32, Rid), DiskId>,
     ready: usize,
     drained: std::collections::BTreeSet<u32>,
+    /// It was asked to end: nobody may connect any more, and it does not grow.
+    stopping: bool,
     joins: BTreeMap<u64, Join>,
     /// Part of a join: client id to (join, part, shard index).
     parts: BTreeMap<u64, (u64, usize, u32)>,
@@ -135,6 +137,7 @@ pub(super) fn start(core: &CoreRef, vol: VolumeId, session: SessionId) {
             disks: BTreeMap::new(),
             ready: 0,
             drained: Default::default(),
+            stopping: false,
             joins: BTreeMap::new(),
             parts: BTreeMap::new(),
             next: 0,
@@ -157,7 +160,7 @@ impl Core {
     fn add_shards(&mut self, v: &VolumeRecord) {
         let Ok(policy) = Policy::from_attrs(&v.attrs) else { return };
         let (id, state) = (self.id, self.state.clone());
-        let Some(h) = self.volumes.get_mut(&v.id) else { return };
+        let Some(h) = self.volumes.get_mut(&v.id).filter(|h| !h.stopping) else { return };
         h.read_only = policy.read_only;
         h.replica_timeout = policy.replica_timeout;
         h.intake.slots.set_most(u64::from(policy.queue_depth));
@@ -452,7 +455,7 @@ impl VolumeHost {
 
     /// Clients may come, or those that are here end with their last answers and nobody may.
     pub(super) fn set_exported(&mut self, on: bool) {
-        if on && self.intake.is_closing() {
+        if on && self.intake.is_closing() && !self.stopping {
             let most = self.intake.slots.most();
             self.intake = Intake::new(most, self.intake.payload.clone());
         } else if !on {
@@ -496,15 +499,11 @@ impl VolumeHost {
     }
     /// Ends client sessions; what is outstanding is carried out, then [`Event::Drained`] is said.
     pub(super) fn stop(&mut self, work: &mut std::collections::VecDeque<Work>) {
+        self.stopping = true;
         self.intake.close();
-        for i in 0..self.shards.len() as u32 {
-            let fenced = self.shards[i as usize].status().phase == Phase::Fenced;
-            if !fenced {
-                work.push_back(Work::Coordinator {
-                    shard: ShardId { vol: self.vol, index: i },
-                    input: co::Input::Stop,
-                });
-            }
+        for index in 0..self.shards.len() as u32 {
+            let shard = ShardId { vol: self.vol, index };
+            work.push_back(Work::Coordinator { shard, input: co::Input::Stop });
         }
     }
 }

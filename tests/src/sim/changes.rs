@@ -220,6 +220,7 @@ impl Sim {
             }
             Command::SetPolicy { .. } => o.policies = 1,
             Command::ForceInsync { .. } => o.forced = 1,
+            Command::Detach { .. } => o.detaches = 1,
             _ => {}
         }
         o

@@ -2,7 +2,7 @@
 //!
 //! A block is one register of the history, or seven of uneven sizes in seeds whose users ask for parts of blocks.
 
-use super::world::Sim;
+use super::world::{Attached, Sim};
 use bytes::Bytes;
 use hf_policy::*;
 use hf_repl_core::IoError;
@@ -154,11 +154,16 @@ impl Sim {
             .iter()
             .filter(|(n, _)| at.is_none_or(|a| a == **n))
             .filter(|(_, h)| {
-                h.up && h.coordinator.as_ref().is_some_and(|a| a.ops.len() < 12 && a.c.status().phase != Phase::Fenced)
+                let busy = |a: &Attached| a.ops.len() >= 12 || a.ending;
+                h.up && h.coordinator.as_ref().is_some_and(|a| !busy(a) && a.c.status().phase != Phase::Fenced)
             })
             .map(|(n, _)| *n)
             .collect();
         if serving.is_empty() && at.is_some() {
+            return Ok(());
+        }
+        // (Seldom somebody takes it from one that is about to end.)
+        if serving.is_empty() && self.is_ending() && !self.rng.one_in(10) {
             return Ok(());
         }
         if serving.is_empty() {

@@ -25,6 +25,7 @@ impl Sim {
         if wishes {
             self.calm();
         }
+        self.detach_ends(wishes)?;
         let node = self.somebody_has_it()?;
         // New features ask for more than a read.
         if self.swarm.policy || self.swarm.spares > 0 {
@@ -34,27 +35,33 @@ impl Sim {
         let until = self.now.plus(120_000_000);
         let mut rounds = 0u32;
         while self.now < until {
-            self.tick(20_000)?;
             rounds += 1;
-            if self.group.is_some() && wishes && rounds.is_multiple_of(25) {
-                self.calm();
-            }
-            self.report_storage();
-            self.announce();
-            if self.swarm.spares > 0 {
-                self.lead();
-                (1..=self.nodes()).try_for_each(|n| self.agent(n))?;
-            }
-            for _ in 0..24 {
-                self.deliver()?;
-                self.store_step()?;
-            }
+            self.heal_round(rounds, wishes)?;
             if self.healed(node) {
                 return self.converged();
             }
         }
         let s = self.hosts[&node].coordinator.as_ref().unwrap().c.status();
         Err(format!("not alive after healing: {s:?}, {:?}", self.state.volumes[&VOL].shards[0].replicas))
+    }
+
+    /// The world goes on for a moment, without faults.
+    pub(super) fn heal_round(&mut self, round: u32, wishes: bool) -> Result<(), String> {
+        self.tick(20_000)?;
+        if self.group.is_some() && wishes && round.is_multiple_of(25) {
+            self.calm();
+        }
+        self.report_storage();
+        self.announce();
+        if self.swarm.spares > 0 {
+            self.lead();
+            (1..=self.nodes()).try_for_each(|n| self.agent(n))?;
+        }
+        for _ in 0..24 {
+            self.deliver()?;
+            self.store_step()?;
+        }
+        Ok(())
     }
 
     /// Attaches the volume anew, on any node.

@@ -4,7 +4,7 @@
 //! durable); a Raft stand-in that delays, loses answers and refuses (or, in the second configuration, real raft-rs members on the same nodes,
 //! `group.rs`); nodes that crash and restart; clients that read
 //! and write unique tags; steals by other nodes. Some seeds (`swarm.rs`) also change the replica set and the policy, have clocks that run
-//! at different rates, and users who ask for parts of blocks. Every run ends with a heal phase: faults stop, I/O must resume, every
+//! at different rates, users who ask for parts of blocks, and detaches. Every run ends with a heal phase: faults stop, I/O must resume, every
 //! replica must be where the policy wants it, every block is read, and the history is judged.
 //!
 //! One shard: shards of a volume share only the term, the session and the record's epoch, each has a coordinator of its own, and two of
@@ -13,6 +13,7 @@
 
 mod changes;
 mod clients;
+mod detach;
 mod faults;
 mod group;
 mod heal;

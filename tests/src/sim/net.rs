@@ -40,6 +40,11 @@ pub(super) enum Net {
         to: u64,
         session: SessionId,
     },
+    /// There is a place for a sync on the node.
+    Place {
+        to: u64,
+        session: SessionId,
+    },
 }
 
 impl Sim {
@@ -90,7 +95,7 @@ impl Sim {
         match net {
             Net::ToReplica { from, to, env, msg } => {
                 if self.linked(from, to) && self.hosts[&to].up {
-                    self.reach_replica(from, to, env, msg);
+                    self.reach_replica(from, to, env, msg)?;
                 }
             }
             Net::ToCoordinator { from, to, env, msg } => {
@@ -124,6 +129,11 @@ impl Sim {
                     self.coordinator_step(to, co::Input::Proposed(outcome))?;
                 }
             }
+            Net::Place { to, session } => {
+                if self.is_session(to, session) {
+                    self.coordinator_step(to, co::Input::SyncGo)?;
+                }
+            }
             Net::Record { to, session } => {
                 if self.is_session(to, session) {
                     self.learn_record(to, session)?;
@@ -133,7 +143,7 @@ impl Sim {
         Ok(())
     }
 
-    fn reach_replica(&mut self, from: u64, to: u64, env: Envelope, msg: Msg) {
+    fn reach_replica(&mut self, from: u64, to: u64, env: Envelope, msg: Msg) -> Result<(), String> {
         let h = &self.hosts[&to];
         if h.rid == env.rid {
             return self.replica_step(to, re::Input::Message { link: from, env, msg });
@@ -141,6 +151,7 @@ impl Sim {
         // Not made yet, or deleted.
         let env = Envelope { boot: h.boot, ..env };
         self.send(Net::ToCoordinator { from: to, to: from, env, msg: Msg::Nack(Nack::NoReplica) });
+        Ok(())
     }
 
     fn reach_coordinator(&mut self, from: u64, to: u64, env: Envelope, msg: Msg) -> Result<(), String> {

@@ -71,6 +71,11 @@ counters! {
     chunks,
     /// Replicas that were declared the truth.
     forced,
+    /// Detaches that were asked for, those of them that found writes waiting for replicas, and
+    /// those that were recorded.
+    stops,
+    held_stops,
+    detaches,
 }
 
 /// What the simulated nodes keep their replicas on.
@@ -83,7 +88,7 @@ pub enum Stores {
 }
 
 /// What can go wrong, by name: `HOLDFAST_SIM_OFF=crash,wipe` runs without it. The first ten have weights of their own.
-pub const FAULTS: [&str; 25] = [
+pub const FAULTS: [&str; 26] = [
     "loss",
     "duplicate",
     "crash",
@@ -109,6 +114,7 @@ pub const FAULTS: [&str; 25] = [
     "holds",
     "chunks",
     "forces",
+    "detach",
 ];
 
 /// What came later than the seeds that are kept because they once failed: without these they are the runs they were.

@@ -10,11 +10,12 @@ use hf_repl_core::coordinator as co;
 use hf_repl_core::replica as re;
 
 impl Sim {
-    pub(super) fn replica_step(&mut self, node: u64, input: re::Input) {
+    pub(super) fn replica_step(&mut self, node: u64, input: re::Input) -> Result<(), String> {
         let now = self.clock(node);
+        let asked = matches!(input, re::Input::Message { .. });
         let h = self.hosts.get_mut(&node).unwrap();
         let mut out = Vec::new();
-        let Some(replica) = h.replica.as_mut() else { return };
+        let Some(replica) = h.replica.as_mut() else { return Ok(()) };
         replica.set_credit(h.store.credit());
         replica.step(now, input, &mut out);
         let mut sends = Vec::new();
@@ -29,9 +30,15 @@ impl Sim {
             }
         }
         sends.into_iter().for_each(|s| self.send(s));
+        // (One whose highest version is below its base may have been told of zeroes only, which
+        // leave none: then it is asked its store first.)
+        if renew && asked && !self.hosts[&node].put_back {
+            return Err(format!("node {node} takes its storage for one that was put back, which it was not"));
+        }
         if renew {
             self.renew(node);
         }
+        Ok(())
     }
 
     /// The storage that was put back becomes another one; its replica begins anew.
@@ -55,7 +62,7 @@ impl Sim {
             && let Some((tag, answer)) = h.store.complete()
         {
             let (max_ver, credit, position) = (h.store.max_ver(), h.store.credit(), h.store.position());
-            self.replica_step(node, re::Input::Store { tag, answer, credit, max_ver, position });
+            return self.replica_step(node, re::Input::Store { tag, answer, credit, max_ver, position });
         }
         Ok(())
     }
@@ -92,14 +99,20 @@ impl Sim {
                     self.outcome.reconciled += s.map_or(0, |s| s.reconciled_blocks);
                     self.outcome.synced += s.map_or(0, |s| s.stats.synced_blocks);
                 }
-                co::Output::WantSync { .. } => self.coordinator_step(node, co::Input::SyncGo)?,
+                co::Output::WantSync { .. } => self.wants_sync(node)?,
                 co::Output::Ready => {
                     self.hosts.get_mut(&node).unwrap().coordinator.as_mut().unwrap().ready = true;
                     if self.rng.one_in(2) {
                         self.record_served(node)?;
                     }
                 }
-                co::Output::Drained | co::Output::SyncOver | co::Output::Forget { .. } => {}
+                co::Output::Drained => self.drained(node)?,
+                co::Output::SyncOver => {
+                    if let Some(a) = self.hosts.get_mut(&node).and_then(|h| h.coordinator.as_mut()) {
+                        a.place = false;
+                    }
+                }
+                co::Output::Forget { .. } => {}
             }
         }
         Ok(())

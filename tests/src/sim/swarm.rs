@@ -2,6 +2,7 @@
 //!
 //! All of it is drawn from a generator of its own, so that a seed without it is the run that it was before there was any of it.
 
+use super::detach::Detach;
 use super::world::Sim;
 use hf_policy::attributes::ReadFrom;
 use hf_policy::*;
@@ -42,6 +43,8 @@ pub(super) struct Swarm {
     pub(super) chunks: bool,
     /// Operators declare one replica the truth, when all others in sync seem lost.
     pub(super) forces: bool,
+    /// Somebody detaches the volume now and then.
+    pub(super) detach: Option<Detach>,
     /// In every fifth second the leader allows no sync to begin: others go first.
     pub(super) busy: bool,
     /// The wall clock is off by so many milliseconds; none: there is none.
@@ -94,6 +97,7 @@ impl Swarm {
             holds: wild.one_in(2) && !is_off("holds"),
             chunks: wild.one_in(3) && !is_off("chunks"),
             forces: wild.one_in(4) && !is_off("forces"),
+            detach: Detach::new(seed).filter(|_| !is_off("detach")),
             busy: !is_off("busy"),
             wall: wall.filter(|_| clocks),
             cells: cells && !is_off("unaligned"),
@@ -169,6 +173,6 @@ impl Sim {
             115 if s.clocks() && s.rng.one_in(2) => self.last_moment()?,
             _ => {}
         }
-        Ok(())
+        self.sometimes_detach()
     }
 }

@@ -52,6 +52,11 @@ pub(super) struct Attached {
     pub(super) min_replicas: u32,
     /// It would serve: that is to be recorded.
     pub(super) ready: bool,
+    /// It was asked to end: its users have gone. It has: that is to be recorded.
+    pub(super) ending: bool,
+    pub(super) drained: bool,
+    /// It has asked for the place of a sync, and has not given it back.
+    pub(super) place: bool,
     pub(super) out: Vec<co::Output>,
 }
 
@@ -344,6 +349,9 @@ impl Sim {
             in_sync,
             min_replicas,
             ready: false,
+            ending: false,
+            drained: false,
+            place: false,
             out: Vec::new(),
         });
         self.outputs(node, out)?;

@@ -100,22 +100,29 @@ impl Coordinator {
             m.lease_until = Tick(0);
             let before = m.boot != BootId::NONE && self.phase == Phase::Serving;
             reborn |= before && self.record.in_sync.contains_key(&rid);
-            if before && self.sync.as_ref().is_some_and(|s| s.rid == rid) {
-                // What was mirrored to it may be gone with the process, or with the storage.
-                self.suspect(rid);
+            if before {
+                self.target_reborn(rid);
             }
         }
         let Some(m) = self.members.get_mut(&rid) else { return };
         m.boot = boot;
         m.lease_asked = false;
         if reborn && !mutant::is(Mutant::RebornIsBelieved) {
-            m.unproven = true;
-            self.pending.retain(|_, p| !(p.rid == rid && p.what == For::Seal));
-            let (position, held) = (m.position, Ver { term: self.record.term, seq: Seq(0) });
-            let msg = Msg::Seal { epoch: self.record.epoch, held, position, stable: Ver::ZERO };
-            return self.request(now, rid, For::Seal, msg, out);
+            return self.ask_for_proof(now, rid, out);
         }
         self.catch_up(now, rid, out);
+    }
+
+    /// Nothing that this member says counts until it has shown that it holds what its predecessor
+    /// had said.
+    pub(super) fn ask_for_proof(&mut self, now: Tick, rid: Rid, out: &mut Vec<Output>) {
+        let Some(m) = self.members.get_mut(&rid) else { return };
+        m.unproven = true;
+        m.lease_until = Tick(0);
+        self.pending.retain(|_, p| !(p.rid == rid && p.what == For::Seal));
+        let (position, held) = (m.position, Ver { term: self.record.term, seq: Seq(0) });
+        let msg = Msg::Seal { epoch: self.record.epoch, held, position, stable: Ver::ZERO };
+        self.request(now, rid, For::Seal, msg, out);
     }
 
     /// A member that began anew holds what it had acknowledged: it is relied upon again.
@@ -220,11 +227,15 @@ impl Coordinator {
             if copying && self.record.in_sync.contains_key(&rid) {
                 self.fail_sync("the source is slow");
             } else if let Some(For::Repair(id)) = what {
-                // A scrub says what it has mended: it waits. Nobody waits for the others.
-                if self.scrub_mends(id) {
+                // A scrub says what it has mended: it waits for a while. Nobody waits for the
+                // others. (A copy that comes later does no harm: it is compare-and-set; but
+                // clients' writes wait for the chunk's lock.)
+                let first = self.pending.get(&req).map_or(now, |p| p.first);
+                if self.scrub_mends(id) && now.since(first) < crate::timing::DEAD {
                     self.resend(now, req, out);
                 } else {
                     self.pending.remove(&req);
+                    self.scrub_mended(now, id, 0, out);
                 }
             } else if what.is_some_and(For::is_scrub) {
                 self.pending.remove(&req);

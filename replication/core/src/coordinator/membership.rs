@@ -2,6 +2,7 @@
 //! until the commit that drops it is seen here.
 
 use super::{Change, Coordinator, IoError, Member, Output, Phase, Proposed, Record};
+use crate::range_lock::RangeLock;
 use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::{Epoch, Rid, Tick};
 use std::collections::BTreeSet;
@@ -53,7 +54,8 @@ impl Coordinator {
 
     pub(super) fn drive_membership(&mut self, now: Tick, out: &mut Vec<Output>) {
         let leaving = self.phase == Phase::Serving && !self.record.leaving.is_empty();
-        if (self.suspects.is_empty() && !leaving) || self.phase == Phase::Fenced {
+        let given_up = self.sync_given_up();
+        if (self.suspects.is_empty() && !leaving && given_up.is_none()) || self.phase == Phase::Fenced {
             return;
         }
         if self.proposal.as_ref().is_some_and(|p| now < p.until) {
@@ -83,11 +85,12 @@ impl Coordinator {
             rids.clear();
         }
         // A join is given up only by a commit: until then it may have happened.
-        rids.extend(self.joining().filter(|r| self.suspects.contains(r)));
+        rids.extend(given_up);
         if rids.is_empty() {
             return;
         }
-        let base = if self.phase == Phase::Serving { self.stable } else { self.takeover.s_star };
+        // (Who is dropped while serving has noted this term, also if that is not recorded yet.)
+        let base = if self.phase == Phase::Serving { self.stable } else { self.served(self.takeover.s_star) };
         self.propose(now, self.drop_of(rids, base), out);
     }
 
@@ -208,13 +211,10 @@ impl Coordinator {
         self.reads.clear();
         self.pending.clear();
         self.scrub = None;
-        if self.sync.take().is_some() || self.permit != super::sync::Permit::None {
-            self.permit = super::sync::Permit::None;
-            out.push(Output::SyncOver);
-        }
+        self.locks = RangeLock::default();
+        self.sync = None;
+        self.give_place_back(out);
         out.push(Output::Fenced);
-        if std::mem::take(&mut self.stopping) {
-            out.push(Output::Drained);
-        }
+        self.say_drained(out);
     }
 }

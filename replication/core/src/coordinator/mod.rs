@@ -13,6 +13,7 @@
 //! | `lease.rs` | leases and signs of life |
 //! | `membership.rs` | suspects, drops, records, fencing |
 //! | `sync/` | bringing a member back in |
+//! | `stop.rs` | the end of an attachment: what it waits for, what it gives back |
 //! | `scrub.rs` | reading and comparing everything, now and then |
 //! | `pace.rs` | how fast both may go |
 //! | `width.rs` | how much of copying is on its way at once |
@@ -26,6 +27,7 @@ mod pace;
 mod read;
 mod scrub;
 mod space;
+mod stop;
 mod sync;
 mod takeover;
 mod types;
@@ -33,6 +35,7 @@ mod width;
 mod write;
 
 pub use scrub::ScrubStatus;
+pub use stop::{Draining, WaitsFor};
 pub use sync::SyncStage;
 pub use types::*;
 
@@ -79,7 +82,7 @@ pub struct Coordinator {
     asked: u64,
     next_tick: Tick,
     turn: u64,
-    stopping: bool,
+    stop: stop::Stop,
     stats: Stats,
 }
 
@@ -120,7 +123,7 @@ impl Coordinator {
             asked: 0,
             next_tick: now,
             turn: 0,
-            stopping: false,
+            stop: stop::Stop::No,
             stats: Stats::default(),
         };
         c.drive_seal(now, out);
@@ -141,8 +144,8 @@ impl Coordinator {
             Input::PeerDown { rid } => self.peer_down(now, rid),
             Input::Record(r) => self.on_record(now, r, out),
             Input::Proposed(p) => self.on_proposed(now, p, out),
-            Input::SyncGo => self.permit = sync::Permit::Granted,
-            Input::Stop => self.stop(now, out),
+            Input::SyncGo => self.place_granted(out),
+            Input::Stop => self.stop(out),
             Input::Tick => {}
         }
         self.settle(now, out);
@@ -165,10 +168,7 @@ impl Coordinator {
         self.drive_sync(now, out);
         self.drive_scrub(now, out);
         self.drive_membership(now, out);
-        if self.stopping && self.requests.is_empty() && self.queued.is_empty() {
-            self.stopping = false;
-            out.push(Output::Drained);
-        }
+        self.drive_stop(out);
     }
 
     /// When the driver should step with [`Input::Tick`] at the latest.
@@ -211,14 +211,6 @@ impl Coordinator {
         self.next_id
     }
 
-    /// Lets everything end. A sync that has not joined ends with it; a pending join is decided by the record first.
-    fn stop(&mut self, now: Tick, out: &mut Vec<Output>) {
-        self.stopping = true;
-        if self.joining().is_none() {
-            self.end_sync(now, out);
-        }
-    }
-
     /// The members whose acknowledgement every write needs: the committed in-sync set and who is joining it (I2). A member
     /// whose drop is proposed counts until the commit is seen (I3).
     fn required(&self) -> BTreeSet<Rid> {
@@ -233,6 +225,7 @@ impl Coordinator {
             epoch: self.record.epoch,
             in_sync: self.record.in_sync.len() as u32,
             outstanding: (self.requests.len() + self.queued.len()) as u32,
+            draining: self.draining(),
             stable: self.stable,
             reconciled_blocks: self.takeover.copied,
             out: self.record.out.len() as u32,

@@ -72,7 +72,7 @@ impl Coordinator {
     }
 
     pub(super) fn drive_scrub(&mut self, now: Tick, out: &mut Vec<Output>) {
-        let wanted = self.record.scrub.filter(|_| self.phase == Phase::Serving && !self.stopping);
+        let wanted = self.record.scrub.filter(|_| self.phase == Phase::Serving && !self.stopping());
         if self.scrub.as_ref().map(|s| s.id) != wanted {
             self.end_scrub(now, out);
             self.scrub = wanted.map(|id| Scrub {
@@ -93,9 +93,11 @@ impl Coordinator {
             let change = Change::Scrubbed { id: s.id, report: s.report };
             return self.propose(now, change, out);
         }
-        if s.look.is_some() {
+        // (While nobody can be asked, nothing would ever be answered, or everything be skipped.)
+        if s.look.is_some() || self.present().is_empty() {
             return;
         }
+        let Some(s) = self.scrub.as_mut() else { return };
         if let Some(chunk) = s.todo.front().copied() {
             if self.pace.ready(now) {
                 if let Some(s) = self.scrub.as_mut() {
@@ -287,6 +289,16 @@ impl Coordinator {
         s.report.lost += u64::from(look.fixing.remove(&part) && !ok);
         self.scrub_chunk_over(now, out);
         true
+    }
+
+    /// Does the scrub hold, or wait for, a chunk's lock?
+    pub(super) fn scrub_locks(&self) -> bool {
+        self.scrub.as_ref().and_then(|s| s.look.as_ref()).is_some_and(|l| l.lock.is_some())
+    }
+
+    /// Are these reads the scrub's?
+    pub(super) fn scrub_reads(&self, id: u64) -> bool {
+        self.scrub.as_ref().and_then(|s| s.look.as_ref()).is_some_and(|l| l.lock == Some(id))
     }
 
     /// Are these copies the scrub's?

@@ -109,9 +109,22 @@ impl Coordinator {
         };
         let missing: Vec<Rid> = unsealed.iter().filter(missing).copied().collect();
         if late && !missing.is_empty() {
-            let base = self.sealed_stable();
+            let base = self.served(self.sealed_stable());
             self.propose(now, self.drop_of(missing, base), out);
         }
+    }
+
+    /// What the record may hold against a member that is dropped now. The beginning of a term that
+    /// the record does not know as served is what some members noted in a take-over that was cut
+    /// short; others were as equal, and did not come to note it. Clients were told nothing in that
+    /// term: everything that was acknowledged is of the newest served term or before, and the
+    /// member had noted the beginning of that one. (A watermark within a term is told only when all
+    /// have noted its beginning: a shard that a resize made has one in a term that the record does
+    /// not count for it.)
+    pub(super) fn served(&self, stable: Ver) -> Ver {
+        let of_served = stable.seq.0 > 0 || stable.term <= self.record.activated;
+        let counts = of_served || mutant::is(Mutant::UnservedTermsCount);
+        if counts { stable } else { Ver { term: self.record.activated, seq: Seq(0) } }
     }
 
     fn sealed_stable(&self) -> Ver {

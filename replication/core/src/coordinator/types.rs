@@ -286,9 +286,10 @@ pub enum Input {
     Record(Record),
     /// The open proposal ended.
     Proposed(Proposed),
-    /// This node has room for a sync: the answer to [`Output::WantSync`].
+    /// This node has room for a sync: the answer to [`Output::WantSync`]. If that is not wanted any
+    /// more, [`Output::SyncOver`] follows.
     SyncGo,
-    /// Let everything end, then say [`Output::Drained`].
+    /// Answer what clients have asked for, let everything else end, then say [`Output::Drained`].
     Stop,
     /// Time has passed.
     Tick,
@@ -391,6 +392,8 @@ pub struct Status {
     pub in_sync: u32,
     /// Requests not answered.
     pub outstanding: u32,
+    /// The attachment was asked to end, and has not yet.
+    pub draining: Option<super::Draining>,
     /// Watermark.
     pub stable: Ver,
     /// Blocks copied by the take-over.

@@ -1,6 +1,8 @@
 //! What the tests of the machines begin with: one shard, one session, members on nodes of their own.
 #![allow(dead_code, reason = "each test file uses what it needs")]
 
+pub mod world;
+
 use hf_policy::attributes::ReadFrom;
 use hf_policy::*;
 use hf_repl_core::coordinator::{Config, MemberInfo, Record};

@@ -12,6 +12,7 @@
 //! the target is given up only by a committed Drop.
 
 mod copy;
+mod end;
 mod turn;
 
 pub(super) use turn::{Permit, PutOff};
@@ -19,7 +20,7 @@ pub(super) use turn::{Permit, PutOff};
 use super::link::For;
 use super::{Coordinator, Output, Phase, SyncStatus};
 use crate::message::{Msg, WriteKind};
-use crate::timing::{SEAL_EVERY, SYNC_RETRY, SYNC_RETRY_MAX};
+use crate::timing::{DEAD, SEAL_EVERY};
 use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::{BLOCK_SIZE, BlockRange, CHUNK_BLOCKS, ChunkIx, Rid, StoreUuid, Tick, Ver};
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,10 +52,11 @@ pub(super) struct Sync {
     pub stage: SyncStage,
     store: StoreUuid,
     base: Ver,
-    /// What is newer is compared: the base, if the target has shown that its journal is as far as when it was dropped; else the base or the
-    /// target's own watermark, whichever is lower: it may be a copy from before, with newer writes than the ones it lacks (seed 906).
+    /// What is newer is compared, see [`since`].
     since: Ver,
     ask_again: Tick,
+    /// Since when it is asked to promise.
+    sealing: Option<Tick>,
     /// M: the last write that was not mirrored.
     mirror_from: u64,
     /// Mirrored writes that the target has not acknowledged, with their bytes.
@@ -93,8 +95,11 @@ impl Coordinator {
 
     pub(super) fn drive_sync(&mut self, now: Tick, out: &mut Vec<Output>) {
         let idle = self.sync.is_none() && self.record.out.is_empty() && self.permit == Permit::None;
-        if self.phase != Phase::Serving || self.stopping || idle {
+        if self.phase != Phase::Serving || idle {
             return;
+        }
+        if !self.may_sync() {
+            return self.sync_unwanted(now, out);
         }
         let over = |s: &Sync| s.failed.is_some() || !self.is_wanted(s.rid);
         if self.better_candidate(now) {
@@ -113,12 +118,7 @@ impl Coordinator {
     }
 
     fn begin_sync(&mut self, now: Tick, out: &mut Vec<Output>) {
-        let Some(rid) = self.sync_candidate(now) else {
-            if std::mem::replace(&mut self.permit, Permit::None) != Permit::None {
-                out.push(Output::SyncOver);
-            }
-            return;
-        };
+        let Some(rid) = self.sync_candidate(now) else { return self.give_place_back(out) };
         if !self.permitted(out) {
             return;
         }
@@ -132,6 +132,7 @@ impl Coordinator {
             base: o.base,
             since: Ver::ZERO,
             ask_again: now,
+            sealing: None,
             mirror_from: 0,
             mirrored: BTreeMap::new(),
             behind: 0,
@@ -165,7 +166,13 @@ impl Coordinator {
     }
 
     fn drive_target_seal(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let heard = self.sync.as_ref().and_then(|s| self.members.get(&s.rid)).map_or(now, |m| m.heard);
         let Some(s) = self.sync.as_mut().filter(|s| now >= s.ask_again) else { return };
+        let since = *s.sealing.get_or_insert(now);
+        if now.since(since.max(heard)) >= DEAD {
+            // It would hold its place for as long as it likes.
+            return self.fail_sync("the target does not answer");
+        }
         s.ask_again = now.plus(SEAL_EVERY);
         let (rid, held) = (s.rid, s.base);
         let position = self.dropped_at(rid);
@@ -187,7 +194,7 @@ impl Coordinator {
         let Some(s) = self.sync.as_mut().filter(|s| s.stage == SyncStage::Sealing) else { return };
         s.stage = SyncStage::Listing;
         s.mirror_from = seq;
-        s.since = if trusted { s.base } else { s.base.min(watermark) };
+        s.since = if trusted { s.base } else { since(s.base, watermark) };
         let (rid, since) = (s.rid, s.since);
         let msg = Msg::ChunkList { since, from: ChunkIx(0) };
         self.request(now, rid, For::SyncList, msg, out);
@@ -344,7 +351,7 @@ impl Coordinator {
     }
 
     /// What clients were told of before must be on it before Add is proposed.
-    fn drive_joining(&mut self, now: Tick, out: &mut Vec<Output>) {
+    pub(super) fn drive_joining(&mut self, now: Tick, out: &mut Vec<Output>) {
         let Some(s) = self.sync.as_ref() else { return };
         if s.failed.is_some() || self.suspects.contains(&s.rid) {
             return; // given up by a Drop, see membership
@@ -378,68 +385,6 @@ impl Coordinator {
         if self.record.in_sync.contains_key(&rid) { self.stable } else { Ver::ZERO }
     }
 
-    /// Notes why the attempt cannot go on.
-    pub(super) fn fail_sync(&mut self, why: &'static str) {
-        if let Some(s) = self.sync.as_mut() {
-            s.failed.get_or_insert(why);
-        }
-    }
-
-    /// The record has moved: joined, given up, or the target is gone.
-    pub(super) fn sync_record(&mut self, now: Tick, out: &mut Vec<Output>) {
-        let Some(s) = self.sync.as_ref() else { return };
-        let (rid, id) = (s.rid, s.sync_id);
-        if self.record.in_sync.contains_key(&rid) {
-            self.stats.syncs += 1;
-            self.stats.synced_blocks += s.copied;
-            self.sync_retry.remove(&rid);
-            self.put_off = None;
-            self.sync = None;
-            self.mirrored_are_writes(rid);
-            self.permit = Permit::None;
-            return out.push(Output::SyncOver);
-        }
-        let target = self.record.out.get(&rid);
-        let ours = target.is_some_and(|o| o.sync_id == Some(id));
-        // (Of one that was removed no SyncStart would ever succeed, and while it is proposed nothing else can be: seed 3228.)
-        if !ours && (s.stage != SyncStage::Proposed || target.is_none()) {
-            self.end_sync(now, out);
-        }
-    }
-
-    /// Others go first: this node's turn goes to another shard of it, and this one asks again soon.
-    pub(super) fn sync_refused(&mut self, now: Tick, out: &mut Vec<Output>) {
-        let Some(s) = self.sync.take_if(|s| s.stage == SyncStage::Proposed) else { return };
-        // More and more rarely, but often enough to take its turn.
-        let wait = self.sync_retry.get(&s.rid).map_or(SYNC_RETRY, |(_, w)| (w * 2).clamp(SYNC_RETRY, 8 * SYNC_RETRY));
-        self.sync_retry.insert(s.rid, (now.plus(wait), wait));
-        self.permit = Permit::None;
-        out.push(Output::SyncOver);
-    }
-
-    /// Ends the attempt without a join; everything it did is harmless.
-    pub(super) fn end_sync(&mut self, now: Tick, out: &mut Vec<Output>) {
-        let Some(s) = self.sync.take() else { return };
-        let rid = s.rid;
-        self.put_off.take_if(|p| p.rid == rid);
-        self.stats.syncs_failed += 1;
-        self.stats.synced_blocks += s.copied;
-        let wait = self.sync_retry.get(&rid).map_or(SYNC_RETRY, |(_, w)| (w * 2).min(SYNC_RETRY_MAX));
-        // One that gets on is not waited for longer and longer.
-        let wait = if s.copied > 0 { SYNC_RETRY } else { wait };
-        self.sync_retry.insert(rid, (now.plus(wait), wait));
-        self.suspects.remove(&rid);
-        self.pending.retain(|_, p| p.rid != rid && !p.what.is_sync());
-        self.writes.values_mut().for_each(|w| {
-            w.waiting.remove(&rid);
-            w.refused.remove(&rid);
-        });
-        self.permit = Permit::None;
-        out.push(Output::SyncOver);
-        self.recheck_probes(now, out);
-        self.recheck_writes(now, out);
-    }
-
     pub(super) fn sync_status(&self) -> Option<SyncStatus> {
         let s = self.sync.as_ref()?;
         Some(SyncStatus {
@@ -450,5 +395,35 @@ impl Coordinator {
             copied_blocks: s.copied,
             behind_bytes: s.behind as u64,
         })
+    }
+}
+
+/// Above which version a target is compared that has not shown that its journal is as far as when
+/// it was dropped: the base or the target's own watermark, whichever is lower, for it may be a copy
+/// from before, with newer writes than the ones it lacks (seed 906). A base that is a term's
+/// beginning says nothing of that term's writes (a take-over after it was cut short); then the
+/// target's own watermark says it, which is of that term or a newer one, and so of the same
+/// history.
+fn since(base: Ver, watermark: Ver) -> Ver {
+    let begins = base > Ver::ZERO && base.seq.0 == 0 && watermark.term >= base.term;
+    if begins { watermark } else { base.min(watermark) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_compared_above_what_it_surely_holds() {
+        let v = Ver::new;
+        assert_eq!(since(v(3, 9), v(3, 7)), v(3, 7));
+        assert_eq!(since(v(3, 7), v(3, 9)), v(3, 7));
+        // All of term 3 was there when it was dropped, or as much as the target knows of it; it may
+        // have noted a newer term.
+        assert_eq!(since(v(3, 0), v(3, 9)), v(3, 9));
+        assert_eq!(since(v(3, 0), v(4, 0)), v(4, 0));
+        // Another history, or new storage.
+        assert_eq!(since(Ver::ZERO, v(3, 9)), Ver::ZERO);
+        assert_eq!(since(v(4, 0), v(3, 9)), v(3, 9));
     }
 }

@@ -72,7 +72,7 @@ impl Coordinator {
 
     /// May it begin? If not, that is asked for; again if clients' writes have come to wait for it.
     pub(super) fn permitted(&mut self, out: &mut Vec<Output>) -> bool {
-        let urgent = self.record.in_sync.len() < self.cfg.min_replicas as usize;
+        let urgent = self.is_short_of_members();
         match self.permit {
             Permit::Granted => true,
             Permit::Asked { urgent: asked } if asked || !urgent => false,
