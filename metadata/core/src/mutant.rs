@@ -110,6 +110,22 @@ mutants! {
     AttachKeepsTerm,
     /// After a last resort the others keep the base of the history that was given up.
     ForceKeepsBase,
+    /// A shard is part of the volume before its replicas have been made.
+    PartBeforeMade,
+    /// A shard that became part of the volume late counts as served since it was asked for.
+    PartSinceAsked,
+    /// A replica of a shard that was never served is not replaced when it cannot be made.
+    UnmadeStays,
+    /// A replica of a shard that is served is replaced by one that holds nothing.
+    ReplacesServed,
+    /// Of several shards' changes in one command those behind a refused one are forgotten.
+    TogetherStopsAtRefusal,
+    /// Of several shards' changes in one command a drop may empty a set.
+    TogetherDropsLast,
+    /// Refusals push outcomes out of the table that makes requests exactly-once.
+    KeepsRefusals,
+    /// A disk that has failed for good is recorded as only failing when that report comes late.
+    FailingForgetsFailed,
 }
 
 #[cfg(feature = "mutants")]
