@@ -141,6 +141,8 @@ async fn negotiate<S: AsyncRead + AsyncWrite + Unpin>(
     let mut buf = Vec::new();
     let mut chunk = [0u8; 4096];
     loop {
+        // What is told of an export is to be true: after a pause of this process it may not be.
+        m.pulse.fresh().await;
         let mut out = Vec::new();
         let (used, next) = h.feed(&buf, &View(m), &mut out);
         buf.drain(..used);

@@ -12,6 +12,7 @@ mod http;
 mod identity;
 mod inspect;
 mod node;
+mod pulse;
 mod reactor;
 mod repair;
 mod rescue;

@@ -128,6 +128,18 @@ mutants! {
     FailingForgetsFailed,
 }
 
+/// Those that concern volumes of several shards: the simulator of growth notices them (tests/tests/growth.rs).
+pub const GROWTH: &[Mutant] = &[Mutant::PartBeforeMade, Mutant::PartSinceAsked, Mutant::UnmadeStays];
+
+/// Those that only the record shows (metadata/core/tests/rules.rs).
+pub const RECORD: &[Mutant] = &[
+    Mutant::ReplacesServed,
+    Mutant::TogetherStopsAtRefusal,
+    Mutant::TogetherDropsLast,
+    Mutant::KeepsRefusals,
+    Mutant::FailingForgetsFailed,
+];
+
 #[cfg(feature = "mutants")]
 thread_local! {
     static ACTIVE: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };

@@ -171,6 +171,7 @@ impl Conn {
             if waited && self.replies.client.is_gone() {
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
+            super::pause::over(&self.core).await;
             self.request(q, payload, ticket, held);
         }
     }

@@ -9,6 +9,7 @@ mod core;
 mod disk_host;
 mod intake;
 mod links;
+mod pause;
 mod replies;
 mod syncs;
 mod volume_host;
@@ -196,6 +197,11 @@ pub enum Event {
         vol: VolumeId,
         /// The attachment.
         session: SessionId,
+    },
+    /// This reactor was paused: it begins nothing before it is told that the node obeys the newest record.
+    Paused {
+        /// To tell it.
+        fresh: oneshot::Sender<()>,
     },
     /// A disk met more bad blocks than it may.
     DiskFailing {

@@ -21,6 +21,8 @@ struct Join {
     left: usize,
     parts: Vec<Option<ClientReply>>,
     worst: Option<IoError>,
+    /// It changes the volume.
+    writes: bool,
     done: Callback,
 }
 
@@ -39,6 +41,8 @@ pub struct VolumeStatus {
     pub requests: u64,
     /// Bytes of payload held for them.
     pub payload: u64,
+    /// Requests in flight that change the volume.
+    pub writes: usize,
 }
 
 pub(super) struct VolumeHost {
@@ -57,6 +61,8 @@ pub(super) struct VolumeHost {
     /// What clients have in flight. Closed when the attachment ends: then every connection answers what is left, and ends.
     pub intake: Rc<Intake>,
     pub over: bool,
+    /// It drains: shards that are made meanwhile are not begun.
+    stopping: bool,
 }
 
 fn record_of(v: &VolumeRecord, shard: u32) -> co::Record {
@@ -132,6 +138,7 @@ pub(super) fn start(core: &CoreRef, vol: VolumeId, session: SessionId) {
             // Until the policy is known.
             intake: Intake::new(1),
             over: false,
+            stopping: false,
         };
         if c.stopping {
             host.intake.close();
@@ -151,11 +158,14 @@ impl Core {
         let Some(h) = self.volumes.get_mut(&v.id) else { return };
         h.read_only = policy.read_only;
         h.intake.slots.set_most(u64::from(policy.queue_depth));
+        if h.stopping {
+            return;
+        }
         let first = h.shards.len() as u32;
         let mut started = Vec::new();
         for index in first..v.shards.len() as u32 {
-            // The record comes again when it has been made.
-            if !v.shard_made(index) {
+            // The record comes again when it has been made, and is part of the volume.
+            if !v.has_begun(index) {
                 break;
             }
             for r in v.shards[index as usize].replicas.values() {
@@ -228,7 +238,14 @@ impl Core {
                 c.set_policy(&policy);
             }
             let n = h.shards.len() as u32;
+            let before = h.disks.len();
             let new = h.follow_replicas(v);
+            if !new.is_empty() || before != h.disks.len() {
+                // Who came later may be nearer.
+                for (i, c) in h.shards.iter_mut().enumerate().filter(|(i, _)| *i < v.shards.len()) {
+                    c.set_nearest(nearest(&state, v, i as u32, &self.id));
+                }
+            }
             if v.coordinator.as_ref().is_some_and(|a| a.session == h.session) {
                 self.add_shards(v);
             }
@@ -319,10 +336,12 @@ impl Core {
     /// A client's request, in bytes of the volume. `done` is called exactly once.
     pub(super) fn client(&mut self, vol: VolumeId, op: ClientOp, done: Callback) {
         let Some(h) = self.volumes.get_mut(&vol).filter(|h| !h.over) else { return done(Err(IoError::Fenced)) };
+        let writes = matches!(op, ClientOp::Write { .. } | ClientOp::Zero { .. });
         let parts = split(op, h.shards.len());
         h.next += 1;
         let join = h.next;
-        h.joins.insert(join, Join { left: parts.len(), parts: vec![None; parts.len()], worst: None, done });
+        let n = parts.len();
+        h.joins.insert(join, Join { left: n, parts: vec![None; n], worst: None, writes, done });
         let mut inputs = Vec::new();
         for (i, (index, op)) in parts.into_iter().enumerate() {
             h.next += 1;
@@ -449,11 +468,13 @@ impl VolumeHost {
             connections: self.intake.connections(),
             requests: self.intake.slots.taken(),
             payload: self.intake.payload.taken(),
+            writes: self.joins.values().filter(|j| j.writes).count(),
         }
     }
     /// Ends client sessions; what is outstanding is carried out, then [`Event::Drained`] is said.
     pub(super) fn stop(&mut self, work: &mut std::collections::VecDeque<Work>) {
         self.intake.close();
+        self.stopping = true;
         for i in 0..self.shards.len() as u32 {
             let fenced = self.shards[i as usize].status().phase == Phase::Fenced;
             if !fenced {
