@@ -9,7 +9,7 @@ use hf_policy::{ClusterId, LogAge, NodeId};
 use prost_old::Message as _;
 use raft::eraftpb::{Message, MessageType};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -30,6 +30,7 @@ enum Input {
     Propose(Envelope, oneshot::Sender<Proposed>),
     Step(Box<Message>, Logs),
     Unreachable(u64),
+    SnapshotSent(u64, bool),
     LeaderGone(NodeId),
     Older(LogAge, String),
     Live(Liveness),
@@ -82,6 +83,8 @@ pub struct Outgoing {
     pub message: Vec<u8>,
     /// The logs at both ends.
     pub logs: Logs,
+    /// It carries an image: [`MetaHandle::snapshot_sent`] is to be told what became of it.
+    pub snapshot: bool,
 }
 
 /// How to start.
@@ -155,6 +158,13 @@ impl MetaHandle {
         let _ = self.tx.try_send(Input::Unreachable(node));
     }
 
+    /// An image has arrived at a node, or has not. (Until Raft is told it sends that node nothing else, and no other image.)
+    pub async fn snapshot_sent(&self, node: u64, sent: bool) {
+        while let Err(TrySendError::Full(_)) = self.tx.try_send(Input::SnapshotSent(node, sent)) {
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
     /// Something that was not there when it started says that this log is an older copy.
     pub fn is_older(&self, noted: LogAge, by: String) {
         let _ = self.tx.try_send(Input::Older(noted, by));
@@ -193,7 +203,9 @@ impl Loop {
         loop {
             self.node.on_ready()?;
             self.hand_out();
+            // Whoever is told an outcome finds it in the state.
             self.publish();
+            self.answer();
             let wait = next_tick.saturating_duration_since(Instant::now());
             match rx.recv_timeout(wait) {
                 Ok(Input::Stop(done)) => return Ok(Some(done)),
@@ -222,6 +234,7 @@ impl Loop {
             Input::Propose(env, tx) => self.node.propose(&env, tx),
             Input::Step(m, logs) => return self.node.step(*m, logs),
             Input::Unreachable(node) => self.node.unreachable(node),
+            Input::SnapshotSent(node, sent) => self.node.snapshot_sent(node, sent),
             Input::LeaderGone(node) => self.node.leader_gone(node.0),
             Input::Older(noted, by) => return self.node.is_older(noted, by),
             Input::Live(live) => self.node.live(live),
@@ -233,11 +246,15 @@ impl Loop {
     fn hand_out(&mut self) {
         for (m, logs) in std::mem::take(&mut self.node.out) {
             let (to, snapshot) = (m.to, m.msg_type() == MessageType::MsgSnapshot);
-            let sent = self.out.try_send(Outgoing { to, message: m.encode_to_vec(), logs }).is_ok();
-            if snapshot {
-                self.node.snapshot_sent(to, sent);
+            let sent = self.out.try_send(Outgoing { to, message: m.encode_to_vec(), logs, snapshot }).is_ok();
+            // Else whoever sends it tells what became of it.
+            if snapshot && !sent {
+                self.node.snapshot_sent(to, false);
             }
         }
+    }
+
+    fn answer(&mut self) {
         for (tx, what) in std::mem::take(&mut self.node.answers) {
             let _ = tx.send(what);
         }

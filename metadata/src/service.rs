@@ -29,6 +29,8 @@ pub struct Heard {
     nodes: BTreeMap<NodeId, Instant>,
     used: BTreeMap<DiskId, u64>,
     syncs: BTreeMap<NodeId, Vec<pb::SyncProgress>>,
+    /// Replicas that each node cannot make.
+    refused: BTreeMap<NodeId, Vec<u64>>,
     /// Syncs that were allowed lately: those who do them may not have told yet.
     allowed: BTreeMap<Going, Instant>,
     /// The Raft term in which this node leads and hears.
@@ -41,7 +43,8 @@ impl Heard {
         let up = self.nodes.iter().filter(|(_, t)| t.elapsed() < T_DEAD).map(|(n, _)| *n).collect();
         let away = |(n, t): (&NodeId, &Instant)| (t.elapsed() >= T_DEAD).then(|| (*n, t.elapsed().as_millis() as u64));
         let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
-        Liveness { up, used: self.used.clone(), away: self.nodes.iter().filter_map(away).collect(), wall_ms }
+        let refused = self.refused.values().flatten().map(|r| Rid(*r)).collect();
+        Liveness { up, used: self.used.clone(), away: self.nodes.iter().filter_map(away).collect(), refused, wall_ms }
     }
 
     /// A node was heard of.
@@ -49,6 +52,11 @@ impl Heard {
         self.nodes.insert(node, Instant::now());
         self.used.extend(used);
         self.syncs.insert(node, syncs);
+    }
+
+    /// What a node cannot make, as it told last.
+    pub fn cannot_make(&mut self, node: NodeId, rids: Vec<u64>) {
+        self.refused.insert(node, rids);
     }
 
     /// Syncs that go on, as the nodes that are up told last.
@@ -82,6 +90,7 @@ impl Heard {
             self.nodes = all.map(|n| (n, Instant::now())).collect();
             self.allowed.clear();
             self.syncs.clear();
+            self.refused.clear();
         }
     }
 }
@@ -140,6 +149,7 @@ impl PeerService {
             Proposed::Unknown => reply.unknown = true,
         }
         (reply.leader, reply.leader_api) = self.leader_hint();
+        reply.revision = self.meta.state.borrow().revision;
         Ok(reply)
     }
 }
@@ -247,6 +257,22 @@ impl Peer for PeerService {
         Ok(Response::new(Box::pin(until)))
     }
 
+    async fn living(&self, r: Request<pb::LivingRequest>) -> Result<Response<pb::LivingReply>, Status> {
+        self.check(&r.into_inner().cluster)?;
+        let status = self.meta.status.borrow().clone();
+        let known = self.heard.lock().ok().filter(|_| status.is_leader).map(|mut h| {
+            h.lead(status.term, self.view.borrow().nodes.keys().copied());
+            h.liveness()
+        });
+        let Some(live) = known else { return Ok(Response::new(pb::LivingReply::default())) };
+        let used = live.used.iter().map(|(d, used)| pb::DiskUse { disk: d.0, used: *used }).collect();
+        Ok(Response::new(pb::LivingReply { leader: true, up: live.up.iter().map(|n| n.0).collect(), used }))
+    }
+
+    async fn in_force(&self, _: Request<pb::InForceRequest>) -> Result<Response<pb::InForceReply>, Status> {
+        Err(Status::unimplemented("only a whole node knows what it obeys"))
+    }
+
     async fn heartbeat(&self, r: Request<pb::HeartbeatRequest>) -> Result<Response<pb::HeartbeatReply>, Status> {
         let r = r.into_inner();
         self.check(&r.cluster)?;
@@ -256,6 +282,7 @@ impl Peer for PeerService {
             && let Ok(mut h) = self.heard.lock()
         {
             h.beat(NodeId(r.node), r.disks.iter().map(|d| (DiskId(d.disk), d.used)), r.syncs);
+            h.cannot_make(NodeId(r.node), r.refused);
         }
         let (leader_node, leader_api) = self.leader_hint();
         let revision = self.view.borrow().revision;

@@ -71,9 +71,14 @@ impl Group {
         self.net.lock().unwrap().nodes.insert(n, handle);
         let net = self.net.clone();
         tokio::spawn(async move {
-            while let Some(Outgoing { to, message, logs }) = rx.recv().await {
+            while let Some(Outgoing { to, message, logs, snapshot }) = rx.recv().await {
                 let net = net.lock().unwrap();
-                match net.nodes.get(&to).filter(|_| !net.cut.contains(&n) && !net.cut.contains(&to)) {
+                let there = net.nodes.get(&to).filter(|_| !net.cut.contains(&n) && !net.cut.contains(&to));
+                if let Some(me) = net.nodes.get(&n).filter(|_| snapshot).cloned() {
+                    let sent = there.is_some();
+                    tokio::spawn(async move { me.snapshot_sent(to, sent).await });
+                }
+                match there {
                     Some(peer) => drop(peer.step(&message, logs)),
                     None => net.nodes.get(&n).into_iter().for_each(|me| me.unreachable(to)),
                 }

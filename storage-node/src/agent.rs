@@ -1,6 +1,7 @@
 //! The agent: makes what runs here agree with the record. Desired state comes in as the view, actual state is reported; a
 //! crash at any step is finished on restart, because every step is decided from the two anew.
 
+mod changes;
 mod replicas;
 
 use crate::export::Entry;
@@ -8,11 +9,10 @@ use crate::node::{Member, Node};
 use crate::reactor::{Event, Mail};
 use hf_frontends::nbd::ExportInfo;
 use hf_meta::raft_loop::RaftStatus;
+use hf_meta_core::Command;
 use hf_meta_core::record::{Attachment, ClusterState, DiskState, VolumeRecord};
-use hf_meta_core::{Command, Refusal};
 use hf_meta_proto::pb::{self, peer_client::PeerClient};
-use hf_policy::{DiskId, NodeId, Policy, Rid, SessionId, ShardId, Term, VolumeId};
-use hf_repl_core::coordinator::{Change, Proposed};
+use hf_policy::{DiskId, NodeId, Policy, Rid, SessionId, Term, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -50,8 +50,14 @@ pub fn start(node: Arc<Node>, m: Arc<Member>, events: mpsc::UnboundedReceiver<Ev
     tokio::spawn(node.clone().remember_log(m.clone()));
     tokio::spawn(announce(node.clone(), m.clone()));
     tokio::spawn(note_log_age(m.clone()));
-    tokio::spawn(listen(m.clone(), events, begun.clone()));
+    tokio::spawn(feel_pulse(node.clone(), m.clone()));
+    tokio::spawn(listen(node, m.clone(), events, begun.clone()));
     tokio::spawn(converge(m, begun));
+}
+
+/// After a pause of this process nobody is let in before everything here obeys the newest record.
+async fn feel_pulse(node: Arc<Node>, m: Arc<Member>) {
+    m.pulse.run(|| m.catch_up(node.put_node())).await;
 }
 
 async fn tend_reserve(node: Arc<Node>) {
@@ -158,6 +164,7 @@ async fn heartbeat(m: Arc<Member>) {
             let live = m.heard.lock().map(|mut h| {
                 h.lead(status.term, m.view.borrow().nodes.keys().copied());
                 h.beat(m.node, disks.iter().map(|d| (DiskId(d.disk), d.used)), syncs);
+                h.cannot_make(m.node, m.refused());
                 h.liveness()
             });
             if let Ok(live) = live {
@@ -264,23 +271,19 @@ async fn announce(node: Arc<Node>, m: Arc<Member>) {
 }
 
 /// What reactors say.
-async fn listen(m: Arc<Member>, mut events: mpsc::UnboundedReceiver<Event>, begun: Arc<Mutex<Begun>>) {
+async fn listen(node: Arc<Node>, m: Arc<Member>, mut events: mpsc::UnboundedReceiver<Event>, begun: Arc<Mutex<Begun>>) {
+    let changes = Arc::new(changes::Changes::default());
     while let Some(e) = events.recv().await {
         match e {
             Event::Propose { shard, session, epoch, term, change } => {
-                let m = m.clone();
-                let (vol, index) = (shard.vol, shard.index);
-                let cmd = match change {
-                    Change::Drop { rids, base, told } => {
-                        Command::Drop { vol, shard: index, epoch, term, rids, base, told }
-                    }
-                    Change::SyncStart { rid, sync_id } => {
-                        Command::SyncStart { vol, shard: index, epoch, term, rid, sync_id }
-                    }
-                    Change::Add { rid, store_uuid } => Command::Add { vol, shard: index, epoch, term, rid, store_uuid },
-                    Change::Scrubbed { id, report } => Command::Scrubbed { vol, shard: index, epoch, term, id, report },
-                };
-                tokio::spawn(async move { propose_change(&m, shard, session, cmd).await });
+                changes.ask(&m, changes::Asked { shard, session, epoch, term, change });
+            }
+            Event::Paused { fresh } => {
+                let (node, m) = (node.clone(), m.clone());
+                tokio::spawn(async move {
+                    while !m.catch_up(node.put_node()).await {}
+                    let _ = fresh.send(());
+                });
             }
             Event::Ready { vol, session, term } => ready(&m, &begun, vol, session, term),
             Event::Fenced { vol, session } | Event::Drained { vol, session } => {
@@ -322,28 +325,6 @@ fn report_disk(m: &Arc<Member>, disk: DiskId, state: DiskState) {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     });
-}
-
-async fn propose_change(m: &Member, shard: ShardId, session: SessionId, cmd: Command) {
-    let outcome = match m.propose_new(cmd).await {
-        Ok(Ok(_)) => Proposed::Done,
-        Ok(Err(Refusal::StaleTerm { .. } | Refusal::NotAttached)) => Proposed::Stale,
-        Ok(Err(Refusal::Busy(why))) => {
-            tracing::debug!(shard = %shard, "a sync waits: {why}");
-            Proposed::Busy
-        }
-        Ok(Err(e)) => {
-            tracing::info!("a change of a volume's replicas was refused: {e}");
-            Proposed::Retry
-        }
-        Err(e) => {
-            tracing::warn!("a change of a volume's replicas: {e}");
-            Proposed::Unknown
-        }
-    };
-    for r in &m.reactors {
-        r.send(Mail::Proposed { shard, session, outcome });
-    }
 }
 
 fn ready(m: &Arc<Member>, begun: &Mutex<Begun>, vol: VolumeId, session: SessionId, term: Term) {
@@ -413,10 +394,16 @@ async fn converge(m: Arc<Member>, begun: Arc<Mutex<Begun>>) {
             let disks = r.status().await.disks;
             held.extend(disks.into_iter().map(|d| (d.disk, d.replicas)));
         }
+        replicas::forget_refused(&m, &state);
         replicas::make(&m, &state, &begun, &held);
         replicas::adopt_lineages(&m, &state, &held);
         replicas::delete(&m, &state, &begun);
         run_attachments(&m, &state, &begun);
+        // Reactors take what they are told in order: now they have done it.
+        for r in &m.reactors {
+            r.status().await;
+        }
+        m.obeyed.send_replace(state.revision);
         // Again now and then: a step that failed is tried again.
         let _ = tokio::time::timeout(Duration::from_secs(2), rx.changed()).await;
     }

@@ -168,6 +168,8 @@ async fn negotiate<S: AsyncRead + AsyncWrite + Unpin>(m: &Member, s: &mut S) -> 
     let mut h = Handshake::default();
     let mut buf = Vec::new();
     loop {
+        // What is told of an export is to be true: after a pause of this process it may not be.
+        m.pulse.fresh().await;
         let mut out = Vec::new();
         let (used, next) = h.feed(&buf, &View(m), &mut out);
         buf.drain(..used);

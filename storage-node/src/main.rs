@@ -13,6 +13,7 @@ mod identity;
 mod inspect;
 mod memory;
 mod node;
+mod pulse;
 mod reactor;
 mod repair;
 mod rescue;

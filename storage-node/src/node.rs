@@ -55,6 +55,12 @@ pub struct Member {
     pub disk_reactor: Mutex<std::collections::BTreeMap<hf_policy::DiskId, usize>>,
     /// Disks that could not be opened, and why.
     pub broken: Mutex<Vec<(hf_policy::DiskId, String)>>,
+    /// Replicas that the record wants here and that cannot be made.
+    pub unmade: Mutex<std::collections::BTreeSet<hf_policy::Rid>>,
+    /// The revision of the record that everything here obeys: reactors, exports.
+    pub obeyed: watch::Sender<u64>,
+    /// Notices when this process was paused.
+    pub pulse: crate::pulse::Pulse,
 }
 
 /// The daemon.
@@ -108,11 +114,17 @@ impl Member {
         disks: Vec<pb::DiskUse>,
         syncs: Vec<pb::SyncProgress>,
     ) -> Option<pb::HeartbeatReply> {
+        let refused = self.refused();
         let ch = hf_meta_proto::channel(addr).ok()?;
         let cluster = self.cluster.0.to_be_bytes().to_vec();
-        let req = pb::HeartbeatRequest { node: self.node.0, cluster, disks, syncs, asks: false };
+        let req = pb::HeartbeatRequest { node: self.node.0, cluster, disks, syncs, asks: false, refused };
         let sent = tokio::time::timeout(Duration::from_secs(1), PeerClient::new(ch).heartbeat(req)).await;
         sent.ok()?.ok().map(tonic::Response::into_inner)
+    }
+
+    /// What the leader is told that this node cannot make: a bounded number of it.
+    pub fn refused(&self) -> Vec<u64> {
+        self.unmade.lock().map(|u| u.iter().take(REFUSED).map(|r| r.0).collect()).unwrap_or_default()
     }
 
     /// Waits until this node's view is as new as the leader's is now, so that what an operator asks here is decided on the
@@ -149,8 +161,22 @@ impl Member {
 
     /// Proposes a command and waits for its outcome; exactly once per request id.
     pub async fn propose(&self, request: RequestId, cmd: Command) -> Result<Outcome, hf_meta_proto::ProposeError> {
-        let env = Envelope { v: hf_meta_core::command::COMMAND_VERSION, request, at_ms: wall_ms(), cmd };
-        self.leader.propose(&env, &self.peers(), Duration::from_secs(15)).await
+        self.leader.propose(&envelope(request, cmd), &self.peers(), Duration::from_secs(15)).await
+    }
+
+    /// Waits until everything here obeys a record that was the newest at some moment after this was called. A leader's own word is not
+    /// enough for that, it may have been succeeded: something is committed.
+    pub async fn catch_up(&self, nothing_new: Command) -> bool {
+        let env = envelope(RequestId(random()), nothing_new);
+        let asked = self.leader.propose_seen(&env, &self.peers(), Duration::from_secs(5)).await;
+        let Ok((_, revision)) = asked else { return false };
+        self.obeys(revision, Duration::from_secs(5)).await
+    }
+
+    /// Waits until everything here obeys this revision of the record, or a later one.
+    pub async fn obeys(&self, revision: u64, patience: Duration) -> bool {
+        let mut rx = self.obeyed.subscribe();
+        matches!(tokio::time::timeout(patience, rx.wait_for(|r| *r >= revision)).await, Ok(Ok(_)))
     }
 
     /// What came of a request, if the cluster knows. Asked for when a repeated request seems impossible by now.
@@ -162,6 +188,14 @@ impl Member {
     pub async fn propose_new(&self, cmd: Command) -> Result<Outcome, hf_meta_proto::ProposeError> {
         self.propose(RequestId(random()), cmd).await
     }
+}
+
+/// So many replicas that cannot be made are told of at once.
+const REFUSED: usize = 256;
+
+/// A command as this node proposes it.
+pub fn envelope(request: RequestId, cmd: Command) -> Envelope {
+    Envelope { v: hf_meta_core::command::COMMAND_VERSION, request, at_ms: wall_ms(), cmd }
 }
 
 async fn bind(what: &str, addr: &str) -> anyhow::Result<TcpListener> {
@@ -416,6 +450,9 @@ impl Node {
             seats: Seats::new(self.cfg.nbd_connections),
             disk_reactor: Mutex::default(),
             broken: Mutex::default(),
+            unmade: Mutex::default(),
+            obeyed: watch::Sender::new(0),
+            pulse: Default::default(),
         });
         crate::disks::open_known(self, &member);
         if self.member.set(member.clone()).is_err() {

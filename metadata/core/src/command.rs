@@ -17,8 +17,12 @@ mod answer;
 
 pub use answer::*;
 
-/// The envelope version this code writes, and the newest it can apply.
-pub const COMMAND_VERSION: u32 = 1;
+/// The envelope version this code writes, and the newest it can apply. What a command of an older version means does not change.
+///
+/// New in 2: [`Command::Together`], [`Command::ReplaceUnmade`]; a volume can be attached while new shards of it are still to be made,
+/// which are part of it from the moment they are; refusals that can only be repeated are not kept; a disk that has failed is not
+/// failing again (docs/wire.md).
+pub const COMMAND_VERSION: u32 = 2;
 
 /// A command as it stands in the Raft log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +81,45 @@ pub enum Job {
     Scrub(VolumeId),
     /// A replica is filled, caught up, or moved.
     Replica(Rid),
+}
+
+/// What one shard's coordinator wants of the record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardChange {
+    /// Which shard.
+    pub shard: u32,
+    /// What.
+    pub what: ShardStep,
+}
+
+/// See the commands of the same names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShardStep {
+    /// [`Command::Drop`].
+    Drop {
+        /// Who.
+        rids: Vec<Rid>,
+        /// They hold every acknowledged write up to here.
+        base: Ver,
+        /// How far the journal of each one's disk had got, as it had last told the caller.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        told: BTreeMap<Rid, u64>,
+    },
+    /// [`Command::Add`].
+    Add {
+        /// Who.
+        rid: Rid,
+        /// The storage it has now.
+        store_uuid: StoreUuid,
+    },
+    /// [`Command::Scrubbed`].
+    Scrubbed {
+        /// Which scrub.
+        id: u64,
+        /// What it met.
+        report: ScrubReport,
+    },
 }
 
 /// Every mutation. Commands about a volume name the epoch they were decided on.
@@ -219,6 +262,33 @@ pub enum Command {
         /// How far the journal of each one's disk had got, as it had last told the caller.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         told: BTreeMap<Rid, u64>,
+    },
+    /// What the coordinators of several shards of one volume want, all decided on one record: each change is done or refused by itself,
+    /// and the epoch is raised once. Refused only if every change is.
+    Together {
+        /// Which volume.
+        vol: VolumeId,
+        /// Compare-and-set.
+        epoch: Epoch,
+        /// The caller's.
+        term: Term,
+        /// At most one of each shard.
+        changes: Vec<ShardChange>,
+    },
+    /// Replaces a replica of a shard that is not part of the volume yet, because its node does not make it: nothing was ever written
+    /// there.
+    ReplaceUnmade {
+        /// Which volume.
+        vol: VolumeId,
+        /// Which shard.
+        shard: u32,
+        /// Compare-and-set.
+        epoch: Epoch,
+        /// Who.
+        rid: Rid,
+        /// Where the new one goes. Without a place the replica leaves the in-sync set, and the shard begins with the others.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        disk: Option<DiskId>,
     },
     /// Out → Syncing.
     SyncStart {

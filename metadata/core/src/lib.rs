@@ -18,6 +18,7 @@
 
 pub mod apply;
 pub mod command;
+mod growth;
 pub mod image;
 pub mod limits;
 pub mod mutant;

@@ -122,10 +122,38 @@ mutants! {
     QueueIsSilence,
     /// After a last resort the others keep the base of the history that was given up.
     ForceKeepsBase,
+    /// A shard is part of the volume before its replicas have been made.
+    PartBeforeMade,
+    /// A shard that became part of the volume late counts as served since it was asked for.
+    PartSinceAsked,
+    /// A replica of a shard that was never served is not replaced when it cannot be made.
+    UnmadeStays,
+    /// A replica of a shard that is served is replaced by one that holds nothing.
+    ReplacesServed,
+    /// Of several shards' changes in one command those behind a refused one are forgotten.
+    TogetherStopsAtRefusal,
+    /// Of several shards' changes in one command a drop may empty a set.
+    TogetherDropsLast,
+    /// Refusals push outcomes out of the table that makes requests exactly-once.
+    KeepsRefusals,
+    /// A disk that has failed for good is recorded as only failing when that report comes late.
+    FailingForgetsFailed,
 }
 
 /// Rules of links, on which the simulator's messages do not depend: `replication/core/tests/links.rs` breaks each of them.
 pub const OF_LINKS: &[Mutant] = &[Mutant::CreditIgnored, Mutant::AnswersWithoutRoom, Mutant::QueueIsSilence];
+
+/// Those that concern volumes of several shards: the simulator of growth notices them (tests/tests/growth.rs).
+pub const GROWTH: &[Mutant] = &[Mutant::PartBeforeMade, Mutant::PartSinceAsked, Mutant::UnmadeStays];
+
+/// Those that only the record shows (metadata/core/tests/rules.rs).
+pub const RECORD: &[Mutant] = &[
+    Mutant::ReplacesServed,
+    Mutant::TogetherStopsAtRefusal,
+    Mutant::TogetherDropsLast,
+    Mutant::KeepsRefusals,
+    Mutant::FailingForgetsFailed,
+];
 
 #[cfg(feature = "mutants")]
 thread_local! {

@@ -4,7 +4,7 @@ use crate::command::Refusal;
 use crate::record::*;
 use hf_policy::placement::{self, DiskView};
 use hf_policy::policy::{AttrMap, change_online};
-use hf_policy::{DiskId, NodeId, Policy, SHARD_BYTES};
+use hf_policy::{DiskId, NodeId, Policy, Rid, SHARD_BYTES};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The leader's soft state that planning looks at: who answers, and how full disks are. Only used for *when* and *where*,
@@ -17,6 +17,8 @@ pub struct Liveness {
     pub used: BTreeMap<DiskId, u64>,
     /// Nodes that do not answer, and for how many milliseconds.
     pub away: BTreeMap<NodeId, u64>,
+    /// Replicas that their nodes could not make, as they told last.
+    pub refused: BTreeSet<Rid>,
     /// The leader's wall clock in Unix milliseconds, for what happens every so often; 0: not known, nothing is due.
     pub wall_ms: u64,
 }

@@ -8,6 +8,7 @@ pub use log::*;
 pub use node::*;
 
 use crate::command::Outcome;
+use crate::mutant::{self, Mutant};
 use hf_policy::attributes::Media;
 use hf_policy::policy::AttrMap;
 use hf_policy::{
@@ -133,7 +134,8 @@ impl ReplicaRecord {
 pub struct ShardRecord {
     /// Its replicas.
     pub replicas: BTreeMap<Rid, ReplicaRecord>,
-    /// The volume's term when this shard was added; 0 if the volume began with it. Its replicas promised nothing before.
+    /// The volume's term when this shard became part of it (by commands of version 1: when it was added); 0 if the volume began
+    /// with it. Its replicas promised nothing before.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub since: Term,
 }
@@ -288,10 +290,27 @@ impl VolumeRecord {
         let old = self.shards.get(index as usize).is_some_and(|s| self.activated > s.since);
         if old { self.activated } else { Term(0) }
     }
+    /// How many shards are part of the volume: those before the first one whose storage is still to be made. It never shrinks, and
+    /// what is beyond it was never served, so its replicas may be exchanged freely.
+    pub fn begun(&self) -> u32 {
+        let all = self.shards.len() as u32;
+        if mutant::is(Mutant::PartBeforeMade) {
+            return all;
+        }
+        (0..all).find(|i| !self.shard_made(*i)).unwrap_or(all)
+    }
+    /// Is this shard part of the volume?
+    pub fn has_begun(&self, index: u32) -> bool {
+        index < self.begun()
+    }
     /// Bytes that can be used now: up to the first shard whose storage is still to be made.
     pub fn made_size(&self) -> u64 {
-        let made = (0..self.shards.len() as u32).take_while(|i| self.shard_made(*i));
-        made.map(|i| self.shard_bytes(i)).sum::<u64>().min(self.size)
+        (0..self.begun()).map(|i| self.shard_bytes(i)).sum::<u64>().min(self.size)
+    }
+    /// May it be attached? A volume that grows may be, without what is still to be made; one that was never attached is to have all
+    /// that was asked for.
+    pub fn attachable(&self) -> bool {
+        self.begun() > 0 && (self.term > Term(0) || self.ready())
     }
     /// Every replica with its shard.
     pub fn replicas(&self) -> impl Iterator<Item = (ShardId, &ReplicaRecord)> {

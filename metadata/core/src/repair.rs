@@ -5,6 +5,7 @@
 //! members out of the set; here they are marked as leaving.
 
 use crate::command::Command;
+use crate::growth;
 use crate::plan::{Liveness, inventory};
 use crate::record::*;
 use crate::upkeep::{rebalance, scrubs};
@@ -56,6 +57,10 @@ pub enum Standing {
 pub fn standing(state: &ClusterState, live: &Liveness, policy: &Policy, r: &ReplicaRecord) -> Standing {
     let (Some(disk), Some(node)) = (state.disks.get(&r.disk), state.nodes.get(&r.node)) else { return Standing::Gone };
     if matches!(disk.state, DiskState::Failed(_)) {
+        return Standing::Gone;
+    }
+    // Its node cannot make it (its disk has no entry left, or is not in service): it is to be made elsewhere.
+    if r.store_uuid.is_none() && live.refused.contains(&r.rid) {
         return Standing::Gone;
     }
     let up = live.up.contains(&r.node);
@@ -111,6 +116,7 @@ pub fn steps(state: &ClusterState, live: &Liveness, salt: u64) -> Vec<Step> {
     let filling = |r: &&ReplicaRecord| {
         live.up.contains(&r.node)
             && !r.fill_held()
+            && !live.refused.contains(&r.rid)
             && matches!(r.state, ReplicaState::Out { base } | ReplicaState::Syncing { base, .. } if base == hf_policy::Ver::ZERO)
     };
     // What nobody can fill now takes no part of the budget.
@@ -127,10 +133,21 @@ pub fn steps(state: &ClusterState, live: &Liveness, salt: u64) -> Vec<Step> {
     for v in state.volumes.values() {
         let Ok(policy) = Policy::from_attrs(&v.attrs) else { continue };
         attend(state, live, v, &policy, &mut out);
-        if state.rebuild_paused || !attended(state, live, v) {
+        if state.rebuild_paused {
             continue;
         }
-        for (index, s) in v.shards.iter().enumerate() {
+        if let Some(cmd) = growth::step(state, live, v, &policy, &inv, salt) {
+            if let Command::ReplaceUnmade { shard, disk: Some(disk), .. } = &cmd {
+                let taken = inv.iter_mut().filter(|d| d.disk == *disk);
+                taken.for_each(|d| d.placed += v.shard_bytes(*shard));
+            }
+            out.push(Step::Do(cmd));
+            continue;
+        }
+        if !attended(state, live, v) {
+            continue;
+        }
+        for (index, s) in v.shards.iter().enumerate().take(v.begun() as usize) {
             let sorted = sort(state, live, &policy, &inv, s);
             // One change of a volume at a time: each moves its epoch.
             let held = s.replicas.values().any(|r| held(state, r));
@@ -245,7 +262,7 @@ pub fn needs_coordinator(state: &ClusterState, live: &Liveness, v: &VolumeRecord
     if v.scrub.as_ref().is_some_and(|s| !s.paused) {
         return true;
     }
-    v.replicas().any(|(_, r)| {
+    v.replicas().filter(|(shard, _)| v.has_begun(shard.index)).any(|(_, r)| {
         let works = state.disks.get(&r.disk).is_some_and(|d| !matches!(d.state, DiskState::Failed(_)));
         let there = live.up.contains(&r.node) && works;
         let gone = standing(state, live, policy, r) == Standing::Gone;
@@ -277,7 +294,7 @@ fn attend(state: &ClusterState, live: &Liveness, v: &VolumeRecord, policy: &Poli
         }
         Some(a) if a.maintenance && live.up.contains(&a.node) => {}
         Some(a) if !a.maintenance && !abandoned(state, live, policy, a.node) => {}
-        _ if needed && v.ready() => {
+        _ if needed && v.attachable() => {
             let able = |r: &&ReplicaRecord| r.in_sync() && live.up.contains(&r.node);
             let node =
                 v.shards.first().and_then(|s| s.replicas.values().filter(able).min_by_key(|r| (r.leaving, r.rid)));

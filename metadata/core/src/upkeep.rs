@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 pub(crate) fn scrubs(state: &ClusterState, live: &Liveness, out: &mut Vec<Step>) {
     let going = state.volumes.values().filter(|v| v.scrub.as_ref().is_some_and(|s| !s.paused)).count();
     let mut due: Vec<(u64, &VolumeRecord)> = Vec::new();
-    for v in state.volumes.values().filter(|v| v.scrub.is_none() && v.ready()) {
+    for v in state.volumes.values().filter(|v| v.scrub.is_none() && v.attachable()) {
         let every = Policy::from_attrs(&v.attrs).map_or(0, |p| p.scrub_interval / 1000);
         let last = v.scrubbed.map_or(v.created_ms, |s| s.at_ms);
         if every > 0 && live.wall_ms >= last.saturating_add(every) {

@@ -2,7 +2,7 @@
 //! exactly-once, followers converge by deltas, images round-trip.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use hf_meta_core::command::Job;
+use hf_meta_core::command::{COMMAND_VERSION, Job, ShardChange, ShardStep};
 use hf_meta_core::record::*;
 use hf_meta_core::{Command, Envelope, Refusal, Reply, image, plan};
 use hf_policy::attributes::Media;
@@ -41,7 +41,7 @@ impl World {
     }
     fn env(&mut self, cmd: Command) -> Envelope {
         self.req += 1;
-        Envelope { v: 1, request: RequestId(self.req), at_ms: 0, cmd }
+        Envelope { v: COMMAND_VERSION, request: RequestId(self.req), at_ms: 0, cmd }
     }
     fn run(&mut self, cmd: Command) -> Result<Reply, Refusal> {
         let e = self.env(cmd);
@@ -227,7 +227,20 @@ fn a_volume_grows_into_new_shards() {
 /// A command as nobody sane would give it; most are refused.
 fn anything(rnd: &mut impl FnMut(u64) -> u64, v: VolumeId, epoch: Epoch, term: Term) -> Command {
     let rid = Rid(1 + rnd(5));
-    match rnd(18) {
+    match rnd(20) {
+        18 => {
+            let what = match rnd(3) {
+                0 => ShardStep::Drop { rids: vec![rid], base: Ver::ZERO, told: Default::default() },
+                1 => ShardStep::Add { rid, store_uuid: StoreUuid(1) },
+                _ => ShardStep::Scrubbed { id: 1 + rnd(9), report: Default::default() },
+            };
+            let other = ShardChange { shard: rnd(2) as u32, what: what.clone() };
+            Command::Together { vol: v, epoch, term, changes: vec![ShardChange { shard: 0, what }, other] }
+        }
+        19 => {
+            let disk = (rnd(2) == 0).then(|| DiskId(1 + rnd(4)));
+            Command::ReplaceUnmade { vol: v, shard: rnd(2) as u32, epoch, rid, disk }
+        }
         11 => Command::Leave { vol: v, shard: 0, epoch, rid },
         12 => Command::SetNodeMode { node: NodeId(1 + rnd(4)), mode: NodeMode::Draining },
         13 => Command::RemoveNode { node: NodeId(1 + rnd(4)) },
@@ -397,4 +410,13 @@ fn a_shard_is_known_to_have_been_served_only_after_a_term_that_began_with_it() {
     assert_eq!((w.v(v).served_term(0), w.v(v).served_term(1)), (first, Term(0)));
     let second = attach(&mut w);
     assert_eq!((w.v(v).served_term(0), w.v(v).served_term(1), w.v(v).served_term(2)), (second, second, Term(0)));
+}
+
+/// Commands as they stand in logs: they are read, and written again to the same bytes.
+#[test]
+fn golden_commands_are_read_and_written_as_they_were() {
+    for line in include_str!("../testdata/commands.jsonl").lines() {
+        let env = Envelope::decode(line.as_bytes()).unwrap_or_else(|e| panic!("{line}: {e}"));
+        assert_eq!(String::from_utf8(env.encode().unwrap()).unwrap(), line);
+    }
 }

@@ -4,8 +4,10 @@
 
 mod world;
 
-use hf_meta_core::Command;
-use hf_meta_core::record::{ReplicaRecord, ReplicaState};
+use hf_meta_core::command::{COMMAND_VERSION, ShardChange, ShardStep};
+use hf_meta_core::record::{DiskState, ReplicaRecord, ReplicaState};
+use hf_meta_core::{Command, Envelope, plan};
+use hf_policy::policy::parse_pairs;
 use hf_policy::*;
 use world::World;
 
@@ -62,8 +64,103 @@ fn another_history_knows_no_base() -> bool {
     [rids[0], rids[2]].iter().all(|r| replica(&w, vol, *r).state == ReplicaState::Out { base: Ver::ZERO })
 }
 
+/// Attached, with a second shard asked for.
+fn grown() -> (World, VolumeId) {
+    let mut w = World::new(1, 4);
+    let vol = w.volume("v", "size=64GiB replicas=3 min_replicas=1");
+    attach(&mut w, vol, 11);
+    let change = parse_pairs(["size=128GiB"]).unwrap();
+    let v = w.s.volumes[&vol].clone();
+    let new_shards = plan::set_policy(&w.s, &w.live, &v, &change, 5).unwrap();
+    w.run(Command::SetPolicy { vol, epoch: v.epoch, change, new_shards }).unwrap();
+    (w, vol)
+}
+
+/// What is still to be made is no part of the volume: nobody coordinates it, and nobody waits for it.
+fn what_is_not_made_is_no_part() -> bool {
+    let (w, vol) = grown();
+    w.s.volumes[&vol].made_size() == SHARD_BYTES
+}
+
+/// A shard that began in a term is not known to have been served before, whatever was recorded meanwhile: its replicas promised nothing.
+fn a_new_shard_was_served_in_no_earlier_term() -> bool {
+    let (mut w, vol) = grown();
+    let term = attach(&mut w, vol, 12);
+    w.run(Command::Activated { vol, term }).unwrap();
+    w.agents();
+    w.s.volumes[&vol].served_term(1) == Term(0) && w.s.volumes[&vol].served_term(0) == term
+}
+
+/// A replica that its node cannot make is made elsewhere, or the volume would never be what was asked for.
+fn what_cannot_be_made_is_made_elsewhere() -> bool {
+    let (mut w, vol) = grown();
+    w.full.insert(w.s.volumes[&vol].shards[1].replicas.values().next().unwrap().disk);
+    w.settle();
+    w.s.volumes[&vol].made_size() == 2 * SHARD_BYTES
+}
+
+/// A member of a shard that is served holds what was acknowledged: nobody puts another one that holds nothing in its place (I4).
+fn what_is_served_is_not_replaced() -> bool {
+    let (mut w, vol, rids) = one_is_out();
+    let epoch = w.s.volumes[&vol].epoch;
+    w.run(Command::ReplaceUnmade { vol, shard: 0, epoch, rid: rids[0], disk: None });
+    replica(&w, vol, rids[0]).in_sync()
+}
+
+/// Of several shards' changes each is decided by itself.
+fn a_refused_change_stops_no_other() -> bool {
+    let (mut w, vol) = grown();
+    w.agents();
+    let v = w.s.volumes[&vol].clone();
+    let all = |i: usize| v.shards[i].in_sync().into_iter().collect::<Vec<_>>();
+    let drop =
+        |shard, rids| ShardChange { shard, what: ShardStep::Drop { rids, base: Ver::ZERO, told: Default::default() } };
+    let changes = vec![drop(0, all(0)), drop(1, all(1)[..1].to_vec())];
+    w.run(Command::Together { vol, epoch: v.epoch, term: v.term, changes });
+    w.s.volumes[&vol].shards[1].in_sync().len() == 2
+}
+
+/// ... and none empties a set (hazard 3).
+fn no_change_of_several_empties_a_set() -> bool {
+    let (mut w, vol) = grown();
+    let v = w.s.volumes[&vol].clone();
+    let rids: Vec<Rid> = v.shards[0].in_sync().into_iter().collect();
+    let what = ShardStep::Drop { rids, base: Ver::ZERO, told: Default::default() };
+    let cmd = Command::Together { vol, epoch: v.epoch, term: v.term, changes: vec![ShardChange { shard: 0, what }] };
+    let env = Envelope { v: COMMAND_VERSION, request: RequestId(99_999), at_ms: 0, cmd };
+    w.s.apply(&env).is_err() && w.s.check().is_ok()
+}
+
+/// Requests stay exactly-once however many others are refused meanwhile.
+fn refusals_push_nothing_out() -> bool {
+    let (mut w, vol, _) = one_is_out();
+    let stale = Command::Leave { vol, shard: 0, epoch: Epoch(1), rid: Rid(1) };
+    let before = w.s.requests.len();
+    w.run(stale);
+    w.s.requests.len() == before
+}
+
+/// A disk that has failed holds nothing, whatever was reported of it a moment before.
+fn a_failed_disk_does_not_get_better_by_itself() -> bool {
+    let (mut w, _, _) = one_is_out();
+    let (disk, why) = (DiskId(1), String::from("x"));
+    w.run(Command::SetDiskState { disk, state: DiskState::Failed(why.clone()) }).unwrap();
+    w.run(Command::SetDiskState { disk, state: DiskState::Failing(why.clone()) }).unwrap();
+    let stays = w.s.disks[&disk].state == DiskState::Failed(why);
+    w.run(Command::SetDiskState { disk, state: DiskState::Ok }).unwrap();
+    stays && w.s.disks[&disk].state == DiskState::Ok
+}
+
 #[test]
 fn the_record_keeps_its_rules() {
+    assert!(what_is_not_made_is_no_part());
+    assert!(a_new_shard_was_served_in_no_earlier_term());
+    assert!(what_cannot_be_made_is_made_elsewhere());
+    assert!(what_is_served_is_not_replaced());
+    assert!(a_refused_change_stops_no_other());
+    assert!(no_change_of_several_empties_a_set());
+    assert!(refusals_push_nothing_out());
+    assert!(a_failed_disk_does_not_get_better_by_itself());
     assert!(wiped_storage_has_no_base());
     assert!(each_attachment_has_its_own_term());
     assert!(another_history_knows_no_base());
@@ -82,5 +179,13 @@ fn a_broken_rule_of_the_record_shows() {
     broken(Mutant::WipedKeepsBase, wiped_storage_has_no_base);
     broken(Mutant::AttachKeepsTerm, each_attachment_has_its_own_term);
     broken(Mutant::ForceKeepsBase, another_history_knows_no_base);
+    broken(Mutant::PartBeforeMade, what_is_not_made_is_no_part);
+    broken(Mutant::PartSinceAsked, a_new_shard_was_served_in_no_earlier_term);
+    broken(Mutant::UnmadeStays, what_cannot_be_made_is_made_elsewhere);
+    broken(Mutant::ReplacesServed, what_is_served_is_not_replaced);
+    broken(Mutant::TogetherStopsAtRefusal, a_refused_change_stops_no_other);
+    broken(Mutant::TogetherDropsLast, no_change_of_several_empties_a_set);
+    broken(Mutant::KeepsRefusals, refusals_push_nothing_out);
+    broken(Mutant::FailingForgetsFailed, a_failed_disk_does_not_get_better_by_itself);
     the_record_keeps_its_rules();
 }

@@ -73,8 +73,19 @@ impl LeaderClient {
 
     /// Proposes until an outcome is known or `patience` is over. `nodes`: every address that may lead.
     pub async fn propose(&self, env: &Envelope, nodes: &[String], patience: Duration) -> Result<Outcome, ProposeError> {
+        self.propose_seen(env, nodes, patience).await.map(|(outcome, _)| outcome)
+    }
+
+    /// The same, and the revision of the record in which its effects are.
+    pub async fn propose_seen(
+        &self,
+        env: &Envelope,
+        nodes: &[String],
+        patience: Duration,
+    ) -> Result<(Outcome, u64), ProposeError> {
         let req = ProposeRequest { envelope: env.encode()?, ..self.request() };
-        self.until_answered(req, nodes, patience, |bytes| serde_json::from_slice(bytes)).await
+        let read = |r: &ProposeReply| serde_json::from_slice(&r.outcome).map(|o| (o, r.revision));
+        self.until_answered(req, nodes, patience, read).await
     }
 
     /// What came of a request, if it was ever applied and is not forgotten yet.
@@ -85,7 +96,9 @@ impl LeaderClient {
         patience: Duration,
     ) -> Result<Option<Outcome>, ProposeError> {
         let req = ProposeRequest { request: request.0.to_be_bytes().to_vec(), ..self.request() };
-        let read = |bytes: &[u8]| if bytes.is_empty() { Ok(None) } else { serde_json::from_slice(bytes).map(Some) };
+        let read = |r: &ProposeReply| {
+            if r.outcome.is_empty() { Ok(None) } else { serde_json::from_slice(&r.outcome).map(Some) }
+        };
         self.until_answered(req, nodes, patience, read).await
     }
 
@@ -98,7 +111,7 @@ impl LeaderClient {
         req: ProposeRequest,
         nodes: &[String],
         patience: Duration,
-        read: impl Fn(&[u8]) -> Result<T, serde_json::Error>,
+        read: impl Fn(&ProposeReply) -> Result<T, serde_json::Error>,
     ) -> Result<T, ProposeError> {
         let began = Instant::now();
         let mut problem = String::from("no node is known");
@@ -122,7 +135,7 @@ impl LeaderClient {
             let others: Vec<String> = nodes.iter().filter(|n| **n != target).cloned().collect();
             let asked = tokio::select! {
                 r = self.ask(&target, ProposeRequest { relay: avoid.is_some(), ..req.clone() }) => r,
-                r = self.relayed(&others, &req) => match read(&r.outcome) {
+                r = self.relayed(&others, &req) => match read(&r) {
                     Ok(o) => return Ok(o),
                     Err(_) => continue,
                 },
@@ -133,7 +146,7 @@ impl LeaderClient {
                 }
             };
             match asked {
-                Ok(r) if !r.not_leader && !r.unknown => match read(&r.outcome) {
+                Ok(r) if !r.not_leader && !r.unknown => match read(&r) {
                     Ok(o) => {
                         self.hint(Some(target));
                         return Ok(o);

@@ -10,7 +10,7 @@ use crate::node::Member;
 use crate::reactor::{Held, Mail};
 use hf_meta_core::Command;
 use hf_meta_core::record::{ClusterState, ReplicaRecord};
-use hf_policy::{BLOCK_BYTES, DiskId, SessionId, StoreUuid, Term, Ver, VolumeId};
+use hf_policy::{BLOCK_BYTES, DiskId, Rid, SessionId, StoreUuid, Term, Ver, VolumeId};
 use hf_store::ReplicaRec;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -74,6 +74,7 @@ async fn make_one(m: Arc<Member>, vol: VolumeId, disk: DiskId, rec: ReplicaRec, 
     let fresh = m.freshen().await;
     let wanted =
         m.view.borrow().volumes.get(&vol).is_some_and(|v| v.replicas().any(|(_, r)| r.rid == rid && !r.leaving));
+    let mut refused = (reactor.is_none() && fresh && wanted).then(|| "the disk is not in service here".to_string());
     if let Some(reactor) = reactor.filter(|_| fresh && wanted) {
         let (tx, rx) = oneshot::channel();
         m.reactors[reactor].send(Mail::CreateReplica { disk, rec: Box::new(rec), reply: tx });
@@ -85,7 +86,7 @@ async fn make_one(m: Arc<Member>, vol: VolumeId, disk: DiskId, rec: ReplicaRec, 
                 true
             }
             Ok(Err(e)) => {
-                tracing::error!(replica = %rid, disk = %disk, "cannot create a replica: {e}");
+                refused = Some(e.to_string());
                 false
             }
             Err(_) => false,
@@ -94,8 +95,32 @@ async fn make_one(m: Arc<Member>, vol: VolumeId, disk: DiskId, rec: ReplicaRec, 
             tracing::warn!(replica = %rid, "a new replica was refused: {e}");
         }
     }
+    if fresh {
+        note_refused(&m, rid, disk, refused);
+    }
     if let Ok(mut b) = begun.lock() {
         b.making.remove(&rid);
+    }
+}
+
+/// The leader is told what cannot be made here, and gives it to another disk; the log is told once.
+fn note_refused(m: &Member, rid: Rid, disk: DiskId, why: Option<String>) {
+    let Ok(mut unmade) = m.unmade.lock() else { return };
+    match why {
+        Some(why) if unmade.insert(rid) => {
+            tracing::error!(replica = %rid, disk = %disk, "cannot create a replica: {why}; the leader is asked for another place");
+        }
+        Some(_) => {}
+        None => drop(unmade.remove(&rid)),
+    }
+}
+
+/// What is not wanted here any more need not be told of.
+pub(super) fn forget_refused(m: &Member, state: &ClusterState) {
+    let Ok(mut unmade) = m.unmade.lock() else { return };
+    if !unmade.is_empty() {
+        let here = |rid: &Rid| state.volumes.values().any(|v| v.replicas().any(|(_, r)| r.rid == *rid));
+        unmade.retain(here);
     }
 }
 

@@ -37,7 +37,6 @@ impl Service {
         let began = Instant::now();
         let session = m.new_session();
         let name = &r.name;
-        let mut attempt = 0u128;
         let term = loop {
             let v = find(&m.view.borrow().clone(), name)?;
             let mut steal = false;
@@ -45,19 +44,20 @@ impl Service {
                 // (A detach that is under way is given up by an attach: its clients' open requests
                 // end with an error.)
                 let ours = a.node == m.node && m.is_ours(a.session) && !m.exports.is_ending(v.id, a.session);
-                if ours && v.activated == v.term && !a.maintenance {
-                    return text(
-                        format!("volume {name} is attached here already"),
-                        serde_json::json!({"volume": name}),
-                    );
+                if ours && !a.maintenance {
+                    if v.activated == v.term {
+                        return text(
+                            format!("volume {name} is attached here already"),
+                            serde_json::json!({"volume": name}),
+                        );
+                    }
+                    // It is on its way: another term would only begin again, and on slow disks never end.
+                    break v.term;
                 }
                 steal = r.force || a.node == m.node || !self.liveness(m).await?.up.contains(&a.node);
             }
-            // One request id per decision: a repeated decision on a newer record is a new request.
-            let id = RequestId(request.0.wrapping_add(attempt));
-            attempt += 1;
             let cmd = Command::Attach { vol: v.id, epoch: v.epoch, node: m.node, session, steal, maintenance: false };
-            match m.propose(id, cmd).await.map_err(|e| Status::unavailable(e.to_string()))? {
+            match m.propose(request, cmd).await.map_err(|e| Status::unavailable(e.to_string()))? {
                 Ok(Reply::Attached(term)) => break term,
                 Ok(_) => return Err(Status::internal("unexpected answer to an attach")),
                 Err(Refusal::EpochMismatch { .. } | Refusal::NotReady(_)) if began.elapsed() < VISIBLE => {
@@ -70,6 +70,9 @@ impl Service {
             let v = s.volume_named(name)?;
             if v.term > term {
                 return Some(Err(Status::aborted(format!("volume {name} was attached elsewhere meanwhile"))));
+            }
+            if v.term == term && v.coordinator.is_none() {
+                return Some(Err(Status::aborted(format!("volume {name} was detached meanwhile"))));
             }
             let exported = Policy::from_attrs(&v.attrs).is_ok_and(|p| p.exports.nbd);
             (v.activated == term && (!exported || m.exports.get(name).is_some())).then_some(Ok(exported))

@@ -1,6 +1,7 @@
 //! The gRPC services of a node: what operators ask (`Api`) and what other nodes ask (`Peer`).
 
 mod attach;
+mod force;
 mod status;
 
 use crate::identity::random;
@@ -8,7 +9,7 @@ use crate::node::{Member, Node};
 use hf_meta::service::{AliveStream, DeltaStream};
 use hf_meta_core::plan;
 use hf_meta_core::record::{ClusterState, VolumeRecord};
-use hf_meta_core::{Command, Envelope, Outcome, Refusal, Reply};
+use hf_meta_core::{Command, Outcome, Refusal, Reply};
 use hf_meta_proto::pb::{self, api_client::ApiClient, api_server::Api, peer_client::PeerClient, peer_server::Peer};
 use hf_policy::policy::AttrMap;
 use hf_policy::{ClusterId, Epoch, Lineage, NodeId, RequestId, VolumeId};
@@ -63,7 +64,7 @@ fn internal(e: impl std::fmt::Display) -> Status {
 }
 
 fn text(t: impl Into<String>, json: serde_json::Value) -> Answer<pb::TextReply> {
-    Ok(Response::new(pb::TextReply { text: t.into(), json: json.to_string() }))
+    Ok(Response::new(pb::TextReply { text: t.into(), json: json.to_string(), not_yet: String::new() }))
 }
 
 /// The caller's request id, or a fresh one.
@@ -75,28 +76,25 @@ fn request_id(given: &str) -> Result<RequestId, Status> {
 }
 
 /// Decides on the newest record and proposes; decides again as long as others change the record in between (a coordinator
-/// that drops a replica, the leader's repairs). The n-th decision has its own request id, so that a caller who repeats
-/// the whole request meets the outcomes of all of them in order.
+/// that drops a replica, the leader's repairs). All decisions have the one request id: what was refused for being overtaken is not kept, so
+/// that a caller who repeats the whole request meets the outcome of the one that was done.
 async fn decide(
     m: &Member,
     request: RequestId,
     mut decide: impl FnMut(&ClusterState) -> Result<Command, Status>,
 ) -> Result<Reply, Status> {
     let end = Instant::now() + VISIBLE;
-    let mut attempt = 0u128;
     loop {
-        let id = RequestId(request.0.wrapping_add(attempt));
-        attempt += 1;
         let decided = decide(&m.view.borrow().clone());
         let cmd = match decided {
             Ok(cmd) => cmd,
             // Perhaps it is this very request that has made itself impossible: its caller repeats it.
-            Err(e) => match m.outcome_of(id).await {
+            Err(e) => match m.outcome_of(request).await {
                 Some(known) => return known.map_err(refused),
                 None => return Err(e),
             },
         };
-        match m.propose(id, cmd).await.map_err(|e| Status::unavailable(e.to_string()))? {
+        match m.propose(request, cmd).await.map_err(|e| Status::unavailable(e.to_string()))? {
             Err(e @ (Refusal::EpochMismatch { .. } | Refusal::NotReady(_))) => {
                 if Instant::now() > end {
                     return Err(refused(e));
@@ -165,7 +163,7 @@ impl Service {
         let cluster = ClusterId(random());
         let mut state = ClusterState::default();
         for cmd in [Command::Init { cluster, name: name.clone() }, self.0.put_node()] {
-            let env = Envelope { v: 1, request: RequestId(random()), at_ms: crate::node::wall_ms(), cmd };
+            let env = crate::node::envelope(RequestId(random()), cmd);
             state.apply(&env).map_err(refused)?;
         }
         log.found(1, hf_meta_core::image::encode(&state).map_err(internal)?).map_err(internal)?;
@@ -204,12 +202,7 @@ impl Api for Service {
         if self.0.member.get().is_some() {
             return Err(Status::already_exists("this node is part of a cluster already"));
         }
-        let env = Envelope {
-            v: 1,
-            request: request_id(&r.request_id)?,
-            at_ms: crate::node::wall_ms(),
-            cmd: self.0.put_node(),
-        };
+        let env = crate::node::envelope(request_id(&r.request_id)?, self.0.put_node());
         let envelope = env.encode().map_err(internal)?;
         let mut targets: Vec<String> = r.seeds.clone();
         let mut problems = Vec::new();
@@ -259,11 +252,14 @@ impl Api for Service {
     }
 
     async fn status(&self, _: Request<pb::Empty>) -> Answer<pb::JsonReply> {
-        let m = self.0.member()?;
-        m.freshen().await;
-        let v =
-            if m.meta.status.borrow().is_leader { self.status_json(&m).await? } else { self.leader_json(&m).await? };
-        Ok(Response::new(pb::JsonReply { json: v.to_string() }))
+        Ok(Response::new(pb::JsonReply { json: self.whole_status().await?.to_string() }))
+    }
+
+    type StatusPartsStream = Pin<Box<dyn Stream<Item = Result<pb::JsonReply, Status>> + Send>>;
+
+    async fn status_parts(&self, _: Request<pb::Empty>) -> Answer<Self::StatusPartsStream> {
+        let text = self.whole_status().await?.to_string();
+        Ok(Response::new(Box::pin(tokio_stream::iter(Self::in_pieces(text)))))
     }
 
     async fn add_disk(&self, r: Request<pb::AddDiskRequest>) -> Answer<pb::TextReply> {
@@ -292,11 +288,10 @@ impl Api for Service {
         })
         .await?;
         let ready = until(&m, VISIBLE, |s| s.volume_named(&r.name).filter(|v| v.ready()).cloned()).await;
-        let note = if ready.is_some() { "" } else { "; its replicas are still being created" };
-        text(
-            format!("volume {} created{note}", r.name),
-            serde_json::json!({"volume": r.name, "ready": ready.is_some()}),
-        )
+        let not_yet = if ready.is_some() { "" } else { "its replicas are still being created" };
+        let json = serde_json::json!({"volume": r.name, "ready": ready.is_some()});
+        let (text, json) = (format!("volume {} created", r.name), json.to_string());
+        Ok(Response::new(pb::TextReply { text, json, not_yet: not_yet.into() }))
     }
 
     async fn delete_volume(&self, r: Request<pb::VolumeRequest>) -> Answer<pb::TextReply> {
@@ -318,21 +313,7 @@ impl Api for Service {
     }
 
     async fn set_policy(&self, r: Request<pb::CreateVolumeRequest>) -> Answer<pb::TextReply> {
-        let (m, r) = (self.0.member()?, r.into_inner());
-        m.freshen().await;
-        let request = request_id(&r.request_id)?;
-        let change: AttrMap = r.attrs.into_iter().collect();
-        let live = self.liveness(&m).await?;
-        let (mut vol, mut before) = (VolumeId(0), Epoch(0));
-        decide(&m, request, |s| {
-            let v = find(s, &r.name)?;
-            (vol, before) = (v.id, v.epoch);
-            let new_shards = plan::set_policy(s, &live, &v, &change, request.0 as u64).map_err(refused)?;
-            Ok(Command::SetPolicy { vol, epoch: before, change: change.clone(), new_shards })
-        })
-        .await?;
-        until(&m, VISIBLE, |s| s.volumes.get(&vol).filter(|n| n.epoch > before && n.ready()).map(|_| ())).await;
-        text(format!("volume {} changed", r.name), serde_json::json!({"volume": r.name}))
+        self.change_policy(r.into_inner()).await
     }
 
     async fn attach(&self, r: Request<pb::AttachRequest>) -> Answer<pb::TextReply> {
@@ -474,6 +455,12 @@ impl Peer for Service {
     type AliveStream = AliveStream;
     async fn alive(&self, r: Request<pb::AliveRequest>) -> Answer<AliveStream> {
         self.0.peer_service()?.alive(r).await
+    }
+    async fn living(&self, r: Request<pb::LivingRequest>) -> Answer<pb::LivingReply> {
+        self.0.peer_service()?.living(r).await
+    }
+    async fn in_force(&self, r: Request<pb::InForceRequest>) -> Answer<pb::InForceReply> {
+        self.in_force_here(r.into_inner()).await.map(Response::new)
     }
     async fn heartbeat(&self, r: Request<pb::HeartbeatRequest>) -> Answer<pb::HeartbeatReply> {
         self.0.peer_service()?.heartbeat(r).await

@@ -1,9 +1,10 @@
 //! What `Status` answers: the record, the leader's liveness, and what this node serves.
 
-use super::{Service, VISIBLE, internal};
+use super::{Service, VISIBLE};
 use crate::node::Member;
 use hf_meta_core::plan::Liveness;
-use hf_meta_proto::pb::{self, api_client::ApiClient};
+use hf_meta_proto::pb::{self, api_client::ApiClient, peer_client::PeerClient};
+use hf_policy::{DiskId, NodeId};
 use std::time::{Duration, Instant};
 use tonic::Status;
 
@@ -44,9 +45,11 @@ impl Service {
         });
         let addr = leader.and_then(|l| m.view.borrow().nodes.get(&l).map(|n| n.addr.api.clone()));
         if let Some(ch) = addr.and_then(|a| hf_meta_proto::channel(&a).ok()) {
-            let asked = tokio::time::timeout(Duration::from_millis(800), ApiClient::new(ch).status(pb::Empty {})).await;
+            let mut c = ApiClient::new(ch);
+            // It may be large: the first piece shows that somebody is there.
+            let asked = tokio::time::timeout(Duration::from_millis(800), c.status_parts(pb::Empty {})).await;
             if let Ok(Ok(r)) = asked
-                && let Ok(v) = serde_json::from_str(&r.into_inner().json)
+                && let Ok(Ok(v)) = tokio::time::timeout(VISIBLE, Self::joined(r.into_inner())).await
             {
                 return Ok(v);
             }
@@ -54,13 +57,22 @@ impl Service {
         self.status_json(m).await
     }
 
+    /// The leader's status, or this node's.
+    pub(super) async fn whole_status(&self) -> Result<serde_json::Value, Status> {
+        let m = self.0.member()?;
+        m.freshen().await;
+        if m.meta.status.borrow().is_leader { self.status_json(&m).await } else { self.leader_json(&m).await }
+    }
+
     pub(super) async fn liveness(&self, m: &Member) -> Result<Liveness, Status> {
         // Only the leader knows; to guess that nobody lives would take volumes from nodes that do.
         let end = Instant::now() + VISIBLE;
-        let v = loop {
-            let v = self.leader_json(m).await?;
-            if v["is_leader"] == true {
-                break v;
+        loop {
+            if let Some(live) = m.liveness_as_leader() {
+                return Ok(live);
+            }
+            if let Some(live) = ask_leader(m).await {
+                return Ok(live);
             }
             if Instant::now() > end {
                 return Err(Status::unavailable(
@@ -68,11 +80,27 @@ impl Service {
                 ));
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
-        };
-        let up = serde_json::from_value(v["up"].clone()).map_err(internal)?;
-        let used = serde_json::from_value(v["used"].clone()).map_err(internal)?;
-        Ok(Liveness { up, used, ..Liveness::default() })
+        }
     }
+}
+
+/// What whoever leads knows of nodes and disks; of a size that does not depend on the number of volumes.
+async fn ask_leader(m: &Member) -> Option<Liveness> {
+    let leader = m.meta.status.borrow().leader.filter(|l| *l != m.node);
+    let known = leader.and_then(|l| m.view.borrow().nodes.get(&l).map(|n| n.addr.api.clone()));
+    let addr = match known {
+        Some(addr) => addr,
+        None => m.leader.look(None, &m.peers()).await?.0,
+    };
+    let mut c = PeerClient::new(hf_meta_proto::channel(&addr).ok()?);
+    let req = pb::LivingRequest { cluster: m.cluster.0.to_be_bytes().to_vec() };
+    let asked = tokio::time::timeout(Duration::from_millis(800), c.living(req)).await;
+    let r = asked.ok()?.ok()?.into_inner();
+    r.leader.then(|| Liveness {
+        up: r.up.iter().map(|n| NodeId(*n)).collect(),
+        used: r.used.iter().map(|d| (DiskId(d.disk), d.used)).collect(),
+        ..Liveness::default()
+    })
 }
 
 fn volume_json(v: &crate::reactor::VolumeStatus) -> serde_json::Value {

@@ -110,8 +110,12 @@ impl Client {
     }
     /// Everything.
     pub async fn status(&self) -> Result<serde_json::Value, Failure> {
-        let r = self.call(|mut c| async move { c.status(pb::Empty {}).await }).await?;
-        serde_json::from_str(&r.json).map_err(|e| anyhow::anyhow!("unreadable answer: {e}").into())
+        let mut parts = self.call(|mut c| async move { c.status_parts(pb::Empty {}).await }).await?;
+        let mut text = String::new();
+        while let Some(p) = parts.message().await.map_err(failure)? {
+            text.push_str(&p.json);
+        }
+        serde_json::from_str(&text).map_err(|e| anyhow::anyhow!("unreadable answer: {e}").into())
     }
     /// Adds a disk.
     pub async fn add_disk(&self, path: &str, size: u64, media: &str) -> Result<pb::TextReply, Failure> {

@@ -1,5 +1,5 @@
 //! The command line. Exit codes: 0 done · 1 failed · 2 wrong usage · 3 not found · 4 refused by the present state ·
-//! 5 nobody answered.
+//! 5 nobody answered · 6 recorded, not in force yet.
 
 mod args;
 mod client;

@@ -15,7 +15,10 @@ pub fn text(r: TextReply, o: Format) -> Result<(), Failure> {
         Format::Text => println!("{}", r.text),
         Format::Json => println!("{}", r.json),
     }
-    Ok(())
+    if r.not_yet.is_empty() {
+        return Ok(());
+    }
+    Err(Failure { error: anyhow::anyhow!("recorded, not in force yet: {}", r.not_yet), code: 6 })
 }
 
 pub(super) fn table(head: &[&str], rows: Vec<Vec<String>>) {
@@ -136,7 +139,11 @@ fn health(s: &Value, v: &Value) -> String {
     let all = replicas(v);
     let in_sync = all.iter().filter(|r| r["state"] == "in_sync").count();
     if all.iter().any(|r| r["state"] == "in_sync" && r["store_uuid"].is_null()) {
-        return "creating".into();
+        return match v["term"].as_u64() {
+            Some(0) => "creating".into(),
+            // What it has is served; its new shards wait for replicas.
+            _ => "growing".into(),
+        };
     }
     let down = all.iter().filter(|r| r["state"] == "in_sync" && !is_up(s, &r["node"])).count();
     match () {

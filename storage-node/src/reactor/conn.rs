@@ -187,18 +187,23 @@ impl Conn {
             } else {
                 let (held, waited_for_bytes) = self.replies.client.payload.take(payload_of(&q)).await;
                 let ticket = self.place(waited | waited_for_bytes).await?;
-                self.request(q, ticket, held);
+                match self.check(&q) {
+                    Ok(()) => self.request(q, ticket, held),
+                    Err(e) => self.fail(&q, e, NO_FIT),
+                }
             }
         }
     }
 
-    /// Waits for a place among the requests in flight. While a request waited, its client may have vanished, come back, and sent
-    /// newer requests: then this one is too late.
+    /// Waits for a place among the requests in flight, and until this node knows the record if it was paused. While a request waited,
+    /// its client may have vanished, come back, and sent newer requests: then this one is too late. What the export is may have
+    /// changed too.
     async fn place(&self, waited: bool) -> io::Result<Ticket> {
         let (ticket, waited_for_slot) = self.intake.admit(&self.replies.client).await;
         if (waited | waited_for_slot) && self.replies.client.is_gone() {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
+        super::pause::over(&self.core).await;
         Ok(ticket)
     }
 

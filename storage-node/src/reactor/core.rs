@@ -3,12 +3,14 @@
 use super::Memory;
 use super::disk_host::DiskHost;
 use super::links::{LinkMemory, Peers};
+use super::pause::{self, Pause};
 use super::syncs::Syncs;
 use super::volume_host::{ConnectionId, VolumeHost};
 use super::{Event, Identity, Mail, ReactorStatus};
+pub(super) use crate::pulse::now;
 use bytes::Bytes;
 use hf_meta_core::ClusterState;
-use hf_policy::{DiskId, Lineage, Rid, ShardId, StoreUuid, Tick, VolumeId};
+use hf_policy::{DiskId, Lineage, Rid, ShardId, StoreUuid, VolumeId};
 use hf_repl::Queue;
 use hf_repl::budget::Budget;
 use hf_repl_core::coordinator as co;
@@ -83,6 +85,7 @@ pub(super) struct Core {
     pub state: Arc<ClusterState>,
     pub connections: usize,
     next_connection: ConnectionId,
+    pub pause: Pause,
     /// No client is served any more.
     pub stopping: bool,
     /// Who waits for the last connection to end.
@@ -91,16 +94,6 @@ pub(super) struct Core {
 }
 
 pub(super) type CoreRef = Rc<RefCell<Core>>;
-
-/// The node's monotonic clock (CLOCK_BOOTTIME: it goes on while the machine sleeps, as leases need).
-pub(super) fn now() -> Tick {
-    // SAFETY: fills a local struct.
-    unsafe {
-        let mut t: libc::timespec = std::mem::zeroed();
-        libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut t);
-        Tick(t.tv_sec as u64 * 1_000_000 + t.tv_nsec as u64 / 1_000)
-    }
-}
 
 /// The reactor's life.
 pub(super) async fn run(
@@ -124,6 +117,7 @@ pub(super) async fn run(
         state: Arc::new(ClusterState::default()),
         connections: 0,
         next_connection: 0,
+        pause: Pause::default(),
         stopping: false,
         stopped: None,
         shutdown: None,
@@ -146,8 +140,9 @@ async fn ticker(core: CoreRef) {
     loop {
         interval.tick().await;
         turn = turn.wrapping_add(1);
-        let mut c = core.borrow_mut();
         let t = now();
+        pause::beat(&core, t);
+        let mut c = core.borrow_mut();
         let due: Vec<ShardId> = c.volumes.values().flat_map(|v| v.due(t)).collect();
         for shard in due {
             c.tell_waits(shard);

@@ -10,6 +10,7 @@ mod departures;
 mod disk_host;
 mod intake;
 mod links;
+mod pause;
 mod pieces;
 mod replies;
 mod syncs;
@@ -204,6 +205,11 @@ pub enum Event {
         vol: VolumeId,
         /// The attachment.
         session: SessionId,
+    },
+    /// This reactor was paused: it begins nothing before it is told that the node obeys the newest record.
+    Paused {
+        /// To tell it.
+        fresh: oneshot::Sender<()>,
     },
     /// A disk met more bad blocks than it may.
     DiskFailing {

@@ -26,6 +26,8 @@ struct Join {
     left: usize,
     parts: Vec<Option<ClientReply>>,
     worst: Option<IoError>,
+    /// It changes the volume.
+    writes: bool,
     done: Callback,
 }
 
@@ -44,6 +46,8 @@ pub struct VolumeStatus {
     pub requests: u64,
     /// Bytes of payload held for them.
     pub payload: u64,
+    /// Requests in flight that change the volume.
+    pub writes: usize,
 }
 
 pub(super) struct VolumeHost {
@@ -66,6 +70,8 @@ pub(super) struct VolumeHost {
     /// What clients have in flight. Closed when the attachment ends: then every connection answers what is left, and ends.
     pub intake: Rc<Intake>,
     pub over: bool,
+    /// It drains: shards that are made meanwhile are not begun.
+    stopping: bool,
 }
 
 fn record_of(v: &VolumeRecord, shard: u32) -> co::Record {
@@ -144,6 +150,7 @@ pub(super) fn start(core: &CoreRef, vol: VolumeId, session: SessionId) {
             // Until the policy is known.
             intake: Intake::new(1, account),
             over: false,
+            stopping: false,
         };
         if c.stopping {
             host.intake.close();
@@ -167,8 +174,8 @@ impl Core {
         let first = h.shards.len() as u32;
         let mut started = Vec::new();
         for index in first..v.shards.len() as u32 {
-            // The record comes again when it has been made.
-            if !v.shard_made(index) {
+            // The record comes again when it has been made, and is part of the volume.
+            if !v.has_begun(index) {
                 break;
             }
             for r in v.shards[index as usize].replicas.values() {
@@ -241,7 +248,14 @@ impl Core {
                 c.set_policy(&policy);
             }
             let n = h.shards.len() as u32;
+            let before = h.disks.len();
             let new = h.follow_replicas(v);
+            if !new.is_empty() || before != h.disks.len() {
+                // Who came later may be nearer.
+                for (i, c) in h.shards.iter_mut().enumerate().filter(|(i, _)| *i < v.shards.len()) {
+                    c.set_nearest(nearest(&state, v, i as u32, &self.id));
+                }
+            }
             if v.coordinator.as_ref().is_some_and(|a| a.session == h.session) {
                 self.add_shards(v);
             }
@@ -342,10 +356,12 @@ impl Core {
     /// A client's request, in bytes of the volume. `done` is called exactly once.
     pub(super) fn client(&mut self, vol: VolumeId, from: ConnectionId, op: ClientOp, done: Callback) {
         let Some(h) = self.volumes.get_mut(&vol).filter(|h| !h.over) else { return done(Err(IoError::Fenced)) };
+        let writes = matches!(op, ClientOp::Write { .. } | ClientOp::Zero { .. });
         let parts = split(op);
         h.next += 1;
         let join = h.next;
-        h.joins.insert(join, Join { from, left: parts.len(), parts: vec![None; parts.len()], worst: None, done });
+        let n = parts.len();
+        h.joins.insert(join, Join { from, left: n, parts: vec![None; n], worst: None, writes, done });
         let mut inputs = Vec::new();
         for (i, (index, op)) in parts.into_iter().enumerate() {
             h.next += 1;
@@ -495,6 +511,7 @@ impl VolumeHost {
             connections: self.intake.connections(),
             requests: self.intake.slots.taken(),
             payload: self.intake.payload.taken(),
+            writes: self.joins.values().filter(|j| j.writes).count(),
         }
     }
     /// Ends client sessions; what is outstanding is carried out, then [`Event::Drained`] is said.

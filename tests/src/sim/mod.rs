@@ -7,15 +7,15 @@
 //! at different rates, users who ask for parts of blocks, and detaches. Every run ends with a heal phase: faults stop, I/O must resume, every
 //! replica must be where the policy wants it, every block is read, and the history is judged.
 //!
-//! One shard: shards of a volume share only the term, the session and the record's epoch, each has a coordinator of its own, and two of
-//! them would double the world for the one thing they share, a record that moves under the other one's proposals, which policies and
-//! changes of the replica set do to a single shard already.
+//! One shard: shards of a volume share only the term, the session and the record's epoch, and each has a coordinator of its own. What
+//! several of them bring, growth under faults and one record that all of them change, has a smaller world of its own (`growth.rs`).
 
 mod changes;
 mod clients;
 mod detach;
 mod faults;
 mod group;
+pub mod growth;
 mod heal;
 mod lineages;
 mod model;

@@ -7,6 +7,7 @@ use super::net::Net;
 use super::run::{Outcome, Stores};
 use super::store::SimStore;
 use super::swarm::Swarm;
+use hf_meta_core::command::COMMAND_VERSION;
 use hf_meta_core::record::*;
 use hf_meta_core::{Command, Envelope as MetaEnvelope, Refusal};
 use hf_policy::attributes::{Media, ReadFrom};
@@ -161,7 +162,7 @@ impl Sim {
         let request = RequestId(u128::from(self.id()));
         let said = self.tracing.then(|| format!("{cmd:?}"));
         let (at_ms, done) = (self.wall_ms(), self.tally(&cmd));
-        let r = self.state.apply(&MetaEnvelope { v: 1, request, at_ms, cmd });
+        let r = self.state.apply(&MetaEnvelope { v: COMMAND_VERSION, request, at_ms, cmd });
         if r.is_ok() {
             self.outcome.add(&done);
         }
@@ -384,11 +385,17 @@ pub(super) fn policy_of(state: &ClusterState) -> Policy {
     Policy::from_attrs(&state.volumes[&VOL].attrs).unwrap()
 }
 
-/// The record as a coordinator sees it.
+/// The record as the first shard's coordinator sees it.
 pub(super) fn record_of(state: &ClusterState) -> co::Record {
+    shard_record(state, 0)
+}
+
+/// The record as the coordinator of a shard sees it.
+pub(super) fn shard_record(state: &ClusterState, index: u32) -> co::Record {
     let v = &state.volumes[&VOL];
-    let in_sync = v.shards[0].replicas.values().filter(|r| r.in_sync());
-    let out = v.shards[0].replicas.values().filter_map(|r| {
+    let replicas = &v.shards[index as usize].replicas;
+    let in_sync = replicas.values().filter(|r| r.in_sync());
+    let out = replicas.values().filter_map(|r| {
         let (base, sync_id) = match r.state {
             ReplicaState::InSync => return None,
             ReplicaState::Out { base } => (base, None),
@@ -397,7 +404,7 @@ pub(super) fn record_of(state: &ClusterState) -> co::Record {
         Some((r.rid, co::OutInfo { node: r.node, store_uuid: r.store_uuid, base, position: r.position, sync_id }))
     });
     co::Record {
-        activated: v.served_term(0),
+        activated: v.served_term(index),
         served: v.activated == v.term,
         term: v.term,
         epoch: v.epoch,
@@ -405,9 +412,9 @@ pub(super) fn record_of(state: &ClusterState) -> co::Record {
         lineage: v.lineage,
         in_sync: in_sync.map(|r| (r.rid, co::MemberInfo { node: r.node, store_uuid: r.store_uuid.unwrap() })).collect(),
         out: out.collect(),
-        paused: v.shards[0].replicas.values().filter(|r| r.fill_held()).map(|r| r.rid).collect(),
+        paused: replicas.values().filter(|r| r.fill_held()).map(|r| r.rid).collect(),
         scrub_paused: v.scrub.as_ref().is_some_and(|s| s.paused),
-        leaving: v.shards[0].replicas.values().filter(|r| r.leaving).map(|r| r.rid).collect(),
-        scrub: v.scrub.as_ref().map(|s| s.id),
+        leaving: replicas.values().filter(|r| r.leaving).map(|r| r.rid).collect(),
+        scrub: v.scrub.as_ref().filter(|s| !s.done.contains_key(&index)).map(|s| s.id),
     }
 }

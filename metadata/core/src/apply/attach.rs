@@ -14,7 +14,8 @@ impl ClusterState {
         if !self.nodes.contains_key(node) {
             return Err(Refusal::NotFound { kind: "node".into(), name: format!("#{node}") });
         }
-        if !v.ready() {
+        let can = if env.v < 2 { v.ready() } else { v.attachable() };
+        if !can {
             return Err(Refusal::NotReady(v.name));
         }
         // Who only looks after replicas gives way to everybody who wants the volume.

@@ -4,7 +4,8 @@
 use crate::command::{Command, Envelope, Outcome, Refusal, Reply};
 use crate::mutant::{self, Mutant};
 use crate::record::*;
-use hf_policy::{DiskId, Epoch, Rid, Ver, VolumeId};
+use hf_policy::{DiskId, Epoch, NodeId, Rid, StoreUuid, Ver, VolumeId};
+use std::collections::BTreeMap;
 
 pub(super) fn no_replica(rid: Rid) -> Refusal {
     Refusal::NotFound { kind: "replica".into(), name: format!("#{rid}") }
@@ -14,33 +15,59 @@ pub(super) fn no_shard(shard: u32) -> Refusal {
     Refusal::NotFound { kind: "shard".into(), name: format!("#{shard}") }
 }
 
+/// Members leave a shard's set, which keeps at least one; a join is given up. The record's epoch is raised by the caller. Returns who was a
+/// member, and where.
+pub(super) fn drop_of(
+    v: &mut VolumeRecord,
+    shard: u32,
+    rids: &[Rid],
+    base: Ver,
+    told: &BTreeMap<Rid, u64>,
+) -> Result<Vec<(Rid, NodeId)>, Refusal> {
+    let next = v.epoch.next();
+    let s = v.shards.get_mut(shard as usize).ok_or_else(|| no_shard(shard))?;
+    if let Some(rid) = rids.iter().find(|r| !s.replicas.contains_key(r)) {
+        return Err(no_replica(*rid));
+    }
+    if s.in_sync().iter().all(|r| rids.contains(r)) {
+        return Err(Refusal::LastReplica);
+    }
+    let mut gone = Vec::new();
+    for rid in rids {
+        let Some(r) = s.replicas.get_mut(rid) else { continue };
+        // Only a member of the set can be dropped; a base never moves up for one that was out already (I9).
+        if r.in_sync() {
+            r.state = ReplicaState::Out { base };
+            r.out_since = next;
+            r.position = told.get(rid).copied().unwrap_or(0);
+            gone.push((r.rid, r.node));
+        } else if let ReplicaState::Syncing { base, .. } = r.state {
+            // A join that is given up: whatever Add is still on its way is refused from here on.
+            r.state = ReplicaState::Out { base };
+        }
+    }
+    Ok(gone)
+}
+
+/// A replica that was syncing becomes a member. Returns its node.
+pub(super) fn add_to(v: &mut VolumeRecord, shard: u32, rid: Rid, store_uuid: StoreUuid) -> Result<NodeId, Refusal> {
+    let s = v.shards.get_mut(shard as usize).ok_or_else(|| no_shard(shard))?;
+    let r = s.replicas.get_mut(&rid).ok_or_else(|| no_replica(rid))?;
+    if !matches!(r.state, ReplicaState::Syncing { .. }) {
+        return Err(Refusal::Invalid(format!("replica #{rid} is not syncing")));
+    }
+    r.state = ReplicaState::InSync;
+    r.paused &= r.moving;
+    r.store_uuid = Some(store_uuid);
+    Ok(r.node)
+}
+
 impl ClusterState {
     pub(super) fn drop_members(&mut self, env: &Envelope) -> Outcome {
         let Command::Drop { vol, shard, epoch, term, rids, base, told } = &env.cmd else { return Ok(Reply::Done) };
         let mut v = self.volume_of(*vol, *epoch, *term)?.clone();
-        let next = v.epoch.next();
-        let s = v.shards.get_mut(*shard as usize).ok_or_else(|| no_shard(*shard))?;
-        if let Some(rid) = rids.iter().find(|r| !s.replicas.contains_key(r)) {
-            return Err(no_replica(*rid));
-        }
-        if s.in_sync().iter().all(|r| rids.contains(r)) {
-            return Err(Refusal::LastReplica);
-        }
-        let mut gone = Vec::new();
-        for rid in rids {
-            let Some(r) = s.replicas.get_mut(rid) else { continue };
-            // Only a member of the set can be dropped; a base never moves up for one that was out already (I9).
-            if r.in_sync() {
-                r.state = ReplicaState::Out { base: *base };
-                r.out_since = next;
-                r.position = told.get(rid).copied().unwrap_or(0);
-                gone.push((r.rid, r.node));
-            } else if let ReplicaState::Syncing { base, .. } = r.state {
-                // A join that is given up: whatever Add is still on its way is refused from here on.
-                r.state = ReplicaState::Out { base };
-            }
-        }
-        let left = s.in_sync().len();
+        let gone = drop_of(&mut v, *shard, rids, *base, told)?;
+        let left = v.shards[*shard as usize].in_sync().len();
         let name = v.name.clone();
         self.put_volume(v);
         for (rid, node) in gone {
@@ -68,15 +95,8 @@ impl ClusterState {
     pub(super) fn add_member(&mut self, env: &Envelope) -> Outcome {
         let Command::Add { vol, shard, epoch, term, rid, store_uuid } = &env.cmd else { return Ok(Reply::Done) };
         let mut v = self.volume_of(*vol, *epoch, *term)?.clone();
-        let s = v.shards.get_mut(*shard as usize).ok_or_else(|| no_shard(*shard))?;
-        let r = s.replicas.get_mut(rid).ok_or_else(|| no_replica(*rid))?;
-        if !matches!(r.state, ReplicaState::Syncing { .. }) {
-            return Err(Refusal::Invalid(format!("replica #{rid} is not syncing")));
-        }
-        r.state = ReplicaState::InSync;
-        r.paused &= r.moving;
-        r.store_uuid = Some(*store_uuid);
-        let (name, node) = (v.name.clone(), r.node);
+        let node = add_to(&mut v, *shard, *rid, *store_uuid)?;
+        let name = v.name.clone();
         self.put_volume(v);
         let text = format!("volume {name}: replica {rid} on node {} is in sync", self.node_name(node));
         self.event(env.at_ms, "replica.insync", name, text);

@@ -3,10 +3,13 @@
 mod attach;
 mod membership;
 mod node;
+mod together;
+mod unmade;
 mod upkeep;
 mod volume;
 
 use crate::command::{Command, Envelope, Outcome, Refusal, Reply};
+use crate::mutant::{self, Mutant};
 use crate::record::*;
 use hf_policy::{Epoch, Term, VolumeId};
 
@@ -30,8 +33,14 @@ impl ClusterState {
         outcome
     }
 
+    /// Coordinators of many shards are refused in great numbers when a node goes: that must not push out what was done.
+    fn is_kept(env: &Envelope, outcome: &Outcome) -> bool {
+        let again = outcome.as_ref().is_err_and(Refusal::is_final);
+        env.request.is_some() && (env.v < 2 || !again || mutant::is(Mutant::KeepsRefusals))
+    }
+
     fn remember(&mut self, env: &Envelope, outcome: &Outcome) {
-        if !env.request.is_some() {
+        if !Self::is_kept(env, outcome) {
             return;
         }
         self.requests.insert(env.request, outcome.clone());
@@ -48,16 +57,20 @@ impl ClusterState {
             Command::Init { cluster, name } => self.init(*cluster, name),
             Command::PutNode { .. } => self.put_node(env),
             Command::PutDisk { .. } => self.put_disk(env),
-            Command::SetDiskState { disk, state } => self.set_disk_state(env.at_ms, *disk, state),
+            Command::SetDiskState { disk, state } => self.set_disk_state(env, *disk, state),
             Command::CreateVolume { .. } => self.create_volume(env),
             Command::DeleteVolume { vol, epoch } => self.delete_volume(env.at_ms, *vol, *epoch),
             Command::SetPolicy { .. } => self.set_policy(env),
-            Command::ReplicaMade { vol, rid, store_uuid } => self.replica_made(*vol, *rid, *store_uuid),
+            Command::ReplicaMade { vol, rid, store_uuid } => self.replica_made(env.v, *vol, *rid, *store_uuid),
             Command::ReplicaGone { rid } => self.replica_gone(*rid),
             Command::Attach { .. } => self.attach(env),
             Command::Detach { vol, session } => self.detach(env.at_ms, *vol, *session),
             Command::Activated { vol, term } => self.activated(*vol, *term),
             Command::Drop { .. } => self.drop_members(env),
+            Command::Together { .. } => self.together(env),
+            Command::ReplaceUnmade { vol, shard, epoch, rid, disk } => {
+                self.replace_unmade(env.at_ms, *vol, *shard, *epoch, *rid, *disk)
+            }
             Command::SyncStart { .. } => self.sync_start(env),
             Command::Add { .. } => self.add_member(env),
             Command::AddReplica { vol, shard, epoch, disk } => self.add_replica(*vol, *shard, *epoch, *disk),

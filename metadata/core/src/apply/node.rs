@@ -1,6 +1,7 @@
 //! Nodes and disks.
 
 use crate::command::{Command, Envelope, Outcome, Refusal, Reply};
+use crate::mutant::{self, Mutant};
 use crate::record::*;
 use hf_policy::policy::valid_name;
 use hf_policy::{ClusterId, DiskId, NodeId};
@@ -208,11 +209,16 @@ impl ClusterState {
         Ok(Reply::Done)
     }
 
-    pub(super) fn set_disk_state(&mut self, at_ms: u64, disk: DiskId, state: &DiskState) -> Outcome {
-        let rev = self.revision;
+    pub(super) fn set_disk_state(&mut self, env: &Envelope, disk: DiskId, state: &DiskState) -> Outcome {
+        let (rev, at_ms) = (self.revision, env.at_ms);
         let Some(d) = self.disks.get_mut(&disk) else {
             return Err(Refusal::NotFound { kind: "disk".into(), name: format!("#{disk}") });
         };
+        // Reports may overtake each other: what has failed for good stays so until it is in service again.
+        let late = matches!((&d.state, state), (DiskState::Failed(_), DiskState::Failing(_)));
+        if late && env.v >= 2 && !mutant::is(Mutant::FailingForgetsFailed) {
+            return Ok(Reply::Done);
+        }
         d.state = state.clone();
         d.rev = rev;
         let (node, path) = (d.node, d.path.clone());

@@ -6,6 +6,30 @@ use crate::command::{Command, Envelope, Job, Outcome, Refusal, Reply};
 use crate::record::*;
 use hf_policy::{DiskId, Epoch, NodeId, Rid, VolumeId};
 
+/// A shard is through with the volume's scrub.
+pub(super) fn scrub_of(v: &mut VolumeRecord, shard: u32, id: u64, report: ScrubReport) -> Result<(), Refusal> {
+    let shards = v.shards.len();
+    let Some(s) = v.scrub.as_mut().filter(|s| s.id == id) else {
+        return Err(Refusal::Invalid("that scrub is over".into()));
+    };
+    if shard as usize >= shards {
+        return Err(no_shard(shard));
+    }
+    s.done.insert(shard, report);
+    Ok(())
+}
+
+/// If every shard of the volume is through with its scrub, that is over: the sum of what it met. (What is still to be made holds nothing,
+/// and has nobody who would read it.)
+pub(super) fn end_scrub(v: &mut VolumeRecord, env: &Envelope) -> Option<ScrubReport> {
+    let shards = if env.v < 2 { v.shards.len() as u32 } else { v.begun() };
+    let s = v.scrub.as_ref().filter(|s| (0..shards).all(|i| s.done.contains_key(&i)))?;
+    let all = s.done.values().fold(ScrubReport::default(), |a, b| a.plus(*b));
+    v.scrub = None;
+    v.scrubbed = Some(ScrubResult { at_ms: env.at_ms, report: all });
+    Some(all)
+}
+
 impl ClusterState {
     pub(super) fn scrub(&mut self, at_ms: u64, vol: VolumeId, epoch: Epoch, on: bool) -> Outcome {
         let mut v = self.volume_at(vol, epoch)?.clone();
@@ -24,36 +48,36 @@ impl ClusterState {
     pub(super) fn scrubbed(&mut self, env: &Envelope) -> Outcome {
         let Command::Scrubbed { vol, shard, epoch, term, id, report } = &env.cmd else { return Ok(Reply::Done) };
         let mut v = self.volume_of(*vol, *epoch, *term)?.clone();
-        let shards = v.shards.len();
-        let Some(s) = v.scrub.as_mut().filter(|s| s.id == *id) else {
-            return Err(Refusal::Invalid("that scrub is over".into()));
-        };
-        if *shard as usize >= shards {
-            return Err(no_shard(*shard));
-        }
-        s.done.insert(*shard, *report);
-        let over = s.done.len() == shards;
-        let (name, all) = (v.name.clone(), s.done.values().fold(ScrubReport::default(), |a, b| a.plus(*b)));
-        if over {
-            v.scrub = None;
-            v.scrubbed = Some(ScrubResult { at_ms: env.at_ms, report: all });
-        }
+        scrub_of(&mut v, *shard, *id, *report)?;
+        let all = end_scrub(&mut v, env);
+        let name = v.name.clone();
         self.put_volume(v);
-        if over {
+        self.tell_scrub(env.at_ms, &name, all, &[(*shard, *report)]);
+        Ok(Reply::Done)
+    }
+
+    /// What a scrub met goes into the events: its sum, if it is over, and what cannot be mended.
+    pub(super) fn tell_scrub(
+        &mut self,
+        at_ms: u64,
+        name: &str,
+        over: Option<ScrubReport>,
+        parts: &[(u32, ScrubReport)],
+    ) {
+        if let Some(all) = over {
             let text = format!(
                 "volume {name} scrubbed: {} chunks, {} bad blocks, {} behind, {} repaired, {} lost, {} diverged, {} chunks skipped",
                 all.chunks, all.bad, all.behind, all.repaired, all.lost, all.diverged, all.skipped
             );
-            self.event(env.at_ms, "volume.scrubbed", name.clone(), text);
+            self.event(at_ms, "volume.scrubbed", name, text);
         }
-        if report.lost + report.diverged + report.behind > 0 {
+        for (shard, report) in parts.iter().filter(|(_, r)| r.lost + r.diverged + r.behind > 0) {
             let text = format!(
                 "volume {name} shard {shard}: {} blocks are lost on every replica, {} differ though their versions are equal, {} had lost a write (repaired)",
                 report.lost, report.diverged, report.behind
             );
-            self.event(env.at_ms, "volume.damaged", name, text);
+            self.event(at_ms, "volume.damaged", name, text);
         }
-        Ok(Reply::Done)
     }
 
     pub(super) fn move_replica(&mut self, vol: VolumeId, shard: u32, epoch: Epoch, rid: Rid, moving: bool) -> Outcome {

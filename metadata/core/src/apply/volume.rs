@@ -117,8 +117,9 @@ impl ClusterState {
         Ok(Reply::Done)
     }
 
-    pub(super) fn replica_made(&mut self, vol: VolumeId, rid: Rid, uuid: StoreUuid) -> Outcome {
+    pub(super) fn replica_made(&mut self, version: u32, vol: VolumeId, rid: Rid, uuid: StoreUuid) -> Outcome {
         let mut v = self.volume(vol)?.clone();
+        let before = v.begun();
         let Some(r) = v.shards.iter_mut().find_map(|s| s.replicas.get_mut(&rid)) else {
             return Err(Refusal::NotFound { kind: "replica".into(), name: format!("#{rid}") });
         };
@@ -136,6 +137,9 @@ impl ClusterState {
                 return Err(Refusal::Invalid(format!("replica #{rid} was initialised with other storage before")));
             }
             None => r.store_uuid = Some(uuid),
+        }
+        if version >= 2 {
+            v.begin_shards(before);
         }
         self.put_volume(v);
         Ok(Reply::Done)

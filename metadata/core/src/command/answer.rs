@@ -82,6 +82,27 @@ pub enum Refusal {
     Invalid(String),
 }
 
+impl Refusal {
+    /// Can the same command only be refused again, whenever it is applied once more? Epochs and terms only grow, and what was refused at
+    /// an epoch is refused at it again. Such a refusal need not be kept to be true.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Refusal::EpochMismatch { .. }
+            | Refusal::StaleTerm { .. }
+            | Refusal::NotAttached
+            | Refusal::NotReady(_)
+            | Refusal::LastReplica => true,
+            Refusal::Attached { .. }
+            | Refusal::Exists { .. }
+            | Refusal::NotFound { .. }
+            | Refusal::Sticky(_)
+            | Refusal::State(_)
+            | Refusal::Busy(_)
+            | Refusal::Invalid(_) => false,
+        }
+    }
+}
+
 impl HasFate for Refusal {
     fn fate(&self) -> Fate {
         match self {

@@ -260,6 +260,11 @@ impl Coordinator {
         self.cfg.blocks = blocks;
     }
 
+    /// Replicas have come or gone: members by nearness to the attached node, nearest first.
+    pub fn set_nearest(&mut self, nearest: Vec<Rid>) {
+        self.cfg.nearest = nearest;
+    }
+
     /// New values of what the policy changes online.
     pub fn set_policy(&mut self, p: &hf_policy::Policy) {
         self.cfg.min_replicas = p.min_replicas;

@@ -1,0 +1,98 @@
+//! What the coordinators of several shards want at once: a node that goes concerns all of them, and each would propose at the same epoch,
+//! of which one at a time can win.
+
+use super::membership::{add_to, drop_of};
+use super::upkeep::{end_scrub, scrub_of};
+use crate::command::{Command, Envelope, Outcome, Refusal, Reply, ShardChange, ShardStep};
+use crate::mutant::{self, Mutant};
+use crate::record::*;
+use hf_policy::{NodeId, Rid};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What came of the changes that were done.
+#[derive(Default)]
+struct Done {
+    /// Members that were dropped, with the number that is left in their shard, by node.
+    dropped: BTreeMap<NodeId, Vec<(Rid, usize)>>,
+    added: Vec<(Rid, NodeId)>,
+    scrubbed: Vec<(u32, ScrubReport)>,
+}
+
+impl Done {
+    fn one(&mut self, v: &mut VolumeRecord, c: &ShardChange) -> Result<(), Refusal> {
+        match &c.what {
+            ShardStep::Drop { rids, base, told } => {
+                let gone = match drop_of(v, c.shard, rids, *base, told) {
+                    Err(Refusal::LastReplica) if mutant::is(Mutant::TogetherDropsLast) => {
+                        let all = v.shards[c.shard as usize].replicas.values_mut();
+                        all.for_each(|r| r.state = ReplicaState::Out { base: *base });
+                        Vec::new()
+                    }
+                    other => other?,
+                };
+                let left = v.shards.get(c.shard as usize).map_or(0, |s| s.in_sync().len());
+                gone.into_iter().for_each(|(rid, node)| self.dropped.entry(node).or_default().push((rid, left)));
+            }
+            ShardStep::Add { rid, store_uuid } => {
+                let node = add_to(v, c.shard, *rid, *store_uuid)?;
+                self.added.push((*rid, node));
+            }
+            ShardStep::Scrubbed { id, report } => {
+                scrub_of(v, c.shard, *id, *report)?;
+                self.scrubbed.push((c.shard, *report));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ClusterState {
+    pub(super) fn together(&mut self, env: &Envelope) -> Outcome {
+        let Command::Together { vol, epoch, term, changes } = &env.cmd else { return Ok(Reply::Done) };
+        let mut v = self.volume_of(*vol, *epoch, *term)?.clone();
+        let (mut done, mut shards) = (Done::default(), BTreeSet::new());
+        let (mut first, mut any) = (None, false);
+        for c in changes {
+            // A second change of a shard was decided without knowing the first.
+            let fresh = shards.insert(c.shard);
+            let outcome = match fresh {
+                true => done.one(&mut v, c),
+                false => Err(Refusal::EpochMismatch { now: v.epoch.0 }),
+            };
+            match outcome {
+                Ok(()) => any = true,
+                Err(_) if mutant::is(Mutant::TogetherStopsAtRefusal) => break,
+                Err(e) => drop(first.get_or_insert(e)),
+            }
+        }
+        if !any {
+            return Err(first.unwrap_or(Refusal::Invalid("no change is asked for".into())));
+        }
+        let over = end_scrub(&mut v, env).filter(|_| !done.scrubbed.is_empty());
+        let name = v.name.clone();
+        self.put_volume(v);
+        self.tell_together(env.at_ms, &name, &done);
+        self.tell_scrub(env.at_ms, &name, over, &done.scrubbed);
+        Ok(Reply::Done)
+    }
+
+    /// One event for each node, however many shards it concerns.
+    fn tell_together(&mut self, at_ms: u64, name: &str, done: &Done) {
+        for (node, gone) in &done.dropped {
+            let node = self.node_name(*node);
+            let least = gone.iter().map(|(_, left)| *left).min().unwrap_or(0);
+            let text = match gone.as_slice() {
+                [(rid, left)] => format!("volume {name}: replica {rid} on node {node} dropped, {left} in sync"),
+                all => format!(
+                    "volume {name}: {} replicas on node {node} dropped, at least {least} in sync in each shard",
+                    all.len()
+                ),
+            };
+            self.event(at_ms, "replica.dropped", name, text);
+        }
+        for (rid, node) in &done.added {
+            let text = format!("volume {name}: replica {rid} on node {} is in sync", self.node_name(*node));
+            self.event(at_ms, "replica.insync", name, text);
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Shards that are not part of their volume yet: the moment they become it, and replicas of theirs that cannot be made where they were
+//! meant to be.
+
+use super::membership::{no_replica, no_shard};
+use crate::command::{Outcome, Refusal, Reply};
+use crate::mutant::{self, Mutant};
+use crate::record::*;
+use hf_policy::{DiskId, Epoch, Rid, ShardId, Ver, VolumeId};
+
+impl VolumeRecord {
+    /// Shards have become part of the volume, of which there were `before`: they are served in no term before the present one.
+    pub(super) fn begin_shards(&mut self, before: u32) {
+        let (now, term) = (self.begun(), self.term);
+        let fresh = self.shards.iter_mut().take(now as usize).skip(before as usize);
+        if !mutant::is(Mutant::PartSinceAsked) {
+            fresh.for_each(|s| s.since = term);
+        }
+    }
+}
+
+impl ClusterState {
+    /// Nothing was ever written to the shard: the new replica is in sync as the old one was, and holds as much.
+    pub(super) fn replace_unmade(
+        &mut self,
+        at_ms: u64,
+        vol: VolumeId,
+        shard: u32,
+        epoch: Epoch,
+        rid: Rid,
+        disk: Option<DiskId>,
+    ) -> Outcome {
+        let mut v = self.volume_at(vol, epoch)?.clone();
+        let before = v.begun();
+        if shard < before && !mutant::is(Mutant::ReplacesServed) {
+            return Err(Refusal::State(format!("shard #{shard} of volume {} is part of it already", v.name)));
+        }
+        let new_node = disk.map(|d| self.disks.get(&d).map(|r| r.node).ok_or_else(|| no_disk(d))).transpose()?;
+        let next = v.epoch.next();
+        let new_rid = Rid(self.next.rid);
+        let s = v.shards.get_mut(shard as usize).ok_or_else(|| no_shard(shard))?;
+        let old = s.replicas.get(&rid).filter(|r| r.in_sync()).cloned().ok_or_else(|| no_replica(rid))?;
+        if disk.is_some_and(|d| s.replicas.values().any(|r| r.disk == d)) {
+            return Err(Refusal::Invalid("that disk holds a replica of this shard already".into()));
+        }
+        let text = match disk.zip(new_node) {
+            Some((disk, node)) => {
+                s.replicas.remove(&rid);
+                let fresh = ReplicaRecord { rid: new_rid, disk, node, store_uuid: None, ..old.clone() };
+                s.replicas.insert(new_rid, fresh);
+                self.next.rid += 1;
+                let t = Tombstone {
+                    rid,
+                    shard: ShardId { vol, index: shard },
+                    disk: old.disk,
+                    node: old.node,
+                    rev: self.revision,
+                };
+                self.tombstones.insert(rid, t);
+                format!("is made on node {} instead", self.node_name(node))
+            }
+            None => {
+                if s.in_sync().len() < 2 {
+                    return Err(Refusal::LastReplica);
+                }
+                let out =
+                    ReplicaRecord { state: ReplicaState::Out { base: Ver::ZERO }, out_since: next, ..old.clone() };
+                s.replicas.insert(rid, out);
+                "is brought in later".into()
+            }
+        };
+        v.begin_shards(before);
+        let name = v.name.clone();
+        self.put_volume(v);
+        let text = format!(
+            "volume {name} shard {shard}: node {} does not make replica {rid}, which {text}",
+            self.node_name(old.node)
+        );
+        self.event(at_ms, "replica.replaced", name, text);
+        Ok(Reply::Done)
+    }
+}
+
+fn no_disk(disk: DiskId) -> Refusal {
+    Refusal::NotFound { kind: "disk".into(), name: format!("#{disk}") }
+}

@@ -1,0 +1,137 @@
+//! Changes of the record that coordinators ask for. A node that goes concerns all shards of a volume at once: their changes wait for each
+//! other a moment and go into one command, because of several that name the same epoch only one could win.
+
+use crate::node::Member;
+use crate::reactor::Mail;
+use hf_meta_core::command::{Command, Refusal, ShardChange, ShardStep};
+use hf_policy::{Epoch, SessionId, ShardId, Term, VolumeId};
+use hf_repl_core::coordinator::{Change, Proposed};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// How long the first change of a volume with several shards waits for others: members are looked after every 20 ms.
+const GATHER: Duration = Duration::from_millis(25);
+/// So many changes go into one command; a log entry stays well below a message's bound.
+const AT_ONCE: usize = 1024;
+
+/// One coordinator's wish.
+pub(super) struct Asked {
+    pub shard: ShardId,
+    pub session: SessionId,
+    pub epoch: Epoch,
+    pub term: Term,
+    pub change: Change,
+}
+
+/// What waits, by volume; a volume that is in here has a task that proposes it. (At most one change of each coordinator is open.)
+#[derive(Default)]
+pub(super) struct Changes(Mutex<BTreeMap<VolumeId, Vec<Asked>>>);
+
+impl Changes {
+    pub(super) fn ask(self: &Arc<Self>, m: &Arc<Member>, asked: Asked) {
+        let (all, m, vol) = (self.clone(), m.clone(), asked.shard.vol);
+        // The leader admits syncs one by one.
+        if matches!(asked.change, Change::SyncStart { .. }) {
+            tokio::spawn(async move { propose(&m, vec![asked]).await });
+            return;
+        }
+        let first = self.0.lock().is_ok_and(|mut w| {
+            let first = !w.contains_key(&vol);
+            w.entry(vol).or_default().push(asked);
+            first
+        });
+        if first {
+            tokio::spawn(async move { all.run(&m, vol).await });
+        }
+    }
+
+    async fn run(&self, m: &Member, vol: VolumeId) {
+        let several = m.view.borrow().volumes.get(&vol).is_some_and(|v| v.shards.len() > 1);
+        loop {
+            if several {
+                tokio::time::sleep(GATHER).await;
+            }
+            match self.take(m, vol) {
+                Some(batch) => propose(m, batch).await,
+                None => return,
+            }
+        }
+    }
+
+    /// What can go into one command; none if nothing waits, and then the task is over.
+    fn take(&self, m: &Member, vol: VolumeId) -> Option<Vec<Asked>> {
+        let mut w = self.0.lock().ok()?;
+        let waiting = w.get_mut(&vol)?;
+        let Some(newest) = waiting.iter().map(|a| (a.term, a.epoch)).max() else {
+            w.remove(&vol);
+            return None;
+        };
+        let (mut batch, mut later) = (BTreeMap::new(), Vec::new());
+        for a in std::mem::take(waiting) {
+            if (a.term, a.epoch) != newest {
+                // It was decided on an older record, and could only be refused.
+                answer(m, &a, Proposed::Retry);
+            } else if batch.len() < AT_ONCE || batch.contains_key(&a.shard) {
+                batch.insert(a.shard, a);
+            } else {
+                later.push(a);
+            }
+        }
+        *waiting = later;
+        Some(batch.into_values().collect())
+    }
+}
+
+fn answer(m: &Member, a: &Asked, outcome: Proposed) {
+    for r in &m.reactors {
+        r.send(Mail::Proposed { shard: a.shard, session: a.session, outcome });
+    }
+}
+
+/// A single change goes as the command of its own name, which has been there longer.
+fn command(batch: &[Asked]) -> Option<Command> {
+    let first = batch.first()?;
+    let (vol, epoch, term, shard) = (first.shard.vol, first.epoch, first.term, first.shard.index);
+    if batch.len() > 1 {
+        let change = |a: &Asked| step(&a.change).map(|what| ShardChange { shard: a.shard.index, what });
+        return Some(Command::Together { vol, epoch, term, changes: batch.iter().filter_map(change).collect() });
+    }
+    Some(match first.change.clone() {
+        Change::Drop { rids, base, told } => Command::Drop { vol, shard, epoch, term, rids, base, told },
+        Change::SyncStart { rid, sync_id } => Command::SyncStart { vol, shard, epoch, term, rid, sync_id },
+        Change::Add { rid, store_uuid } => Command::Add { vol, shard, epoch, term, rid, store_uuid },
+        Change::Scrubbed { id, report } => Command::Scrubbed { vol, shard, epoch, term, id, report },
+    })
+}
+
+fn step(change: &Change) -> Option<ShardStep> {
+    match change.clone() {
+        Change::Drop { rids, base, told } => Some(ShardStep::Drop { rids, base, told }),
+        Change::Add { rid, store_uuid } => Some(ShardStep::Add { rid, store_uuid }),
+        Change::Scrubbed { id, report } => Some(ShardStep::Scrubbed { id, report }),
+        Change::SyncStart { .. } => None,
+    }
+}
+
+async fn propose(m: &Member, batch: Vec<Asked>) {
+    let Some(cmd) = command(&batch) else { return };
+    let outcome = match m.propose_new(cmd).await {
+        // Of several some may have been refused: their coordinators see that in the record.
+        Ok(Ok(_)) => Proposed::Done,
+        Ok(Err(Refusal::StaleTerm { .. } | Refusal::NotAttached)) => Proposed::Stale,
+        Ok(Err(Refusal::Busy(why))) => {
+            tracing::debug!("a sync waits: {why}");
+            Proposed::Busy
+        }
+        Ok(Err(e)) => {
+            tracing::info!("a change of a volume's replicas was refused: {e}");
+            Proposed::Retry
+        }
+        Err(e) => {
+            tracing::warn!("a change of a volume's replicas: {e}");
+            Proposed::Unknown
+        }
+    };
+    batch.iter().for_each(|a| answer(m, a, outcome));
+}

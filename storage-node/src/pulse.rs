@@ -1,0 +1,77 @@
+//! Notices when this process did not run for a while (stopped, suspended, starved). Meanwhile the record may have changed, and whoever changed it was told that
+//! this node does not obey yet: it serves nobody again before it has seen the newest record (docs/decisions/0024).
+
+use hf_policy::{MS, Tick};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// After so long without a beat this process was paused, in microseconds. Shorter than anybody waits before saying that a node is silent.
+pub const PAUSED: u64 = 1_500 * MS;
+/// From one beat to the next.
+const BEAT: Duration = Duration::from_millis(100);
+
+/// The node's monotonic clock (CLOCK_BOOTTIME: it goes on while the machine sleeps, as leases need).
+pub fn now() -> Tick {
+    // SAFETY: fills a local struct.
+    unsafe {
+        let mut t: libc::timespec = std::mem::zeroed();
+        libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut t);
+        Tick(t.tv_sec as u64 * 1_000_000 + t.tv_nsec as u64 / 1_000)
+    }
+}
+
+/// The pulse of this process, outside of its reactors (each of which has its own).
+pub struct Pulse {
+    last: AtomicU64,
+    paused: watch::Sender<bool>,
+}
+
+impl Default for Pulse {
+    fn default() -> Self {
+        Pulse { last: AtomicU64::new(now().0), paused: watch::Sender::new(false) }
+    }
+}
+
+impl Pulse {
+    fn is_late(&self) -> bool {
+        now().0.saturating_sub(self.last.load(Ordering::Relaxed)) > PAUSED
+    }
+
+    /// Another beat; true if this process was paused since the last one.
+    fn beat(&self) -> bool {
+        let late = self.is_late();
+        self.last.store(now().0, Ordering::Relaxed);
+        late
+    }
+
+    /// Beats for ever. After a pause `refresh` is asked until it says that this node is up to date, without another pause meanwhile.
+    pub async fn run<F: Future<Output = bool>>(&self, refresh: impl Fn() -> F) {
+        loop {
+            if self.beat() {
+                self.paused.send_replace(true);
+            }
+            if *self.paused.borrow() {
+                let (mut again, mut asked) = (false, std::pin::pin!(refresh()));
+                let done = loop {
+                    tokio::select! {
+                        done = &mut asked => break done,
+                        () = tokio::time::sleep(BEAT) => again |= self.beat(),
+                    }
+                };
+                if done && !again && !self.beat() {
+                    self.paused.send_replace(false);
+                }
+            }
+            tokio::time::sleep(BEAT).await;
+        }
+    }
+
+    /// Waits until this process is known to have been up to date since its last pause.
+    pub async fn fresh(&self) {
+        let mut rx = self.paused.subscribe();
+        while *rx.borrow_and_update() || self.is_late() {
+            let _ = tokio::time::timeout(BEAT, rx.changed()).await;
+        }
+    }
+}
