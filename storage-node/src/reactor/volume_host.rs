@@ -70,8 +70,6 @@ pub(super) struct VolumeHost {
     /// What clients have in flight. Closed when the attachment ends: then every connection answers what is left, and ends.
     pub intake: Rc<Intake>,
     pub over: bool,
-    /// It drains: shards that are made meanwhile are not begun.
-    stopping: bool,
 }
 
 fn record_of(v: &VolumeRecord, shard: u32) -> co::Record {
@@ -150,7 +148,6 @@ pub(super) fn start(core: &CoreRef, vol: VolumeId, session: SessionId) {
             // Until the policy is known.
             intake: Intake::new(1, account),
             over: false,
-            stopping: false,
         };
         if c.stopping {
             host.intake.close();
@@ -167,10 +164,13 @@ impl Core {
     fn add_shards(&mut self, v: &VolumeRecord) {
         let Ok(policy) = Policy::from_attrs(&v.attrs) else { return };
         let (id, state) = (self.id, self.state.clone());
-        let Some(h) = self.volumes.get_mut(&v.id).filter(|h| !h.stopping) else { return };
+        let Some(h) = self.volumes.get_mut(&v.id) else { return };
         h.read_only = policy.read_only;
         h.replica_timeout = policy.replica_timeout;
         h.intake.slots.set_most(u64::from(policy.queue_depth));
+        if h.stopping {
+            return;
+        }
         let first = h.shards.len() as u32;
         let mut started = Vec::new();
         for index in first..v.shards.len() as u32 {

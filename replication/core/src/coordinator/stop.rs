@@ -89,7 +89,7 @@ impl Coordinator {
 
     /// Client requests without an answer.
     fn unanswered(&self) -> usize {
-        self.requests.len() + self.queued.len() + self.flushes.len()
+        self.requests.len() + self.queued.len()
     }
 
     pub(super) fn stopping(&self) -> bool {
