@@ -67,8 +67,11 @@ pub fn config() -> Config {
     Config { overlay_bytes: 2 << 20, cached_pages: 16, groups_in_flight: 3, destage_jobs: 3 }
 }
 
+/// What the disk's structures are told from payload by.
+pub const SALT: Salt = Salt(0x5a17_0000_0000_0000_0000_0000_0000_0001);
+
 pub fn params() -> FormatParams {
-    FormatParams { cluster: ClusterId(1), node: NodeId(1), disk: DiskUuid(9), journal: Some(4 << 20) }
+    FormatParams { cluster: ClusterId(1), node: NodeId(1), disk: DiskUuid(9), journal: Some(4 << 20), salt: SALT }
 }
 
 pub fn tagged(tag: u64, block: u64) -> Bytes {
@@ -90,8 +93,17 @@ impl World {
     }
 
     pub fn with(seed: u64, size: u64, journal: u64, cfg: Config) -> World {
+        World::formatted(seed, size, FormatParams { journal: Some(journal), ..params() }, cfg)
+    }
+
+    /// On a disk of format version 1, which an older release made and goes on writing.
+    pub fn version_1(seed: u64, size: u64) -> World {
+        World::formatted(seed, size, FormatParams { salt: Salt::NONE, ..params() }, config())
+    }
+
+    pub fn formatted(seed: u64, size: u64, params: FormatParams, cfg: Config) -> World {
         let mut disk = SimDisk::new(size);
-        recovery::format(&mut disk, FormatParams { journal: Some(journal), ..params() }).unwrap();
+        recovery::format(&mut disk, params).unwrap();
         let mut store = recovery::open(&mut disk, cfg).unwrap();
         let mut out = Vec::new();
         store.start(&mut out);
@@ -220,6 +232,18 @@ impl World {
             }
         }
         self.reads_checked += 1;
+    }
+
+    /// The process ends where it is, and the disk is opened anew; nothing is known of what was on its way.
+    pub fn reopen(&mut self) {
+        self.flights.clear();
+        self.reads.clear();
+        self.others.clear();
+        self.store = recovery::open(&mut self.disk, config()).unwrap();
+        let mut out = Vec::new();
+        self.store.start(&mut out);
+        self.out = out;
+        self.drain();
     }
 
     pub fn free(&self, range: BlockRange) -> bool {
