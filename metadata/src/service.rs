@@ -28,6 +28,7 @@ const TOLD: Duration = Duration::from_secs(3);
 pub struct Heard {
     nodes: BTreeMap<NodeId, Instant>,
     used: BTreeMap<DiskId, u64>,
+    entries: BTreeMap<DiskId, u64>,
     syncs: BTreeMap<NodeId, Vec<pb::SyncProgress>>,
     /// Syncs that were allowed lately: those who do them may not have told yet.
     allowed: BTreeMap<Going, Instant>,
@@ -41,13 +42,16 @@ impl Heard {
         let up = self.nodes.iter().filter(|(_, t)| t.elapsed() < T_DEAD).map(|(n, _)| *n).collect();
         let away = |(n, t): (&NodeId, &Instant)| (t.elapsed() >= T_DEAD).then(|| (*n, t.elapsed().as_millis() as u64));
         let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
-        Liveness { up, used: self.used.clone(), away: self.nodes.iter().filter_map(away).collect(), wall_ms }
+        let away = self.nodes.iter().filter_map(away).collect();
+        Liveness { up, used: self.used.clone(), entries: self.entries.clone(), away, wall_ms }
     }
 
     /// A node was heard of.
-    pub fn beat(&mut self, node: NodeId, used: impl Iterator<Item = (DiskId, u64)>, syncs: Vec<pb::SyncProgress>) {
+    pub fn beat(&mut self, node: NodeId, disks: &[pb::DiskUse], syncs: Vec<pb::SyncProgress>) {
         self.nodes.insert(node, Instant::now());
-        self.used.extend(used);
+        self.used.extend(disks.iter().map(|d| (DiskId(d.disk), d.used)));
+        // (A node of an older release does not say how large the tables are.)
+        self.entries.extend(disks.iter().filter(|d| d.entries > 0).map(|d| (DiskId(d.disk), d.entries)));
         self.syncs.insert(node, syncs);
     }
 
@@ -255,7 +259,7 @@ impl Peer for PeerService {
             && !r.asks
             && let Ok(mut h) = self.heard.lock()
         {
-            h.beat(NodeId(r.node), r.disks.iter().map(|d| (DiskId(d.disk), d.used)), r.syncs);
+            h.beat(NodeId(r.node), &r.disks, r.syncs);
         }
         let (leader_node, leader_api) = self.leader_hint();
         let revision = self.view.borrow().revision;

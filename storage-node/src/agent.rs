@@ -22,6 +22,8 @@ use tokio::sync::mpsc;
 #[derive(Default)]
 struct Begun {
     making: BTreeSet<Rid>,
+    /// Replicas that could not be made, and why: said once.
+    refused: BTreeMap<Rid, String>,
     deleting: BTreeSet<Rid>,
     /// Attachments this process coordinates.
     running: BTreeMap<VolumeId, Running>,
@@ -150,14 +152,15 @@ async fn heartbeat(m: Arc<Member>) {
             syncs.extend(status.volumes.iter().flat_map(|v| rates.progress(v)));
             for d in status.disks {
                 let used = (d.stats.units_total - d.stats.units_free) * hf_store::UNIT_BYTES;
-                disks.push(pb::DiskUse { disk: d.disk.0, used });
+                let entries = d.stats.entries_used + d.stats.entries_free;
+                disks.push(pb::DiskUse { disk: d.disk.0, used, entries });
             }
         }
         let status = m.meta.status.borrow().clone();
         if status.is_leader {
             let live = m.heard.lock().map(|mut h| {
                 h.lead(status.term, m.view.borrow().nodes.keys().copied());
-                h.beat(m.node, disks.iter().map(|d| (DiskId(d.disk), d.used)), syncs);
+                h.beat(m.node, &disks, syncs);
                 h.liveness()
             });
             if let Ok(live) = live {

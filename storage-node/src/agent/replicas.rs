@@ -74,10 +74,11 @@ async fn make_one(m: Arc<Member>, vol: VolumeId, disk: DiskId, rec: ReplicaRec, 
     let fresh = m.freshen().await;
     let wanted =
         m.view.borrow().volumes.get(&vol).is_some_and(|v| v.replicas().any(|(_, r)| r.rid == rid && !r.leaving));
+    let mut made = false;
     if let Some(reactor) = reactor.filter(|_| fresh && wanted) {
         let (tx, rx) = oneshot::channel();
         m.reactors[reactor].send(Mail::CreateReplica { disk, rec: Box::new(rec), reply: tx });
-        let made = match rx.await {
+        made = match rx.await {
             Ok(Ok(())) => true,
             // Made before a crash that kept the record from hearing of it: tell which storage it has.
             Ok(Err(hf_store::StoreError::Exists(known))) => {
@@ -85,7 +86,11 @@ async fn make_one(m: Arc<Member>, vol: VolumeId, disk: DiskId, rec: ReplicaRec, 
                 true
             }
             Ok(Err(e)) => {
-                tracing::error!(replica = %rid, disk = %disk, "cannot create a replica: {e}");
+                let why = e.to_string();
+                let said = begun.lock().is_ok_and(|mut b| b.refused.insert(rid, why.clone()).is_some_and(|s| s == why));
+                if !said {
+                    tracing::error!(replica = %rid, disk = %disk, "cannot create a replica: {why}");
+                }
                 false
             }
             Err(_) => false,
@@ -96,6 +101,9 @@ async fn make_one(m: Arc<Member>, vol: VolumeId, disk: DiskId, rec: ReplicaRec, 
     }
     if let Ok(mut b) = begun.lock() {
         b.making.remove(&rid);
+        if made {
+            b.refused.remove(&rid);
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use super::{Service, VISIBLE, internal};
 use crate::node::Member;
 use hf_meta_core::plan::Liveness;
 use hf_meta_proto::pb::{self, api_client::ApiClient};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tonic::Status;
 
@@ -22,11 +23,13 @@ impl Service {
         let state = m.view.borrow().clone();
         let volumes: Vec<_> = reactors.iter().flat_map(|r| &r.volumes).map(volume_json).collect();
         let disks: Vec<_> = reactors.iter().flat_map(|r| &r.disks).map(disk_json).collect();
+        let inventory = hf_meta_core::plan::inventory(&state, &live);
+        let replicas: BTreeMap<_, _> = inventory.iter().map(|d| (d.disk, d.replicas)).collect();
         Ok(serde_json::json!({
             "cluster": state.cluster, "name": state.name, "revision": state.revision,
             "leader": raft.leader, "is_leader": leads, "raft_term": raft.term,
             "voters": raft.voters, "voters_changing": raft.changing, "learners": raft.learners, "this_node": m.node,
-            "up": live.up, "used": live.used, "away": live.away, "syncs": syncs, "rebuild_paused": state.rebuild_paused,
+            "up": live.up, "used": live.used, "entries": live.entries, "replicas": replicas, "away": live.away, "syncs": syncs, "rebuild_paused": state.rebuild_paused,
             "rebalancing": state.rebalancing, "rebalance_paused": state.rebalance_paused,
             "nodes": state.nodes, "disks": state.disks, "volumes": state.volumes,
             "tombstones": state.tombstones, "attached_here": volumes, "disks_here": disks,
@@ -71,7 +74,9 @@ impl Service {
         };
         let up = serde_json::from_value(v["up"].clone()).map_err(internal)?;
         let used = serde_json::from_value(v["used"].clone()).map_err(internal)?;
-        Ok(Liveness { up, used, ..Liveness::default() })
+        // (A leader of an older release does not tell.)
+        let entries = serde_json::from_value(v["entries"].clone()).unwrap_or_default();
+        Ok(Liveness { up, used, entries, ..Liveness::default() })
     }
 }
 

@@ -344,7 +344,7 @@ impl Store {
             units_total: u64::from(self.units.total()),
             units_free: u64::from(self.units.free().saturating_sub(self.promised_units)),
             units_unaccounted: self.reckoning.orphans(),
-            entries_total: self.replicas.len() as u64,
+            entries_used: self.by_rid.len() as u64,
             entries_free: self.entries_free(),
             slots_free: (self.free_slots.len() as u64).saturating_sub(u64::from(self.promised_slots)),
             journal_used: self.journal.used(),

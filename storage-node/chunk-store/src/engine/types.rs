@@ -245,8 +245,8 @@ pub struct Stats {
     pub units_free: u64,
     /// Chunk slots that can still be promised.
     pub slots_free: u64,
-    /// Entries of the replica table as large as it is.
-    pub entries_total: u64,
+    /// Entries of the replica table in use, by replicas being deleted too.
+    pub entries_used: u64,
     /// Replicas that can still be created: free entries, and those the table can be extended by.
     pub entries_free: u64,
     /// Units that no page is known to refer to, because the page that did is lost; they are being looked for.
