@@ -164,17 +164,15 @@ pub fn a_full_table_grows() {
             }
         }
         made.push(rid);
-        if i % 16 == 15 {
+        if i % 16 == 9 {
             w.submit(Op::Checkpoint, "checkpoint");
             while at_the_edge && w.complete_one() {
                 check_crash(&w, &made, &mut rng);
             }
         }
-        if i % 50 == 49 {
+        if at_the_edge {
             // An age of the log is a superblock of its own, between checkpoints.
             w.note_age();
-        }
-        if at_the_edge {
             w.put(Rid(rid), Ver::new(1, 1), 0, &[tagged(rid, 0)]);
         }
         check_crash(&w, &made, &mut rng);

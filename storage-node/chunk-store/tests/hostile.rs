@@ -130,6 +130,7 @@ pub fn headers_from_a_disks_own_future_are_payload() {
     w.write(BlockRange::new(0, 1));
     w.quiesce();
     let copy = w.disk.clone();
+    (0..5).for_each(|_| w.reopen());
     (0..900).for_each(|b| {
         w.write(BlockRange::new(b, 1));
         w.quiesce();
@@ -152,7 +153,9 @@ pub fn headers_from_a_disks_own_future_are_payload() {
 #[test]
 pub fn a_disk_of_version_1_gets_a_salt_when_it_is_opened() {
     let mut w = World::version_1(7, 64 << 20);
-    let first = write_over_and_over(&mut w, &[tagged(1, 1), tagged(2, 2)], 300);
+    // (Among them what will look like groups of version 2, of a journal far ahead.)
+    let early = [newest_header(Salt(77), u64::MAX / 2, Vec::new()), tagged(2, 2)];
+    let first = write_over_and_over(&mut w, &early, 1600);
     holds(&mut w.disk.clone(), &first, "version 1");
     w.store = recovery::open(&mut w.disk, config()).unwrap();
     assert!(w.store.superblock().salt.is_none());

@@ -14,7 +14,7 @@ use hf_store::mutant::{self, ALL, Mutant};
 /// The tests that notice each: the first alone is enough, the others are there to be tried by whoever breaks a rule.
 fn watchers(m: Mutant) -> &'static [fn()] {
     match m {
-        Mutant::AnySaltWillDo => &[hostile::copies_of_disks_inside_a_volume_are_payload],
+        Mutant::AnySaltWillDo => &[hostile::a_disk_of_version_1_gets_a_salt_when_it_is_opened],
         Mutant::PayloadUnmasked => &[hostile::headers_from_a_disks_own_future_are_payload],
         Mutant::EntryReusedEarly => {
             &[entries::a_new_replica_has_nothing_of_the_one_before_it, entries::replicas_that_come_and_go_never_mix]

@@ -96,7 +96,7 @@ impl Store {
             return Err(format!("a journal record names replica entry {index}, beyond the table"));
         };
         let before = entry.replace(rec.clone());
-        if let Some(dead) = before.filter(|b| b.rid != rec.rid) {
+        if let Some(dead) = before.filter(|b| b.rid != rec.rid && !mutant::is(Mutant::EntryReusedEarly)) {
             self.forget_dead(index, dead.rid);
         }
         self.by_rid.insert(rec.rid, index);
