@@ -177,7 +177,7 @@ fn prepare(
     (cluster, node): (ClusterId, NodeId),
     serving: &[DiskUuid],
 ) -> anyhow::Result<DiskFile> {
-    let file = match DiskFile::open(path)? {
+    let mut file = match DiskFile::open(path)? {
         Some(f) => f,
         None => {
             let size = size.ok_or_else(|| OpenDiskError::NoSize(path.display().to_string()))?;
@@ -198,6 +198,9 @@ fn prepare(
         Err(OpenError::NotOurs) => {
             file.lock()?;
             check_vacant(&file)?;
+            if let Some(size) = size.map(|s| s / 4096 * 4096).filter(|s| path.is_dir() && *s > file.size) {
+                file.grow(size)?;
+            }
             let p = FormatParams { cluster, node, disk: DiskUuid(random()), journal: None, salt: Salt(random()) };
             recovery::format(&mut Blocking(&file), p).map_err(|e| store_error(path, e))?;
         }

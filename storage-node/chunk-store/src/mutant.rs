@@ -26,6 +26,8 @@ mutants! {
     LostUnitsForgotten,
     /// The units of every page that cannot be read just now are given away.
     UnreadableUnitsGiven,
+    /// What a killed process left in a cache counts when the disk is opened.
+    OpeningTrustsCaches,
     /// A superblock names the units of the replica table before their pages are written.
     TableNamedEarly,
 }

@@ -21,6 +21,7 @@ use crate::format::group::{Body, Group, MAX_GROUP_BYTES};
 use crate::format::superblock::{Bad, JournalTail, Superblock};
 use crate::format::{Salt, index};
 use crate::geometry::{Geometry, JOURNAL_OFF, MIN_DISK};
+use crate::mutant::{self, Mutant};
 use bytes::Bytes;
 use hf_policy::{BLOCK_SIZE, ClusterId, DiskUuid, LogAge, NodeId, crc};
 
@@ -162,7 +163,13 @@ fn newest_superblock(disk: &mut dyn RawDisk) -> Result<(Superblock, bool), OpenE
 }
 
 /// Opens a disk and replays its journal. Writes nothing; [`Store::start`] must follow.
+///
+/// What is read must survive power loss before it counts: a process that was killed may have left writes in a cache (of the
+/// device, or of the system) whose completion it never saw.
 pub fn open(disk: &mut dyn RawDisk, cfg: Config) -> Result<Store, OpenError> {
+    if !mutant::is(Mutant::OpeningTrustsCaches) {
+        disk.sync()?;
+    }
     let (sb, any_damaged) = newest_superblock(disk)?;
     let mut store = load::index(disk, cfg, sb)?;
     let scan = replay(disk, &mut store, &mut |_, _, _| {})?;

@@ -226,6 +226,12 @@ fn a_table_that_cannot_grow_refuses_with_the_number() {
     let (e, used) = refused(&mut w);
     assert_eq!((e.clone(), used), (StoreError::NoEntry(64), 64));
     assert!(e.to_string().contains("all 64 entries are taken"), "{e}");
+    // A bound that the operator gave.
+    let bounded = Config { replicas: 10, ..config() };
+    let mut w = World::formatted(4, 64 << 20, params(), bounded);
+    assert_eq!(w.store.stats().entries_free, 9);
+    let (e, used) = refused(&mut w);
+    assert_eq!((e, used), (StoreError::NoEntry(10), 10));
     // Data fills the disk: what is left is for data that was promised.
     let mut w = World::new(4, 24 << 20);
     w.ask(Op::CreateReplica(other(7))).unwrap();

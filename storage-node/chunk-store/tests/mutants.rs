@@ -1,7 +1,9 @@
 //! Each rule of the store that can be broken on purpose is broken once, and a test must notice.
-//! `cargo test -p hf-store --features mutants --test mutants`
+//! `cargo test -p hf-store --features mutants --test mutants every_broken_rule`
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)]
 
+#[path = "crash.rs"]
+mod crash;
 #[path = "entries.rs"]
 mod entries;
 #[path = "hostile.rs"]
@@ -26,6 +28,7 @@ fn watchers(m: Mutant) -> &'static [fn()] {
             lost_pages::lost_pages_on_a_full_disk_at_random,
         ],
         Mutant::UnreadableUnitsGiven => &[lost_pages::a_page_that_is_readable_again_still_has_its_units],
+        Mutant::OpeningTrustsCaches => &[crash::what_a_replay_found_in_a_cache_survives_the_power_loss_after_it],
         Mutant::TableNamedEarly => &[entries::a_full_table_grows],
     }
 }

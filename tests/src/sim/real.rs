@@ -31,7 +31,7 @@ pub struct RealStore {
 }
 
 fn config() -> Config {
-    Config { overlay_bytes: 256 << 10, cached_pages: 2, groups_in_flight: 2, destage_jobs: 2 }
+    Config { overlay_bytes: 256 << 10, cached_pages: 2, groups_in_flight: 2, destage_jobs: 2, ..Config::default() }
 }
 
 /// Of which shard, of how many blocks, in which history.

@@ -21,7 +21,8 @@ impl Store {
     /// Replicas that can still be created.
     pub(super) fn entries_free(&self) -> u64 {
         let free = self.replicas.len().saturating_sub(self.by_rid.len()) as u64;
-        free + u64::from(self.more_units()) * u64::from(EXTENSION_ENTRIES)
+        let possible = free + u64::from(self.more_units()) * u64::from(EXTENSION_ENTRIES);
+        possible.min(u64::from(self.cfg.replicas).saturating_sub(self.by_rid.len() as u64))
     }
 
     /// Units that the table may still take: writes in place and what was promised come first.
@@ -35,7 +36,11 @@ impl Store {
 
     /// A free entry of the replica table, which may grow for it.
     pub(super) fn free_entry(&mut self) -> Result<u32, StoreError> {
-        let full = StoreError::NoEntry(self.replicas.len() as u32);
+        let used = self.by_rid.len() as u32;
+        let full = StoreError::NoEntry(used);
+        if used >= self.cfg.replicas {
+            return Err(full);
+        }
         if let Some(index) = self.replicas.iter().position(Option::is_none) {
             return Ok(index as u32);
         }

@@ -23,11 +23,13 @@ pub struct Config {
     pub groups_in_flight: usize,
     /// Chunks destaged at once, at most.
     pub destage_jobs: usize,
+    /// Replicas, at most: each takes about 300 bytes of memory.
+    pub replicas: u32,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { overlay_bytes: 64 << 20, cached_pages: 8192, groups_in_flight: 2, destage_jobs: 16 }
+        Config { overlay_bytes: 64 << 20, cached_pages: 8192, groups_in_flight: 2, destage_jobs: 16, replicas: 1 << 16 }
     }
 }
 

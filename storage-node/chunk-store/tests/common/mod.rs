@@ -70,7 +70,7 @@ pub fn other(rid: u64) -> ReplicaRec {
 }
 
 pub fn config() -> Config {
-    Config { overlay_bytes: 2 << 20, cached_pages: 16, groups_in_flight: 3, destage_jobs: 3 }
+    Config { overlay_bytes: 2 << 20, cached_pages: 16, groups_in_flight: 3, destage_jobs: 3, replicas: 1000 }
 }
 
 /// What the disk's structures are told from payload by.
