@@ -28,6 +28,7 @@ const TOLD: Duration = Duration::from_secs(3);
 pub struct Heard {
     nodes: BTreeMap<NodeId, Instant>,
     used: BTreeMap<DiskId, u64>,
+    entries: BTreeMap<DiskId, u64>,
     syncs: BTreeMap<NodeId, Vec<pb::SyncProgress>>,
     /// Replicas that each node cannot make.
     refused: BTreeMap<NodeId, Vec<u64>>,
@@ -44,13 +45,16 @@ impl Heard {
         let away = |(n, t): (&NodeId, &Instant)| (t.elapsed() >= T_DEAD).then(|| (*n, t.elapsed().as_millis() as u64));
         let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
         let refused = self.refused.values().flatten().map(|r| Rid(*r)).collect();
-        Liveness { up, used: self.used.clone(), away: self.nodes.iter().filter_map(away).collect(), refused, wall_ms }
+        let away = self.nodes.iter().filter_map(away).collect();
+        Liveness { up, used: self.used.clone(), entries: self.entries.clone(), away, refused, wall_ms }
     }
 
     /// A node was heard of.
-    pub fn beat(&mut self, node: NodeId, used: impl Iterator<Item = (DiskId, u64)>, syncs: Vec<pb::SyncProgress>) {
+    pub fn beat(&mut self, node: NodeId, disks: &[pb::DiskUse], syncs: Vec<pb::SyncProgress>) {
         self.nodes.insert(node, Instant::now());
-        self.used.extend(used);
+        self.used.extend(disks.iter().map(|d| (DiskId(d.disk), d.used)));
+        // (A node of an older release does not say how large the tables are.)
+        self.entries.extend(disks.iter().filter(|d| d.entries > 0).map(|d| (DiskId(d.disk), d.entries)));
         self.syncs.insert(node, syncs);
     }
 
@@ -265,7 +269,8 @@ impl Peer for PeerService {
             h.liveness()
         });
         let Some(live) = known else { return Ok(Response::new(pb::LivingReply::default())) };
-        let used = live.used.iter().map(|(d, used)| pb::DiskUse { disk: d.0, used: *used }).collect();
+        let entries = |d| live.entries.get(d).copied().unwrap_or(0);
+        let used = live.used.iter().map(|(d, used)| pb::DiskUse { disk: d.0, used: *used, entries: entries(d) }).collect();
         Ok(Response::new(pb::LivingReply { leader: true, up: live.up.iter().map(|n| n.0).collect(), used }))
     }
 
@@ -281,7 +286,7 @@ impl Peer for PeerService {
             && !r.asks
             && let Ok(mut h) = self.heard.lock()
         {
-            h.beat(NodeId(r.node), r.disks.iter().map(|d| (DiskId(d.disk), d.used)), r.syncs);
+            h.beat(NodeId(r.node), &r.disks, r.syncs);
             h.cannot_make(NodeId(r.node), r.refused);
         }
         let (leader_node, leader_api) = self.leader_hint();

@@ -156,14 +156,15 @@ async fn heartbeat(m: Arc<Member>) {
             syncs.extend(status.volumes.iter().flat_map(|v| rates.progress(v)));
             for d in status.disks {
                 let used = (d.stats.units_total - d.stats.units_free) * hf_store::UNIT_BYTES;
-                disks.push(pb::DiskUse { disk: d.disk.0, used });
+                let entries = d.stats.entries_used + d.stats.entries_free;
+                disks.push(pb::DiskUse { disk: d.disk.0, used, entries });
             }
         }
         let status = m.meta.status.borrow().clone();
         if status.is_leader {
             let live = m.heard.lock().map(|mut h| {
                 h.lead(status.term, m.view.borrow().nodes.keys().copied());
-                h.beat(m.node, disks.iter().map(|d| (DiskId(d.disk), d.used)), syncs);
+                h.beat(m.node, &disks, syncs);
                 h.cannot_make(m.node, m.refused());
                 h.liveness()
             });

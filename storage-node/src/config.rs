@@ -45,6 +45,9 @@ pub struct NodeArgs {
     /// Bad blocks that a disk may meet before what it holds is moved elsewhere (default 256; 0: any number).
     #[arg(long, env = "HOLDFAST_DISK_ERROR_BUDGET")]
     pub disk_error_budget: Option<u64>,
+    /// Replicas that a disk may hold at most (default 65536).
+    #[arg(long, env = "HOLDFAST_DISK_REPLICAS")]
+    pub disk_replicas: Option<u32>,
     /// NBD connections at once, of all volumes; more are closed at once (default 10000).
     #[arg(long, env = "HOLDFAST_NBD_CONNECTIONS")]
     pub nbd_connections: Option<usize>,
@@ -207,6 +210,7 @@ impl Config {
             reactors,
             disk_options: DiskOptions {
                 force_threads: backend == "threads",
+                replicas: args.disk_replicas.or(file.disk_replicas).unwrap_or(1 << 16),
                 error_budget: args.disk_error_budget.or(file.disk_error_budget).unwrap_or(256),
                 write_memory: check.memory("write_memory", args.write_memory.or(file.write_memory), "64MiB", "4MiB"),
                 page_memory: check.memory("page_memory", args.page_memory.or(file.page_memory), "48MiB", "1MiB"),

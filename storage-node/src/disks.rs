@@ -10,7 +10,7 @@ use hf_meta_core::{Command, Reply};
 use hf_policy::attributes::Media;
 use hf_policy::{ClusterId, DiskId, DiskUuid, LogAge, NodeId};
 use hf_store::format::superblock::Superblock;
-use hf_store::{Config, FormatParams, OpenError, Store, recovery};
+use hf_store::{Config, FormatParams, OpenError, Salt, Store, recovery};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +61,8 @@ fn hand_over(node: &Node, m: &Member, disk: DiskId, file: DiskFile, mut store: S
         // It was not there, or took long, when the log was looked at. What it says is left as it is.
         return m.meta.is_older(noted, format!("disk {}", file.path.display()));
     }
+    // (A disk that an older release formatted has no salt yet.)
+    store.upgrade(Salt(random()));
     store.begin_with(own.age());
     let reactor = assign(m, disk);
     let mail = Mail::AddDisk { disk, store: Box::new(store), file: Arc::new(file), how: node.cfg.disk_options };
@@ -175,7 +177,7 @@ fn prepare(
     (cluster, node): (ClusterId, NodeId),
     serving: &[DiskUuid],
 ) -> anyhow::Result<DiskFile> {
-    let file = match DiskFile::open(path)? {
+    let mut file = match DiskFile::open(path)? {
         Some(f) => f,
         None => {
             let size = size.ok_or_else(|| OpenDiskError::NoSize(path.display().to_string()))?;
@@ -196,7 +198,10 @@ fn prepare(
         Err(OpenError::NotOurs) => {
             file.lock()?;
             check_vacant(&file)?;
-            let p = FormatParams { cluster, node, disk: DiskUuid(random()), journal: None };
+            if let Some(size) = size.map(|s| s / 4096 * 4096).filter(|s| path.is_dir() && *s > file.size) {
+                file.grow(size)?;
+            }
+            let p = FormatParams { cluster, node, disk: DiskUuid(random()), journal: None, salt: Salt(random()) };
             recovery::format(&mut Blocking(&file), p).map_err(|e| store_error(path, e))?;
         }
         Err(e) => return Err(store_error(path, e).into()),

@@ -48,6 +48,16 @@ type VolumeMetric = (&'static str, &'static str, &'static str, fn(&hf_repl_core:
 const DISK: &[DiskMetric] = &[
     ("disk_capacity_bytes", "gauge", "Bytes for data.", |s| s.units_total * hf_store::UNIT_BYTES),
     ("disk_free_bytes", "gauge", "Bytes that can still be allocated.", |s| s.units_free * hf_store::UNIT_BYTES),
+    ("disk_replica_entries", "gauge", "Entries of the replica table in use, by replicas being deleted too.", |s| {
+        s.entries_used
+    }),
+    ("disk_replica_entries_free", "gauge", "Replicas that can still be created.", |s| s.entries_free),
+    (
+        "disk_unaccounted_bytes",
+        "gauge",
+        "Bytes that a lost chunk page was the only one to know of; they are being looked for.",
+        |s| s.units_unaccounted * hf_store::UNIT_BYTES,
+    ),
     ("disk_journal_used_bytes", "gauge", "Journal bytes in use.", |s| s.journal_used),
     ("disk_overlay_bytes", "gauge", "Acknowledged bytes held in memory until destaged.", |s| s.overlay_bytes),
     ("disk_waiting", "gauge", "Operations waiting for room in journal or memory.", |s| s.waiting),

@@ -16,7 +16,7 @@ use hf_policy::{ClusterId, DiskUuid, NodeId, Policy, Rid, ShardId, VolumeId};
 use hf_repl_core::wire;
 use hf_store::format::{group::Group, index, page, replica::ReplicaRec, seal, superblock::Superblock};
 use hf_store::sim::SimDisk;
-use hf_store::{Config, FormatParams, recovery};
+use hf_store::{Config, FormatParams, Salt, recovery};
 
 /// A parser, by the name of its target and of its corpus.
 pub type Target = (&'static str, fn(&[u8]));
@@ -141,11 +141,18 @@ fn block(data: &[u8], crc_at: usize, blocks: usize) -> Vec<u8> {
 }
 
 fn journal_group(data: &[u8]) {
-    let n = Group::header_blocks(data).unwrap_or(1);
-    let b = block(data, 4, n);
-    if let Some((g, _)) = Group::decode_header(&b) {
-        let (again, _) = g.encode_header();
-        assert_eq!(Group::decode_header(&again).map(|x| x.0), Some(g));
+    // Of either format version; the salt is put right as the checksum is.
+    for salt in [Salt::NONE, Salt(9)] {
+        let mut data = data.to_vec();
+        if !salt.is_none() && data.len() >= 80 {
+            data[64..80].copy_from_slice(&salt.0.to_le_bytes());
+        }
+        let n = Group::header_blocks(&data, salt).unwrap_or(1);
+        let b = block(&data, 4, n);
+        if let Some((g, _)) = Group::decode_header(&b, salt) {
+            let (again, _) = g.encode_header(salt);
+            assert_eq!(Group::decode_header(&again, salt).map(|x| x.0), Some(g));
+        }
     }
 }
 
@@ -176,7 +183,7 @@ fn superblock(data: &[u8]) {
 }
 
 fn index_page(data: &[u8]) {
-    let _ = index::decode_page(DiskUuid(9), 0, data);
+    let _ = index::decode_page(DiskUuid(9), Salt::NONE, 0, data);
     for e in data.chunks_exact(hf_store::format::replica::REPLICA_BYTES) {
         if let Some(Some(r)) = ReplicaRec::decode(e) {
             let _ = r.encode();
@@ -190,7 +197,13 @@ fn index_page(data: &[u8]) {
 /// A disk on which these bytes lie over a formatted one, in pieces: `(block, bytes)`, each with a right checksum for a journal group.
 fn disk_open(data: &[u8]) {
     let mut disk = SimDisk::new(16 << 20);
-    let p = FormatParams { cluster: ClusterId(1), node: NodeId(1), disk: DiskUuid(9), journal: Some(1 << 20) };
+    let p = FormatParams {
+        cluster: ClusterId(1),
+        node: NodeId(1),
+        disk: DiskUuid(9),
+        journal: Some(1 << 20),
+        salt: Salt(9),
+    };
     if recovery::format(&mut disk, p).is_err() {
         return;
     }
@@ -199,7 +212,7 @@ fn disk_open(data: &[u8]) {
         let at = u64::from(u16::from_le_bytes([at[0], at[1]])) % 4096;
         let mut b = disk.block(at).to_vec();
         b[..body.len()].copy_from_slice(body);
-        if Group::header_blocks(&b) == Some(1) {
+        if Group::header_blocks(&b, Salt(9)) == Some(1) {
             seal(&mut b, 4);
         }
         disk.set_block(at, Bytes::from(b));

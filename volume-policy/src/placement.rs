@@ -32,6 +32,10 @@ pub struct DiskView {
     pub used: u64,
     /// Logical bytes of the replicas placed on it.
     pub placed: u64,
+    /// Replicas placed on it, and those that are to be deleted from it: each takes an entry of its replica table.
+    pub replicas: u64,
+    /// Replicas that its table can hold at most, as last reported; none if it was not.
+    pub entries: Option<u64>,
     /// Does its node answer, and is it allowed to take replicas?
     pub node_up: bool,
     /// Is the disk healthy?
@@ -124,6 +128,10 @@ const FILTERS: &[Filter] = &[
         }
         Ok(())
     }),
+    ("entries", |_, _, d| match d.entries.filter(|e| d.replicas >= *e) {
+        Some(e) => Err(format!("its replica table is full: {} replicas of at most {e}", d.replicas)),
+        None => Ok(()),
+    }),
 ];
 
 /// The failure domain of a disk at a level, if its node has the label.
@@ -199,6 +207,8 @@ mod tests {
             capacity: 1 << 40,
             used: 0,
             placed: 0,
+            replicas: 0,
+            entries: None,
             node_up: true,
             disk_ok: true,
         }
@@ -206,6 +216,19 @@ mod tests {
 
     fn policy(s: &str) -> Policy {
         Policy::from_attrs(&parse_pairs(s.split_whitespace()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_disk_whose_table_is_full_is_refused_with_the_number() {
+        let mut inv: Vec<_> = (1..=3).map(|i| disk(i, i, "a", Media::Ssd)).collect();
+        inv[0].entries = Some(64);
+        inv[0].replicas = 63;
+        let all = policy("size=1G replicas=3");
+        assert!(place(&all, 1 << 30, &inv, 0).is_ok());
+        inv[0].replicas = 64;
+        assert!(place(&policy("size=1G replicas=2"), 1 << 30, &inv, 0).is_ok_and(|d| !d.contains(&DiskId(1))));
+        let refused = place(&all, 1 << 30, &inv, 0).unwrap_err().to_string();
+        assert!(refused.contains("its replica table is full: 64 replicas of at most 64 (entries)"), "{refused}");
     }
 
     #[test]

@@ -200,8 +200,9 @@ fn disk() -> impl Strategy<Value = DiskView> {
     let capacity = prop::sample::select(&[0u64, 1 << 20, 1 << 40, 1 << 55][..]);
     let share = 0..=22u64;
     let health = (prop::bool::weighted(0.9), prop::bool::weighted(0.9));
-    (1..=6u64, label.clone(), label, media, capacity, (share.clone(), share), health).prop_map(
-        |(node, rack, zone, media, capacity, (used, placed), (node_up, disk_ok))| {
+    let table = (0..4u64, prop::option::of(0..8u64));
+    (1..=6u64, label.clone(), label, media, capacity, (share.clone(), share), (health, table)).prop_map(
+        |(node, rack, zone, media, capacity, (used, placed), ((node_up, disk_ok), (replicas, entries)))| {
             let named = [("rack", rack), ("zone", zone)].into_iter();
             DiskView {
                 disk: DiskId(0),
@@ -212,6 +213,8 @@ fn disk() -> impl Strategy<Value = DiskView> {
                 capacity,
                 used: (u128::from(capacity) * u128::from(used) / 20).min(u64::MAX.into()) as u64,
                 placed: (u128::from(capacity) * u128::from(placed)).min(u64::MAX.into()) as u64,
+                replicas,
+                entries,
                 node_up,
                 disk_ok,
             }
@@ -245,6 +248,7 @@ fn allowed(p: &Policy, need: u64, d: &DiskView) -> bool {
         && domain_of(p.failure_domain, d).is_some()
         && u128::from(d.placed) + u128::from(need) <= limit.min(u64::MAX.into())
         && u128::from(d.used) < u128::from(d.capacity) - u128::from(d.capacity / 20)
+        && d.entries.is_none_or(|e| d.replicas < e)
 }
 
 proptest! {

@@ -15,6 +15,8 @@ pub struct Liveness {
     pub up: BTreeSet<NodeId>,
     /// Bytes in use per disk, as last reported.
     pub used: BTreeMap<DiskId, u64>,
+    /// Replicas that each disk's table can hold at most, as last reported.
+    pub entries: BTreeMap<DiskId, u64>,
     /// Nodes that do not answer, and for how many milliseconds.
     pub away: BTreeMap<NodeId, u64>,
     /// Replicas that their nodes could not make, as they told last.
@@ -26,9 +28,12 @@ pub struct Liveness {
 /// What placement sees of the cluster.
 pub fn inventory(state: &ClusterState, live: &Liveness) -> Vec<DiskView> {
     let mut placed: BTreeMap<DiskId, u64> = BTreeMap::new();
+    let mut replicas: BTreeMap<DiskId, u64> = BTreeMap::new();
+    state.tombstones.values().for_each(|t| *replicas.entry(t.disk).or_default() += 1);
     for v in state.volumes.values() {
         for (shard, r) in v.replicas() {
             *placed.entry(r.disk).or_default() += v.shard_bytes(shard.index);
+            *replicas.entry(r.disk).or_default() += 1;
         }
     }
     state
@@ -45,6 +50,8 @@ pub fn inventory(state: &ClusterState, live: &Liveness) -> Vec<DiskView> {
                 capacity: d.capacity,
                 used: live.used.get(&d.id).copied().unwrap_or(0),
                 placed: placed.get(&d.id).copied().unwrap_or(0),
+                replicas: replicas.get(&d.id).copied().unwrap_or(0),
+                entries: live.entries.get(&d.id).copied(),
                 node_up: live.up.contains(&d.node),
                 disk_ok: d.state == DiskState::Ok && !d.draining && node.mode == NodeMode::Active,
             })
@@ -66,6 +73,7 @@ fn place_shards(
             .map_err(|r| Refusal::Invalid(r.to_string()))?;
         for d in inventory.iter_mut().filter(|d| disks.contains(&d.disk)) {
             d.placed += need;
+            d.replicas += 1;
         }
         out.push(disks);
     }
@@ -100,7 +108,12 @@ pub fn set_policy(
     let policy = Policy::from_attrs(&attrs).map_err(|e| Refusal::Invalid(e.to_string()))?;
     // Replicas that the new policy asks for must have a place before it is accepted.
     if ["replicas", "nodes", "media", "failure_domain"].iter().any(|k| change.contains_key(*k)) {
-        placement::place(&policy, 0, &inventory(state, live), salt).map_err(|r| Refusal::Invalid(r.to_string()))?;
+        let mut inv = inventory(state, live);
+        // (What the volume has there already needs no further entry.)
+        for (_, r) in v.replicas() {
+            inv.iter_mut().filter(|d| d.disk == r.disk).for_each(|d| d.replicas -= 1);
+        }
+        placement::place(&policy, 0, &inv, salt).map_err(|r| Refusal::Invalid(r.to_string()))?;
     }
     let grown = policy.size - v.size.min(policy.size);
     let mut inv = inventory(state, live);

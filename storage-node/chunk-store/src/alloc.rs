@@ -1,6 +1,8 @@
 //! Which 64 KiB units are free. A freed unit is used again only after the checkpoint that no longer refers to it is
-//! durable (C7) and every read that might still look at it has ended.
+//! durable (C7) and every read that might still look at it has ended. The same holds for the slots and table entries of
+//! deleted replicas ([`Leaving`]), but for the reads.
 
+use crate::format::index::PAGE_UNITS;
 use std::collections::{BTreeSet, VecDeque};
 
 /// A unit on its way to being free.
@@ -11,6 +13,31 @@ struct Pending {
     after_group: u64,
     /// Set once that checkpoint is durable: reads up to this number must have ended.
     after_read: Option<u64>,
+}
+
+/// Slots or table entries on their way to being free: each needs a checkpoint that covers the journal up to the group that
+/// was applied when it was given back. Until then a replay brings back what stood there.
+#[derive(Debug, Default)]
+pub struct Leaving(VecDeque<(u32, u64)>);
+
+impl Leaving {
+    /// `what` was given back when `group` was the last that was applied. Groups never fall.
+    pub fn push(&mut self, what: u32, group: u64) {
+        self.0.push_back((what, group));
+    }
+    /// Those that a checkpoint up to `group` frees.
+    pub fn freed_by(&mut self, group: u64) -> Vec<u32> {
+        let n = self.0.iter().take_while(|(_, after)| *after <= group).count();
+        self.0.drain(..n).map(|(what, _)| what).collect()
+    }
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+    /// Does none wait?
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 /// The units' state.
@@ -24,6 +51,10 @@ pub struct Units {
     /// them unless a journal record names them.
     volatile: BTreeSet<u32>,
     pending: VecDeque<Pending>,
+    /// The units in `pending`.
+    leaving: BTreeSet<u32>,
+    /// While pages are looked through: the units that some page is known to refer to.
+    seen: Option<Vec<u64>>,
     /// How many of `pending` wait only for reads.
     reapable: usize,
     dirty_pages: BTreeSet<u32>,
@@ -39,6 +70,8 @@ impl Units {
             cursor: 0,
             volatile: BTreeSet::new(),
             pending: VecDeque::new(),
+            leaving: BTreeSet::new(),
+            seen: None,
             reapable: 0,
             dirty_pages: BTreeSet::new(),
         }
@@ -47,12 +80,16 @@ impl Units {
     /// From the checkpoint's bitmap bytes.
     pub fn load(total: u32, bytes: &[u8]) -> Option<Units> {
         let mut u = Units::new(total);
-        for i in 0..total {
-            if bytes.get(i as usize / 8)? >> (i % 8) & 1 == 1 {
-                u.set(i, true);
-            }
+        let bytes = bytes.get(..(total as usize).div_ceil(8))?;
+        for (word, eight) in u.bits.iter_mut().zip(bytes.chunks(8)) {
+            let mut le = [0; 8];
+            le[..eight.len()].copy_from_slice(eight);
+            *word = u64::from_le_bytes(le);
         }
-        u.dirty_pages.clear();
+        if let Some(last) = u.bits.last_mut().filter(|_| total % 64 != 0) {
+            *last &= (1 << (total % 64)) - 1;
+        }
+        u.free = total - u.bits.iter().map(|w| w.count_ones()).sum::<u32>();
         Some(u)
     }
 
@@ -67,6 +104,11 @@ impl Units {
     /// All.
     pub fn total(&self) -> u32 {
         self.total
+    }
+
+    /// Is it allocated, as far as the bitmap says?
+    pub fn is_allocated(&self, unit: u32) -> bool {
+        unit < self.total && self.get(unit)
     }
 
     fn get(&self, i: u32) -> bool {
@@ -84,7 +126,7 @@ impl Units {
             self.bits[word] &= !bit;
             self.free += 1;
         }
-        self.dirty_pages.insert(i / crate::format::index::PAGE_UNITS as u32);
+        self.dirty_pages.insert(i / PAGE_UNITS as u32);
     }
 
     /// Takes a free unit, near the last one taken, so that chunks written together lie together.
@@ -133,15 +175,17 @@ impl Units {
 
     /// A chunk page refers to it now.
     pub fn settle(&mut self, unit: u32) {
+        self.saw(unit);
         if self.volatile.remove(&unit) {
-            self.dirty_pages.insert(unit / crate::format::index::PAGE_UNITS as u32);
+            self.dirty_pages.insert(unit / PAGE_UNITS as u32);
         }
     }
 
     /// Nothing will refer to it after a checkpoint that covers journal group `group`.
     pub fn release(&mut self, unit: u32, group: u64) {
         self.volatile.remove(&unit);
-        self.dirty_pages.insert(unit / crate::format::index::PAGE_UNITS as u32);
+        self.dirty_pages.insert(unit / PAGE_UNITS as u32);
+        self.leaving.insert(unit);
         self.pending.push_back(Pending { unit, after_group: group, after_read: None });
     }
 
@@ -164,6 +208,7 @@ impl Units {
             match p.after_read {
                 Some(r) if r < oldest_read => {
                     self.reapable -= 1;
+                    self.leaving.remove(&p.unit);
                     self.set(p.unit, false);
                 }
                 _ => kept.push_back(p),
@@ -179,22 +224,45 @@ impl Units {
 
     /// A bitmap page's bytes: what is allocated and referred to by a page.
     pub fn page_bytes(&self, page: u32) -> Vec<u8> {
-        let per = crate::format::index::PAGE_UNITS as u32;
-        let first = page * per;
-        let mut out = vec![0u8; per as usize / 8];
-        for i in first..(first + per).min(self.total) {
-            if self.get(i) {
-                out[(i - first) as usize / 8] |= 1 << (i % 8);
+        const WORDS: usize = PAGE_UNITS / 64;
+        let at = page as usize * WORDS;
+        let words = self.bits.iter().skip(at).take(WORDS);
+        let mut out: Vec<u8> = words.flat_map(|w| w.to_le_bytes()).collect();
+        out.resize(WORDS * 8, 0);
+        let first = page.saturating_mul(PAGE_UNITS as u32);
+        let all = first..first.saturating_add(PAGE_UNITS as u32);
+        for i in self.volatile.range(all.clone()).chain(self.leaving.range(all)) {
+            let i = i - first;
+            out[i as usize / 8] &= !(1 << (i % 8));
+        }
+        out
+    }
+
+    /// Pages are looked through from now on: which units do they refer to?
+    pub fn begin_reckoning(&mut self) {
+        self.seen = Some(vec![0; self.bits.len()]);
+    }
+
+    /// A page refers to this unit.
+    pub fn saw(&mut self, unit: u32) {
+        if let Some(word) = self.seen.as_mut().and_then(|s| s.get_mut(unit as usize / 64)) {
+            *word |= 1 << (unit % 64);
+        }
+    }
+
+    /// Every page was looked at: units that are allocated although nothing refers to them, nor will.
+    pub fn end_reckoning(&mut self) -> Vec<u32> {
+        let seen = self.seen.take().unwrap_or_default();
+        let mut found = Vec::new();
+        for (w, (bits, seen)) in self.bits.iter().zip(seen).enumerate() {
+            let mut left = bits & !seen;
+            while left != 0 {
+                found.push((w * 64) as u32 + left.trailing_zeros());
+                left &= left - 1;
             }
         }
-        let clear = |out: &mut Vec<u8>, i: u32| {
-            if (first..first + per).contains(&i) {
-                out[(i - first) as usize / 8] &= !(1 << (i % 8));
-            }
-        };
-        self.volatile.range(first..first.saturating_add(per)).for_each(|i| clear(&mut out, *i));
-        self.pending.iter().for_each(|p| clear(&mut out, p.unit));
-        out
+        found.retain(|u| !self.volatile.contains(u) && !self.leaving.contains(u));
+        found
     }
 }
 
@@ -216,6 +284,41 @@ mod tests {
         assert_eq!(u.take(), None, "read 5 may still look at it");
         u.reap(6);
         assert_eq!(u.take(), Some(a[1]));
+    }
+
+    #[test]
+    fn numbers_of_units_go_up_to_256_tib() {
+        let total = u32::MAX - 1;
+        let mut u = Units::new(total);
+        u.cursor = total - 2;
+        let (a, b) = (u.take().unwrap(), u.take().unwrap());
+        assert_eq!((a, b), (total - 2, total - 1));
+        assert_eq!(u.take(), Some(0), "the search begins again at the first");
+        u.settle(a);
+        u.settle(b);
+        let page = a / PAGE_UNITS as u32;
+        let bytes = u.page_bytes(page);
+        assert_eq!(bytes.len(), PAGE_UNITS / 8);
+        assert_eq!(bytes.iter().map(|b| b.count_ones()).sum::<u32>(), 2);
+        u.release(b, 1);
+        assert_eq!(u.page_bytes(page).iter().map(|b| b.count_ones()).sum::<u32>(), 1);
+    }
+
+    #[test]
+    fn what_nothing_refers_to_is_found() {
+        let mut u = Units::new(200);
+        let taken: Vec<u32> = (0..6).filter_map(|_| u.take()).collect();
+        taken[..5].iter().for_each(|i| u.settle(*i));
+        u.release(taken[4], 1);
+        u.begin_reckoning();
+        u.saw(taken[0]);
+        let late = u.take().unwrap();
+        u.settle(late);
+        assert_eq!(
+            u.end_reckoning(),
+            taken[1..4],
+            "nor one that is volatile, on its way out, or has got a page meanwhile"
+        );
     }
 
     #[test]

@@ -10,12 +10,18 @@
 
 use crate::UNIT_BYTES;
 use crate::format::index::{PAGE_REPLICAS, PAGE_SLOTS, PAGE_UNITS};
+use crate::format::page::NO_UNIT;
 use hf_policy::BLOCK_BYTES;
 
 /// The journal begins here; before it stand the superblocks and room for more.
 pub const JOURNAL_OFF: u64 = 64 << 10;
 /// The smallest disk that can be formatted.
 pub const MIN_DISK: u64 = 16 << 20;
+
+/// Index pages of each half that lie in one unit of the replica table's extension.
+pub const EXTENSION_PAGES: u32 = (UNIT_BYTES / BLOCK_BYTES / 2) as u32;
+/// Replica entries that such a unit adds to the table.
+pub const EXTENSION_ENTRIES: u32 = EXTENSION_PAGES * PAGE_REPLICAS as u32;
 
 /// The regions, in bytes and counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +40,8 @@ pub struct Geometry {
 
 impl Geometry {
     /// Divides a disk. `journal` overrides the default of 5 % of the disk, at most 1 GiB. It is at least 4 MiB: two of the
-    /// largest groups and the padding before a wrap must fit.
+    /// largest groups and the padding before a wrap must fit. Units have numbers of 32 bits: what lies behind the first
+    /// 256 TiB of data is not used.
     pub fn divide(disk_bytes: u64, journal: Option<u64>) -> Option<Geometry> {
         if disk_bytes < MIN_DISK {
             return None;
@@ -42,7 +49,7 @@ impl Geometry {
         let journal_bytes = journal.unwrap_or((disk_bytes / 20).min(1 << 30)).max(4 << 20) / BLOCK_BYTES * BLOCK_BYTES;
         let replicas = (disk_bytes >> 28).clamp(64, 16384) as u32;
         let mut g = Geometry { disk_bytes, journal_bytes, replicas, slots: 0, units: 0 };
-        let mut units = disk_bytes / UNIT_BYTES;
+        let mut units = (disk_bytes / UNIT_BYTES).min(u64::from(NO_UNIT));
         // Shrink until everything fits; metadata is about 1.3 %, so a few rounds do.
         loop {
             g.units = u32::try_from(units).ok()?;
@@ -60,7 +67,7 @@ impl Geometry {
     pub fn index_pages(&self) -> u32 {
         self.replica_pages() + self.slot_pages() + self.bitmap_pages()
     }
-    /// Pages of the replica table.
+    /// Pages of the replica table, without its extensions.
     pub fn replica_pages(&self) -> u32 {
         self.replicas.div_ceil(PAGE_REPLICAS as u32)
     }
@@ -71,6 +78,35 @@ impl Geometry {
     /// Pages of the unit bitmap.
     pub fn bitmap_pages(&self) -> u32 {
         self.units.div_ceil(PAGE_UNITS as u32)
+    }
+    /// Index pages of one half, those in so many extensions of the replica table included; they come last.
+    pub fn pages_with(&self, extensions: usize) -> u32 {
+        self.index_pages() + extensions as u32 * EXTENSION_PAGES
+    }
+    /// The index page of a replica entry.
+    pub fn replica_page(&self, entry: u32) -> u32 {
+        match entry.checked_sub(self.replicas) {
+            None => entry / PAGE_REPLICAS as u32,
+            Some(beyond) => self.index_pages() + beyond / PAGE_REPLICAS as u32,
+        }
+    }
+    /// The replica entries of an index page; none if it holds something else.
+    pub fn entries_of(&self, page: u32) -> Option<std::ops::Range<u32>> {
+        let (first, end) = match page.checked_sub(self.index_pages()) {
+            Some(beyond) => (self.replicas + beyond * PAGE_REPLICAS as u32, u32::MAX),
+            None if page < self.replica_pages() => (page * PAGE_REPLICAS as u32, self.replicas),
+            None => return None,
+        };
+        Some(first..(first + PAGE_REPLICAS as u32).min(end))
+    }
+    /// Where an index page lies; `extensions`: the units in which the replica table goes on.
+    pub fn index_page_off(&self, half: u8, page: u32, extensions: &[u32]) -> Option<u64> {
+        let Some(beyond) = page.checked_sub(self.index_pages()) else {
+            return Some(self.index_off(half) + u64::from(page) * BLOCK_BYTES);
+        };
+        let unit = *extensions.get((beyond / EXTENSION_PAGES) as usize)?;
+        let at = u64::from(half & 1) * u64::from(EXTENSION_PAGES) + u64::from(beyond % EXTENSION_PAGES);
+        Some(self.unit_off(unit) + at * BLOCK_BYTES)
     }
     /// Where an index half begins.
     pub fn index_off(&self, half: u8) -> u64 {
@@ -101,14 +137,14 @@ mod tests {
 
     #[test]
     fn regions_do_not_overlap_and_fit() {
-        for size in [MIN_DISK, 20 << 20, 100 << 20, 1 << 30, 1 << 40, 15 << 40] {
+        for size in [MIN_DISK, 20 << 20, 100 << 20, 1 << 30, 1 << 40, 15 << 40, 256 << 40, 300 << 40] {
             let g = Geometry::divide(size, None).unwrap();
             assert!(g.index_off(1) >= g.index_off(0) + u64::from(g.index_pages()) * 4096);
             assert!(g.page_off(0, 0) >= g.index_off(1) + u64::from(g.index_pages()) * 4096);
             assert!(g.data_off() >= g.page_off(g.slots - 1, 1) + 4096);
             assert!(g.unit_off(g.units - 1) + UNIT_BYTES <= size);
             let share = g.data_bytes() as f64 / size as f64;
-            assert!(size < (1 << 30) || share > 0.92, "{size}: {share}");
+            assert!(size < (1 << 30) || share > if size > 256 << 40 { 0.85 } else { 0.92 }, "{size}: {share}");
         }
         assert_eq!(Geometry::divide(MIN_DISK - 1, None), None);
     }

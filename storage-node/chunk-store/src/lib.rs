@@ -12,6 +12,7 @@
 //! | [`alloc`] | which 64 KiB units are free; when freed ones may be used again (C7) |
 //! | [`engine`] | the state machine: journal, overlay, destage, checkpoint, reads |
 //! | [`recovery`] | what a disk holds after a crash |
+//! | [`mutant`] | rules broken on purpose, for the tests of the tests |
 //! | [`sim`] | a simulated disk that loses, tears and damages what was not synced |
 
 pub mod alloc;
@@ -19,11 +20,13 @@ pub mod disk;
 pub mod engine;
 pub mod format;
 pub mod geometry;
+pub mod mutant;
 pub mod recovery;
 pub mod sim;
 
 pub use disk::{DiskError, DiskOp, RawDisk};
 pub use engine::{Answer, Config, Content, CopyItem, Input, Op, OpId, Output, Stats, Store, StoreError};
+pub use format::Salt;
 pub use format::replica::ReplicaRec;
 pub use recovery::{FormatParams, OpenError};
 

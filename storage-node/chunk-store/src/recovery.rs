@@ -15,16 +15,17 @@
 //! | does not | the end, if no group nearby claims that it was durable; else damaged: refuse |
 //! | cannot be read | refuse: it may have been durable. (What lies behind the end and cannot be read claims nothing) |
 
-use crate::alloc::Units;
 use crate::disk::{DiskError, RawDisk};
 use crate::engine::{Config, Store};
 use crate::format::group::{Body, Group, MAX_GROUP_BYTES};
-use crate::format::index;
-use crate::format::replica::{REPLICA_BYTES, ReplicaRec};
 use crate::format::superblock::{Bad, JournalTail, Superblock};
+use crate::format::{Salt, index};
 use crate::geometry::{Geometry, JOURNAL_OFF, MIN_DISK};
+use crate::mutant::{self, Mutant};
 use bytes::Bytes;
 use hf_policy::{BLOCK_SIZE, ClusterId, DiskUuid, LogAge, NodeId, crc};
+
+mod load;
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
 /// Sectors behind the journal's end that may be unreadable. A disk with more is a dead one, and each may take it seconds to give up.
@@ -41,6 +42,8 @@ pub struct FormatParams {
     pub disk: DiskUuid,
     /// Journal bytes; by default 5 % of the disk, from 4 MiB to 1 GiB.
     pub journal: Option<u64>,
+    /// Random; [`Salt::NONE`] makes a disk of format version 1, as older releases did.
+    pub salt: Salt,
 }
 
 /// Why a disk cannot be opened or formatted.
@@ -94,7 +97,7 @@ pub fn format(disk: &mut dyn RawDisk, p: FormatParams) -> Result<Superblock, Ope
     }
     let mut crcs = Vec::new();
     for page in 0..geometry.index_pages() {
-        let (block, c) = index::encode_page(p.disk, page, 1, &[]);
+        let (block, c) = index::encode_page(p.disk, Salt::NONE, page, 1, &[]);
         crcs.push(c);
         disk.write(geometry.index_off(0) + u64::from(page) * BLOCK, &block)?;
     }
@@ -111,6 +114,9 @@ pub fn format(disk: &mut dyn RawDisk, p: FormatParams) -> Result<Superblock, Ope
         index_gen: 1,
         index_digest: index::digest(&crcs),
         log_age: LogAge::default(),
+        salt: p.salt,
+        salted_from: u64::from(!p.salt.is_none()),
+        extensions: Vec::new(),
     };
     let block = sb.encode();
     disk.write(sb.offset(), &[block.clone(), block].concat())?;
@@ -157,9 +163,15 @@ fn newest_superblock(disk: &mut dyn RawDisk) -> Result<(Superblock, bool), OpenE
 }
 
 /// Opens a disk and replays its journal. Writes nothing; [`Store::start`] must follow.
+///
+/// What is read must survive power loss before it counts: a process that was killed may have left writes in a cache (of the
+/// device, or of the system) whose completion it never saw.
 pub fn open(disk: &mut dyn RawDisk, cfg: Config) -> Result<Store, OpenError> {
+    if !mutant::is(Mutant::OpeningTrustsCaches) {
+        disk.sync()?;
+    }
     let (sb, any_damaged) = newest_superblock(disk)?;
-    let mut store = load_index(disk, cfg, sb)?;
+    let mut store = load::index(disk, cfg, sb)?;
     let scan = replay(disk, &mut store, &mut |_, _, _| {})?;
     check_end(disk, &store, &scan, any_damaged)?;
     store.promise_after_replay();
@@ -171,40 +183,9 @@ pub fn open(disk: &mut dyn RawDisk, cfg: Config) -> Result<Store, OpenError> {
 /// before the end, if it did.
 pub fn journal(disk: &mut dyn RawDisk, mut each: impl FnMut(u64, u64, &Group)) -> Result<Option<OpenError>, OpenError> {
     let (sb, any_damaged) = newest_superblock(disk)?;
-    let mut store = load_index(disk, Config::default(), sb)?;
+    let mut store = load::index(disk, Config::default(), sb)?;
     let scan = replay(disk, &mut store, &mut each)?;
     Ok(check_end(disk, &store, &scan, any_damaged).err())
-}
-
-fn load_index(disk: &mut dyn RawDisk, cfg: Config, sb: Superblock) -> Result<Store, OpenError> {
-    let g = sb.geometry;
-    let (mut replicas, mut slots, mut bitmap, mut crcs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for page in 0..g.index_pages() {
-        let block = read(disk, g.index_off(sb.half) + u64::from(page) * BLOCK, BLOCK_SIZE)?;
-        let Some((payload, crc)) = index::decode_page(sb.disk, page, &block) else {
-            return damaged(format!("index page {page} of half {} does not verify", sb.half));
-        };
-        crcs.push(crc);
-        let bad = || OpenError::Damaged(format!("index page {page} holds an impossible entry"));
-        if page < g.replica_pages() {
-            for e in payload.chunks_exact(REPLICA_BYTES).take(index::PAGE_REPLICAS) {
-                replicas.push(ReplicaRec::decode(e).ok_or_else(bad)?);
-            }
-        } else if page < g.replica_pages() + g.slot_pages() {
-            for e in payload.chunks_exact(index::SLOT_BYTES).take(index::PAGE_SLOTS) {
-                slots.push(index::SlotEntry::decode(e).ok_or_else(bad)?);
-            }
-        } else {
-            bitmap.extend_from_slice(payload);
-        }
-    }
-    if index::digest(&crcs) != sb.index_digest {
-        return damaged("an index page is older than the checkpoint that names it (a write was lost)");
-    }
-    replicas.truncate(g.replicas as usize);
-    slots.truncate(g.slots as usize);
-    let units = Units::load(g.units, &bitmap).ok_or_else(|| OpenError::Damaged("the unit bitmap is short".into()))?;
-    Store::loaded(cfg, sb, replicas, slots, units, crcs).map_err(OpenError::Damaged)
 }
 
 /// Where the journal's scan ended.
@@ -255,13 +236,14 @@ fn read_group(disk: &mut dyn RawDisk, store: &Store, off: u64, scan: &Scan) -> R
         return Ok(None);
     }
     let first = read(disk, JOURNAL_OFF + off, BLOCK_SIZE)?;
-    let Some(blocks) = Group::header_blocks(&first) else { return Ok(None) };
+    let salt = store.superblock().salt_of(scan.tail.seq);
+    let Some(blocks) = Group::header_blocks(&first, salt) else { return Ok(None) };
     let header_bytes = blocks as u64 * BLOCK;
     if off + header_bytes > ring {
         return Ok(None);
     }
     let area = if blocks == 1 { first } else { read(disk, JOURNAL_OFF + off, header_bytes as usize)? };
-    let Some((group, crc)) = Group::decode_header(&area) else { return Ok(None) };
+    let Some((group, crc)) = Group::decode_header(&area, salt) else { return Ok(None) };
     let follows =
         group.seq == scan.tail.seq && group.prev_crc == scan.tail.prev_crc && group.journal_gen >= scan.journal_gen;
     let bytes = header_bytes + u64::from(group.payload_blocks) * BLOCK;
@@ -271,7 +253,8 @@ fn read_group(disk: &mut dyn RawDisk, store: &Store, off: u64, scan: &Scan) -> R
     let payload = if group.payload_blocks == 0 {
         Bytes::new()
     } else {
-        read(disk, JOURNAL_OFF + off + header_bytes, group.payload_blocks as usize * BLOCK_SIZE)?
+        let stored = read(disk, JOURNAL_OFF + off + header_bytes, group.payload_blocks as usize * BLOCK_SIZE)?;
+        group.masked.unmask(&stored)
     };
     Ok(payload_verifies(&group, &payload, store).then_some((group, crc, payload, bytes)))
 }
@@ -300,6 +283,12 @@ fn check_end(disk: &mut dyn RawDisk, store: &Store, scan: &Scan, any_damaged: bo
     if scan.newest_checkpoint > sb.generation {
         return damaged("its newest superblock is lost");
     }
+    // When the disk got its salt every group of before had been replayed. (So headers without a salt are asked nothing on a
+    // disk that has one.)
+    if scan.tail.seq < sb.salted_from {
+        return damaged(format!("journal group {} was durable and cannot be read", scan.tail.seq));
+    }
+    let salt = sb.salt;
     let ring = sb.geometry.journal_bytes;
     // The next groups lie within a few group lengths behind the end, or at the ring's beginning.
     let window = if any_damaged { ring } else { (3 * MAX_GROUP_BYTES).min(ring) };
@@ -323,13 +312,13 @@ fn check_end(disk: &mut dyn RawDisk, store: &Store, scan: &Scan, any_damaged: bo
                     }
                     Ok(block) => block,
                 };
-                let Some(blocks) = Group::header_blocks(&block) else { continue };
+                let Some(blocks) = Group::header_blocks(&block, salt) else { continue };
                 let at = off + i * BLOCK;
                 if at + blocks as u64 * BLOCK > ring {
                     continue;
                 }
                 let Ok(area) = read(disk, JOURNAL_OFF + at, blocks * BLOCK_SIZE) else { continue };
-                let Some((g, _)) = Group::decode_header(&area) else { continue };
+                let Some((g, _)) = Group::decode_header(&area, salt) else { continue };
                 let newer = g.journal_gen >= scan.journal_gen && g.seq > scan.tail.seq;
                 if newer && g.acked_through >= scan.tail.seq {
                     return damaged(format!("journal group {} was durable and cannot be read", scan.tail.seq));

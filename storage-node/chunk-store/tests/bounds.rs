@@ -33,7 +33,13 @@ fn overrun(w: &mut World, writes: u64, mut look: impl FnMut(&mut World)) {
 #[test]
 fn memory_keeps_its_bounds_whatever_comes() {
     for seed in 0..6 {
-        let cfg = Config { overlay_bytes: 1 << 20, cached_pages: 16, groups_in_flight: 3, destage_jobs: 4 };
+        let cfg = Config {
+            overlay_bytes: 1 << 20,
+            cached_pages: 16,
+            groups_in_flight: 3,
+            destage_jobs: 4,
+            ..Config::default()
+        };
         let mut w = World::with(seed, 96 << 20, 16 << 20, cfg);
         let mut most = 0;
         overrun(&mut w, 3000, |w| {
@@ -53,7 +59,13 @@ fn memory_keeps_its_bounds_whatever_comes() {
 fn a_full_journal_drains_and_trims_and_deletes_fit_into_it() {
     for seed in 0..6 {
         // The overlay is no limit here: only the journal is.
-        let cfg = Config { overlay_bytes: 256 << 20, cached_pages: 16, groups_in_flight: 3, destage_jobs: 4 };
+        let cfg = Config {
+            overlay_bytes: 256 << 20,
+            cached_pages: 16,
+            groups_in_flight: 3,
+            destage_jobs: 4,
+            ..Config::default()
+        };
         let mut w = World::with(seed, 64 << 20, 4 << 20, cfg);
         let (mut fullest, mut while_full) = (0, 0);
         overrun(&mut w, 4000, |w| {
@@ -84,7 +96,13 @@ fn a_full_journal_drains_and_trims_and_deletes_fit_into_it() {
 #[test]
 fn destaging_gives_way_to_a_foreground_that_suffers() {
     let most_at_once = |beside: u64| {
-        let cfg = Config { overlay_bytes: 64 << 20, cached_pages: 64, groups_in_flight: 1, destage_jobs: 8 };
+        let cfg = Config {
+            overlay_bytes: 64 << 20,
+            cached_pages: 64,
+            groups_in_flight: 1,
+            destage_jobs: 8,
+            ..Config::default()
+        };
         let mut w = World::with(3, 96 << 20, 16 << 20, cfg);
         w.took = Some(200);
         let (mut at_once, mut steady) = (0, 0);

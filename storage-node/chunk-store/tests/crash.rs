@@ -2,6 +2,7 @@
 //! was acknowledged must be there, whole; what was not may be there, whole; nothing else.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "common/mod.rs"]
 mod common;
 use common::*;
 use hf_policy::*;
@@ -108,6 +109,30 @@ fn repeated_crashes_never_take_back_what_was_seen() {
         }
         w.quiesce();
     }
+}
+
+/// A process is killed while a write is on its way, and the power goes later: what the replay found in the disk's cache has been shown
+/// and built upon, so it must not be gone.
+#[test]
+pub fn what_a_replay_found_in_a_cache_survives_the_power_loss_after_it() {
+    let mut w = World::new(9, 24 << 20);
+    w.write(BlockRange::new(1, 1));
+    w.quiesce();
+    w.write(BlockRange::new(2, 1));
+    let shown = w.flights.values().next().unwrap().effect.clone();
+    // Its group has reached the cache; nobody was told.
+    w.reopen();
+    w.acked.extend(shown);
+    w.read(BlockRange::new(0, 8));
+    w.quiesce();
+    w.term += 1;
+    w.seq = 0;
+    w.write(BlockRange::new(3, 1));
+    w.quiesce();
+    w.disk.crash_keeping(|_| false);
+    w.reopen();
+    w.read(BlockRange::new(0, 8));
+    w.quiesce();
 }
 
 /// Long runs without a crash: reads always match, the journal wraps many times, units are neither lost nor doubled.

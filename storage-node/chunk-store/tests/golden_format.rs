@@ -1,25 +1,29 @@
-//! Golden bytes of every structure on disk, per version (`testdata/format_v1/*.hex`): what was written once must be read for ever, and
+//! Golden bytes of every structure on disk, per version (`testdata/format_v1/*.hex`, `format_v2`): what was written once must be read for ever, and
 //! is written the same way until the format gets a new version.
 //!
 //! `UPDATE=1` writes only files that do not exist: the committed bytes of a version never change. A new layout gets a new
 //! version, a directory of its own, and this release still decodes the old one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use bytes::Bytes;
 use hf_policy::crc::SeededCrc;
 use hf_policy::*;
 use hf_store::ReplicaRec;
-use hf_store::format::group::{Body, Group, Record};
+use hf_store::format::group::{Body, Group, MAGIC, Masked, Record};
 use hf_store::format::index::{self, SlotEntry};
 use hf_store::format::page::{self, BlockMeta, BlockState, Page, PageId};
 use hf_store::format::replica::REPLICA_BYTES;
-use hf_store::format::seal;
 use hf_store::format::superblock::{Bad, JournalTail, Superblock};
+use hf_store::format::{Salt, seal};
 use hf_store::geometry::Geometry;
 use std::path::{Path, PathBuf};
 
-fn dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/format_v1")
+fn dir(version: u32) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("testdata/format_v{version}"))
 }
+
+/// The salt of the disks of version 2 here.
+const SALT: Salt = Salt(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
 
 /// Lines of 32 bytes behind their offset; lines of zeroes are left out.
 fn to_hex(bytes: &[u8]) -> String {
@@ -48,9 +52,13 @@ fn from_hex(text: &str) -> Vec<u8> {
 
 /// The committed bytes, after it was seen that this release still writes them.
 fn golden(name: &str, encoded: &[u8]) -> Vec<u8> {
-    let path = dir().join(format!("{name}.hex"));
+    golden_of(1, name, encoded)
+}
+
+fn golden_of(version: u32, name: &str, encoded: &[u8]) -> Vec<u8> {
+    let path = dir(version).join(format!("{name}.hex"));
     if !path.exists() && std::env::var_os("UPDATE").is_some() {
-        std::fs::create_dir_all(dir()).unwrap();
+        std::fs::create_dir_all(dir(version)).unwrap();
         std::fs::write(&path, to_hex(encoded)).unwrap();
     }
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -108,6 +116,9 @@ fn superblock() {
         index_digest: 0xd1d2_d3d4,
         node: NodeId(0xe1e2_e3e4_e5e6_e7e8),
         log_age: LogAge::default(),
+        salt: Salt::NONE,
+        salted_from: 0,
+        extensions: Vec::new(),
     };
     // The age of a log was added behind what there was: disks from before hold zeroes there, and are read as never told.
     let aged = Superblock {
@@ -121,14 +132,27 @@ fn superblock() {
     assert_eq!(Superblock::decode(&bytes), Ok(sb.clone()));
     every_bit_counts("superblock", &bytes, |b| Superblock::decode(b).is_ok());
     let mut newer = bytes.clone();
-    newer[8] += 1;
+    newer[8] += 2;
     seal(&mut newer, 12);
-    assert_eq!(Superblock::decode(&newer), Err(Bad::TooNew(2)));
+    assert_eq!(Superblock::decode(&newer), Err(Bad::TooNew(3)));
     // Disks that were formatted before the node was written down are read as belonging to none.
     let mut older = bytes;
     older[128..136].fill(0);
     seal(&mut older, 12);
-    assert_eq!(Superblock::decode(&older), Ok(Superblock { node: NodeId(0), ..sb }));
+    assert_eq!(Superblock::decode(&older), Ok(Superblock { node: NodeId(0), ..sb.clone() }));
+    // Version 2: a salt, and a replica table that goes on in two units.
+    let salted = Superblock { salt: SALT, salted_from: 0xa1a2, extensions: vec![0x1112_1314, 0x1516], ..sb };
+    let bytes = golden_of(2, "superblock", &salted.encode());
+    assert_eq!(Superblock::decode(&bytes), Ok(salted));
+    every_bit_counts("superblock", &bytes, |b| Superblock::decode(b).is_ok());
+    let with = |at: usize, n: usize, value: u8| {
+        let mut b = bytes.clone();
+        b[at..at + n].fill(value);
+        seal(&mut b, 12);
+        Superblock::decode(&b)
+    };
+    assert_eq!(with(160, 16, 0), Err(Bad::Damaged), "version 2 without a salt");
+    assert_eq!(with(184, 4, 0xff), Err(Bad::Damaged), "more units than fit");
 }
 
 fn group(records: Vec<Record>) -> Group {
@@ -139,6 +163,7 @@ fn group(records: Vec<Record>) -> Group {
         acked_through: 0x2122_2322,
         checkpoint: 0x41,
         payload_blocks: records.iter().map(|r| r.payload_blocks() as u32).sum(),
+        masked: Masked::default(),
         records,
     }
 }
@@ -166,20 +191,38 @@ fn journal_groups_of_every_record_kind() {
     one_group("group_several", &group(all.clone()));
     let many: Vec<Record> = (0..5).flat_map(|_| all.clone()).collect();
     one_group("group_two_header_blocks", &group(many));
+    one_group_of(2, "group_several", SALT, &group(all.clone()));
+    let mut masked = group(all);
+    let mut payload = [Bytes::from([vec![9; 4096], [&MAGIC.to_le_bytes()[..], &[9; 4092]].concat()].concat())];
+    masked.masked = Masked::mask(&mut payload);
+    one_group_of(2, "group_masked", SALT, &masked);
+    let extend = Record {
+        replica: 64,
+        rid: Rid(0),
+        range: BlockRange::default(),
+        ver: Ver::ZERO,
+        body: Body::Extend { unit: 0x1112 },
+    };
+    one_group_of(2, "group_extend", SALT, &group(vec![extend]));
 }
 
 fn one_group(name: &str, g: &Group) {
-    let (encoded, crc) = g.encode_header();
-    let bytes = golden(name, &encoded);
-    assert_eq!(Group::header_blocks(&bytes), Some(bytes.len() / 4096), "{name}");
-    assert_eq!(Group::decode_header(&bytes), Some((g.clone(), crc)), "{name}");
+    one_group_of(1, name, Salt::NONE, g);
+}
+
+fn one_group_of(version: u32, name: &str, salt: Salt, g: &Group) {
+    let (encoded, crc) = g.encode_header(salt);
+    let bytes = golden_of(version, name, &encoded);
+    assert_eq!(Group::header_blocks(&bytes, salt), Some(bytes.len() / 4096), "{name}");
+    assert_eq!(Group::decode_header(&bytes, salt), Some((g.clone(), crc)), "{name}");
     if bytes.len() == 4096 {
-        every_bit_counts(name, &bytes, |b| Group::decode_header(b).is_some());
+        every_bit_counts(name, &bytes, |b| Group::decode_header(b, salt).is_some());
     }
+    assert_eq!(Group::decode_header(&bytes, Salt(SALT.0 + 1)), None, "{name} of another disk");
     let mut newer = bytes;
     newer[8] += 1;
     seal(&mut newer, 4);
-    assert_eq!(Group::decode_header(&newer), None, "{name} of another version");
+    assert_eq!(Group::decode_header(&newer, salt), None, "{name} of another version");
 }
 
 #[test]
@@ -243,17 +286,23 @@ fn index_pages() {
         ("index_slots", 4, payload),
         ("index_bitmap", 5, vec![0xff, 0x01, 0x80]),
     ] {
-        let (encoded, crc) = index::encode_page(disk, page, 0x31, &payload);
+        let (encoded, crc) = index::encode_page(disk, Salt::NONE, page, 0x31, &payload);
         let bytes = golden(name, &encoded);
-        let (got, got_crc) = index::decode_page(disk, page, &bytes).unwrap();
+        let (got, got_crc) = index::decode_page(disk, Salt::NONE, page, &bytes).unwrap();
         assert_eq!((&got[..payload.len()], got_crc), (&payload[..], crc), "{name}");
         assert!(got[payload.len()..].iter().all(|b| *b == 0));
-        assert_eq!(index::decode_page(disk, page + 1, &bytes), None, "{name} in another place");
-        assert_eq!(index::decode_page(DiskUuid(1), page, &bytes), None, "{name} of another disk");
-        every_bit_counts(name, &bytes, |b| index::decode_page(disk, page, b).is_some());
+        assert_eq!(index::decode_page(disk, Salt::NONE, page + 1, &bytes), None, "{name} in another place");
+        assert_eq!(index::decode_page(DiskUuid(1), Salt::NONE, page, &bytes), None, "{name} of another disk");
+        every_bit_counts(name, &bytes, |b| index::decode_page(disk, Salt::NONE, page, b).is_some());
     }
-    let bytes = from_hex(&std::fs::read_to_string(dir().join("index_slots.hex")).unwrap());
-    let payload = index::decode_page(disk, 4, &bytes).unwrap().0;
+    // In a unit: with the salt, so that no payload that was there, or was meant for another place, is taken for it.
+    let (encoded, _) = index::encode_page(disk, SALT, 77, 0x31, &replica().encode());
+    let bytes = golden_of(2, "index_extension", &encoded);
+    assert!(index::decode_page(disk, SALT, 77, &bytes).is_some());
+    assert_eq!(index::decode_page(disk, Salt(1), 77, &bytes), None);
+    assert_eq!(index::decode_page(disk, Salt::NONE, 77, &bytes), None);
+    let bytes = from_hex(&std::fs::read_to_string(dir(1).join("index_slots.hex")).unwrap());
+    let payload = index::decode_page(disk, Salt::NONE, 4, &bytes).unwrap().0;
     let read: Vec<_> = payload.chunks_exact(index::SLOT_BYTES).map(|e| SlotEntry::decode(e).unwrap()).collect();
     assert_eq!(read[..3], slots.map(Some));
     assert!(read[3..].iter().all(Option::is_none));
@@ -263,7 +312,7 @@ fn index_pages() {
 #[test]
 fn every_golden_file_is_tested() {
     let source = include_str!("golden_format.rs");
-    let names = std::fs::read_dir(dir()).unwrap().map(|e| e.unwrap().path());
+    let names = [1, 2].into_iter().flat_map(|v| std::fs::read_dir(dir(v)).unwrap()).map(|e| e.unwrap().path());
     let mut n = 0;
     for p in names {
         let stem = p.file_stem().unwrap().to_string_lossy().into_owned();

@@ -2,12 +2,13 @@
 //! as it went in, and nothing else is accepted.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use bytes::Bytes;
 use hf_policy::crc::SeededCrc;
 use hf_policy::*;
-use hf_store::format::group::{Body, Group, MAX_PAYLOAD_BLOCKS, MAX_RECORD_BYTES, Record};
+use hf_store::format::group::{Body, Group, MAGIC, MAX_PAYLOAD_BLOCKS, MAX_RECORD_BYTES, Masked, Record};
 use hf_store::format::index::{self, SlotEntry};
 use hf_store::format::page::{BlockMeta, BlockState, NO_UNIT, Page, PageId};
-use hf_store::format::seal;
+use hf_store::format::{Salt, seal};
 use hf_store::geometry::{Geometry, JOURNAL_OFF, MIN_DISK};
 use hf_store::{CHUNK_UNITS, ReplicaRec, UNIT_BYTES};
 use proptest::prelude::*;
@@ -57,6 +58,7 @@ fn record() -> impl Strategy<Value = Record> {
         (0..=256u32).prop_map(|n| (n, Body::ZeroKept)),
         (0..=256u32).prop_map(|n| (n, Body::Bad)),
         replica().prop_map(|r| (0, Body::Replica(Box::new(r)))),
+        any::<u32>().prop_map(|unit| (0, Body::Extend { unit })),
     ];
     (any::<u32>(), any::<u64>(), any::<u64>(), ver(), body).prop_map(|(replica, rid, start, ver, (len, body))| Record {
         replica,
@@ -75,9 +77,15 @@ fn group() -> impl Strategy<Value = Group> {
                 records.pop();
             }
             let payload_blocks = payload(&records) as u32;
-            Group { journal_gen, seq, prev_crc, acked_through, checkpoint, payload_blocks, records }
+            let masked = Masked::default();
+            Group { journal_gen, seq, prev_crc, acked_through, checkpoint, payload_blocks, masked, records }
         },
     )
+}
+
+/// A disk of either version.
+fn salt() -> impl Strategy<Value = Salt> {
+    prop_oneof![Just(Salt::NONE), any::<u128>().prop_map(Salt)]
 }
 
 fn meta() -> impl Strategy<Value = BlockMeta> {
@@ -112,26 +120,32 @@ proptest! {
     #![proptest_config(cases(300))]
 
     #[test]
-    fn a_journal_group_comes_out_as_it_went_in(g in group(), at in any::<prop::sample::Index>(), bit in 0..8u32) {
-        let (bytes, crc) = g.encode_header();
+    fn a_journal_group_comes_out_as_it_went_in(
+        g in group(), salt in salt(), at in any::<prop::sample::Index>(), bit in 0..8u32,
+    ) {
+        let (bytes, crc) = g.encode_header(salt);
         let records: usize = g.records.iter().map(Record::header_bytes).sum();
         prop_assert!(records <= MAX_RECORD_BYTES, "a group beyond its bound");
-        prop_assert_eq!(bytes.len(), (64 + records).next_multiple_of(4096), "the space that was reckoned with");
-        prop_assert_eq!(Group::header_blocks(&bytes[..4096]), Some(bytes.len() / 4096));
-        prop_assert_eq!(Group::decode_header(&bytes), Some((g, crc)));
+        prop_assert_eq!(bytes.len(), (if salt.is_none() { 64 } else { 144 } + records).next_multiple_of(4096), "the space that was reckoned with");
+        prop_assert_eq!(Group::header_blocks(&bytes[..4096], salt), Some(bytes.len() / 4096));
+        prop_assert_eq!(Group::decode_header(&bytes, salt), Some((g, crc)));
+        prop_assert_eq!(Group::decode_header(&bytes, Salt(salt.0 ^ 1)), None, "a group of another disk");
+        prop_assert_eq!(Group::decode_header(&bytes, Salt(!salt.0)), None, "a group of another disk");
         let mut bad = bytes.to_vec();
         bad[at.index(bytes.len())] ^= 1 << bit;
-        prop_assert_eq!(Group::decode_header(&bad), None);
-        prop_assert_eq!(Group::decode_header(&bytes[..bytes.len() - 4096]), None, "cut short");
+        prop_assert_eq!(Group::decode_header(&bad, salt), None);
+        prop_assert_eq!(Group::decode_header(&bytes[..bytes.len() - 4096], salt), None, "cut short");
     }
 
     /// Sealed rubbish (a bug of a later release, say) is refused or is a group; it is never a panic or a wild allocation.
     #[test]
-    fn a_sealed_group_of_rubbish_is_refused_or_whole(g in group(), damage in prop::collection::vec((64..4096usize, any::<u8>()), 1..6)) {
-        let mut bytes = g.encode_header().0.to_vec();
+    fn a_sealed_group_of_rubbish_is_refused_or_whole(
+        g in group(), salt in salt(), damage in prop::collection::vec((64..4096usize, any::<u8>()), 1..6),
+    ) {
+        let mut bytes = g.encode_header(salt).0.to_vec();
         damage.iter().for_each(|(at, b)| bytes[*at] = *b);
         seal(&mut bytes, 4);
-        if let Some((got, _)) = Group::decode_header(&bytes) {
+        if let Some((got, _)) = Group::decode_header(&bytes, salt) {
             prop_assert_eq!(got.payload_blocks as usize, got.records.iter().map(Record::payload_blocks).sum::<usize>());
         }
     }
@@ -162,7 +176,7 @@ proptest! {
     #[test]
     fn index_entries_come_out_as_they_went_in(
         r in replica(), disk in any::<u128>(), no in any::<u32>(), generation in any::<u64>(),
-        slot in (any::<(u32, u32, u16, u32)>(), ver(), prop::option::of(0..2u8)),
+        slot in (any::<(u32, u32, u16, u32)>(), ver(), prop::option::of(0..2u8)), salt in salt(),
     ) {
         prop_assert_eq!(ReplicaRec::decode(&r.encode()), Some(Some(r)));
         let ((replica, chunk, units, page_crc), max_ver, copy) = slot;
@@ -170,11 +184,30 @@ proptest! {
         let mut payload = Vec::new();
         e.encode(&mut payload);
         prop_assert_eq!(SlotEntry::decode(&payload), Some(Some(e)));
-        let (block, crc) = index::encode_page(DiskUuid(disk), no, generation, &payload);
-        let (got, got_crc) = index::decode_page(DiskUuid(disk), no, &block).unwrap();
+        let (block, crc) = index::encode_page(DiskUuid(disk), salt, no, generation, &payload);
+        let (got, got_crc) = index::decode_page(DiskUuid(disk), salt, no, &block).unwrap();
         prop_assert_eq!((&got[..payload.len()], got_crc), (&payload[..], crc));
-        prop_assert_eq!(index::decode_page(DiskUuid(disk), no ^ 1, &block), None);
-        prop_assert_eq!(index::decode_page(DiskUuid(!disk), no, &block), None);
+        prop_assert_eq!(index::decode_page(DiskUuid(disk), salt, no ^ 1, &block), None);
+        prop_assert_eq!(index::decode_page(DiskUuid(!disk), salt, no, &block), None);
+        prop_assert_eq!(index::decode_page(DiskUuid(disk), Salt(!salt.0), no, &block), None);
+    }
+
+    /// Payload that begins like a header is masked, wherever it lies, and comes out of the journal as it went in.
+    #[test]
+    fn masked_payload_comes_out_as_it_went_in(bufs in prop::collection::vec(prop::collection::vec(0..4u8, 0..20), 1..5)) {
+        let block = |kind: &u8| match kind {
+            0 => [&MAGIC.to_le_bytes()[..], &[7; 4092]].concat(),
+            1 => [&(!MAGIC).to_le_bytes()[..], &[8; 4092]].concat(),
+            n => vec![*n; 4096],
+        };
+        let before: Vec<Bytes> =
+            bufs.iter().map(|b| Bytes::from(b.iter().map(block).collect::<Vec<_>>().concat())).collect();
+        let mut stored = before.clone();
+        let masked = Masked::mask(&mut stored);
+        let all = Bytes::from(stored.concat());
+        prop_assert!(all.chunks_exact(4096).all(|b| b[..4] != MAGIC.to_le_bytes()));
+        prop_assert_eq!(masked.is_empty(), !bufs.iter().flatten().any(|k| *k == 0));
+        prop_assert_eq!(masked.unmask(&all), Bytes::from(before.concat()));
     }
 
     /// The regions of any disk lie one behind the other and inside it.

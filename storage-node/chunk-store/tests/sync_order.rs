@@ -93,7 +93,7 @@ fn ver_text(v: Ver) -> String {
 
 /// What a journal group does.
 fn group_text(bufs: &[Bytes]) -> String {
-    let (g, _) = Group::decode_header(&bufs[0]).expect("a journal write without a group");
+    let (g, _) = Group::decode_header(&bufs[0], params().salt).expect("a journal write without a group");
     let one = |r: &hf_store::format::group::Record| {
         let what = match &r.body {
             Body::Data { .. } => "data".into(),
@@ -101,6 +101,7 @@ fn group_text(bufs: &[Bytes]) -> String {
             Body::Zero => "zero".into(),
             Body::ZeroKept => "zero, kept".into(),
             Body::Bad => "bad".into(),
+            Body::Extend { unit } => format!("replica table goes on in unit {unit}"),
             Body::Replica(e) if e.deleting => "replica, being deleted".into(),
             Body::Replica(e) => {
                 format!("replica, promised term {} stable {}", e.promised_term.0, ver_text(e.stable_known))

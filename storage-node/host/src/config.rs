@@ -33,6 +33,8 @@ pub struct File {
     pub replace_voter_after: Option<String>,
     /// Bad blocks a disk may meet.
     pub disk_error_budget: Option<u64>,
+    /// Replicas that a disk may hold at most.
+    pub disk_replicas: Option<u32>,
     /// At most so many.
     pub nbd_connections: Option<usize>,
     /// A size, per disk.

@@ -77,7 +77,9 @@ pub fn answer(result: Result<Answer, StoreError>) -> StoreAnswer {
         Err(StoreError::Failed(_)) => StoreAnswer::Error(Nack::Failed),
         Err(StoreError::NoSpace) => StoreAnswer::Error(Nack::NoSpace),
         Err(StoreError::NoReplica(_)) => StoreAnswer::Error(Nack::NoReplica),
-        Err(StoreError::Invalid(_) | StoreError::Exists(_)) => StoreAnswer::Error(Nack::Invalid),
+        Err(StoreError::Invalid(_) | StoreError::Exists(_) | StoreError::NoEntry(_)) => {
+            StoreAnswer::Error(Nack::Invalid)
+        }
     }
 }
 

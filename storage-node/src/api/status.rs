@@ -5,6 +5,7 @@ use crate::node::Member;
 use hf_meta_core::plan::Liveness;
 use hf_meta_proto::pb::{self, api_client::ApiClient, peer_client::PeerClient};
 use hf_policy::{DiskId, NodeId};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tonic::Status;
 
@@ -23,11 +24,13 @@ impl Service {
         let state = m.view.borrow().clone();
         let volumes: Vec<_> = reactors.iter().flat_map(|r| &r.volumes).map(volume_json).collect();
         let disks: Vec<_> = reactors.iter().flat_map(|r| &r.disks).map(disk_json).collect();
+        let inventory = hf_meta_core::plan::inventory(&state, &live);
+        let replicas: BTreeMap<_, _> = inventory.iter().map(|d| (d.disk, d.replicas)).collect();
         Ok(serde_json::json!({
             "cluster": state.cluster, "name": state.name, "revision": state.revision,
             "leader": raft.leader, "is_leader": leads, "raft_term": raft.term,
             "voters": raft.voters, "voters_changing": raft.changing, "learners": raft.learners, "this_node": m.node,
-            "up": live.up, "used": live.used, "away": live.away, "syncs": syncs, "rebuild_paused": state.rebuild_paused,
+            "up": live.up, "used": live.used, "entries": live.entries, "replicas": replicas, "away": live.away, "syncs": syncs, "rebuild_paused": state.rebuild_paused,
             "rebalancing": state.rebalancing, "rebalance_paused": state.rebalance_paused,
             "nodes": state.nodes, "disks": state.disks, "volumes": state.volumes,
             "tombstones": state.tombstones, "attached_here": volumes, "disks_here": disks,
@@ -99,6 +102,8 @@ async fn ask_leader(m: &Member) -> Option<Liveness> {
     r.leader.then(|| Liveness {
         up: r.up.iter().map(|n| NodeId(*n)).collect(),
         used: r.used.iter().map(|d| (DiskId(d.disk), d.used)).collect(),
+        // (A leader of an older release does not say how large the tables are.)
+        entries: r.used.iter().filter(|d| d.entries > 0).map(|d| (DiskId(d.disk), d.entries)).collect(),
         ..Liveness::default()
     })
 }

@@ -95,7 +95,9 @@ pub fn disks(s: &Value, o: Format) -> Result<(), Failure> {
             .into_iter()
             .map(|d| {
                 let mut d = d.clone();
-                d["used"] = s["used"][d["id"].to_string()].clone();
+                for key in ["used", "replicas", "entries"] {
+                    d[key] = s[key][d["id"].to_string()].clone();
+                }
                 d
             })
             .collect();
@@ -103,6 +105,12 @@ pub fn disks(s: &Value, o: Format) -> Result<(), Failure> {
     }
     let row = |d: &Value| {
         let used = s["used"][d["id"].to_string()].as_u64();
+        // (Replicas, of how many that its table can hold.)
+        let (placed, most) = (&s["replicas"][d["id"].to_string()], &s["entries"][d["id"].to_string()]);
+        let placed = placed.as_u64().map_or("–".into(), |n| match most.as_u64() {
+            Some(most) => format!("{n} of {most}"),
+            None => n.to_string(),
+        });
         let state = match &d["state"] {
             Value::String(s) => s.clone(),
             other if other["failing"].is_string() => format!("failing: {}", word(&other["failing"])),
@@ -116,11 +124,12 @@ pub fn disks(s: &Value, o: Format) -> Result<(), Failure> {
             word(&d["media"]),
             format_size(d["capacity"].as_u64().unwrap_or(0)),
             used.map_or("–".into(), format_size),
+            placed,
             state,
         ]
     };
     table(
-        &["ID", "NODE", "PATH", "MEDIA", "CAPACITY", "USED", "STATE"],
+        &["ID", "NODE", "PATH", "MEDIA", "CAPACITY", "USED", "REPLICAS", "STATE"],
         objects(s, "disks").into_iter().map(row).collect(),
     );
     Ok(())

@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 
 /// The file's name inside a directory disk.
 pub const FILE_NAME: &str = "holdfast.disk";
+/// The file while its space is being allocated.
+const NEW_FILE_NAME: &str = "holdfast.disk.new";
 
 /// A disk that cannot be used, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -163,24 +165,34 @@ impl DiskFile {
         Self::finish(path, file, size).map(Some)
     }
 
-    /// Makes the file of a directory disk: all its space, durable, before anything relies on it (C11).
+    /// Makes the file of a directory disk: all its space, durable, before anything relies on it (C11). It gets its name last, so
+    /// that a crash leaves no short file that would be taken for the disk.
     pub fn create(dir: &Path, size: u64) -> Result<DiskFile, OpenDiskError> {
-        let target = dir.join(FILE_NAME);
+        let target = dir.join(NEW_FILE_NAME);
+        match std::fs::remove_file(&target) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(&target, "cannot be removed")(e)),
+            _ => {}
+        }
         let free = free_space(dir).map_err(io(dir, "cannot be looked at"))?;
         if free < size {
             let (free, wanted) = (hf_policy::format_size(free), hf_policy::format_size(size));
             return Err(OpenDiskError::NoSpace { path: dir.display().to_string(), free, wanted });
         }
         let file = open_direct(&target, How::Create)?;
-        // SAFETY: plain system call on an open descriptor.
-        let rc = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, size as libc::off_t) };
-        let allocated = if rc == 0 { Ok(()) } else { Err(std::io::Error::from_raw_os_error(rc)) };
-        let synced = allocated.and_then(|()| file.sync_all()).and_then(|()| File::open(dir).and_then(|d| d.sync_all()));
-        if let Err(e) = synced {
+        let named = || std::fs::rename(&target, dir.join(FILE_NAME)).and_then(|()| File::open(dir)?.sync_all());
+        if let Err(e) = allocate(&file, size).and_then(|()| named()) {
             let _ = std::fs::remove_file(&target);
             return Err(io(&target, "cannot be preallocated")(e));
         }
         Self::finish(dir, file, size)
+    }
+
+    /// A file that holds no store and is shorter than asked for gets the space that is missing: a crash of an older release while
+    /// it made the file left it like that.
+    pub fn grow(&mut self, size: u64) -> Result<(), OpenDiskError> {
+        allocate(&self.file, size).map_err(io(&self.path, "cannot be preallocated"))?;
+        self.size = size;
+        Ok(())
     }
 
     fn finish(path: &Path, file: File, size: u64) -> Result<DiskFile, OpenDiskError> {
@@ -190,6 +202,15 @@ impl DiskFile {
         let mut probe = AlignedBuf::zeroed(4096);
         d.file.read_at(probe.bytes_mut(), 0).map_err(io(path, "cannot do 4 KiB direct I/O"))?;
         Ok(d)
+    }
+}
+
+/// All space of a file, durable.
+fn allocate(file: &File, size: u64) -> std::io::Result<()> {
+    // SAFETY: plain system call on an open descriptor.
+    match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, size as libc::off_t) } {
+        0 => file.sync_all(),
+        rc => Err(std::io::Error::from_raw_os_error(rc)),
     }
 }
 
@@ -282,6 +303,24 @@ impl RawDisk for Blocking<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The process ends while the file's space is being allocated: the next one makes all of it, and a short file with the
+    /// final name (which older releases left) is made whole before it is used.
+    #[test]
+    fn a_crash_while_space_is_allocated_leaves_no_short_disk() {
+        let dir = std::env::temp_dir().join(format!("holdfast-short-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join(NEW_FILE_NAME), vec![0; 8192]).unwrap();
+        assert!(DiskFile::open(&dir).unwrap().is_none(), "half a file is no disk");
+        assert_eq!(DiskFile::create(&dir, 1 << 20).unwrap().size, 1 << 20);
+        let f = DiskFile::open(&dir).unwrap().unwrap();
+        assert_eq!((f.size, dir.join(NEW_FILE_NAME).exists()), (1 << 20, false));
+        std::fs::write(dir.join(FILE_NAME), vec![0; 8192]).unwrap();
+        let mut f = DiskFile::open(&dir).unwrap().unwrap();
+        f.grow(1 << 20).unwrap();
+        assert_eq!((f.size, DiskFile::open(&dir).unwrap().unwrap().size), (1 << 20, 1 << 20));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 
     #[test]
     fn only_what_4_kib_alignment_suits_is_taken() {

@@ -38,6 +38,7 @@ fn record(r: &Record) -> Value {
         Body::ZeroKept => "zero kept",
         Body::Bad => "bad",
         Body::Replica(_) => "replica",
+        Body::Extend { .. } => "replica table extended",
     };
     json!({"replica": r.rid, "kind": kind, "block": r.range.start.0, "blocks": r.range.len, "version": r.ver.to_string()})
 }
@@ -109,9 +110,11 @@ fn whole(
     }
     Ok(json!({
         "path": path, "cluster": sb.cluster, "node": sb.node, "disk": sb.disk, "generation": sb.generation,
-        "superblock_copies": copies, "log": sb.log_age.log, "log_age": sb.log_age.age,
+        "superblock_copies": copies, "format": if sb.salt.is_none() { 1 } else { 2 }, "log": sb.log_age.log, "log_age": sb.log_age.age,
         "bytes": sb.geometry.disk_bytes, "journal_bytes": sb.geometry.journal_bytes,
         "units": stats.units_total, "units_free": stats.units_free, "slots_free": stats.slots_free,
+        "units_unaccounted": stats.units_unaccounted, "replica_entries_used": stats.entries_used,
+        "replica_entries_free": stats.entries_free, "replica_table_units": sb.extensions,
         "journal_groups_replayed": stats.replayed_groups, "journal_used": stats.journal_used, "replicas": replicas,
         "damage": bad_blocks(all_bad),
     }))
@@ -133,7 +136,13 @@ pub fn print(v: &Value) {
     }
     println!("disk        {} of node #{} of cluster {}", word(&v["disk"]), v["node"], word(&v["cluster"]));
     println!("size        {}, journal {}", format_size(n(&v["bytes"])), format_size(n(&v["journal_bytes"])));
-    println!("superblock  generation {}; copies: {}", v["generation"], copies.join(", "));
+    println!(
+        "superblock  generation {}, format version {}; copies: {}",
+        v["generation"],
+        v["format"],
+        copies.join(", ")
+    );
+    println!("table       {} replicas, room for {} more", v["replica_entries_used"], v["replica_entries_free"]);
     println!("units       {} of 64 KiB, {} free", v["units"], v["units_free"]);
     println!(
         "journal     {} groups replayed, {} in use",

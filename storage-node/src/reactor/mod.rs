@@ -41,13 +41,16 @@ pub struct DiskOptions {
     pub write_memory: usize,
     /// Bytes for chunk pages.
     pub page_memory: usize,
+    /// Replicas, at most.
+    pub replicas: u32,
 }
 
 impl DiskOptions {
     /// What they mean to the store.
     pub fn store(&self) -> hf_store::Config {
         let cached_pages = self.page_memory / hf_store::PAGE_MEMORY;
-        hf_store::Config { overlay_bytes: self.write_memory, cached_pages, ..hf_store::Config::default() }
+        let (overlay_bytes, replicas) = (self.write_memory, self.replicas);
+        hf_store::Config { overlay_bytes, cached_pages, replicas, ..hf_store::Config::default() }
     }
 }
 

@@ -6,7 +6,7 @@ use hf_repl_core::message::{BlockInfo, BlockState};
 use hf_repl_core::replica::{Durable, StoreAnswer, StoreOp};
 use hf_replica_host::Asked;
 use hf_store::sim::{Rng, SimDisk};
-use hf_store::{Config, FormatParams, Input, Op, Output, ReplicaRec, Store, recovery};
+use hf_store::{Config, FormatParams, Input, Op, Output, ReplicaRec, Salt, Store, recovery};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Somebody else's replica, which fills small disks.
@@ -31,7 +31,7 @@ pub struct RealStore {
 }
 
 fn config() -> Config {
-    Config { overlay_bytes: 256 << 10, cached_pages: 2, groups_in_flight: 2, destage_jobs: 2 }
+    Config { overlay_bytes: 256 << 10, cached_pages: 2, groups_in_flight: 2, destage_jobs: 2, ..Config::default() }
 }
 
 /// Of which shard, of how many blocks, in which history.
@@ -58,8 +58,13 @@ impl RealStore {
     /// A formatted disk with an empty replica, or none if `rid` is 0. `units`: how many units of data still fit, 0 for plenty.
     pub fn new(seed: u64, of: Of, rid: Rid, uuid: StoreUuid, units: usize) -> RealStore {
         let mut disk = SimDisk::new(16 << 20);
-        let p =
-            FormatParams { cluster: ClusterId(1), node: NodeId(1), disk: DiskUuid(u128::from(seed)), journal: None };
+        let p = FormatParams {
+            cluster: ClusterId(1),
+            node: NodeId(1),
+            disk: DiskUuid(u128::from(seed)),
+            journal: None,
+            salt: Salt(1 + u128::from(seed)),
+        };
         recovery::format(&mut disk, p).unwrap();
         let store = recovery::open(&mut disk, config()).unwrap();
         let mut s = RealStore {

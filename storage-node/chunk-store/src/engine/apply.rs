@@ -16,6 +16,9 @@ impl Store {
         if let Body::Replica(r) = &rec.body {
             return self.apply_replica(rec.replica, r);
         }
+        if let Body::Extend { unit } = rec.body {
+            return self.apply_extend(rec.replica, unit);
+        }
         if self.replicas.get(rec.replica as usize).and_then(|r| r.as_ref()).is_none_or(|r| r.rid != rec.rid) {
             return Ok(()); // The replica was deleted meanwhile.
         }
@@ -41,7 +44,7 @@ impl Store {
                 }
                 self.touched(key, rec.ver)
             }
-            Body::Replica(_) => Ok(()),
+            Body::Replica(_) | Body::Extend { .. } => Ok(()),
         }
     }
 

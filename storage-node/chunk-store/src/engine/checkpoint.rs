@@ -12,9 +12,10 @@
 
 use super::pace::Kind;
 use super::{Key, OpId, Output, Pending, State, Store};
+use crate::alloc::Leaving;
 use crate::disk::{DiskError, DiskOp};
-use crate::format::index;
 use crate::format::superblock::JournalTail;
+use crate::format::{Salt, index};
 use bytes::Bytes;
 use hf_policy::{BLOCK_SIZE, LogAge};
 use std::collections::{BTreeSet, VecDeque};
@@ -43,15 +44,16 @@ pub(crate) struct Checkpoint {
     /// Slots whose page copy changed since the last commit.
     changed: BTreeSet<u32>,
     verify: VecDeque<u32>,
-    index_writes: VecDeque<(u64, Bytes)>,
+    /// Index pages to write, and the units of the replica table that they go with.
+    pages: VecDeque<u32>,
+    extensions: Vec<u32>,
     tail: JournalTail,
     last_read: u64,
     requested: bool,
     /// Operations wait for units that the next checkpoint frees.
     space_awaited: bool,
-    /// Deleted replicas without chunks: not yet in a checkpoint, and in the one that commits.
-    emptied: Vec<u32>,
-    emptied_now: Vec<u32>,
+    /// Entries of deleted replicas without chunks.
+    emptied: Leaving,
     /// Answered by the next superblock that is begun, and by the one that is on its way.
     notes: Vec<OpId>,
     noting: Vec<OpId>,
@@ -62,6 +64,8 @@ pub(crate) struct Checkpoint {
 
 /// Pages verified, or index pages written, at once.
 const PARALLEL: usize = 16;
+/// Index pages in one write.
+const PAGES_AT_ONCE: u32 = 64;
 
 impl Checkpoint {
     pub(super) fn job_ended(&mut self) {
@@ -73,9 +77,13 @@ impl Checkpoint {
     pub(super) fn destaged(&mut self, slot: u32) {
         self.changed.insert(slot);
     }
-    pub(super) fn emptied(&mut self, replica: u32) {
-        self.emptied.push(replica);
+    pub(super) fn emptied(&mut self, replica: u32, after_group: u64) {
+        self.emptied.push(replica, after_group);
         self.requested = true;
+    }
+    /// A chunk that must be destaged in this checkpoint too, though nobody wrote to it.
+    pub(super) fn add_work(&mut self, key: Key) {
+        self.work.push_back(key);
     }
     pub(super) fn await_space(&mut self) {
         self.space_awaited = true;
@@ -107,10 +115,20 @@ impl Store {
     /// About once a second: a store that was quiet since the last time empties its overlay and journal.
     pub(super) fn housekeep(&mut self, _out: &mut Vec<Output>) {
         let quiet = !std::mem::replace(&mut self.active_since_housekeep, false);
-        let dirty = self.chunks.values().any(|c| c.is_dirty()) || self.journal.used() > 0 || self.units.pending() > 0;
+        let dirty = self.chunks.values().any(|c| c.is_dirty()) || self.journal.used() > 0 || self.space_is_leaving();
         if quiet && dirty {
             self.checkpoint.requested = true;
         }
+    }
+
+    /// Will a checkpoint give units, slots or table entries back?
+    fn space_is_leaving(&self) -> bool {
+        self.units.pending() > 0 || !self.leaving_slots.is_empty() || !self.checkpoint.emptied.is_empty()
+    }
+
+    /// Is space on its way back, so that who lacks it should wait for a checkpoint instead of being refused?
+    pub(super) fn space_in_motion(&self) -> bool {
+        self.units.in_motion() || !self.leaving_slots.is_empty() || self.reckoning.promises_units()
     }
 
     /// Does what the present phase allows.
@@ -188,6 +206,7 @@ impl Store {
             }
         }
         if self.checkpoint.jobs == 0 && self.checkpoint.work.is_empty() {
+            self.give_adopted_back();
             self.checkpoint.phase = Phase::Syncing;
             self.disk_op(Pending::Checkpoint, DiskOp::Sync, out);
         }
@@ -209,7 +228,12 @@ impl Store {
                 self.checkpoint.phase = Phase::WritingSuper;
                 self.sb.half ^= 1;
                 self.sb.index_gen += 1;
-                self.sb.index_digest = index::digest(&self.index_crcs[self.sb.half as usize]);
+                self.sb.index_digest = {
+                    let crcs = &self.index_crcs[self.sb.half as usize];
+                    let pages = self.sb.geometry.pages_with(self.checkpoint.extensions.len());
+                    index::digest(&crcs[..(pages as usize).min(crcs.len())])
+                };
+                self.sb.extensions = std::mem::take(&mut self.checkpoint.extensions);
                 self.sb.tail = self.checkpoint.tail;
                 self.write_superblock(Pending::Checkpoint, out);
             }
@@ -254,7 +278,9 @@ impl Store {
         self.drive_verify(out);
     }
 
-    /// Encodes the index pages that changed since the other half was written.
+    /// Chooses the index pages that changed since the other half was written. They are encoded when they are written: nothing is
+    /// destaged or deleted meanwhile, and what groups change in them is of no more than those groups, which a replay repeats.
+    /// Replica entries come last: a slot may name a replica that was created a moment ago.
     fn prepare_index(&mut self) {
         let g = self.sb.geometry;
         let base = g.replica_pages() + g.slot_pages();
@@ -262,29 +288,29 @@ impl Store {
             self.mark_index(base + p);
         }
         let half = self.sb.half ^ 1;
-        let generation = self.sb.index_gen + 1;
         let dirty = std::mem::take(&mut self.dirty_index[half as usize]);
-        for page in dirty {
-            let (block, crc) = index::encode_page(self.sb.disk, page, generation, &self.index_payload(page));
-            self.index_crcs[half as usize][page as usize] = crc;
-            let off = g.index_off(half) + u64::from(page) * BLOCK_SIZE as u64;
-            self.checkpoint.index_writes.push_back((off, Bytes::from(block)));
-        }
-        self.checkpoint.emptied_now = std::mem::take(&mut self.checkpoint.emptied);
+        let (replicas, others): (Vec<u32>, Vec<u32>) = dirty.into_iter().partition(|p| g.entries_of(*p).is_some());
+        self.checkpoint.pages = others.into_iter().chain(replicas).collect();
+        self.checkpoint.extensions = self.extensions.clone();
         self.checkpoint.tail = self.journal.tail_after(self.checkpoint.upto);
         self.checkpoint.last_read = self.next_number;
     }
 
     fn drive_index(&mut self, out: &mut Vec<Output>) {
+        let half = self.sb.half ^ 1;
         while self.checkpoint.outstanding < PARALLEL {
-            let Some((off, first)) = self.checkpoint.index_writes.pop_front() else { break };
-            let mut bufs = vec![first];
-            let next_off = |n: usize| off + (n * BLOCK_SIZE) as u64;
-            while bufs.len() < 64
-                && self.checkpoint.index_writes.front().is_some_and(|(o, _)| *o == next_off(bufs.len()))
+            let Some(first) = self.checkpoint.pages.pop_front() else { break };
+            let place = |ck: &Checkpoint, page| self.sb.geometry.index_page_off(half, page, &ck.extensions);
+            let Some(off) = place(&self.checkpoint, first) else { continue };
+            let mut last = first;
+            while last - first + 1 < PAGES_AT_ONCE
+                && self.checkpoint.pages.front() == Some(&(last + 1))
+                && place(&self.checkpoint, last + 1) == Some(off + u64::from(last + 1 - first) * BLOCK_SIZE as u64)
             {
-                bufs.extend(self.checkpoint.index_writes.pop_front().map(|(_, b)| b));
+                self.checkpoint.pages.pop_front();
+                last += 1;
             }
+            let bufs = (first..=last).map(|page| self.index_page(half, page)).collect();
             self.checkpoint.outstanding += 1;
             self.disk_op(Pending::Checkpoint, DiskOp::Write { off, bufs, durable: false }, out);
         }
@@ -292,6 +318,15 @@ impl Store {
             self.checkpoint.phase = Phase::SyncingIndex;
             self.disk_op(Pending::Checkpoint, DiskOp::Sync, out);
         }
+    }
+
+    /// One index page as it is now, for the half that the next superblock names.
+    fn index_page(&mut self, half: u8, page: u32) -> Bytes {
+        let salt = if page < self.sb.geometry.index_pages() { Salt::NONE } else { self.sb.salt };
+        let (generation, payload) = (self.sb.index_gen + 1, self.index_payload(page));
+        let (block, crc) = index::encode_page(self.sb.disk, salt, page, generation, &payload);
+        self.index_crcs[half as usize][page as usize] = crc;
+        Bytes::from(block)
     }
 
     fn committed(&mut self, out: &mut Vec<Output>) {
@@ -302,8 +337,14 @@ impl Store {
         self.journal.trim(self.checkpoint.tail);
         self.units.checkpointed(self.checkpoint.upto, self.checkpoint.last_read);
         self.units.reap(self.oldest_read());
-        let emptied = std::mem::take(&mut self.checkpoint.emptied_now);
+        let upto = self.checkpoint.upto;
+        let emptied = self.checkpoint.emptied.freed_by(upto);
         self.free_replicas(emptied);
+        let slots = self.leaving_slots.freed_by(upto);
+        self.free_slots.extend(slots);
+        self.reckoning.committed();
+        // Entries that this one came too early for.
+        self.checkpoint.requested |= !self.checkpoint.emptied.is_empty();
         self.stats.checkpoints += 1;
         self.checkpoint.space_awaited = false;
         self.checkpoint.phase = Phase::Idle;
@@ -341,9 +382,8 @@ impl Store {
     pub(crate) fn index_payload(&self, page: u32) -> Vec<u8> {
         let g = self.sb.geometry;
         let mut out = Vec::with_capacity(index::PAYLOAD);
-        if page < g.replica_pages() {
-            let first = page as usize * index::PAGE_REPLICAS;
-            for r in self.replicas.iter().skip(first).take(index::PAGE_REPLICAS) {
+        if let Some(entries) = g.entries_of(page) {
+            for r in self.replicas.iter().skip(entries.start as usize).take(entries.len()) {
                 match r {
                     Some(r) => out.extend_from_slice(&r.encode()),
                     None => out.resize(out.len() + crate::format::replica::REPLICA_BYTES, 0),

@@ -35,6 +35,9 @@ impl Store {
         if !self.chunks.get(&key).is_some_and(|c| c.is_dirty() && c.destage.is_none()) {
             return self.checkpoint.job_ended();
         }
+        if self.parks(key, &old) {
+            return;
+        }
         let (new, writes, moved) = match self.merge(key, &old) {
             Ok(m) => m,
             Err(why) => return self.fail(why, out),
@@ -42,12 +45,14 @@ impl Store {
         let trim = self.chunks.get(&key).and_then(|c| c.trim);
         let copy = if self.committed[slot as usize] == Some(0) { 1 } else { 0 };
         let (page, page_crc) = new.encode(id);
+        self.orphaned(slot, &old);
         if let Some(e) = self.slots[slot as usize].as_mut() {
             e.units = new.unit_mask();
         }
         let outstanding = writes.len() as u32 + 1;
         let job = Destage { old, new: Arc::new(new), copy, page_crc, moved, trim, outstanding };
         if let Some(c) = self.chunks.get_mut(&key) {
+            c.rewrite = false;
             c.destage = Some(job);
         }
         for (off, bufs) in writes {
@@ -122,9 +127,8 @@ impl Store {
         for (at, _) in data {
             let u = *at as usize / UNIT_BLOCKS;
             if page.units[u] == NO_UNIT {
-                let unit = self.units.take().ok_or("no unit is left for an acknowledged write")?;
-                self.units.settle(unit);
-                page.units[u] = unit;
+                let promised = self.chunks.get(&key).is_some_and(|c| c.promise >> u & 1 == 1);
+                page.units[u] = self.unit_for(promised).ok_or("no unit is left for an acknowledged write")?;
             }
         }
         if let Some(c) = self.chunks.get_mut(&key) {

@@ -6,9 +6,10 @@
 
 use super::{Key, OpId, Output, Pending, State, Store};
 use crate::disk::DiskOp;
-use crate::format::group::{Group, MAX_GROUP_BYTES, MAX_PAYLOAD_BLOCKS, MAX_RECORD_BYTES, Record};
+use crate::format::group::{Group, MAX_GROUP_BYTES, MAX_PAYLOAD_BLOCKS, MAX_RECORD_BYTES, Masked, Record};
 use crate::format::superblock::JournalTail;
 use crate::geometry::JOURNAL_OFF;
+use crate::mutant::{self, Mutant};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
@@ -175,6 +176,11 @@ impl Store {
             && self.journal.flying.len() < self.cfg.groups_in_flight
         {
             let records = self.journal.cut();
+            let salt = self.sb.salt_of(self.journal.next_seq);
+            let mut payload: Vec<Bytes> =
+                records.iter().filter(|q| !q.payload.is_empty()).map(|q| q.payload.clone()).collect();
+            let masks = !salt.is_none() && !mutant::is(Mutant::PayloadUnmasked);
+            let masked = if masks { Masked::mask(&mut payload) } else { Masked::default() };
             let group = Group {
                 journal_gen: self.sb.journal_gen,
                 seq: self.journal.next_seq,
@@ -182,9 +188,10 @@ impl Store {
                 acked_through: self.journal.applied,
                 checkpoint: self.durable_sb,
                 payload_blocks: records.iter().map(|q| q.record.payload_blocks() as u32).sum(),
+                masked,
                 records: records.iter().map(|q| q.record.clone()).collect(),
             };
-            let (header, crc) = group.encode_header();
+            let (header, crc) = group.encode_header(salt);
             let bytes = header.len() as u64 + u64::from(group.payload_blocks) * 4096;
             let Some((off, pad)) = self.journal.place(bytes) else {
                 for q in records.into_iter().rev() {
@@ -199,7 +206,7 @@ impl Store {
             j.next_seq += 1;
             j.prev_crc = crc;
             let mut bufs = vec![header];
-            bufs.extend(records.iter().filter(|q| !q.payload.is_empty()).map(|q| q.payload.clone()));
+            bufs.append(&mut payload);
             self.stats.groups += 1;
             self.stats.records += records.len() as u64;
             j.flying.push_back(Flying { seq: group.seq, records, durable: false });

@@ -13,15 +13,18 @@ mod journal;
 mod pace;
 mod pages;
 mod read;
+mod reckon;
 mod replicas;
 mod slow;
+mod table;
 mod types;
 mod write;
 
 pub use types::*;
 
-use crate::alloc::Units;
+use crate::alloc::{Leaving, Units};
 use crate::disk::DiskError;
+use crate::format::Salt;
 use crate::format::index::SlotEntry;
 use crate::format::page::PageId;
 use crate::format::replica::ReplicaRec;
@@ -54,6 +57,8 @@ enum Pending {
     Destage(Key),
     Checkpoint,
     Verify(u32),
+    /// A slot's page, read to learn its units.
+    Reckon(reckon::Look),
 }
 
 /// A chunk of a replica: (index in the replica table, chunk).
@@ -67,9 +72,13 @@ pub struct Store {
     /// The newest superblock generation that is durable; `sb` may be on its way.
     durable_sb: u64,
     replicas: Vec<Option<ReplicaRec>>,
+    /// Units in which the replica table goes on; those in `sb` are named by a checkpoint already.
+    extensions: Vec<u32>,
     by_rid: BTreeMap<Rid, u32>,
     slots: Vec<Option<SlotEntry>>,
     free_slots: Vec<u32>,
+    /// Slots of deleted replicas, free after their checkpoint.
+    leaving_slots: Leaving,
     promised_slots: u32,
     promised_units: u32,
     /// Which page copy the last checkpoint relies on.
@@ -77,6 +86,7 @@ pub struct Store {
     map: BTreeMap<Key, u32>,
     chunks: BTreeMap<Key, Chunk>,
     units: Units,
+    reckoning: reckon::Reckoning,
     cache: pages::Cache,
     loading: BTreeMap<u32, Vec<pages::Waiter>>,
     journal: journal::Journal,
@@ -122,7 +132,8 @@ impl Store {
         let entries = replicas.iter().enumerate().filter_map(|(i, r)| Some((i as u32, r.as_ref()?)));
         let by_rid: BTreeMap<Rid, u32> = entries.clone().map(|(i, r)| (r.rid, i)).collect();
         let deleting = entries.filter(|(_, r)| r.deleting).map(|(i, _)| i).collect();
-        let pages = sb.geometry.index_pages();
+        let pages = sb.geometry.pages_with(sb.extensions.len());
+        let reckoning = reckon::Reckoning::owed(&units, &slots, &sb)?;
         let mut dirty_index = [BTreeSet::new(), BTreeSet::new()];
         // What the other half holds is unknown: its next write is a whole one.
         dirty_index[sb.half as usize ^ 1] = (0..pages).collect();
@@ -134,6 +145,9 @@ impl Store {
             journal: journal::Journal::new(sb.geometry.journal_bytes, sb.tail),
             by_rid,
             free_slots: (0..slots.len() as u32).rev().filter(|i| slots[*i as usize].is_none()).collect(),
+            leaving_slots: Leaving::default(),
+            extensions: sb.extensions.clone(),
+            reckoning,
             promised_slots: 0,
             promised_units: 0,
             committed: slots.iter().map(|s| s.as_ref().and_then(|s| s.copy)).collect(),
@@ -179,6 +193,14 @@ impl Store {
         self.sb.note(age);
     }
 
+    /// Before [`Store::start`]: a disk of format version 1 becomes one of version 2, with this salt. (docs/decisions/0019)
+    pub fn upgrade(&mut self, salt: Salt) {
+        if self.sb.salt.is_none() {
+            self.sb.salt = salt;
+            self.sb.salted_from = self.journal.applied + 1;
+        }
+    }
+
     /// The store's part of a fresh open: [`crate::recovery::open`] builds it. The first output is the superblock of
     /// this open; operations are accepted at once and wait for it.
     pub fn start(&mut self, out: &mut Vec<Output>) {
@@ -208,6 +230,7 @@ impl Store {
         self.admit_waiting(out);
         self.run_after_directs(out);
         self.start_groups(out);
+        self.drive_reckoning(out);
         self.drive_checkpoint(out);
         self.start_groups(out);
     }
@@ -259,6 +282,7 @@ impl Store {
             (Pending::Page(slot, again), result) => self.page_loaded(slot, again, result, out),
             (Pending::Data { read, run }, result) => self.data_read(read, run, result, out),
             (Pending::Verify(slot), result) => self.page_verified(slot, result, out),
+            (Pending::Reckon(look), result) => self.looked(look, result, out),
             (_, Err(e)) => self.fail(e.0, out),
             (Pending::Super, Ok(_)) => {
                 self.durable_sb = self.sb.generation;
@@ -319,6 +343,9 @@ impl Store {
         Stats {
             units_total: u64::from(self.units.total()),
             units_free: u64::from(self.units.free().saturating_sub(self.promised_units)),
+            units_unaccounted: self.reckoning.orphans(),
+            entries_used: self.by_rid.len() as u64,
+            entries_free: self.entries_free(),
             slots_free: (self.free_slots.len() as u64).saturating_sub(u64::from(self.promised_slots)),
             journal_used: self.journal.used(),
             journal_bytes: self.sb.geometry.journal_bytes,

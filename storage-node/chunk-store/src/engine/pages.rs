@@ -118,6 +118,7 @@ impl Store {
                 (Ok(block), Some(id)) => Page::decode(&block, id, e.page_crc),
                 _ => None,
             };
+            let page = page.filter(|_| !self.reckoning.gave_up(slot));
             let page = page.unwrap_or_else(|| {
                 self.stats.bad_pages += 1;
                 Page::lost(e.max_ver)

@@ -6,6 +6,7 @@ use super::{Answer, Key, Op, OpId, Output, Store, StoreError};
 use crate::format::group::{Body, Record};
 use crate::format::page::NO_UNIT;
 use crate::format::replica::ReplicaRec;
+use crate::mutant::{self, Mutant};
 use bytes::Bytes;
 use hf_policy::{BlockRange, Rid, Ver};
 
@@ -54,13 +55,14 @@ impl Store {
             let result = if same { Ok(Answer::Done) } else { Err(StoreError::Exists(known.store_uuid)) };
             return out.push(Output::Done { id, result });
         }
-        let Some(index) = self.replicas.iter().position(Option::is_none) else {
-            return out.push(Output::Done { id, result: Err(StoreError::NoSpace) });
+        let index = match self.free_entry() {
+            Ok(index) => index,
+            Err(e) => return out.push(Output::Done { id, result: Err(e) }),
         };
         // The entry is taken at once, so that two creations cannot choose the same; it is announced when durable.
-        self.replicas[index] = Some(rec.clone());
-        self.by_rid.insert(rec.rid, index as u32);
-        self.push_replica(id, index as u32, rec);
+        self.replicas[index as usize] = Some(rec.clone());
+        self.by_rid.insert(rec.rid, index);
+        self.push_replica(id, index, rec);
     }
 
     fn replica_change(&mut self, id: OpId, op: Op, out: &mut Vec<Output>) {
@@ -93,17 +95,15 @@ impl Store {
         let Some(entry) = self.replicas.get_mut(index as usize) else {
             return Err(format!("a journal record names replica entry {index}, beyond the table"));
         };
-        *entry = Some(rec.clone());
+        let before = entry.replace(rec.clone());
+        if let Some(dead) = before.filter(|b| b.rid != rec.rid && !mutant::is(Mutant::EntryReusedEarly)) {
+            self.forget_dead(index, dead.rid);
+        }
         self.by_rid.insert(rec.rid, index);
-        self.mark_index(index / crate::format::index::PAGE_REPLICAS as u32);
+        self.mark_index(self.sb.geometry.replica_page(index));
         if rec.deleting {
             let keys: Vec<Key> = self.chunks.range((index, 0)..=(index, u32::MAX)).map(|(k, _)| *k).collect();
-            for key in keys {
-                let old = self.chunks.get_mut(&key).map(|c| (c.trim = None, std::mem::take(&mut c.overlay)).1);
-                for (at, ov) in old.unwrap_or_default() {
-                    self.superseded(key, at, Some(ov));
-                }
-            }
+            keys.into_iter().for_each(|key| self.drop_overlay(key));
             self.deleting.push_back(index);
         }
         Ok(())
@@ -140,16 +140,44 @@ impl Store {
         for k in keys {
             self.forget_chunk(k);
         }
-        self.checkpoint.emptied(r);
+        let after = if mutant::is(Mutant::EntryReusedEarly) { 0 } else { self.journal.applied };
+        self.checkpoint.emptied(r, after);
     }
 
-    /// A checkpoint that knows none of their chunks is durable: these entries may be used again.
+    /// A journal of an older release may use an entry again before the records of the replica that had it have left the
+    /// journal. Its chunks had all been given back by then: what a replay made of those records goes.
+    fn forget_dead(&mut self, r: u32, rid: Rid) {
+        self.by_rid.remove(&rid);
+        self.deleting.retain(|d| *d != r);
+        let keys: std::collections::BTreeSet<Key> = self.known_chunks(r, 0, u32::MAX).into_iter().collect();
+        for key in keys {
+            self.drop_overlay(key);
+            self.forget_chunk(key);
+            if let Some(slot) = self.map.remove(&key) {
+                self.slots[slot as usize] = None;
+                self.free_slots.push(slot);
+                self.cache.remove(slot);
+                self.checkpoint.destaged(slot);
+                self.mark_slot(slot);
+            }
+        }
+    }
+
+    /// What the overlay holds of a chunk is given up, its fresh units too.
+    fn drop_overlay(&mut self, key: Key) {
+        let old = self.chunks.get_mut(&key).map(|c| (c.trim = None, std::mem::take(&mut c.overlay)).1);
+        for (at, ov) in old.unwrap_or_default() {
+            self.superseded(key, at, Some(ov));
+        }
+    }
+
+    /// A checkpoint that covers all their records and knows none of their chunks is durable: these entries may be used again.
     pub(super) fn free_replicas(&mut self, emptied: Vec<u32>) {
         for r in emptied {
             if let Some(rec) = self.replicas[r as usize].take() {
                 self.by_rid.remove(&rec.rid);
             }
-            self.mark_index(r / crate::format::index::PAGE_REPLICAS as u32);
+            self.mark_index(self.sb.geometry.replica_page(r));
         }
     }
 
@@ -169,10 +197,15 @@ impl Store {
         for unit in page.units.iter().filter(|u| **u != NO_UNIT && **u < self.sb.geometry.units) {
             self.units.release(*unit, self.journal.applied);
         }
+        self.orphaned(slot, &page);
         self.forget_chunk(key);
         self.map.remove(&key);
         self.slots[slot as usize] = None;
-        self.free_slots.push(slot);
+        if mutant::is(Mutant::SlotReusedEarly) {
+            self.free_slots.push(slot);
+        } else {
+            self.leaving_slots.push(slot, self.journal.applied);
+        }
         self.cache.remove(slot);
         self.checkpoint.destaged(slot);
         self.mark_slot(slot);

@@ -23,11 +23,13 @@ pub struct Config {
     pub groups_in_flight: usize,
     /// Chunks destaged at once, at most.
     pub destage_jobs: usize,
+    /// Replicas, at most: each takes about 300 bytes of memory.
+    pub replicas: u32,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { overlay_bytes: 64 << 20, cached_pages: 8192, groups_in_flight: 2, destage_jobs: 16 }
+        Config { overlay_bytes: 64 << 20, cached_pages: 8192, groups_in_flight: 2, destage_jobs: 16, replicas: 1 << 16 }
     }
 }
 
@@ -161,6 +163,9 @@ pub enum StoreError {
     /// No space; nothing was changed.
     #[error("the disk is full")]
     NoSpace,
+    /// Every entry of the replica table is taken, and it cannot be extended.
+    #[error("the disk's replica table is full: all {0} entries are taken; delete replicas or volumes, or add a disk")]
+    NoEntry(u32),
     /// No such replica here.
     #[error("no replica {0} on this disk")]
     NoReplica(Rid),
@@ -176,7 +181,9 @@ impl HasFate for StoreError {
     fn fate(&self) -> Fate {
         match self {
             StoreError::Failed(_) => Fate::FailDisk,
-            StoreError::NoSpace | StoreError::Exists(_) | StoreError::Invalid(_) => Fate::Refuse,
+            StoreError::NoSpace | StoreError::NoEntry(_) | StoreError::Exists(_) | StoreError::Invalid(_) => {
+                Fate::Refuse
+            }
             StoreError::NoReplica(_) => Fate::DropMember,
         }
     }
@@ -240,6 +247,12 @@ pub struct Stats {
     pub units_free: u64,
     /// Chunk slots that can still be promised.
     pub slots_free: u64,
+    /// Entries of the replica table in use, by replicas being deleted too.
+    pub entries_used: u64,
+    /// Replicas that can still be created: free entries, and those the table can be extended by.
+    pub entries_free: u64,
+    /// Units that no page is known to refer to, because the page that did is lost; they are being looked for.
+    pub units_unaccounted: u64,
     /// Journal bytes in use.
     pub journal_used: u64,
     /// Journal size.
@@ -321,6 +334,8 @@ pub(super) struct Chunk {
     /// Operations that need the page and a quiet chunk, in order.
     pub slow: VecDeque<(OpId, Op)>,
     pub destage: Option<Destage>,
+    /// Its page was given up and must be written as lost by the running checkpoint.
+    pub rewrite: bool,
 }
 
 /// A destage in progress.
@@ -344,8 +359,14 @@ impl Chunk {
             && self.slow.is_empty()
             && self.destage.is_none()
             && self.promise == 0
+            && !self.rewrite
+    }
+    /// Units that the overlay refers to.
+    pub(super) fn units(&self) -> Vec<u32> {
+        let unit = |ov: &Ov| if let Body::Unit(u) = ov.body { Some(u) } else { None };
+        self.overlay.values().filter_map(unit).collect()
     }
     pub(super) fn is_dirty(&self) -> bool {
-        !self.overlay.is_empty() || self.trim.is_some()
+        !self.overlay.is_empty() || self.trim.is_some() || self.rewrite
     }
 }

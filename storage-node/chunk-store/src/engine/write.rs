@@ -158,7 +158,7 @@ impl Store {
         let direct = aligned && self.units.free() >= need;
         let units = if direct { 0 } else { unit_mask(start.in_chunk(), blocks) };
         if let Err(e) = self.promise(key, units, self.reserve()) {
-            if e == StoreError::NoSpace && self.units.in_motion() {
+            if e == StoreError::NoSpace && self.space_in_motion() {
                 // Space is on its way back, or counted twice until pages know it: the write waits for a checkpoint.
                 return self.wait_for_space(id, Op::Write { rid, ver, start, data, crcs });
             }

@@ -2,13 +2,18 @@
 //! payload blocks of its data records, in order. A group is valid only if header and every payload block verify, and
 //! only directly after the group whose checksum it names (C1, C6).
 
-use super::{Get, Put, replica, seal, unseal};
+use super::{Get, Put, Salt, replica, seal, unseal};
+use crate::mutant::{self, Mutant};
 use bytes::Bytes;
 use hf_policy::crc::SeededCrc;
 use hf_policy::{BLOCK_SIZE, BlockRange, Rid, Ver};
 
-const MAGIC: u32 = 0x314a_4648; // "HFJ1"
-const FIXED: usize = 64;
+const MAGIC_1: u32 = 0x314a_4648; // "HFJ1"
+/// How a group of a salted disk begins.
+pub const MAGIC: u32 = 0x324a_4648; // "HFJ2"
+const FIXED_1: usize = 64;
+const FIXED: usize = 144;
+const SALT_AT: usize = 64;
 const CRC_AT: usize = 4;
 /// Header area's bound in blocks.
 pub const MAX_HEADER_BLOCKS: usize = 64;
@@ -41,6 +46,11 @@ pub enum Body {
     Bad,
     /// The replica's entry is replaced.
     Replica(Box<replica::ReplicaRec>),
+    /// The replica table goes on in this unit. (Replica, range and version of the record mean nothing.)
+    Extend {
+        /// Which unit.
+        unit: u32,
+    },
 }
 
 /// One record.
@@ -70,6 +80,7 @@ impl Record {
             Body::Data { crcs } => crcs.len() * 4,
             Body::Map { units, crcs } => (units.len() + crcs.len()) * 4,
             Body::Replica(_) => replica::REPLICA_BYTES,
+            Body::Extend { .. } => 4,
             Body::Zero | Body::ZeroKept | Body::Bad => 0,
         }
     }
@@ -82,6 +93,7 @@ impl Record {
             Body::Bad => 4,
             Body::Replica(_) => 5,
             Body::ZeroKept => 6,
+            Body::Extend { .. } => 7,
         };
         b.p32(kind);
         b.p32(self.replica);
@@ -96,6 +108,7 @@ impl Record {
                 crcs.iter().for_each(|c| b.p32(c.0));
             }
             Body::Replica(r) => b.extend_from_slice(&r.encode()),
+            Body::Extend { unit } => b.p32(*unit),
             Body::Zero | Body::ZeroKept | Body::Bad => {}
         }
     }
@@ -118,6 +131,7 @@ impl Record {
             4 => Body::Bad,
             5 => Body::Replica(Box::new(replica::ReplicaRec::decode(g.bytes(replica::REPLICA_BYTES)?)??)),
             6 => Body::ZeroKept,
+            7 => Body::Extend { unit: g.u32()? },
             _ => return None,
         };
         Some(Record { replica, rid, range, ver, body })
@@ -140,17 +154,70 @@ pub struct Group {
     pub checkpoint: u64,
     /// Payload blocks that follow.
     pub payload_blocks: u32,
+    /// Which of them are stored masked.
+    pub masked: Masked,
     /// What it does.
     pub records: Vec<Record>,
 }
 
+/// Payload blocks of a group that begin as a group does. They stand in the journal with their first four bytes inverted, so
+/// that no block of payload there begins like a header, whoever wrote it and whatever they know of the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Masked([u64; MAX_PAYLOAD_BLOCKS / 64]);
+
+impl Masked {
+    /// Is none masked?
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|w| *w == 0)
+    }
+
+    /// Masks what has to be masked in a group's payload: buffers of whole blocks, in order. Others are left as they are.
+    pub fn mask(payload: &mut [Bytes]) -> Masked {
+        let mut masked = Masked::default();
+        let mut at = 0;
+        for buf in payload {
+            let first = at;
+            for block in buf.chunks_exact(BLOCK_SIZE) {
+                if block[..4] == MAGIC.to_le_bytes()
+                    && let Some(word) = masked.0.get_mut(at / 64)
+                {
+                    *word |= 1 << (at % 64);
+                }
+                at += 1;
+            }
+            *buf = masked.inverted(buf, first);
+        }
+        masked
+    }
+
+    /// A group's payload as it was before it was masked.
+    pub fn unmask(&self, payload: &Bytes) -> Bytes {
+        self.inverted(payload, 0)
+    }
+
+    /// The blocks of `buf`, the first of which is block `first` of the group; a copy only if any of them is masked.
+    fn inverted(&self, buf: &Bytes, first: usize) -> Bytes {
+        let is_masked = |i: &usize| self.0.get((first + i) / 64).is_some_and(|w| w >> ((first + i) % 64) & 1 == 1);
+        let blocks = buf.len() / BLOCK_SIZE;
+        if self.is_empty() || !(0..blocks).any(|i| is_masked(&i)) {
+            return buf.clone();
+        }
+        let mut out = buf.to_vec();
+        for i in (0..blocks).filter(is_masked) {
+            out[i * BLOCK_SIZE..][..4].iter_mut().for_each(|b| *b = !*b);
+        }
+        Bytes::from(out)
+    }
+}
+
 impl Group {
-    /// The header area, and its checksum.
-    pub fn encode_header(&self) -> (Bytes, u32) {
+    /// The header area, and its checksum. Without a salt: as a disk of version 1 has it.
+    pub fn encode_header(&self, salt: Salt) -> (Bytes, u32) {
         let mut b = Vec::with_capacity(BLOCK_SIZE);
-        b.p32(MAGIC);
+        let version = if salt.is_none() { 1 } else { 2 };
+        b.p32(if salt.is_none() { MAGIC_1 } else { MAGIC });
         b.p32(0); // checksum
-        b.p16(1); // version
+        b.p16(version);
         b.p16(0); // header blocks
         b.p32(self.payload_blocks);
         b.p64(self.journal_gen);
@@ -159,7 +226,11 @@ impl Group {
         b.p64(self.checkpoint);
         b.p32(self.prev_crc);
         b.p32(self.records.len() as u32);
-        b.resize(FIXED, 0);
+        b.resize(FIXED_1, 0);
+        if !salt.is_none() {
+            b.p128(salt.0);
+            self.masked.0.iter().for_each(|w| b.p64(*w));
+        }
         for r in &self.records {
             r.encode(&mut b);
         }
@@ -170,31 +241,47 @@ impl Group {
         (Bytes::from(b), crc)
     }
 
-    /// How many blocks the header area has that begins with this block; `None` if none begins here.
-    pub fn header_blocks(first: &[u8]) -> Option<usize> {
+    /// How many blocks the header area has that begins with this block; `None` if none of a disk with this salt does.
+    pub fn header_blocks(first: &[u8], salt: Salt) -> Option<usize> {
         let mut g = Get(first);
         let (magic, _, version, blocks) = (g.u32()?, g.u32()?, g.u16()?, g.u16()?);
+        let ours = match salt {
+            Salt::NONE => magic == MAGIC_1 && version == 1,
+            _ => magic == MAGIC && version == 2 && Self::is_salted(first, salt)?,
+        };
         let n = blocks as usize;
-        (magic == MAGIC && version == 1 && (1..=MAX_HEADER_BLOCKS).contains(&n)).then_some(n)
+        (ours && (1..=MAX_HEADER_BLOCKS).contains(&n)).then_some(n)
+    }
+
+    fn is_salted(first: &[u8], salt: Salt) -> Option<bool> {
+        Some(Salt(Get(first.get(SALT_AT..)?).u128()?) == salt || mutant::is(Mutant::AnySaltWillDo))
     }
 
     /// From a whole header area; with its checksum.
-    pub fn decode_header(area: &[u8]) -> Option<(Group, u32)> {
+    pub fn decode_header(area: &[u8], salt: Salt) -> Option<(Group, u32)> {
         let crc = unseal(area, CRC_AT)?;
-        Self::header_blocks(area)?;
+        Self::header_blocks(area, salt)?;
         let mut g = Get(area);
         g.bytes(12)?;
         let payload_blocks = g.u32()?;
         let (journal_gen, seq, acked_through, checkpoint) = (g.u64()?, g.u64()?, g.u64()?, g.u64()?);
         let (prev_crc, n) = (g.u32()?, g.u32()?);
-        let mut g = Get(area.get(FIXED..)?);
+        let mut masked = Masked::default();
+        let mut g = Get(area.get(FIXED_1..)?);
+        if !salt.is_none() {
+            g.u128()?;
+            for word in &mut masked.0 {
+                *word = g.u64()?;
+            }
+        }
         let records: Option<Vec<Record>> = (0..n).map(|_| Record::decode(&mut g)).collect();
         let records = records?;
         let total: usize = records.iter().map(Record::payload_blocks).sum();
         if total != payload_blocks as usize || total > MAX_PAYLOAD_BLOCKS {
             return None;
         }
-        Some((Group { journal_gen, seq, prev_crc, acked_through, checkpoint, payload_blocks, records }, crc))
+        let g = Group { journal_gen, seq, prev_crc, acked_through, checkpoint, payload_blocks, masked, records };
+        Some((g, crc))
     }
 }
 
@@ -215,6 +302,7 @@ mod tests {
             acked_through: 8,
             checkpoint: 5,
             payload_blocks: 300,
+            masked: Masked::default(),
             records: vec![
                 Record {
                     replica: 1,
@@ -226,13 +314,14 @@ mod tests {
                 Record { replica: 1, rid: Rid(4), range: BlockRange::new(0, 9), ver: Ver::new(1, 3), body: Body::Zero },
             ],
         };
-        let (bytes, crc) = g.encode_header();
+        let salt = Salt(7);
+        let (bytes, crc) = g.encode_header(salt);
         assert_eq!(bytes.len() % BLOCK_SIZE, 0);
-        assert_eq!(Group::decode_header(&bytes), Some((g, crc)));
+        assert_eq!(Group::decode_header(&bytes, salt), Some((g, crc)));
         for at in (0..bytes.len()).step_by(97) {
             let mut bad = bytes.to_vec();
             bad[at] ^= 4;
-            assert_eq!(Group::decode_header(&bad), None, "byte {at}");
+            assert_eq!(Group::decode_header(&bad, salt), None, "byte {at}");
         }
     }
 }

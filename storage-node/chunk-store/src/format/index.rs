@@ -1,7 +1,7 @@
 //! Index pages: the replica table, the slot table and the unit bitmap, in two halves written in turn. A checkpoint writes
 //! the pages that changed since that half was written last; the superblock names the valid half and its digest.
 
-use super::{Get, Put, seal, unseal};
+use super::{Get, Put, Salt, seal, unseal};
 use hf_policy::{BLOCK_SIZE, DiskUuid, Ver};
 
 const MAGIC: u32 = 0x5849_4648; // "HFIX"
@@ -62,8 +62,8 @@ impl SlotEntry {
     }
 }
 
-/// Seals an index page; returns it with its checksum.
-pub fn encode_page(disk: DiskUuid, page: u32, generation: u64, payload: &[u8]) -> (Vec<u8>, u32) {
+/// Seals an index page; returns it with its checksum. `salt`: the disk's if the page lies among data units, else none.
+pub fn encode_page(disk: DiskUuid, salt: Salt, page: u32, generation: u64, payload: &[u8]) -> (Vec<u8>, u32) {
     let mut b = Vec::with_capacity(BLOCK_SIZE);
     b.p32(MAGIC);
     b.p32(0);
@@ -71,6 +71,7 @@ pub fn encode_page(disk: DiskUuid, page: u32, generation: u64, payload: &[u8]) -
     b.p32(0);
     b.p64(generation);
     b.p128(disk.0);
+    b.p128(salt.0);
     b.resize(HEADER, 0);
     b.extend_from_slice(payload);
     b.resize(BLOCK_SIZE, 0);
@@ -79,11 +80,12 @@ pub fn encode_page(disk: DiskUuid, page: u32, generation: u64, payload: &[u8]) -
 }
 
 /// Opens an index page; its payload and checksum if it is the right one and whole.
-pub fn decode_page(disk: DiskUuid, page: u32, block: &[u8]) -> Option<(&[u8], u32)> {
+pub fn decode_page(disk: DiskUuid, salt: Salt, page: u32, block: &[u8]) -> Option<(&[u8], u32)> {
     let crc = unseal(block, CRC_AT)?;
     let mut g = Get(block);
     let (magic, _, no, _, _, uuid) = (g.u32()?, g.u32()?, g.u32()?, g.u32()?, g.u64()?, g.u128()?);
-    (magic == MAGIC && no == page && uuid == disk.0).then(|| (&block[HEADER..], crc))
+    let salted = Salt(g.u128()?) == salt;
+    (magic == MAGIC && no == page && uuid == disk.0 && salted).then(|| (&block[HEADER..], crc))
 }
 
 /// The digest of a half: a checksum over its pages' checksums.

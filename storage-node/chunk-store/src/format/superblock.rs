@@ -1,12 +1,14 @@
 //! The superblock: who this disk is, where its regions are, where its journal and index stand. Generation g is
 //! written to slot g % 2, twice; opening takes the newest valid one and repairs nothing (hazards: redb 8e04e95b).
 
-use super::{FORMAT_VERSION, Get, Put, seal, unseal};
+use super::{FORMAT_VERSION, Get, Put, Salt, seal, unseal};
 use crate::geometry::Geometry;
 use hf_policy::{BLOCK_SIZE, ClusterId, DiskUuid, LogAge, LogId, NodeId};
 
 const MAGIC: &[u8; 8] = b"HOLDFAST";
 const CRC_AT: usize = 12;
+/// Most units in which the replica table goes on.
+pub const MAX_EXTENSIONS: usize = 512;
 
 /// Where the journal's first live group is expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -44,6 +46,12 @@ pub struct Superblock {
     pub node: NodeId,
     /// The age of the node's metadata log when last told; none if it never was.
     pub log_age: LogAge,
+    /// What tells the disk's structures from payload; none on a disk of format version 1.
+    pub salt: Salt,
+    /// Journal groups from this number on have the salt; earlier ones are from before the disk got it.
+    pub salted_from: u64,
+    /// Units in which the replica table goes on, in this order, as of the valid index half.
+    pub extensions: Vec<u32>,
 }
 
 /// Why a block is not a superblock we can use.
@@ -62,7 +70,7 @@ impl Superblock {
     pub fn encode(&self) -> Vec<u8> {
         let mut b = Vec::with_capacity(BLOCK_SIZE);
         b.extend_from_slice(MAGIC);
-        b.p32(FORMAT_VERSION);
+        b.p32(if self.salt.is_none() { 1 } else { FORMAT_VERSION });
         b.p32(0); // checksum
         b.p64(self.generation);
         b.p128(self.cluster.0);
@@ -83,6 +91,13 @@ impl Superblock {
         b.p64(self.node.0);
         b.p128(self.log_age.log.0);
         b.p64(self.log_age.age);
+        if !self.salt.is_none() {
+            b.p128(self.salt.0);
+            b.p64(self.salted_from);
+            let units = &self.extensions[..self.extensions.len().min(MAX_EXTENSIONS)];
+            b.p32(units.len() as u32);
+            units.iter().for_each(|u| b.p32(*u));
+        }
         b.resize(BLOCK_SIZE, 0);
         seal(&mut b, CRC_AT);
         b
@@ -100,11 +115,25 @@ impl Superblock {
         if version > FORMAT_VERSION {
             return Err(Bad::TooNew(version));
         }
-        Self::fields(&mut g).ok_or(Bad::Damaged)
+        Self::fields(&mut g, version).ok_or(Bad::Damaged)
     }
 
-    fn fields(g: &mut Get<'_>) -> Option<Superblock> {
+    fn fields(g: &mut Get<'_>, version: u32) -> Option<Superblock> {
         g.u32()?;
+        let sb = Self::fields_1(g)?;
+        if version < 2 {
+            return Some(sb);
+        }
+        let (salt, salted_from, n) = (Salt(g.u128()?), g.u64()?, g.u32()? as usize);
+        if salt.is_none() || n > MAX_EXTENSIONS {
+            return None;
+        }
+        let extensions = (0..n).map(|_| g.u32()).collect::<Option<_>>()?;
+        Some(Superblock { salt, salted_from, extensions, ..sb })
+    }
+
+    /// What every version has.
+    fn fields_1(g: &mut Get<'_>) -> Option<Superblock> {
         Some(Superblock {
             generation: g.u64()?,
             cluster: ClusterId(g.u128()?),
@@ -123,7 +152,15 @@ impl Superblock {
             index_digest: g.u32()?,
             node: NodeId(g.u64()?),
             log_age: LogAge { log: LogId(g.u128()?), age: g.u64()?, start: 0 },
+            salt: Salt::NONE,
+            salted_from: 0,
+            extensions: Vec::new(),
         })
+    }
+
+    /// The salt of the journal group with this number.
+    pub fn salt_of(&self, seq: u64) -> Salt {
+        if seq < self.salted_from { Salt::NONE } else { self.salt }
     }
 
     /// How old the node's metadata log is. The age of a log is never lowered: it is what tells of an older copy.

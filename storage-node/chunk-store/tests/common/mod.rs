@@ -63,12 +63,21 @@ pub fn rec() -> ReplicaRec {
     }
 }
 
-pub fn config() -> Config {
-    Config { overlay_bytes: 2 << 20, cached_pages: 16, groups_in_flight: 3, destage_jobs: 3 }
+/// Another replica, of another volume.
+pub fn other(rid: u64) -> ReplicaRec {
+    let shard = ShardId { vol: VolumeId(rid + 100), index: 0 };
+    ReplicaRec { rid: Rid(rid), store_uuid: StoreUuid(u128::from(rid) + 1000), shard, blocks: 256 * 4096, ..rec() }
 }
 
+pub fn config() -> Config {
+    Config { overlay_bytes: 2 << 20, cached_pages: 16, groups_in_flight: 3, destage_jobs: 3, replicas: 1000 }
+}
+
+/// What the disk's structures are told from payload by.
+pub const SALT: Salt = Salt(0x5a17_0000_0000_0000_0000_0000_0000_0001);
+
 pub fn params() -> FormatParams {
-    FormatParams { cluster: ClusterId(1), node: NodeId(1), disk: DiskUuid(9), journal: Some(4 << 20) }
+    FormatParams { cluster: ClusterId(1), node: NodeId(1), disk: DiskUuid(9), journal: Some(4 << 20), salt: SALT }
 }
 
 pub fn tagged(tag: u64, block: u64) -> Bytes {
@@ -90,8 +99,17 @@ impl World {
     }
 
     pub fn with(seed: u64, size: u64, journal: u64, cfg: Config) -> World {
+        World::formatted(seed, size, FormatParams { journal: Some(journal), ..params() }, cfg)
+    }
+
+    /// On a disk of format version 1, which an older release made and goes on writing.
+    pub fn version_1(seed: u64, size: u64) -> World {
+        World::formatted(seed, size, FormatParams { salt: Salt::NONE, ..params() }, config())
+    }
+
+    pub fn formatted(seed: u64, size: u64, params: FormatParams, cfg: Config) -> World {
         let mut disk = SimDisk::new(size);
-        recovery::format(&mut disk, FormatParams { journal: Some(journal), ..params() }).unwrap();
+        recovery::format(&mut disk, params).unwrap();
         let mut store = recovery::open(&mut disk, cfg).unwrap();
         let mut out = Vec::new();
         store.start(&mut out);
@@ -220,6 +238,70 @@ impl World {
             }
         }
         self.reads_checked += 1;
+    }
+
+    /// A write of any replica, beside the model: blocks `at..at + n`, each the same bytes or its own.
+    pub fn put(&mut self, rid: Rid, ver: Ver, at: u64, blocks: &[Bytes]) -> OpId {
+        let data = Bytes::from(blocks.concat());
+        let crcs = crc::payloads(&data);
+        self.submit(Op::Write { rid, ver, start: BlockIx(at), data, crcs }, "write")
+    }
+
+    /// The same, and what came of it when everything has come to its end.
+    pub fn try_put(&mut self, rid: Rid, ver: Ver, at: u64, blocks: &[Bytes]) -> Result<Answer, StoreError> {
+        let data = Bytes::from(blocks.concat());
+        let crcs = crc::payloads(&data);
+        self.ask(Op::Write { rid, ver, start: BlockIx(at), data, crcs })
+    }
+
+    /// A block's version, state and bytes.
+    pub fn look_at(&mut self, rid: Rid, at: u64) -> (BlockInfo, Bytes) {
+        match self.ask(Op::Read { rid, range: BlockRange::new(at, 1) }) {
+            Ok(Answer::Read { blocks, data }) => (blocks[0], data),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Does one thing while others go on in any order, until it is answered; was it done?
+    pub fn ask_while_busy(&mut self, op: Op, rng: &mut Rng) -> bool {
+        let id = self.next;
+        self.next += 1;
+        self.store.step(Input::Op { id, op }, &mut self.out);
+        loop {
+            let mine = |o: &Output| matches!(o, Output::Done { id: of, .. } if *of == id);
+            if let Some(at) = self.out.iter().position(mine)
+                && let Output::Done { result, .. } = self.out.remove(at)
+            {
+                self.drain();
+                return result.is_ok();
+            }
+            self.drain();
+            let i = rng.below(self.disk.pending() as u64) as usize;
+            match self.disk.complete(i) {
+                Some((tag, result)) => self.store.step(Input::DiskDone { tag, result }, &mut self.out),
+                None => panic!("nothing is on its way, and no answer"),
+            }
+        }
+    }
+
+    /// Checkpoints until nothing is on its way to being free.
+    pub fn settle_space(&mut self) {
+        for _ in 0..4 {
+            self.ask(Op::Checkpoint).unwrap();
+            self.quiesce();
+        }
+    }
+
+    /// The process ends where it is, and the disk is opened anew; nothing is known of what was on its way.
+    pub fn reopen(&mut self) {
+        self.flights.clear();
+        self.reads.clear();
+        self.others.clear();
+        self.store = recovery::open(&mut self.disk, config()).unwrap();
+        let mut out = Vec::new();
+        self.store.start(&mut out);
+        self.out = out;
+        self.drain();
     }
 
     pub fn free(&self, range: BlockRange) -> bool {
