@@ -12,6 +12,7 @@
 //! | [`alloc`] | which 64 KiB units are free; when freed ones may be used again (C7) |
 //! | [`engine`] | the state machine: journal, overlay, destage, checkpoint, reads |
 //! | [`recovery`] | what a disk holds after a crash |
+//! | [`mutant`] | rules broken on purpose, for the tests of the tests |
 //! | [`sim`] | a simulated disk that loses, tears and damages what was not synced |
 
 pub mod alloc;
@@ -19,6 +20,7 @@ pub mod disk;
 pub mod engine;
 pub mod format;
 pub mod geometry;
+pub mod mutant;
 pub mod recovery;
 pub mod sim;
 

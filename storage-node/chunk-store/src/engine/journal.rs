@@ -12,12 +12,32 @@ use crate::geometry::JOURNAL_OFF;
 use bytes::Bytes;
 use std::collections::VecDeque;
 
+/// The chunks that a record is in flight in.
+pub(super) enum Chunks {
+    /// It belongs to none.
+    None,
+    /// The usual case: one.
+    One(Key),
+    /// A zero over several.
+    Many(Vec<Key>),
+}
+
+impl Chunks {
+    fn keys(&self) -> &[Key] {
+        match self {
+            Chunks::None => &[],
+            Chunks::One(key) => std::slice::from_ref(key),
+            Chunks::Many(keys) => keys,
+        }
+    }
+}
+
 /// A record on its way.
 pub(super) struct Queued {
     pub record: Record,
     pub payload: Bytes,
-    /// Whose chunk's in-flight count it holds.
-    pub key: Option<Key>,
+    /// The chunks whose in-flight count it holds.
+    pub chunks: Chunks,
     /// Answered when durable, if it is the operation's last record.
     pub op: Option<OpId>,
     /// What to answer.
@@ -89,8 +109,11 @@ impl Journal {
     pub(super) fn used(&self) -> u64 {
         self.used
     }
+    /// Must a checkpoint give room back? Not while all that is there is still being written: it would give back nothing, and the
+    /// next one would begin at once.
     pub(super) fn is_half_full(&self) -> bool {
-        self.used * 2 >= self.capacity || (self.blocked() && self.used > 0)
+        let gives_back = self.live.front().is_some_and(|l| l.seq <= self.applied);
+        gives_back && (self.used * 2 >= self.capacity || self.blocked())
     }
     pub(super) fn in_flight(&self) -> bool {
         !self.flying.is_empty() || !self.queue.is_empty()
@@ -221,9 +244,7 @@ impl Store {
                     // Only memory and disk corruption can get here: what was made cannot be applied.
                     return self.fail(why, out);
                 }
-                if let Some(key) = q.key {
-                    self.record_applied(key);
-                }
+                q.chunks.keys().iter().for_each(|key| self.record_applied(*key));
                 if let Some(id) = q.op {
                     out.push(Output::Done { id, result: Ok(q.answer) });
                 }

@@ -85,7 +85,8 @@ impl Store {
             ver: Ver::ZERO,
             body: Body::Replica(Box::new(rec)),
         };
-        let q = super::journal::Queued { record, payload: Bytes::new(), key: None, op: Some(id), answer: Answer::Done };
+        let (chunks, answer) = (super::journal::Chunks::None, Answer::Done);
+        let q = super::journal::Queued { record, payload: Bytes::new(), chunks, op: Some(id), answer };
         self.journal.push(q);
     }
 

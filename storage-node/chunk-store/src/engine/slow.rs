@@ -97,7 +97,8 @@ impl Store {
         let c = self.chunk_mut(key);
         c.inflight += 1;
         c.top = c.top.max(record.ver);
-        self.journal.push(super::journal::Queued { record, payload, key: Some(key), op, answer });
+        let chunks = super::journal::Chunks::One(key);
+        self.journal.push(super::journal::Queued { record, payload, chunks, op, answer });
     }
 
     #[allow(clippy::too_many_arguments)]

@@ -3,6 +3,7 @@
 use crate::disk::{DiskError, DiskOp};
 use crate::format::page::{BlockState, Page};
 use crate::format::replica::ReplicaRec;
+use crate::mutant::{self, Mutant};
 use bytes::Bytes;
 use hf_policy::crc::{PayloadCrc, SeededCrc};
 use hf_policy::{BlockIx, BlockRange, ChunkIx, Fate, HasFate, LogAge, Rid, Term, Ver};
@@ -310,8 +311,10 @@ pub(super) struct Chunk {
     pub overlay: BTreeMap<u16, Ov>,
     /// A trim of the whole chunk, not destaged: version and group.
     pub trim: Option<(Ver, u64)>,
-    /// Records on their way through the journal.
+    /// Operations that are not applied yet: in the journal, or writing their data to fresh units.
     pub inflight: u32,
+    /// Units of the chunk that direct writes are writing: these have no place in the journal's order yet.
+    pub direct: u16,
     /// The highest version submitted.
     pub top: Ver,
     /// Units promised to the overlay and to records in flight.
@@ -337,6 +340,13 @@ pub(super) struct Destage {
 }
 
 impl Chunk {
+    /// May an operation of this version on these units go to the journal without a look at what is there? Everything else of
+    /// the chunk must be older and must have its place in the journal before it; a direct write gets one only when its
+    /// data is written.
+    pub(super) fn in_order(&self, ver: Ver, units: u16) -> bool {
+        let alone = self.direct & units == 0 || mutant::is(Mutant::DirectOvertaken);
+        self.slow.is_empty() && ver > self.top && alone
+    }
     pub(super) fn is_idle(&self) -> bool {
         self.overlay.is_empty()
             && self.trim.is_none()

@@ -1,13 +1,15 @@
 //! Writes and zeroes: checks, space, and the choice between journal and fresh units.
 
+use super::journal::{Chunks, Queued};
 use super::types::Chunk;
 use super::{Answer, Key, Op, OpId, Output, Pending, Store, StoreError};
 use crate::disk::DiskOp;
 use crate::format::group::{Body, Record};
+use crate::mutant::{self, Mutant};
 use crate::{CHUNK_UNITS, UNIT_BLOCKS};
 use bytes::Bytes;
 use hf_policy::crc::{Identity, PayloadCrc, SeededCrc};
-use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, Rid, Seq, Ver};
+use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, ChunkIx, Rid, Seq, Ver};
 
 /// A large write whose data goes to fresh units before its mapping goes to the journal.
 pub(super) struct Direct {
@@ -37,10 +39,10 @@ impl Store {
             Err(e) => return out.push(Output::Done { id, result: Err(e) }),
         };
         match op {
-            Op::Write { ver, start, .. } => {
+            Op::Write { ver, start, ref crcs, .. } => {
                 let key = (r, start.chunk().0);
-                let c = self.chunk_mut(key);
-                if c.slow.is_empty() && ver > c.top {
+                let units = unit_mask(start.in_chunk(), crcs.len());
+                if self.chunk_mut(key).in_order(ver, units) {
                     self.fast_write(id, key, op, out)
                 } else {
                     self.go_slow(id, key, op, out)
@@ -170,20 +172,15 @@ impl Store {
         c.inflight += 1;
         let range = BlockRange { start, len: blocks as u32 };
         if direct {
+            c.direct |= unit_mask(start.in_chunk(), blocks);
             return self.direct(id, key, rid, ver, range, data, seeded, out);
         }
         let record = Record { replica: key.0, rid, range, ver, body: Body::Data { crcs: seeded } };
-        self.enqueue(id, key, record, data);
+        self.enqueue(id, Chunks::One(key), record, data);
     }
 
-    pub(super) fn enqueue(&mut self, id: OpId, key: Key, record: Record, payload: Bytes) {
-        self.journal.push(super::journal::Queued {
-            record,
-            payload,
-            key: Some(key),
-            op: Some(id),
-            answer: Answer::Done,
-        });
+    fn enqueue(&mut self, id: OpId, chunks: Chunks, record: Record, payload: Bytes) {
+        self.journal.push(Queued { record, payload, chunks, op: Some(id), answer: Answer::Done });
     }
 
     /// Data to fresh units, durable; then the mapping to the journal.
@@ -228,7 +225,9 @@ impl Store {
         if d.outstanding == 0
             && let Some(d) = self.directs.remove(&number)
         {
-            self.enqueue(d.id, d.key, d.record, Bytes::new());
+            let units = unit_mask(d.record.range.start.in_chunk(), d.record.range.len as usize);
+            self.chunk_mut(d.key).direct &= !units;
+            self.enqueue(d.id, Chunks::One(d.key), d.record, Bytes::new());
         }
     }
 
@@ -250,25 +249,25 @@ impl Store {
             return out.push(Output::Done { id, result: Ok(Answer::Done) });
         }
         let fast = keys.iter().all(|k| {
-            let c = self.chunk_mut(*k);
-            c.slow.is_empty() && ver > c.top
+            let part = range.intersect(ChunkIx(k.1).blocks());
+            self.chunk_mut(*k).in_order(ver, unit_mask(part.start.in_chunk(), part.len as usize))
         });
         if !fast {
             // A repeated zero: what it still has to do is decided chunk by chunk, against the versions that are there.
             keys.iter().skip(1).for_each(|k| self.drop_if_idle(*k));
             return self.go_slow(id, keys[0], Op::Zero { rid, ver, range, keep: false }, out);
         }
-        let key = keys[0];
-        for k in &keys {
+        // Until it is applied every chunk must know of it: what is older, or looks at what is there, waits for it.
+        let known = if mutant::is(Mutant::ZeroOfFirstChunk) { 1 } else { keys.len() };
+        for k in &keys[..known] {
             let c: &mut Chunk = self.chunk_mut(*k);
             c.top = ver;
-            if *k != key {
-                self.drop_if_idle(*k);
-            }
+            c.inflight += 1;
         }
-        self.chunk_mut(key).inflight += 1;
+        keys[known..].iter().for_each(|k| self.drop_if_idle(*k));
+        let chunks = if known == 1 { Chunks::One(keys[0]) } else { Chunks::Many(keys) };
         let record = Record { replica: r, rid, range, ver, body: Body::Zero };
-        self.enqueue(id, key, record, Bytes::new());
+        self.enqueue(id, chunks, record, Bytes::new());
     }
 }
 

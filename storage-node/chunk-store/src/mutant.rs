@@ -1,0 +1,51 @@
+//! Rules of the store broken on purpose, one at a time, to see whether a test notices (docs/hazards.md).
+//!
+//! Only with the cargo feature `mutants` can one be switched on, per thread; without it every question is a constant `false`
+//! and no trace of this is in the daemon.
+
+macro_rules! mutants {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// A broken rule.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Mutant { $($(#[$doc])* $name),* }
+        /// All of them.
+        pub const ALL: &[Mutant] = &[$(Mutant::$name),*];
+    };
+}
+
+mutants! {
+    /// A newer operation does not wait for a direct write whose blocks it overlaps.
+    DirectOvertaken,
+    /// A zero of several chunks is in flight in the first of them only.
+    ZeroOfFirstChunk,
+}
+
+#[cfg(feature = "mutants")]
+mod chosen {
+    use super::Mutant;
+    use std::cell::Cell;
+
+    thread_local! {
+        static CHOSEN: Cell<Option<Mutant>> = const { Cell::new(None) };
+    }
+
+    /// Is this rule broken now?
+    pub fn is(m: Mutant) -> bool {
+        CHOSEN.get() == Some(m)
+    }
+
+    /// Breaks a rule in this thread, or none.
+    pub fn set(m: Option<Mutant>) {
+        CHOSEN.set(m);
+    }
+}
+
+#[cfg(feature = "mutants")]
+pub use chosen::{is, set};
+
+/// Is this rule broken now?
+#[cfg(not(feature = "mutants"))]
+#[inline(always)]
+pub const fn is(_: Mutant) -> bool {
+    false
+}

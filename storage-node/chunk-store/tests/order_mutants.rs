@@ -1,0 +1,36 @@
+//! Each rule of the store's order and space is broken once, and a test must notice. A mutant that nobody notices means that the
+//! rule is not tested, or not needed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+#[path = "common/order.rs"]
+mod order;
+
+use hf_store::mutant::{self, Mutant};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// The scenario that must fail while the rule is broken, and must pass while none is.
+const CAUGHT_BY: &[(Mutant, fn())] = &[
+    (Mutant::DirectOvertaken, order::every_pair_in_flight),
+    (Mutant::ZeroOfFirstChunk, order::every_pair_in_flight),
+    (Mutant::DirectOvertaken, random_acts),
+    (Mutant::ZeroOfFirstChunk, random_acts),
+];
+
+fn random_acts() {
+    (0..200).for_each(|seed| order::all_in_flight(seed, 8, seed % 2 == 1));
+}
+
+#[test]
+fn every_broken_rule_is_noticed() {
+    for (_, scenario) in CAUGHT_BY {
+        scenario();
+    }
+    std::panic::set_hook(Box::new(|_| {}));
+    for (m, scenario) in CAUGHT_BY {
+        mutant::set(Some(*m));
+        let noticed = catch_unwind(AssertUnwindSafe(scenario)).is_err();
+        mutant::set(None);
+        assert!(noticed, "{m:?} was not noticed");
+    }
+}
