@@ -18,6 +18,8 @@ mutants! {
     DirectOvertaken,
     /// A zero of several chunks is in flight in the first of them only.
     ZeroOfFirstChunk,
+    /// A block is bad if two reads of it failed, though its place was rewritten during both.
+    RewrittenIsBad,
 }
 
 #[cfg(feature = "mutants")]

@@ -5,6 +5,8 @@
 mod common;
 #[path = "common/order.rs"]
 mod order;
+#[path = "common/rewritten.rs"]
+mod rewritten;
 
 use hf_store::mutant::{self, Mutant};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,6 +17,7 @@ const CAUGHT_BY: &[(Mutant, fn())] = &[
     (Mutant::ZeroOfFirstChunk, order::every_pair_in_flight),
     (Mutant::DirectOvertaken, random_acts),
     (Mutant::ZeroOfFirstChunk, random_acts),
+    (Mutant::RewrittenIsBad, rewritten::a_read_that_meets_rewrites_is_no_bad_block),
 ];
 
 fn random_acts() {
