@@ -29,8 +29,7 @@ pub use engine::{Answer, Config, Content, CopyItem, Input, Op, OpId, Output, Sta
 pub use format::replica::ReplicaRec;
 pub use recovery::{FormatParams, OpenError};
 
-/// Bytes of an allocation unit.
-pub const UNIT_BYTES: u64 = 64 << 10;
+pub use hf_policy::UNIT_BYTES;
 /// Blocks of an allocation unit.
 pub const UNIT_BLOCKS: usize = 16;
 /// Units of a chunk.

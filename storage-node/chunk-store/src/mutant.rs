@@ -20,6 +20,12 @@ mutants! {
     ZeroOfFirstChunk,
     /// A block is bad if two reads of it failed, though its place was rewritten during both.
     RewrittenIsBad,
+    /// A free chunk slot counts as room for 64 KiB.
+    SlotsAreUnits,
+    /// An operation that must look at what is there is refused though space is on its way back.
+    SlowNeverWaits,
+    /// A destage gives units back under writes in flight that rely on them.
+    FreesHeldUnits,
 }
 
 #[cfg(feature = "mutants")]

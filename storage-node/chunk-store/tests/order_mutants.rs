@@ -7,6 +7,8 @@ mod common;
 mod order;
 #[path = "common/rewritten.rs"]
 mod rewritten;
+#[path = "common/room.rs"]
+mod room;
 
 use hf_store::mutant::{self, Mutant};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,6 +20,10 @@ const CAUGHT_BY: &[(Mutant, fn())] = &[
     (Mutant::DirectOvertaken, random_acts),
     (Mutant::ZeroOfFirstChunk, random_acts),
     (Mutant::RewrittenIsBad, rewritten::a_read_that_meets_rewrites_is_no_bad_block),
+    (Mutant::SlotsAreUnits, room::an_empty_disk_takes_requests_of_every_size),
+    (Mutant::SlotsAreUnits, room::entries_that_run_low_are_counted_as_entries),
+    (Mutant::SlowNeverWaits, room::slow_operations_wait_for_space),
+    (Mutant::FreesHeldUnits, room::a_unit_stays_while_a_write_to_it_is_in_flight),
 ];
 
 fn random_acts() {

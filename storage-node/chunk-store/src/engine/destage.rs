@@ -7,6 +7,7 @@ use super::pages::Waiter;
 use super::types::{Body, Destage};
 use super::{Key, Output, Pending, Store};
 use crate::disk::DiskOp;
+use crate::mutant::{self, Mutant};
 use crate::format::page::{BlockMeta, BlockState, NO_UNIT, Page};
 use crate::{CHUNK_UNITS, UNIT_BLOCKS};
 use bytes::Bytes;
@@ -50,6 +51,7 @@ impl Store {
         if let Some(c) = self.chunks.get_mut(&key) {
             c.destage = Some(job);
         }
+        self.recount(key);
         for (off, bufs) in writes {
             self.disk_op(Pending::Destage(key), DiskOp::Write { off, bufs, durable: false }, out);
         }
@@ -101,12 +103,18 @@ impl Store {
         for (u, new_unit) in mapped.into_iter().enumerate().filter(|(_, m)| *m != NO_UNIT) {
             let before = std::mem::replace(&mut page.units[u], new_unit);
             self.units.settle(new_unit);
+            if let Some(c) = self.chunks.get_mut(&key) {
+                c.fresh &= !(1 << u);
+            }
             if before != NO_UNIT && before != new_unit {
                 self.units.release(before, applied);
             }
         }
         self.place_data(key, &mut page, &data)?;
-        for u in 0..CHUNK_UNITS {
+        // What is in flight to a unit relies on its being there: it was promised none.
+        let held = self.chunks.get(&key).map_or(0, |c| c.held);
+        let held = if mutant::is(Mutant::FreesHeldUnits) { 0 } else { held };
+        for u in (0..CHUNK_UNITS).filter(|u| held >> u & 1 == 0) {
             let blocks = &page.blocks[u * UNIT_BLOCKS..(u + 1) * UNIT_BLOCKS];
             if page.units[u] != NO_UNIT && blocks.iter().all(|m| m.state != BlockState::Data) {
                 self.units.release(page.units[u], applied);
@@ -168,12 +176,16 @@ impl Store {
                 gone.push((*at, c.overlay.remove(at)));
             }
         }
+        if c.overlay.is_empty() {
+            (c.mem, c.fresh) = (0, 0);
+        }
         if c.overlay.is_empty() && c.inflight == 0 {
             self.promised_units -= std::mem::take(&mut c.promise).count_ones();
         }
         for (at, ov) in gone {
             self.superseded(key, at, ov);
         }
+        self.recount(key);
         if let Some(&slot) = self.map.get(&key) {
             if let Some(e) = self.slots[slot as usize].as_mut() {
                 e.copy = Some(d.copy);

@@ -256,15 +256,21 @@ impl Store {
     fn record_applied(&mut self, key: Key) {
         let Some(c) = self.chunks.get_mut(&key) else { return };
         c.inflight -= 1;
-        if c.inflight == 0 && !c.slow.is_empty() {
-            self.slow_ready.push_back(key);
+        if c.inflight == 0 {
+            if !c.slow.is_empty() {
+                self.slow_ready.push_back(key);
+            }
+            let held = std::mem::take(&mut c.held);
+            if held != 0 && c.trim.is_some() {
+                self.recount(key);
+            }
         }
         self.drop_if_idle(key);
     }
 
     pub(super) fn drop_if_idle(&mut self, key: Key) {
         if self.chunks.get(&key).is_some_and(|c| c.is_idle()) {
-            self.chunks.remove(&key);
+            self.chunks.remove(&key).into_iter().for_each(|c| self.returning -= c.returning.count_ones());
         }
     }
 }

@@ -104,6 +104,7 @@ impl Store {
                 for (at, ov) in old.unwrap_or_default() {
                     self.superseded(key, at, Some(ov));
                 }
+                self.recount(key);
             }
             self.deleting.push_back(index);
         }
@@ -158,6 +159,7 @@ impl Store {
         if let Some(c) = self.chunks.remove(&key) {
             self.promised_units -= c.promise.count_ones();
             self.promised_slots -= u32::from(c.slot_promised);
+            self.returning -= c.returning.count_ones();
         }
     }
 

@@ -319,6 +319,13 @@ pub(super) struct Chunk {
     pub top: Ver,
     /// Units promised to the overlay and to records in flight.
     pub promise: u16,
+    /// Units that operations in flight were promised or found here: a destage must not give these back under them.
+    pub held: u16,
+    /// Units that data in memory goes to, and those that fresh units replace (both may name more than there are now).
+    pub mem: u16,
+    pub fresh: u16,
+    /// Units that the next destage gives back, as counted in [`super::Store`].
+    pub returning: u16,
     /// A slot is promised.
     pub slot_promised: bool,
     /// Operations that need the page and a quiet chunk, in order.

@@ -101,67 +101,14 @@ impl Store {
         crcs.iter().enumerate().map(|(i, c)| at(i).seed(*c)).collect()
     }
 
-    /// Promises the space these blocks need, or says that there is none. `reserve` units stay for repairs.
-    pub(super) fn promise(&mut self, key: Key, units: u16, reserve: u32) -> Result<(), StoreError> {
-        let slot = self.map.get(&key).copied();
-        let mask = slot.and_then(|s| self.slots[s as usize].as_ref()).map_or(0, |s| s.units);
-        let c = self.chunk_mut(key);
-        let new = units & !mask & !c.promise;
-        let new_slot = slot.is_none() && !c.slot_promised;
-        let short_units = new != 0 && self.units.free() < self.promised_units + new.count_ones() + reserve;
-        let short_slots = new_slot && self.free_slots.len() as u32 <= self.promised_slots;
-        if short_units || short_slots {
-            self.drop_if_idle(key);
-            return Err(StoreError::NoSpace);
-        }
-        let c = self.chunk_mut(key);
-        c.promise |= new;
-        c.slot_promised |= new_slot;
-        self.promised_units += new.count_ones();
-        self.promised_slots += u32::from(new_slot);
-        Ok(())
-    }
-
-    /// Bytes that new data may still take; what the next checkpoint gives back counts, since a write waits for it.
-    pub fn credit(&self) -> u64 {
-        let units = (self.units.free() + self.units.pending()).saturating_sub(self.promised_units + self.reserve());
-        let slots = (self.free_slots.len() as u32).saturating_sub(self.promised_slots);
-        u64::from(units.min(slots)) * crate::UNIT_BYTES
-    }
-
-    /// What data in these blocks of one chunk would take, in bytes; `u64::MAX` if there is no room for its chunk.
-    pub fn needs(&self, rid: Rid, range: BlockRange) -> Result<u64, StoreError> {
-        let key = (self.check_range(rid, range)?, range.start.chunk().0);
-        let slot = self.map.get(&key).copied();
-        let mask = slot.and_then(|s| self.slots[s as usize].as_ref()).map_or(0, |s| s.units);
-        let (promise, slot_promised) = self.chunks.get(&key).map_or((0, false), |c| (c.promise, c.slot_promised));
-        // Fresh units that only the journal names are the chunk's already.
-        let overlay = self.chunks.get(&key).into_iter().flat_map(|c| &c.overlay);
-        let mapped = overlay.filter(|(_, o)| matches!(o.body, super::types::Body::Unit(_)));
-        let mask = mapped.fold(mask, |m, (at, _)| m | 1 << (*at as usize / UNIT_BLOCKS));
-        if slot.is_none() && !slot_promised && self.free_slots.len() as u32 <= self.promised_slots {
-            return Ok(u64::MAX);
-        }
-        let new = unit_mask(range.start.in_chunk(), range.len as usize) & !mask & !promise;
-        Ok(u64::from(new.count_ones()) * crate::UNIT_BYTES)
-    }
-
-    /// Units kept for reconcile, sync and repair.
-    pub(super) fn reserve(&self) -> u32 {
-        self.units.total() / 128 + 2
-    }
-
     /// A write that is newer than everything in its chunk: no look at the page is needed.
     pub(super) fn fast_write(&mut self, id: OpId, key: Key, op: Op, out: &mut Vec<Output>) {
         let Op::Write { rid, ver, start, data, crcs } = op else { return };
         let blocks = crcs.len();
-        let aligned = start.in_chunk() % UNIT_BLOCKS == 0 && blocks % UNIT_BLOCKS == 0 && blocks >= DIRECT_BLOCKS;
-        let need = (blocks / UNIT_BLOCKS) as u32 + self.promised_units + self.reserve();
-        let direct = aligned && self.units.free() >= need;
-        let units = if direct { 0 } else { unit_mask(start.in_chunk(), blocks) };
-        if let Err(e) = self.promise(key, units, self.reserve()) {
-            if e == StoreError::NoSpace && self.units.in_motion() {
-                // Space is on its way back, or counted twice until pages know it: the write waits for a checkpoint.
+        let direct = self.goes_direct(start, blocks);
+        let wanted = unit_mask(start.in_chunk(), blocks);
+        if let Err(e) = self.promise(key, if direct { 0 } else { wanted }, self.reserve()) {
+            if e == StoreError::NoSpace && self.space_returns() {
                 return self.wait_for_space(id, Op::Write { rid, ver, start, data, crcs });
             }
             return out.push(Output::Done { id, result: Err(e) });
@@ -172,11 +119,17 @@ impl Store {
         c.inflight += 1;
         let range = BlockRange { start, len: blocks as u32 };
         if direct {
-            c.direct |= unit_mask(start.in_chunk(), blocks);
+            c.direct |= wanted;
             return self.direct(id, key, rid, ver, range, data, seeded, out);
         }
         let record = Record { replica: key.0, rid, range, ver, body: Body::Data { crcs: seeded } };
         self.enqueue(id, Chunks::One(key), record, data);
+    }
+
+    /// Does this write go to fresh units, past the journal? Only whole units do, while there are plenty.
+    fn goes_direct(&self, start: BlockIx, blocks: usize) -> bool {
+        let aligned = start.in_chunk() % UNIT_BLOCKS == 0 && blocks % UNIT_BLOCKS == 0 && blocks >= DIRECT_BLOCKS;
+        aligned && self.units.free() >= (blocks / UNIT_BLOCKS) as u32 + self.promised_units + self.reserve()
     }
 
     fn enqueue(&mut self, id: OpId, chunks: Chunks, record: Record, payload: Bytes) {
