@@ -28,7 +28,8 @@ impl Space {
         if range.is_empty() {
             return Space::NONE;
         }
-        let bytes = (range.offset() + range.bytes()).next_multiple_of(UNIT_BYTES) - range.offset() / UNIT_BYTES * UNIT_BYTES;
+        let bytes =
+            (range.offset() + range.bytes()).next_multiple_of(UNIT_BYTES) - range.offset() / UNIT_BYTES * UNIT_BYTES;
         Space { bytes, chunks: range.end().0.div_ceil(CHUNK_BLOCKS) - range.start.0 / CHUNK_BLOCKS }
     }
 
@@ -121,7 +122,10 @@ mod tests {
     fn room_needs_both() {
         let room = Space { bytes: 10 * UNIT_BYTES, chunks: 2 };
         assert!(room.covers(Space { bytes: 10 * UNIT_BYTES, chunks: 2 }) && room.covers(Space::NONE));
-        assert!(!room.covers(Space { bytes: UNIT_BYTES, chunks: 3 }) && !room.covers(Space { bytes: 11 * UNIT_BYTES, chunks: 0 }));
+        assert!(
+            !room.covers(Space { bytes: UNIT_BYTES, chunks: 3 })
+                && !room.covers(Space { bytes: 11 * UNIT_BYTES, chunks: 0 })
+        );
         assert_eq!(room.minus(Space { bytes: u64::MAX, chunks: 1 }), Space { bytes: 0, chunks: 1 });
     }
 }

@@ -13,7 +13,7 @@ mod room;
 use hf_store::mutant::{self, Mutant};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// The scenario that must fail while the rule is broken, and must pass while none is.
+/// The scenario that must fail while the rule is broken. (That it passes while none is, its own test says.)
 const CAUGHT_BY: &[(Mutant, fn())] = &[
     (Mutant::DirectOvertaken, order::every_pair_in_flight),
     (Mutant::ZeroOfFirstChunk, order::every_pair_in_flight),
@@ -32,9 +32,6 @@ fn random_acts() {
 
 #[test]
 fn every_broken_rule_is_noticed() {
-    for (_, scenario) in CAUGHT_BY {
-        scenario();
-    }
     std::panic::set_hook(Box::new(|_| {}));
     for (m, scenario) in CAUGHT_BY {
         mutant::set(Some(*m));

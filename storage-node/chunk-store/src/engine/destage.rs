@@ -7,13 +7,17 @@ use super::pages::Waiter;
 use super::types::{Body, Destage};
 use super::{Key, Output, Pending, Store};
 use crate::disk::DiskOp;
-use crate::mutant::{self, Mutant};
 use crate::format::page::{BlockMeta, BlockState, NO_UNIT, Page};
+use crate::mutant::{self, Mutant};
 use crate::{CHUNK_UNITS, UNIT_BLOCKS};
 use bytes::Bytes;
 use hf_policy::crc::SeededCrc;
 use hf_policy::{BLOCK_BYTES, BLOCK_SIZE};
+use std::collections::VecDeque;
 use std::sync::Arc;
+
+/// Writes of one chunk's destage in flight at once.
+const WRITES_IN_FLIGHT: u32 = 16;
 
 impl Store {
     /// Begins to destage a dirty chunk; true if a job is now running.
@@ -46,18 +50,27 @@ impl Store {
         if let Some(e) = self.slots[slot as usize].as_mut() {
             e.units = new.unit_mask();
         }
-        let outstanding = writes.len() as u32 + 1;
-        let job = Destage { old, new: Arc::new(new), copy, page_crc, moved, trim, outstanding };
+        let page_off = self.sb.geometry.page_off(slot, copy);
+        let mut left = VecDeque::from(writes);
+        left.push_back((page_off, vec![Bytes::from(page)]));
+        let job = Destage { old, new: Arc::new(new), copy, page_crc, moved, trim, left, outstanding: 0 };
         if let Some(c) = self.chunks.get_mut(&key) {
             c.destage = Some(job);
         }
         self.recount(key);
-        for (off, bufs) in writes {
+        self.destage_more(key, out);
+    }
+
+    /// Keeps some of the chunk's writes in flight: a step may not queue all that sixteen chunks can have, ahead of what clients wait
+    /// for.
+    fn destage_more(&mut self, key: Key, out: &mut Vec<Output>) {
+        while let Some(d) = self.chunks.get_mut(&key).and_then(|c| c.destage.as_mut())
+            && d.outstanding < WRITES_IN_FLIGHT
+            && let Some((off, bufs)) = d.left.pop_front()
+        {
+            d.outstanding += 1;
             self.disk_op(Pending::Destage(key), DiskOp::Write { off, bufs, durable: false }, out);
         }
-        let off = self.sb.geometry.page_off(slot, copy);
-        let op = DiskOp::Write { off, bufs: vec![Bytes::from(page)], durable: false };
-        self.disk_op(Pending::Destage(key), op, out);
     }
 
     /// The chunk's new page, the data writes it needs, and the blocks it takes from the overlay.
@@ -163,8 +176,8 @@ impl Store {
         let Some(c) = self.chunks.get_mut(&key) else { return };
         let Some(d) = c.destage.as_mut() else { return };
         d.outstanding -= 1;
-        if d.outstanding > 0 {
-            return;
+        if !d.left.is_empty() || d.outstanding > 0 {
+            return self.destage_more(key, out);
         }
         let Some(d) = c.destage.take() else { return };
         if c.trim == d.trim {
@@ -202,6 +215,5 @@ impl Store {
             self.slow_ready.push_back(key);
         }
         self.drop_if_idle(key);
-        let _ = out;
     }
 }

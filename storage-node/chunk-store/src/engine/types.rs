@@ -343,6 +343,8 @@ pub(super) struct Destage {
     /// Blocks it moves, with the group they came from.
     pub moved: Vec<(u16, Ver, u64)>,
     pub trim: Option<(Ver, u64)>,
+    /// Writes that wait for those in flight.
+    pub left: VecDeque<(u64, Vec<Bytes>)>,
     pub outstanding: u32,
 }
 

@@ -12,7 +12,8 @@ const BIG: Rid = Rid(7);
 fn world(size: u64) -> World {
     let mut w = World::with(1, size, 4 << 20, Config { overlay_bytes: 8 << 20, ..config() });
     let shard = ShardId { vol: VolumeId(7), index: 0 };
-    w.ask(Op::CreateReplica(ReplicaRec { rid: BIG, store_uuid: StoreUuid(79), shard, blocks: 256 * 4096, ..rec() })).unwrap();
+    w.ask(Op::CreateReplica(ReplicaRec { rid: BIG, store_uuid: StoreUuid(79), shard, blocks: 256 * 4096, ..rec() }))
+        .unwrap();
     w
 }
 
@@ -62,11 +63,15 @@ pub fn an_empty_disk_takes_requests_of_every_size() {
             if !covered(&w, needs(&w, range)) {
                 break;
             }
-            request(&mut w, seq, range).unwrap_or_else(|e| panic!("{mib} MiB at block {at}, for which there is room: {e}"));
+            request(&mut w, seq, range)
+                .unwrap_or_else(|e| panic!("{mib} MiB at block {at}, for which there is room: {e}"));
             (seq, at, taken) = (seq + 100, at + u64::from(range.len), taken + u64::from(mib));
         }
         let units = w.store.stats().units_total * UNIT_BYTES >> 20;
-        assert!(taken + u64::from(mib) + 3 > units * 98 / 100, "requests of {mib} MiB: {taken} of {units} MiB were taken");
+        assert!(
+            taken + u64::from(mib) + 3 > units * 98 / 100,
+            "requests of {mib} MiB: {taken} of {units} MiB were taken"
+        );
     }
 }
 
