@@ -44,6 +44,7 @@ test-now: lint build-now
 	cargo test --locked -p hf-repl-core --features mutants --test transcripts
 	cargo test --locked -p hf-meta-core --features mutants --test rules
 	cargo test --locked -p hf-store --features mutants --test mutants every_broken_rule -- --nocapture
+	cargo test --locked -p hf-store --features mutants --test order_mutants
 
 bench: setup-test
 	@$(MAKE) --no-print-directory bench-now

@@ -270,7 +270,8 @@ impl Peer for PeerService {
         });
         let Some(live) = known else { return Ok(Response::new(pb::LivingReply::default())) };
         let entries = |d| live.entries.get(d).copied().unwrap_or(0);
-        let used = live.used.iter().map(|(d, used)| pb::DiskUse { disk: d.0, used: *used, entries: entries(d) }).collect();
+        let used =
+            live.used.iter().map(|(d, used)| pb::DiskUse { disk: d.0, used: *used, entries: entries(d) }).collect();
         Ok(Response::new(pb::LivingReply { leader: true, up: live.up.iter().map(|n| n.0).collect(), used }))
     }
 

@@ -320,6 +320,32 @@ fn fill(nbd: &mut Nbd, from: u64, most: u64) -> (u64, Option<i32>) {
     (most, None)
 }
 
+/// Small disks have few chunk entries and much more space: requests of every size up to the largest that is advertised go.
+#[test]
+fn an_empty_small_disk_takes_requests_of_every_size() {
+    let c = Cluster::prepared(2, |n| n.disk_size = "100MiB".into());
+    for (i, mib) in [16u64, 32, 1, 8, 31].into_iter().enumerate() {
+        let name = format!("v{i}");
+        until("room for another volume", || {
+            c.cli(&["volume", "create", &name, "size=80MiB", "replicas=2", "min_replicas=2"])
+        });
+        c.ok(&["volume", "attach", &name, "--node", "n1"]);
+        let mut nbd = Nbd::connect(&c.nodes[0].nbd, &name).unwrap();
+        // The first volume meets empty disks, those after it the space of the one before, which comes back in the background.
+        for at in (0..80 - mib + 1).step_by(mib as usize) {
+            let data = pattern(at, (mib as usize) << 20);
+            if i == 0 {
+                nbd.write(at << 20, &data).unwrap_or_else(|e| panic!("{mib} MiB at {at} MiB of an empty disk: {e}"));
+            }
+            until("a request for which there is room", || nbd.write(at << 20, &data).map_err(|e| e.to_string()));
+            assert!(nbd.read(at << 20, (mib as u32) << 20).unwrap() == data, "{mib} MiB at {at} MiB");
+        }
+        assert_eq!(in_sync(&c, &name), 2, "{mib} MiB: nobody is dropped");
+        c.ok(&["volume", "detach", &name]);
+        c.ok(&["volume", "delete", &name]);
+    }
+}
+
 #[test]
 fn full_disks_refuse_alike_and_give_way_when_space_returns() {
     let c = Cluster::prepared(3, |n| n.disk_size = if n.name == "n3" { "128MiB" } else { "256MiB" }.into());

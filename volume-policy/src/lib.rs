@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | [`id`] | what things are called: nodes, disks, volumes, replicas |
 //! | [`unit`] | blocks, chunks, ranges, sizes, durations; all rounding |
+//! | [`space`] | what data takes on a disk, in units and chunk entries |
 //! | [`ver`] | the only order by which histories are compared |
 //! | [`crc`] | payload checksums and how an identity is folded into them |
 //! | [`fate`] | what an error obliges its receiver to do |
@@ -20,6 +21,7 @@ pub mod fate;
 pub mod id;
 pub mod placement;
 pub mod policy;
+pub mod space;
 pub mod unit;
 pub mod ver;
 
@@ -27,5 +29,6 @@ pub use attribute::{AttrError, Attribute, TABLE};
 pub use fate::{Fate, HasFate};
 pub use id::*;
 pub use policy::Policy;
+pub use space::{Space, UNIT_BYTES};
 pub use unit::*;
 pub use ver::{Epoch, Seq, Term, Ver};

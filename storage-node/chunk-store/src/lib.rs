@@ -30,8 +30,7 @@ pub use format::Salt;
 pub use format::replica::ReplicaRec;
 pub use recovery::{FormatParams, OpenError};
 
-/// Bytes of an allocation unit.
-pub const UNIT_BYTES: u64 = 64 << 10;
+pub use hf_policy::UNIT_BYTES;
 /// Blocks of an allocation unit.
 pub const UNIT_BLOCKS: usize = 16;
 /// Units of a chunk.

@@ -30,6 +30,18 @@ mutants! {
     OpeningTrustsCaches,
     /// A superblock names the units of the replica table before their pages are written.
     TableNamedEarly,
+    /// A newer operation does not wait for a direct write whose blocks it overlaps.
+    DirectOvertaken,
+    /// A zero of several chunks is in flight in the first of them only.
+    ZeroOfFirstChunk,
+    /// A block is bad if two reads of it failed, though its place was rewritten during both.
+    RewrittenIsBad,
+    /// A free chunk slot counts as room for 64 KiB.
+    SlotsAreUnits,
+    /// An operation that must look at what is there is refused though space is on its way back.
+    SlowNeverWaits,
+    /// A destage gives units back under writes in flight that rely on them.
+    FreesHeldUnits,
 }
 
 #[cfg(feature = "mutants")]

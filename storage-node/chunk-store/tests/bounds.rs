@@ -130,3 +130,22 @@ fn destaging_gives_way_to_a_foreground_that_suffers() {
     let (suffers, does_not) = (most_at_once(5_000), most_at_once(200));
     assert!(suffers <= 3 && does_not >= 6, "{suffers} at once beside a foreground that suffers, {does_not} else");
 }
+
+/// With the default configuration, and as much dirty as the overlay takes, in pieces that no two of can be written together.
+#[test]
+fn a_checkpoint_queues_no_more_at_once_than_a_ring_takes() {
+    let mut w = World::with(1, 256 << 20, 16 << 20, Config::default());
+    let blocks = (0..BLOCKS).step_by(2);
+    for block in blocks {
+        w.write(hf_policy::BlockRange::new(block, 1));
+    }
+    w.quiesce();
+    assert_eq!(w.store.stats().overlay_bytes, BLOCKS / 2 * 4096, "all of it waits to be destaged");
+    w.submit(Op::Checkpoint, "checkpoint");
+    let mut most = w.disk.pending();
+    while w.complete_one() {
+        most = most.max(w.disk.pending());
+    }
+    w.quiesce();
+    assert!((64..=16 * 16 + 16).contains(&most), "{most} operations of the disk at once");
+}

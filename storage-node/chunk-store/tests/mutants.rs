@@ -30,6 +30,13 @@ fn watchers(m: Mutant) -> &'static [fn()] {
         Mutant::UnreadableUnitsGiven => &[lost_pages::a_page_that_is_readable_again_still_has_its_units],
         Mutant::OpeningTrustsCaches => &[crash::what_a_replay_found_in_a_cache_survives_the_power_loss_after_it],
         Mutant::TableNamedEarly => &[entries::a_full_table_grows],
+        // Rules of order and space: tests/order_mutants.rs.
+        Mutant::DirectOvertaken
+        | Mutant::ZeroOfFirstChunk
+        | Mutant::RewrittenIsBad
+        | Mutant::SlotsAreUnits
+        | Mutant::SlowNeverWaits
+        | Mutant::FreesHeldUnits => &[],
     }
 }
 

@@ -33,7 +33,7 @@ pub fn ask(store: &Store, rid: Rid, op: StoreOp) -> Asked {
         StoreOp::Zero { ver, range, keep } => Op::Zero { rid, ver, range, keep },
         StoreOp::Read { range } => Op::Read { rid, range },
         StoreOp::Needs { range } => {
-            let needs = store.needs(rid, range).map(StoreAnswer::Needs);
+            let needs = store.needs(rid, range).map(|n| StoreAnswer::Needs(n.to_needs()));
             return Asked::Known(needs.unwrap_or_else(|e| answer(Err(e))));
         }
         StoreOp::Versions { chunk } => Op::Versions { rid, chunk },

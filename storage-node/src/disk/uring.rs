@@ -1,5 +1,8 @@
 //! io_uring inside the reactor: operations are queued, submitted in one call per turn, and reaped when the ring's
 //! eventfd becomes readable. Buffers live in the ring's table until their completion has been seen.
+//!
+//! No more operations are in flight than the completion queue holds: what overflows it stays in the kernel until somebody asks,
+//! without a sign on the eventfd. The others wait in the queue here and go out when completions have been taken.
 
 use super::{DiskFile, Done, EventFd};
 use bytes::Bytes;
@@ -10,6 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
+/// Entries of the submission queue; the completion queue has twice as many.
 const ENTRIES: u32 = 512;
 
 /// What the kernel may be touching.
@@ -26,13 +30,23 @@ pub struct Uring {
     file: Arc<DiskFile>,
     event: EventFd,
     held: BTreeMap<u64, Held>,
+    /// Waits for a place in the submission queue.
     queue: VecDeque<u64>,
-    unsubmitted: bool,
+    /// Operations that the submission queue or the kernel has, and the most that there may be.
+    in_flight: usize,
+    most: usize,
+    /// The ring is of no use any more, and why: every operation fails.
+    broken: Option<String>,
 }
 
 impl Uring {
     pub(super) fn new(file: Arc<DiskFile>) -> std::io::Result<Uring> {
-        let ring = IoUring::new(ENTRIES)?;
+        Self::with(file, ENTRIES)
+    }
+
+    fn with(file: Arc<DiskFile>, entries: u32) -> std::io::Result<Uring> {
+        let ring = IoUring::new(entries)?;
+        let most = ring.params().cq_entries() as usize;
         let mut probe = io_uring::Probe::new();
         ring.submitter().register_probe(&mut probe)?;
         let needed = [opcode::Read::CODE, opcode::Writev::CODE, opcode::Fsync::CODE];
@@ -41,7 +55,8 @@ impl Uring {
         }
         let event = EventFd::new()?;
         ring.submitter().register_eventfd(event.raw())?;
-        Ok(Uring { ring, file, event, held: BTreeMap::new(), queue: VecDeque::new(), unsubmitted: false })
+        let (held, queue) = Default::default();
+        Ok(Uring { ring, file, event, held, queue, in_flight: 0, most, broken: None })
     }
 
     pub(super) fn event(&self) -> &EventFd {
@@ -67,13 +82,11 @@ impl Uring {
         };
         self.held.insert(tag, held);
         self.queue.push_back(tag);
-        self.unsubmitted = true;
     }
 
     fn push_read(&mut self, tag: u64, off: u64, len: usize) {
         self.held.insert(tag, Held::Read(AlignedBuf::zeroed(len), off as usize));
         self.queue.push_back(tag);
-        self.unsubmitted = true;
     }
 
     fn entry(&mut self, tag: u64) -> Option<io_uring::squeue::Entry> {
@@ -92,34 +105,70 @@ impl Uring {
         Some(e.user_data(tag))
     }
 
+    /// Hands over what there is room for.
     pub(super) fn flush(&mut self) {
-        while let Some(tag) = self.queue.pop_front() {
+        while self.broken.is_none() {
+            self.fill();
+            let offered = self.ring.submission().len();
+            if offered == 0 {
+                return;
+            }
+            match self.ring.submit() {
+                // The kernel may take fewer than it was offered; the rest stays where it is and is offered again.
+                Ok(taken) if taken > 0 => {}
+                Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
+                // It is short of memory or has completions to be taken: in the next turn, which no completion may bring about.
+                Ok(_) => return self.event.signal(),
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => return self.event.signal(),
+                Err(e) => {
+                    tracing::error!("io_uring submit: {e}");
+                    self.broken = Some(format!("io_uring submit: {e}"));
+                    self.event.signal();
+                }
+            }
+        }
+    }
+
+    /// Fills the submission queue, as long as every completion will have its place.
+    fn fill(&mut self) {
+        while self.in_flight < self.most {
+            let Some(tag) = self.queue.pop_front() else { return };
             let Some(e) = self.entry(tag) else { continue };
             // SAFETY: buffers and iovecs stay in `held` until this operation's completion has been reaped.
             if unsafe { self.ring.submission().push(&e) }.is_err() {
-                self.queue.push_front(tag);
-                break;
+                return self.queue.push_front(tag);
             }
-        }
-        if self.unsubmitted {
-            match self.ring.submit() {
-                Ok(_) => self.unsubmitted = !self.queue.is_empty(),
-                Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY | libc::EINTR)) => {}
-                Err(e) => tracing::error!("io_uring submit: {e}"),
-            }
+            self.in_flight += 1;
         }
     }
 
     pub(super) fn reap(&mut self, out: &mut Vec<Done>) {
         self.event.clear();
-        let done: Vec<(u64, i32)> = self.ring.completion().map(|c| (c.user_data(), c.result())).collect();
-        for (tag, res) in done {
-            let Some(held) = self.held.remove(&tag) else { continue };
-            out.push((tag, finish(held, res)));
+        loop {
+            let done: Vec<(u64, i32)> = self.ring.completion().map(|c| (c.user_data(), c.result())).collect();
+            self.in_flight -= done.len();
+            for (tag, res) in done {
+                let Some(held) = self.held.remove(&tag) else { continue };
+                out.push((tag, finish(held, res)));
+            }
+            // (Not while no more is in flight than the queue holds. Where it happens all the same, entering the kernel fetches them.)
+            if !self.ring.submission().cq_overflow() || self.broken.is_some() {
+                break;
+            }
+            if let Err(e) = self.ring.submit() {
+                tracing::warn!("io_uring, fetching completions: {e}");
+                self.event.signal();
+                break;
+            }
         }
-        if !self.queue.is_empty() {
-            self.flush();
+        if let Some(why) = &self.broken {
+            // Nothing more is handed over. What the kernel has may still come; the store has failed with the first of these.
+            for tag in self.queue.drain(..) {
+                self.held.remove(&tag);
+                out.push((tag, Err(DiskError(why.clone()))));
+            }
         }
+        self.flush();
     }
 }
 
@@ -141,5 +190,89 @@ fn finish(held: Held, res: i32) -> Result<Bytes, DiskError> {
         Held::Write { off, .. } => Err(err(&format!("write at {off}"))),
         Held::Sync if res >= 0 => Ok(Bytes::new()),
         Held::Sync => Err(err("fdatasync")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::raw::DiskFile;
+
+    const BLOCK: u64 = 4096;
+
+    fn disk(name: &str) -> (std::path::PathBuf, Arc<DiskFile>) {
+        let dir = std::env::temp_dir().join(format!("holdfast-ring-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let file = DiskFile::create(&dir, 16 << 20).unwrap();
+        (dir, Arc::new(file))
+    }
+
+    /// Waits for the ring's eventfd as the reactor does, and for nothing else.
+    fn wait(u: &Uring) {
+        let mut p = libc::pollfd { fd: u.event().raw(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one descriptor, which is open.
+        let n = unsafe { libc::poll(&mut p, 1, 30_000) };
+        assert_eq!(n, 1, "no completion in 30 s: {} in flight, {} queued", u.in_flight, u.queue.len());
+    }
+
+    /// Submits them all at once; each must be answered once.
+    fn all_complete(u: &mut Uring, ops: Vec<DiskOp>) {
+        let n = ops.len();
+        for (tag, op) in ops.into_iter().enumerate() {
+            u.submit(tag as u64, op);
+        }
+        u.flush();
+        let mut done = Vec::new();
+        while done.len() < n {
+            wait(u);
+            u.reap(&mut done);
+            assert!(u.in_flight <= u.most);
+        }
+        let mut tags: Vec<u64> = done.iter().map(|(tag, _)| *tag).collect();
+        tags.sort_unstable();
+        assert!(tags.iter().copied().eq(0..n as u64), "each is answered once");
+        assert!(done.iter().all(|(_, r)| r.is_ok()));
+        assert!(u.held.is_empty() && u.queue.is_empty() && u.in_flight == 0);
+    }
+
+    fn write(i: u64) -> DiskOp {
+        let block = Bytes::from(vec![i as u8; BLOCK as usize]);
+        DiskOp::Write { off: i % 4000 * BLOCK, bufs: vec![block], durable: false }
+    }
+
+    fn mixed(i: u64) -> DiskOp {
+        match i % 3 {
+            0 => DiskOp::Read { off: i % 4000 * BLOCK, len: BLOCK as u32 },
+            1 => DiskOp::Sync,
+            _ => write(i),
+        }
+    }
+
+    #[test]
+    fn three_thousand_operations_submitted_at_once_all_complete() {
+        let (dir, file) = disk("many");
+        let mut u = Uring::new(file).unwrap();
+        all_complete(&mut u, (0..3000).map(write).collect());
+        all_complete(&mut u, (0..300).map(mixed).collect());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_completion_queue_that_overflows_is_emptied_too() {
+        let (dir, file) = disk("overflow");
+        let mut u = Uring::with(file, 8).unwrap();
+        // Nothing keeps what is in flight within the queue's 16 places.
+        u.most = 4096;
+        all_complete(&mut u, (0..3000).map(write).collect());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_small_ring_takes_any_number() {
+        let (dir, file) = disk("small");
+        let mut u = Uring::with(file, 4).unwrap();
+        assert_eq!(u.most, 8);
+        all_complete(&mut u, (0..1000).map(mixed).collect());
+        std::fs::remove_dir_all(dir).unwrap();
     }
 }

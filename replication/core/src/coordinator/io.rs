@@ -5,7 +5,7 @@ use super::{ClientId, ClientOp, ClientReply, Coordinator, IoError, Output, Phase
 use crate::message::{BlockInfo, WriteKind};
 use bytes::{Bytes, BytesMut};
 use hf_meta_core::mutant::{self, Mutant};
-use hf_policy::{BLOCK_BYTES, BLOCK_SIZE, BlockRange, CHUNK_BYTES, Tick, crc};
+use hf_policy::{BLOCK_BYTES, BLOCK_SIZE, BlockRange, CHUNK_BYTES, Space, Tick, crc};
 use std::collections::BTreeSet;
 
 /// Chunks looked at by one status request; the answer may cover less than was asked for.
@@ -22,8 +22,8 @@ pub(super) struct Request {
     merging: bool,
     parts: Vec<Option<(Vec<BlockInfo>, Bytes)>>,
     pub left: usize,
-    /// What it was counted at when its writes were sent, in bytes.
-    owed: u64,
+    /// What it was counted at when its writes were sent.
+    owed: Space,
     /// It waits to hear whether there is room.
     pub probe: Option<super::space::Probe>,
     result: Result<(), IoError>,
@@ -92,7 +92,7 @@ impl Coordinator {
             merging: false,
             parts: Vec::new(),
             left: 0,
-            owed: 0,
+            owed: Space::NONE,
             probe: None,
             result: Ok(()),
         };
@@ -179,16 +179,16 @@ impl Coordinator {
     fn issue_write(&mut self, now: Tick, id: u64, out: &mut Vec<Output>) {
         let Some(r) = self.requests.get(&id) else { return };
         // The edges of a zero overwrite blocks that are there, or that read as zero anyway.
-        let need = if matches!(r.op, ClientOp::Write { .. }) { super::space::worst_case(r.range) } else { 0 };
+        let need = if matches!(r.op, ClientOp::Write { .. }) { Space::at_most(r.range) } else { Space::NONE };
         if self.has_room(need) { self.send_writes(now, id, need, out) } else { self.probe(now, id, out) }
     }
 
-    /// Numbers and sends a request's writes, counted at `need` bytes.
-    pub(super) fn send_writes(&mut self, now: Tick, id: u64, need: u64, out: &mut Vec<Output>) {
+    /// Numbers and sends a request's writes, counted at `need`.
+    pub(super) fn send_writes(&mut self, now: Tick, id: u64, need: Space, out: &mut Vec<Output>) {
         let Some(r) = self.requests.get_mut(&id) else { return };
         r.probe = None;
         r.owed = need;
-        self.owed = self.owed.saturating_add(need);
+        self.owed = self.owed.plus(need);
         let writes = plan_writes(r);
         r.left = writes.len();
         r.merging = false;
@@ -238,7 +238,8 @@ impl Coordinator {
             return self.issue_write(now, id, out);
         }
         let Some(r) = self.requests.remove(&id) else { return };
-        self.owed = self.owed.saturating_sub(r.owed);
+        self.owed = self.owed.minus(r.owed);
+        self.probe_blocked(now, out);
         self.pace.observe(now, r.began);
         let (_, len) = r.span();
         match (&r.result, r.exclusive()) {

@@ -207,7 +207,8 @@ impl Coordinator {
         out.extend(ids.into_iter().map(|id| Output::Reply { id, result: Err(IoError::Fenced) }));
         self.writes.clear();
         self.again.clear();
-        self.owed = 0;
+        self.owed = hf_policy::Space::NONE;
+        self.blocked.clear();
         self.reads.clear();
         self.pending.clear();
         self.scrub = None;

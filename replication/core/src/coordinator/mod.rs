@@ -62,7 +62,9 @@ pub struct Coordinator {
     /// Refused writes that wait to be tried again.
     again: Vec<write::Again>,
     /// The most that writes on their way may allocate, in bytes.
-    owed: u64,
+    owed: hf_policy::Space,
+    /// Requests that wait for room which writes in flight are counted at.
+    blocked: Vec<u64>,
     reads: BTreeMap<u64, read::Read>,
     pending: BTreeMap<u64, link::Pending>,
     proposal: Option<membership::Proposal>,
@@ -104,7 +106,8 @@ impl Coordinator {
             requests: BTreeMap::new(),
             writes: BTreeMap::new(),
             again: Vec::new(),
-            owed: 0,
+            owed: hf_policy::Space::NONE,
+            blocked: Vec::new(),
             reads: BTreeMap::new(),
             pending: BTreeMap::new(),
             proposal: None,

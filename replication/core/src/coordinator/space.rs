@@ -9,39 +9,32 @@
 use super::link::For;
 use super::{Coordinator, IoError, Output};
 use crate::message::Msg;
-use hf_policy::{BlockRange, CHUNK_BYTES, Rid, Tick};
+use hf_policy::{CHUNK_BYTES, Rid, Space, Tick, UNIT_BYTES};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What a member's disk allocates at a time, at most.
-const UNIT: u64 = 64 << 10;
 /// Below this much room members are asked first. It covers what other volumes may have in flight to the same disk.
-const SLACK: u64 = 16 << 20;
+const SLACK: Space = Space { bytes: 16 << 20, chunks: 64 };
 
 /// A write that waits to hear whether there is room.
 #[derive(Default)]
 pub(super) struct Probe {
     /// Answers outstanding, per member.
     waiting: BTreeMap<Rid, usize>,
-    /// Bytes it would take, per member that has answered.
-    needs: BTreeMap<Rid, u64>,
+    /// What it would take, per member that has answered.
+    needs: BTreeMap<Rid, Space>,
     /// Members without room, to be dropped.
     pub short: BTreeSet<Rid>,
 }
 
-/// The most that new bytes in this range can take.
-pub(super) fn worst_case(range: BlockRange) -> u64 {
-    (range.offset() + range.bytes()).next_multiple_of(UNIT) - range.offset() / UNIT * UNIT
-}
-
 impl Coordinator {
     /// Is there surely room for so much more, on every member?
-    pub(super) fn has_room(&self, need: u64) -> bool {
-        need == 0
+    pub(super) fn has_room(&self, need: Space) -> bool {
+        need == Space::NONE
             || self
                 .required()
                 .iter()
                 .filter_map(|r| self.members.get(r))
-                .all(|m| m.credit >= self.owed.saturating_add(need).saturating_add(SLACK))
+                .all(|m| Space::of_credit(m.credit).covers(self.owed.plus(need).plus(SLACK)))
     }
 
     /// Asks every member what the request's data would take.
@@ -69,7 +62,7 @@ impl Coordinator {
             }
         }
         let sum = p.needs.entry(rid).or_default();
-        *sum = sum.saturating_add(needs);
+        *sum = sum.plus(Space::of_needs(needs));
         self.decide_probe(now, id, out);
     }
 
@@ -80,12 +73,21 @@ impl Coordinator {
         if required.iter().any(|r| p.waiting.contains_key(r)) {
             return;
         }
-        let needs = |r: &Rid| p.needs.get(r).copied().unwrap_or(0);
-        let room = |r: &Rid| self.members.get(r).map_or(0, |m| m.credit).saturating_sub(self.owed);
-        let short: BTreeSet<Rid> = required.iter().copied().filter(|r| needs(r) > 0 && needs(r) > room(r)).collect();
-        let most = required.iter().map(needs).max().unwrap_or(0);
+        let needs = |r: &Rid| p.needs.get(r).copied().unwrap_or_default();
+        let credit = |r: &Rid| self.members.get(r).map_or(Space::NONE, |m| Space::of_credit(m.credit));
+        let lacks = |r: &Rid, owed: Space| needs(r) != Space::NONE && !credit(r).minus(owed).covers(needs(r));
+        let short: BTreeSet<Rid> = required.iter().copied().filter(|r| lacks(r, Space::NONE)).collect();
+        let most = required.iter().map(needs).fold(Space::NONE, Space::max);
         let left = required.len() - short.len();
         p.short = short.clone();
+        // What is in flight is counted at its worst case, overwrites too: nobody is refused or dropped for that. All are asked
+        // again when some of it has ended.
+        if short.is_empty() && required.iter().any(|r| lacks(r, self.owed)) {
+            if !self.blocked.contains(&id) {
+                self.blocked.push(id);
+            }
+            return;
+        }
         if short.is_empty() {
             return self.send_writes(now, id, most, out);
         }
@@ -98,6 +100,15 @@ impl Coordinator {
             r.left = 1;
         }
         self.part_done(now, id, Err(IoError::NoSpace), out);
+    }
+
+    /// A write in flight has ended: what waits for room that it was counted at asks again.
+    pub(super) fn probe_blocked(&mut self, now: Tick, out: &mut Vec<Output>) {
+        for id in std::mem::take(&mut self.blocked) {
+            if self.requests.get(&id).is_some_and(|r| r.probe.is_some()) {
+                self.probe(now, id, out);
+            }
+        }
     }
 
     /// The set has changed: who is out is not asked for room.
@@ -114,4 +125,4 @@ impl Coordinator {
     }
 }
 
-const _: () = assert!(CHUNK_BYTES.is_multiple_of(UNIT));
+const _: () = assert!(CHUNK_BYTES.is_multiple_of(UNIT_BYTES));

@@ -105,6 +105,7 @@ impl Store {
             e.max_ver = e.max_ver.max(ver);
         }
         self.mark_slot(slot);
+        self.recount(key);
         Ok(())
     }
 
@@ -120,8 +121,16 @@ impl Store {
             self.overlay_bytes += BLOCK_SIZE;
         }
         let ver = ov.ver;
+        let unit = 1 << (at as usize / UNIT_BLOCKS);
+        let (mem, fresh) = match ov.body {
+            OvBody::Mem(_) => (unit, 0),
+            OvBody::Unit(_) => (0, unit),
+            OvBody::Zero | OvBody::Bad => (0, 0),
+        };
         let c = self.chunk_mut(key);
         c.top = c.top.max(ver);
+        c.mem |= mem;
+        c.fresh |= fresh;
         let old = c.overlay.insert(at, ov);
         self.superseded(key, at, old);
     }
@@ -130,6 +139,7 @@ impl Store {
         let c = self.chunk_mut(key);
         c.top = c.top.max(ver);
         c.trim = Some((ver, group));
+        (c.mem, c.fresh) = (0, 0);
         let old = std::mem::take(&mut c.overlay);
         for (at, ov) in old {
             self.superseded(key, at, Some(ov));
@@ -150,9 +160,20 @@ impl Store {
                 });
                 if !still && self.units.is_volatile(unit) {
                     self.units.release(unit, self.journal.applied + 1);
+                    self.no_longer_fresh(key, first);
                 }
             }
             OvBody::Zero | OvBody::Bad => {}
+        }
+    }
+
+    /// A fresh unit is no longer referred to: unless another one has its place, the page's unit stays.
+    fn no_longer_fresh(&mut self, key: Key, first: u16) {
+        let Some(c) = self.chunks.get_mut(&key) else { return };
+        let mut range = c.overlay.range(first..first + UNIT_BLOCKS as u16);
+        if !range.any(|(_, o)| matches!(o.body, OvBody::Unit(_))) {
+            c.fresh &= !(1 << (first as usize / UNIT_BLOCKS));
+            self.recount(key);
         }
     }
 

@@ -126,11 +126,6 @@ impl Store {
         self.units.pending() > 0 || !self.leaving_slots.is_empty() || !self.checkpoint.emptied.is_empty()
     }
 
-    /// Is space on its way back, so that who lacks it should wait for a checkpoint instead of being refused?
-    pub(super) fn space_in_motion(&self) -> bool {
-        self.units.in_motion() || !self.leaving_slots.is_empty() || self.reckoning.promises_units()
-    }
-
     /// Does what the present phase allows.
     pub(super) fn drive_checkpoint(&mut self, out: &mut Vec<Output>) {
         if self.state != State::Serving {

@@ -8,11 +8,16 @@ use super::types::{Body, Destage};
 use super::{Key, Output, Pending, Store};
 use crate::disk::DiskOp;
 use crate::format::page::{BlockMeta, BlockState, NO_UNIT, Page};
+use crate::mutant::{self, Mutant};
 use crate::{CHUNK_UNITS, UNIT_BLOCKS};
 use bytes::Bytes;
 use hf_policy::crc::SeededCrc;
 use hf_policy::{BLOCK_BYTES, BLOCK_SIZE};
+use std::collections::VecDeque;
 use std::sync::Arc;
+
+/// Writes of one chunk's destage in flight at once.
+const WRITES_IN_FLIGHT: u32 = 16;
 
 impl Store {
     /// Begins to destage a dirty chunk; true if a job is now running.
@@ -49,18 +54,28 @@ impl Store {
         if let Some(e) = self.slots[slot as usize].as_mut() {
             e.units = new.unit_mask();
         }
-        let outstanding = writes.len() as u32 + 1;
-        let job = Destage { old, new: Arc::new(new), copy, page_crc, moved, trim, outstanding };
+        let page_off = self.sb.geometry.page_off(slot, copy);
+        let mut left = VecDeque::from(writes);
+        left.push_back((page_off, vec![Bytes::from(page)]));
+        let job = Destage { old, new: Arc::new(new), copy, page_crc, moved, trim, left, outstanding: 0 };
         if let Some(c) = self.chunks.get_mut(&key) {
             c.rewrite = false;
             c.destage = Some(job);
         }
-        for (off, bufs) in writes {
+        self.recount(key);
+        self.destage_more(key, out);
+    }
+
+    /// Keeps some of the chunk's writes in flight: a step may not queue all that sixteen chunks can have, ahead of what clients wait
+    /// for.
+    fn destage_more(&mut self, key: Key, out: &mut Vec<Output>) {
+        while let Some(d) = self.chunks.get_mut(&key).and_then(|c| c.destage.as_mut())
+            && d.outstanding < WRITES_IN_FLIGHT
+            && let Some((off, bufs)) = d.left.pop_front()
+        {
+            d.outstanding += 1;
             self.disk_op(Pending::Destage(key), DiskOp::Write { off, bufs, durable: false }, out);
         }
-        let off = self.sb.geometry.page_off(slot, copy);
-        let op = DiskOp::Write { off, bufs: vec![Bytes::from(page)], durable: false };
-        self.disk_op(Pending::Destage(key), op, out);
     }
 
     /// The chunk's new page, the data writes it needs, and the blocks it takes from the overlay.
@@ -106,12 +121,18 @@ impl Store {
         for (u, new_unit) in mapped.into_iter().enumerate().filter(|(_, m)| *m != NO_UNIT) {
             let before = std::mem::replace(&mut page.units[u], new_unit);
             self.units.settle(new_unit);
+            if let Some(c) = self.chunks.get_mut(&key) {
+                c.fresh &= !(1 << u);
+            }
             if before != NO_UNIT && before != new_unit {
                 self.units.release(before, applied);
             }
         }
         self.place_data(key, &mut page, &data)?;
-        for u in 0..CHUNK_UNITS {
+        // What is in flight to a unit relies on its being there: it was promised none.
+        let held = self.chunks.get(&key).map_or(0, |c| c.held);
+        let held = if mutant::is(Mutant::FreesHeldUnits) { 0 } else { held };
+        for u in (0..CHUNK_UNITS).filter(|u| held >> u & 1 == 0) {
             let blocks = &page.blocks[u * UNIT_BLOCKS..(u + 1) * UNIT_BLOCKS];
             if page.units[u] != NO_UNIT && blocks.iter().all(|m| m.state != BlockState::Data) {
                 self.units.release(page.units[u], applied);
@@ -159,8 +180,8 @@ impl Store {
         let Some(c) = self.chunks.get_mut(&key) else { return };
         let Some(d) = c.destage.as_mut() else { return };
         d.outstanding -= 1;
-        if d.outstanding > 0 {
-            return;
+        if !d.left.is_empty() || d.outstanding > 0 {
+            return self.destage_more(key, out);
         }
         let Some(d) = c.destage.take() else { return };
         if c.trim == d.trim {
@@ -172,12 +193,16 @@ impl Store {
                 gone.push((*at, c.overlay.remove(at)));
             }
         }
+        if c.overlay.is_empty() {
+            (c.mem, c.fresh) = (0, 0);
+        }
         if c.overlay.is_empty() && c.inflight == 0 {
             self.promised_units -= std::mem::take(&mut c.promise).count_ones();
         }
         for (at, ov) in gone {
             self.superseded(key, at, ov);
         }
+        self.recount(key);
         if let Some(&slot) = self.map.get(&key) {
             if let Some(e) = self.slots[slot as usize].as_mut() {
                 e.copy = Some(d.copy);
@@ -194,6 +219,5 @@ impl Store {
             self.slow_ready.push_back(key);
         }
         self.drop_if_idle(key);
-        let _ = out;
     }
 }

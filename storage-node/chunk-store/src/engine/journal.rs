@@ -13,12 +13,32 @@ use crate::mutant::{self, Mutant};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
+/// The chunks that a record is in flight in.
+pub(super) enum Chunks {
+    /// It belongs to none.
+    None,
+    /// The usual case: one.
+    One(Key),
+    /// A zero over several.
+    Many(Vec<Key>),
+}
+
+impl Chunks {
+    fn keys(&self) -> &[Key] {
+        match self {
+            Chunks::None => &[],
+            Chunks::One(key) => std::slice::from_ref(key),
+            Chunks::Many(keys) => keys,
+        }
+    }
+}
+
 /// A record on its way.
 pub(super) struct Queued {
     pub record: Record,
     pub payload: Bytes,
-    /// Whose chunk's in-flight count it holds.
-    pub key: Option<Key>,
+    /// The chunks whose in-flight count it holds.
+    pub chunks: Chunks,
     /// Answered when durable, if it is the operation's last record.
     pub op: Option<OpId>,
     /// What to answer.
@@ -90,8 +110,11 @@ impl Journal {
     pub(super) fn used(&self) -> u64 {
         self.used
     }
+    /// Must a checkpoint give room back? Not while all that is there is still being written: it would give back nothing, and the
+    /// next one would begin at once.
     pub(super) fn is_half_full(&self) -> bool {
-        self.used * 2 >= self.capacity || (self.blocked() && self.used > 0)
+        let gives_back = self.live.front().is_some_and(|l| l.seq <= self.applied);
+        gives_back && (self.used * 2 >= self.capacity || self.blocked())
     }
     pub(super) fn in_flight(&self) -> bool {
         !self.flying.is_empty() || !self.queue.is_empty()
@@ -228,9 +251,7 @@ impl Store {
                     // Only memory and disk corruption can get here: what was made cannot be applied.
                     return self.fail(why, out);
                 }
-                if let Some(key) = q.key {
-                    self.record_applied(key);
-                }
+                q.chunks.keys().iter().for_each(|key| self.record_applied(*key));
                 if let Some(id) = q.op {
                     out.push(Output::Done { id, result: Ok(q.answer) });
                 }
@@ -242,15 +263,21 @@ impl Store {
     fn record_applied(&mut self, key: Key) {
         let Some(c) = self.chunks.get_mut(&key) else { return };
         c.inflight -= 1;
-        if c.inflight == 0 && !c.slow.is_empty() {
-            self.slow_ready.push_back(key);
+        if c.inflight == 0 {
+            if !c.slow.is_empty() {
+                self.slow_ready.push_back(key);
+            }
+            let held = std::mem::take(&mut c.held);
+            if held != 0 && c.trim.is_some() {
+                self.recount(key);
+            }
         }
         self.drop_if_idle(key);
     }
 
     pub(super) fn drop_if_idle(&mut self, key: Key) {
         if self.chunks.get(&key).is_some_and(|c| c.is_idle()) {
-            self.chunks.remove(&key);
+            self.chunks.remove(&key).into_iter().for_each(|c| self.returning -= c.returning.count_ones());
         }
     }
 }

@@ -16,6 +16,7 @@ mod read;
 mod reckon;
 mod replicas;
 mod slow;
+mod space;
 mod table;
 mod types;
 mod write;
@@ -81,6 +82,10 @@ pub struct Store {
     leaving_slots: Leaving,
     promised_slots: u32,
     promised_units: u32,
+    /// Units that pages still have and the next destage gives back: of chunks that were zeroed, or have data in fresh units.
+    returning: u32,
+    /// Chunks whose first slow operation waits for space.
+    short: BTreeSet<Key>,
     /// Which page copy the last checkpoint relies on.
     committed: Vec<Option<u8>>,
     map: BTreeMap<Key, u32>,
@@ -150,6 +155,8 @@ impl Store {
             reckoning,
             promised_slots: 0,
             promised_units: 0,
+            returning: 0,
+            short: BTreeSet::new(),
             committed: slots.iter().map(|s| s.as_ref().and_then(|s| s.copy)).collect(),
             replicas,
             slots,
@@ -226,6 +233,7 @@ impl Store {
         if matches!(self.state, State::Failed(_)) {
             return;
         }
+        self.retry_short();
         self.run_slow(out);
         self.admit_waiting(out);
         self.run_after_directs(out);

@@ -1,13 +1,15 @@
 //! Reads: resolve each block (overlay, page), read the runs that are on disk, verify every block against its seeded
-//! checksum, assemble. If a block does not verify all are looked up once more (it may have been moved meanwhile) and read each by
-//! itself, so that a sector that cannot be read takes no others with it; what does not verify then is
-//! reported as bad: never old or wrong bytes (C5, I14).
+//! checksum, assemble. If a block does not verify, all are looked up once more (it may have been moved or rewritten meanwhile) and
+//! each is read by itself, so that a sector that cannot be read takes no others with it. A block that does not verify then
+//! is reported as bad if it is still the one that was looked up; else its place was rewritten during that read too,
+//! and the read goes on. Never old or wrong bytes (C5, I14).
 
 use super::pages::{Src, Waiter};
 use super::types::BlockInfo;
 use super::{Answer, Key, Op, OpId, Output, Pending, Store, StoreError};
 use crate::disk::{DiskError, DiskOp};
 use crate::format::page::BlockState;
+use crate::mutant::{self, Mutant};
 use bytes::{Bytes, BytesMut};
 use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, crc};
 
@@ -26,7 +28,10 @@ pub(super) struct Job {
     parts: Vec<(BlockInfo, Src)>,
     runs: Vec<Run>,
     outstanding: usize,
-    again: bool,
+    /// Each block is read by itself.
+    alone: bool,
+    /// Blocks that did not verify though they were read by themselves: bad unless they have changed since they were looked up.
+    suspects: Vec<usize>,
 }
 
 impl Store {
@@ -42,7 +47,8 @@ impl Store {
         };
         let number = self.number();
         let key = (r, range.start.chunk().0);
-        let job = Job { id, key, range, parts: Vec::new(), runs: Vec::new(), outstanding: 0, again: false };
+        let (parts, runs, suspects) = Default::default();
+        let job = Job { id, key, range, parts, runs, outstanding: 0, alone: false, suspects };
         self.reads.insert(number, job);
         self.read_go(number, out);
     }
@@ -50,7 +56,7 @@ impl Store {
     /// Resolves a read whose page is (or may be) at hand, and begins its disk reads.
     pub(super) fn read_go(&mut self, number: u64, out: &mut Vec<Output>) {
         let Some(job) = self.reads.get(&number) else { return };
-        let (key, range, alone) = (job.key, job.range, job.again);
+        let (key, range, alone) = (job.key, job.range, job.alone);
         let page = match self.page_of(key) {
             Ok(p) => p,
             Err(slot) => return self.load_page(slot, Waiter::Read(number), out),
@@ -62,6 +68,9 @@ impl Store {
                 (self.info(key, b, meta), src)
             })
             .collect();
+        if self.verdict(number, &resolved, out) {
+            return;
+        }
         let mut runs: Vec<Run> = Vec::new();
         for (i, (_, src)) in resolved.iter().enumerate() {
             let Src::Disk(off) = src else { continue };
@@ -105,16 +114,37 @@ impl Store {
                 }
             }
         }
-        if !bad.is_empty() && !job.again {
-            job.again = true;
+        if !bad.is_empty() {
+            if job.alone {
+                job.suspects = bad;
+            }
+            job.alone = true;
             return self.read_go(number, out);
         }
-        let Some(mut job) = self.reads.remove(&number) else { return };
-        for i in bad {
+        self.read_finished(number, out);
+    }
+
+    /// Ends a read whose suspects are still what was looked up: they are bad. If one has changed, its place was rewritten while it
+    /// was read, and the read is to be done again; each round more means that a checkpoint has come in between.
+    fn verdict(&mut self, number: u64, now: &[(BlockInfo, Src)], out: &mut Vec<Output>) -> bool {
+        let Some(job) = self.reads.get_mut(&number) else { return true };
+        let suspects = std::mem::take(&mut job.suspects);
+        let same = |i: &usize| matches!((job.parts.get(*i), now.get(*i)), (Some(a), Some(b)) if is_same(a, b));
+        let all_same = suspects.iter().all(same) || mutant::is(Mutant::RewrittenIsBad);
+        if suspects.is_empty() || !all_same {
+            return false;
+        }
+        for i in suspects {
             self.stats.bad_blocks += 1;
             job.parts[i].0.state = BlockState::Bad;
             job.parts[i].1 = Src::Bad;
         }
+        self.read_finished(number, out);
+        true
+    }
+
+    fn read_finished(&mut self, number: u64, out: &mut Vec<Output>) {
+        let Some(job) = self.reads.remove(&number) else { return };
         let data = assemble(&job);
         let blocks = job.parts.iter().map(|(i, _)| *i).collect();
         out.push(Output::Done { id: job.id, result: Ok(Answer::Read { blocks, data }) });
@@ -124,6 +154,11 @@ impl Store {
     pub(super) fn oldest_read(&self) -> u64 {
         self.reads.keys().next().copied().unwrap_or(u64::MAX)
     }
+}
+
+/// Is a block the version that it was, in its old place?
+fn is_same(before: &(BlockInfo, Src), now: &(BlockInfo, Src)) -> bool {
+    before.0 == now.0 && matches!((&before.1, &now.1), (Src::Disk(a), Src::Disk(b)) if a == b)
 }
 
 /// The bytes of a finished read; without a copy where they are one run or one block of memory.

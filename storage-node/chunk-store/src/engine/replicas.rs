@@ -87,7 +87,8 @@ impl Store {
             ver: Ver::ZERO,
             body: Body::Replica(Box::new(rec)),
         };
-        let q = super::journal::Queued { record, payload: Bytes::new(), key: None, op: Some(id), answer: Answer::Done };
+        let (chunks, answer) = (super::journal::Chunks::None, Answer::Done);
+        let q = super::journal::Queued { record, payload: Bytes::new(), chunks, op: Some(id), answer };
         self.journal.push(q);
     }
 
@@ -169,6 +170,7 @@ impl Store {
         for (at, ov) in old.unwrap_or_default() {
             self.superseded(key, at, Some(ov));
         }
+        self.recount(key);
     }
 
     /// A checkpoint that covers all their records and knows none of their chunks is durable: these entries may be used again.
@@ -185,6 +187,7 @@ impl Store {
         if let Some(c) = self.chunks.remove(&key) {
             self.promised_units -= c.promise.count_ones();
             self.promised_slots -= u32::from(c.slot_promised);
+            self.returning -= c.returning.count_ones();
         }
     }
 

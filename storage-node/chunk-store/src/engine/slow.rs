@@ -30,8 +30,8 @@ impl Store {
             if c.slow.is_empty() {
                 return self.drop_if_idle(key);
             }
-            if c.inflight > 0 {
-                return; // record_applied comes back here
+            if c.inflight > 0 || self.short.contains(&key) {
+                return; // record_applied or retry_short come back here
             }
             let page = match self.page_of(key) {
                 Ok(p) => p,
@@ -79,7 +79,7 @@ impl Store {
         }
         let units = runs.iter().fold(0, |m, (i, n)| m | super::write::unit_mask(first + i, *n));
         if let Err(e) = self.promise(key, units, self.reserve()) {
-            return out.push(Output::Done { id, result: Err(e) });
+            return self.slow_without_room(id, key, op, e, out);
         }
         let last = runs.len() - 1;
         for (k, (i, n)) in runs.into_iter().enumerate() {
@@ -97,7 +97,8 @@ impl Store {
         let c = self.chunk_mut(key);
         c.inflight += 1;
         c.top = c.top.max(record.ver);
-        self.journal.push(super::journal::Queued { record, payload, key: Some(key), op, answer });
+        let chunks = super::journal::Chunks::One(key);
+        self.journal.push(super::journal::Queued { record, payload, chunks, op, answer });
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -147,7 +148,7 @@ impl Store {
         if !runs.is_empty()
             && let Err(e) = self.promise(key, 0, 0)
         {
-            return out.push(Output::Done { id, result: Err(e) });
+            return self.slow_without_room(id, key, op, e, out);
         }
         let count = runs.len();
         for (k, (i, n)) in runs.into_iter().enumerate() {
@@ -202,7 +203,7 @@ impl Store {
         let has_data = |i: &&&CopyItem| matches!(i.content, Content::Data(..));
         let units = chosen.iter().filter(has_data).fold(0u16, |m, i| m | 1 << (i.block.in_chunk() / UNIT_BLOCKS));
         if let Err(e) = self.promise(key, units, 0) {
-            return out.push(Output::Done { id, result: Err(e) });
+            return self.slow_without_room(id, key, Op::Copy { rid, term, items }, e, out);
         }
         let mut left = alike(&chosen);
         while let Some(run) = left.pop_front() {

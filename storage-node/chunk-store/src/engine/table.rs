@@ -53,7 +53,7 @@ impl Store {
         self.journal.push(super::journal::Queued {
             record,
             payload: Bytes::new(),
-            key: None,
+            chunks: super::journal::Chunks::None,
             op: None,
             answer: super::Answer::Done,
         });

@@ -3,6 +3,7 @@
 use crate::disk::{DiskError, DiskOp};
 use crate::format::page::{BlockState, Page};
 use crate::format::replica::ReplicaRec;
+use crate::mutant::{self, Mutant};
 use bytes::Bytes;
 use hf_policy::crc::{PayloadCrc, SeededCrc};
 use hf_policy::{BlockIx, BlockRange, ChunkIx, Fate, HasFate, LogAge, Rid, Term, Ver};
@@ -323,12 +324,21 @@ pub(super) struct Chunk {
     pub overlay: BTreeMap<u16, Ov>,
     /// A trim of the whole chunk, not destaged: version and group.
     pub trim: Option<(Ver, u64)>,
-    /// Records on their way through the journal.
+    /// Operations that are not applied yet: in the journal, or writing their data to fresh units.
     pub inflight: u32,
+    /// Units of the chunk that direct writes are writing: these have no place in the journal's order yet.
+    pub direct: u16,
     /// The highest version submitted.
     pub top: Ver,
     /// Units promised to the overlay and to records in flight.
     pub promise: u16,
+    /// Units that operations in flight were promised or found here: a destage must not give these back under them.
+    pub held: u16,
+    /// Units that data in memory goes to, and those that fresh units replace (both may name more than there are now).
+    pub mem: u16,
+    pub fresh: u16,
+    /// Units that the next destage gives back, as counted in [`super::Store`].
+    pub returning: u16,
     /// A slot is promised.
     pub slot_promised: bool,
     /// Operations that need the page and a quiet chunk, in order.
@@ -348,10 +358,19 @@ pub(super) struct Destage {
     /// Blocks it moves, with the group they came from.
     pub moved: Vec<(u16, Ver, u64)>,
     pub trim: Option<(Ver, u64)>,
+    /// Writes that wait for those in flight.
+    pub left: VecDeque<(u64, Vec<Bytes>)>,
     pub outstanding: u32,
 }
 
 impl Chunk {
+    /// May an operation of this version on these units go to the journal without a look at what is there? Everything else of
+    /// the chunk must be older and must have its place in the journal before it; a direct write gets one only when its
+    /// data is written.
+    pub(super) fn in_order(&self, ver: Ver, units: u16) -> bool {
+        let alone = self.direct & units == 0 || mutant::is(Mutant::DirectOvertaken);
+        self.slow.is_empty() && ver > self.top && alone
+    }
     pub(super) fn is_idle(&self) -> bool {
         self.overlay.is_empty()
             && self.trim.is_none()

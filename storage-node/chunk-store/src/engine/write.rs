@@ -1,13 +1,15 @@
 //! Writes and zeroes: checks, space, and the choice between journal and fresh units.
 
+use super::journal::{Chunks, Queued};
 use super::types::Chunk;
 use super::{Answer, Key, Op, OpId, Output, Pending, Store, StoreError};
 use crate::disk::DiskOp;
 use crate::format::group::{Body, Record};
+use crate::mutant::{self, Mutant};
 use crate::{CHUNK_UNITS, UNIT_BLOCKS};
 use bytes::Bytes;
 use hf_policy::crc::{Identity, PayloadCrc, SeededCrc};
-use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, Rid, Seq, Ver};
+use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, ChunkIx, Rid, Seq, Ver};
 
 /// A large write whose data goes to fresh units before its mapping goes to the journal.
 pub(super) struct Direct {
@@ -37,10 +39,10 @@ impl Store {
             Err(e) => return out.push(Output::Done { id, result: Err(e) }),
         };
         match op {
-            Op::Write { ver, start, .. } => {
+            Op::Write { ver, start, ref crcs, .. } => {
                 let key = (r, start.chunk().0);
-                let c = self.chunk_mut(key);
-                if c.slow.is_empty() && ver > c.top {
+                let units = unit_mask(start.in_chunk(), crcs.len());
+                if self.chunk_mut(key).in_order(ver, units) {
                     self.fast_write(id, key, op, out)
                 } else {
                     self.go_slow(id, key, op, out)
@@ -99,67 +101,14 @@ impl Store {
         crcs.iter().enumerate().map(|(i, c)| at(i).seed(*c)).collect()
     }
 
-    /// Promises the space these blocks need, or says that there is none. `reserve` units stay for repairs.
-    pub(super) fn promise(&mut self, key: Key, units: u16, reserve: u32) -> Result<(), StoreError> {
-        let slot = self.map.get(&key).copied();
-        let mask = slot.and_then(|s| self.slots[s as usize].as_ref()).map_or(0, |s| s.units);
-        let c = self.chunk_mut(key);
-        let new = units & !mask & !c.promise;
-        let new_slot = slot.is_none() && !c.slot_promised;
-        let short_units = new != 0 && self.units.free() < self.promised_units + new.count_ones() + reserve;
-        let short_slots = new_slot && self.free_slots.len() as u32 <= self.promised_slots;
-        if short_units || short_slots {
-            self.drop_if_idle(key);
-            return Err(StoreError::NoSpace);
-        }
-        let c = self.chunk_mut(key);
-        c.promise |= new;
-        c.slot_promised |= new_slot;
-        self.promised_units += new.count_ones();
-        self.promised_slots += u32::from(new_slot);
-        Ok(())
-    }
-
-    /// Bytes that new data may still take; what the next checkpoint gives back counts, since a write waits for it.
-    pub fn credit(&self) -> u64 {
-        let units = (self.units.free() + self.units.pending()).saturating_sub(self.promised_units + self.reserve());
-        let slots = (self.free_slots.len() as u32).saturating_sub(self.promised_slots);
-        u64::from(units.min(slots)) * crate::UNIT_BYTES
-    }
-
-    /// What data in these blocks of one chunk would take, in bytes; `u64::MAX` if there is no room for its chunk.
-    pub fn needs(&self, rid: Rid, range: BlockRange) -> Result<u64, StoreError> {
-        let key = (self.check_range(rid, range)?, range.start.chunk().0);
-        let slot = self.map.get(&key).copied();
-        let mask = slot.and_then(|s| self.slots[s as usize].as_ref()).map_or(0, |s| s.units);
-        let (promise, slot_promised) = self.chunks.get(&key).map_or((0, false), |c| (c.promise, c.slot_promised));
-        // Fresh units that only the journal names are the chunk's already.
-        let overlay = self.chunks.get(&key).into_iter().flat_map(|c| &c.overlay);
-        let mapped = overlay.filter(|(_, o)| matches!(o.body, super::types::Body::Unit(_)));
-        let mask = mapped.fold(mask, |m, (at, _)| m | 1 << (*at as usize / UNIT_BLOCKS));
-        if slot.is_none() && !slot_promised && self.free_slots.len() as u32 <= self.promised_slots {
-            return Ok(u64::MAX);
-        }
-        let new = unit_mask(range.start.in_chunk(), range.len as usize) & !mask & !promise;
-        Ok(u64::from(new.count_ones()) * crate::UNIT_BYTES)
-    }
-
-    /// Units kept for reconcile, sync and repair.
-    pub(super) fn reserve(&self) -> u32 {
-        self.units.total() / 128 + 2
-    }
-
     /// A write that is newer than everything in its chunk: no look at the page is needed.
     pub(super) fn fast_write(&mut self, id: OpId, key: Key, op: Op, out: &mut Vec<Output>) {
         let Op::Write { rid, ver, start, data, crcs } = op else { return };
         let blocks = crcs.len();
-        let aligned = start.in_chunk() % UNIT_BLOCKS == 0 && blocks % UNIT_BLOCKS == 0 && blocks >= DIRECT_BLOCKS;
-        let need = (blocks / UNIT_BLOCKS) as u32 + self.promised_units + self.reserve();
-        let direct = aligned && self.units.free() >= need;
-        let units = if direct { 0 } else { unit_mask(start.in_chunk(), blocks) };
-        if let Err(e) = self.promise(key, units, self.reserve()) {
-            if e == StoreError::NoSpace && self.space_in_motion() {
-                // Space is on its way back, or counted twice until pages know it: the write waits for a checkpoint.
+        let direct = self.goes_direct(start, blocks);
+        let wanted = unit_mask(start.in_chunk(), blocks);
+        if let Err(e) = self.promise(key, if direct { 0 } else { wanted }, self.reserve()) {
+            if e == StoreError::NoSpace && self.space_returns() {
                 return self.wait_for_space(id, Op::Write { rid, ver, start, data, crcs });
             }
             return out.push(Output::Done { id, result: Err(e) });
@@ -170,20 +119,21 @@ impl Store {
         c.inflight += 1;
         let range = BlockRange { start, len: blocks as u32 };
         if direct {
+            c.direct |= wanted;
             return self.direct(id, key, rid, ver, range, data, seeded, out);
         }
         let record = Record { replica: key.0, rid, range, ver, body: Body::Data { crcs: seeded } };
-        self.enqueue(id, key, record, data);
+        self.enqueue(id, Chunks::One(key), record, data);
     }
 
-    pub(super) fn enqueue(&mut self, id: OpId, key: Key, record: Record, payload: Bytes) {
-        self.journal.push(super::journal::Queued {
-            record,
-            payload,
-            key: Some(key),
-            op: Some(id),
-            answer: Answer::Done,
-        });
+    /// Does this write go to fresh units, past the journal? Only whole units do, while there are plenty.
+    fn goes_direct(&self, start: BlockIx, blocks: usize) -> bool {
+        let aligned = start.in_chunk() % UNIT_BLOCKS == 0 && blocks % UNIT_BLOCKS == 0 && blocks >= DIRECT_BLOCKS;
+        aligned && self.units.free() >= (blocks / UNIT_BLOCKS) as u32 + self.promised_units + self.reserve()
+    }
+
+    fn enqueue(&mut self, id: OpId, chunks: Chunks, record: Record, payload: Bytes) {
+        self.journal.push(Queued { record, payload, chunks, op: Some(id), answer: Answer::Done });
     }
 
     /// Data to fresh units, durable; then the mapping to the journal.
@@ -228,7 +178,9 @@ impl Store {
         if d.outstanding == 0
             && let Some(d) = self.directs.remove(&number)
         {
-            self.enqueue(d.id, d.key, d.record, Bytes::new());
+            let units = unit_mask(d.record.range.start.in_chunk(), d.record.range.len as usize);
+            self.chunk_mut(d.key).direct &= !units;
+            self.enqueue(d.id, Chunks::One(d.key), d.record, Bytes::new());
         }
     }
 
@@ -250,25 +202,25 @@ impl Store {
             return out.push(Output::Done { id, result: Ok(Answer::Done) });
         }
         let fast = keys.iter().all(|k| {
-            let c = self.chunk_mut(*k);
-            c.slow.is_empty() && ver > c.top
+            let part = range.intersect(ChunkIx(k.1).blocks());
+            self.chunk_mut(*k).in_order(ver, unit_mask(part.start.in_chunk(), part.len as usize))
         });
         if !fast {
             // A repeated zero: what it still has to do is decided chunk by chunk, against the versions that are there.
             keys.iter().skip(1).for_each(|k| self.drop_if_idle(*k));
             return self.go_slow(id, keys[0], Op::Zero { rid, ver, range, keep: false }, out);
         }
-        let key = keys[0];
-        for k in &keys {
+        // Until it is applied every chunk must know of it: what is older, or looks at what is there, waits for it.
+        let known = if mutant::is(Mutant::ZeroOfFirstChunk) { 1 } else { keys.len() };
+        for k in &keys[..known] {
             let c: &mut Chunk = self.chunk_mut(*k);
             c.top = ver;
-            if *k != key {
-                self.drop_if_idle(*k);
-            }
+            c.inflight += 1;
         }
-        self.chunk_mut(key).inflight += 1;
+        keys[known..].iter().for_each(|k| self.drop_if_idle(*k));
+        let chunks = if known == 1 { Chunks::One(keys[0]) } else { Chunks::Many(keys) };
         let record = Record { replica: r, rid, range, ver, body: Body::Zero };
-        self.enqueue(id, key, record, Bytes::new());
+        self.enqueue(id, chunks, record, Bytes::new());
     }
 }
 

@@ -479,11 +479,16 @@ impl World {
     }
 }
 
-/// Reads every block of a freshly opened store; one bad block is a failure unless `bad_ok`.
+/// Reads every block of a store.
 pub fn read_all(disk: &mut SimDisk, store: &mut Store, rid: Rid) -> BTreeMap<u64, (BlockInfo, Bytes)> {
+    read_chunks(disk, store, rid, BLOCKS / 256)
+}
+
+/// Reads every block of a replica's first chunks.
+pub fn read_chunks(disk: &mut SimDisk, store: &mut Store, rid: Rid, n: u64) -> BTreeMap<u64, (BlockInfo, Bytes)> {
     let mut all = BTreeMap::new();
     let mut out = Vec::new();
-    for chunk in 0..BLOCKS / 256 {
+    for chunk in 0..n {
         store.step(Input::Op { id: chunk, op: Op::Read { rid, range: BlockRange::new(chunk * 256, 256) } }, &mut out);
     }
     loop {

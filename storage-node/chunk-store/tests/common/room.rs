@@ -1,0 +1,161 @@
+//! Disks that are nearly full: what there is room for goes, and what only has to wait for space waits.
+
+use crate::common::{RID, World, config, rec, tagged};
+use bytes::Bytes;
+use hf_policy::*;
+use hf_store::sim::Rng;
+use hf_store::{Answer, Config, DiskOp, Input, Op, Output, ReplicaRec, StoreError};
+
+/// A second replica, with room for more than any disk here holds.
+const BIG: Rid = Rid(7);
+
+fn world(size: u64) -> World {
+    let mut w = World::with(1, size, 4 << 20, Config { overlay_bytes: 8 << 20, ..config() });
+    let shard = ShardId { vol: VolumeId(7), index: 0 };
+    w.ask(Op::CreateReplica(ReplicaRec { rid: BIG, store_uuid: StoreUuid(79), shard, blocks: 256 * 4096, ..rec() }))
+        .unwrap();
+    w
+}
+
+fn write(rid: Rid, seq: u64, range: BlockRange) -> Op {
+    let data = Bytes::from(range.iter().map(|b| tagged(seq, b.0).to_vec()).collect::<Vec<_>>().concat());
+    Op::Write { rid, ver: Ver::new(1, seq), start: range.start, crcs: crc::payloads(&data), data }
+}
+
+/// Writes a request's parts as a coordinator does.
+fn request(w: &mut World, seq: u64, range: BlockRange) -> Result<(), StoreError> {
+    for (i, (_, part)) in range.by_chunk().enumerate() {
+        w.ask(write(BIG, seq + i as u64, part))?;
+    }
+    Ok(())
+}
+
+/// Fills units of the big replica, from a chunk on, until the disk refuses; how many.
+fn fill(w: &mut World, from: u64) -> u64 {
+    for n in 0.. {
+        let range = BlockRange::new(from * 256 + n * 16, 1);
+        match w.ask(write(BIG, 1 + n, range)) {
+            Ok(_) => {}
+            Err(StoreError::NoSpace) => return n,
+            Err(e) => panic!("{e}"),
+        }
+    }
+    0
+}
+
+/// What the big replica's request needs, summed as a coordinator sums it.
+fn needs(w: &World, range: BlockRange) -> Space {
+    let parts = range.by_chunk().map(|(_, part)| w.store.needs(BIG, part).unwrap());
+    parts.fold(Space::NONE, |sum, n| sum.plus(Space::of_needs(n.to_needs())))
+}
+
+fn covered(w: &World, need: Space) -> bool {
+    Space::of_credit(w.store.credit()).covers(need)
+}
+
+/// Requests of every size up to the largest that is advertised go onto an empty small disk; all of its data space can be used.
+pub fn an_empty_disk_takes_requests_of_every_size() {
+    for mib in [1, 2, 4, 8, 16, 31, 32] {
+        let mut w = world(100 << 20);
+        let (mut seq, mut at, mut taken) = (1, 128, 0);
+        loop {
+            let range = BlockRange::new(at, mib * 256);
+            if !covered(&w, needs(&w, range)) {
+                break;
+            }
+            request(&mut w, seq, range)
+                .unwrap_or_else(|e| panic!("{mib} MiB at block {at}, for which there is room: {e}"));
+            (seq, at, taken) = (seq + 100, at + u64::from(range.len), taken + u64::from(mib));
+        }
+        let units = w.store.stats().units_total * UNIT_BYTES >> 20;
+        assert!(
+            taken + u64::from(mib) + 3 > units * 98 / 100,
+            "requests of {mib} MiB: {taken} of {units} MiB were taken"
+        );
+    }
+}
+
+/// Where chunk entries run low before units do, a request goes if and only if there are as many as it needs.
+pub fn entries_that_run_low_are_counted_as_entries() {
+    let mut w = world(100 << 20);
+    let mut seq = 1;
+    // An entry each, but no unit.
+    let mut chunk = 1000;
+    while w.store.room().chunks > 4 {
+        let range = BlockRange::new(chunk * 256, 1);
+        w.ask(Op::Zero { rid: BIG, ver: Ver::new(1, seq), range, keep: true }).unwrap();
+        (seq, chunk) = (seq + 1, chunk + 1);
+    }
+    let five = BlockRange::new(0, 5 * 256);
+    assert!(!covered(&w, needs(&w, five)), "an entry is lacking");
+    let four = BlockRange::new(0, 4 * 256);
+    assert!(covered(&w, needs(&w, four)), "{:?} for {:?}", w.store.room(), needs(&w, four));
+    request(&mut w, seq, four).unwrap();
+    // No entry is left, and 80 MiB are: chunks that have an entry take them.
+    let old = BlockRange::new(1000 * 256, 32 * 256);
+    assert!(covered(&w, needs(&w, old)), "{:?} for {:?}", w.store.room(), needs(&w, old));
+    request(&mut w, seq + 100, old).unwrap();
+    assert!(!covered(&w, needs(&w, BlockRange::new(4 * 256, 1))));
+}
+
+/// Space that was zeroed, or that counts twice until pages know of fresh units, is room: the write waits for a checkpoint.
+pub fn what_comes_back_is_room() {
+    // Half the disk is overwritten by large writes, which take fresh units first.
+    let mut w = world(40 << 20);
+    let half = BlockRange::new(0, 14 * 256);
+    request(&mut w, 1, half).unwrap();
+    w.ask(Op::Checkpoint).unwrap();
+    request(&mut w, 100, half).unwrap();
+    let new = BlockRange::new(100 * 256, 8 * 256);
+    assert!(covered(&w, needs(&w, new)), "overwritten: {:?} for {:?}", w.store.room(), needs(&w, new));
+    request(&mut w, 200, new).unwrap();
+    // All of it is zeroed.
+    let mut w = world(40 << 20);
+    let n = fill(&mut w, 0);
+    w.ask(Op::Checkpoint).unwrap();
+    w.ask(Op::Zero { rid: BIG, ver: Ver::new(2, 1), range: BlockRange::new(0, 256 * 4096), keep: false }).unwrap();
+    let new = BlockRange::new(100 * 256, (n / 32 * 16) as u32 * 16);
+    assert!(covered(&w, needs(&w, new)), "zeroed: {:?} for {:?}", w.store.room(), needs(&w, new));
+    for (i, (_, part)) in new.by_chunk().enumerate() {
+        let Op::Write { rid, start, data, crcs, .. } = write(BIG, 1, part) else { return };
+        w.ask(Op::Write { rid, ver: Ver::new(2, 10 + i as u64), start, data, crcs }).unwrap();
+    }
+}
+
+/// What must look at what is there waits for space that is on its way back, as other writes do.
+pub fn slow_operations_wait_for_space() {
+    let mut w = world(40 << 20);
+    // A replica whose chunk has a newer block, so that later writes to it have to look.
+    w.ask(write(RID, 50, BlockRange::new(0, 1))).unwrap();
+    fill(&mut w, 0);
+    w.ask(Op::Checkpoint).unwrap();
+    assert_eq!(w.ask(write(RID, 40, BlockRange::new(32, 1))), Err(StoreError::NoSpace), "nothing is on its way back");
+    w.ask(Op::Zero { rid: BIG, ver: Ver::new(2, 1), range: BlockRange::new(0, 256 * 8), keep: false }).unwrap();
+    assert_eq!(w.ask(write(RID, 40, BlockRange::new(32, 1))), Ok(Answer::Done), "older than its chunk, on a full disk");
+}
+
+/// A write in flight relies on its page's unit; a destage that finds nothing in it must not give it away.
+pub fn a_unit_stays_while_a_write_to_it_is_in_flight() {
+    let mut w = world(24 << 20);
+    w.ask(write(RID, 1, BlockRange::new(0, 1))).unwrap();
+    fill(&mut w, 0);
+    w.ask(Op::Checkpoint).unwrap();
+    w.ask(Op::Zero { rid: RID, ver: Ver::new(1, 2), range: BlockRange::new(0, 256), keep: false }).unwrap();
+    // Its group stays on its way while a checkpoint destages the zero.
+    w.store.step(Input::Op { id: 1 << 40, op: write(RID, 3, BlockRange::new(0, 1)) }, &mut w.out);
+    let group = |o: &Output| matches!(o, Output::Disk { op: DiskOp::Write { durable: true, .. }, .. });
+    let at = w.out.iter().position(group).expect("a journal group");
+    let Output::Disk { tag, op: DiskOp::Write { off, bufs, .. } } = w.out.remove(at) else { return };
+    w.ask(Op::Checkpoint).unwrap();
+    // Whatever was freed is taken by others.
+    let mut rng = Rng::new(1);
+    for n in 0..4 {
+        let range = BlockRange::new((2000 + n) * 256 + rng.below(16) * 16, 1);
+        let _ = w.ask(write(BIG, 10_000 + n, range));
+    }
+    hf_store::RawDisk::write(&mut w.disk, off, &bufs.concat()).unwrap();
+    w.store.step(Input::DiskDone { tag, result: Ok(Bytes::new()) }, &mut w.out);
+    w.out.retain(|o| !matches!(o, Output::Done { id, .. } if *id == 1 << 40));
+    w.ask(Op::Checkpoint).unwrap();
+    assert_eq!(w.store.failed(), None, "an acknowledged write has no place to go");
+}

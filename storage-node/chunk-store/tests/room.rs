@@ -1,0 +1,31 @@
+//! What a disk says it has room for, it takes; what only has to wait for space waits (I15).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+#[path = "common/room.rs"]
+mod room;
+
+#[test]
+fn an_empty_disk_takes_requests_of_every_size() {
+    room::an_empty_disk_takes_requests_of_every_size();
+}
+
+#[test]
+fn entries_that_run_low_are_counted_as_entries() {
+    room::entries_that_run_low_are_counted_as_entries();
+}
+
+#[test]
+fn what_comes_back_is_room() {
+    room::what_comes_back_is_room();
+}
+
+#[test]
+fn slow_operations_wait_for_space() {
+    room::slow_operations_wait_for_space();
+}
+
+#[test]
+fn a_unit_stays_while_a_write_to_it_is_in_flight() {
+    room::a_unit_stays_while_a_write_to_it_is_in_flight();
+}
