@@ -25,6 +25,9 @@ pub const SMALL: u64 = 64 << 10;
 /// The largest request of the middle class, in bytes: what larger requests are cut into where that is possible.
 pub const PIECE: u64 = 1 << 20;
 
+/// Newcomers of accounts that hold more than their share leave room for so many requests like theirs.
+const NEWCOMERS: u64 = 4;
+
 /// Which pool a request draws from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -202,14 +205,16 @@ impl Claim {
 
     fn try_take_in_turn(&self, n: u64) -> Option<Permit> {
         let c = Class::of(n);
-        let account_taken = &self.account().taken[c as usize];
-        // Who holds nothing is within every share.
-        let within = account_taken.get() == 0 || account_taken.get() <= self.pool(c).free();
+        let (account, own) = (&self.account().taken[c as usize], &self.0.taken[c as usize]);
+        let free = self.pool(c).free();
+        // An account may come to hold more than is free because others took the rest. A claim of it that holds nothing is
+        // still served while there is room for some such.
+        let newcomer = own.get() == 0 && n.saturating_mul(NEWCOMERS) <= free;
+        let within = account.get() == 0 || account.get() <= free || newcomer;
         if self.is_over_share(c) || !within || !self.pool(c).try_take(n) {
             return None;
         }
-        account_taken.set(account_taken.get() + n);
-        let own = &self.0.taken[c as usize];
+        account.set(account.get() + n);
         own.set(own.get() + n);
         Some(Permit { claim: self.clone(), n })
     }
@@ -217,6 +222,9 @@ impl Claim {
     /// Takes `n` bytes if that needs no waiting.
     pub fn try_take(&self, n: u64) -> Option<Permit> {
         let queued = self.account().queued[Class::of(n) as usize].get() > 0;
+        if n == 0 {
+            return Some(Permit { claim: self.clone(), n });
+        }
         if queued { None } else { self.try_take_in_turn(n) }
     }
 
