@@ -50,6 +50,16 @@ fn wires(c: &Cluster, volume: &str, n: usize, structured: bool) -> Vec<Wire> {
     (0..n).map(|_| Wire::go(&c.nodes[0].nbd, volume, structured).unwrap()).collect()
 }
 
+/// Waits until the node has begun all that it can of what was asked: the rest waits for memory.
+fn settled(c: &Cluster, least: u64) {
+    until("the node to have nothing to do", || {
+        let page = http_get(&c.nodes[0].http, "/metrics").unwrap();
+        let busy = page.lines().filter(|l| l.starts_with("holdfast_volume_requests_in_flight{") && !l.ends_with(" 0"));
+        let (busy, held) = (busy.count(), held(c));
+        if busy == 0 && held > least { Ok(()) } else { Err(format!("{busy} volumes are busy, {held} bytes held")) }
+    });
+}
+
 /// Writes without blocking until the node takes no more; how many bytes it took.
 fn pour(w: &mut Wire, mut bytes: u64) -> u64 {
     let (mut sent, piece) = (0, vec![7u8; 1 << 16]);
@@ -128,7 +138,7 @@ fn unread_answers_hold_nothing_that_others_need() {
         for w in &mut greedy {
             (0..4).for_each(|i| w.send(i, 0, READ, 0, 32 << 20, &[]).unwrap());
         }
-        until("answers to wait", || if held(&c) > 32 * MIB { Ok(()) } else { Err("none".into()) });
+        settled(&c, 32 * MIB);
         nobody_waits(&c, "v", "their volume");
         nobody_waits(&c, "w", "another volume");
         let mut one = greedy.pop().unwrap();
@@ -182,7 +192,7 @@ fn payload_memory_has_a_bound_for_the_node_and_is_given_back() {
     for w in &mut greedy {
         w.send(1, 0, READ, 0, 32 << 20, &[]).unwrap();
     }
-    until("answers to wait", || if held(&c) > 100 * MIB { Ok(()) } else { Err("none".into()) });
+    settled(&c, 100 * MIB);
     nobody_waits(&c, "v3", "one of ten");
     let (held, most, peak) = (held(&c), metric(&c, "payload_memory_bytes{}"), memory(&c, "VmHWM"));
     println!("{} MiB of {} held, {before} MiB before, {peak} MiB at the most", held >> 20, most >> 20);
