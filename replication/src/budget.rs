@@ -7,9 +7,8 @@
 //! * [`Permit`]: bytes that are held, given back when it is dropped.
 //!
 //! Shares follow what is free (the "dynamic threshold" of shared-memory switches): an account may take more while it holds
-//! no more than what its pool has free, a claim while it holds no more than what its account could still take. So `n`
-//! greedy accounts leave one part in `n + 1` free, `n` greedy claims of one account one part in `2n + 1`, and whoever
-//! comes next is served at once. The pools are apart, so large requests never hold up small ones.
+//! no more than half of what its pool has free, a claim while it holds no more than what its account could still take. So
+//! greedy accounts and claims, however many, leave a part as large as theirs, and whoever comes next is served at once. The pools are apart, so large requests never hold up small ones.
 //!
 //! A take that succeeds at once costs one atomic operation, and none of the kernel's.
 
@@ -27,6 +26,11 @@ pub const PIECE: u64 = 1 << 20;
 
 /// Newcomers of accounts that hold more than their share leave room for so many requests like theirs.
 const NEWCOMERS: u64 = 4;
+
+/// What an account may hold before it takes more, of so many bytes that are free.
+fn share(free: u64) -> u64 {
+    free / 2
+}
 
 /// Which pool a request draws from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,9 +157,9 @@ impl Account {
         &self.0.budget
     }
 
-    /// What the account may take before it holds more than is free.
+    /// What the account may take before it has its share.
     fn room(&self, c: Class) -> u64 {
-        self.0.budget.pool(c).free().saturating_sub(self.0.taken[c as usize].get())
+        share(self.0.budget.pool(c).free()).saturating_sub(self.0.taken[c as usize].get())
     }
 }
 
@@ -207,10 +211,10 @@ impl Claim {
         let c = Class::of(n);
         let (account, own) = (&self.account().taken[c as usize], &self.0.taken[c as usize]);
         let free = self.pool(c).free();
-        // An account may come to hold more than is free because others took the rest. A claim of it that holds nothing is
+        // An account may come to hold more than its share because others took the rest. A claim of it that holds nothing is
         // still served while there is room for some such.
         let newcomer = own.get() == 0 && n.saturating_mul(NEWCOMERS) <= free;
-        let within = account.get() == 0 || account.get() <= free || newcomer;
+        let within = account.get() == 0 || account.get() <= share(free) || newcomer;
         if self.is_over_share(c) || !within || !self.pool(c).try_take(n) {
             return None;
         }

@@ -45,7 +45,7 @@ fn greedy_accounts_share_alike_and_leave_one_part() {
     }
     let shares: Vec<u64> = accounts.iter().map(|a| a.taken() / MIB).collect();
     let (least, most) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
-    assert!(*least >= 192 / 11 - 1 && most - least <= 1, "{shares:?}");
+    assert!(*least >= 192 / 12 - 1 && most - least <= 1, "{shares:?}");
     assert!(b.account().claim().try_take(PIECE).is_some(), "an eleventh one");
     assert_eq!(bytes(&held), b.taken());
 }
