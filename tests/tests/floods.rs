@@ -104,17 +104,16 @@ fn half_sent_writes_hold_nothing_that_others_need() {
         for w in &mut greedy {
             w.send(1, 0, WRITE, 0, 32 << 20, &[]).unwrap();
         }
-        let sent: u64 = greedy.iter_mut().map(|w| pour(w, most)).sum();
-        println!("{n} half-sent writes, {} MiB of them: {} MiB held", sent >> 20, held(&c) >> 20);
+        let sent: Vec<u64> = greedy.iter_mut().map(|w| pour(w, most)).collect();
+        let all = sent.iter().sum::<u64>() >> 20;
+        println!("{n} half-sent writes, {all} MiB of them: {} MiB held", held(&c) >> 20);
         nobody_waits(&c, "v", "their volume");
         nobody_waits(&c, "w", "another volume");
         // They are not cut off meanwhile: each may still finish.
         if n == 8 {
-            for w in &mut greedy {
+            for (w, sent) in greedy.iter_mut().zip(sent) {
                 w.s.set_write_timeout(None).unwrap();
-                let rest = vec![7u8; 32 << 20];
-                let left = (32 * MIB - most.min(32 * MIB)) as usize;
-                w.s.write_all(&rest[..left]).unwrap();
+                w.s.write_all(&vec![7u8; (32 * MIB - sent) as usize]).unwrap();
                 assert_eq!(w.reply().unwrap().error, 0);
             }
             assert_eq!(connect(&c, "v").read(31 * MIB, 4096).unwrap(), vec![7; 4096]);
