@@ -199,7 +199,10 @@ fn payload_memory_has_a_bound_for_the_node_and_is_given_back() {
     assert!(held <= most && peak < before + 256 + 256, "{before} -> {peak} MiB");
     drop(greedy);
     until("the memory to be given back", || match memory(&c, "VmRSS") {
-        now if now < before + 64 => Ok(println!("{now} MiB when idle again")),
+        now if now < before + 64 => {
+            println!("{now} MiB when idle again");
+            Ok(())
+        }
         now => Err(format!("{before} -> {now} MiB")),
     });
 }
