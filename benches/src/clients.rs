@@ -72,7 +72,7 @@ fn reads(nbd: &mut Nbd, until: impl Fn(usize) -> bool) -> (u64, u64) {
 
 /// Reads of another volume: alone, while connections come, while they are there, while they go.
 fn crowd(c: &Cluster) {
-    let n = MANY.min(descriptors().saturating_sub(500) / 2);
+    let n = MANY.min(descriptors().saturating_sub(500));
     let mut other = connect(c, "w");
     other.write(0, &[1; 65536]).unwrap();
     let alone = reads(&mut other, |n| n == 5000);

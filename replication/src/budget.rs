@@ -7,9 +7,8 @@
 //! * [`Permit`]: bytes that are held, given back when it is dropped.
 //!
 //! Shares follow what is free (the "dynamic threshold" of shared-memory switches): an account may take more while it holds
-//! no more than what its pool has free, a claim while it holds no more than what its account could still take. So `n`
-//! greedy accounts leave one part in `n + 1` free, `n` greedy claims of one account one part in `2n + 1`, and whoever
-//! comes next is served at once. The pools are apart, so large requests never hold up small ones.
+//! no more than half of what its pool has free, a claim while it holds no more than what its account could still take. So
+//! greedy accounts and claims, however many, leave a part as large as theirs, and whoever comes next is served at once. The pools are apart, so large requests never hold up small ones.
 //!
 //! A take that succeeds at once costs one atomic operation, and none of the kernel's.
 
@@ -24,6 +23,14 @@ use tokio::sync::{Mutex, Notify};
 pub const SMALL: u64 = 64 << 10;
 /// The largest request of the middle class, in bytes: what larger requests are cut into where that is possible.
 pub const PIECE: u64 = 1 << 20;
+
+/// Newcomers of accounts that hold more than their share leave room for so many requests like theirs.
+const NEWCOMERS: u64 = 4;
+
+/// What an account may hold before it takes more, of so many bytes that are free.
+fn share(free: u64) -> u64 {
+    free / 2
+}
 
 /// Which pool a request draws from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,9 +157,9 @@ impl Account {
         &self.0.budget
     }
 
-    /// What the account may take before it holds more than is free.
+    /// What the account may take before it has its share.
     fn room(&self, c: Class) -> u64 {
-        self.0.budget.pool(c).free().saturating_sub(self.0.taken[c as usize].get())
+        share(self.0.budget.pool(c).free()).saturating_sub(self.0.taken[c as usize].get())
     }
 }
 
@@ -202,14 +209,16 @@ impl Claim {
 
     fn try_take_in_turn(&self, n: u64) -> Option<Permit> {
         let c = Class::of(n);
-        let account_taken = &self.account().taken[c as usize];
-        // Who holds nothing is within every share.
-        let within = account_taken.get() == 0 || account_taken.get() <= self.pool(c).free();
+        let (account, own) = (&self.account().taken[c as usize], &self.0.taken[c as usize]);
+        let free = self.pool(c).free();
+        // An account may come to hold more than its share because others took the rest. A claim of it that holds nothing is
+        // still served while there is room for some such.
+        let newcomer = own.get() == 0 && n.saturating_mul(NEWCOMERS) <= free;
+        let within = account.get() == 0 || account.get() <= share(free) || newcomer;
         if self.is_over_share(c) || !within || !self.pool(c).try_take(n) {
             return None;
         }
-        account_taken.set(account_taken.get() + n);
-        let own = &self.0.taken[c as usize];
+        account.set(account.get() + n);
         own.set(own.get() + n);
         Some(Permit { claim: self.clone(), n })
     }
@@ -217,6 +226,9 @@ impl Claim {
     /// Takes `n` bytes if that needs no waiting.
     pub fn try_take(&self, n: u64) -> Option<Permit> {
         let queued = self.account().queued[Class::of(n) as usize].get() > 0;
+        if n == 0 {
+            return Some(Permit { claim: self.clone(), n });
+        }
         if queued { None } else { self.try_take_in_turn(n) }
     }
 

@@ -45,9 +45,26 @@ fn greedy_accounts_share_alike_and_leave_one_part() {
     }
     let shares: Vec<u64> = accounts.iter().map(|a| a.taken() / MIB).collect();
     let (least, most) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
-    assert!(*least >= 192 / 11 - 1 && most - least <= 1, "{shares:?}");
+    assert!(*least >= 192 / 12 - 1 && most - least <= 1, "{shares:?}");
     assert!(b.account().claim().try_take(PIECE).is_some(), "an eleventh one");
     assert_eq!(bytes(&held), b.taken());
+}
+
+/// A volume that took much while it was alone holds more than its share once others came: a connection of it that holds
+/// nothing is served all the same.
+#[test]
+fn a_newcomer_of_an_account_that_holds_much_is_served() {
+    let b = Budget::new(512 * MIB);
+    let early = b.account();
+    let greed_of =
+        |a: &hf_repl::budget::Account| (0..16).map(|_| a.claim()).flat_map(|c| greed(&c, SMALL)).collect::<Vec<_>>();
+    let first = greed_of(&early);
+    let accounts: Vec<_> = (0..9).map(|_| b.account()).collect();
+    let others: Vec<_> = accounts.iter().map(greed_of).collect();
+    assert!(bytes(&first) > 4 * bytes(others.last().unwrap()), "the first one has more than its share");
+    for a in accounts.iter().chain([&early]) {
+        assert!(a.claim().try_take(4096).is_some());
+    }
 }
 
 #[test]

@@ -145,6 +145,14 @@ impl Check {
         )
     }
 
+    /// A number of things, from one on.
+    fn count(&mut self, key: &str, n: usize, most: usize) -> usize {
+        if n == 0 || n > most {
+            self.0.push(format!("{key} = {n} is not from 1 to {most}"));
+        }
+        n
+    }
+
     fn disk(&mut self, d: &DiskConfig) {
         let (size, media) = (d.size.as_deref().map(hf_policy::parse_size), d.media.as_deref());
         if let Some(Err(why)) = size {
@@ -191,13 +199,9 @@ impl Config {
         });
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let reactors = args.reactors.or(file.reactors).unwrap_or_else(|| cores.min(disks.len().max(1)));
-        if reactors == 0 || reactors > 256 {
-            check.0.push(format!("reactors = {reactors} is not from 1 to 256"));
-        }
+        let reactors = check.count("reactors", reactors, 256);
         let nbd_connections = args.nbd_connections.or(file.nbd_connections).unwrap_or(10_000);
-        if nbd_connections == 0 || nbd_connections > 1_000_000 {
-            check.0.push(format!("nbd_connections = {nbd_connections} is not from 1 to 1000000"));
-        }
+        let nbd_connections = check.count("nbd_connections", nbd_connections, 1_000_000);
         let cfg = Config {
             name,
             data_dir,

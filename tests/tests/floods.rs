@@ -50,6 +50,16 @@ fn wires(c: &Cluster, volume: &str, n: usize, structured: bool) -> Vec<Wire> {
     (0..n).map(|_| Wire::go(&c.nodes[0].nbd, volume, structured).unwrap()).collect()
 }
 
+/// Waits until the node has begun all that it can of what was asked: the rest waits for memory.
+fn settled(c: &Cluster, least: u64) {
+    until("the node to have nothing to do", || {
+        let page = http_get(&c.nodes[0].http, "/metrics").unwrap();
+        let busy = page.lines().filter(|l| l.starts_with("holdfast_volume_requests_in_flight{") && !l.ends_with(" 0"));
+        let (busy, held) = (busy.count(), held(c));
+        if busy == 0 && held > least { Ok(()) } else { Err(format!("{busy} volumes are busy, {held} bytes held")) }
+    });
+}
+
 /// Writes without blocking until the node takes no more; how many bytes it took.
 fn pour(w: &mut Wire, mut bytes: u64) -> u64 {
     let (mut sent, piece) = (0, vec![7u8; 1 << 16]);
@@ -94,17 +104,16 @@ fn half_sent_writes_hold_nothing_that_others_need() {
         for w in &mut greedy {
             w.send(1, 0, WRITE, 0, 32 << 20, &[]).unwrap();
         }
-        let sent: u64 = greedy.iter_mut().map(|w| pour(w, most)).sum();
-        println!("{n} half-sent writes, {} MiB of them: {} MiB held", sent >> 20, held(&c) >> 20);
+        let sent: Vec<u64> = greedy.iter_mut().map(|w| pour(w, most)).collect();
+        let all = sent.iter().sum::<u64>() >> 20;
+        println!("{n} half-sent writes, {all} MiB of them: {} MiB held", held(&c) >> 20);
         nobody_waits(&c, "v", "their volume");
         nobody_waits(&c, "w", "another volume");
         // They are not cut off meanwhile: each may still finish.
         if n == 8 {
-            for w in &mut greedy {
+            for (w, sent) in greedy.iter_mut().zip(sent) {
                 w.s.set_write_timeout(None).unwrap();
-                let rest = vec![7u8; 32 << 20];
-                let left = (32 * MIB - most.min(32 * MIB)) as usize;
-                w.s.write_all(&rest[..left]).unwrap();
+                w.s.write_all(&vec![7u8; (32 * MIB - sent) as usize]).unwrap();
                 assert_eq!(w.reply().unwrap().error, 0);
             }
             assert_eq!(connect(&c, "v").read(31 * MIB, 4096).unwrap(), vec![7; 4096]);
@@ -128,7 +137,7 @@ fn unread_answers_hold_nothing_that_others_need() {
         for w in &mut greedy {
             (0..4).for_each(|i| w.send(i, 0, READ, 0, 32 << 20, &[]).unwrap());
         }
-        until("answers to wait", || if held(&c) > 32 * MIB { Ok(()) } else { Err("none".into()) });
+        settled(&c, 32 * MIB);
         nobody_waits(&c, "v", "their volume");
         nobody_waits(&c, "w", "another volume");
         let mut one = greedy.pop().unwrap();
@@ -182,15 +191,18 @@ fn payload_memory_has_a_bound_for_the_node_and_is_given_back() {
     for w in &mut greedy {
         w.send(1, 0, READ, 0, 32 << 20, &[]).unwrap();
     }
-    until("answers to wait", || if held(&c) > 100 * MIB { Ok(()) } else { Err("none".into()) });
+    settled(&c, 100 * MIB);
     nobody_waits(&c, "v3", "one of ten");
     let (held, most, peak) = (held(&c), metric(&c, "payload_memory_bytes{}"), memory(&c, "VmHWM"));
     println!("{} MiB of {} held, {before} MiB before, {peak} MiB at the most", held >> 20, most >> 20);
     assert_eq!(most, 256 * MIB);
-    assert!(held <= most && peak < before + 256 + 100, "{before} -> {peak} MiB");
+    assert!(held <= most && peak < before + 256 + 256, "{before} -> {peak} MiB");
     drop(greedy);
     until("the memory to be given back", || match memory(&c, "VmRSS") {
-        now if now < before + 64 => Ok(println!("{now} MiB when idle again")),
+        now if now < before + 64 => {
+            println!("{now} MiB when idle again");
+            Ok(())
+        }
         now => Err(format!("{before} -> {now} MiB")),
     });
 }

@@ -395,7 +395,7 @@ fn payload_of(q: &Request) -> u64 {
 
 /// Reads away what is there already, a bounded amount of it.
 async fn discard(r: &mut (impl AsyncRead + Unpin)) {
-    let mut buf = vec![0u8; 64 << 10];
+    let mut buf = vec![0u8; 16 << 10];
     let mut left = MAX_DISCARD;
     while left > 0 {
         match tokio::time::timeout(Duration::ZERO, r.read(&mut buf)).await {

@@ -3,7 +3,7 @@
 
 use super::departures::Departures;
 use hf_repl::budget::{Account, Claim};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::RawFd;
@@ -146,8 +146,8 @@ pub(super) struct Intake {
     pub payload: Account,
     clients: RefCell<BTreeMap<u64, Rc<Client>>>,
     next_client: Cell<u64>,
-    /// Tells who has left; none if the system had no descriptor for it, and then nobody is served.
-    departures: io::Result<Departures>,
+    /// Tells who has left. It takes a descriptor, so it is made for the first client.
+    departures: OnceCell<Departures>,
     /// Those who have left and are not finished, in the order in which that was noticed.
     left: RefCell<BTreeMap<u64, Rc<Client>>>,
     next_left: Cell<u64>,
@@ -172,7 +172,7 @@ impl Intake {
             payload,
             clients: RefCell::default(),
             next_client: Cell::new(0),
-            departures: Departures::new(),
+            departures: OnceCell::new(),
             left: RefCell::default(),
             next_left: Cell::new(0),
             newcomers: RefCell::default(),
@@ -208,7 +208,13 @@ impl Intake {
     /// A connection begins; `fd` must stay valid until [`Intake::leave`]. With its client comes a mark: what those sent who had
     /// left before is to be over before anything of the new one is begun ([`Intake::wait_for`]).
     pub(super) fn enter(&self, fd: RawFd) -> io::Result<(Rc<Client>, u64)> {
-        let departures = self.departures.as_ref().map_err(|e| io::Error::from(e.kind()))?;
+        let departures = match self.departures.get() {
+            Some(d) => d,
+            None => {
+                let new = Departures::new()?;
+                self.departures.get_or_init(|| new)
+            }
+        };
         departures.take(|key| self.note_departure(key));
         let key = self.next_client.get();
         self.next_client.set(key + 1);
@@ -239,7 +245,7 @@ impl Intake {
 
     /// A connection ends.
     pub(super) fn leave(&self, client: &Client) {
-        if let Ok(d) = &self.departures {
+        if let Some(d) = self.departures.get() {
             d.forget(client.fd);
         }
         client.open.set(false);
