@@ -103,7 +103,13 @@ impl Sim {
             self.swarm.away.entry(n).or_insert(self.now);
         }
         let away = self.swarm.away.iter().map(|(n, since)| (NodeId(*n), self.now.since(*since) / 1000)).collect();
-        Liveness { up: up.into_iter().map(NodeId).collect(), used: Default::default(), away, wall_ms: self.wall_ms() }
+        Liveness {
+            up: up.into_iter().map(NodeId).collect(),
+            used: Default::default(),
+            away,
+            wall_ms: self.wall_ms(),
+            ..Default::default()
+        }
     }
 
     /// The leader looks at the record and proposes what should be done.
