@@ -24,6 +24,18 @@ fn signal(c: &Cluster, node: usize, sig: i32) {
     unsafe { libc::kill(c.nodes[node].pid().unwrap() as i32, sig) };
 }
 
+/// Stops a node: none of its threads runs when this returns.
+fn freeze(c: &Cluster, node: usize) {
+    signal(c, node, libc::SIGSTOP);
+    let tasks = format!("/proc/{}/task", c.nodes[node].pid().unwrap());
+    until("all threads to stand still", || {
+        let stat =
+            |e: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(e.unwrap().path().join("stat")).unwrap();
+        let runs = std::fs::read_dir(&tasks).unwrap().map(stat).find(|s| !s.contains(") T "));
+        runs.map_or(Ok(()), Err)
+    });
+}
+
 /// A volume of this size and policy, attached on a node.
 fn attached(c: &Cluster, node: usize, attrs: &[&str]) {
     c.ok(&[&["volume", "create", "v"], attrs].concat());
@@ -97,7 +109,7 @@ fn a_node_that_was_silent_obeys_before_it_serves_again() {
         attached(&c, home, &["size=16MiB", "replicas=3"]);
         let (mut before, mut waiting) = (connect(&c, home), connect(&c, home));
         before.write(0, &[1; 4096]).unwrap();
-        signal(&c, home, libc::SIGSTOP);
+        freeze(&c, home);
         std::thread::scope(|s| {
             let write = s.spawn(move || waiting.write(0, &[2; 4096]));
             let other = (home + 1) % 3;
@@ -135,7 +147,7 @@ fn an_attach_that_is_asked_for_again_waits_for_the_first() {
     let home = c.leader();
     c.ok(&["volume", "create", "v", "size=16MiB", "replicas=3"]);
     let frozen = (home + 1) % 3;
-    signal(&c, frozen, libc::SIGSTOP);
+    freeze(&c, frozen);
     let attach = || at(&c, home, &["volume", "attach", "v", "--node", &c.nodes[home].name]);
     std::thread::scope(|s| {
         let first = s.spawn(attach);

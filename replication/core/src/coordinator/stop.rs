@@ -158,7 +158,7 @@ impl Coordinator {
         let held = [
             (self.unanswered() > 0, "client requests"),
             (self.locks.len() > scrub_holds, "range locks"),
-            (self.owed > 0, "space that writes were counted at"),
+            (self.owed != hf_policy::Space::NONE, "space that writes were counted at"),
             (!self.writes.is_empty(), "numbered writes"),
             (!self.again.is_empty(), "refused writes"),
             (self.reads.values().any(|r| !self.scrub_reads(r.request)), "reads"),

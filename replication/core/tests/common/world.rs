@@ -232,6 +232,7 @@ impl World {
                     self.drained += 1;
                 }
                 Output::Fenced => self.fenced = true,
+                Output::Forget { .. } => {}
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What goes wrong, and the end of a run.
 
+use super::machines::durable;
 use super::*;
 
 impl World {

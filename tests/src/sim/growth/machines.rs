@@ -150,6 +150,7 @@ impl World {
         let now = self.now;
         let Some(held) = self.hosts.get_mut(&node).unwrap().held.get_mut(&rid) else { return };
         let mut out = Vec::new();
+        held.replica.set_credit(held.store.credit());
         held.replica.step(now, input, &mut out);
         let mut sends = Vec::new();
         for o in out {

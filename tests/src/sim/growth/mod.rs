@@ -207,7 +207,7 @@ impl World {
                 self.agent(node);
             }
             900..=903 if self.faults => self.grow(),
-            904..=908 if self.faults => self.crash()?,
+            904..=905 if self.faults => self.crash()?,
             909..=918 => self.restart()?,
             919 if self.faults => self.lose_disk(),
             920..=923 if self.faults => {
@@ -215,8 +215,8 @@ impl World {
                 let full = self.rng.one_in(2);
                 self.hosts.get_mut(&node).unwrap().full = full;
             }
-            924..=926 if self.faults => drop(self.attach()?),
-            927 if self.faults => self.detach()?,
+            924 if self.faults => drop(self.attach()?),
+            925..=926 if self.faults => self.detach()?,
             _ => self.tick(8_000)?,
         }
         Ok(())

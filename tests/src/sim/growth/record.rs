@@ -1,5 +1,6 @@
 //! What goes into the record: coordinators' changes, the leader's steps, what nodes make, growth, attach and detach.
 
+use super::machines::durable;
 use super::*;
 
 impl World {
@@ -42,7 +43,7 @@ impl World {
         };
         let outcome = match self.apply(cmd) {
             Ok(_) => co::Proposed::Done,
-            Err(e) => super::group::refused(&e),
+            Err(e) => crate::sim::group::refused(&e),
         };
         for Wish { from: to, session, shard, .. } in batch.into_values() {
             self.send(Net::Answer { to, session, shard, outcome });
