@@ -297,6 +297,7 @@ impl World {
         self.flights.clear();
         self.reads.clear();
         self.others.clear();
+        self.disk.abandon();
         self.store = recovery::open(&mut self.disk, config()).unwrap();
         let mut out = Vec::new();
         self.store.start(&mut out);
