@@ -229,6 +229,11 @@ impl SimDisk {
         Ok(Bytes::from(out))
     }
 
+    /// The process is gone: nobody hears of what was in flight. Its writes are in the disk's cache, and as volatile as before.
+    pub fn abandon(&mut self) {
+        self.inflight.clear();
+    }
+
     /// Power loss: of every buffered block a random prefix of its writes survives; a surviving write may be torn at a
     /// 512-byte boundary.
     pub fn crash(&mut self, rng: &mut Rng) {

@@ -3,6 +3,7 @@
 
 mod common;
 
+use bytes::Bytes;
 use common::*;
 use hf_store::*;
 
@@ -148,4 +149,55 @@ fn a_checkpoint_queues_no_more_at_once_than_a_ring_takes() {
     }
     w.quiesce();
     assert!((64..=16 * 16 + 16).contains(&most), "{most} operations of the disk at once");
+}
+
+/// Reads of a disk, counted.
+struct Counted<'a>(&'a mut hf_store::sim::SimDisk, usize);
+
+impl RawDisk for Counted<'_> {
+    fn size(&self) -> u64 {
+        RawDisk::size(self.0)
+    }
+    fn read(&mut self, off: u64, len: usize) -> Result<Bytes, DiskError> {
+        self.1 += 1;
+        RawDisk::read(self.0, off, len)
+    }
+    fn write(&mut self, off: u64, data: &[u8]) -> Result<(), DiskError> {
+        RawDisk::write(self.0, off, data)
+    }
+    fn sync(&mut self) -> Result<(), DiskError> {
+        RawDisk::sync(self.0)
+    }
+}
+
+/// A large disk: its index is read in large pieces, and the first checkpoint, which writes all of the other half, never holds more
+/// than a few MiB of it.
+#[test]
+fn a_large_index_is_read_and_written_in_pieces() {
+    let mut w = World::with(1, 1 << 40, 8 << 20, Config::default());
+    let pages = w.store.superblock().geometry.index_pages() as usize;
+    assert!(pages > 12_000, "{pages}");
+    let mut counted = Counted(&mut w.disk, 0);
+    let store = recovery::open(&mut counted, Config::default()).unwrap();
+    assert!(counted.1 < pages / 256 + 32, "{} reads of {pages} pages", counted.1);
+    drop(store);
+    w.submit(Op::Checkpoint, "checkpoint");
+    let (mut most, mut all) = (0, 0);
+    while let Some((tag, result)) = w.disk.complete(0) {
+        let mut out = Vec::new();
+        w.store.step(Input::DiskDone { tag, result }, &mut out);
+        let mut step = 0;
+        for o in out {
+            if let Output::Disk { tag, op } = o {
+                if let DiskOp::Write { bufs, .. } = &op {
+                    step += bufs.iter().map(Bytes::len).sum::<usize>();
+                }
+                w.disk.submit(tag, op);
+            }
+        }
+        most = most.max(step);
+        all += step;
+    }
+    assert!(all > 12_000 * 4096, "{all}");
+    assert!(most <= 4 << 20, "{most} bytes in one step");
 }

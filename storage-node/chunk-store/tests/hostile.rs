@@ -168,6 +168,8 @@ pub fn a_disk_of_version_1_gets_a_salt_when_it_is_opened() {
     w.quiesce();
     assert_eq!(w.store.superblock().salt, Salt(99), "a salt is given once");
     holds(&mut w.disk.clone(), &first, "just upgraded, the journal all of version 1");
+    let versions: Vec<u8> = (0..4).map(|b| w.disk.block(b)[8]).collect();
+    assert_eq!(versions, [2, 2, 2, 2], "no superblock is left that knows of no salt");
     let evil = [newest_header(Salt::NONE, u64::MAX / 2, Vec::new()), newest_header(Salt(77), 5000, Vec::new())];
     let mut held = first.clone();
     held.extend(write_over_and_over(&mut w, &evil, 200));

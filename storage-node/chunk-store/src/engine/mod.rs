@@ -69,6 +69,8 @@ type Key = (u32, u32);
 pub struct Store {
     cfg: Config,
     state: State,
+    /// The superblock is written twice at start: no slot keeps one of version 1, which would not know of groups with a salt.
+    upgrading: bool,
     sb: Superblock,
     /// The newest superblock generation that is durable; `sb` may be on its way.
     durable_sb: u64,
@@ -147,6 +149,7 @@ impl Store {
         Ok(Store {
             cfg,
             state: State::Starting,
+            upgrading: false,
             journal: journal::Journal::new(sb.geometry.journal_bytes, sb.tail),
             by_rid,
             free_slots: (0..slots.len() as u32).rev().filter(|i| slots[*i as usize].is_none()).collect(),
@@ -205,6 +208,7 @@ impl Store {
         if self.sb.salt.is_none() {
             self.sb.salt = salt;
             self.sb.salted_from = self.journal.applied + 1;
+            self.upgrading = true;
         }
     }
 
@@ -294,6 +298,9 @@ impl Store {
             (_, Err(e)) => self.fail(e.0, out),
             (Pending::Super, Ok(_)) => {
                 self.durable_sb = self.sb.generation;
+                if std::mem::take(&mut self.upgrading) {
+                    return self.write_superblock(Pending::Super, out);
+                }
                 self.state = State::Serving;
             }
             (Pending::Group(seq), Ok(_)) => self.group_durable(seq, out),

@@ -86,6 +86,11 @@ impl Reckoning {
         self.given_up.contains(&slot)
     }
 
+    /// A unit that counted as nobody's has an owner.
+    pub(super) fn adopted(&mut self) {
+        self.orphans = self.orphans.saturating_sub(1);
+    }
+
     /// A checkpoint is durable.
     pub(super) fn committed(&mut self) {
         self.tries = 0;
@@ -127,7 +132,7 @@ impl Store {
     /// A unit for data. One that nothing was promised for may be of those that a lost page had.
     pub(super) fn unit_for(&mut self, promised: bool) -> Option<u32> {
         if !promised && let Some(unit) = self.reckoning.adoptable.pop() {
-            self.reckoning.orphans = self.reckoning.orphans.saturating_sub(1);
+            self.reckoning.adopted();
             self.units.saw(unit);
             return Some(unit);
         }

@@ -71,6 +71,10 @@ impl Store {
         if named.is_some() || place != Some(self.extensions.len()) || unit >= self.units.total() {
             return Err(format!("a journal record extends the replica table by unit {unit} at entry {first}"));
         }
+        if self.units.is_allocated(unit) && !self.units.is_volatile(unit) {
+            // A checkpoint knew that the unit was taken, and not yet for what.
+            self.reckoning.adopted();
+        }
         self.units.claim(unit);
         self.units.settle(unit);
         self.extensions.push(unit);
