@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod clients;
+mod links;
 mod rebuild;
 
 use hf_tests::cluster::{Cluster, tool_ok, until};
@@ -70,10 +71,11 @@ impl Drop for QemuNbd {
 }
 
 fn main() {
-    // `hf-bench rebuild`, `hf-bench clients`: that table alone.
+    // `hf-bench rebuild`, `hf-bench clients`, `hf-bench links`: that table alone.
     match std::env::args().nth(1).as_deref() {
         Some("rebuild") => return rebuild::run(),
         Some("clients") => return clients::run(),
+        Some("links") => return links::run(),
         _ => {}
     }
     let c = Cluster::new(3);
@@ -132,5 +134,6 @@ fn main() {
     }
     drop(c);
     clients::run();
+    links::run();
     rebuild::run();
 }

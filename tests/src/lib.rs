@@ -8,6 +8,7 @@ pub mod fuzz;
 pub mod media;
 pub mod nbd;
 pub mod netns;
+pub mod remote;
 pub mod seccomp;
 pub mod sim;
 pub mod user;

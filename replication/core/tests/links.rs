@@ -15,15 +15,15 @@ const DELAYS: [u64; 3] = [0, MS, 20 * MS];
 fn seconds(rate: u64) -> u64 {
     match rate {
         ..1_000_000 => 120,
-        ..100_000_000 => 10,
-        _ => 2,
+        ..100_000_000 => 5,
+        _ => 1,
     }
 }
 
 /// The share of the link's rate that arrived as payload, measured after it has come up to speed.
 fn goodput(way: Way, loads: &[Load], local: bool) -> (f64, Net) {
     let mut n = Net::new(way, loads, local, 200);
-    n.live(3_000 * MS);
+    n.live(2_000 * MS);
     assert!(n.serving());
     let before: u64 = n.carried_by_volume().values().sum();
     let secs = seconds(way.rate);
@@ -138,7 +138,7 @@ fn a_broken_rule_of_links_is_noticed() {
             [Load { depth: 64, bytes: 1 << 20, writes: true }, Load { depth: 64, bytes: 1 << 20, writes: false }];
         let mut n = Net::new(Way { rate: 1_250_000_000, delay: MS }, &loads, false, 300 * MS);
         n.set_shares(4 << 20, 4 << 20);
-        n.live(10_000 * MS);
+        n.live(4_000 * MS);
         let mut slow = Net::new(Way { rate: 125_000, delay: MS }, &[loads[1]], false, 200);
         slow.live(10_000 * MS);
         mutant::set(None);

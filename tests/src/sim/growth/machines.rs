@@ -36,7 +36,7 @@ impl World {
                         self.out.detaches += u64::from(self.apply(Command::Detach { vol: VOL, session }).is_ok());
                     }
                 }
-                co::Output::Fenced | co::Output::SyncOver => {}
+                co::Output::Fenced | co::Output::SyncOver | co::Output::Forget { .. } => {}
             }
         }
         Ok(())
