@@ -94,7 +94,7 @@ impl Coordinator {
             return self.propose(now, change, out);
         }
         // (While nobody can be asked, nothing would ever be answered, or everything be skipped.)
-        if s.look.is_some() || self.present().is_empty() {
+        if s.look.is_some() || !self.record.in_sync.keys().any(|r| self.is_present(*r)) {
             return;
         }
         let Some(s) = self.scrub.as_mut() else { return };
@@ -120,8 +120,11 @@ impl Coordinator {
 
     /// In-sync members that can be asked.
     fn present(&self) -> BTreeSet<Rid> {
-        let up = |r: &Rid| self.members.get(r).is_some_and(|m| m.up && !m.unproven) && !self.suspects.contains(r);
-        self.record.in_sync.keys().copied().filter(up).collect()
+        self.record.in_sync.keys().copied().filter(|r| self.is_present(*r)).collect()
+    }
+
+    fn is_present(&self, rid: Rid) -> bool {
+        self.members.get(&rid).is_some_and(|m| m.up && !m.unproven) && !self.suspects.contains(&rid)
     }
 
     pub(super) fn scrub_listed(&mut self, rid: Rid, chunks: Vec<(ChunkIx, Ver)>, more: bool) {
