@@ -59,7 +59,7 @@ impl Space {
         if self == Space::ENDLESS {
             return u64::MAX;
         }
-        self.bytes / UNIT_BYTES * UNIT_BYTES | (PLENTY - self.chunks.min(PLENTY))
+        (self.bytes / UNIT_BYTES * UNIT_BYTES) | (PLENTY - self.chunks.min(PLENTY))
     }
     /// What a credit on the wire says.
     pub fn of_credit(credit: u64) -> Space {
@@ -77,7 +77,7 @@ impl Space {
         if self.chunks > PLENTY || self.bytes > u64::MAX - UNIT_BYTES {
             return u64::MAX;
         }
-        self.bytes / UNIT_BYTES * UNIT_BYTES | self.chunks
+        (self.bytes / UNIT_BYTES * UNIT_BYTES) | self.chunks
     }
     /// What the needs on the wire say; all ones are more than there is.
     pub fn of_needs(needs: u64) -> Space {

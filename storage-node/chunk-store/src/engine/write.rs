@@ -129,8 +129,10 @@ impl Store {
     /// Does this write go to fresh units, past the journal? Only whole units do, while there are
     /// plenty.
     fn goes_direct(&self, start: BlockIx, blocks: usize) -> bool {
-        let aligned = start.in_chunk() % UNIT_BLOCKS == 0 && blocks % UNIT_BLOCKS == 0 && blocks >= DIRECT_BLOCKS;
-        aligned && self.units.free() >= (blocks / UNIT_BLOCKS) as u32 + self.promised_units + self.reserve()
+        let whole = start.in_chunk().is_multiple_of(UNIT_BLOCKS) && blocks.is_multiple_of(UNIT_BLOCKS);
+        whole
+            && blocks >= DIRECT_BLOCKS
+            && self.units.free() >= (blocks / UNIT_BLOCKS) as u32 + self.promised_units + self.reserve()
     }
 
     fn enqueue(&mut self, id: OpId, chunks: Chunks, record: Record, payload: Bytes) {

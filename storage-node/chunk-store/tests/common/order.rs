@@ -1,6 +1,7 @@
 //! A store with many operations in flight at once, beside a model of what C3 promises: every block
 //! ends with the newest version that was submitted for it, whatever came first, whatever completed
 //! first, and after a crash too.
+#![allow(dead_code)]
 
 use crate::common::{RID, config, params, read_chunks, rec, tagged};
 use bytes::Bytes;

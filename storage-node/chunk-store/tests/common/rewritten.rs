@@ -1,5 +1,6 @@
 //! A read whose disk operation is late: the place that it reads is rewritten before each of its
 //! attempts.
+#![allow(dead_code)]
 
 use crate::common::{RID, World};
 use bytes::Bytes;

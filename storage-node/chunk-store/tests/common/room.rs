@@ -1,5 +1,6 @@
 //! Disks that are nearly full: what there is room for goes, and what only has to wait for space
 //! waits.
+#![allow(dead_code)]
 
 use crate::common::{RID, World, config, rec, tagged};
 use bytes::Bytes;
@@ -69,7 +70,7 @@ pub fn an_empty_disk_takes_requests_of_every_size() {
                 .unwrap_or_else(|e| panic!("{mib} MiB at block {at}, for which there is room: {e}"));
             (seq, at, taken) = (seq + 100, at + u64::from(range.len), taken + u64::from(mib));
         }
-        let units = w.store.stats().units_total * UNIT_BYTES >> 20;
+        let units = (w.store.stats().units_total * UNIT_BYTES) >> 20;
         assert!(
             taken + u64::from(mib) + 3 > units * 98 / 100,
             "requests of {mib} MiB: {taken} of {units} MiB were taken"
