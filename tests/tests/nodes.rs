@@ -320,7 +320,8 @@ fn fill(nbd: &mut Nbd, from: u64, most: u64) -> (u64, Option<i32>) {
     (most, None)
 }
 
-/// Small disks have few chunk entries and much more space: requests of every size up to the largest that is advertised go.
+/// Small disks have few chunk entries and much more space: requests of every size up to the largest
+/// that is advertised go.
 #[test]
 fn an_empty_small_disk_takes_requests_of_every_size() {
     let c = Cluster::prepared(2, |n| n.disk_size = "100MiB".into());
@@ -331,7 +332,8 @@ fn an_empty_small_disk_takes_requests_of_every_size() {
         });
         c.ok(&["volume", "attach", &name, "--node", "n1"]);
         let mut nbd = Nbd::connect(&c.nodes[0].nbd, &name).unwrap();
-        // The first volume meets empty disks, those after it the space of the one before, which comes back in the background.
+        // The first volume meets empty disks, those after it the space of the one before, which
+        // comes back in the background.
         for at in (0..80 - mib + 1).step_by(mib as usize) {
             let data = pattern(at, (mib as usize) << 20);
             if i == 0 {

@@ -1,4 +1,5 @@
-//! Space on a disk, as stores and coordinators reckon with it: what the store allocates, and how the wire says it.
+//! Space on a disk, as stores and coordinators reckon with it: what the store allocates, and how
+//! the wire says it.
 
 use crate::{BlockRange, CHUNK_BLOCKS};
 
@@ -8,7 +9,8 @@ pub const UNIT_BYTES: u64 = 64 << 10;
 /// Chunks beyond which the wire says no number, only "plenty".
 const PLENTY: u64 = UNIT_BYTES - 1;
 
-/// An amount of what a store allocates. Data needs both: units for its bytes, and an entry for each chunk that has none yet.
+/// An amount of what a store allocates. Data needs both: units for its bytes, and an entry for each
+/// chunk that has none yet.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Space {
     /// Bytes, in whole units.
@@ -50,13 +52,14 @@ impl Space {
         Space { bytes: self.bytes.max(other.bytes), chunks: self.chunks.max(other.chunks) }
     }
 
-    /// How the wire says what a disk can still allocate: bytes in whole units, and in the 16 bits below a unit how many chunk entries
-    /// are lacking to 65,535. Who knows only bytes reads that as less than a unit more, and says "plenty".
+    /// How the wire says what a disk can still allocate: bytes in whole units, and in the 16 bits
+    /// below a unit how many chunk entries are lacking to 65,535. Who knows only bytes reads that
+    /// as less than a unit more, and says "plenty".
     pub fn to_credit(self) -> u64 {
         if self == Space::ENDLESS {
             return u64::MAX;
         }
-        self.bytes / UNIT_BYTES * UNIT_BYTES | (PLENTY - self.chunks.min(PLENTY))
+        (self.bytes / UNIT_BYTES * UNIT_BYTES) | (PLENTY - self.chunks.min(PLENTY))
     }
     /// What a credit on the wire says.
     pub fn of_credit(credit: u64) -> Space {
@@ -68,12 +71,13 @@ impl Space {
         Space { bytes: credit - lacking, chunks }
     }
 
-    /// How the wire says what a write would take: bytes in whole units, chunk entries in the 16 bits below a unit.
+    /// How the wire says what a write would take: bytes in whole units, chunk entries in the 16
+    /// bits below a unit.
     pub fn to_needs(self) -> u64 {
         if self.chunks > PLENTY || self.bytes > u64::MAX - UNIT_BYTES {
             return u64::MAX;
         }
-        self.bytes / UNIT_BYTES * UNIT_BYTES | self.chunks
+        (self.bytes / UNIT_BYTES * UNIT_BYTES) | self.chunks
     }
     /// What the needs on the wire say; all ones are more than there is.
     pub fn of_needs(needs: u64) -> Space {

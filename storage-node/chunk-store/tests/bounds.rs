@@ -132,7 +132,8 @@ fn destaging_gives_way_to_a_foreground_that_suffers() {
     assert!(suffers <= 3 && does_not >= 6, "{suffers} at once beside a foreground that suffers, {does_not} else");
 }
 
-/// With the default configuration, and as much dirty as the overlay takes, in pieces that no two of can be written together.
+/// With the default configuration, and as much dirty as the overlay takes, in pieces that no two of
+/// can be written together.
 #[test]
 fn a_checkpoint_queues_no_more_at_once_than_a_ring_takes() {
     let mut w = World::with(1, 256 << 20, 16 << 20, Config::default());

@@ -1,5 +1,5 @@
-//! Each rule of the store's order and space is broken once, and a test must notice. A mutant that nobody notices means that the
-//! rule is not tested, or not needed.
+//! Each rule of the store's order and space is broken once, and a test must notice. A mutant that
+//! nobody notices means that the rule is not tested, or not needed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -13,7 +13,8 @@ mod room;
 use hf_store::mutant::{self, Mutant};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// The scenario that must fail while the rule is broken. (That it passes while none is, its own test says.)
+/// The scenario that must fail while the rule is broken. (That it passes while none is, its own
+/// test says.)
 const CAUGHT_BY: &[(Mutant, fn())] = &[
     (Mutant::DirectOvertaken, order::every_pair_in_flight),
     (Mutant::ZeroOfFirstChunk, order::every_pair_in_flight),

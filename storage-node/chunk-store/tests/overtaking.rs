@@ -1,4 +1,5 @@
-//! Operations that are in flight together: no older one wins over a newer one, whatever their kinds (C3).
+//! Operations that are in flight together: no older one wins over a newer one, whatever their kinds
+//! (C3).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -59,7 +60,8 @@ proptest! {
         order::all_in_flight(seed, acts, false);
     }
 
-    /// Copies that go back to an older term's version apply in the order of submission, like everything in their chunk.
+    /// Copies that go back to an older term's version apply in the order of submission, like
+    /// everything in their chunk.
     #[test]
     fn a_copy_that_goes_back_meets_what_was_submitted_before_it(seed in any::<u64>(), acts in 2..14usize) {
         order::all_in_flight(seed, acts, true);

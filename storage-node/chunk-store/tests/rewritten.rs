@@ -1,4 +1,5 @@
-//! Reads that meet rewrites of their blocks: a healthy block is never called bad, a rotten one always is.
+//! Reads that meet rewrites of their blocks: a healthy block is never called bad, a rotten one
+//! always is.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;

@@ -1,8 +1,9 @@
 //! io_uring inside the reactor: operations are queued, submitted in one call per turn, and reaped when the ring's
 //! eventfd becomes readable. Buffers live in the ring's table until their completion has been seen.
 //!
-//! No more operations are in flight than the completion queue holds: what overflows it stays in the kernel until somebody asks,
-//! without a sign on the eventfd. The others wait in the queue here and go out when completions have been taken.
+//! No more operations are in flight than the completion queue holds: what overflows it stays in the
+//! kernel until somebody asks, without a sign on the eventfd. The others wait in the queue here and
+//! go out when completions have been taken.
 
 use super::{DiskFile, Done, EventFd};
 use bytes::Bytes;
@@ -114,10 +115,12 @@ impl Uring {
                 return;
             }
             match self.ring.submit() {
-                // The kernel may take fewer than it was offered; the rest stays where it is and is offered again.
+                // The kernel may take fewer than it was offered; the rest stays where it is and is
+                // offered again.
                 Ok(taken) if taken > 0 => {}
                 Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
-                // It is short of memory or has completions to be taken: in the next turn, which no completion may bring about.
+                // It is short of memory or has completions to be taken: in the next turn, which no
+                // completion may bring about.
                 Ok(_) => return self.event.signal(),
                 Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => return self.event.signal(),
                 Err(e) => {
@@ -151,7 +154,8 @@ impl Uring {
                 let Some(held) = self.held.remove(&tag) else { continue };
                 out.push((tag, finish(held, res)));
             }
-            // (Not while no more is in flight than the queue holds. Where it happens all the same, entering the kernel fetches them.)
+            // (Not while no more is in flight than the queue holds. Where it happens all the same,
+            // entering the kernel fetches them.)
             if !self.ring.submission().cq_overflow() || self.broken.is_some() {
                 break;
             }
@@ -162,7 +166,8 @@ impl Uring {
             }
         }
         if let Some(why) = &self.broken {
-            // Nothing more is handed over. What the kernel has may still come; the store has failed with the first of these.
+            // Nothing more is handed over. What the kernel has may still come; the store has failed
+            // with the first of these.
             for tag in self.queue.drain(..) {
                 self.held.remove(&tag);
                 out.push((tag, Err(DiskError(why.clone()))));

@@ -80,8 +80,8 @@ impl Coordinator {
         let most = required.iter().map(needs).fold(Space::NONE, Space::max);
         let left = required.len() - short.len();
         p.short = short.clone();
-        // What is in flight is counted at its worst case, overwrites too: nobody is refused or dropped for that. All are asked
-        // again when some of it has ended.
+        // What is in flight is counted at its worst case, overwrites too: nobody is refused or
+        // dropped for that. All are asked again when some of it has ended.
         if short.is_empty() && required.iter().any(|r| lacks(r, self.owed)) {
             if !self.blocked.contains(&id) {
                 self.blocked.push(id);

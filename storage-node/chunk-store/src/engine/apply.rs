@@ -167,7 +167,8 @@ impl Store {
         }
     }
 
-    /// A fresh unit is no longer referred to: unless another one has its place, the page's unit stays.
+    /// A fresh unit is no longer referred to: unless another one has its place, the page's unit
+    /// stays.
     fn no_longer_fresh(&mut self, key: Key, first: u16) {
         let Some(c) = self.chunks.get_mut(&key) else { return };
         let mut range = c.overlay.range(first..first + UNIT_BLOCKS as u16);

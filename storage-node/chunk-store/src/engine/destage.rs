@@ -66,8 +66,8 @@ impl Store {
         self.destage_more(key, out);
     }
 
-    /// Keeps some of the chunk's writes in flight: a step may not queue all that sixteen chunks can have, ahead of what clients wait
-    /// for.
+    /// Keeps some of the chunk's writes in flight: a step may not queue all that sixteen chunks can
+    /// have, ahead of what clients wait for.
     fn destage_more(&mut self, key: Key, out: &mut Vec<Output>) {
         while let Some(d) = self.chunks.get_mut(&key).and_then(|c| c.destage.as_mut())
             && d.outstanding < WRITES_IN_FLIGHT

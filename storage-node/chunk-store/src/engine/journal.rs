@@ -110,8 +110,8 @@ impl Journal {
     pub(super) fn used(&self) -> u64 {
         self.used
     }
-    /// Must a checkpoint give room back? Not while all that is there is still being written: it would give back nothing, and the
-    /// next one would begin at once.
+    /// Must a checkpoint give room back? Not while all that is there is still being written: it
+    /// would give back nothing, and the next one would begin at once.
     pub(super) fn is_half_full(&self) -> bool {
         let gives_back = self.live.front().is_some_and(|l| l.seq <= self.applied);
         gives_back && (self.used * 2 >= self.capacity || self.blocked())

@@ -84,7 +84,8 @@ pub struct Store {
     leaving_slots: Leaving,
     promised_slots: u32,
     promised_units: u32,
-    /// Units that pages still have and the next destage gives back: of chunks that were zeroed, or have data in fresh units.
+    /// Units that pages still have and the next destage gives back: of chunks that were zeroed, or
+    /// have data in fresh units.
     returning: u32,
     /// Chunks whose first slow operation waits for space.
     short: BTreeSet<Key>,

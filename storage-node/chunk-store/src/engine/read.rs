@@ -1,8 +1,9 @@
-//! Reads: resolve each block (overlay, page), read the runs that are on disk, verify every block against its seeded
-//! checksum, assemble. If a block does not verify, all are looked up once more (it may have been moved or rewritten meanwhile) and
-//! each is read by itself, so that a sector that cannot be read takes no others with it. A block that does not verify then
-//! is reported as bad if it is still the one that was looked up; else its place was rewritten during that read too,
-//! and the read goes on. Never old or wrong bytes (C5, I14).
+//! Reads: resolve each block (overlay, page), read the runs that are on disk, verify every block
+//! against its seeded checksum, assemble. If a block does not verify, all are looked up once more
+//! (it may have been moved or rewritten meanwhile) and each is read by itself, so that a sector
+//! that cannot be read takes no others with it. A block that does not verify then is reported as
+//! bad if it is still the one that was looked up; else its place was rewritten during that read
+//! too, and the read goes on. Never old or wrong bytes (C5, I14).
 
 use super::pages::{Src, Waiter};
 use super::types::BlockInfo;
@@ -30,7 +31,8 @@ pub(super) struct Job {
     outstanding: usize,
     /// Each block is read by itself.
     alone: bool,
-    /// Blocks that did not verify though they were read by themselves: bad unless they have changed since they were looked up.
+    /// Blocks that did not verify though they were read by themselves: bad unless they have changed
+    /// since they were looked up.
     suspects: Vec<usize>,
 }
 
@@ -124,8 +126,9 @@ impl Store {
         self.read_finished(number, out);
     }
 
-    /// Ends a read whose suspects are still what was looked up: they are bad. If one has changed, its place was rewritten while it
-    /// was read, and the read is to be done again; each round more means that a checkpoint has come in between.
+    /// Ends a read whose suspects are still what was looked up: they are bad. If one has changed,
+    /// its place was rewritten while it was read, and the read is to be done again; each round more
+    /// means that a checkpoint has come in between.
     fn verdict(&mut self, number: u64, now: &[(BlockInfo, Src)], out: &mut Vec<Output>) -> bool {
         let Some(job) = self.reads.get_mut(&number) else { return true };
         let suspects = std::mem::take(&mut job.suspects);

@@ -1,8 +1,9 @@
-//! Space: what is promised to writes that are admitted, what can be promised still, and what is on its way back.
+//! Space: what is promised to writes that are admitted, what can be promised still, and what is on
+//! its way back.
 //!
-//! A unit that a page has and nothing refers to any more comes back in two steps: the chunk's destage takes it out of the page, and
-//! the checkpoint after that frees it (C7). Until then it counts as room, because a write that finds no free unit waits
-//! for that checkpoint.
+//! A unit that a page has and nothing refers to any more comes back in two steps: the chunk's
+//! destage takes it out of the page, and the checkpoint after that frees it (C7). Until then it
+//! counts as room, because a write that finds no free unit waits for that checkpoint.
 
 use super::types::Body;
 use super::write::unit_mask;
@@ -18,7 +19,8 @@ impl Store {
         slot.and_then(|s| self.slots[s as usize].as_ref()).map_or(0, |s| s.units)
     }
 
-    /// Promises the space these blocks need, or says that there is none. `reserve` units stay for repairs.
+    /// Promises the space these blocks need, or says that there is none. `reserve` units stay for
+    /// repairs.
     pub(super) fn promise(&mut self, key: Key, units: u16, reserve: u32) -> Result<(), StoreError> {
         let mask = self.page_units(key);
         let new_slot = !self.map.contains_key(&key);
@@ -46,7 +48,8 @@ impl Store {
         motion || !self.deleting.is_empty() || !self.leaving_slots.is_empty()
     }
 
-    /// A slow operation has found no room: it stays the first of its chunk if space is on its way back, else it is refused.
+    /// A slow operation has found no room: it stays the first of its chunk if space is on its way
+    /// back, else it is refused.
     pub(super) fn slow_without_room(&mut self, id: OpId, key: Key, op: Op, e: StoreError, out: &mut Vec<Output>) {
         let gone = self.replicas.get(key.0 as usize).and_then(|r| r.as_ref()).is_none_or(|r| r.deleting);
         let waits = e == StoreError::NoSpace && !gone && self.space_returns() && !mutant::is(Mutant::SlowNeverWaits);
@@ -66,7 +69,8 @@ impl Store {
         }
     }
 
-    /// Counts anew what the chunk's next destage gives back. Called wherever what follows from it changes.
+    /// Counts anew what the chunk's next destage gives back. Called wherever what follows from it
+    /// changes.
     pub(super) fn recount(&mut self, key: Key) {
         let page = self.page_units(key);
         let Some(c) = self.chunks.get_mut(&key) else { return };
@@ -77,7 +81,8 @@ impl Store {
         c.returning = now;
     }
 
-    /// What new data may still take. What the next checkpoint gives back counts, since a write waits for it.
+    /// What new data may still take. What the next checkpoint gives back counts, since a write
+    /// waits for it.
     pub fn room(&self) -> Space {
         let coming = self.units.free() + self.units.pending() + self.returning;
         let units = coming.saturating_sub(self.promised_units + self.reserve());

@@ -326,15 +326,18 @@ pub(super) struct Chunk {
     pub trim: Option<(Ver, u64)>,
     /// Operations that are not applied yet: in the journal, or writing their data to fresh units.
     pub inflight: u32,
-    /// Units of the chunk that direct writes are writing: these have no place in the journal's order yet.
+    /// Units of the chunk that direct writes are writing: these have no place in the journal's
+    /// order yet.
     pub direct: u16,
     /// The highest version submitted.
     pub top: Ver,
     /// Units promised to the overlay and to records in flight.
     pub promise: u16,
-    /// Units that operations in flight were promised or found here: a destage must not give these back under them.
+    /// Units that operations in flight were promised or found here: a destage must not give these
+    /// back under them.
     pub held: u16,
-    /// Units that data in memory goes to, and those that fresh units replace (both may name more than there are now).
+    /// Units that data in memory goes to, and those that fresh units replace (both may name more
+    /// than there are now).
     pub mem: u16,
     pub fresh: u16,
     /// Units that the next destage gives back, as counted in [`super::Store`].
@@ -364,9 +367,9 @@ pub(super) struct Destage {
 }
 
 impl Chunk {
-    /// May an operation of this version on these units go to the journal without a look at what is there? Everything else of
-    /// the chunk must be older and must have its place in the journal before it; a direct write gets one only when its
-    /// data is written.
+    /// May an operation of this version on these units go to the journal without a look at what is
+    /// there? Everything else of the chunk must be older and must have its place in the journal
+    /// before it; a direct write gets one only when its data is written.
     pub(super) fn in_order(&self, ver: Ver, units: u16) -> bool {
         let alone = self.direct & units == 0 || mutant::is(Mutant::DirectOvertaken);
         self.slow.is_empty() && ver > self.top && alone

@@ -126,10 +126,13 @@ impl Store {
         self.enqueue(id, Chunks::One(key), record, data);
     }
 
-    /// Does this write go to fresh units, past the journal? Only whole units do, while there are plenty.
+    /// Does this write go to fresh units, past the journal? Only whole units do, while there are
+    /// plenty.
     fn goes_direct(&self, start: BlockIx, blocks: usize) -> bool {
-        let aligned = start.in_chunk() % UNIT_BLOCKS == 0 && blocks % UNIT_BLOCKS == 0 && blocks >= DIRECT_BLOCKS;
-        aligned && self.units.free() >= (blocks / UNIT_BLOCKS) as u32 + self.promised_units + self.reserve()
+        let whole = start.in_chunk().is_multiple_of(UNIT_BLOCKS) && blocks.is_multiple_of(UNIT_BLOCKS);
+        whole
+            && blocks >= DIRECT_BLOCKS
+            && self.units.free() >= (blocks / UNIT_BLOCKS) as u32 + self.promised_units + self.reserve()
     }
 
     fn enqueue(&mut self, id: OpId, chunks: Chunks, record: Record, payload: Bytes) {
@@ -210,7 +213,8 @@ impl Store {
             keys.iter().skip(1).for_each(|k| self.drop_if_idle(*k));
             return self.go_slow(id, keys[0], Op::Zero { rid, ver, range, keep: false }, out);
         }
-        // Until it is applied every chunk must know of it: what is older, or looks at what is there, waits for it.
+        // Until it is applied every chunk must know of it: what is older, or looks at what is
+        // there, waits for it.
         let known = if mutant::is(Mutant::ZeroOfFirstChunk) { 1 } else { keys.len() };
         for k in &keys[..known] {
             let c: &mut Chunk = self.chunk_mut(*k);

@@ -1,5 +1,7 @@
-//! A store with many operations in flight at once, beside a model of what C3 promises: every block ends with the newest version
-//! that was submitted for it, whatever came first, whatever completed first, and after a crash too.
+//! A store with many operations in flight at once, beside a model of what C3 promises: every block
+//! ends with the newest version that was submitted for it, whatever came first, whatever completed
+//! first, and after a crash too.
+#![allow(dead_code)]
 
 use crate::common::{RID, config, params, read_chunks, rec, tagged};
 use bytes::Bytes;
@@ -20,7 +22,8 @@ pub enum Kind {
     ZeroKept,
     /// A copy that is applied only where it is newer.
     Copy,
-    /// A copy that goes back from the version that is there to an older one of its term or before (protocol §7 step 4).
+    /// A copy that goes back from the version that is there to an older one of its term or before
+    /// (protocol §7 step 4).
     CopyBack,
     Read,
     Versions,
@@ -101,7 +104,8 @@ impl Bench {
         }
     }
 
-    /// Completes what is in flight, each time the one that `choose` names of so many; then everything must be answered.
+    /// Completes what is in flight, each time the one that `choose` names of so many; then
+    /// everything must be answered.
     pub fn finish(&mut self, mut choose: impl FnMut(usize) -> usize) {
         let mut steps = 0;
         while self.disk.pending() > 0 {
@@ -144,7 +148,8 @@ impl Bench {
         self.step(op);
     }
 
-    /// A copy's term is that of its version; one that goes back is of a term later, and has seen what the model holds.
+    /// A copy's term is that of its version; one that goes back is of a term later, and has seen
+    /// what the model holds.
     fn copy(&self, act: Act) -> Op {
         let range = BlockRange::new(act.start, act.len);
         let item = |block: BlockIx| {
@@ -219,7 +224,8 @@ fn check_read(range: BlockRange, blocks: &[BlockInfo], data: &Bytes) {
 
 const ALL_KINDS: [Kind; 4] = [Kind::Write, Kind::Zero, Kind::ZeroKept, Kind::Copy];
 
-/// Places in the first two chunks: within a unit, a unit, several units, over the chunks' border, a chunk, both chunks.
+/// Places in the first two chunks: within a unit, a unit, several units, over the chunks' border, a
+/// chunk, both chunks.
 const PLACES: [(u64, u32); 8] = [(3, 1), (0, 16), (14, 20), (256, 1), (256, 16), (250, 12), (0, 256), (0, 512)];
 
 fn fits(kind: Kind, (start, len): (u64, u32)) -> bool {
@@ -227,8 +233,8 @@ fn fits(kind: Kind, (start, len): (u64, u32)) -> bool {
     one_chunk || matches!(kind, Kind::Zero | Kind::ZeroKept)
 }
 
-/// Every pair of operations that meet, in both orders of their versions, with what is under them in place or on its way, and with
-/// the disk's answers in both orders.
+/// Every pair of operations that meet, in both orders of their versions, with what is under them in
+/// place or on its way, and with the disk's answers in both orders.
 pub fn every_pair_in_flight() {
     for i in 0..8 {
         pairs(i & 1 == 0, i & 2 == 0, i & 4 == 0);
@@ -280,7 +286,8 @@ fn random_act(rng: &mut Rng, vers: &mut Vec<u64>, back: bool) -> Act {
     };
     let at = rng.below(vers.len() as u64) as usize;
     let seq = vers.swap_remove(at);
-    // What goes back is older than everything; the writes beside it are the new term's, or late ones of the old term.
+    // What goes back is older than everything; the writes beside it are the new term's, or late
+    // ones of the old term.
     let ver = match kind {
         Kind::CopyBack => Ver::new(0, seq),
         Kind::Zero if back => Ver::new(2, seq),
@@ -290,7 +297,8 @@ fn random_act(rng: &mut Rng, vers: &mut Vec<u64>, back: bool) -> Act {
     Act { kind, start, len: len as u32, ver }
 }
 
-/// So many random operations in flight at once, over two chunks, with versions in any order and completions in any order.
+/// So many random operations in flight at once, over two chunks, with versions in any order and
+/// completions in any order.
 pub fn all_in_flight(seed: u64, acts: usize, back: bool) {
     let mut rng = Rng::new(seed);
     let mut b = Bench::new();

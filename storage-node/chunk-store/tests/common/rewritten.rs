@@ -1,4 +1,6 @@
-//! A read whose disk operation is late: the place that it reads is rewritten before each of its attempts.
+//! A read whose disk operation is late: the place that it reads is rewritten before each of its
+//! attempts.
+#![allow(dead_code)]
 
 use crate::common::{RID, World};
 use bytes::Bytes;
@@ -36,7 +38,8 @@ fn answered(out: &mut Vec<Output>) -> Option<Result<Answer, StoreError>> {
     }
 }
 
-/// Reads block 0; each attempt finds what the next of `finds` says, and later ones find the truth. The block and its bytes.
+/// Reads block 0; each attempt finds what the next of `finds` says, and later ones find the truth.
+/// The block and its bytes.
 pub fn read_block(w: &mut World, finds: &[Finds]) -> (BlockInfo, Bytes) {
     w.store.step(Input::Op { id: ID, op: Op::Read { rid: RID, range: BlockRange::new(0, 1) } }, &mut w.out);
     let mut finds = finds.iter();

@@ -1,4 +1,6 @@
-//! Disks that are nearly full: what there is room for goes, and what only has to wait for space waits.
+//! Disks that are nearly full: what there is room for goes, and what only has to wait for space
+//! waits.
+#![allow(dead_code)]
 
 use crate::common::{RID, World, config, rec, tagged};
 use bytes::Bytes;
@@ -53,7 +55,8 @@ fn covered(w: &World, need: Space) -> bool {
     Space::of_credit(w.store.credit()).covers(need)
 }
 
-/// Requests of every size up to the largest that is advertised go onto an empty small disk; all of its data space can be used.
+/// Requests of every size up to the largest that is advertised go onto an empty small disk; all of
+/// its data space can be used.
 pub fn an_empty_disk_takes_requests_of_every_size() {
     for mib in [1, 2, 4, 8, 16, 31, 32] {
         let mut w = world(100 << 20);
@@ -67,7 +70,7 @@ pub fn an_empty_disk_takes_requests_of_every_size() {
                 .unwrap_or_else(|e| panic!("{mib} MiB at block {at}, for which there is room: {e}"));
             (seq, at, taken) = (seq + 100, at + u64::from(range.len), taken + u64::from(mib));
         }
-        let units = w.store.stats().units_total * UNIT_BYTES >> 20;
+        let units = (w.store.stats().units_total * UNIT_BYTES) >> 20;
         assert!(
             taken + u64::from(mib) + 3 > units * 98 / 100,
             "requests of {mib} MiB: {taken} of {units} MiB were taken"
@@ -75,7 +78,8 @@ pub fn an_empty_disk_takes_requests_of_every_size() {
     }
 }
 
-/// Where chunk entries run low before units do, a request goes if and only if there are as many as it needs.
+/// Where chunk entries run low before units do, a request goes if and only if there are as many as
+/// it needs.
 pub fn entries_that_run_low_are_counted_as_entries() {
     let mut w = world(100 << 20);
     let mut seq = 1;
@@ -98,7 +102,8 @@ pub fn entries_that_run_low_are_counted_as_entries() {
     assert!(!covered(&w, needs(&w, BlockRange::new(4 * 256, 1))));
 }
 
-/// Space that was zeroed, or that counts twice until pages know of fresh units, is room: the write waits for a checkpoint.
+/// Space that was zeroed, or that counts twice until pages know of fresh units, is room: the write
+/// waits for a checkpoint.
 pub fn what_comes_back_is_room() {
     // Half the disk is overwritten by large writes, which take fresh units first.
     let mut w = world(40 << 20);
@@ -134,7 +139,8 @@ pub fn slow_operations_wait_for_space() {
     assert_eq!(w.ask(write(RID, 40, BlockRange::new(32, 1))), Ok(Answer::Done), "older than its chunk, on a full disk");
 }
 
-/// A write in flight relies on its page's unit; a destage that finds nothing in it must not give it away.
+/// A write in flight relies on its page's unit; a destage that finds nothing in it must not give it
+/// away.
 pub fn a_unit_stays_while_a_write_to_it_is_in_flight() {
     let mut w = world(24 << 20);
     w.ask(write(RID, 1, BlockRange::new(0, 1))).unwrap();
