@@ -23,6 +23,9 @@ const HANDED_ON: Duration = Duration::from_secs(1);
 /// After so long who was allowed a sync has told of it, or does not do it.
 const TOLD: Duration = Duration::from_secs(3);
 
+/// A disk that refused a replica is given no other one for so long.
+const REFUSES: Duration = Duration::from_secs(60);
+
 /// The leader's soft state: who was heard when. Only ever used for when to act, never for what is true.
 #[derive(Default)]
 pub struct Heard {
@@ -32,6 +35,8 @@ pub struct Heard {
     syncs: BTreeMap<NodeId, Vec<pb::SyncProgress>>,
     /// Replicas that each node cannot make.
     refused: BTreeMap<NodeId, Vec<u64>>,
+    /// Disks that refused one, and when.
+    refusing: BTreeMap<DiskId, Instant>,
     /// Syncs that were allowed lately: those who do them may not have told yet.
     allowed: BTreeMap<Going, Instant>,
     /// The Raft term in which this node leads and hears.
@@ -45,8 +50,9 @@ impl Heard {
         let away = |(n, t): (&NodeId, &Instant)| (t.elapsed() >= T_DEAD).then(|| (*n, t.elapsed().as_millis() as u64));
         let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
         let refused = self.refused.values().flatten().map(|r| Rid(*r)).collect();
+        let refusing = self.refusing.iter().filter(|(_, t)| t.elapsed() < REFUSES).map(|(d, _)| *d).collect();
         let away = self.nodes.iter().filter_map(away).collect();
-        Liveness { up, used: self.used.clone(), entries: self.entries.clone(), away, refused, wall_ms }
+        Liveness { up, used: self.used.clone(), entries: self.entries.clone(), away, refused, refusing, wall_ms }
     }
 
     /// A node was heard of.
@@ -59,7 +65,12 @@ impl Heard {
     }
 
     /// What a node cannot make, as it told last.
-    pub fn cannot_make(&mut self, node: NodeId, rids: Vec<u64>) {
+    pub fn cannot_make(&mut self, state: &ClusterState, node: NodeId, rids: Vec<u64>) {
+        if !rids.is_empty() {
+            let all = state.volumes.values().flat_map(|v| v.replicas()).map(|(_, r)| r);
+            let disks = all.filter(|r| r.node == node && rids.contains(&r.rid.0)).map(|r| (r.disk, Instant::now()));
+            self.refusing.extend(disks);
+        }
         self.refused.insert(node, rids);
     }
 
@@ -95,6 +106,7 @@ impl Heard {
             self.allowed.clear();
             self.syncs.clear();
             self.refused.clear();
+            self.refusing.clear();
         }
     }
 }
@@ -288,7 +300,7 @@ impl Peer for PeerService {
             && let Ok(mut h) = self.heard.lock()
         {
             h.beat(NodeId(r.node), &r.disks, r.syncs);
-            h.cannot_make(NodeId(r.node), r.refused);
+            h.cannot_make(&self.view.borrow(), NodeId(r.node), r.refused);
         }
         let (leader_node, leader_api) = self.leader_hint();
         let revision = self.view.borrow().revision;

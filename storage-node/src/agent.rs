@@ -165,7 +165,7 @@ async fn heartbeat(m: Arc<Member>) {
             let live = m.heard.lock().map(|mut h| {
                 h.lead(status.term, m.view.borrow().nodes.keys().copied());
                 h.beat(m.node, &disks, syncs);
-                h.cannot_make(m.node, m.refused());
+                h.cannot_make(&m.view.borrow(), m.node, m.refused());
                 h.liveness()
             });
             if let Ok(live) = live {

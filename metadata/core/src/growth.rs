@@ -37,7 +37,7 @@ pub(crate) fn step(
         let bad = |r: &&ReplicaRecord| r.in_sync() && hinders(state, live, policy, r);
         let r = s.replicas.values().find(bad)?;
         let (vol, epoch, rid) = (v.id, v.epoch, r.rid);
-        let disk = place(v, shard, s, r, policy, inv, salt);
+        let disk = place(live, v, shard, s, r, policy, inv, salt);
         // Without a place elsewhere the shard begins with fewer replicas, as if this one had been lost a moment later.
         let good = s.replicas.values().filter(|o| o.in_sync() && !hinders(state, live, policy, o)).count();
         let enough = good >= (policy.min_replicas as usize).max(1);
@@ -46,7 +46,9 @@ pub(crate) fn step(
 }
 
 /// A disk for what `old` was to hold, in a failure domain that no other replica of the shard is in.
+#[allow(clippy::too_many_arguments)]
 fn place(
+    live: &Liveness,
     v: &VolumeRecord,
     shard: u32,
     s: &ShardRecord,
@@ -62,7 +64,8 @@ fn place(
     let free = |d: &&DiskView| {
         !s.replicas.values().any(|r| r.disk == d.disk) && domain(d).is_none_or(|name| !taken.contains(&name))
     };
-    let choice: Vec<DiskView> = inv.iter().filter(free).cloned().collect();
+    let takes = |d: &&DiskView| !live.refusing.contains(&d.disk);
+    let choice: Vec<DiskView> = inv.iter().filter(free).filter(takes).cloned().collect();
     let one = Policy { replicas: 1, min_replicas: 1, ..policy.clone() };
     let salt = salt.wrapping_add(v.id.0).wrapping_mul(31).wrapping_add(u64::from(shard));
     placement::place(&one, v.shard_bytes(shard), &choice, salt).ok()?.first().copied()

@@ -21,6 +21,8 @@ pub struct Liveness {
     pub away: BTreeMap<NodeId, u64>,
     /// Replicas that their nodes could not make, as they told last.
     pub refused: BTreeSet<Rid>,
+    /// Disks that refused a replica lately: none is moved there for now, or it would go round and round.
+    pub refusing: BTreeSet<DiskId>,
     /// The leader's wall clock in Unix milliseconds, for what happens every so often; 0: not known, nothing is due.
     pub wall_ms: u64,
 }

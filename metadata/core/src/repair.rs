@@ -151,7 +151,9 @@ pub fn steps(state: &ClusterState, live: &Liveness, salt: u64) -> Vec<Step> {
             let sorted = sort(state, live, &policy, &inv, s);
             // One change of a volume at a time: each moves its epoch.
             let held = s.replicas.values().any(|r| held(state, r));
-            let limits = Limits { per_disk: &per_disk, add: budget > 0, rebalancing: state.rebalancing, held };
+            let refusing = &live.refusing;
+            let limits =
+                Limits { per_disk: &per_disk, refusing, add: budget > 0, rebalancing: state.rebalancing, held };
             let step = shard_step(v, index as u32, s, &policy, &sorted, &inv, &limits, salt);
             if let Some(cmd) = step {
                 if let Command::AddReplica { disk, .. } = &cmd {
@@ -173,6 +175,8 @@ pub fn steps(state: &ClusterState, live: &Liveness, salt: u64) -> Vec<Step> {
 struct Limits<'a> {
     /// Replicas being filled, by disk.
     per_disk: &'a BTreeMap<DiskId, usize>,
+    /// Disks that refused a replica lately.
+    refusing: &'a BTreeSet<DiskId>,
     /// May one more be added?
     add: bool,
     /// Then what is moved goes only where that evens disks out.
@@ -206,6 +210,7 @@ fn shard_step(
         let bytes = v.shard_bytes(shard);
         let allowed = |d: &&DiskView| {
             limits.per_disk.get(&d.disk).is_none_or(|n| *n < REBUILDS_PER_DISK)
+                && !limits.refusing.contains(&d.disk)
                 && moved.is_none_or(|r| crate::upkeep::may_take(inv, r, d, bytes))
         };
         return match (place_one(v, shard, s, policy, sorted, inv, &allowed, salt), moved) {

@@ -75,6 +75,12 @@ impl World {
         let unmade =
             self.s.volumes.values().flat_map(|v| v.replicas()).map(|(_, r)| r).filter(|r| r.store_uuid.is_none());
         self.live.refused = unmade.filter(|r| self.full.contains(&r.disk)).map(|r| r.rid).collect();
+        let full = &self.full;
+        let here = |r: &&ReplicaRecord| self.live.refused.contains(&r.rid);
+        let told: Vec<DiskId> =
+            self.s.volumes.values().flat_map(|v| v.replicas()).map(|(_, r)| r).filter(here).map(|r| r.disk).collect();
+        self.live.refusing.extend(told);
+        self.live.refusing.retain(|d| full.contains(d));
         let made: Vec<(VolumeId, Rid)> = self
             .s
             .volumes

@@ -115,7 +115,7 @@ impl World {
         }
         let at = due[self.rng.below(due.len() as u64) as usize];
         match self.net.swap_remove(at).1 {
-            Net::ToReplica { from, to, env, msg } => self.to_replica(from, to, env, msg),
+            Net::ToReplica { from, to, env, msg } => self.reach_replica(from, to, env, msg),
             Net::ToCoordinator { to, env, msg } => {
                 let input = co::Input::Message { rid: env.rid, env, msg };
                 self.coordinator(to, env.shard.index, input)?;
@@ -134,7 +134,7 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn to_replica(&mut self, from: u64, to: u64, env: Envelope, msg: Msg) {
+    pub(super) fn reach_replica(&mut self, from: u64, to: u64, env: Envelope, msg: Msg) {
         let h = &self.hosts[&to];
         if !h.up || h.lost {
             return;

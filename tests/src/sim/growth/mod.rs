@@ -99,6 +99,9 @@ struct Register {
     busy: bool,
 }
 
+/// A request: where it was asked, which register (shard, number), and the tag of a write.
+type Asked = (u64, (u32, u64), Option<u64>);
+
 struct World {
     rng: Rng,
     now: Tick,
@@ -107,8 +110,8 @@ struct World {
     net: Vec<(Tick, Net)>,
     wishes: Vec<Wish>,
     registers: BTreeMap<(u32, u64), Register>,
-    /// Requests in flight: where, which register, and the tag of a write.
-    ops: BTreeMap<u64, (u64, (u32, u64), Option<u64>)>,
+    /// Requests in flight.
+    ops: BTreeMap<u64, Asked>,
     next: u64,
     faults: bool,
     out: Grown,
@@ -191,6 +194,7 @@ impl World {
             }
         }
         let unmade = self.volume().replicas().map(|(_, r)| r).filter(|r| r.store_uuid.is_none());
+        live.refusing = self.hosts.iter().filter(|(_, h)| h.full).map(|(n, _)| DiskId(*n)).collect();
         live.refused = unmade.filter(|r| self.hosts[&r.node.0].full).map(|r| r.rid).collect();
         live
     }

@@ -20,7 +20,7 @@ impl World {
         let mut batch: BTreeMap<u32, Wish> = BTreeMap::new();
         for w in std::mem::take(&mut self.wishes) {
             let alone = matches!(w.change, co::Change::SyncStart { .. });
-            if (w.term, w.epoch) == newest && !(alone && !batch.is_empty()) {
+            if (w.term, w.epoch) == newest && (!alone || batch.is_empty()) {
                 let last = alone;
                 batch.insert(w.shard, w);
                 if last {
