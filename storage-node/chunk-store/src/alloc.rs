@@ -86,7 +86,7 @@ impl Units {
             le[..eight.len()].copy_from_slice(eight);
             *word = u64::from_le_bytes(le);
         }
-        if let Some(last) = u.bits.last_mut().filter(|_| total % 64 != 0) {
+        if let Some(last) = u.bits.last_mut().filter(|_| !total.is_multiple_of(64)) {
             *last &= (1 << (total % 64)) - 1;
         }
         u.free = total - u.bits.iter().map(|w| w.count_ones()).sum::<u32>();

@@ -63,7 +63,7 @@ impl Store {
     /// The record is durable, or replayed.
     pub(super) fn apply_extend(&mut self, first: u32, unit: u32) -> Result<(), String> {
         let named = self.extensions.iter().position(|u| *u == unit);
-        let place = first.checked_sub(self.sb.geometry.replicas).filter(|n| n % EXTENSION_ENTRIES == 0);
+        let place = first.checked_sub(self.sb.geometry.replicas).filter(|n| n.is_multiple_of(EXTENSION_ENTRIES));
         let place = place.map(|n| (n / EXTENSION_ENTRIES) as usize);
         if named.is_some() && named == place {
             return Ok(()); // A checkpoint has it already.
