@@ -1,6 +1,6 @@
 //! Crash states: at every step of random workloads the power goes, with every kind of loss the simulated disk knows; what
 //! was acknowledged must be there, whole; what was not may be there, whole; nothing else.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 #[path = "common/mod.rs"]
 mod common;

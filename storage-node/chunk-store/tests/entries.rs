@@ -1,6 +1,6 @@
 //! Entries and slots of deleted replicas: they are used again only when no crash can bring back what stood there. And the table of
 //! replicas: it grows when it is full, over any crash, and what does not fit is refused with the number.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 #[path = "common/mod.rs"]
 mod common;

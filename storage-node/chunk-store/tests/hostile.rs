@@ -1,7 +1,7 @@
 //! Payload that looks like the store's own structures. Clients write what they like: copies of a disk, of another one or of this
 //! very one read raw, and things made up with the aim to harm. Nothing of that is ever taken for structure, and all of it comes back as
 //! it was written, over any crash.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 #[path = "common/mod.rs"]
 mod common;

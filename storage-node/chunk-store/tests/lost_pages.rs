@@ -1,6 +1,6 @@
 //! Chunk pages that are lost take the knowledge with them where the chunk's units are. The units come back: when the replica is
 //! deleted, when the chunk is written anew, and at once when the disk is full and an acknowledged write needs them.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 #[path = "common/mod.rs"]
 mod common;
