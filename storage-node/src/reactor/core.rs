@@ -144,10 +144,7 @@ async fn ticker(core: CoreRef) {
         pause::beat(&core, t);
         let mut c = core.borrow_mut();
         let due: Vec<ShardId> = c.volumes.values().flat_map(|v| v.due(t)).collect();
-        for shard in due {
-            c.tell_waits(shard);
-            c.work.push_back(Work::Coordinator { shard, input: co::Input::Tick });
-        }
+        c.work.extend(due.into_iter().map(|shard| Work::Coordinator { shard, input: co::Input::Tick }));
         if turn.is_multiple_of(50) {
             c.housekeep();
         }

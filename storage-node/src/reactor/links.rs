@@ -1,7 +1,7 @@
 //! Links to other nodes' disks (this reactor's coordinators dial) and from other nodes' coordinators (they dial a disk here).
 
 use super::core::{Core, CoreRef, Work, now};
-use hf_policy::{BootId, DiskId, ShardId};
+use hf_policy::{BootId, DiskId, Rid, ShardId, Tick};
 use hf_repl::{Queue, Traffic};
 use hf_repl_core::coordinator as co;
 use hf_repl_core::flow::End;
@@ -209,27 +209,23 @@ impl Core {
         self.inbound.values().for_each(|q| q.change(|f| f.set_shares(share, share)));
     }
 
-    /// Tells a coordinator which of its overdue requests wait their turn on a link that moves.
-    pub(super) fn tell_waits(&mut self, shard: ShardId) {
-        let Some(h) = self.volumes.get(&shard.vol) else { return };
-        let t = now();
-        let mut waits: BTreeMap<hf_policy::Rid, Vec<u64>> = BTreeMap::new();
-        for (rid, req) in h.overdue(shard, t) {
-            let link = h.disk_of(shard, rid).and_then(|d| self.peers.0.get(&d)).and_then(|p| p.queue.as_ref());
-            if link.is_some_and(|q| q.flow().waits(t, &(shard, rid, h.session, req), h.patience())) {
-                waits.entry(rid).or_default().push(req);
-            }
-        }
-        let told = waits.into_iter().map(|(rid, reqs)| co::Input::Waits { rid, reqs });
-        self.work.extend(told.map(|input| Work::Coordinator { shard, input }));
+    /// Which of a coordinator's overdue requests wait their turn on a link that moves.
+    pub(super) fn waiting(&self, shard: ShardId, t: Tick) -> Vec<(Rid, u64)> {
+        let Some(h) = self.volumes.get(&shard.vol) else { return Vec::new() };
+        let mut reqs = h.overdue(shard, t);
+        reqs.retain(|(rid, req)| {
+            let link = h.disk_of(shard, *rid).and_then(|d| self.peers.0.get(&d)).and_then(|p| p.queue.as_ref());
+            link.is_some_and(|q| q.flow().waits(t, &(shard, *rid, h.session, *req), h.patience()))
+        });
+        reqs
     }
 
     fn needs(&self, disk: DiskId) -> bool {
         self.volumes.values().any(|v| v.uses(disk))
     }
 
-    fn tell(&mut self, disk: DiskId, input: impl Fn(hf_policy::Rid) -> co::Input) {
-        let whom: Vec<(ShardId, hf_policy::Rid)> = self.volumes.values().flat_map(|v| v.members_on(disk)).collect();
+    fn tell(&mut self, disk: DiskId, input: impl Fn(Rid) -> co::Input) {
+        let whom: Vec<(ShardId, Rid)> = self.volumes.values().flat_map(|v| v.members_on(disk)).collect();
         for (shard, rid) in whom {
             self.work.push_back(Work::Coordinator { shard, input: input(rid) });
         }

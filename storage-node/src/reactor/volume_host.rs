@@ -271,10 +271,15 @@ impl Core {
     }
 
     pub(super) fn coordinator(&mut self, shard: ShardId, input: co::Input) {
+        let t = now();
+        let reqs = self.waiting(shard, t);
         let Some(h) = self.volumes.get_mut(&shard.vol) else { return };
         let Some(c) = h.shards.get_mut(shard.index as usize) else { return };
         let mut out = Vec::new();
-        c.step(now(), input, &mut out);
+        if !reqs.is_empty() {
+            c.step(t, co::Input::Waits { reqs }, &mut out);
+        }
+        c.step(t, input, &mut out);
         self.outputs(shard, out);
     }
 

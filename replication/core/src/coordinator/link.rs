@@ -162,26 +162,29 @@ impl Coordinator {
         }
     }
 
-    /// Requests that [`Coordinator::expire`] would repeat now, or hold against their member: (member, request). Those that wait their
-    /// turn on a link that moves are to come back in [`super::Input::Waits`] before the next tick (protocol.md, "Links").
+    /// Requests that the next step, if it is at `now`, repeats or holds against their member: (member, request). Those that wait their turn
+    /// on a link that moves are to be told by [`super::Input::Waits`] at that very moment (protocol.md, "Links").
     pub fn overdue(&self, now: Tick) -> Vec<(Rid, u64)> {
+        if now < self.next_tick {
+            return Vec::new();
+        }
         let half = self.cfg.replica_timeout / 2;
         let due = |p: &Pending| now.since(p.sent) >= half && self.members.get(&p.rid).is_some_and(|m| m.up);
         self.pending.iter().filter(|(_, p)| due(p)).map(|(req, p)| (p.rid, *req)).collect()
     }
 
     /// These wait their turn: their time counts from now, and a link that moves is a sign of life.
-    pub(super) fn waits(&mut self, now: Tick, rid: Rid, reqs: &[u64]) {
+    pub(super) fn waits(&mut self, now: Tick, reqs: &[(Rid, u64)]) {
         if mutant::is(Mutant::QueueIsSilence) {
             return;
         }
-        for req in reqs {
-            if let Some(p) = self.pending.get_mut(req).filter(|p| p.rid == rid) {
+        for (rid, req) in reqs {
+            if let Some(p) = self.pending.get_mut(req).filter(|p| p.rid == *rid) {
                 (p.first, p.sent) = (now, now);
+                if let Some(m) = self.members.get_mut(rid) {
+                    m.heard = now;
+                }
             }
-        }
-        if let Some(m) = self.members.get_mut(&rid) {
-            m.heard = now;
         }
     }
 

@@ -142,7 +142,7 @@ impl Coordinator {
             Input::Client { id, op } => self.client(now, id, op, out),
             Input::GiveUp { id } => self.give_up(now, id, out),
             Input::Message { rid, env, msg } => self.message(now, rid, env, msg, out),
-            Input::Waits { rid, reqs } => self.waits(now, rid, &reqs),
+            Input::Waits { reqs } => self.waits(now, &reqs),
             Input::PeerUp { rid, boot } => self.peer_up(now, rid, boot, out),
             Input::PeerDown { rid } => self.peer_down(now, rid),
             Input::Record(r) => self.on_record(now, r, out),

@@ -263,12 +263,10 @@ pub enum Input {
         /// What.
         msg: Msg,
     },
-    /// Of the requests that were overdue, these wait their turn on a link that moves: they are not lost.
+    /// Of the requests that are overdue at this moment, these wait their turn on a link that moves: they are not lost.
     Waits {
-        /// Whose link.
-        rid: Rid,
-        /// Requests, by number.
-        reqs: Vec<u64>,
+        /// Member and request.
+        reqs: Vec<(Rid, u64)>,
     },
     /// The link to a member's disk is up.
     PeerUp {

@@ -215,6 +215,13 @@ impl Net {
     fn step(&mut self, vol: u64, input: co::Input) {
         let mut out = Vec::new();
         let Some(v) = self.volumes.get_mut(&vol) else { return };
+        // As the driver does: what is overdue and waits its turn is told first.
+        let mut reqs = v.c.overdue(self.now);
+        let key = |(rid, req): &(Rid, u64)| (shard(vol), *rid, common::SESSION, *req);
+        reqs.retain(|r| r.0.0 > REMOTE && self.asking.flow.waits(self.now, &key(r), 375 * MS));
+        if !reqs.is_empty() {
+            v.c.step(self.now, co::Input::Waits { reqs }, &mut out);
+        }
         v.c.step(self.now, input, &mut out);
         self.outputs(vol, out);
     }
@@ -312,24 +319,10 @@ impl Net {
         self.got.answers = self.got.answers.max(self.serving.flow.answers_held());
     }
 
-    /// As the driver does: what waits its turn is told, then time.
     fn tick(&mut self) {
-        let vols: Vec<u64> = self.volumes.keys().copied().collect();
-        for vol in vols {
-            let c = &self.volumes[&vol].c;
-            if c.next_deadline().is_none_or(|d| d > self.now) {
-                continue;
-            }
-            let mut waits: BTreeMap<Rid, Vec<u64>> = BTreeMap::new();
-            for (rid, req) in c.overdue(self.now).into_iter().filter(|(rid, _)| rid.0 > REMOTE) {
-                let k = (shard(vol), rid, common::SESSION, req);
-                if self.asking.flow.waits(self.now, &k, 375 * MS) {
-                    waits.entry(rid).or_default().push(req);
-                }
-            }
-            waits.into_iter().for_each(|(rid, reqs)| self.step(vol, co::Input::Waits { rid, reqs }));
-            self.step(vol, co::Input::Tick);
-        }
+        let due = |v: &&u64| self.volumes[v].c.next_deadline().is_some_and(|d| d <= self.now);
+        let due: Vec<u64> = self.volumes.keys().filter(due).copied().collect();
+        due.into_iter().for_each(|vol| self.step(vol, co::Input::Tick));
     }
 
     pub fn live(&mut self, us: u64) {
