@@ -3,7 +3,7 @@
 use crate::buffers::AlignedBuf;
 use bytes::{Bytes, BytesMut};
 use hf_policy::{BootId, Tick};
-use hf_repl_core::flow::{End, Flow};
+use hf_repl_core::flow::{self, End, Flow};
 use hf_repl_core::message::{Envelope, Msg};
 use hf_repl_core::wire::{self, HEADER_BYTES, HELLO_BYTES, Header, Hello, HelloReply, Refused, WireError};
 use std::cell::{Cell, RefCell};
@@ -117,9 +117,26 @@ impl Queue {
         }
     }
 
+    /// Bytes of a frame that is still coming have been read.
+    fn on_bytes(&self, bytes: usize) {
+        let mut flow = self.0.flow.borrow_mut();
+        flow.on_bytes((self.0.clock)(), bytes as u64);
+        if flow.has_work() {
+            self.0.wake.notify_one();
+        }
+    }
+
+    fn answered(&self, env: &Envelope) {
+        let mut flow = self.0.flow.borrow_mut();
+        flow.answered((self.0.clock)(), &flow::key(env));
+        if flow.has_work() {
+            self.0.wake.notify_one();
+        }
+    }
+
     fn on_message(&self, env: Envelope, msg: Msg, bytes: u64) -> Option<(Envelope, Msg)> {
         let mut flow = self.0.flow.borrow_mut();
-        let message = flow.on_message((self.0.clock)(), env, msg, bytes);
+        let message = flow.on_message(env, msg, bytes);
         if flow.has_work() {
             self.0.wake.notify_one();
         }
@@ -200,6 +217,7 @@ pub async fn read_frames(r: OwnedReadHalf, q: Queue, traffic: Traffic, mut on: i
             Ok(Some((env, msg, counted))) => {
                 if let Some((env, msg)) = q.on_message(env, msg, counted) {
                     on(env, msg);
+                    q.answered(&env);
                 }
             }
             Err(e) => return e,
@@ -216,6 +234,22 @@ struct Partial {
     filled: usize,
     /// Bytes that its frames counted so far.
     counted: u64,
+}
+
+/// Reads a payload, and says how it comes along.
+async fn fill(r: &mut BufReader<OwnedReadHalf>, q: &Queue, place: &mut [u8]) -> Result<(), LinkError> {
+    let mut at = 0;
+    while at < place.len() {
+        let n = r.read(&mut place[at..]).await?;
+        if n == 0 {
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+        }
+        at += n;
+        if at < place.len() {
+            q.on_bytes(n);
+        }
+    }
+    Ok(())
 }
 
 /// Reads one frame; answers the message that is whole by it, and what it counted.
@@ -235,7 +269,7 @@ async fn read_frame(
             let p = partial.as_mut().ok_or(WireError::Malformed(25))?;
             let end = p.filled + h.payload as usize;
             let place = p.payload.bytes_mut().get_mut(p.filled..end).ok_or(WireError::Malformed(25))?;
-            r.read_exact(place).await?;
+            fill(r, q, place).await?;
             (p.filled, p.counted) = (end, p.counted + h.counted());
         }
         q.on_frame(&h);
@@ -260,7 +294,7 @@ async fn read_frame(
     } else {
         // Straight into a buffer that the disk can take: the payload's only copy.
         let mut buf = AlignedBuf::zeroed(h.payload as usize);
-        r.read_exact(buf.bytes_mut()).await?;
+        fill(r, q, buf.bytes_mut()).await?;
         buf.freeze()
     };
     let msg = wire::decode(&raw, &h, &body, payload)?;

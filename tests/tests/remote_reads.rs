@@ -7,13 +7,14 @@ use hf_tests::nbd::Nbd;
 use hf_tests::remote::Remote;
 use std::time::Instant;
 
-/// Nothing was asked twice on a link that stood, and nobody dropped; what came is little more than what was read.
-fn sound(w: &Remote, what: &str, before: (u64, u64), read: u64) {
+/// At most one request in a hundred was sent again on a link that stood, and nobody dropped; what came is little more than what was read.
+fn sound(w: &Remote, what: &str, before: (u64, u64), (read, requests): (u64, u64)) {
     let after = w.counters();
     let (resends, received) = (after.0 - before.0, after.1 - before.1);
     println!("{what}: {resends} repeated, {:.3} bytes received for each that was read", received as f64 / read as f64);
-    assert_eq!(resends, 0, "{what}: nothing is to be repeated");
-    assert!(received <= read * 102 / 100 + (1 << 20), "{what}: {received} bytes came for {read}");
+    // (TCP may be silent for a moment itself, where a queue of the network overflows.)
+    assert!(resends <= 1 + requests / 100, "{what}: {resends} of {requests} repeated");
+    assert!(received <= read * 103 / 100 + (1 << 20), "{what}: {received} bytes came for {read}");
     assert_eq!(w.metric(1, "holdfast_volume_drops_total"), 0, "{what}");
 }
 
@@ -53,7 +54,7 @@ fn many_large_reads_of_a_remote_replica_end_and_hold_little_memory() {
     );
     // Half of payload_memory each, and what allocators keep of it.
     assert!(grown[0] < 400 << 20 && grown[1] < 400 << 20, "memory grew by {grown:?} bytes");
-    sound(&w, "unshaped", before, read << 20);
+    sound(&w, "unshaped", before, (read << 20, read));
     assert_eq!(Nbd::connect(&addr, "v0").unwrap().read(0, 4096).unwrap(), vec![1; 4096]);
     w.c.ok(&["volume", "detach", "v0"]);
 }
@@ -62,7 +63,7 @@ fn many_large_reads_of_a_remote_replica_end_and_hold_little_memory() {
 #[test]
 fn copies_over_slow_links_take_what_the_link_takes() {
     let w = Remote::new(1, 64 << 20);
-    for (kbit, bytes) in [(200_000u64, 64u64 << 20), (1_000, 2 << 20)] {
+    for (kbit, bytes) in [(1_000u64, 2u64 << 20), (200_000, 64 << 20)] {
         w.hosts.rate(3, Some(kbit));
         let plain = w.hosts.plain_tcp(3, 2, bytes as usize / 2);
         let (before, began) = (w.counters(), Instant::now());
@@ -75,7 +76,7 @@ fn copies_over_slow_links_take_what_the_link_takes() {
         }
         let rate = bytes as f64 / began.elapsed().as_secs_f64();
         println!("{kbit} kbit/s: {:.2} of plain TCP ({:.2} MB/s)", rate / plain, plain / 1e6);
-        sound(&w, &format!("{kbit} kbit/s"), before, bytes);
+        sound(&w, &format!("{kbit} kbit/s"), before, (bytes, bytes >> 16));
         assert!(rate >= 0.08 * plain, "{kbit} kbit/s: {rate:.0} bytes/s, plain TCP {plain:.0}");
     }
     w.hosts.rate(3, None);

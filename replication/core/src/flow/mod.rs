@@ -22,7 +22,7 @@ use crate::wire::{self, Frame, Header, LinkFields};
 use asked::{LIST_ANSWER, Moved, Requests, read_answer};
 use bytes::Bytes;
 use hf_meta_core::mutant::{self, Mutant};
-use hf_policy::{Rid, SessionId, ShardId, Tick, VolumeId};
+use hf_policy::{MS, Rid, SessionId, ShardId, Tick, VolumeId};
 use lanes::Lanes;
 use sender::{FIRST_LIMIT, Sender};
 use served::{Begin, MOST_PARKED, Served};
@@ -35,6 +35,9 @@ pub type Key = (ShardId, Rid, SessionId, u64);
 const MOST_SMALL: usize = 256 << 10;
 /// Bytes of answers that the serving end makes at once however slow the link is; the last one may be larger.
 const LEAST_ANSWERS: u64 = 256 << 10;
+
+/// How often the other end is told of a frame that is still coming, in microseconds.
+const TELL_EVERY: u64 = 100 * MS;
 
 /// Which end of the link this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,8 +73,12 @@ pub struct Flow {
     served: Served,
     /// Counted bytes received, and when the last came.
     received: Moved,
+    /// Of them those of the frame that is coming in.
+    early: u64,
     /// What the other end was told it may send in all.
     granted: u64,
+    /// When the other end was last told anything.
+    told_at: Tick,
     /// Bytes of requests that this end holds at most; at least the largest frame.
     hold: u64,
     /// Bytes of answers that this end makes or queues at most.
@@ -109,7 +116,9 @@ impl Flow {
             requests: Requests::new(now),
             served: Served::default(),
             received: Moved { bytes: 0, at: now },
+            early: 0,
             granted: FIRST_LIMIT,
+            told_at: now,
             hold: FIRST_LIMIT,
             answers: LEAST_ANSWERS,
             ack_due: false,
@@ -173,19 +182,19 @@ impl Flow {
         if let Some((env, msg)) = self.small.pop_front() {
             self.goes(now, key(&env));
             self.requests.left(&key(&env), self.out.sent());
-            return Some(self.seal(wire::encode_unsealed(&env, &msg), false, 0));
+            return Some(self.seal(now, wire::encode_unsealed(&env, &msg), false, 0));
         }
         if !self.asking.is_empty() && self.requests.may_ask() {
             let (env, msg) = self.asking.pop()?;
             self.goes(now, key(&env));
             self.requests.left(&key(&env), self.out.sent());
-            return Some(self.seal(wire::encode_unsealed(&env, &msg), false, 0));
+            return Some(self.seal(now, wire::encode_unsealed(&env, &msg), false, 0));
         }
         if let Some(frame) = self.pop_large(now) {
             return Some(frame);
         }
         let ask = self.out.must_ask(now);
-        (ask || self.ack_due || self.grants_more()).then(|| self.seal(wire::encode_link(None), ask, 0))
+        (ask || self.ack_due || self.grants_more()).then(|| self.seal(now, wire::encode_link(None), ask, 0))
     }
 
     fn pop_large(&mut self, now: Tick) -> Option<Frame> {
@@ -209,12 +218,12 @@ impl Flow {
         if payload <= piece {
             let ask = self.out.sends(now, frame.counted());
             self.requests.left(&key, self.out.sent());
-            return Some(self.seal(frame, ask, 0));
+            return Some(self.seal(now, frame, ask, 0));
         }
         self.cut = Some(Cut { key, pieces: frame.payload.into() });
         let head = Frame { head: frame.head, payload: Vec::new() };
         let ask = self.out.sends(now, head.len() as u64);
-        Some(self.seal(head, ask, payload as u32))
+        Some(self.seal(now, head, ask, payload as u32))
     }
 
     fn pop_piece(&mut self, now: Tick) -> Option<Frame> {
@@ -245,7 +254,7 @@ impl Flow {
         if self.cut.is_none() {
             self.requests.left(&key, self.out.sent());
         }
-        Some(self.seal(frame, ask, 0))
+        Some(self.seal(now, frame, ask, 0))
     }
 
     /// A request leaves the queue.
@@ -255,8 +264,9 @@ impl Flow {
         }
     }
 
-    fn seal(&mut self, mut frame: Frame, ask: bool, parts: u32) -> Frame {
+    fn seal(&mut self, now: Tick, mut frame: Frame, ask: bool, parts: u32) -> Frame {
         self.ack_due = false;
+        self.told_at = now;
         self.granted = self.granted.max(self.would_grant());
         frame.stamp(&LinkFields { received: self.received.bytes, limit: self.granted, ask, parts });
         frame
@@ -275,25 +285,36 @@ impl Flow {
         self.end == End::Serving && self.would_grant().saturating_sub(self.granted) >= self.hold / 2
     }
 
-    /// A frame's header has come, and with it what the other end says of the link. Called for every frame, in order.
+    /// Bytes of a frame's payload have come, and more are coming. On a slow link a frame takes long: that it moves is a sign of
+    /// life, and the other end is told now and then.
+    pub fn on_bytes(&mut self, now: Tick, bytes: u64) {
+        self.early += bytes;
+        self.count(now, bytes);
+        self.ack_due |= now.since(self.told_at) >= TELL_EVERY;
+    }
+
+    /// A whole frame has come, and with it what the other end says of the link. Called for every frame, in order.
     pub fn on_header(&mut self, now: Tick, h: &Header) {
         self.out.told(now, &h.link);
         self.ack_due |= h.link.ask;
-        let bytes = h.counted();
+        let bytes = h.counted().saturating_sub(std::mem::take(&mut self.early));
         if bytes > 0 {
-            self.received = Moved { bytes: self.received.bytes + bytes, at: now };
-            if self.end == End::Serving {
-                self.served.holds(bytes);
-            }
+            self.count(now, bytes);
         }
     }
 
-    /// A whole message has come, of `bytes` that counted. At the asking end it may be an answer; at the serving end the message comes
-    /// back if it is to be begun now.
-    pub fn on_message(&mut self, now: Tick, env: Envelope, msg: Msg, bytes: u64) -> Option<(Envelope, Msg)> {
+    fn count(&mut self, now: Tick, bytes: u64) {
+        self.received = Moved { bytes: self.received.bytes + bytes, at: now };
+        if self.end == End::Serving {
+            self.served.holds(bytes);
+        }
+    }
+
+    /// A whole message has come, of `bytes` that counted. It comes back if it is to be looked at now. At the asking end it may be an
+    /// answer: [`Flow::answered`] is to follow.
+    pub fn on_message(&mut self, env: Envelope, msg: Msg, bytes: u64) -> Option<(Envelope, Msg)> {
         let key = key(&env);
         if self.end == End::Asking {
-            self.requests.over(now, &key);
             return Some((env, msg));
         }
         let answer = answer_cost(&msg);
@@ -318,6 +339,11 @@ impl Flow {
                 None
             }
         }
+    }
+
+    /// The answer to a request has come and the coordinator has taken it. (Not before: while it has not, the request still waits.)
+    pub fn answered(&mut self, now: Tick, key: &Key) {
+        self.requests.over(now, key);
     }
 
     /// Is there room for another answer?

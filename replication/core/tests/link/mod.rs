@@ -341,17 +341,18 @@ impl Net {
             }
             if let Some((_, f)) = self.there.coming.pop_front_if(|(at, _)| *at <= self.now)
                 && let Some((env, msg, bytes)) = self.serving.arrives(self.now, f)
-                && let Some((env, msg)) = self.serving.flow.on_message(self.now, env, msg, bytes)
+                && let Some((env, msg)) = self.serving.flow.on_message(env, msg, bytes)
             {
                 *self.arrived.entry(env.shard.vol.0).or_default() += payload(&msg);
                 self.replica(env.rid, 1, env, msg);
             }
             if let Some((_, f)) = self.back.coming.pop_front_if(|(at, _)| *at <= self.now)
                 && let Some((env, msg, bytes)) = self.asking.arrives(self.now, f)
-                && let Some((env, msg)) = self.asking.flow.on_message(self.now, env, msg, bytes)
+                && let Some((env, msg)) = self.asking.flow.on_message(env, msg, bytes)
             {
                 *self.arrived.entry(env.shard.vol.0).or_default() += payload(&msg);
                 self.step(env.shard.vol.0, co::Input::Message { rid: env.rid, env, msg });
+                self.asking.flow.answered(self.now, &hf_repl_core::flow::key(&env));
             }
             if let Some((_, rid, tag, answer)) = self.disk.pop_front_if(|(at, ..)| *at <= self.now) {
                 let (credit, max_ver, position) = (1 << 40, Ver::ZERO, 0);
