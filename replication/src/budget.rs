@@ -65,7 +65,25 @@ struct Pool {
     taken: AtomicU64,
     /// Takers that are within their share and find no room.
     waiting: AtomicUsize,
+    /// Takers beyond their share, who look again when anything is given back.
+    watching: AtomicUsize,
     room: Notify,
+}
+
+/// One more who watches a pool, while it lives.
+struct Watching<'a>(&'a AtomicUsize);
+
+impl<'a> Watching<'a> {
+    fn new(n: &'a AtomicUsize) -> Self {
+        n.fetch_add(1, Ordering::SeqCst);
+        Watching(n)
+    }
+}
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Pool {
@@ -81,7 +99,7 @@ impl Pool {
 
     fn give_back(&self, n: u64) {
         self.taken.fetch_sub(n, Ordering::SeqCst);
-        if self.waiting.load(Ordering::SeqCst) > 0 {
+        if self.waiting.load(Ordering::SeqCst) + self.watching.load(Ordering::SeqCst) > 0 {
             self.room.notify_waiters();
         }
     }
@@ -98,6 +116,7 @@ impl Budget {
             capacity: bytes / 8 * c.eighths(),
             taken: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
+            watching: AtomicUsize::new(0),
             room: Notify::new(),
         };
         Budget(Arc::new(Class::ALL.map(pool)))
@@ -252,9 +271,20 @@ impl Claim {
     async fn wait_for(&self, n: u64) -> Permit {
         let c = Class::of(n);
         loop {
-            // Only its own giving back can help it, so it stands in nobody's way meanwhile.
+            // It stands in nobody's way meanwhile: what it may hold grows with what it gives back, and with what others do.
             while self.is_over_share(c) {
-                self.0.released.notified().await;
+                let _watching = Watching::new(&self.pool(c).watching);
+                let mut room = pin!(self.pool(c).room.notified());
+                let mut released = pin!(self.0.released.notified());
+                room.as_mut().enable();
+                released.as_mut().enable();
+                if !self.is_over_share(c) {
+                    break;
+                }
+                tokio::select! {
+                    () = room => {}
+                    () = released => {}
+                }
             }
             let _queued = Queued::new(&self.account().queued[c as usize], &self.pool(c).waiting);
             let _turn = self.account().turns[c as usize].lock().await;

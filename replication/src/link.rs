@@ -148,7 +148,7 @@ impl Queue {
 const BATCH: usize = 1 << 20;
 
 /// Sends what the queue lets go, many frames in one system call, until it is closed or the socket fails. `room` is called when
-/// something has left: requests that waited for room may be begun.
+/// something has left or changed: requests that waited for room may be begun.
 pub async fn write_frames(
     mut w: OwnedWriteHalf,
     q: Queue,
@@ -178,6 +178,7 @@ pub async fn write_frames(
         }
         if pieces.is_empty() {
             q.0.wake.notified().await;
+            room(&q);
             continue;
         }
         write_all(&mut w, pieces).await?;
@@ -218,6 +219,9 @@ pub async fn read_frames(r: OwnedReadHalf, q: Queue, traffic: Traffic, mut on: i
                 if let Some((env, msg)) = q.on_message(env, msg, counted) {
                     on(env, msg);
                     q.answered(&env);
+                }
+                if q.flow().is_broken() {
+                    return LinkError::Bound;
                 }
             }
             Err(e) => return e,

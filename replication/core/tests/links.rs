@@ -127,6 +127,45 @@ fn the_dead_do_not_hide_behind_a_queue() {
     }
 }
 
+/// The disk's writes hang, its reads go on: a volume that writes for the first time then finds out, though the link moves.
+#[test]
+fn a_write_that_cannot_be_sent_is_not_waited_for_for_ever() {
+    let loads = [
+        Load { depth: 64, bytes: 1 << 20, writes: true },
+        Load { depth: 4, bytes: 64 << 10, writes: false },
+        Load { depth: 0, bytes: 4096, writes: true },
+    ];
+    let mut n = Net::new(Way { rate: 125_000_000, delay: MS }, &loads, true, 5 * MS);
+    n.set_shares(8 << 20, 8 << 20);
+    n.live(3_000 * MS);
+    n.hung_writes = true;
+    n.live(500 * MS);
+    n.set_depth(3, 1);
+    let begin = n.now;
+    n.live(5_000 * MS);
+    let after = n.dropped.get(&3).map(|t| t.since(begin) / MS);
+    println!("asked to be dropped after {after:?} ms");
+    assert!(after.is_some_and(|ms| ms <= 3_000), "{after:?}");
+}
+
+/// One replica's reads hang: another one on the same disk reads on, though the first one's fill what may be asked for.
+#[test]
+fn a_healthy_replica_reads_on_beside_one_whose_reads_hang() {
+    let loads = [
+        Load { depth: 8, bytes: 256 << 10, writes: false },
+        Load { depth: 0, bytes: 64 << 10, writes: false },
+        Load { depth: 1, bytes: 4096, writes: true },
+    ];
+    let mut n = Net::new(Way { rate: 125_000_000, delay: MS }, &loads, true, 5 * MS);
+    n.live(3_000 * MS);
+    n.hung_reads = Some(Net::remote(1));
+    n.live(500 * MS);
+    n.set_depth(2, 4);
+    n.live(10_000 * MS);
+    println!("the oldest read waits for {} ms", n.oldest(2) / MS);
+    assert!(n.oldest(2) < 500 * MS && !n.dropped.contains_key(&2), "a read of a healthy replica hangs");
+}
+
 /// Each rule of links, broken on purpose, is noticed by what the tests above look at.
 #[cfg(feature = "mutants")]
 #[test]

@@ -185,10 +185,13 @@ impl Core {
                 Some(d) => d.create(*rec, reply, &mut self.work),
                 None => drop(reply.send(Err(hf_store::StoreError::Failed("the disk is not open".into())))),
             },
-            Mail::DeleteReplica { disk, rid, reply } => match self.disks.get_mut(&disk) {
-                Some(d) => d.delete(rid, reply, &mut self.work),
-                None => drop(reply.send(Err(hf_store::StoreError::Failed("the disk is not open".into())))),
-            },
+            Mail::DeleteReplica { disk, rid, reply } => {
+                self.forget_served(rid);
+                match self.disks.get_mut(&disk) {
+                    Some(d) => d.delete(rid, reply, &mut self.work),
+                    None => drop(reply.send(Err(hf_store::StoreError::Failed("the disk is not open".into())))),
+                }
+            }
             Mail::Adopt { disk, rid, lineage, epoch } => {
                 if let Some(d) = self.disks.get_mut(&disk) {
                     d.adopt(rid, lineage, epoch, &mut self.work);
@@ -274,6 +277,7 @@ impl Core {
 
     fn housekeep(&mut self) {
         self.share_link_memory();
+        self.forget_unwanted();
         for (id, d) in &mut self.disks {
             d.input(hf_store::Input::Housekeep, &mut self.work);
             if let Some(why) = d.take_over_budget() {

@@ -323,7 +323,7 @@ impl Core {
     pub(super) fn store_done(&mut self, disk: DiskId, id: u64, result: Result<Answer, StoreError>) {
         let identity = self.id;
         let mut work = std::mem::take(&mut self.work);
-        let mut sends = Vec::new();
+        let (mut sends, mut anew) = (Vec::new(), None);
         if let Some(d) = self.disks.get_mut(&disk)
             && let Some(owner) = d.owners.remove(&id)
         {
@@ -340,6 +340,7 @@ impl Core {
                 }
                 Owner::Adopt(rec) => {
                     if result.is_ok() {
+                        anew = Some(rec.rid);
                         d.replicas.insert(
                             rec.rid,
                             Replica::new(now(), identity.boot, durable(identity.cluster, &rec, d.store.position())),
@@ -364,6 +365,7 @@ impl Core {
             }
         }
         self.work = work;
+        anew.into_iter().for_each(|rid| self.forget_served(rid));
         sends.into_iter().for_each(|(link, env, msg)| self.reply(link, env, msg));
         if self.shutdown.is_some()
             && self.disks.values().all(DiskHost::is_quiet)

@@ -4,7 +4,8 @@ use super::core::{Core, CoreRef, Work, now};
 use hf_policy::{BootId, DiskId, Rid, ShardId, Tick};
 use hf_repl::{Queue, Traffic};
 use hf_repl_core::coordinator as co;
-use hf_repl_core::flow::End;
+use hf_repl_core::flow::{self, End};
+use hf_repl_core::message::Envelope;
 use hf_repl_core::wire::{CAPABILITIES, Hello, HelloReply, LINK_CREDIT, MAX_VERSION, MIN_VERSION};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -64,6 +65,9 @@ pub(super) fn ensure(core: &CoreRef, disk: DiskId) {
     tokio::task::spawn_local(keep(core.clone(), disk, traffic));
 }
 
+/// A link that lasted so long had no trouble in coming up, in microseconds.
+const LASTED: u64 = 1_000 * hf_policy::MS;
+
 /// Keeps a link up as long as an attached volume has a replica there.
 async fn keep(core: CoreRef, disk: DiskId, traffic: Traffic) {
     let mut wait = Duration::from_millis(20);
@@ -92,7 +96,7 @@ async fn keep(core: CoreRef, disk: DiskId, traffic: Traffic) {
         };
         match hf_repl::dial(&addr, &hello).await {
             Ok((stream, boot, capabilities)) => {
-                wait = Duration::from_millis(20);
+                let began = now();
                 let (r, w) = stream.into_split();
                 let queue = Queue::new(End::Asking, capabilities & LINK_CREDIT != 0, now);
                 core.borrow_mut().link_up(disk, queue.clone(), boot);
@@ -107,6 +111,13 @@ async fn keep(core: CoreRef, disk: DiskId, traffic: Traffic) {
                 };
                 tracing::info!(disk = %disk, addr, "replication link down: {why}");
                 core.borrow_mut().link_down(disk);
+                // One that ends at once is dialled again with pauses that grow.
+                if now().since(began) < LASTED {
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(Duration::from_secs(1));
+                } else {
+                    wait = Duration::from_millis(20);
+                }
             }
             Err(e) => {
                 tracing::debug!(disk = %disk, addr, "replication link: {e}");
@@ -144,13 +155,19 @@ pub(super) fn accept(core: &CoreRef, stream: std::net::TcpStream, disk: DiskId, 
             link
         };
         let traffic = Traffic::default();
-        let reader = hf_repl::read_frames(r, queue.clone(), traffic.clone(), |env, msg| {
-            let mut c = core.borrow_mut();
-            // It is for this process's predecessor, which would not have answered.
+        let begin = |queue: &Queue, c: &mut Core, env: Envelope, msg| {
             if env.boot == BootId::NONE || env.boot == boot {
                 c.work.push_back(Work::ToReplica { disk, link, env, msg });
-                c.drain();
+            } else {
+                // It is for this process's predecessor: nobody answers.
+                queue.change(|f| f.ignored(&env));
             }
+        };
+        let here = queue.clone();
+        let reader = hf_repl::read_frames(r, queue.clone(), traffic.clone(), |env, msg| {
+            let mut c = core.borrow_mut();
+            begin(&here, &mut c, env, msg);
+            c.drain();
         });
         let begin_parked = |queue: &Queue| {
             if queue.flow().parked() == 0 {
@@ -158,7 +175,7 @@ pub(super) fn accept(core: &CoreRef, stream: std::net::TcpStream, disk: DiskId, 
             }
             let mut c = core.borrow_mut();
             while let Some((env, msg)) = queue.change(|f| f.next_parked()) {
-                c.work.push_back(Work::ToReplica { disk, link, env, msg });
+                begin(queue, &mut c, env, msg);
             }
             c.drain();
         };
@@ -207,6 +224,23 @@ impl Core {
     pub(super) fn share_link_memory(&mut self) {
         let share = self.link_memory.share();
         self.inbound.values().for_each(|q| q.change(|f| f.set_shares(share, share)));
+    }
+
+    /// What coordinators do not wait for any more (their members were dropped, their syncs ended, they are fenced) leaves the links'
+    /// queues, and with it its memory.
+    pub(super) fn forget_unwanted(&self) {
+        let wanted = |k: &flow::Key| {
+            let h = self.volumes.get(&k.0.vol).filter(|h| h.session == k.2);
+            h.is_some_and(|h| h.wants(k.0, k.3))
+        };
+        for q in self.peers.0.values().filter_map(|p| p.queue.as_ref()) {
+            q.change(|f| f.keep_wanted(wanted));
+        }
+    }
+
+    /// A replica on a disk here is gone, or begins anew: requests to it that came over links will not be answered.
+    pub(super) fn forget_served(&self, rid: Rid) {
+        self.inbound.values().for_each(|q| q.change(|f| f.forget_replica(rid)));
     }
 
     /// Which of a coordinator's overdue requests wait their turn on a link that moves.

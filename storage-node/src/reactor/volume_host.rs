@@ -347,9 +347,7 @@ impl Core {
     fn drop_volume(&mut self, vol: VolumeId) {
         if let Some(mut h) = self.volumes.remove(&vol) {
             self.syncs.over(|s| s.vol == vol);
-            for q in self.peers.0.values().filter_map(|p| p.queue.as_ref()) {
-                q.change(|f| f.forget_attachment(vol, h.session));
-            }
+            self.forget_unwanted();
             h.over = true;
             h.intake.close();
             for j in std::mem::take(&mut h.joins).into_values() {
@@ -499,6 +497,11 @@ impl VolumeHost {
     /// Requests to members that a shard's coordinator would repeat now, or hold against them.
     pub(super) fn overdue(&self, shard: ShardId, now: Tick) -> Vec<(Rid, u64)> {
         self.shards.get(shard.index as usize).map(|c| c.overdue(now)).unwrap_or_default()
+    }
+
+    /// Does a shard's coordinator wait for the answer to a request?
+    pub(super) fn wants(&self, shard: ShardId, req: u64) -> bool {
+        !self.over && self.shards.get(shard.index as usize).is_some_and(|c| c.wants(req))
     }
 
     /// Microseconds without any movement after which a request does not wait any more. Less than half the timeout, at which requests

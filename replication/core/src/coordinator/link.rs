@@ -173,7 +173,12 @@ impl Coordinator {
         self.pending.iter().filter(|(_, p)| due(p)).map(|(req, p)| (p.rid, *req)).collect()
     }
 
-    /// These wait their turn: their time counts from now, and a link that moves is a sign of life.
+    /// Is the answer to this request still wanted?
+    pub fn wants(&self, req: u64) -> bool {
+        self.pending.contains_key(&req)
+    }
+
+    /// These wait their turn: their time counts from now.
     pub(super) fn waits(&mut self, now: Tick, reqs: &[(Rid, u64)]) {
         if mutant::is(Mutant::QueueIsSilence) {
             return;
@@ -181,9 +186,6 @@ impl Coordinator {
         for (rid, req) in reqs {
             if let Some(p) = self.pending.get_mut(req).filter(|p| p.rid == *rid) {
                 (p.first, p.sent) = (now, now);
-                if let Some(m) = self.members.get_mut(rid) {
-                    m.heard = now;
-                }
             }
         }
     }

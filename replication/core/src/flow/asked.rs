@@ -3,7 +3,7 @@
 
 use super::Key;
 use super::window::{Sample, Window};
-use hf_policy::{BLOCK_BYTES, CHUNK_BLOCKS, MS, Tick};
+use hf_policy::{BLOCK_BYTES, CHUNK_BLOCKS, MS, ShardId, Tick};
 use std::collections::BTreeMap;
 
 /// Answers asked for at first, in bytes.
@@ -12,8 +12,10 @@ const FIRST: u64 = 1 << 20;
 const FLOOR: u64 = 256 << 10;
 /// The queue at the other end's disk and on the way back that is tolerated, in microseconds.
 const SLACK: u64 = 100 * MS;
-/// A request may be overtaken by so many bytes, and by twice what was under way when it was sent.
-const OVERTAKEN: u64 = 1 << 20;
+/// A request may be overtaken by so many bytes, and by twice what was to come before it when it was sent.
+const OVERTAKEN: u64 = 16 << 10;
+/// What an answered request counts at least, in bytes: many small ones tell of a lost one too.
+const LEAST_COUNTED: u64 = 4096;
 
 /// Bytes that have moved in one direction since the link came up, and when they last did.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +28,7 @@ struct Sent {
     at: Tick,
     /// Bytes that had moved in the direction that matters.
     moved: u64,
-    /// Bytes under way in that direction, its own included.
+    /// Bytes that may come before it: those under way, and as much of each other shard as of its own, since they take turns.
     ahead: u64,
     /// Bytes of answers that had come.
     answered: u64,
@@ -49,6 +51,8 @@ pub(super) struct Requests {
     window: Window,
     /// Bytes of answers that were asked for and have not come.
     coming: u64,
+    /// Large answers that were asked for and have not come, by shard.
+    by_shard: BTreeMap<ShardId, usize>,
     /// Bytes of answers that have come.
     answered: u64,
     /// Bytes of requests that were sent and are not answered.
@@ -65,6 +69,7 @@ impl Requests {
             by: BTreeMap::new(),
             window,
             coming: 0,
+            by_shard: BTreeMap::new(),
             answered: 0,
             open: 0,
             done: Moved { bytes: 0, at: now },
@@ -76,12 +81,19 @@ impl Requests {
     pub fn queued(&mut self, key: Key, back: u64, out: u64) -> bool {
         let unsent = self.by.get(&key).is_some_and(|a| a.sent.is_none());
         if !unsent {
+            let out = if back > 0 { out } else { out.max(LEAST_COUNTED) };
             self.by.entry(key).or_insert(Asked { back, out, sent: None });
         }
         !unsent
     }
 
-    /// May a request go out now whose answer is large? One always may.
+    /// May a request of this shard go out though no other may? Nothing of it is under way: whatever holds up the others is not to
+    /// hold up this one.
+    pub fn is_idle(&self, shard: &ShardId) -> bool {
+        !self.by_shard.contains_key(shard)
+    }
+
+    /// May a request go out now whose answer is large?
     pub fn may_ask(&mut self) -> bool {
         let may = self.coming < self.window.bytes();
         self.blocked |= !may;
@@ -94,9 +106,12 @@ impl Requests {
         let alone = self.coming <= FLOOR;
         self.coming += a.back;
         self.open += a.out;
+        if a.back > 0 {
+            *self.by_shard.entry(key.0).or_default() += 1;
+        }
         let (moved, ahead) = match a.back {
-            0 => (self.done.bytes, self.open),
-            _ => (back.bytes, self.coming),
+            0 => (self.done.bytes, self.open + a.out),
+            _ => (back.bytes, self.coming + a.back * self.by_shard.len() as u64),
         };
         a.sent = Some(Sent { at: now, moved, ahead, answered: self.answered, alone, end: None });
     }
@@ -108,32 +123,50 @@ impl Requests {
         }
     }
 
-    /// Its answer has come, or nobody wants it any more.
+    /// Its answer has come.
     pub fn over(&mut self, now: Tick, key: &Key) {
         let Some(a) = self.by.remove(key) else { return };
         let Some(s) = a.sent else { return };
-        self.open -= a.out;
+        self.settle(key, a.back, a.out);
         if a.back == 0 {
             self.done = Moved { bytes: self.done.bytes + a.out, at: now };
             return;
         }
-        self.coming -= a.back;
         self.answered += a.back;
         let limited = std::mem::take(&mut self.blocked);
         let delivered = self.answered - s.answered;
         self.window.sample(now, Sample { sent: s.at, acked: a.back, delivered, limited, alone: s.alone });
     }
 
-    /// Requests of these are forgotten, with what was to come for them.
-    pub fn forget(&mut self, gone: impl Fn(&Key) -> bool) {
-        self.by.retain(|k, a| {
-            let goes = gone(k);
-            if goes && a.sent.is_some() {
-                self.coming -= a.back;
-                self.open -= a.out;
+    /// A request that was sent counts as under way no more.
+    fn settle(&mut self, key: &Key, back: u64, out: u64) {
+        self.coming -= back;
+        self.open -= out;
+        if back > 0
+            && let Some(n) = self.by_shard.get_mut(&key.0)
+        {
+            *n -= 1;
+            if *n == 0 {
+                self.by_shard.remove(&key.0);
             }
-            !goes
-        });
+        }
+    }
+
+    /// Nobody wants the answer any more. Says whether the request has been sent.
+    pub fn withdraw(&mut self, key: &Key) -> bool {
+        let Some(a) = self.by.remove(key) else { return true };
+        if a.sent.is_some() {
+            self.settle(key, a.back, a.out);
+        }
+        a.sent.is_some()
+    }
+
+    /// Requests of these are withdrawn.
+    pub fn forget(&mut self, gone: impl Fn(&Key) -> bool) {
+        let keys: Vec<Key> = self.by.keys().filter(|k| gone(k)).copied().collect();
+        for k in &keys {
+            self.withdraw(k);
+        }
     }
 
     /// Is this request still open?
@@ -141,18 +174,19 @@ impl Requests {
         self.by.contains_key(key)
     }
 
-    /// Does the request wait its turn while what it waits for moves? What has not been sent, or not been received, waits for the link.
-    /// What has been received waits for those before it to be answered. Its answer is missing when nothing of that has moved for
-    /// `patience` microseconds, or when much more has moved than was before it.
+    /// Does the request wait its turn while what it waits for moves? A request with a large answer waits for answers to come. One
+    /// with payload waits for the link until it has been received, and for those before it to be answered, which also makes room for
+    /// those behind. Its answer is missing when nothing of that has moved for `patience` microseconds, or when much more has moved
+    /// since it was sent than was to come before it.
     pub fn waits(&self, now: Tick, key: &Key, patience: u64, out: Moved, back: Moved) -> bool {
         let Some(a) = self.by.get(key) else { return false };
         let moves = |m: Moved| now.since(m.at) < patience;
-        let Some(s) = &a.sent else { return moves(out) || moves(back) };
+        let way = if a.back > 0 { back } else { self.done };
+        let Some(s) = &a.sent else { return moves(way) || (a.back == 0 && moves(out)) };
         let received = s.end.is_some_and(|end| end <= out.bytes);
         if now.since(s.at) < patience || (!received && moves(out)) {
             return true;
         }
-        let way = if a.back > 0 { back } else { self.done };
         moves(way) && way.bytes - s.moved <= 2 * s.ahead + OVERTAKEN
     }
 

@@ -82,6 +82,21 @@ impl<T> Lanes<T> {
         Some(item)
     }
 
+    /// The first item of the first shard, in the order of turns, for which `may` says yes.
+    pub fn pop_of(&mut self, may: impl Fn(&ShardId) -> bool) -> Option<T> {
+        let at = self.turns.iter().position(may)?;
+        let shard = self.turns[at];
+        let lane = self.by.get_mut(&shard)?;
+        let (cost, item) = lane.items.pop_front()?;
+        lane.left = lane.left.saturating_sub(cost);
+        self.bytes -= cost;
+        if lane.items.is_empty() {
+            self.by.remove(&shard);
+            self.turns.remove(at);
+        }
+        Some(item)
+    }
+
     /// Takes out what `gone` names.
     pub fn remove(&mut self, gone: impl Fn(&T) -> bool) -> usize {
         let mut removed = 0;

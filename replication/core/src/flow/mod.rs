@@ -22,7 +22,7 @@ use crate::wire::{self, Frame, Header, LinkFields};
 use asked::{LIST_ANSWER, Moved, Requests, read_answer};
 use bytes::Bytes;
 use hf_meta_core::mutant::{self, Mutant};
-use hf_policy::{MS, Rid, SessionId, ShardId, Tick, VolumeId};
+use hf_policy::{MS, Rid, SessionId, ShardId, Tick};
 use lanes::Lanes;
 use sender::{FIRST_LIMIT, Sender};
 use served::{Begin, MOST_PARKED, Served};
@@ -184,8 +184,7 @@ impl Flow {
             self.requests.left(&key(&env), self.out.sent());
             return Some(self.seal(now, wire::encode_unsealed(&env, &msg), false, 0));
         }
-        if !self.asking.is_empty() && self.requests.may_ask() {
-            let (env, msg) = self.asking.pop()?;
+        if let Some((env, msg)) = self.next_question() {
             self.goes(now, key(&env));
             self.requests.left(&key(&env), self.out.sent());
             return Some(self.seal(now, wire::encode_unsealed(&env, &msg), false, 0));
@@ -195,6 +194,22 @@ impl Flow {
         }
         let ask = self.out.must_ask(now);
         (ask || self.ack_due || self.grants_more()).then(|| self.seal(now, wire::encode_link(None), ask, 0))
+    }
+
+    /// The next small request with a large answer. Beyond the window only a shard goes of which nothing is under way.
+    fn next_question(&mut self) -> Option<(Envelope, Msg)> {
+        // A repeat of what has been answered meanwhile is wanted by nobody.
+        while self.asking.peek().is_some_and(|(env, _)| !self.requests.is_open(&key(env))) {
+            self.asking.pop();
+        }
+        if self.asking.is_empty() {
+            return None;
+        }
+        if self.requests.may_ask() {
+            return self.asking.pop();
+        }
+        let requests = &self.requests;
+        self.asking.pop_of(|shard| requests.is_idle(shard))
     }
 
     fn pop_large(&mut self, now: Tick) -> Option<Frame> {
@@ -282,7 +297,10 @@ impl Flow {
 
     /// The other end may be waiting for room, and there is room again.
     fn grants_more(&self) -> bool {
-        self.end == End::Serving && self.would_grant().saturating_sub(self.granted) >= self.hold / 2
+        let more = self.would_grant().saturating_sub(self.granted);
+        // (Less than the largest message may be left of what was granted: then any more may matter.)
+        let short = self.granted.saturating_sub(self.received.bytes) < FIRST_LIMIT;
+        self.end == End::Serving && (more >= self.hold / 2 || (short && more > 0 && self.served.holding() == 0))
     }
 
     /// Bytes of a frame's payload have come, and more are coming. On a slow link a frame takes long: that it moves is a sign of
@@ -371,27 +389,32 @@ impl Flow {
         self.served.unpark(key)
     }
 
+    /// This request will not be answered at this end.
+    pub fn ignored(&mut self, env: &Envelope) {
+        self.served.over(&key(env));
+    }
+
     /// These will never be answered at this end: the replica is gone or begins anew.
     pub fn forget_replica(&mut self, rid: Rid) {
         self.served.forget(|k| k.1 == rid, key);
     }
 
-    /// Nobody waits for answers to this attachment any more: what has not been sent is not sent.
-    pub fn forget_attachment(&mut self, vol: VolumeId, session: SessionId) {
-        let gone = |k: &Key| k.0.vol == vol && k.2 == session;
-        self.asking.remove(|(env, _)| gone(&key(env)));
-        self.large.remove(|(k, _)| gone(k));
-        self.small.retain(|(env, _)| !gone(&key(env)));
-        self.requests.forget(gone);
+    /// Requests whose answers are wanted by nobody are forgotten; what has not been sent is not sent.
+    pub fn keep_wanted(&mut self, wanted: impl Fn(&Key) -> bool) {
+        self.requests.forget(|k| !wanted(k));
+        let requests = &self.requests;
+        self.asking.remove(|(env, _)| !requests.is_open(&key(env)));
+        if self.end == End::Asking {
+            self.large.remove(|(k, _)| !requests.is_open(k));
+        }
     }
 
-    /// Nobody waits for the answer to this request any more. False if it has been sent.
-    pub fn forget(&mut self, k: &Key) -> bool {
-        let unsent = self.asking.remove(|(env, _)| key(env) == *k) + self.large.remove(|(q, _)| q == k) > 0;
-        if unsent {
-            self.requests.forget(|q| q == k);
+    /// Nobody waits for the answer to this request any more: if it has not been sent it is not.
+    pub fn forget(&mut self, k: &Key) {
+        if !self.requests.withdraw(k) {
+            self.asking.remove(|(env, _)| key(env) == *k);
+            self.large.remove(|(q, _)| q == k);
         }
-        unsent
     }
 
     /// Does a request wait its turn, on a link that moves? If not, and it is not answered, its answer is missing.

@@ -3,10 +3,19 @@
 
 use super::Key;
 use crate::message::{Envelope, Msg};
+use hf_policy::SessionId;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Requests of one link that wait to be begun. The other end asks for no more than its window; one that does is cut off.
 pub(super) const MOST_PARKED: usize = 64 << 10;
+
+/// An answer that needs no room if its replica has no other, in bytes.
+const SMALL: u64 = 80 << 10;
+
+/// Keys of requests to the replica of `key`.
+fn replica(key: Key) -> std::ops::RangeInclusive<Key> {
+    (key.0, key.1, SessionId(0), 0)..=(key.0, key.1, SessionId(u128::MAX), u64::MAX)
+}
 
 /// What a request holds until it is answered.
 enum Holds {
@@ -75,7 +84,9 @@ impl Served {
         if self.by.contains_key(&key) {
             return Begin::Already;
         }
-        if !room || !self.parked.is_empty() {
+        // One small answer of a replica of which none is being made: whatever holds up the others' is not to hold up this one.
+        let idle = answer <= SMALL && !self.by.range(replica(key)).any(|(_, h)| matches!(h, Holds::Answer(_)));
+        if (!room || !self.parked.is_empty()) && !idle {
             self.by.insert(key, Holds::Nothing(answer));
             return Begin::Later;
         }

@@ -140,6 +140,12 @@ pub struct Net {
     disk_us: u64,
     /// The serving node's disk does not come back.
     pub hung: bool,
+    /// Its writes do not.
+    pub hung_writes: bool,
+    /// One replica's reads do not.
+    pub hung_reads: Option<Rid>,
+    /// When a volume's member was first asked to be dropped.
+    pub dropped: BTreeMap<u64, Tick>,
     begun: std::collections::BTreeSet<(Rid, u64)>,
     zeroes: Bytes,
     pub got: Got,
@@ -177,6 +183,9 @@ impl Net {
             disk: VecDeque::new(),
             disk_us,
             hung: false,
+            hung_writes: false,
+            hung_reads: None,
+            dropped: BTreeMap::new(),
             begun: Default::default(),
             zeroes: vec![0; 32 << 20].into(),
             got: Got::default(),
@@ -237,7 +246,10 @@ impl Net {
                     self.got.longest = self.got.longest.max(self.now.since(v.began.remove(&id).unwrap()));
                     self.got.requests += 1;
                 }
-                co::Output::Propose { .. } => self.got.drops += 1,
+                co::Output::Propose { .. } => {
+                    self.got.drops += 1;
+                    self.dropped.entry(vol).or_insert(self.now);
+                }
                 _ => {}
             }
         }
@@ -261,6 +273,7 @@ impl Net {
                 }
                 re::Output::Send { env, msg, .. } => self.serving.flow.push(env, msg),
                 re::Output::Store { tag, op } => {
+                    let (writes, reads) = (matches!(op, StoreOp::Write { .. }), matches!(op, StoreOp::Read { .. }));
                     let answer = match op {
                         StoreOp::Read { range } => {
                             let zero = BlockInfo { state: BlockState::Zero, ver: Ver::new(1, 1), ..Default::default() };
@@ -274,7 +287,8 @@ impl Net {
                         StoreOp::Needs { .. } => StoreAnswer::Needs(0),
                         _ => StoreAnswer::Done,
                     };
-                    let never = self.hung && rid.0 > REMOTE;
+                    let hangs = self.hung || (self.hung_writes && writes) || (self.hung_reads == Some(rid) && reads);
+                    let never = hangs && rid.0 > REMOTE;
                     if !never {
                         self.disk.push_back((self.now.plus(self.disk_us), rid, tag, answer));
                     }
@@ -374,6 +388,21 @@ impl Net {
 
     pub fn serving(&self) -> bool {
         self.volumes.values().all(|v| v.c.status().phase == Phase::Serving)
+    }
+
+    /// A volume's clients ask for so much at a time from now on.
+    pub fn set_depth(&mut self, vol: u64, depth: usize) {
+        self.volumes.get_mut(&vol).unwrap().load.depth = depth;
+    }
+
+    /// The replica over there of a volume.
+    pub fn remote(vol: u64) -> Rid {
+        Rid(vol + REMOTE)
+    }
+
+    /// How long the oldest open request of a volume's clients has been waiting, in microseconds.
+    pub fn oldest(&self, vol: u64) -> u64 {
+        self.volumes[&vol].began.values().map(|t| self.now.since(*t)).max().unwrap_or(0)
     }
 
     pub fn set_shares(&mut self, hold: u64, answers: u64) {
