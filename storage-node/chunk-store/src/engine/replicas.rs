@@ -2,13 +2,14 @@
 //! ordered after every write submitted before it.
 
 use super::pages::Waiter;
+use super::types::Body;
 use super::{Answer, Key, Op, OpId, Output, Store, StoreError};
-use crate::format::group::{Body, Record};
+use crate::format::group::{Body as RecordBody, Record};
 use crate::format::page::NO_UNIT;
 use crate::format::replica::ReplicaRec;
 use crate::mutant::{self, Mutant};
 use bytes::Bytes;
-use hf_policy::{BlockRange, Rid, Ver};
+use hf_policy::{BLOCK_SIZE, BlockRange, Rid, Ver};
 
 impl Store {
     pub(super) fn replica_op(&mut self, id: OpId, op: Op, out: &mut Vec<Output>) {
@@ -85,7 +86,7 @@ impl Store {
             rid: rec.rid,
             range: BlockRange::default(),
             ver: Ver::ZERO,
-            body: Body::Replica(Box::new(rec)),
+            body: RecordBody::Replica(Box::new(rec)),
         };
         let (chunks, answer) = (super::journal::Chunks::None, Answer::Done);
         let q = super::journal::Queued { record, payload: Bytes::new(), chunks, op: Some(id), answer };
@@ -101,6 +102,7 @@ impl Store {
             self.forget_dead(index, dead.rid);
         }
         self.by_rid.insert(rec.rid, index);
+        self.checkpoint.not_emptied(index);
         self.mark_index(self.sb.geometry.replica_page(index));
         if rec.deleting {
             let keys: Vec<Key> = self.chunks.range((index, 0)..=(index, u32::MAX)).map(|(k, _)| *k).collect();
@@ -188,6 +190,14 @@ impl Store {
             self.promised_units -= c.promise.count_ones();
             self.promised_slots -= u32::from(c.slot_promised);
             self.returning -= c.returning.count_ones();
+            // What was written after the deletion, which had not been answered yet.
+            for ov in c.overlay.into_values() {
+                match ov.body {
+                    Body::Mem(_) => self.overlay_bytes -= BLOCK_SIZE,
+                    Body::Unit(u) if self.units.is_volatile(u) => self.units.release(u, self.journal.applied),
+                    Body::Unit(_) | Body::Zero | Body::Bad => {}
+                }
+            }
         }
     }
 
