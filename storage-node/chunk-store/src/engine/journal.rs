@@ -267,6 +267,10 @@ impl Store {
             if !c.slow.is_empty() {
                 self.slow_ready.push_back(key);
             }
+            if !c.is_dirty() && c.destage.is_none() {
+                // No destage comes that would end them.
+                self.promised_units -= std::mem::take(&mut c.promise).count_ones();
+            }
             let held = std::mem::take(&mut c.held);
             if held != 0 && c.trim.is_some() {
                 self.recount(key);
