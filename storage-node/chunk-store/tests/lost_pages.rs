@@ -86,7 +86,7 @@ pub fn a_lost_page_on_a_full_disk_costs_no_acknowledged_write() {
     let written = (0..4000).position(|n| w.try_put(c, Ver::new(1, n + 1), n * 16, &unit(50 + n, n * 16)).is_err());
     let written = written.expect("the disk is never full") as u64;
     w.settle_space();
-    assert_eq!(w.store.credit(), 0);
+    assert_eq!(w.store.room().bytes, 0);
     rot(&mut w, RID);
     w.reopen();
     for u in 0..16 {
