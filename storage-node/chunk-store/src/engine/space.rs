@@ -44,9 +44,10 @@ impl Store {
         Ok(())
     }
 
-    /// Will checkpoints give space back, or let pages know of units that count twice until then?
+    /// Will checkpoints give space back, or let pages know of units that count twice until then? (Units that are looked for may
+    /// take as long as reading every page takes, and nothing else is admitted meanwhile: nobody waits for those.)
     pub(super) fn space_returns(&self) -> bool {
-        let motion = self.units.in_motion() || self.returning > 0 || self.reckoning.promises_units();
+        let motion = self.units.in_motion() || self.returning > 0;
         motion || !self.deleting.is_empty() || !self.leaving_slots.is_empty()
     }
 
