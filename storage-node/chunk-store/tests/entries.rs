@@ -321,3 +321,23 @@ pub fn writes_behind_a_deletion_leave_nothing_behind() {
         assert!(w.store.is_clean());
     }
 }
+
+/// A promise that comes while a deletion is on its way does not bring the replica back, without what its overlay held.
+#[test]
+pub fn a_deletion_is_not_undone_by_what_comes_behind_it() {
+    let mut w = World::new(1, 64 << 20);
+    w.settle_space();
+    let free = w.store.stats().units_free;
+    w.ask(Op::CreateReplica(other(6))).unwrap();
+    w.put(Rid(6), Ver::new(1, 1), 0, &[tagged(1, 0)]);
+    w.quiesce();
+    w.submit(Op::DeleteReplica { rid: Rid(6) }, "delete");
+    w.submit(Op::UpdateReplica(ReplicaRec { promised_term: Term(9), ..other(6) }), "promise");
+    while !w.others.is_empty() && w.complete(0) {}
+    assert!(!w.store.replicas().any(|r| r.rid == Rid(6)));
+    w.reopen();
+    w.quiesce();
+    w.settle_space();
+    let s = w.store.stats();
+    assert_eq!((w.store.replica(Rid(6)).is_some(), s.units_free, s.entries_used), (false, free, 1));
+}

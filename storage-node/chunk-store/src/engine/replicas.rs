@@ -97,6 +97,9 @@ impl Store {
         let Some(entry) = self.replicas.get_mut(index as usize) else {
             return Err(format!("a journal record names replica entry {index}, beyond the table"));
         };
+        // A deletion is for good: a change that was made before it was known comes behind it.
+        let deleted = entry.as_ref().is_some_and(|b| b.rid == rec.rid && b.deleting);
+        let rec = ReplicaRec { deleting: rec.deleting || deleted, ..rec.clone() };
         let before = entry.replace(rec.clone());
         if let Some(dead) = before.filter(|b| b.rid != rec.rid && !mutant::is(Mutant::EntryReusedEarly)) {
             self.forget_dead(index, dead.rid);
