@@ -341,3 +341,29 @@ pub fn a_deletion_is_not_undone_by_what_comes_behind_it() {
     let s = w.store.stats();
     assert_eq!((w.store.replica(Rid(6)).is_some(), s.units_free, s.entries_used), (false, free, 1));
 }
+
+/// The second deletion is still on its way to the journal when a checkpoint could free the entry: it must not meet another replica there.
+#[test]
+pub fn an_entry_stays_while_a_second_deletion_is_on_its_way() {
+    let mut w = World::new(1, 64 << 20);
+    w.ask(Op::CreateReplica(other(6))).unwrap();
+    w.settle_space();
+    let n = w.store.stats().checkpoints;
+    w.submit(Op::DeleteReplica { rid: Rid(6) }, "delete");
+    complete_last(&mut w);
+    w.submit(Op::DeleteReplica { rid: Rid(6) }, "again");
+    // All but its group, which was begun behind the checkpoint's first sync.
+    assert_eq!(w.disk.pending(), 2);
+    w.complete(0);
+    while w.store.stats().checkpoints == n {
+        assert!(w.complete(1), "the group is the first now");
+    }
+    w.submit(Op::CreateReplica(other(8)), "create");
+    w.put(Rid(8), Ver::new(1, 1), 0, &[tagged(8, 0)]);
+    while w.complete(0) {}
+    assert_eq!(w.look_at(Rid(8), 0).1, tagged(8, 0));
+    w.settle_space();
+    assert_eq!(w.store.stats().entries_used, 2, "the entry of the deleted one is free in the end");
+    w.reopen();
+    assert_eq!(w.look_at(Rid(8), 0).1, tagged(8, 0));
+}

@@ -181,6 +181,10 @@ impl Store {
     /// A checkpoint that covers all their records and knows none of their chunks is durable: these entries may be used again.
     pub(super) fn free_replicas(&mut self, emptied: Vec<u32>) {
         for r in emptied {
+            // A second deletion on its way would meet whoever has the entry by then; it gives the entry back when it is applied.
+            if self.journal.changes_replica(r) {
+                continue;
+            }
             if let Some(rec) = self.replicas[r as usize].take() {
                 self.by_rid.remove(&rec.rid);
             }
