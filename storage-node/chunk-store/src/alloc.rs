@@ -25,6 +25,10 @@ impl Leaving {
     pub fn push(&mut self, what: u32, group: u64) {
         self.0.push_back((what, group));
     }
+    /// It is not given back after all.
+    pub fn forget(&mut self, what: u32) {
+        self.0.retain(|(w, _)| *w != what);
+    }
     /// Those that a checkpoint up to `group` frees.
     pub fn freed_by(&mut self, group: u64) -> Vec<u32> {
         let n = self.0.iter().take_while(|(_, after)| *after <= group).count();

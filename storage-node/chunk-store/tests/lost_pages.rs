@@ -86,7 +86,7 @@ pub fn a_lost_page_on_a_full_disk_costs_no_acknowledged_write() {
     let written = (0..4000).position(|n| w.try_put(c, Ver::new(1, n + 1), n * 16, &unit(50 + n, n * 16)).is_err());
     let written = written.expect("the disk is never full") as u64;
     w.settle_space();
-    assert_eq!(w.store.credit(), 0);
+    assert_eq!(w.store.room().bytes, 0);
     rot(&mut w, RID);
     w.reopen();
     for u in 0..16 {
@@ -215,4 +215,33 @@ fn at_random(seed: u64) {
     w.settle_space();
     w.settle_space();
     assert_eq!((w.store.stats().units_free, w.failed.clone()), (total, None), "seed {seed}");
+}
+
+/// Looking through all pages takes long on a large disk: no write waits for what that may find, and none behind it.
+#[test]
+fn nobody_waits_for_units_that_are_looked_for() {
+    let c = Rid(7);
+    let mut w = World::new(3, 1 << 30);
+    w.ask(Op::CreateReplica(other(7))).unwrap();
+    w.put(RID, Ver::new(1, 1), 0, &[tagged(1, 0)]);
+    w.quiesce();
+    let full = (0..20_000).find(|n| w.try_put(c, Ver::new(1, n + 1), n * 16, &[tagged(*n, n * 16)]).is_err());
+    assert!(full.is_some());
+    w.settle_space();
+    rot(&mut w, RID);
+    w.reopen();
+    w.quiesce();
+    w.submit(Op::DeleteReplica { rid: RID }, "delete");
+    while w.store.stats().units_unaccounted == 0 && w.complete(0) {}
+    let range = BlockRange::new(500_000, 1);
+    let (ver, data) = (Ver::new(2, 1), tagged(2, 500_000));
+    w.fly(range, Vec::new(), Op::Write { rid: c, ver, start: range.start, crcs: crc::payloads(&data), data });
+    let over = w.put(c, Ver::new(2, 2), 0, &[tagged(3, 0)]);
+    let reads = w.store.stats().disk_reads;
+    while w.others.contains_key(&over) && w.complete(0) {}
+    let s = w.store.stats();
+    assert!(s.units_unaccounted > 0, "it waited for all pages: {} reads", s.disk_reads - reads);
+    w.quiesce();
+    w.settle_space();
+    assert_eq!((w.refused, w.store.stats().units_unaccounted), (1, 0));
 }

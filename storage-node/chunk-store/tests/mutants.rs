@@ -1,6 +1,6 @@
 //! Each rule of the store that can be broken on purpose is broken once, and a test must notice.
 //! `cargo test -p hf-store --features mutants --test mutants every_broken_rule`
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::duplicate_mod, dead_code)]
 
 #[path = "crash.rs"]
 mod crash;

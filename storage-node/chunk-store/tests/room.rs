@@ -29,3 +29,18 @@ fn slow_operations_wait_for_space() {
 fn a_unit_stays_while_a_write_to_it_is_in_flight() {
     room::a_unit_stays_while_a_write_to_it_is_in_flight();
 }
+
+#[test]
+fn what_was_zeroed_is_room_once() {
+    room::what_was_zeroed_is_room_once();
+}
+
+#[test]
+fn a_promise_ends_with_what_it_was_for() {
+    room::a_promise_ends_with_what_it_was_for();
+}
+
+#[test]
+fn who_waited_behind_a_refused_write_is_answered() {
+    room::who_waited_behind_a_refused_write_is_answered();
+}

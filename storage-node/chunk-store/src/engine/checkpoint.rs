@@ -81,6 +81,10 @@ impl Checkpoint {
         self.emptied.push(replica, after_group);
         self.requested = true;
     }
+    /// The journal names the replica once more, or another one that has its entry: that is not free yet.
+    pub(super) fn not_emptied(&mut self, replica: u32) {
+        self.emptied.forget(replica);
+    }
     /// A chunk that must be destaged in this checkpoint too, though nobody wrote to it.
     pub(super) fn add_work(&mut self, key: Key) {
         self.work.push_back(key);
@@ -275,7 +279,7 @@ impl Store {
 
     /// Chooses the index pages that changed since the other half was written. They are encoded when they are written: nothing is
     /// destaged or deleted meanwhile, and what groups change in them is of no more than those groups, which a replay repeats.
-    /// Replica entries come last: a slot may name a replica that was created a moment ago.
+    /// A replica that is created meanwhile may have no entry in it; slots without a page, as its chunks have, are left out.
     fn prepare_index(&mut self) {
         let g = self.sb.geometry;
         let base = g.replica_pages() + g.slot_pages();
@@ -388,8 +392,10 @@ impl Store {
             let first = (page - g.replica_pages()) as usize * index::PAGE_SLOTS;
             for s in self.slots.iter().skip(first).take(index::PAGE_SLOTS) {
                 match s {
-                    Some(s) => s.encode(&mut out),
-                    None => out.resize(out.len() + index::SLOT_BYTES, 0),
+                    // Without a page it is of groups that the journal keeps, and maybe of a replica that came too late for this
+                    // index: a replay brings it back.
+                    Some(s) if s.copy.is_some() => s.encode(&mut out),
+                    _ => out.resize(out.len() + index::SLOT_BYTES, 0),
                 }
             }
         } else {

@@ -6,7 +6,7 @@
 
 use super::{Key, OpId, Output, Pending, State, Store};
 use crate::disk::DiskOp;
-use crate::format::group::{Group, MAX_GROUP_BYTES, MAX_PAYLOAD_BLOCKS, MAX_RECORD_BYTES, Masked, Record};
+use crate::format::group::{Body, Group, MAX_GROUP_BYTES, MAX_PAYLOAD_BLOCKS, MAX_RECORD_BYTES, Masked, Record};
 use crate::format::superblock::JournalTail;
 use crate::geometry::JOURNAL_OFF;
 use crate::mutant::{self, Mutant};
@@ -131,6 +131,13 @@ impl Journal {
     pub(super) fn push(&mut self, q: Queued) {
         self.payload += q.payload.len();
         self.queue.push_back(q);
+    }
+
+    /// Is a change of this entry of the replica table on its way?
+    pub(super) fn changes_replica(&self, index: u32) -> bool {
+        let flying = self.flying.iter().flat_map(|f| &f.records);
+        let is_it = |q: &Queued| q.record.replica == index && matches!(q.record.body, Body::Replica(_));
+        flying.chain(&self.queue).any(is_it)
     }
 
     pub(super) fn take_ops(&mut self) -> Vec<OpId> {
@@ -266,6 +273,10 @@ impl Store {
         if c.inflight == 0 {
             if !c.slow.is_empty() {
                 self.slow_ready.push_back(key);
+            }
+            if !c.is_dirty() && c.destage.is_none() {
+                // No destage comes that would end them.
+                self.promised_units -= std::mem::take(&mut c.promise).count_ones();
             }
             let held = std::mem::take(&mut c.held);
             if held != 0 && c.trim.is_some() {

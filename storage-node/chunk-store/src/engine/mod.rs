@@ -241,6 +241,8 @@ impl Store {
         self.retry_short();
         self.run_slow(out);
         self.admit_waiting(out);
+        // What was admitted just now may have to look at what is there, and no other input need come.
+        self.run_slow(out);
         self.run_after_directs(out);
         self.start_groups(out);
         self.drive_reckoning(out);

@@ -78,7 +78,7 @@ impl Reckoning {
     }
 
     /// Will units be found, as far as is known?
-    pub(super) fn promises_units(&self) -> bool {
+    fn promises_units(&self) -> bool {
         self.orphans > 0 && !self.futile
     }
 

@@ -2,13 +2,14 @@
 //! ordered after every write submitted before it.
 
 use super::pages::Waiter;
+use super::types::Body;
 use super::{Answer, Key, Op, OpId, Output, Store, StoreError};
-use crate::format::group::{Body, Record};
+use crate::format::group::{Body as RecordBody, Record};
 use crate::format::page::NO_UNIT;
 use crate::format::replica::ReplicaRec;
 use crate::mutant::{self, Mutant};
 use bytes::Bytes;
-use hf_policy::{BlockRange, Rid, Ver};
+use hf_policy::{BLOCK_SIZE, BlockRange, Rid, Ver};
 
 impl Store {
     pub(super) fn replica_op(&mut self, id: OpId, op: Op, out: &mut Vec<Output>) {
@@ -85,7 +86,7 @@ impl Store {
             rid: rec.rid,
             range: BlockRange::default(),
             ver: Ver::ZERO,
-            body: Body::Replica(Box::new(rec)),
+            body: RecordBody::Replica(Box::new(rec)),
         };
         let (chunks, answer) = (super::journal::Chunks::None, Answer::Done);
         let q = super::journal::Queued { record, payload: Bytes::new(), chunks, op: Some(id), answer };
@@ -96,11 +97,15 @@ impl Store {
         let Some(entry) = self.replicas.get_mut(index as usize) else {
             return Err(format!("a journal record names replica entry {index}, beyond the table"));
         };
+        // A deletion is for good: a change that was made before it was known comes behind it.
+        let deleted = entry.as_ref().is_some_and(|b| b.rid == rec.rid && b.deleting);
+        let rec = ReplicaRec { deleting: rec.deleting || deleted, ..rec.clone() };
         let before = entry.replace(rec.clone());
         if let Some(dead) = before.filter(|b| b.rid != rec.rid && !mutant::is(Mutant::EntryReusedEarly)) {
             self.forget_dead(index, dead.rid);
         }
         self.by_rid.insert(rec.rid, index);
+        self.checkpoint.not_emptied(index);
         self.mark_index(self.sb.geometry.replica_page(index));
         if rec.deleting {
             let keys: Vec<Key> = self.chunks.range((index, 0)..=(index, u32::MAX)).map(|(k, _)| *k).collect();
@@ -176,6 +181,10 @@ impl Store {
     /// A checkpoint that covers all their records and knows none of their chunks is durable: these entries may be used again.
     pub(super) fn free_replicas(&mut self, emptied: Vec<u32>) {
         for r in emptied {
+            // A second deletion on its way would meet whoever has the entry by then; it gives the entry back when it is applied.
+            if self.journal.changes_replica(r) {
+                continue;
+            }
             if let Some(rec) = self.replicas[r as usize].take() {
                 self.by_rid.remove(&rec.rid);
             }
@@ -188,6 +197,14 @@ impl Store {
             self.promised_units -= c.promise.count_ones();
             self.promised_slots -= u32::from(c.slot_promised);
             self.returning -= c.returning.count_ones();
+            // What was written after the deletion, which had not been answered yet.
+            for ov in c.overlay.into_values() {
+                match ov.body {
+                    Body::Mem(_) => self.overlay_bytes -= BLOCK_SIZE,
+                    Body::Unit(u) if self.units.is_volatile(u) => self.units.release(u, self.journal.applied),
+                    Body::Unit(_) | Body::Zero | Body::Bad => {}
+                }
+            }
         }
     }
 

@@ -39,12 +39,15 @@ impl Store {
         c.slot_promised |= new_slot;
         self.promised_units += new.count_ones();
         self.promised_slots += u32::from(new_slot);
+        // What is held does not come back.
+        self.recount(key);
         Ok(())
     }
 
-    /// Will checkpoints give space back, or let pages know of units that count twice until then?
+    /// Will checkpoints give space back, or let pages know of units that count twice until then? (Units that are looked for may
+    /// take as long as reading every page takes, and nothing else is admitted meanwhile: nobody waits for those.)
     pub(super) fn space_returns(&self) -> bool {
-        let motion = self.units.in_motion() || self.returning > 0 || self.reckoning.promises_units();
+        let motion = self.units.in_motion() || self.returning > 0;
         motion || !self.deleting.is_empty() || !self.leaving_slots.is_empty()
     }
 
@@ -102,7 +105,10 @@ impl Store {
     pub fn needs(&self, rid: Rid, range: BlockRange) -> Result<Space, StoreError> {
         let key = (self.check_range(rid, range)?, range.start.chunk().0);
         let mask = self.page_units(key);
-        let (promise, slot_promised) = self.chunks.get(&key).map_or((0, false), |c| (c.promise, c.slot_promised));
+        let chunk = self.chunks.get(&key);
+        let (promise, slot_promised) = chunk.map_or((0, false), |c| (c.promise, c.slot_promised));
+        // What is on its way back counts as room; who keeps it takes of that.
+        let mask = mask & !chunk.map_or(0, |c| c.returning);
         // Fresh units that only the journal names are the chunk's already.
         let overlay = self.chunks.get(&key).into_iter().flat_map(|c| &c.overlay);
         let mapped = overlay.filter(|(_, o)| matches!(o.body, Body::Unit(_)));

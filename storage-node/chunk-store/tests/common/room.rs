@@ -165,3 +165,73 @@ pub fn a_unit_stays_while_a_write_to_it_is_in_flight() {
     w.ask(Op::Checkpoint).unwrap();
     assert_eq!(w.store.failed(), None, "an acknowledged write has no place to go");
 }
+
+/// What a zero has made free is room until something new is written there: such a write takes it, applied or still in flight.
+pub fn what_was_zeroed_is_room_once() {
+    let (zeroed, other) = (BlockRange::new(0, 256), BlockRange::new(2000 * 256, 256));
+    // (One block of each unit: these writes go in place.)
+    let again = |seq: u64| (0..16).map(move |u| write(BIG, seq + u, BlockRange::new(u * 16, 1)));
+    let full = || {
+        let mut w = world(40 << 20);
+        fill(&mut w, 0);
+        w.ask(Op::Checkpoint).unwrap();
+        w.ask(Op::Zero { rid: BIG, ver: Ver::new(1, 20_000), range: zeroed, keep: false }).unwrap();
+        w
+    };
+    // One request for both.
+    let w = full();
+    assert!(covered(&w, needs(&w, zeroed)) && covered(&w, needs(&w, other)));
+    assert!(!covered(&w, needs(&w, zeroed).plus(needs(&w, other))), "the same space twice");
+    // One after the other, while the first is in flight.
+    let mut w = full();
+    for (i, op) in again(20_001).enumerate() {
+        w.store.step(Input::Op { id: (1 << 40) + i as u64, op }, &mut w.out);
+    }
+    assert!(!covered(&w, needs(&w, other)), "what is in flight takes it: {:?}", w.store.room());
+    assert_eq!(needs(&w, zeroed), Space::NONE, "it has it already");
+}
+
+/// A repeated zero only waits for the journal: it must not leave a promise behind that nobody keeps.
+pub fn a_promise_ends_with_what_it_was_for() {
+    let mut w = world(40 << 20);
+    w.ask(Op::Checkpoint).unwrap();
+    let free = w.store.stats().units_free;
+    let zero = Op::Zero { rid: RID, ver: Ver::new(1, 2), range: BlockRange::new(0, 256), keep: false };
+    w.ask(write(RID, 1, BlockRange::new(48, 1))).unwrap();
+    w.ask(zero.clone()).unwrap();
+    // Journal groups stay on their way while a checkpoint destages the zero.
+    let mut held = Vec::new();
+    for (i, op) in [write(RID, 3, BlockRange::new(512, 1)), zero].into_iter().enumerate() {
+        w.store.step(Input::Op { id: (1 << 40) + i as u64, op }, &mut w.out);
+        held.append(&mut w.out);
+    }
+    let group = |o: &Output| matches!(o, Output::Disk { op: DiskOp::Write { durable: true, .. }, .. });
+    assert!(held.len() == 2 && held.iter().all(group), "{held:?}");
+    w.ask(Op::Checkpoint).unwrap();
+    for o in held {
+        let Output::Disk { tag, op: DiskOp::Write { off, bufs, .. } } = o else { return };
+        hf_store::RawDisk::write(&mut w.disk, off, &bufs.concat()).unwrap();
+        w.store.step(Input::DiskDone { tag, result: Ok(Bytes::new()) }, &mut w.out);
+        w.out.retain(|o| !matches!(o, Output::Done { .. }));
+    }
+    for _ in 0..3 {
+        w.ask(Op::Checkpoint).unwrap();
+    }
+    assert_eq!(w.store.stats().units_free, free - 1);
+    assert!(w.store.is_clean());
+}
+
+/// What waited behind a write for which there is no room in the end goes on by itself, also if it has to look at what is there.
+pub fn who_waited_behind_a_refused_write_is_answered() {
+    let mut w = world(24 << 20);
+    w.ask(write(RID, 1, BlockRange::new(3 * 256, 1))).unwrap();
+    fill(&mut w, 0);
+    w.ask(Op::Checkpoint).unwrap();
+    // One unit is on its way back; the write needs two.
+    w.ask(Op::Zero { rid: RID, ver: Ver::new(1, 2), range: BlockRange::new(3 * 256, 256), keep: false }).unwrap();
+    let range = BlockRange::new(3000 * 256, 32);
+    w.fly(range, Vec::new(), write(BIG, 30_000, range));
+    w.submit(Op::Versions { rid: RID, chunk: ChunkIx(0) }, "versions");
+    w.quiesce();
+    assert_eq!(w.refused, 1);
+}
