@@ -351,14 +351,14 @@ mod tests {
         let told =
             |vol: u64| pb::SyncProgress { vol, shard: 0, rid: vol, stage: "copying".into(), ..Default::default() };
         let mut h = Heard::default();
-        h.beat(NodeId(1), std::iter::empty(), Vec::new());
-        h.beat(NodeId(2), std::iter::empty(), vec![told(1), told(2)]);
+        h.beat(NodeId(1), &[], Vec::new());
+        h.beat(NodeId(2), &[], vec![told(1), told(2)]);
         assert!(matches!(h.admit(&s, &start(3)), Err(Refusal::Busy(_))));
         assert_eq!(h.admit(&s, &start(2)), Ok(()), "it goes on already");
         assert_eq!(h.admit(&s, &Command::PauseRebuild { paused: true }), Ok(()));
         // It tells that both are over: two may begin, before anybody tells of them, and no third.
         h.allowed.clear();
-        h.beat(NodeId(2), std::iter::empty(), Vec::new());
+        h.beat(NodeId(2), &[], Vec::new());
         assert_eq!((h.admit(&s, &start(3)), h.admit(&s, &start(4))), (Ok(()), Ok(())));
         assert!(h.admit(&s, &start(5)).is_err());
         // Nobody tells of them for long: they do not go on.

@@ -54,7 +54,7 @@ fn payloads_in_parts_are_put_together() {
         let (asking, serving) = (Queue::new(End::Asking, true, clock), Queue::new(End::Serving, true, clock));
         let mut sent = Vec::new();
         for i in 1..=40u64 {
-            let data: Bytes = (0..256 * BLOCK_SIZE).map(|at| (at as u64 * i >> 8) as u8).collect::<Vec<_>>().into();
+            let data: Bytes = (0..256 * BLOCK_SIZE).map(|at| ((at as u64 * i) >> 8) as u8).collect::<Vec<_>>().into();
             let kind = WriteKind::Data { crcs: crc::payloads(&data), data };
             let write = Msg::Write { seq: i, range: BlockRange::new(0, 256), stable: Ver::ZERO, kind };
             sent.push((env(2 * i), write));

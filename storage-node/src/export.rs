@@ -304,8 +304,7 @@ mod tests {
     fn an_attachment_that_was_asked_to_end_is_not_exported_again() {
         let t = ExportTable::default();
         let (vol, old, new) = (VolumeId(1), SessionId(1), SessionId(2));
-        let info =
-            ExportInfo { name: "v".into(), size: 4096, read_only: false, block_size: 4096, description: String::new() };
+        let info = ExportInfo { name: "v".into(), size: 4096, read_only: false, description: String::new() };
         let put = |session| t.put(Entry { info: info.clone(), vol, session, reactor: 0 });
         put(old);
         t.end(vol, old);

@@ -67,7 +67,13 @@ fn place(b: &Bytes) -> (usize, usize) {
 impl Path {
     fn new() -> Path {
         let mut disk = SimDisk::new(64 << 20);
-        let p = FormatParams { cluster: ClusterId(1), node: NodeId(1), disk: DiskUuid(9), journal: None };
+        let p = FormatParams {
+            cluster: ClusterId(1),
+            node: NodeId(1),
+            disk: DiskUuid(9),
+            journal: None,
+            salt: hf_store::format::Salt(9),
+        };
         recovery::format(&mut disk, p).unwrap();
         let store = recovery::open(&mut disk, st::Config::default()).unwrap();
         let (mut out, mut begun) = (Vec::new(), Vec::new());

@@ -257,7 +257,13 @@ fn store_blocks() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     use hf_store::sim::SimDisk;
     use hf_store::*;
     let mut disk = SimDisk::new(16 << 20);
-    let p = FormatParams { cluster: ClusterId(1), node: NodeId(1), disk: DiskUuid(9), journal: Some(1 << 20) };
+    let p = FormatParams {
+        cluster: ClusterId(1),
+        node: NodeId(1),
+        disk: DiskUuid(9),
+        journal: Some(1 << 20),
+        salt: hf_store::format::Salt(9),
+    };
     recovery::format(&mut disk, p).unwrap();
     let mut store = recovery::open(&mut disk, Config::default()).unwrap();
     let mut out = Vec::new();

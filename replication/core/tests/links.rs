@@ -14,8 +14,8 @@ const DELAYS: [u64; 3] = [0, MS, 20 * MS];
 /// Seconds that are measured: long enough on a slow link, short enough on a fast one.
 fn seconds(rate: u64) -> u64 {
     match rate {
-        ..1_000_000 => 120,
-        ..100_000_000 => 5,
+        0..1_000_000 => 120,
+        1_000_000..100_000_000 => 5,
         _ => 1,
     }
 }

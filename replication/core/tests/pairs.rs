@@ -252,7 +252,7 @@ fn a_target_that_began_anew_before_it_noted_that_it_holds_everything_does_not_jo
         if w.c.status().sync.is_some_and(|s| s.stage == SyncStage::Copying) {
             w.mute(4, &["Seal"]);
         }
-        w.live(1 * MS);
+        w.live(MS);
     }
     w.raft = false;
     w.reborn(4);
@@ -275,7 +275,7 @@ fn a_target_that_began_anew_while_its_join_was_decided_has_to_prove_itself() {
     w.mute.clear();
     while !w.changes.iter().any(|c| matches!(c, Change::Add { .. })) {
         w.raft = w.c.status().sync.is_none_or(|s| s.stage != SyncStage::Joining);
-        w.live(1 * MS);
+        w.live(MS);
     }
     w.reborn(4);
     w.seals.clear();

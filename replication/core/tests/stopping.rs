@@ -35,7 +35,7 @@ fn a_detach_ends_when_fewer_replicas_are_asked_for() {
     w.write();
     w.live(2_000 * MS);
     w.step(Input::Stop);
-    let attrs = hf_policy::policy::parse_pairs(["size=1GiB", "replicas=2", "min_replicas=1"].into_iter()).unwrap();
+    let attrs = hf_policy::policy::parse_pairs(["size=1GiB", "replicas=2", "min_replicas=1"]).unwrap();
     w.c.set_policy(&Policy::from_attrs(&attrs).unwrap());
     w.change(|_| ());
     assert_eq!(w.drained, 1);
@@ -150,7 +150,7 @@ fn nor_is_it_when_the_member_goes_while_all_are_compared() {
     let noted = [(Rid(1), Ver::new(2, 0)), (Rid(2), Ver::new(1, 57))];
     let mut w = World::begin(cut_short, config(), [(Rid(2), "ChunkList")], noted);
     w.live(3_000 * MS);
-    let drops: Vec<Ver> = w.changes.iter().filter_map(|c| base_of(c)).collect();
+    let drops: Vec<Ver> = w.changes.iter().filter_map(base_of).collect();
     assert!(!drops.is_empty() && drops.iter().all(|b| *b == Ver::new(1, 0)), "{drops:?}");
 }
 

@@ -301,6 +301,7 @@ impl RawDisk for Blocking<'_> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

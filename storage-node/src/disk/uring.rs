@@ -199,6 +199,7 @@ fn finish(held: Held, res: i32) -> Result<Bytes, DiskError> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
     use super::*;
     use crate::disk::raw::DiskFile;

@@ -154,6 +154,11 @@ pub struct Net {
 
 const REMOTE: u64 = 1_000;
 
+/// Takes the first of a queue if its time has come.
+fn due<T>(queue: &mut VecDeque<T>, now: Tick, at: impl Fn(&T) -> Tick) -> Option<T> {
+    if queue.front().is_some_and(|first| at(first) <= now) { queue.pop_front() } else { None }
+}
+
 fn payload(msg: &Msg) -> u64 {
     match msg {
         Msg::Write { range, .. } => range.bytes(),
@@ -302,8 +307,7 @@ impl Net {
     fn load(&mut self) {
         let vols: Vec<u64> = self.volumes.keys().copied().collect();
         for vol in vols {
-            loop {
-                let Some(v) = self.volumes.get_mut(&vol).filter(|v| v.began.len() < v.load.depth) else { break };
+            while let Some(v) = self.volumes.get_mut(&vol).filter(|v| v.began.len() < v.load.depth) {
                 v.next += 1;
                 let (id, bytes) = (v.next, v.load.bytes);
                 let off = (id * bytes) % (64 << 20);
@@ -353,14 +357,14 @@ impl Net {
                 tick = self.now.plus(20 * MS);
                 self.tick();
             }
-            if let Some((_, f)) = self.there.coming.pop_front_if(|(at, _)| *at <= self.now)
+            if let Some((_, f)) = due(&mut self.there.coming, self.now, |(at, _)| *at)
                 && let Some((env, msg, bytes)) = self.serving.arrives(self.now, f)
                 && let Some((env, msg)) = self.serving.flow.on_message(env, msg, bytes)
             {
                 *self.arrived.entry(env.shard.vol.0).or_default() += payload(&msg);
                 self.replica(env.rid, 1, env, msg);
             }
-            if let Some((_, f)) = self.back.coming.pop_front_if(|(at, _)| *at <= self.now)
+            if let Some((_, f)) = due(&mut self.back.coming, self.now, |(at, _)| *at)
                 && let Some((env, msg, bytes)) = self.asking.arrives(self.now, f)
                 && let Some((env, msg)) = self.asking.flow.on_message(env, msg, bytes)
             {
@@ -368,7 +372,7 @@ impl Net {
                 self.step(env.shard.vol.0, co::Input::Message { rid: env.rid, env, msg });
                 self.asking.flow.answered(self.now, &hf_repl_core::flow::key(&env));
             }
-            if let Some((_, rid, tag, answer)) = self.disk.pop_front_if(|(at, ..)| *at <= self.now) {
+            if let Some((_, rid, tag, answer)) = due(&mut self.disk, self.now, |(at, ..)| *at) {
                 let (credit, max_ver, position) = (1 << 40, Ver::ZERO, 0);
                 let mut out = Vec::new();
                 let input = re::Input::Store { tag, answer, credit, max_ver, position };
