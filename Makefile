@@ -40,8 +40,8 @@ test: setup-test
 .PHONY: test-now
 test-now: lint build-now
 	HOLDFAST=$(HOLDFAST) cargo test --locked --workspace --no-fail-fast -- --show-output
-	cargo test --locked -p hf-tests --features mutants --test mutants -- --nocapture
-	cargo test --locked -p hf-repl-core --features mutants --test transcripts
+	cargo test --locked -p hf-tests --features mutants --test mutants --test growth -- --nocapture
+	cargo test --locked -p hf-repl-core --features mutants --test transcripts --test links a_broken_rule
 	cargo test --locked -p hf-meta-core --features mutants --test rules
 	cargo test --locked -p hf-store --features mutants --test mutants every_broken_rule -- --nocapture
 	cargo test --locked -p hf-store --features mutants --test order_mutants

@@ -287,6 +287,7 @@ async fn read_frame(
         if partial.is_some() {
             return Err(WireError::Malformed(25).into());
         }
+        wire::verify_head(&raw, &h, &body)?;
         q.on_frame(&h);
         let payload = AlignedBuf::zeroed(h.link.parts as usize);
         let counted = h.counted();

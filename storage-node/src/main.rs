@@ -11,6 +11,7 @@ mod export;
 mod http;
 mod identity;
 mod inspect;
+mod listen;
 mod memory;
 mod node;
 mod pulse;

@@ -2,8 +2,9 @@
 //! told to stop.
 
 use crate::config::Config;
-use crate::export::{Doors, ExportTable, NEGOTIATING, Seats};
+use crate::export::{Doors, ExportTable, Seats};
 use crate::identity::{DataDir, Identity, random};
+use crate::listen::{bind, bind_socket, raise_descriptors};
 use crate::reactor;
 use crate::reactor::Memory;
 use hf_meta::raft_log::{FORGOT, LogError, RaftLog};
@@ -14,10 +15,8 @@ use hf_meta_core::{ClusterState, Command, Envelope, Outcome};
 use hf_meta_proto::LeaderClient;
 use hf_meta_proto::pb::{self, peer_client::PeerClient};
 use hf_policy::{BootId, ClusterId, NodeId, RequestId, SessionId};
-use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
-use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
 
 /// How long NBD connections may take to end at a clean stop; a reactor gives each one five seconds.
@@ -196,54 +195,6 @@ const REFUSED: usize = 256;
 /// A command as this node proposes it.
 pub fn envelope(request: RequestId, cmd: Command) -> Envelope {
     Envelope { v: hf_meta_core::command::COMMAND_VERSION, request, at_ms: wall_ms(), cmd }
-}
-
-async fn bind(what: &str, addr: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(addr).await.map_err(|e| match e.kind() {
-        std::io::ErrorKind::AddrInUse => anyhow::anyhow!(
-            "{what} = {addr}: the port is in use by another process; choose another one or stop that process"
-        ),
-        _ => anyhow::anyhow!("{what} = {addr}: {e}"),
-    })
-}
-
-/// A socket that an earlier process left behind is replaced; anything else that stands there is not ours to remove.
-fn bind_socket(path: &Path) -> anyhow::Result<UnixListener> {
-    use std::os::unix::fs::FileTypeExt;
-    let named = |why: String| anyhow::anyhow!("nbd_socket = {}: {why}", path.display());
-    match std::fs::symlink_metadata(path) {
-        Ok(m) if !m.file_type().is_socket() => {
-            return Err(named("it exists and is not a socket; move it away or choose another path".into()));
-        }
-        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
-            return Err(named("another process listens there; choose another path or stop that process".into()));
-        }
-        Ok(_) => std::fs::remove_file(path).map_err(|e| named(e.to_string()))?,
-        Err(_) => {}
-    }
-    UnixListener::bind(path).map_err(|e| named(e.to_string()))
-}
-
-/// What the metadata, disks, and other nodes may need beside NBD clients.
-const OTHER_DESCRIPTORS: u64 = 512;
-/// Connections at the three doors, before they are served.
-const AT_DOORS: u64 = 3 * NEGOTIATING as u64;
-
-/// As many descriptors as the system allows: every connection takes one, and the usual first limit is 1024.
-fn raise_descriptors(connections: usize) {
-    // SAFETY: fills, and hands back, a local struct.
-    let most = unsafe {
-        let mut l = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut l);
-        l.rlim_cur = l.rlim_max;
-        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const l);
-        l.rlim_max
-    };
-    if most < connections as u64 + AT_DOORS + OTHER_DESCRIPTORS {
-        tracing::warn!(
-            "the system allows {most} descriptors, too few for nbd_connections = {connections}: raise LimitNOFILE, or lower nbd_connections"
-        );
-    }
 }
 
 /// Runs until SIGTERM or SIGINT.

@@ -13,6 +13,7 @@ mod links;
 mod pause;
 mod pieces;
 mod replies;
+mod shard_record;
 mod syncs;
 mod volume_host;
 

@@ -45,12 +45,25 @@ pub(super) struct Pieces {
     /// The last piece has been begun.
     all_begun: Cell<bool>,
     worst: RefCell<Option<IoError>>,
+    /// Its last chunk, or its answer, is on its way.
+    answered: Cell<bool>,
+}
+
+/// The connection ended before all of a read was begun (a detach, a fence): whoever got a part of it is told that the rest does not
+/// come.
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        if !self.answered.get() && self.q.command == Command::Read {
+            let e = IoError::Fenced;
+            self.replies.push(reply::error_chunk(self.q.cookie, errno(e), &e.to_string(), true), Vec::new(), None);
+        }
+    }
 }
 
 impl Pieces {
     pub(super) fn new(q: Request, structured: bool, replies: Rc<Replies>) -> Rc<Pieces> {
         let (open, all_begun, worst) = (Cell::new(0), Cell::new(false), RefCell::default());
-        Rc::new(Pieces { q, structured, replies, open, all_begun, worst })
+        Rc::new(Pieces { q, structured, replies, open, all_begun, worst, answered: Cell::new(false) })
     }
 
     /// A piece is begun; is it the request's last one?
@@ -91,6 +104,8 @@ impl Pieces {
     /// One piece less is open; was it the request's last?
     fn one_less(&self) -> bool {
         self.open.set(self.open.get().saturating_sub(1));
-        self.open.get() == 0 && self.all_begun.get()
+        let last = self.open.get() == 0 && self.all_begun.get();
+        self.answered.set(last);
+        last
     }
 }

@@ -1,11 +1,12 @@
 //! An attached volume on its reactor: one coordinator per shard, requests split at shard boundaries and joined by their worst
 //! part, record changes, draining and fencing.
 
+use super::Event;
 use super::core::{Core, CoreRef, LOCAL, Work, now};
 use super::intake::Intake;
-use super::{Event, Identity};
+use super::shard_record::{nearest, record_of};
 use bytes::Bytes;
-use hf_meta_core::record::{ClusterState, ReplicaState, VolumeRecord};
+use hf_meta_core::record::VolumeRecord;
 use hf_policy::{BLOCK_BYTES, DiskId, Policy, Rid, SHARD_BYTES, SessionId, ShardId, Term, Tick, VolumeId};
 use hf_repl_core::coordinator::{self as co, ClientOp, ClientReply};
 use hf_repl_core::{Coordinator, IoError};
@@ -70,53 +71,6 @@ pub(super) struct VolumeHost {
     /// What clients have in flight. Closed when the attachment ends: then every connection answers what is left, and ends.
     pub intake: Rc<Intake>,
     pub over: bool,
-}
-
-fn record_of(v: &VolumeRecord, shard: u32) -> co::Record {
-    let replicas = || v.shards.get(shard as usize).map(|s| &s.replicas).into_iter().flatten();
-    let in_sync = replicas().filter(|(_, r)| r.in_sync());
-    let out = replicas().filter_map(|(rid, r)| {
-        let (base, sync_id) = match r.state {
-            // Who is not wanted any more is not brought back.
-            _ if r.leaving => return None,
-            ReplicaState::InSync => return None,
-            ReplicaState::Out { base } => (base, None),
-            ReplicaState::Syncing { base, sync_id } => (base, Some(sync_id)),
-        };
-        Some((*rid, co::OutInfo { node: r.node, store_uuid: r.store_uuid, base, position: r.position, sync_id }))
-    });
-    co::Record {
-        activated: v.served_term(shard),
-        served: v.activated == v.term,
-        term: v.term,
-        epoch: v.epoch,
-        session: v.coordinator.as_ref().map(|a| a.session),
-        lineage: v.lineage,
-        in_sync: in_sync
-            .map(|(rid, r)| (*rid, co::MemberInfo { node: r.node, store_uuid: r.store_uuid.unwrap_or_default() }))
-            .collect(),
-        out: out.collect(),
-        leaving: replicas().filter(|(_, r)| r.leaving).map(|(rid, _)| *rid).collect(),
-        paused: replicas().filter(|(_, r)| r.fill_held()).map(|(rid, _)| *rid).collect(),
-        scrub_paused: v.scrub.as_ref().is_some_and(|s| s.paused),
-        scrub: v.scrub.as_ref().filter(|s| !s.done.contains_key(&shard)).map(|s| s.id),
-    }
-}
-
-/// Members by nearness to a node: itself, then same rack, zone, region.
-fn nearest(state: &ClusterState, v: &VolumeRecord, shard: u32, id: &Identity) -> Vec<Rid> {
-    let mine = state.nodes.get(&id.node).map(|n| n.labels.clone()).unwrap_or_default();
-    let distance = |node| {
-        if node == id.node {
-            return 0;
-        }
-        let theirs = state.nodes.get(&node).map(|n| &n.labels);
-        let same = |k: &str| mine.contains_key(k) && mine.get(k) == theirs.and_then(|t| t.get(k));
-        ["rack", "zone", "region"].iter().position(|k| same(k)).map_or(4, |p| p + 1)
-    };
-    let mut list: Vec<_> = v.shards[shard as usize].replicas.values().map(|r| (distance(r.node), r.rid)).collect();
-    list.sort_unstable();
-    list.into_iter().map(|(_, r)| r).collect()
 }
 
 /// Begins to coordinate a volume: the record names this node and this session.

@@ -11,9 +11,11 @@
 mod codec;
 mod fields;
 mod hello;
+mod link;
 
 pub use codec::{
-    Frame, HEADER_BYTES, Header, LinkFields, MAX_BODY, MAX_PAYLOAD, WireError, decode, encode, encode_link,
-    encode_unsealed, parse_header, verify_link,
+    Frame, HEADER_BYTES, Header, MAX_BODY, MAX_PAYLOAD, WireError, decode, encode, encode_unsealed, parse_header,
+    verify_head,
 };
 pub use hello::{CAPABILITIES, HELLO_BYTES, Hello, HelloReply, LINK_CREDIT, MAX_VERSION, MIN_VERSION, Refused};
+pub use link::{LinkFields, encode_link, verify_link};

@@ -1,0 +1,55 @@
+//! What the process asks of the system before it serves: sockets to listen on, and descriptors enough. A refusal names the key of the
+//! configuration and what to do.
+
+use crate::export::NEGOTIATING;
+use std::path::Path;
+use tokio::net::{TcpListener, UnixListener};
+
+/// Listens at a TCP address of the configuration.
+pub async fn bind(what: &str, addr: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(addr).await.map_err(|e| match e.kind() {
+        std::io::ErrorKind::AddrInUse => anyhow::anyhow!(
+            "{what} = {addr}: the port is in use by another process; choose another one or stop that process"
+        ),
+        _ => anyhow::anyhow!("{what} = {addr}: {e}"),
+    })
+}
+
+/// A socket that an earlier process left behind is replaced; anything else that stands there is not ours to remove.
+pub fn bind_socket(path: &Path) -> anyhow::Result<UnixListener> {
+    use std::os::unix::fs::FileTypeExt;
+    let named = |why: String| anyhow::anyhow!("nbd_socket = {}: {why}", path.display());
+    match std::fs::symlink_metadata(path) {
+        Ok(m) if !m.file_type().is_socket() => {
+            return Err(named("it exists and is not a socket; move it away or choose another path".into()));
+        }
+        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+            return Err(named("another process listens there; choose another path or stop that process".into()));
+        }
+        Ok(_) => std::fs::remove_file(path).map_err(|e| named(e.to_string()))?,
+        Err(_) => {}
+    }
+    UnixListener::bind(path).map_err(|e| named(e.to_string()))
+}
+
+/// What the metadata, disks, and other nodes may need beside NBD clients.
+const OTHER_DESCRIPTORS: u64 = 512;
+/// Connections at the three doors, before they are served.
+const AT_DOORS: u64 = 3 * NEGOTIATING as u64;
+
+/// As many descriptors as the system allows: every connection takes one, and the usual first limit is 1024.
+pub fn raise_descriptors(connections: usize) {
+    // SAFETY: fills, and hands back, a local struct.
+    let most = unsafe {
+        let mut l = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut l);
+        l.rlim_cur = l.rlim_max;
+        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const l);
+        l.rlim_max
+    };
+    if most < connections as u64 + AT_DOORS + OTHER_DESCRIPTORS {
+        tracing::warn!(
+            "the system allows {most} descriptors, too few for nbd_connections = {connections}: raise LimitNOFILE, or lower nbd_connections"
+        );
+    }
+}
