@@ -136,7 +136,7 @@ impl Queue {
 
     fn on_message(&self, env: Envelope, msg: Msg, bytes: u64) -> Option<(Envelope, Msg)> {
         let mut flow = self.0.flow.borrow_mut();
-        let message = flow.on_message(env, msg, bytes);
+        let message = flow.on_message((self.0.clock)(), env, msg, bytes);
         if flow.has_work() {
             self.0.wake.notify_one();
         }

@@ -111,7 +111,7 @@ mod tests {
                 assert_eq!(Space::of_needs(s.to_needs()), s);
                 // Who knows only bytes compares the numbers as they are.
                 let one = Space { bytes, chunks: 1 };
-                assert_eq!(one.to_needs() <= s.to_credit(), chunks < 65_534, "{s:?}");
+                assert!(one.to_needs() <= s.to_credit(), "{s:?}");
             }
             let plenty = Space { bytes, chunks: 1 << 20 };
             assert_eq!(plenty.to_credit(), bytes, "as it was told before chunks were counted");

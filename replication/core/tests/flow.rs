@@ -89,7 +89,7 @@ impl Pair {
         let raw: [u8; HEADER_BYTES] = f.head[..HEADER_BYTES].try_into().unwrap();
         let h = wire::parse_header(&raw).unwrap();
         let msg = wire::decode(&raw, &h, &f.head[HEADER_BYTES..], payload.freeze()).unwrap();
-        let got = to.on_message(h.env, msg, counted);
+        let got = to.on_message(self.now, h.env, msg, counted);
         if back == 1 {
             to.answered(self.now, &key(&h.env));
         }
@@ -102,7 +102,7 @@ impl Pair {
         loop {
             let there = self.asking.pop(self.now);
             let back = self.serving.pop(self.now);
-            let parked = self.serving.next_parked();
+            let parked = self.serving.next_parked(self.now);
             if there.is_none() && back.is_none() && parked.is_none() {
                 return got;
             }
@@ -164,6 +164,8 @@ fn a_shard_of_which_nothing_is_under_way_asks_beyond_the_window() {
     (1..=8).for_each(|i| p.asking.push(env(1, i), read(256)));
     p.pump();
     p.asking.push(env(2, 1), read(1));
+    // Not at once: as long as answers come it has its turn soon.
+    p.now = p.now.plus(1_100 * MS);
     let got = p.pump();
     assert_eq!(got.iter().filter(|(e, _)| e.shard.vol.0 == 2).count(), 1, "{got:?}");
 }

@@ -39,6 +39,9 @@ const LEAST_ANSWERS: u64 = 256 << 10;
 /// How often the other end is told of a frame that is still coming, in microseconds.
 const TELL_EVERY: u64 = 100 * MS;
 
+/// No answer has come for so long: those that are awaited are stuck, in microseconds.
+const STUCK: u64 = 100 * MS;
+
 /// Which end of the link this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -184,7 +187,7 @@ impl Flow {
             self.requests.left(&key(&env), self.out.sent());
             return Some(self.seal(now, wire::encode_unsealed(&env, &msg), false, 0));
         }
-        if let Some((env, msg)) = self.next_question() {
+        if let Some((env, msg)) = self.next_question(now) {
             self.goes(now, key(&env));
             self.requests.left(&key(&env), self.out.sent());
             return Some(self.seal(now, wire::encode_unsealed(&env, &msg), false, 0));
@@ -196,8 +199,9 @@ impl Flow {
         (ask || self.ack_due || self.grants_more()).then(|| self.seal(now, wire::encode_link(None), ask, 0))
     }
 
-    /// The next small request with a large answer. Beyond the window only a shard goes of which nothing is under way.
-    fn next_question(&mut self) -> Option<(Envelope, Msg)> {
+    /// The next small request with a large answer. Beyond the window, and only when no answer has come for a while, a shard goes of which
+    /// nothing is under way: whatever holds up the others' answers is not to hold up its.
+    fn next_question(&mut self, now: Tick) -> Option<(Envelope, Msg)> {
         // A repeat of what has been answered meanwhile is wanted by nobody.
         while self.asking.peek().is_some_and(|(env, _)| !self.requests.is_open(&key(env))) {
             self.asking.pop();
@@ -207,6 +211,9 @@ impl Flow {
         }
         if self.requests.may_ask() {
             return self.asking.pop();
+        }
+        if now.since(self.received.at) < STUCK {
+            return None;
         }
         let requests = &self.requests;
         self.asking.pop_of(|shard| requests.is_idle(shard))
@@ -330,7 +337,7 @@ impl Flow {
 
     /// A whole message has come, of `bytes` that counted. It comes back if it is to be looked at now. At the asking end it may be an
     /// answer: [`Flow::answered`] is to follow.
-    pub fn on_message(&mut self, env: Envelope, msg: Msg, bytes: u64) -> Option<(Envelope, Msg)> {
+    pub fn on_message(&mut self, now: Tick, env: Envelope, msg: Msg, bytes: u64) -> Option<(Envelope, Msg)> {
         let key = key(&env);
         if self.end == End::Asking {
             return Some((env, msg));
@@ -340,8 +347,8 @@ impl Flow {
             Msg::Write { .. } | Msg::Copy { .. } if bytes > 0 => self.served.payload(key, bytes),
             _ if answer > 0 => {
                 self.served.lets_go(bytes);
-                let room = self.has_room() || mutant::is(Mutant::AnswersWithoutRoom);
-                self.served.asks(key, answer, room)
+                let room = self.has_room(now) || mutant::is(Mutant::AnswersWithoutRoom);
+                self.served.asks(now, key, answer, room)
             }
             _ => {
                 self.served.lets_go(bytes);
@@ -365,15 +372,20 @@ impl Flow {
     }
 
     /// Is there room for another answer?
-    fn has_room(&self) -> bool {
+    fn has_room(&mut self, now: Tick) -> bool {
         let most = self.answers.min((2 * self.out.window()).max(LEAST_ANSWERS));
-        self.answers_held() < most
+        self.served.moving(now, self.answers) + self.unsent() < most
     }
 
     /// Bytes of answers that are made or wait to be sent.
     pub fn answers_held(&self) -> u64 {
+        self.served.making() + self.unsent()
+    }
+
+    /// Bytes of payload that wait to be sent.
+    fn unsent(&self) -> u64 {
         let cut: usize = self.cut.iter().flat_map(|c| &c.pieces).map(Bytes::len).sum();
-        self.served.making() + self.large.bytes() + cut as u64
+        self.large.bytes() + cut as u64
     }
 
     /// Requests that wait here for room.
@@ -382,11 +394,11 @@ impl Flow {
     }
 
     /// A request that waited for room and may be begun now.
-    pub fn next_parked(&mut self) -> Option<(Envelope, Msg)> {
-        if self.served.parked() == 0 || !self.has_room() {
+    pub fn next_parked(&mut self, now: Tick) -> Option<(Envelope, Msg)> {
+        if self.served.parked() == 0 || !self.has_room(now) {
             return None;
         }
-        self.served.unpark(key)
+        self.served.unpark(now, key)
     }
 
     /// This request will not be answered at this end.

@@ -3,26 +3,23 @@
 
 use super::Key;
 use crate::message::{Envelope, Msg};
-use hf_policy::SessionId;
+use hf_policy::{MS, Tick};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Requests of one link that wait to be begun. The other end asks for no more than its window; one that does is cut off.
 pub(super) const MOST_PARKED: usize = 64 << 10;
 
-/// An answer that needs no room if its replica has no other, in bytes.
-const SMALL: u64 = 80 << 10;
-
-/// Keys of requests to the replica of `key`.
-fn replica(key: Key) -> std::ops::RangeInclusive<Key> {
-    (key.0, key.1, SessionId(0), 0)..=(key.0, key.1, SessionId(u128::MAX), u64::MAX)
-}
+/// An answer that has been in the making for so long is stuck at the disk, in microseconds.
+const STUCK: u64 = 1_000 * MS;
+/// How often it is looked for what is stuck.
+const LOOK_EVERY: u64 = 100 * MS;
 
 /// What a request holds until it is answered.
 enum Holds {
     /// Its own bytes.
     Payload(u64),
-    /// Room for its answer.
-    Answer(u64),
+    /// Room for its answer, since then.
+    Answer(u64, Tick),
     /// It waits for room, of this many bytes.
     Nothing(u64),
 }
@@ -44,6 +41,9 @@ pub(super) struct Served {
     parked: VecDeque<(Envelope, Msg)>,
     /// Bytes of answers that are being made.
     making: u64,
+    /// Of them those that are stuck, as of when that was last looked at.
+    stuck: u64,
+    looked: Tick,
     /// Bytes of requests that are not answered.
     holding: u64,
 }
@@ -51,6 +51,19 @@ pub(super) struct Served {
 impl Served {
     pub fn making(&self) -> u64 {
         self.making
+    }
+
+    /// Bytes of answers that are being made and are not stuck at the disk: those must not hold up others, of replicas that are well.
+    /// As much as `most` is left out at most, so that there is a bound even where everything is slow.
+    pub fn moving(&mut self, now: Tick, most: u64) -> u64 {
+        if now.since(self.looked) >= LOOK_EVERY {
+            let stuck = |h: &Holds| match h {
+                Holds::Answer(n, began) if now.since(*began) >= STUCK => *n,
+                _ => 0,
+            };
+            (self.stuck, self.looked) = (self.by.values().map(stuck).sum(), now);
+        }
+        self.making.saturating_sub(self.stuck.min(most))
     }
     pub fn holding(&self) -> u64 {
         self.holding
@@ -80,18 +93,16 @@ impl Served {
     }
 
     /// A request has come whose answer is of so many bytes.
-    pub fn asks(&mut self, key: Key, answer: u64, room: bool) -> Begin {
+    pub fn asks(&mut self, now: Tick, key: Key, answer: u64, room: bool) -> Begin {
         if self.by.contains_key(&key) {
             return Begin::Already;
         }
-        // One small answer of a replica of which none is being made: whatever holds up the others' is not to hold up this one.
-        let idle = answer <= SMALL && !self.by.range(replica(key)).any(|(_, h)| matches!(h, Holds::Answer(_)));
-        if (!room || !self.parked.is_empty()) && !idle {
+        if !room || !self.parked.is_empty() {
             self.by.insert(key, Holds::Nothing(answer));
             return Begin::Later;
         }
         self.making += answer;
-        self.by.insert(key, Holds::Answer(answer));
+        self.by.insert(key, Holds::Answer(answer, now));
         Begin::Now
     }
 
@@ -100,12 +111,12 @@ impl Served {
     }
 
     /// There is room for one that waits.
-    pub fn unpark(&mut self, key_of: impl Fn(&Envelope) -> Key) -> Option<(Envelope, Msg)> {
+    pub fn unpark(&mut self, now: Tick, key_of: impl Fn(&Envelope) -> Key) -> Option<(Envelope, Msg)> {
         let (env, msg) = self.parked.pop_front()?;
         let holds = self.by.get_mut(&key_of(&env))?;
         if let Holds::Nothing(answer) = *holds {
             self.making += answer;
-            *holds = Holds::Answer(answer);
+            *holds = Holds::Answer(answer, now);
         }
         Some((env, msg))
     }
@@ -120,7 +131,7 @@ impl Served {
     fn give_back(&mut self, holds: Holds) {
         match holds {
             Holds::Payload(n) => self.lets_go(n),
-            Holds::Answer(n) => self.making = self.making.saturating_sub(n),
+            Holds::Answer(n, _) => self.making = self.making.saturating_sub(n),
             Holds::Nothing(_) => {}
         }
     }

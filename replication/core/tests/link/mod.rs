@@ -326,7 +326,7 @@ impl Net {
         while let Some(f) = self.asking.flow.pop(self.now) {
             self.there.put(self.now, self.way, f);
         }
-        while let Some((env, msg)) = self.serving.flow.next_parked() {
+        while let Some((env, msg)) = self.serving.flow.next_parked(self.now) {
             self.replica(env.rid, 1, env, msg);
         }
         while let Some(f) = self.serving.flow.pop(self.now) {
@@ -338,6 +338,8 @@ impl Net {
     }
 
     fn tick(&mut self) {
+        let volumes = &self.volumes;
+        self.asking.flow.keep_wanted(|k| volumes[&k.0.vol.0].c.wants(k.3));
         let due = |v: &&u64| self.volumes[v].c.next_deadline().is_some_and(|d| d <= self.now);
         let due: Vec<u64> = self.volumes.keys().filter(due).copied().collect();
         due.into_iter().for_each(|vol| self.step(vol, co::Input::Tick));
@@ -359,14 +361,14 @@ impl Net {
             }
             if let Some((_, f)) = due(&mut self.there.coming, self.now, |(at, _)| *at)
                 && let Some((env, msg, bytes)) = self.serving.arrives(self.now, f)
-                && let Some((env, msg)) = self.serving.flow.on_message(env, msg, bytes)
+                && let Some((env, msg)) = self.serving.flow.on_message(self.now, env, msg, bytes)
             {
                 *self.arrived.entry(env.shard.vol.0).or_default() += payload(&msg);
                 self.replica(env.rid, 1, env, msg);
             }
             if let Some((_, f)) = due(&mut self.back.coming, self.now, |(at, _)| *at)
                 && let Some((env, msg, bytes)) = self.asking.arrives(self.now, f)
-                && let Some((env, msg)) = self.asking.flow.on_message(env, msg, bytes)
+                && let Some((env, msg)) = self.asking.flow.on_message(self.now, env, msg, bytes)
             {
                 *self.arrived.entry(env.shard.vol.0).or_default() += payload(&msg);
                 self.step(env.shard.vol.0, co::Input::Message { rid: env.rid, env, msg });
