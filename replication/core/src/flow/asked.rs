@@ -45,6 +45,16 @@ struct Asked {
     sent: Option<Sent>,
 }
 
+/// What a request is to a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Coming {
+    New,
+    /// It waits to be sent already: there is nothing to add.
+    Waits,
+    /// It has been sent; the room for its answer is counted.
+    Repeat,
+}
+
 /// See the module.
 pub(super) struct Requests {
     by: BTreeMap<Key, Asked>,
@@ -77,14 +87,17 @@ impl Requests {
         }
     }
 
-    /// A request is queued. False if it waits to be sent already: then there is nothing to add.
-    pub fn queued(&mut self, key: Key, back: u64, out: u64) -> bool {
-        let unsent = self.by.get(&key).is_some_and(|a| a.sent.is_none());
-        if !unsent {
-            let out = if back > 0 { out } else { out.max(LEAST_COUNTED) };
-            self.by.entry(key).or_insert(Asked { back, out, sent: None });
+    /// A request comes to the link.
+    pub fn queued(&mut self, key: Key, back: u64, out: u64) -> Coming {
+        match self.by.get(&key) {
+            Some(a) if a.sent.is_none() => Coming::Waits,
+            Some(_) => Coming::Repeat,
+            None => {
+                let out = if back > 0 { out } else { out.max(LEAST_COUNTED) };
+                self.by.insert(key, Asked { back, out, sent: None });
+                Coming::New
+            }
         }
-        !unsent
     }
 
     /// May a request of this shard go out though no other may? Nothing of it is under way: whatever holds up the others is not to

@@ -19,7 +19,7 @@ mod window;
 
 use crate::message::{Envelope, Msg};
 use crate::wire::{self, Frame, Header, LinkFields};
-use asked::{LIST_ANSWER, Moved, Requests, read_answer};
+use asked::{Coming, LIST_ANSWER, Moved, Requests, read_answer};
 use bytes::Bytes;
 use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::{MS, Rid, SessionId, ShardId, Tick};
@@ -157,12 +157,13 @@ impl Flow {
         let frame = large.then(|| wire::encode_unsealed(&env, &msg)).filter(|f| f.counted() > 0);
         let bytes = frame.as_ref().map_or(0, |f| f.len() as u64);
         let asks = self.end == End::Asking && env.req != 0 && is_request(&msg);
-        if asks && !self.requests.queued(key(&env), back, bytes) {
+        let coming = if asks { self.requests.queued(key(&env), back, bytes) } else { Coming::Repeat };
+        if coming == Coming::Waits {
             return;
         }
         match frame {
             Some(f) => self.large.push(env.shard, bytes, (key(&env), f)),
-            None if asks && back > 0 => self.asking.push(env.shard, back, (env, msg)),
+            None if coming == Coming::New && back > 0 => self.asking.push(env.shard, back, (env, msg)),
             None => {
                 self.small.push_back((env, msg));
                 self.broken |= self.small.len() > MOST_SMALL;
