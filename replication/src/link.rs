@@ -102,6 +102,12 @@ impl Queue {
         answer
     }
 
+    /// A request that waited for room and may be begun now. It wakes nobody: the writer asks this itself whenever it is woken, and
+    /// would wake itself for ever.
+    pub fn next_parked(&self) -> Option<(Envelope, Msg)> {
+        self.0.flow.borrow_mut().next_parked((self.0.clock)())
+    }
+
     /// Ends the link.
     pub fn close(&self) {
         self.0.closed.set(true);

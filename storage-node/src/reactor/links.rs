@@ -174,7 +174,7 @@ pub(super) fn accept(core: &CoreRef, stream: std::net::TcpStream, disk: DiskId, 
                 return;
             }
             let mut c = core.borrow_mut();
-            while let Some((env, msg)) = queue.change(|f| f.next_parked(now())) {
+            while let Some((env, msg)) = queue.next_parked() {
                 begin(queue, &mut c, env, msg);
             }
             c.drain();
