@@ -167,6 +167,15 @@ impl Check {
 /// A typo, not a machine.
 const MOST_MEMORY: u64 = 64 << 30;
 
+/// Microseconds after which a voter that is away is replaced.
+fn voter_grace(given: Option<String>) -> Result<u64, String> {
+    let grace = given.unwrap_or_else(|| "2m".into());
+    hf_policy::parse_duration_us(&grace).and_then(|us| match us {
+        5_000_000.. => Ok(us),
+        _ => Err(format!("\"{grace}\" is below 5s")),
+    })
+}
+
 impl Config {
     /// File, environment and flags, all problems at once.
     pub fn load(args: NodeArgs) -> anyhow::Result<Config> {
@@ -192,11 +201,7 @@ impl Config {
         disks.iter().for_each(|d| check.disk(d));
         let given: BTreeMap<_, _> = args.labels.iter().map(|l| check.value("label", parse_label(l))).collect();
         let labels = if given.is_empty() { file.labels } else { given };
-        let grace = args.replace_voter_after.or(file.replace_voter_after).unwrap_or_else(|| "2m".into());
-        let grace = hf_policy::parse_duration_us(&grace).and_then(|us| match us {
-            5_000_000.. => Ok(us),
-            _ => Err(format!("\"{grace}\" is below 5s")),
-        });
+        let grace = voter_grace(args.replace_voter_after.or(file.replace_voter_after));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let reactors = args.reactors.or(file.reactors).unwrap_or_else(|| cores.min(disks.len().max(1)));
         let reactors = check.count("reactors", reactors, 256);

@@ -63,6 +63,21 @@ impl Drop for Conn {
     }
 }
 
+/// A request that is not begun yet, while its connection may end.
+struct Unanswered<'a> {
+    conn: &'a Conn,
+    q: &'a Request,
+    whole: bool,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if self.whole {
+            self.conn.fail(self.q, Errno::Shutdown, &IoError::Fenced.to_string());
+        }
+    }
+}
+
 /// Takes a negotiated connection over.
 pub(super) fn start(
     core: &CoreRef,
@@ -187,6 +202,7 @@ impl Conn {
             } else {
                 let (held, waited_for_bytes) = self.replies.client.payload.take(payload_of(&q)).await;
                 let ticket = self.place(waited | waited_for_bytes).await?;
+                self.awake(&q, true).await;
                 match self.check(&q) {
                     Ok(()) => self.request(q, ticket, held),
                     Err(e) => self.fail(&q, e, NO_FIT),
@@ -195,16 +211,22 @@ impl Conn {
         }
     }
 
-    /// Waits for a place among the requests in flight, and until this node knows the record if it was paused. While a request waited,
-    /// its client may have vanished, come back, and sent newer requests: then this one is too late. What the export is may have
-    /// changed too.
+    /// Waits for a place among the requests in flight. While a request waited, its client may have vanished, come back, and sent
+    /// newer requests: then this one is too late.
     async fn place(&self, waited: bool) -> io::Result<Ticket> {
         let (ticket, waited_for_slot) = self.intake.admit(&self.replies.client).await;
         if (waited | waited_for_slot) && self.replies.client.is_gone() {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
-        super::pause::over(&self.core).await;
         Ok(ticket)
+    }
+
+    /// Waits until this node knows the record, if it was paused. What the export is may have changed then. If the attachment is over
+    /// instead, a request that was read `whole` is told so: nothing of it was begun.
+    async fn awake(&self, q: &Request, whole: bool) {
+        let unanswered = Unanswered { conn: self, q, whole };
+        super::pause::over(&self.core).await;
+        std::mem::forget(unanswered);
     }
 
     /// May this export be asked that, as it is now?
@@ -227,6 +249,7 @@ impl Conn {
                 return Ok(false);
             }
             let ticket = self.place(waited | waited_for_bytes).await?;
+            self.awake(&q, n == q.len).await;
             waited = false;
             let (off, data) = (q.offset + u64::from(at), buf.freeze());
             at += n;
@@ -263,6 +286,7 @@ impl Conn {
             waited |= self.replies.room().await;
             let (held, waited_for_bytes) = self.replies.client.payload.take_piece(pieces::most(&q, at)).await;
             let ticket = self.place(waited | waited_for_bytes).await?;
+            self.awake(&q, false).await;
             waited = false;
             let (off, len) = (q.offset + u64::from(at), pieces::length(&q, at, held.bytes()));
             at += len;
