@@ -2,17 +2,19 @@
 //! crash at any step is finished on restart, because every step is decided from the two anew.
 
 mod changes;
+mod follow;
 mod replicas;
+
+pub use follow::Told;
 
 use crate::export::Entry;
 use crate::node::{Member, Node};
 use crate::reactor::{Event, Mail};
 use hf_frontends::nbd::ExportInfo;
-use hf_meta::raft_loop::RaftStatus;
 use hf_meta_core::Command;
 use hf_meta_core::record::{Attachment, ClusterState, DiskState, VolumeRecord};
-use hf_meta_proto::pb::{self, peer_client::PeerClient};
-use hf_policy::{DiskId, NodeId, Policy, Rid, SessionId, Term, VolumeId};
+use hf_meta_proto::pb;
+use hf_policy::{DiskId, Policy, Rid, SessionId, Term, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -41,8 +43,8 @@ struct Running {
 /// Starts the agent's tasks.
 pub fn start(node: Arc<Node>, m: Arc<Member>, events: mpsc::UnboundedReceiver<Event>) {
     let begun = Arc::new(Mutex::new(Begun::default()));
-    tokio::spawn(follow_raft(m.clone()));
-    tokio::spawn(follow_watch(node.clone(), m.clone()));
+    tokio::spawn(follow::raft(m.clone()));
+    tokio::spawn(follow::others(node.clone(), m.clone()));
     tokio::spawn(heartbeat(m.clone()));
     tokio::spawn(hf_meta::succession::watch(m.cluster, m.node, m.meta.clone(), m.view.clone()));
     tokio::spawn(crate::repair::run(m.clone()));
@@ -71,79 +73,6 @@ async fn tend_reserve(node: Arc<Node>) {
             Err(e) => tracing::warn!("the reserve of the data directory: {e}"),
         }
     }
-}
-
-/// The newest of what Raft applied here and what the watch brought.
-fn advance(m: &Member, state: Arc<ClusterState>) {
-    m.view_tx.send_if_modified(|v| {
-        let newer = state.revision > v.revision || (v.cluster != state.cluster && state.cluster.is_some());
-        if newer {
-            *v = state;
-        }
-        newer
-    });
-}
-
-async fn follow_raft(m: Arc<Member>) {
-    let mut rx = m.meta.state.clone();
-    loop {
-        let state = rx.borrow_and_update().clone();
-        advance(&m, state);
-        if rx.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Does its own Raft bring it the record? Not if it has no vote; nor if the way to who leads is cut from here, though others hear it.
-fn hears_raft(s: &RaftStatus, node: NodeId) -> bool {
-    s.voters.contains(&node.0) && s.leader.is_some()
-}
-
-/// A node that the record does not reach by Raft follows others by revision; after any gap it gets what it missed.
-async fn follow_watch(node: Arc<Node>, m: Arc<Member>) {
-    let mut turn = 0usize;
-    let mut raft = m.meta.status.clone();
-    while raft.wait_for(|s| !hears_raft(s, m.node)).await.is_ok() {
-        let mut peers: Vec<String> = m.peers().into_iter().filter(|a| *a != node.cfg.api).collect();
-        turn += 1;
-        let first = turn % peers.len().max(1);
-        peers.rotate_left(first);
-        // A voter rather follows one that hears who leads than one that is cut off as well.
-        let better = match m.votes() {
-            voters if voters.contains(&node.cfg.api) => m.leader.one_that_hears(&voters).await,
-            _ => None,
-        };
-        if let Some(peer) = better.or_else(|| peers.first().cloned())
-            && let Err(e) = watch_one(&node, &m, &peer).await
-        {
-            tracing::debug!("watch: {e}");
-        }
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    }
-}
-
-async fn watch_one(node: &Node, m: &Member, addr: &str) -> anyhow::Result<()> {
-    let mut c = PeerClient::new(hf_meta_proto::channel(addr)?).max_decoding_message_size(hf_meta_proto::MAX_MESSAGE);
-    let mut local = (**m.view.borrow()).clone();
-    let from_revision = local.revision;
-    let mut stream = c
-        .watch(pb::WatchRequest { from_revision, follow: true, cluster: m.cluster.0.to_be_bytes().to_vec() })
-        .await?
-        .into_inner();
-    // A follower of a peer that itself hangs behind must look elsewhere now and then.
-    while let Ok(Ok(Some(e))) = tokio::time::timeout(Duration::from_secs(10), stream.message()).await {
-        local.follow(serde_json::from_slice(&e.delta)?)?;
-        // (Nothing but a start without peers and a rescue look at it: what cannot be kept is only told.)
-        if let Err(e) = node.dir.save_view(&local) {
-            tracing::warn!("what this node knows of the record is not kept: {e:#}");
-        }
-        advance(m, Arc::new(local.clone()));
-        if hears_raft(&m.meta.status.borrow(), m.node) {
-            return Ok(());
-        }
-    }
-    Ok(())
 }
 
 /// Tells the leader that this node lives, twice a second; learns who leads.
@@ -193,6 +122,7 @@ async fn beat(
     for addr in targets {
         let Some(r) = m.beat(&addr, disks.clone(), syncs.clone()).await else { continue };
         if r.leader {
+            m.told.says(r.revision);
             return m.leader.hint(Some(addr));
         }
         if !r.leader_api.is_empty() {

@@ -40,6 +40,8 @@ pub struct Member {
     pub view_tx: watch::Sender<Arc<ClusterState>>,
     /// Finds the leader.
     pub leader: LeaderClient,
+    /// What it has said last of the record.
+    pub told: crate::agent::Told,
     /// The leader's soft state.
     pub heard: Arc<Mutex<Heard>>,
     /// Reactors.
@@ -404,6 +406,7 @@ impl Node {
             unmade: Mutex::default(),
             obeyed: watch::Sender::new(0),
             pulse: Default::default(),
+            told: Default::default(),
         });
         crate::disks::open_known(self, &member);
         if self.member.set(member.clone()).is_err() {

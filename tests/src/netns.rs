@@ -5,6 +5,7 @@
 
 use crate::cluster::tool_ok;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The hosts 1..=n; this thread, and whatever it starts from now on, is on the switch between them.
 pub struct Hosts {
@@ -22,7 +23,8 @@ fn enter(ns: &std::fs::File) {
 impl Hosts {
     /// Builds them.
     pub fn new(n: usize) -> Hosts {
-        let prefix = format!("hf{}", std::process::id());
+        static NTH: AtomicU32 = AtomicU32::new(0);
+        let prefix = format!("hf{}.{}", std::process::id(), NTH.fetch_add(1, Ordering::Relaxed));
         let home = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
         let h = Hosts { prefix, n, home };
         let switch = h.name(0);

@@ -234,7 +234,10 @@ fn votes_maintenance_and_loss() {
     for n in [5, 1, 3] {
         c.ok(&["cluster", "voters", &n.to_string()]);
         voters_become(&c, n);
-        c.ok(&["volume", "create", &format!("with-{n}"), "size=16MiB", "replicas=1"]);
+        // In force at once each time: also nodes without a vote hear of them.
+        for i in 0..3 {
+            c.ok(&["volume", "create", &format!("with-{n}-{i}"), "size=16MiB", "replicas=1"]);
+        }
     }
 
     c.ok(&["volume", "create", "v", "size=32MiB", "replicas=3", "rebuild_after=5s", "rebuild_impact=0%"]);

@@ -5,7 +5,11 @@
 use hf_tests::cluster::tool_ok;
 use hf_tests::nbd::Nbd;
 use hf_tests::remote::Remote;
+use std::sync::Mutex;
 use std::time::Instant;
+
+/// One after the other: each measures what the machine takes.
+static MACHINE: Mutex<()> = Mutex::new(());
 
 /// At most one request in a hundred was sent again on a link that stood, and nobody dropped; what came is little more than what was read.
 fn sound(w: &Remote, what: &str, before: (u64, u64), (read, requests): (u64, u64)) {
@@ -22,6 +26,7 @@ fn sound(w: &Remote, what: &str, before: (u64, u64), (read, requests): (u64, u64
 #[test]
 fn many_large_reads_of_a_remote_replica_end_and_hold_little_memory() {
     const CONNECTIONS: usize = 16;
+    let _alone = MACHINE.lock();
     let w = Remote::new(4, 32 << 20);
     let (before, addr) = (w.counters(), w.c.nodes[1].nbd.clone());
     let (memory, began) = ([w.resident(1), w.resident(2)], Instant::now());
@@ -62,6 +67,7 @@ fn many_large_reads_of_a_remote_replica_end_and_hold_little_memory() {
 /// `nbdcopy` with its defaults, 4 connections with 64 requests each, over slow links, beside plain TCP.
 #[test]
 fn copies_over_slow_links_take_what_the_link_takes() {
+    let _alone = MACHINE.lock();
     let w = Remote::new(1, 64 << 20);
     for (kbit, bytes) in [(1_000u64, 2u64 << 20), (200_000, 64 << 20)] {
         w.hosts.rate(3, Some(kbit));

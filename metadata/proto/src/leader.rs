@@ -67,7 +67,8 @@ impl LeaderClient {
         }
     }
 
-    fn leader(&self) -> Option<String> {
+    /// Who leads, as far as this client knows.
+    pub fn known(&self) -> Option<String> {
         self.known.lock().ok().and_then(|k| k.leader.clone())
     }
 
@@ -120,7 +121,7 @@ impl LeaderClient {
         let mut silent: Option<(String, Instant)> = None;
         while began.elapsed() < patience {
             let avoid = silent.as_ref().filter(|(_, t)| t.elapsed() < AVOID).map(|(a, _)| a.clone());
-            let target = match self.leader().filter(|l| avoid.as_ref() != Some(l)) {
+            let target = match self.known().filter(|l| avoid.as_ref() != Some(l)) {
                 Some(l) => l,
                 None if nodes.is_empty() => break,
                 None => {

@@ -38,6 +38,8 @@ mutants! {
     RewrittenIsBad,
     /// A free chunk slot counts as room for 64 KiB.
     SlotsAreUnits,
+    /// What zeroes of parts of chunks make free is no room before a checkpoint.
+    PartsAreNoRoom,
     /// An operation that must look at what is there is refused though space is on its way back.
     SlowNeverWaits,
     /// A destage gives units back under writes in flight that rely on them.

@@ -35,6 +35,7 @@ fn watchers(m: Mutant) -> &'static [fn()] {
         | Mutant::ZeroOfFirstChunk
         | Mutant::RewrittenIsBad
         | Mutant::SlotsAreUnits
+        | Mutant::PartsAreNoRoom
         | Mutant::SlowNeverWaits
         | Mutant::FreesHeldUnits => &[],
     }

@@ -23,6 +23,7 @@ const CAUGHT_BY: &[(Mutant, fn())] = &[
     (Mutant::RewrittenIsBad, rewritten::a_read_that_meets_rewrites_is_no_bad_block),
     (Mutant::SlotsAreUnits, room::an_empty_disk_takes_requests_of_every_size),
     (Mutant::SlotsAreUnits, room::entries_that_run_low_are_counted_as_entries),
+    (Mutant::PartsAreNoRoom, room::parts_of_chunks_that_were_zeroed_are_room),
     (Mutant::SlowNeverWaits, room::slow_operations_wait_for_space),
     (Mutant::FreesHeldUnits, room::a_unit_stays_while_a_write_to_it_is_in_flight),
 ];

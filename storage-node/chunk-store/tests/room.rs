@@ -36,6 +36,11 @@ fn what_was_zeroed_is_room_once() {
 }
 
 #[test]
+fn parts_of_chunks_that_were_zeroed_are_room() {
+    room::parts_of_chunks_that_were_zeroed_are_room();
+}
+
+#[test]
 fn a_promise_ends_with_what_it_was_for() {
     room::a_promise_ends_with_what_it_was_for();
 }

@@ -36,8 +36,10 @@ pub struct Uring {
     /// Operations that the submission queue or the kernel has, and the most that there may be.
     in_flight: usize,
     most: usize,
-    /// The ring is of no use any more, and why: every operation fails.
+    /// The ring is of no use any more, and why: every operation fails. The kernel may still touch
+    /// what it was given before.
     broken: Option<String>,
+    abandoned: Vec<Held>,
 }
 
 impl Uring {
@@ -56,8 +58,8 @@ impl Uring {
         }
         let event = EventFd::new()?;
         ring.submitter().register_eventfd(event.raw())?;
-        let (held, queue) = Default::default();
-        Ok(Uring { ring, file, event, held, queue, in_flight: 0, most, broken: None })
+        let (held, queue, abandoned) = Default::default();
+        Ok(Uring { ring, file, event, held, queue, in_flight: 0, most, broken: None, abandoned })
     }
 
     pub(super) fn event(&self) -> &EventFd {
@@ -126,9 +128,11 @@ impl Uring {
                 Err(e) => {
                     tracing::error!("io_uring submit: {e}");
                     self.broken = Some(format!("io_uring submit: {e}"));
-                    self.event.signal();
                 }
             }
+        }
+        if !self.held.is_empty() {
+            self.event.signal();
         }
     }
 
@@ -166,12 +170,14 @@ impl Uring {
             }
         }
         if let Some(why) = &self.broken {
-            // Nothing more is handed over. What the kernel has may still come; the store has failed
-            // with the first of these.
-            for tag in self.queue.drain(..) {
-                self.held.remove(&tag);
+            // Nothing more is handed over, and nobody asks for what has been: all of it counts as failed, and the store fails with
+            // the first of these.
+            self.queue.clear();
+            for (tag, held) in std::mem::take(&mut self.held) {
                 out.push((tag, Err(DiskError(why.clone()))));
+                self.abandoned.push(held);
             }
+            return;
         }
         self.flush();
     }
@@ -279,6 +285,28 @@ mod tests {
         let mut u = Uring::with(file, 4).unwrap();
         assert_eq!(u.most, 8);
         all_complete(&mut u, (0..1000).map(mixed).collect());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    /// With operations in the submission queue, in the kernel and in the queue here, and for those that come later.
+    #[test]
+    fn a_ring_that_broke_answers_everything_with_why() {
+        let (dir, file) = disk("broken");
+        let mut u = Uring::with(file, 4).unwrap();
+        for tags in [0..20u64, 20..20, 20..25] {
+            tags.clone().for_each(|tag| u.submit(tag, write(tag)));
+            u.fill();
+            u.broken = Some("it broke".into());
+            u.flush();
+            let mut done = Vec::new();
+            while done.len() < tags.clone().count() {
+                wait(&u);
+                u.reap(&mut done);
+            }
+            let told = |(tag, r): &Done| tags.contains(tag) && (r.is_ok() || r == &Err(DiskError("it broke".into())));
+            assert!(done.iter().all(told), "{done:?}");
+            assert!(u.held.is_empty() && u.queue.is_empty());
+        }
         std::fs::remove_dir_all(dir).unwrap();
     }
 }

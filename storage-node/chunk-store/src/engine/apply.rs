@@ -127,12 +127,20 @@ impl Store {
             OvBody::Unit(_) => (0, unit),
             OvBody::Zero | OvBody::Bad => (0, 0),
         };
+        let zero = matches!(ov.body, OvBody::Zero);
         let c = self.chunk_mut(key);
         c.top = c.top.max(ver);
         c.mem |= mem;
         c.fresh |= fresh;
         let old = c.overlay.insert(at, ov);
         self.superseded(key, at, old);
+        if let Some(c) = self.chunks.get_mut(&key).filter(|_| zero) {
+            let zeros = &mut c.zeros[at as usize / UNIT_BLOCKS];
+            *zeros += 1;
+            if usize::from(*zeros) == UNIT_BLOCKS {
+                c.mem &= !unit;
+            }
+        }
     }
 
     fn overlay_clear(&mut self, key: Key, ver: Ver, group: u64) {
@@ -163,7 +171,12 @@ impl Store {
                     self.no_longer_fresh(key, first);
                 }
             }
-            OvBody::Zero | OvBody::Bad => {}
+            OvBody::Zero => {
+                if let Some(c) = self.chunks.get_mut(&key) {
+                    c.zeros[at as usize / UNIT_BLOCKS] -= 1;
+                }
+            }
+            OvBody::Bad => {}
         }
     }
 

@@ -279,7 +279,7 @@ impl Store {
                 self.promised_units -= std::mem::take(&mut c.promise).count_ones();
             }
             let held = std::mem::take(&mut c.held);
-            if held != 0 && c.trim.is_some() {
+            if held != 0 && (c.trim.is_some() || c.zeroed() != 0) {
                 self.recount(key);
             }
         }

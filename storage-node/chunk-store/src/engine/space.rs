@@ -78,8 +78,10 @@ impl Store {
         let page = self.page_units(key);
         let Some(c) = self.chunks.get_mut(&key) else { return };
         let destaged = c.destage.as_ref().is_some_and(|d| d.trim == c.trim);
-        let zeroed = if c.trim.is_some() && !destaged { !(c.mem | c.held) } else { 0 };
-        let now = page & (c.fresh | zeroed);
+        let trimmed = if c.trim.is_some() && !destaged { !c.mem } else { 0 };
+        // (What a destage moves is in the overlay until it ends.)
+        let parts = if c.destage.is_none() && !mutant::is(Mutant::PartsAreNoRoom) { c.zeroed() } else { 0 };
+        let now = page & (c.fresh | (trimmed | parts) & !c.held);
         self.returning = self.returning + now.count_ones() - c.returning.count_ones();
         c.returning = now;
     }

@@ -4,6 +4,7 @@ use crate::disk::{DiskError, DiskOp};
 use crate::format::page::{BlockState, Page};
 use crate::format::replica::ReplicaRec;
 use crate::mutant::{self, Mutant};
+use crate::{CHUNK_UNITS, UNIT_BLOCKS};
 use bytes::Bytes;
 use hf_policy::crc::{PayloadCrc, SeededCrc};
 use hf_policy::{BlockIx, BlockRange, ChunkIx, Fate, HasFate, LogAge, Rid, Term, Ver};
@@ -340,6 +341,8 @@ pub(super) struct Chunk {
     /// than there are now).
     pub mem: u16,
     pub fresh: u16,
+    /// Blocks of each unit that are zero in the overlay.
+    pub zeros: [u8; CHUNK_UNITS],
     /// Units that the next destage gives back, as counted in [`super::Store`].
     pub returning: u16,
     /// A slot is promised.
@@ -382,6 +385,11 @@ impl Chunk {
             && self.destage.is_none()
             && self.promise == 0
             && !self.rewrite
+    }
+    /// Units in which nothing but zeroes is left for the next destage.
+    pub(super) fn zeroed(&self) -> u16 {
+        let all = |u: &usize| usize::from(self.zeros[*u]) == UNIT_BLOCKS;
+        (0..CHUNK_UNITS).filter(all).fold(0, |mask, u| mask | 1 << u)
     }
     /// Units that the overlay refers to.
     pub(super) fn units(&self) -> Vec<u32> {

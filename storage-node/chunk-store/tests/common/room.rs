@@ -191,6 +191,44 @@ pub fn what_was_zeroed_is_room_once() {
     assert_eq!(needs(&w, zeroed), Space::NONE, "it has it already");
 }
 
+/// A file system trims what it has freed in parts of chunks: a full disk has room for as much as that, at once and only once.
+pub fn parts_of_chunks_that_were_zeroed_are_room() {
+    let mut w = world(40 << 20);
+    let n = fill(&mut w, 0);
+    w.ask(Op::Checkpoint).unwrap();
+    let chunks = (n / 16).min(16);
+    let before = w.store.room().bytes;
+    let mut seq = 20_000;
+    for chunk in 0..chunks {
+        // Every second unit, in two pieces, the first of them twice; of the last unit all but the block that has data.
+        for unit in (0..16).step_by(2) {
+            let at = chunk * 256 + unit * 16;
+            let skip = u32::from(unit == 14);
+            let first = BlockRange::new(at + u64::from(skip), 8 - skip);
+            for range in [first, first, BlockRange::new(at + 8, 8)] {
+                seq += 1;
+                w.ask(Op::Zero { rid: BIG, ver: Ver::new(1, seq), range, keep: seq % 3 == 0 }).unwrap();
+            }
+        }
+    }
+    let units = chunks * 7;
+    assert_eq!(w.store.room().bytes - before, units * 64 << 10, "as many units as are zero");
+    // One of them is written again, another is being written: those are no room any longer.
+    for unit in [0, 2] {
+        w.ask(write(BIG, seq + 1 + unit, BlockRange::new(unit * 16, 1))).unwrap();
+    }
+    assert_eq!(w.store.room().bytes - before, (units - 2) * 64 << 10);
+    // The rest takes new data, and no more.
+    let mut taken = 0;
+    while covered(&w, needs(&w, BlockRange::new(3000 * 256 + taken * 16, 1))) {
+        w.ask(write(BIG, 30_000 + taken, BlockRange::new(3000 * 256 + taken * 16, 1))).unwrap();
+        taken += 1;
+    }
+    assert_eq!(taken, units - 2 + before / (64 << 10));
+    w.ask(Op::Checkpoint).unwrap();
+    assert_eq!(w.store.failed(), None);
+}
+
 /// A repeated zero only waits for the journal: it must not leave a promise behind that nobody keeps.
 pub fn a_promise_ends_with_what_it_was_for() {
     let mut w = world(40 << 20);
