@@ -284,7 +284,8 @@ impl Peer for PeerService {
         let entries = |d| live.entries.get(d).copied().unwrap_or(0);
         let used =
             live.used.iter().map(|(d, used)| pb::DiskUse { disk: d.0, used: *used, entries: entries(d) }).collect();
-        Ok(Response::new(pb::LivingReply { leader: true, up: live.up.iter().map(|n| n.0).collect(), used }))
+        let (up, refusing) = (live.up.iter().map(|n| n.0).collect(), live.refusing.iter().map(|d| d.0).collect());
+        Ok(Response::new(pb::LivingReply { leader: true, up, used, refusing }))
     }
 
     async fn in_force(&self, _: Request<pb::InForceRequest>) -> Result<Response<pb::InForceReply>, Status> {

@@ -82,6 +82,18 @@ fn place_shards(
     Ok(out)
 }
 
+/// The same, without disks that refused a replica lately, if others will do.
+fn place_willing(
+    policy: &Policy,
+    from: u64,
+    inventory: Vec<DiskView>,
+    live: &Liveness,
+    salt: u64,
+) -> Result<Vec<Vec<DiskId>>, Refusal> {
+    let willing = inventory.iter().filter(|d| !live.refusing.contains(&d.disk)).cloned().collect();
+    place_shards(policy, from, willing, salt).or_else(|_| place_shards(policy, from, inventory, salt))
+}
+
 /// Decides where a new volume's replicas go. `salt` is any number the caller finds random.
 pub fn create_volume(
     state: &ClusterState,
@@ -95,7 +107,7 @@ pub fn create_volume(
         return Err(Refusal::Exists { kind: "volume".into(), name: name.into() });
     }
     let policy = Policy::from_attrs(attrs).map_err(|e| Refusal::Invalid(e.to_string()))?;
-    place_shards(&policy, 0, inventory(state, live), salt)
+    place_willing(&policy, 0, inventory(state, live), live, salt)
 }
 
 /// Decides where the shards go that a policy change (growth) adds.
@@ -137,5 +149,5 @@ pub fn set_policy(
             }
         }
     }
-    place_shards(&policy, v.shards.len() as u64, inv, salt)
+    place_willing(&policy, v.shards.len() as u64, inv, live, salt)
 }

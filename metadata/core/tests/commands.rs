@@ -102,6 +102,22 @@ fn a_volume_is_attached_once_and_a_steal_raises_the_term() {
     assert_eq!(stale, Err(Refusal::NotAttached), "the old session cannot detach the new one");
 }
 
+/// Disks that refused a replica lately get none while others will do.
+#[test]
+fn new_volumes_go_to_disks_that_take_them() {
+    let w = World::new(4);
+    let mut live = plan::Liveness { up: w.s.nodes.keys().copied().collect(), ..Default::default() };
+    let attrs = parse_pairs(["size=1G", "replicas=3"]).unwrap();
+    let refusing = *w.s.disks.keys().next().unwrap();
+    live.refusing.insert(refusing);
+    for salt in 0..50 {
+        let shards = plan::create_volume(&w.s, &live, "v", &attrs, salt).unwrap();
+        assert!(!shards[0].contains(&refusing), "{shards:?}");
+    }
+    live.refusing.extend(w.s.disks.keys());
+    assert_eq!(plan::create_volume(&w.s, &live, "v", &attrs, 1).unwrap()[0].len(), 3, "nobody else is left");
+}
+
 #[test]
 fn the_last_in_sync_replica_cannot_be_dropped() {
     let mut w = World::new(3);

@@ -104,6 +104,7 @@ async fn ask_leader(m: &Member) -> Option<Liveness> {
         used: r.used.iter().map(|d| (DiskId(d.disk), d.used)).collect(),
         // (A leader of an older release does not say how large the tables are.)
         entries: r.used.iter().filter(|d| d.entries > 0).map(|d| (DiskId(d.disk), d.entries)).collect(),
+        refusing: r.refusing.iter().map(|d| DiskId(*d)).collect(),
         ..Liveness::default()
     })
 }

@@ -265,8 +265,8 @@ impl Conn {
             let new = || Pieces::new(q, self.agreed.structured, self.replies.clone());
             let whole = whole.get_or_insert_with(new).clone();
             whole.begin(at == q.len);
-            if fits.is_err() {
-                whole.write_done(Err(IoError::Invalid), held, ticket);
+            if let Err(e) = fits {
+                whole.refused(e, NO_FIT, held, ticket);
                 continue;
             }
             let done = Box::new(move |result| whole.write_done(result, held, ticket));

@@ -5,7 +5,8 @@
 //! carried out up to there, as any write over several chunks may when its coordinator fails.
 
 use super::intake::Ticket;
-use super::replies::{Replies, answer, errno};
+use super::replies::{Replies, errno};
+use hf_frontends::nbd::reply::Errno;
 use hf_frontends::nbd::transmission::FLAG_DF;
 use hf_frontends::nbd::{Command, Request, reply};
 use hf_policy::{BLOCK_BYTES, CHUNK_BYTES};
@@ -44,7 +45,8 @@ pub(super) struct Pieces {
     open: Cell<u32>,
     /// The last piece has been begun.
     all_begun: Cell<bool>,
-    worst: RefCell<Option<IoError>>,
+    /// What the first piece that failed says.
+    failed: RefCell<Option<(Errno, String)>>,
     /// Its last chunk, or its answer, is on its way.
     answered: Cell<bool>,
 }
@@ -62,8 +64,8 @@ impl Drop for Pieces {
 
 impl Pieces {
     pub(super) fn new(q: Request, structured: bool, replies: Rc<Replies>) -> Rc<Pieces> {
-        let (open, all_begun, worst) = (Cell::new(0), Cell::new(false), RefCell::default());
-        Rc::new(Pieces { q, structured, replies, open, all_begun, worst, answered: Cell::new(false) })
+        let (open, all_begun, failed) = (Cell::new(0), Cell::new(false), RefCell::default());
+        Rc::new(Pieces { q, structured, replies, open, all_begun, failed, answered: Cell::new(false) })
     }
 
     /// A piece is begun; is it the request's last one?
@@ -88,15 +90,28 @@ impl Pieces {
         }
     }
 
-    /// A piece of a write is over: with the last one the request is answered, by its worst piece's outcome.
+    /// A piece of a write is over: with the last one the request is answered, by what the first that failed says.
     pub(super) fn write_done(&self, result: Result<ClientReply, IoError>, held: Permit, ticket: Ticket) {
-        if let Err(e) = result {
-            self.worst.borrow_mut().get_or_insert(e);
+        match result {
+            Ok(_) => self.piece_over(held, ticket),
+            Err(e) => self.refused(errno(e), &e.to_string(), held, ticket),
         }
+    }
+
+    /// A piece of a write failed, or was never begun.
+    pub(super) fn refused(&self, errno: Errno, why: &str, held: Permit, ticket: Ticket) {
+        self.failed.borrow_mut().get_or_insert_with(|| (errno, why.to_string()));
+        self.piece_over(held, ticket);
+    }
+
+    fn piece_over(&self, held: Permit, ticket: Ticket) {
         drop(held);
         if self.one_less() {
-            let result = self.worst.borrow_mut().take().map_or(Ok(ClientReply::Done), Err);
-            self.replies.push(answer(self.structured, &self.q, result), Vec::new(), None);
+            let reply = match self.failed.borrow_mut().take() {
+                None => reply::done(self.structured, self.q.cookie),
+                Some((errno, why)) => reply::error(self.structured, self.q.cookie, errno, &why),
+            };
+            self.replies.push(reply, Vec::new(), None);
         }
         drop(ticket);
     }

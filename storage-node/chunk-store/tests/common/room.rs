@@ -212,12 +212,12 @@ pub fn parts_of_chunks_that_were_zeroed_are_room() {
         }
     }
     let units = chunks * 7;
-    assert_eq!(w.store.room().bytes - before, units * 64 << 10, "as many units as are zero");
+    assert_eq!(w.store.room().bytes - before, units * (64 << 10), "as many units as are zero");
     // One of them is written again, another is being written: those are no room any longer.
     for unit in [0, 2] {
         w.ask(write(BIG, seq + 1 + unit, BlockRange::new(unit * 16, 1))).unwrap();
     }
-    assert_eq!(w.store.room().bytes - before, (units - 2) * 64 << 10);
+    assert_eq!(w.store.room().bytes - before, (units - 2) * (64 << 10));
     // The rest takes new data, and no more.
     let mut taken = 0;
     while covered(&w, needs(&w, BlockRange::new(3000 * 256 + taken * 16, 1))) {
