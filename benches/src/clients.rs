@@ -29,8 +29,12 @@ fn connect(c: &Cluster, volume: &str) -> Nbd {
     Nbd::connect(&c.nodes[0].nbd, volume).unwrap()
 }
 
-/// 16 connections, each a 4 KiB write and a flush, again and again: what a write takes, and what a flush takes.
-fn flushes(c: &Cluster) {
+/// How long they write.
+pub const SECONDS: usize = 4;
+
+/// 16 connections, each a 4 KiB write and a flush, again and again: pairs a second, and microseconds (median, 99th percentile) of a
+/// write and of a flush.
+pub fn pairs(c: &Cluster) -> (usize, (u64, u64), (u64, u64)) {
     let stop = AtomicBool::new(false);
     let (writes, flushes): (Vec<u64>, Vec<u64>) = std::thread::scope(|s| {
         let users: Vec<_> = (0..16u64)
@@ -49,12 +53,15 @@ fn flushes(c: &Cluster) {
                 })
             })
             .collect();
-        std::thread::sleep(Duration::from_secs(4));
+        std::thread::sleep(Duration::from_secs(SECONDS as u64));
         stop.store(true, Ordering::Relaxed);
         users.into_iter().flat_map(|u| u.join().unwrap()).unzip()
     });
-    let pairs = writes.len() / 4;
-    let ((w50, w99), (f50, f99)) = (percentiles(writes), percentiles(flushes));
+    (writes.len() / SECONDS, percentiles(writes), percentiles(flushes))
+}
+
+fn flushes(c: &Cluster) {
+    let (pairs, (w50, w99), (f50, f99)) = pairs(c);
     println!(
         "16 connections, write and flush: {pairs} pairs a second; write p50 {w50} p99 {w99} µs, flush p50 {f50} p99 {f99} µs"
     );

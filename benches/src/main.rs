@@ -3,6 +3,7 @@
 //! shared machine.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod against;
 mod clients;
 mod links;
 mod rebuild;
@@ -72,7 +73,10 @@ impl Drop for QemuNbd {
 
 fn main() {
     // `hf-bench rebuild`, `hf-bench clients`, `hf-bench links`: that table alone.
-    match std::env::args().nth(1).as_deref() {
+    let mut args = std::env::args().skip(1);
+    match args.next().as_deref() {
+        Some("against") => return against::run(&args.next().unwrap()),
+        Some("serve") => return against::serve(),
         Some("rebuild") => return rebuild::run(),
         Some("clients") => return clients::run(),
         Some("links") => return links::run(),

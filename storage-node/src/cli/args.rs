@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand, ValueEnum};
     name = "holdfast",
     version,
     about,
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 refused by the present state, 5 nobody answered."
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 refused by the present state, 5 nobody answered, 6 recorded but not in force yet."
 )]
 pub struct Cli {
     /// API addresses of nodes, comma-separated; the first that answers is used.
