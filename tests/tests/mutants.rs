@@ -12,15 +12,16 @@ const STILL: [&str; 5] = ["holds", "changes", "chunks", "forces", "detach"];
 
 /// Seeds that notice the rarer ones, and what they run without: tried first, so that the search is short as long as they hold.
 const HINTS: &[(Mutant, Metadata, u64, &[&str])] = &[
-    (Mutant::SyncForgetsZeroesOfNothing, Metadata::StandIn, 3202, &["chunks", "forces", "detach"]),
-    (Mutant::OneNotesForAll, Metadata::Raft, 5525, &STILL),
+    (Mutant::SyncForgetsZeroesOfNothing, Metadata::StandIn, 5097, &["chunks", "forces", "detach"]),
+    (Mutant::OneNotesForAll, Metadata::Raft, 8922, &STILL),
+    (Mutant::SyncTrustsBase, Metadata::Raft, 29863, &STILL),
     (Mutant::IgnoreStoreUuid, Metadata::Raft, 6663, &STILL),
-    (Mutant::JoinEarly, Metadata::StandIn, 7119, &["detach"]),
-    (Mutant::SyncTrustsBase, Metadata::Raft, 12509, &STILL),
-    (Mutant::ServeBeforeCopied, Metadata::StandIn, 3904, &["holds", "chunks", "forces", "detach"]),
-    (Mutant::StrictBelievesLeases, Metadata::StandIn, 3948, &["holds", "chunks", "forces", "detach"]),
-    (Mutant::JoinCountsLate, Metadata::StandIn, 5661, &["chunks", "forces", "detach"]),
-    (Mutant::LeaseMarginIgnored, Metadata::StandIn, 2230, &["chunks", "forces", "detach"]),
+    (Mutant::JoinEarly, Metadata::StandIn, 7816, &[]),
+    (Mutant::ServeBeforeCopied, Metadata::StandIn, 1185, &[]),
+    (Mutant::StrictBelievesLeases, Metadata::StandIn, 3948, &[]),
+    (Mutant::JoinCountsLate, Metadata::StandIn, 3826, &[]),
+    (Mutant::SyncListsEarly, Metadata::StandIn, 3500, &[]),
+    (Mutant::ForceKeepsBase, Metadata::StandIn, 4323, &[]),
 ];
 
 fn number(name: &str) -> Option<u64> {
