@@ -1,5 +1,7 @@
 //! Drives the cluster record: raft-rs over RocksDB, gRPC between nodes.
 //!
+//! * [`log`]: what a member asks of its storage
+//! * [`status`]: what a member says of itself
 //! * [`raft_log`]: the log, hard state and image in RocksDB
 //! * [`member`]: one member of the group, without threads or clocks
 //! * [`raft_loop`]: the thread that owns it: one synced batch per Ready
@@ -9,12 +11,14 @@
 //! * [`succession`]: a leader whose process is gone is succeeded at once
 //! * [`service`]: what other nodes ask of this one
 
+pub mod log;
 pub mod member;
 pub mod raft_log;
 pub mod raft_loop;
 pub mod raft_net;
 pub mod reserve;
 pub mod service;
+pub mod status;
 pub mod succession;
 pub mod voters;
 

@@ -1,8 +1,8 @@
 //! One member of the metadata group, without threads, clocks or sockets: inputs in, then one Ready after another in numbered steps.
 //! `raft_loop.rs` runs it over RocksDB; the simulator runs it over a simulated disk (`metadata/tests/raft_sim.rs`).
 
-use crate::raft_log::{Batch, LogError};
-use crate::raft_loop::{Proposed, RaftStatus};
+use crate::log::{Batch, Log, LogError};
+use crate::status::{Proposed, RaftStatus};
 use crate::voters;
 use hf_meta_core::plan::Liveness;
 use hf_meta_core::record::{Judgement, LogRecord, Logs, OwnLog};
@@ -27,26 +27,6 @@ pub const ELECTION_TICKS: std::ops::Range<usize> = 10..15;
 const HEIR_TICKS: u64 = 20;
 /// Ticks from one raising of the log's age to the next, while it changes.
 const AGE_TICKS: u64 = 100;
-
-/// Raft's storage: what [`Log::commit`] was given is durable when it returns, all of it or nothing.
-pub trait Log: raft::Storage {
-    /// One synced write for everything.
-    fn commit(&mut self, b: Batch) -> Result<(), LogError>;
-    /// The present configuration.
-    fn conf(&self) -> &ConfState;
-    /// It has changed; durable with the next image.
-    fn set_conf(&mut self, conf: ConfState);
-    /// The newest image.
-    fn image(&self) -> &Snapshot;
-    /// Entries since the image.
-    fn entries_kept(&self) -> u64;
-    /// What it says of itself.
-    fn own(&self) -> &OwnLog;
-    /// That changes; durable when it returns.
-    fn set_own(&mut self, own: OwnLog) -> Result<(), LogError>;
-    /// A number that no other start draws; never 0.
-    fn draw(&mut self) -> Result<u64, LogError>;
-}
 
 /// A member. `T` names a proposal to whoever made it.
 pub struct MetaNode<L: Log, T> {

@@ -7,7 +7,7 @@
 //! The WAL is opened with tolerate-corrupted-tail: an ordinary torn tail after a power loss is a write that was never
 //! acknowledged; "absolute consistency" would refuse to start (hazards: Restate 85cbaf014). It is never switched off.
 
-use crate::member::Log;
+use crate::log::{Batch, FORMAT, Log, LogError};
 use crate::reserve::Reserve;
 use hf_meta_core::record::OwnLog;
 use hf_policy::LogId;
@@ -19,49 +19,11 @@ use std::path::{Path, PathBuf};
 
 /// RocksDB's memory if nobody says otherwise, bytes.
 const MEMORY: usize = 32 << 20;
-const FORMAT: &str = "1";
 const K_FORMAT: &[u8] = b"format";
 const K_OWN: &[u8] = b"own";
 const K_HARD: &[u8] = b"raft/hard";
 const K_IMAGE: &[u8] = b"raft/image";
 const LOG: &[u8] = b"raft/log/";
-
-/// A storage that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum LogError {
-    /// RocksDB.
-    #[error("the metadata store: {0}")]
-    Db(rocksdb::Error),
-    /// No identity could be made for it.
-    #[error("the metadata store: {0}")]
-    Io(#[from] std::io::Error),
-    /// Bytes that are not what they should be.
-    #[error("the metadata store is damaged: {0}")]
-    Damaged(String),
-    /// From the future.
-    #[error("the metadata store has format {0}, this release knows up to {FORMAT}; upgrade this node")]
-    TooNew(String),
-    /// An older copy was put back.
-    #[error("this node's metadata is an older copy, of age {here}: {by} has noted {noted}. {FORGOT}")]
-    Older {
-        /// The log's age.
-        here: u64,
-        /// What was noted.
-        noted: String,
-        /// By whom.
-        by: String,
-    },
-    /// An older copy, or damage: what it acknowledged is not there.
-    #[error(
-        "this node's metadata ends at entry {last}, but it had acknowledged entry {acknowledged}: it is an older copy or was damaged. {FORGOT}"
-    )]
-    Behind {
-        /// Of the log.
-        last: u64,
-        /// What the leader knows of.
-        acknowledged: u64,
-    },
-}
 
 impl From<rocksdb::Error> for LogError {
     fn from(e: rocksdb::Error) -> Self {
@@ -71,9 +33,6 @@ impl From<rocksdb::Error> for LogError {
         }
     }
 }
-
-/// What to do about a log that must not vote.
-pub const FORGOT: &str = "What it voted for and acknowledged since is gone, so it must not vote as if it knew. Put the newest copy back; or run holdfast rescue follow on the data_dir (with --seed, the api address of a node that runs, if nothing of the record can be read there) and start the node: it takes part anew once a majority of the voters works without its vote (it is taken from it and given again); or, if no majority is left, holdfast rescue propose";
 
 fn key(index: u64) -> Vec<u8> {
     [LOG, &index.to_be_bytes()].concat()
@@ -92,19 +51,6 @@ pub struct RaftLog {
     first: u64,
     last: u64,
     own: OwnLog,
-}
-
-/// Everything one Ready changes; committed by [`RaftLog::commit`] as one synced batch.
-#[derive(Default)]
-pub struct Batch {
-    /// New hard state.
-    pub hard: Option<HardState>,
-    /// Entries to append (they replace what stands at their indices and after).
-    pub entries: Vec<Entry>,
-    /// A snapshot that replaces everything.
-    pub install: Option<Snapshot>,
-    /// An image of this node's own; the log up to its index goes.
-    pub compact: Option<Snapshot>,
 }
 
 impl RaftLog {

@@ -1,10 +1,12 @@
 //! The only owner of the Raft node: one thread that selects over ticks, messages and proposals; `member.rs` says what follows.
 
+use crate::log::LogError;
 use crate::member::MetaNode;
-use crate::raft_log::{LogError, RaftLog};
+use crate::raft_log::RaftLog;
+use crate::status::{Proposed, RaftStatus};
 use hf_meta_core::plan::Liveness;
-use hf_meta_core::record::{Logs, OwnLog};
-use hf_meta_core::{ClusterState, Envelope, Outcome};
+use hf_meta_core::record::Logs;
+use hf_meta_core::{ClusterState, Envelope};
 use hf_policy::{ClusterId, LogAge, NodeId};
 use prost_old::Message as _;
 use raft::eraftpb::{Message, MessageType};
@@ -15,17 +17,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// Raft's tick.
 const TICK: Duration = Duration::from_millis(100);
-/// What a proposal came to.
-#[derive(Debug)]
-pub enum Proposed {
-    /// Applied (or refused) by the cluster.
-    Outcome(Outcome),
-    /// This node does not lead.
-    NotLeader,
-    /// Not known: leadership was lost on the way, or too many wait.
-    Unknown,
-}
-
 enum Input {
     Propose(Envelope, oneshot::Sender<Proposed>),
     Step(Box<Message>, Logs),
@@ -35,31 +26,6 @@ enum Input {
     Older(LogAge, String),
     Live(Liveness),
     Stop(oneshot::Sender<()>),
-}
-
-/// What everybody may know about Raft here.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RaftStatus {
-    /// Who leads, if known.
-    pub leader: Option<NodeId>,
-    /// This node leads.
-    pub is_leader: bool,
-    /// Raft's term.
-    pub term: u64,
-    /// Voters.
-    pub voters: Vec<u64>,
-    /// Learners.
-    pub learners: Vec<u64>,
-    /// A change of the voters is under way: until it is through, a majority of the old ones is needed as well.
-    pub changing: bool,
-    /// Applied index.
-    pub applied: u64,
-    /// Commands applied since start.
-    pub commands: u64,
-    /// What its log says of itself: to be noted on the node's disks, and told to the cluster.
-    pub own: OwnLog,
-    /// It takes no part yet: the group does not know this log, or its place is still that of an earlier one.
-    pub waits: bool,
 }
 
 /// A handle to the loop.

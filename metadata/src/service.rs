@@ -1,8 +1,9 @@
 //! What other nodes ask of this one: Raft messages (checked for cluster and addressee), proposals, joining, watching,
 //! heartbeats.
 
-use crate::raft_loop::{MetaHandle, Proposed};
+use crate::raft_loop::MetaHandle;
 use crate::raft_net;
+use crate::status::Proposed;
 use hf_meta_core::limits::{Going, room};
 use hf_meta_core::plan::Liveness;
 use hf_meta_core::{ClusterState, Command, Envelope, Refusal};

@@ -3,9 +3,10 @@
 //! (Hazards 17–19.)
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use hf_meta::member::Log;
+use hf_meta::log::Log;
 use hf_meta::raft_log::RaftLog;
-use hf_meta::raft_loop::{Outgoing, Proposed, RaftStatus};
+use hf_meta::raft_loop::Outgoing;
+use hf_meta::status::{Proposed, RaftStatus};
 use hf_meta::{MetaHandle, Start};
 use hf_meta_core::command::COMMAND_VERSION;
 use hf_meta_core::plan::Liveness;

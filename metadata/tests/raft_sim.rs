@@ -9,10 +9,9 @@
 mod log_faults;
 mod sim_log;
 
+use hf_meta::log::{Batch, LogError};
 use hf_meta::member::{ELECTION_TICKS, MetaNode};
-use hf_meta::raft_log::Batch;
-use hf_meta::raft_log::LogError;
-use hf_meta::raft_loop::Proposed;
+use hf_meta::status::Proposed;
 use hf_meta_core::command::COMMAND_VERSION;
 use hf_meta_core::plan::Liveness;
 use hf_meta_core::record::{Addresses, Logs, OwnLog};

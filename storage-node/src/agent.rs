@@ -5,10 +5,9 @@ mod changes;
 mod follow;
 mod replicas;
 
-pub use follow::Told;
-
 use crate::export::Entry;
-use crate::node::{Member, Node};
+use crate::member::Member;
+use crate::node::Node;
 use crate::reactor::{Event, Mail};
 use hf_frontends::nbd::ExportInfo;
 use hf_meta_core::Command;
@@ -107,12 +106,7 @@ async fn heartbeat(m: Arc<Member>) {
     }
 }
 
-async fn beat(
-    m: &Member,
-    status: &hf_meta::raft_loop::RaftStatus,
-    disks: Vec<pb::DiskUse>,
-    syncs: Vec<pb::SyncProgress>,
-) {
+async fn beat(m: &Member, status: &hf_meta::status::RaftStatus, disks: Vec<pb::DiskUse>, syncs: Vec<pb::SyncProgress>) {
     let state = m.view.borrow().clone();
     let leader = status.leader.and_then(|l| state.nodes.get(&l)).map(|n| n.addr.api.clone());
     let targets: Vec<String> = match leader {

@@ -1,31 +1,13 @@
 //! `holdfast dev`: a small cluster on this machine, for trying it out. Ctrl-C stops everything; the data stays in its
 //! directory, and the next start goes on with it.
 
-use crate::cli::{Client, Failure};
-use std::path::{Path, PathBuf};
+use crate::cli::args::DevArgs;
+use crate::cli::client::Client;
+use crate::cli::failure::Failure;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
-
-/// `holdfast dev`.
-#[derive(clap::Args, Debug)]
-pub struct DevArgs {
-    /// How many nodes.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
-    nodes: u16,
-    /// Where their data goes.
-    #[arg(long, default_value = "holdfast-dev")]
-    dir: PathBuf,
-    /// Size of each node's one disk.
-    #[arg(long, default_value = "2GiB")]
-    disk_size: String,
-    /// First port; each node takes four from here on.
-    #[arg(long, default_value_t = 7420)]
-    port: u16,
-    /// Cluster up, then stop again (for scripts).
-    #[arg(long, hide = true)]
-    once: bool,
-}
 
 fn config(a: &DevArgs, dir: &Path, i: u16) -> String {
     let p = a.port + i * 10;

@@ -3,7 +3,8 @@
 
 use crate::disk::raw::{Blocking, DiskFile, OpenDiskError, check_vacant};
 use crate::identity::{Identity, KnownDisk, random};
-use crate::node::{Member, Node};
+use crate::member::Member;
+use crate::node::Node;
 use crate::reactor::Mail;
 use hf_meta_core::record::DiskState;
 use hf_meta_core::{Command, Reply};

@@ -1,9 +1,11 @@
 //! `holdfast`: one binary. `node` is the daemon, `dev` runs a small cluster on this machine, the rest is the client.
 
+mod accept;
 mod agent;
 mod api;
 mod cli;
 mod config;
+mod daemon;
 mod dev;
 mod disk;
 mod disks;
@@ -12,12 +14,14 @@ mod http;
 mod identity;
 mod inspect;
 mod listen;
+mod member;
 mod memory;
 mod node;
 mod pulse;
 mod reactor;
 mod repair;
 mod rescue;
+mod told;
 
 use std::process::ExitCode;
 

@@ -1,12 +1,13 @@
-//! Repair, as run: the leader decides each second what replicas need (`hf_meta_core::repair`), proposes it or asks a node to look
+//! Repair, as run: the leader decides each second what replicas need (`hf_meta_core::plan::repair`), proposes it or asks a node to look
 //! after a detached volume; nodes report how far their syncs are. Operators' changes of nodes, disks and last resorts.
 
 use crate::identity::random;
-use crate::node::Member;
+use crate::member::Member;
 use crate::reactor::{Mail, VolumeStatus};
 use hf_meta_core::command::Job;
+use hf_meta_core::plan::Step;
+use hf_meta_core::plan::repair::steps;
 use hf_meta_core::record::{ClusterState, DiskState, NodeMode, ReplicaRecord, VolumeRecord};
-use hf_meta_core::repair::{Step, steps};
 use hf_meta_core::{Command, Refusal};
 use hf_meta_proto::pb::{self, api_client::ApiClient, change_request::What};
 use hf_policy::{DiskId, Epoch, Lineage, NodeId, Rid, ShardId, VolumeId};

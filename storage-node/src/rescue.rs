@@ -377,7 +377,7 @@ fn mine_of(s: &ShardRecord, found: &BTreeMap<Rid, Found>) -> Vec<Rid> {
 fn set_aside(dir: &Path, name: &str) -> anyhow::Result<()> {
     let from = dir.join(name);
     if from.exists() {
-        let aside = dir.join(format!("{name}.before-rescue-{}", crate::node::wall_ms()));
+        let aside = dir.join(format!("{name}.before-rescue-{}", crate::member::wall_ms()));
         std::fs::rename(&from, &aside).map_err(|e| anyhow::anyhow!("{}: {e}", from.display()))?;
         eprintln!("{} is kept as {}", from.display(), aside.display());
     }

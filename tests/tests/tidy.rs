@@ -236,7 +236,7 @@ fn every_file_of_an_attribute_is_in_the_table() {
 #[test]
 fn the_attribute_reference_is_the_generated_one() {
     let file = root().join("docs/attributes.md");
-    let want = hf_policy::attribute::reference();
+    let want = hf_policy::table::reference();
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(&file, &want).unwrap();
     }

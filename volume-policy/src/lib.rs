@@ -10,7 +10,7 @@
 //! | [`ver`] | the only order by which histories are compared |
 //! | [`crc`] | payload checksums and how an identity is folded into them |
 //! | [`fate`] | what an error obliges its receiver to do |
-//! | [`attribute`] | the attribute table: the single source of a policy's words |
+//! | [`attribute`], [`table`] | the attribute table: the single source of a policy's words |
 //! | [`policy`] | the typed view of a volume's attributes |
 //! | [`placement`] | which disks may hold a volume's replicas, and why not the others |
 
@@ -22,13 +22,15 @@ pub mod id;
 pub mod placement;
 pub mod policy;
 pub mod space;
+pub mod table;
 pub mod unit;
 pub mod ver;
 
-pub use attribute::{AttrError, Attribute, TABLE};
+pub use attribute::{AttrError, Attribute};
 pub use fate::{Fate, HasFate};
 pub use id::*;
 pub use policy::Policy;
 pub use space::{Space, UNIT_BYTES};
+pub use table::TABLE;
 pub use unit::*;
 pub use ver::{Epoch, Seq, Term, Ver};

@@ -1,14 +1,12 @@
 //! The typed view of a volume's attributes.
 //!
-//! The stored form is a map of normal-form text (what [`crate::attribute::check`] returns); this module turns
+//! The stored form is a map of normal-form text (what [`crate::table::check`] returns); this module turns
 //! it into types, fills defaults, checks what spans attributes, and judges changes.
 
-use crate::attribute::{self, AttrError, LABEL_PREFIX, Online};
+pub use crate::attribute::AttrMap;
+use crate::attribute::{AttrError, DEFAULT, LABEL_PREFIX, Online};
 pub use crate::attributes::Policy;
-use std::collections::BTreeMap;
-
-/// Attributes as given and stored: key to normal-form text. Only what was set; defaults are not stored.
-pub type AttrMap = BTreeMap<String, String>;
+use crate::table;
 
 /// Parses `key=value` words into a checked map.
 pub fn parse_pairs<'a>(pairs: impl IntoIterator<Item = &'a str>) -> Result<AttrMap, AttrError> {
@@ -18,7 +16,7 @@ pub fn parse_pairs<'a>(pairs: impl IntoIterator<Item = &'a str>) -> Result<AttrM
             return Err(AttrError::Value { key: pair.into(), why: "write it as key=value".into() });
         };
         let key = key.trim();
-        let value = attribute::check(key, value)?;
+        let value = table::check(key, value)?;
         if map.insert(key.to_string(), value).is_some() {
             return Err(AttrError::Twice(key.into()));
         }
@@ -30,7 +28,7 @@ impl Policy {
     /// Checks and types a map of attributes. Unknown keys are refused.
     pub fn from_attrs(attrs: &AttrMap) -> Result<Policy, AttrError> {
         for (k, v) in attrs {
-            attribute::check(k, v)?;
+            table::check(k, v)?;
         }
         let p = Policy::typed(&settled(attrs))?;
         if p.min_replicas > p.replicas {
@@ -44,7 +42,7 @@ impl Policy {
 /// What is left of a map when everything is taken out that says no more than its absence: `default`, and empty labels.
 pub fn settled(attrs: &AttrMap) -> AttrMap {
     let says = |(k, v): &(&String, &String)| {
-        if k.starts_with(LABEL_PREFIX) { !v.is_empty() } else { v.trim() != attribute::DEFAULT }
+        if k.starts_with(LABEL_PREFIX) { !v.is_empty() } else { v.trim() != DEFAULT }
     };
     attrs.iter().filter(says).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
@@ -53,13 +51,13 @@ pub fn settled(attrs: &AttrMap) -> AttrMap {
 pub fn change_online(old: &AttrMap, change: &AttrMap) -> Result<AttrMap, AttrError> {
     let mut new = old.clone();
     for (k, v) in change {
-        let v = attribute::check(k, v)?;
+        let v = table::check(k, v)?;
         new.insert(k.clone(), v);
     }
     let new = settled(&new);
     let (before, after) = (Policy::from_attrs(old)?, Policy::from_attrs(&new)?);
     for (key, to) in change {
-        let Some(attr) = attribute::find(key) else { continue };
+        let Some(attr) = table::find(key) else { continue };
         // What it means, not how it was said: the default may have been spelt out.
         let means = |attrs: &AttrMap| crate::attributes::given(attr, attrs).ok().map(|v| (attr.check)(&v));
         if means(old) == means(&new) {

@@ -1,10 +1,10 @@
 //! Properties of the vocabulary: what is printed is read back as what it was; placement keeps its promises for any inventory.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use hf_policy::attribute::{self, TABLE};
 use hf_policy::attributes::{FailureDomain, Media};
 use hf_policy::placement::{DiskView, OVERCOMMIT, domain_of, place};
 use hf_policy::policy::{AttrMap, change_online, parse_pairs};
+use hf_policy::table::{self, TABLE};
 use hf_policy::unit::{format_duration_us, format_size, parse_duration_us, parse_size};
 use hf_policy::{DiskId, NodeId, Policy};
 use proptest::prelude::*;
@@ -91,7 +91,7 @@ proptest! {
         for t in [&text, &number] {
             let _ = (parse_size(t), parse_duration_us(t), parse_pairs([t.as_str()]));
             for a in TABLE {
-                let _ = attribute::check(a.key, t);
+                let _ = table::check(a.key, t);
             }
         }
     }
@@ -132,8 +132,8 @@ fn value(key: &'static str) -> BoxedStrategy<String> {
         "exports" => words(&["nbd", "none", "NBD"]).boxed(),
         // What its row lists, if that is a list.
         other => {
-            let listed: Vec<String> = attribute::find(other).unwrap().values.split(", ").map(String::from).collect();
-            let wrong = listed.iter().find(|v| attribute::check(other, v).is_err());
+            let listed: Vec<String> = table::find(other).unwrap().values.split(", ").map(String::from).collect();
+            let wrong = listed.iter().find(|v| table::check(other, v).is_err());
             assert_eq!(wrong, None, "the attribute {other} has no values here: add some");
             prop::sample::select(listed).boxed()
         }
@@ -178,7 +178,7 @@ proptest! {
                 ("rebuild_after", p.rebuild_after),
                 ("scrub_interval", p.scrub_interval),
             ] {
-                let default = attribute::find(key).unwrap().default;
+                let default = table::find(key).unwrap().default;
                 let want = parse_duration_us(given.get(key).unwrap_or(&default.shown())).unwrap();
                 prop_assert_eq!(got, want, "{}", key);
             }

@@ -13,10 +13,6 @@ use hf_policy::{
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-mod answer;
-
-pub use answer::*;
-
 /// The envelope version this code writes, and the newest it can apply. What a command of an older version means does not change.
 ///
 /// New in 2: [`Command::Together`], [`Command::ReplaceUnmade`]; a volume can be attached while new shards of it are still to be made,

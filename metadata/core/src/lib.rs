@@ -7,10 +7,10 @@
 //! | module | decides |
 //! | --- | --- |
 //! | [`record`] | what is stored |
-//! | [`command`] | every mutation, its reply, its refusals |
+//! | [`command`] | every mutation |
+//! | [`outcome`] | what a command replies, and why it is refused |
 //! | [`apply`] | what each command does, and when it is refused |
-//! | [`plan`] | leader-side decisions made before proposing: placement of new volumes and shards |
-//! | [`repair`] | leader-side decisions about replicas: make, move, remove |
+//! | [`plan`] | what the leader decides before it proposes: placement of new volumes and shards, repair, scrubs, rebalancing |
 //! | [`limits`] | how many replicas are filled at once |
 //! | [`mutant`] | rules broken on purpose, for the mutation test |
 //! | [`image`] | the snapshot encoding, versioned |
@@ -18,16 +18,15 @@
 
 pub mod apply;
 pub mod command;
-mod growth;
 pub mod image;
 pub mod limits;
 pub mod mutant;
+pub mod outcome;
 pub mod plan;
 pub mod record;
-pub mod repair;
-mod upkeep;
 pub mod view;
 
-pub use command::{Command, Envelope, Outcome, Refusal, Reply};
+pub use command::{Command, Envelope};
+pub use outcome::{Outcome, Refusal, Reply};
 pub use record::*;
 pub use view::Delta;

@@ -4,7 +4,8 @@
 //! The leader decides it when a coordinator wants to begin (`SyncStart`): it alone sees all of them. Who is refused asks again a little
 //! later. What the leader counts is what it was told, so it may be wrong for a moment; nothing but speed hangs on it.
 
-use crate::command::{Command, Refusal};
+use crate::command::Command;
+use crate::outcome::Refusal;
 use crate::record::{ClusterState, ReplicaState};
 use hf_policy::{DiskId, NodeId, Policy, Rid, VolumeId};
 use std::collections::BTreeSet;

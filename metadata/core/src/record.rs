@@ -7,8 +7,8 @@ mod node;
 pub use log::*;
 pub use node::*;
 
-use crate::command::Outcome;
 use crate::mutant::{self, Mutant};
+use crate::outcome::Outcome;
 use hf_policy::attributes::Media;
 use hf_policy::policy::AttrMap;
 use hf_policy::{

@@ -5,8 +5,9 @@
 mod world;
 
 use hf_meta_core::command::{COMMAND_VERSION, ShardChange, ShardStep};
+use hf_meta_core::plan::Step;
+use hf_meta_core::plan::repair::steps;
 use hf_meta_core::record::*;
-use hf_meta_core::repair::{Step, steps};
 use hf_meta_core::{Command, Envelope, Refusal, Reply, plan};
 use hf_policy::policy::parse_pairs;
 use hf_policy::*;

@@ -5,9 +5,10 @@ mod world;
 
 use hf_meta_core::Command;
 use hf_meta_core::command::Job;
+use hf_meta_core::plan::Step;
 use hf_meta_core::plan::inventory;
+use hf_meta_core::plan::repair::steps;
 use hf_meta_core::record::*;
-use hf_meta_core::repair::{Step, steps};
 use hf_policy::attributes::Media;
 use hf_policy::*;
 use world::World;

@@ -1,7 +1,6 @@
 //! Raft's storage on a simulated disk that changes by whole batches and whose power may go between any two of them.
 
-use hf_meta::member::Log;
-use hf_meta::raft_log::{Batch, LogError};
+use hf_meta::log::{Batch, Log, LogError};
 use hf_meta_core::record::OwnLog;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};

@@ -1,9 +1,10 @@
 //! Changes of the record that coordinators ask for. A node that goes concerns all shards of a volume at once: their changes wait for each
 //! other a moment and go into one command, because of several that name the same epoch only one could win.
 
-use crate::node::Member;
+use crate::member::Member;
 use crate::reactor::Mail;
-use hf_meta_core::command::{Command, Refusal, ShardChange, ShardStep};
+use hf_meta_core::command::{Command, ShardChange, ShardStep};
+use hf_meta_core::outcome::Refusal;
 use hf_policy::{Epoch, SessionId, ShardId, Term, VolumeId};
 use hf_repl_core::coordinator::{Change, Proposed};
 use std::collections::BTreeMap;

@@ -4,13 +4,14 @@
 //! Nodes that follow others form a tree below the leader, in the order of their ids, so that thousands of them cost the leader
 //! little and no two wait for each other. Whoever sees that what it follows hangs behind what the leader says looks elsewhere.
 
-use crate::node::{Member, Node};
-use hf_meta::raft_loop::RaftStatus;
+use crate::member::Member;
+use crate::node::Node;
+use hf_meta::status::RaftStatus;
 use hf_meta_core::record::ClusterState;
 use hf_meta_proto::pb::{self, peer_client::PeerClient};
 use hf_policy::NodeId;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 /// So many nodes follow one.
 const BRANCHES: usize = 16;
@@ -18,31 +19,10 @@ const BRANCHES: usize = 16;
 /// way, so that it grows with each attempt that brought nothing.)
 const PATIENCE: Duration = Duration::from_millis(1_500);
 const MOST_PATIENCE: Duration = Duration::from_secs(12);
-/// Without a word of the leader for so long nobody knows who hangs behind.
-const UNHEARD: Duration = Duration::from_secs(10);
 /// So many nodes are asked in a row whether they hear a leader.
 const ASKED: usize = 8;
 /// Between two attempts.
 const AGAIN: Duration = Duration::from_millis(300);
-
-/// The revision that the leader has said last, and when.
-#[derive(Default)]
-pub struct Told(Mutex<Option<(u64, Instant)>>);
-
-impl Told {
-    /// The leader has answered.
-    pub fn says(&self, revision: u64) {
-        if let Ok(mut t) = self.0.lock() {
-            *t = Some((revision, Instant::now()));
-        }
-    }
-
-    /// Is this, as far as is known, all there is?
-    fn is_all(&self, revision: u64) -> bool {
-        let told = self.0.lock().ok().and_then(|t| *t);
-        told.is_some_and(|(newest, at)| newest <= revision && at.elapsed() < UNHEARD)
-    }
-}
 
 /// The newest of what Raft applied here and what another node brought.
 fn advance(m: &Member, state: Arc<ClusterState>) {
@@ -179,15 +159,5 @@ mod tests {
             }
             assert!(below.values().all(|b| *b <= BRANCHES), "{below:?}");
         }
-    }
-
-    #[test]
-    fn one_that_says_nothing_is_left_when_the_leader_has_more_or_is_silent() {
-        let told = Told::default();
-        assert!(!told.is_all(7), "nobody has said what there is");
-        told.says(7);
-        assert!(told.is_all(7) && told.is_all(8));
-        told.says(9);
-        assert!(!told.is_all(8));
     }
 }

@@ -6,7 +6,7 @@
 
 use super::Begun;
 use crate::identity::random;
-use crate::node::Member;
+use crate::member::Member;
 use crate::reactor::{Held, Mail};
 use hf_meta_core::Command;
 use hf_meta_core::record::{ClusterState, ReplicaRecord};

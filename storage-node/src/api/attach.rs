@@ -1,7 +1,7 @@
 //! Attaching on this node, taking the volume over if need be.
 
 use super::{Answer, SERVING, Service, VISIBLE, find, refused, text, until};
-use crate::node::Member;
+use crate::member::Member;
 use hf_meta_core::{Command, Refusal, Reply};
 use hf_meta_proto::pb;
 use hf_policy::{Policy, RequestId, VolumeId};

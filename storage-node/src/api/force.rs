@@ -2,7 +2,7 @@
 //! so; it obeys then before it serves again, by its pulse, or because it is a new attachment.
 
 use super::{Answer, Service, VISIBLE, decide, find, internal, refused, request_id, until};
-use crate::node::Member;
+use crate::member::Member;
 use hf_meta_core::record::VolumeRecord;
 use hf_meta_core::{Command, plan};
 use hf_meta_proto::pb::{self, peer_client::PeerClient};

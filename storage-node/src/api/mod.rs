@@ -5,7 +5,8 @@ mod force;
 mod status;
 
 use crate::identity::random;
-use crate::node::{Member, Node};
+use crate::member::Member;
+use crate::node::Node;
 use hf_meta::service::{AliveStream, DeltaStream};
 use hf_meta_core::plan;
 use hf_meta_core::record::{ClusterState, VolumeRecord};
@@ -163,7 +164,7 @@ impl Service {
         let cluster = ClusterId(random());
         let mut state = ClusterState::default();
         for cmd in [Command::Init { cluster, name: name.clone() }, self.0.put_node()] {
-            let env = crate::node::envelope(RequestId(random()), cmd);
+            let env = crate::member::envelope(RequestId(random()), cmd);
             state.apply(&env).map_err(refused)?;
         }
         log.found(1, hf_meta_core::image::encode(&state).map_err(internal)?).map_err(internal)?;
@@ -192,7 +193,7 @@ impl Api for Service {
         let name = if r.name.is_empty() { "holdfast".to_string() } else { r.name };
         let (cluster, name) = self.found(name)?;
         self.save_identity(cluster, NodeId(1)).await?;
-        self.0.start_member().await.map_err(internal)?;
+        self.0.become_member().await.map_err(internal)?;
         text(format!("cluster {name} founded ({cluster})"), serde_json::json!({"cluster": cluster, "node": 1}))
     }
 
@@ -202,7 +203,7 @@ impl Api for Service {
         if self.0.member.get().is_some() {
             return Err(Status::already_exists("this node is part of a cluster already"));
         }
-        let env = crate::node::envelope(request_id(&r.request_id)?, self.0.put_node());
+        let env = crate::member::envelope(request_id(&r.request_id)?, self.0.put_node());
         let envelope = env.encode().map_err(internal)?;
         let mut targets: Vec<String> = r.seeds.clone();
         let mut problems = Vec::new();
@@ -240,7 +241,7 @@ impl Api for Service {
             let raw: [u8; 16] = joined.cluster.as_slice().try_into().map_err(|_| internal("bad cluster id"))?;
             std::fs::write(self.0.dir.path.join("view.json"), &joined.state).map_err(internal)?;
             self.save_identity(ClusterId(u128::from_be_bytes(raw)), id).await?;
-            self.0.start_member().await.map_err(internal)?;
+            self.0.become_member().await.map_err(internal)?;
             let name = &self.0.cfg.name;
             return text(format!("node {name} joined as #{id}"), serde_json::json!({"node": id, "name": name}));
         }

@@ -1,7 +1,7 @@
 //! What `Status` answers: the record, the leader's liveness, and what this node serves.
 
 use super::{Service, VISIBLE};
-use crate::node::Member;
+use crate::member::Member;
 use hf_meta_core::plan::Liveness;
 use hf_meta_proto::pb::{self, api_client::ApiClient, peer_client::PeerClient};
 use hf_policy::{DiskId, NodeId};

@@ -2,6 +2,7 @@
 
 use crate::config::NodeArgs;
 use clap::{Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
 
 /// A block store whose volumes carry their own policy.
 #[derive(Parser, Debug)]
@@ -36,7 +37,7 @@ pub(super) enum Commands {
     /// Run the daemon, or manage nodes.
     Node(Box<NodeCommand>),
     /// Run a small cluster on this machine.
-    Dev(crate::dev::DevArgs),
+    Dev(DevArgs),
     /// Found a cluster, see how it is.
     #[command(subcommand)]
     Cluster(ClusterCommand),
@@ -361,4 +362,24 @@ pub(super) enum RescueCommand {
 pub(super) enum PolicyCommand {
     /// The reference of all attributes.
     Attributes,
+}
+
+/// `holdfast dev`.
+#[derive(clap::Args, Debug)]
+pub struct DevArgs {
+    /// How many nodes.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub nodes: u16,
+    /// Where their data goes.
+    #[arg(long, default_value = "holdfast-dev")]
+    pub dir: PathBuf,
+    /// Size of each node's one disk.
+    #[arg(long, default_value = "2GiB")]
+    pub disk_size: String,
+    /// First port; each node takes four from here on.
+    #[arg(long, default_value_t = 7420)]
+    pub port: u16,
+    /// Cluster up, then stop again (for scripts).
+    #[arg(long, hide = true)]
+    pub once: bool,
 }

@@ -1,7 +1,7 @@
 //! The client's calls. Each mutating call has one request id and is repeated with it, on every endpoint in turn, until
 //! somebody answers.
 
-use super::Failure;
+use super::failure::Failure;
 use crate::identity::random;
 use hf_meta_proto::pb::{self, api_client::ApiClient};
 use hf_policy::RequestId;

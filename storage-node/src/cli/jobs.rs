@@ -1,8 +1,9 @@
 //! Jobs: whatever moves, copies or compares replicas. There is no job record: each is read off the cluster's record, so that it
 //! survives everything the record survives; its name says what it is about.
 
+use super::args::Format;
+use super::failure::Failure;
 use super::show::{is_up, json, node_name, objects, table, word};
-use super::{Failure, Format};
 use hf_meta_proto::pb::{self, change_request::What};
 use hf_policy::format_size;
 use serde_json::Value;

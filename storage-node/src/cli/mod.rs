@@ -1,48 +1,20 @@
 //! The command line. Exit codes: 0 done · 1 failed · 2 wrong usage · 3 not found · 4 refused by the present state ·
 //! 5 nobody answered · 6 recorded, not in force yet.
 
-mod args;
-mod client;
+pub mod args;
+pub mod client;
+pub mod failure;
 mod jobs;
 mod show;
 
 pub use args::Format;
 use args::*;
 use clap::Parser;
-pub use client::Client;
+use client::Client;
+use failure::{Failure, usage};
 use std::process::ExitCode;
 
 use hf_meta_proto::pb::{self, change_request::What};
-
-/// A command that did not succeed.
-#[derive(Debug)]
-pub struct Failure {
-    /// What to print.
-    pub error: anyhow::Error,
-    /// What to exit with.
-    pub code: u8,
-}
-
-impl Failure {
-    /// To standard error, in the form that was asked for.
-    pub fn print(&self, o: Format) {
-        let error = format!("{:#}", self.error);
-        match o {
-            Format::Text => eprintln!("holdfast: {error}"),
-            Format::Json => eprintln!("{}", serde_json::json!({"error": error, "code": self.code})),
-        }
-    }
-}
-
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Self {
-        Failure { error, code: 1 }
-    }
-}
-
-fn usage(e: impl std::fmt::Display) -> Failure {
-    Failure { error: anyhow::anyhow!("{e}"), code: 2 }
-}
 
 fn logging(json: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("HOLDFAST_LOG").unwrap_or_else(|_| "info".into());
@@ -116,7 +88,7 @@ async fn node(c: &Client, n: NodeCommand, o: Format) -> Result<(), Failure> {
         None => {
             let cfg = crate::config::Config::load(n.run).map_err(usage)?;
             logging(cfg.json_logs);
-            Ok(crate::node::run(cfg).await?)
+            Ok(crate::daemon::run(cfg).await?)
         }
         Some(NodeSub::List) => show::nodes(&c.status().await?, o),
         Some(NodeSub::Join { seed }) => show::text(c.join(&seed).await?, o),

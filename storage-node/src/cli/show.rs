@@ -1,6 +1,7 @@
 //! Printing results: tables for people, JSON for programs.
 
-use super::{Failure, Format};
+use super::args::Format;
+use super::failure::Failure;
 use hf_meta_proto::pb::TextReply;
 use hf_policy::format_size;
 use serde_json::Value;
@@ -258,7 +259,7 @@ pub fn cluster(s: &Value, o: Format) -> Result<(), Failure> {
 
 pub fn attributes(o: Format) -> Result<(), Failure> {
     if o == Format::Text {
-        print!("{}", hf_policy::attribute::reference());
+        print!("{}", hf_policy::table::reference());
         return Ok(());
     }
     let row = |a: &hf_policy::Attribute| serde_json::json!({"key": a.key, "values": a.values, "default": a.default.shown(), "online": a.online.text(), "since": a.since, "help": a.help});

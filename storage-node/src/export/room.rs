@@ -10,6 +10,35 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 
+/// Negotiations at once at each listener; more wait in the listen queue until the oldest one is over, or has had [`GRACE`].
+pub const NEGOTIATING: usize = 2048;
+/// How long a negotiation may take though all places are taken. A client that answers needs a few round trips.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// The doors of this node's listeners.
+pub struct Doors {
+    /// NBD over TCP.
+    pub nbd: Arc<Door>,
+    /// NBD over the Unix socket.
+    pub nbd_unix: Arc<Door>,
+    /// Replication.
+    pub data: Arc<Door>,
+}
+
+impl Default for Doors {
+    fn default() -> Self {
+        let door = || Door::new(NEGOTIATING, GRACE);
+        Doors { nbd: door(), nbd_unix: door(), data: door() }
+    }
+}
+
+impl Doors {
+    /// Each with its name.
+    pub fn all(&self) -> [(&'static str, &Door); 3] {
+        [("nbd", &self.nbd), ("nbd_socket", &self.nbd_unix), ("data", &self.data)]
+    }
+}
+
 /// Room for NBD connections: each holds a seat from the end of its negotiation to its own end.
 pub struct Seats {
     room: Arc<Semaphore>,
@@ -23,7 +52,7 @@ impl Seats {
     }
 
     /// A seat, if one is free.
-    pub(super) fn take(&self) -> Option<OwnedSemaphorePermit> {
+    pub fn take(&self) -> Option<OwnedSemaphorePermit> {
         let seat = self.room.clone().try_acquire_owned().ok();
         if seat.is_none() {
             let n = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
@@ -93,7 +122,7 @@ impl Door {
     }
 
     /// Waits for a place.
-    pub(super) async fn room(&self) {
+    pub async fn room(&self) {
         loop {
             let wait = {
                 let Ok(mut g) = self.guests.lock() else { return };
@@ -114,7 +143,7 @@ impl Door {
     }
 
     /// Runs `work` in a place of its own, which it gives up when it ends. Only the listener calls this, after [`Door::room`].
-    pub(super) fn enter(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
+    pub fn enter(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
         let Ok(mut g) = self.guests.lock() else { return };
         let key = g.next;
         g.next += 1;

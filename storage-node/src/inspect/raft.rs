@@ -1,6 +1,7 @@
 //! `holdfast inspect raft`: a node's metadata: the image, the log behind it, and the record that follows from both.
 
-use hf_meta::member::{Log, apply_command};
+use hf_meta::log::Log;
+use hf_meta::member::apply_command;
 use hf_meta::raft_log::RaftLog;
 use hf_meta_core::record::OwnLog;
 use hf_meta_core::{ClusterState, Envelope, image};

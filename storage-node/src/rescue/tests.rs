@@ -177,8 +177,7 @@ fn a_volume_that_is_made_up_from_its_disks_has_its_exact_size() {
 /// log that is known to be an older copy has no say.
 #[test]
 fn a_majority_counts_with_the_whole_of_its_newest_log_and_without_older_copies() {
-    use hf_meta::member::Log;
-    use hf_meta::raft_log::Batch;
+    use hf_meta::log::{Batch, Log};
     use hf_meta_core::Command;
     use hf_policy::{BootId, RequestId};
     let root = std::env::temp_dir().join(format!("holdfast-rescue-{}", std::process::id()));

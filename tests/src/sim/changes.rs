@@ -1,6 +1,6 @@
 //! Changes of the replica set: what people and the leader want, and the agents that make and delete replicas on their nodes.
 //!
-//! People want anything at any time. The leader's repair (`hf_meta_core::repair`) is the real one. Both decide from the record and
+//! People want anything at any time. The leader's repair (`hf_meta_core::plan::repair`) is the real one. Both decide from the record and
 //! commit later, when it may have changed. A replica's data goes only because a tombstone says so (I20).
 
 use super::net::Net;
@@ -9,8 +9,8 @@ use super::world::{SHARD, Sim, VOL};
 use hf_meta_core::Command;
 use hf_meta_core::command::Job;
 use hf_meta_core::plan::Liveness;
+use hf_meta_core::plan::{Step, repair};
 use hf_meta_core::record::{DiskState, NodeMode, ReplicaRecord, VolumeRecord};
-use hf_meta_core::repair::{self, Step};
 use hf_policy::policy::parse_pairs;
 use hf_policy::*;
 use hf_repl_core::Replica;

@@ -8,9 +8,9 @@
 use super::net::Net;
 use super::run::Outcome;
 use super::world::{Sim, VOL};
+use hf_meta::log::Batch;
 use hf_meta::member::{ELECTION_TICKS, MetaNode};
-use hf_meta::raft_log::Batch;
-use hf_meta::raft_loop::Proposed;
+use hf_meta::status::Proposed;
 use hf_meta_core::command::COMMAND_VERSION;
 use hf_meta_core::plan::Liveness;
 use hf_meta_core::record::Logs;

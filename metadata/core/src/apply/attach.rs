@@ -1,7 +1,8 @@
 //! Attach, the only command that gives a volume away and raises its term for that (I1); detach.
 
-use crate::command::{Command, Envelope, Outcome, Refusal, Reply};
+use crate::command::{Command, Envelope};
 use crate::mutant::{self, Mutant};
+use crate::outcome::{Outcome, Refusal, Reply};
 use crate::record::*;
 use hf_policy::{SessionId, Term, VolumeId};
 

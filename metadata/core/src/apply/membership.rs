@@ -1,8 +1,9 @@
 //! Changes of a shard's replica set. The in-sync set never becomes empty except by `ForceInsync` (hazard 3), and only
 //! the present coordinator's term changes it.
 
-use crate::command::{Command, Envelope, Outcome, Refusal, Reply};
+use crate::command::{Command, Envelope};
 use crate::mutant::{self, Mutant};
+use crate::outcome::{Outcome, Refusal, Reply};
 use crate::record::*;
 use hf_policy::{DiskId, Epoch, NodeId, Rid, StoreUuid, Ver, VolumeId};
 use std::collections::BTreeMap;

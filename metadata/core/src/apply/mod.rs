@@ -8,8 +8,9 @@ mod unmade;
 mod upkeep;
 mod volume;
 
-use crate::command::{Command, Envelope, Outcome, Refusal, Reply};
+use crate::command::{Command, Envelope};
 use crate::mutant::{self, Mutant};
+use crate::outcome::{Outcome, Refusal, Reply};
 use crate::record::*;
 use hf_policy::{Epoch, Term, VolumeId};
 

@@ -1,7 +1,8 @@
 //! Nodes and disks.
 
-use crate::command::{Command, Envelope, Outcome, Refusal, Reply};
+use crate::command::{Command, Envelope};
 use crate::mutant::{self, Mutant};
+use crate::outcome::{Outcome, Refusal, Reply};
 use crate::record::*;
 use hf_policy::policy::valid_name;
 use hf_policy::{ClusterId, DiskId, NodeId};

@@ -3,8 +3,9 @@
 
 use super::membership::{add_to, drop_of};
 use super::upkeep::{end_scrub, scrub_of};
-use crate::command::{Command, Envelope, Outcome, Refusal, Reply, ShardChange, ShardStep};
+use crate::command::{Command, Envelope, ShardChange, ShardStep};
 use crate::mutant::{self, Mutant};
+use crate::outcome::{Outcome, Refusal, Reply};
 use crate::record::*;
 use hf_policy::{NodeId, Rid};
 use std::collections::{BTreeMap, BTreeSet};

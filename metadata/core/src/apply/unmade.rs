@@ -2,8 +2,8 @@
 //! meant to be.
 
 use super::membership::{no_replica, no_shard};
-use crate::command::{Outcome, Refusal, Reply};
 use crate::mutant::{self, Mutant};
+use crate::outcome::{Outcome, Refusal, Reply};
 use crate::record::*;
 use hf_policy::{DiskId, Epoch, Rid, ShardId, Ver, VolumeId};
 

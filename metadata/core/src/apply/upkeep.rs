@@ -2,7 +2,8 @@
 //! carry it out.
 
 use super::membership::{no_replica, no_shard};
-use crate::command::{Command, Envelope, Job, Outcome, Refusal, Reply};
+use crate::command::{Command, Envelope, Job};
+use crate::outcome::{Outcome, Refusal, Reply};
 use crate::record::*;
 use hf_policy::{DiskId, Epoch, NodeId, Rid, VolumeId};
 

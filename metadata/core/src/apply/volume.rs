@@ -1,7 +1,8 @@
 //! Volumes: create, delete, policy, grow; replicas made and gone.
 
-use crate::command::{Command, Envelope, Outcome, Refusal, Reply};
+use crate::command::{Command, Envelope};
 use crate::mutant::{self, Mutant};
+use crate::outcome::{Outcome, Refusal, Reply};
 use crate::record::*;
 use hf_policy::policy::{change_online, valid_name};
 use hf_policy::{DiskId, Epoch, Policy, Rid, SHARD_BYTES, StoreUuid, Term, VolumeId};

@@ -3,9 +3,10 @@
 
 use hf_meta_core::command::COMMAND_VERSION;
 use hf_meta_core::limits::{Going, room};
+use hf_meta_core::plan::Step;
+use hf_meta_core::plan::repair::steps;
 use hf_meta_core::plan::{self, Liveness};
 use hf_meta_core::record::*;
-use hf_meta_core::repair::{Step, steps};
 use hf_meta_core::{Command, Envelope, Reply};
 use hf_policy::attributes::Media;
 use hf_policy::policy::parse_pairs;

@@ -1,7 +1,7 @@
 //! Frames to bytes and back.
 
 use super::fields::{R, W};
-use super::link::{ASK, LinkFields};
+use super::frame::{ASK, Frame, HEADER_BYTES, Header, LinkFields, MAGIC, WireError, checksum};
 use crate::message::{Content, CopyItem, Envelope, Msg, Nack, WriteKind};
 use bytes::Bytes;
 use hf_policy::crc::PayloadCrc;
@@ -10,71 +10,12 @@ use hf_policy::{
     Term, VolumeId,
 };
 
-pub(super) const MAGIC: u32 = 0x3152_4648; // "HFR1"
-/// Bytes of a header.
-pub const HEADER_BYTES: usize = 160;
-pub(super) const CRC_AT: usize = 4;
 /// In a copied block's kind: only if it is bad there.
 const REPAIR: u8 = 0x80;
 /// A body's bound: the longest is a page of the chunk list.
 pub const MAX_BODY: u32 = 96 << 10;
 /// A payload's bound: one chunk.
 pub const MAX_PAYLOAD: u32 = (CHUNK_BLOCKS as u32) * BLOCK_SIZE as u32;
-
-/// A frame that cannot be used. The connection ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum WireError {
-    /// Not our protocol.
-    #[error("not a Holdfast replication frame")]
-    Magic,
-    /// A version nobody agreed on.
-    #[error("replication frame of version {0}")]
-    Version(u8),
-    /// Longer than any message.
-    #[error("replication frame with a body of {0} and a payload of {1} bytes, beyond the bound")]
-    TooLong(u32, u32),
-    /// Checksum.
-    #[error("replication frame does not match its checksum")]
-    Checksum,
-    /// Fields that make no sense.
-    #[error("replication frame of type {0} is malformed")]
-    Malformed(u8),
-}
-
-/// A parsed header.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Header {
-    pub(super) kind: u8,
-    pub(super) crc: u32,
-    /// Body length in bytes.
-    pub body: u32,
-    /// Bytes of payload right behind the body.
-    pub payload: u32,
-    /// What the link says of itself.
-    pub link: LinkFields,
-    /// About whom.
-    pub env: Envelope,
-}
-
-/// A frame to be sent: `head` (header and body), then the payload's pieces, vectored.
-#[derive(Clone, Debug)]
-pub struct Frame {
-    /// Header and body.
-    pub head: Bytes,
-    /// Payload pieces.
-    pub payload: Vec<Bytes>,
-}
-
-impl Frame {
-    /// All bytes.
-    pub fn len(&self) -> usize {
-        self.head.len() + self.payload.iter().map(Bytes::len).sum::<usize>()
-    }
-    /// Never.
-    pub fn is_empty(&self) -> bool {
-        self.head.is_empty()
-    }
-}
 
 /// Is this the header and body that were sealed? [`decode`] asks the same; whoever acts on a header before has to ask first.
 pub fn verify_head(raw: &[u8; HEADER_BYTES], h: &Header, body: &[u8]) -> Result<(), WireError> {
@@ -326,16 +267,6 @@ pub fn decode(raw: &[u8; HEADER_BYTES], h: &Header, body: &[u8], payload: Bytes)
     let blocks = payload.len() / BLOCK_SIZE;
     let (msg, used) = message(h.kind, &mut R(body), &payload).ok_or(WireError::Malformed(h.kind))?;
     if used != blocks { Err(WireError::Malformed(h.kind)) } else { Ok(msg) }
-}
-
-/// Is this what was sealed?
-pub(super) fn checksum(raw: &[u8; HEADER_BYTES], h: &Header, body: &[u8]) -> Result<(), WireError> {
-    let mut hash = crc32fast::Hasher::new();
-    hash.update(&raw[..CRC_AT]);
-    hash.update(&[0; 4]);
-    hash.update(&raw[CRC_AT + 4..]);
-    hash.update(body);
-    if hash.finalize() == h.crc { Ok(()) } else { Err(WireError::Checksum) }
 }
 
 /// The message, and how many payload blocks it uses.

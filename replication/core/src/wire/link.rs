@@ -1,7 +1,7 @@
 //! What a link's two ends say to each other with every frame, in the header, and the frames that carry nothing else
 //! (docs/wire.md; what it is for: `crate::flow`).
 
-use super::codec::{CRC_AT, Frame, HEADER_BYTES, Header, MAGIC, WireError, checksum};
+use super::frame::{ASK, CRC_AT, Frame, HEADER_BYTES, Header, LinkFields, MAGIC, WireError, checksum};
 use bytes::{Bytes, BytesMut};
 
 /// In the header: what a link says of itself ([`LinkFields`]).
@@ -12,23 +12,6 @@ const CREDIT: u8 = 24;
 const PART: u8 = 25;
 /// A longer body counts against the link's window, as payload does.
 const SMALL_BODY: u32 = 4 << 10;
-/// The link flag: the receiver is to say at once what it has received.
-pub(super) const ASK: u32 = 1;
-
-/// What one end of a link tells the other with every frame (capability [`super::LINK_CREDIT`]). Bytes are those of
-/// counted frames ([`Header::counted`]), since the link came up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LinkFields {
-    /// Bytes that the sender of this frame has received.
-    pub received: u64,
-    /// It may be sent this many bytes in all; it never takes that back.
-    pub limit: u64,
-    /// It wants to be told at once what has been received.
-    pub ask: bool,
-    /// Payload bytes that follow in frames of their own, in place of a payload in this one.
-    pub parts: u32,
-}
-
 impl Header {
     /// It carries only the link's fields.
     pub fn is_credit(&self) -> bool {

@@ -10,12 +10,11 @@
 
 mod codec;
 mod fields;
+mod frame;
 mod hello;
 mod link;
 
-pub use codec::{
-    Frame, HEADER_BYTES, Header, MAX_BODY, MAX_PAYLOAD, WireError, decode, encode, encode_unsealed, parse_header,
-    verify_head,
-};
+pub use codec::{MAX_BODY, MAX_PAYLOAD, decode, encode, encode_unsealed, parse_header, verify_head};
+pub use frame::{Frame, HEADER_BYTES, Header, LinkFields, WireError};
 pub use hello::{CAPABILITIES, HELLO_BYTES, Hello, HelloReply, LINK_CREDIT, MAX_VERSION, MIN_VERSION, Refused};
-pub use link::{LinkFields, encode_link, verify_link};
+pub use link::{encode_link, verify_link};

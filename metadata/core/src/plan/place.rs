@@ -1,65 +1,11 @@
-//! Leader-side decisions, made from the state before a command is proposed.
+//! Where the replicas of new volumes and of new shards go.
 
-use crate::command::Refusal;
+use super::inventory::{Liveness, inventory};
+use crate::outcome::Refusal;
 use crate::record::*;
 use hf_policy::placement::{self, DiskView};
 use hf_policy::policy::{AttrMap, change_online};
-use hf_policy::{DiskId, NodeId, Policy, Rid, SHARD_BYTES};
-use std::collections::{BTreeMap, BTreeSet};
-
-/// The leader's soft state that planning looks at: who answers, and how full disks are. Only used for *when* and *where*,
-/// never for what is true.
-#[derive(Clone, Debug, Default)]
-pub struct Liveness {
-    /// Nodes that answer.
-    pub up: BTreeSet<NodeId>,
-    /// Bytes in use per disk, as last reported.
-    pub used: BTreeMap<DiskId, u64>,
-    /// Replicas that each disk's table can hold at most, as last reported.
-    pub entries: BTreeMap<DiskId, u64>,
-    /// Nodes that do not answer, and for how many milliseconds.
-    pub away: BTreeMap<NodeId, u64>,
-    /// Replicas that their nodes could not make, as they told last.
-    pub refused: BTreeSet<Rid>,
-    /// Disks that refused a replica lately: none is moved there for now, or it would go round and round.
-    pub refusing: BTreeSet<DiskId>,
-    /// The leader's wall clock in Unix milliseconds, for what happens every so often; 0: not known, nothing is due.
-    pub wall_ms: u64,
-}
-
-/// What placement sees of the cluster.
-pub fn inventory(state: &ClusterState, live: &Liveness) -> Vec<DiskView> {
-    let mut placed: BTreeMap<DiskId, u64> = BTreeMap::new();
-    let mut replicas: BTreeMap<DiskId, u64> = BTreeMap::new();
-    state.tombstones.values().for_each(|t| *replicas.entry(t.disk).or_default() += 1);
-    for v in state.volumes.values() {
-        for (shard, r) in v.replicas() {
-            *placed.entry(r.disk).or_default() += v.shard_bytes(shard.index);
-            *replicas.entry(r.disk).or_default() += 1;
-        }
-    }
-    state
-        .disks
-        .values()
-        .filter_map(|d| {
-            let node = state.nodes.get(&d.node)?;
-            Some(DiskView {
-                disk: d.id,
-                node: d.node,
-                node_name: node.name.clone(),
-                labels: node.labels.clone(),
-                media: d.media,
-                capacity: d.capacity,
-                used: live.used.get(&d.id).copied().unwrap_or(0),
-                placed: placed.get(&d.id).copied().unwrap_or(0),
-                replicas: replicas.get(&d.id).copied().unwrap_or(0),
-                entries: live.entries.get(&d.id).copied(),
-                node_up: live.up.contains(&d.node),
-                disk_ok: d.state == DiskState::Ok && !d.draining && node.mode == NodeMode::Active,
-            })
-        })
-        .collect()
-}
+use hf_policy::{DiskId, Policy, SHARD_BYTES};
 
 /// Places shards `from..to` of a volume; each choice is counted before the next is made.
 fn place_shards(

@@ -1,18 +1,15 @@
 //! Accepting connections: NBD is negotiated here, then the socket goes to the volume's reactor; replication's hello is read
 //! here, then the socket goes to the disk's.
 
-mod room;
-
-pub use room::{Door, Seats};
-
-use crate::node::{Member, Node};
+use crate::export::{Door, Doors};
+use crate::member::Member;
+use crate::node::Node;
 use crate::reactor::{Mail, NbdStream};
 use hf_frontends::nbd::handshake::greeting;
 use hf_frontends::nbd::{Agreed, ExportInfo, Exports, Handshake, Next};
-use hf_policy::{DiskId, SessionId, VolumeId};
+use hf_policy::DiskId;
 use hf_repl_core::wire::{MAX_VERSION, MIN_VERSION, Refused};
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
@@ -20,123 +17,6 @@ use tokio::sync::OwnedSemaphorePermit;
 
 /// How long a negotiation may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Negotiations at once at each listener; more wait in the listen queue until the oldest one is over, or has had [`GRACE`].
-pub const NEGOTIATING: usize = 2048;
-/// How long a negotiation may take though all places are taken. A client that answers needs a few round trips.
-const GRACE: Duration = Duration::from_millis(500);
-
-/// The doors of this node's listeners.
-pub struct Doors {
-    /// NBD over TCP.
-    pub nbd: Arc<Door>,
-    /// NBD over the Unix socket.
-    pub nbd_unix: Arc<Door>,
-    /// Replication.
-    pub data: Arc<Door>,
-}
-
-impl Default for Doors {
-    fn default() -> Self {
-        let door = || Door::new(NEGOTIATING, GRACE);
-        Doors { nbd: door(), nbd_unix: door(), data: door() }
-    }
-}
-
-impl Doors {
-    /// Each with its name.
-    pub fn all(&self) -> [(&'static str, &Door); 3] {
-        [("nbd", &self.nbd), ("nbd_socket", &self.nbd_unix), ("data", &self.data)]
-    }
-}
-
-/// A volume this node serves now.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    /// What clients see.
-    pub info: ExportInfo,
-    /// The volume.
-    pub vol: VolumeId,
-    /// The attachment.
-    pub session: SessionId,
-    /// Where it is coordinated.
-    pub reactor: usize,
-}
-
-/// What this node exports, by name; nothing any more once it is closed. An attachment that is asked
-/// to end is not exported again.
-pub struct ExportTable {
-    open: RwLock<Option<Table>>,
-}
-
-#[derive(Default)]
-struct Table {
-    entries: BTreeMap<String, Entry>,
-    /// Attachments that were asked to end, as long as the record names them.
-    ending: BTreeSet<(VolumeId, SessionId)>,
-}
-
-impl Default for ExportTable {
-    fn default() -> Self {
-        ExportTable { open: RwLock::new(Some(Table::default())) }
-    }
-}
-
-impl ExportTable {
-    fn change(&self, f: impl FnOnce(&mut Table)) {
-        if let Ok(mut t) = self.open.write()
-            && let Some(t) = t.as_mut()
-        {
-            f(t)
-        }
-    }
-    /// Adds or replaces an export, unless its attachment was asked to end.
-    pub fn put(&self, e: Entry) {
-        self.change(|t| {
-            if !t.ending.contains(&(e.vol, e.session)) {
-                t.entries.insert(e.info.name.clone(), e);
-            }
-        });
-    }
-    /// Takes an attachment's exports away.
-    pub fn remove(&self, vol: VolumeId, session: SessionId) {
-        self.change(|t| t.entries.retain(|_, e| e.vol != vol || e.session != session));
-    }
-    /// Takes an attachment's exports away for good: it was asked to end, however long that takes.
-    pub fn end(&self, vol: VolumeId, session: SessionId) {
-        self.change(|t| {
-            t.ending.insert((vol, session));
-            t.entries.retain(|_, e| e.vol != vol || e.session != session);
-        });
-    }
-    /// Was this attachment asked to end?
-    pub fn is_ending(&self, vol: VolumeId, session: SessionId) -> bool {
-        self.open.read().is_ok_and(|t| t.as_ref().is_some_and(|t| t.ending.contains(&(vol, session))))
-    }
-    /// Forgets attachments that have ended: the record does not name them any more.
-    pub fn forget_ended(&self, named: impl Fn(VolumeId) -> Option<SessionId>) {
-        self.change(|t| t.ending.retain(|(vol, session)| named(*vol) == Some(*session)));
-    }
-    /// Takes all away, for good: the node stops.
-    pub fn close(&self) {
-        if let Ok(mut t) = self.open.write() {
-            *t = None;
-        }
-    }
-    /// Is this attachment exported?
-    pub fn has(&self, vol: VolumeId, session: SessionId) -> bool {
-        self.all().iter().any(|e| e.vol == vol && e.session == session)
-    }
-    /// One export.
-    pub fn get(&self, name: &str) -> Option<Entry> {
-        self.open.read().ok()?.as_ref()?.entries.get(name).cloned()
-    }
-    /// All of them.
-    pub fn all(&self) -> Vec<Entry> {
-        let t = self.open.read();
-        t.map(|t| t.iter().flat_map(|t| t.entries.values().cloned()).collect()).unwrap_or_default()
-    }
-}
-
 struct View<'a>(&'a Member);
 
 impl Exports for View<'_> {
@@ -293,28 +173,5 @@ async fn serve_data(m: Arc<Member>, mut s: tokio::net::TcpStream) {
     };
     if let Ok(stream) = s.into_std() {
         m.reactors[reactor].send(Mail::Data { stream, disk, capabilities: hello.capabilities });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_attachment_that_was_asked_to_end_is_not_exported_again() {
-        let t = ExportTable::default();
-        let (vol, old, new) = (VolumeId(1), SessionId(1), SessionId(2));
-        let info = ExportInfo { name: "v".into(), size: 4096, read_only: false, description: String::new() };
-        let put = |session| t.put(Entry { info: info.clone(), vol, session, reactor: 0 });
-        put(old);
-        t.end(vol, old);
-        put(old);
-        assert!(t.get("v").is_none() && t.is_ending(vol, old));
-        t.forget_ended(|_| Some(old));
-        assert!(t.is_ending(vol, old), "the record names it");
-        // A newer attachment of the same volume is exported, and the earlier one is forgotten.
-        put(new);
-        t.forget_ended(|_| Some(new));
-        assert!(t.has(vol, new) && !t.is_ending(vol, old));
     }
 }

@@ -1,11 +1,11 @@
 //! Shards that are not part of their volume yet, because replicas of theirs are still to be made: what the leader does when a node or
 //! disk that should make one cannot, or does not answer. Nothing was ever written there, so nothing is copied and nobody is asked.
 
+use super::inventory::Liveness;
+use super::step::{Standing, standing};
 use crate::command::Command;
 use crate::mutant::{self, Mutant};
-use crate::plan::Liveness;
 use crate::record::*;
-use crate::repair::{Standing, standing};
 use hf_policy::placement::{self, DiskView};
 use hf_policy::{DiskId, Policy};
 use std::collections::BTreeSet;

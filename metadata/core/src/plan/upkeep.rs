@@ -1,9 +1,9 @@
 //! Upkeep that the leader decides beside repair: which scrubs are due, and which replicas a rebalancing moves next.
 
+use super::inventory::Liveness;
+use super::step::Step;
 use crate::command::Command;
-use crate::plan::Liveness;
 use crate::record::*;
-use crate::repair::Step;
 use hf_policy::Policy;
 use hf_policy::placement::{self, DiskView};
 use std::collections::BTreeSet;

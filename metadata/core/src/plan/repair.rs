@@ -4,80 +4,20 @@
 //! record itself. Make before break: a replica leaves only when enough others are in sync. Only a coordinator takes
 //! members out of the set; here they are marked as leaving.
 
+use super::growth;
+use super::inventory::{Liveness, inventory};
+use super::step::{Standing, Step, standing};
+use super::upkeep::{may_take, rebalance, scrubs};
 use crate::command::Command;
-use crate::growth;
-use crate::plan::{Liveness, inventory};
 use crate::record::*;
-use crate::upkeep::{rebalance, scrubs};
-use hf_policy::attributes::Media;
 use hf_policy::placement::{self, DiskView};
-use hf_policy::{DiskId, Epoch, NodeId, Policy, VolumeId};
+use hf_policy::{DiskId, NodeId, Policy};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// New replicas being filled at once, per node that is up: losing a third of the nodes must cause no storm.
 const REBUILDS_PER_NODE: usize = 2;
 /// And at most so many on one disk.
 const REBUILDS_PER_DISK: usize = 2;
-
-/// Something to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Propose this.
-    Do(Command),
-    /// Nobody has the volume attached, and its replicas need a coordinator: this node should be it for a while.
-    Maintain {
-        /// Which volume.
-        vol: VolumeId,
-        /// Which node.
-        node: NodeId,
-        /// Of this record.
-        epoch: Epoch,
-    },
-    /// The maintenance is over.
-    Release {
-        /// Which volume.
-        vol: VolumeId,
-        /// Which node.
-        node: NodeId,
-    },
-}
-
-/// May a replica stay where it is?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// Yes (also if its node is away for a short time).
-    Keep,
-    /// It should live elsewhere; it is good as long as it is there.
-    Move,
-    /// Its disk or node is gone for good, or has been away for too long.
-    Gone,
-}
-
-/// How a replica stands, by its disk, its node and the policy.
-pub fn standing(state: &ClusterState, live: &Liveness, policy: &Policy, r: &ReplicaRecord) -> Standing {
-    let (Some(disk), Some(node)) = (state.disks.get(&r.disk), state.nodes.get(&r.node)) else { return Standing::Gone };
-    if matches!(disk.state, DiskState::Failed(_)) {
-        return Standing::Gone;
-    }
-    // Its node cannot make it (its disk has no entry left, or is not in service): it is to be made elsewhere.
-    if r.store_uuid.is_none() && live.refused.contains(&r.rid) {
-        return Standing::Gone;
-    }
-    let up = live.up.contains(&r.node);
-    let away = live.away.get(&r.node).copied().unwrap_or(0);
-    if !up && node.mode != NodeMode::Maintenance && away >= policy.rebuild_after / 1000 {
-        return Standing::Gone;
-    }
-    let allowed = policy.nodes.is_empty() || policy.nodes.contains(&node.name);
-    let fits = policy.media == Media::Any || policy.media == disk.media;
-    let failing = matches!(disk.state, DiskState::Failing(_));
-    // While its drain is held it counts where it is.
-    let draining = disk.draining && !disk.drain_paused || node.mode == NodeMode::Draining && !node.drain_paused;
-    if r.leaving || (r.moving && !r.paused) || failing || draining || !allowed || !fits {
-        return Standing::Move;
-    }
-    Standing::Keep
-}
 
 /// Is what would move it held?
 fn held(state: &ClusterState, r: &ReplicaRecord) -> bool {
@@ -211,7 +151,7 @@ fn shard_step(
         let allowed = |d: &&DiskView| {
             limits.per_disk.get(&d.disk).is_none_or(|n| *n < REBUILDS_PER_DISK)
                 && !limits.refusing.contains(&d.disk)
-                && moved.is_none_or(|r| crate::upkeep::may_take(inv, r, d, bytes))
+                && moved.is_none_or(|r| may_take(inv, r, d, bytes))
         };
         return match (place_one(v, shard, s, policy, sorted, inv, &allowed, salt), moved) {
             (Some(disk), _) => Some(Command::AddReplica { vol, shard, epoch, disk }),

@@ -1,0 +1,67 @@
+//! What a plan consists of, and how a replica stands.
+
+use super::inventory::Liveness;
+use crate::command::Command;
+use crate::record::*;
+use hf_policy::attributes::Media;
+use hf_policy::{Epoch, NodeId, Policy, VolumeId};
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Propose this.
+    Do(Command),
+    /// Nobody has the volume attached, and its replicas need a coordinator: this node should be it for a while.
+    Maintain {
+        /// Which volume.
+        vol: VolumeId,
+        /// Which node.
+        node: NodeId,
+        /// Of this record.
+        epoch: Epoch,
+    },
+    /// The maintenance is over.
+    Release {
+        /// Which volume.
+        vol: VolumeId,
+        /// Which node.
+        node: NodeId,
+    },
+}
+
+/// May a replica stay where it is?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Yes (also if its node is away for a short time).
+    Keep,
+    /// It should live elsewhere; it is good as long as it is there.
+    Move,
+    /// Its disk or node is gone for good, or has been away for too long.
+    Gone,
+}
+
+/// How a replica stands, by its disk, its node and the policy.
+pub fn standing(state: &ClusterState, live: &Liveness, policy: &Policy, r: &ReplicaRecord) -> Standing {
+    let (Some(disk), Some(node)) = (state.disks.get(&r.disk), state.nodes.get(&r.node)) else { return Standing::Gone };
+    if matches!(disk.state, DiskState::Failed(_)) {
+        return Standing::Gone;
+    }
+    // Its node cannot make it (its disk has no entry left, or is not in service): it is to be made elsewhere.
+    if r.store_uuid.is_none() && live.refused.contains(&r.rid) {
+        return Standing::Gone;
+    }
+    let up = live.up.contains(&r.node);
+    let away = live.away.get(&r.node).copied().unwrap_or(0);
+    if !up && node.mode != NodeMode::Maintenance && away >= policy.rebuild_after / 1000 {
+        return Standing::Gone;
+    }
+    let allowed = policy.nodes.is_empty() || policy.nodes.contains(&node.name);
+    let fits = policy.media == Media::Any || policy.media == disk.media;
+    let failing = matches!(disk.state, DiskState::Failing(_));
+    // While its drain is held it counts where it is.
+    let draining = disk.draining && !disk.drain_paused || node.mode == NodeMode::Draining && !node.drain_paused;
+    if r.leaving || (r.moving && !r.paused) || failing || draining || !allowed || !fits {
+        return Standing::Move;
+    }
+    Standing::Keep
+}

@@ -1,0 +1,41 @@
+//! What the leader has said last of how far the record has got.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// Without a word of the leader for so long nobody knows who hangs behind.
+const UNHEARD: Duration = Duration::from_secs(10);
+
+/// The revision that the leader has said last, and when.
+#[derive(Default)]
+pub struct Told(Mutex<Option<(u64, Instant)>>);
+
+impl Told {
+    /// The leader has answered.
+    pub fn says(&self, revision: u64) {
+        if let Ok(mut t) = self.0.lock() {
+            *t = Some((revision, Instant::now()));
+        }
+    }
+
+    /// Is this, as far as is known, all there is?
+    pub fn is_all(&self, revision: u64) -> bool {
+        let told = self.0.lock().ok().and_then(|t| *t);
+        told.is_some_and(|(newest, at)| newest <= revision && at.elapsed() < UNHEARD)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_says_nothing_is_left_when_the_leader_has_more_or_is_silent() {
+        let told = Told::default();
+        assert!(!told.is_all(7), "nobody has said what there is");
+        told.says(7);
+        assert!(told.is_all(7) && told.is_all(8));
+        told.says(9);
+        assert!(!told.is_all(8));
+    }
+}
