@@ -1,5 +1,6 @@
-//! `hf-bench against BINARY`: this daemon beside another build of it, an earlier one, job by job in turn, so that both see the same
-//! machine. Each has a cluster of its own, kept by a process that does what it is told; the one that waits does nothing.
+//! `hf-bench against BINARY` compares this build of the daemon with another one, usually an earlier one. The two run
+//! each job in turn, so that both see the same machine. Each build has a cluster of its own, in a process of its own,
+//! which is idle while the other one is measured.
 
 use crate::{JOBS, clients, once};
 use hf_tests::cluster::Cluster;
@@ -13,8 +14,9 @@ const ROUNDS: usize = 5;
 const LEAST_IOPS: f64 = 0.97;
 const MOST_CPU: f64 = 1.03;
 
-/// Obeys lines: `volume N` makes the volume that is measured, with N replicas; `job N` runs a job; `flushes` many clients' writes with
-/// a flush behind each. Each is answered with a line.
+/// Keeps one build's cluster and obeys the lines of its standard input. `volume N` makes the volume that is measured,
+/// with N replicas; `job N` runs a job of [`JOBS`]; `flushes` runs 16 clients that flush after each write. Each line is
+/// answered with one line.
 pub fn serve() {
     let c = Cluster::new(3);
     let pids: Vec<u32> = c.nodes.iter().filter_map(|n| n.pid()).collect();

@@ -29,11 +29,11 @@ fn connect(c: &Cluster, volume: &str) -> Nbd {
     Nbd::connect(&c.nodes[0].nbd, volume).unwrap()
 }
 
-/// How long they write.
+/// How long [`pairs`] measures, in seconds.
 pub const SECONDS: usize = 4;
 
-/// 16 connections, each a 4 KiB write and a flush, again and again: pairs a second, and microseconds (median, 99th percentile) of a
-/// write and of a flush.
+/// 16 connections repeat a 4 KiB write and a flush. Returns pairs a second, and the latency in microseconds (median,
+/// 99th percentile) of a write and of a flush.
 pub fn pairs(c: &Cluster) -> (usize, (u64, u64), (u64, u64)) {
     let stop = AtomicBool::new(false);
     let (writes, flushes): (Vec<u64>, Vec<u64>) = std::thread::scope(|s| {

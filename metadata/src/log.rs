@@ -12,7 +12,7 @@ pub const FORGOT: &str = "What it voted for and acknowledged since is gone, so i
 /// A storage that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// RocksDB.
+    /// RocksDB refused an operation, and not because of damage.
     #[error("the metadata store: {0}")]
     Db(rocksdb::Error),
     /// No identity could be made for it.

@@ -36,9 +36,9 @@ pub struct Uring {
     /// Operations that the submission queue or the kernel has, and the most that there may be.
     in_flight: usize,
     most: usize,
-    /// The ring is of no use any more, and why: every operation fails. The kernel may still touch
-    /// what it was given before.
+    /// Why the ring cannot be used any more; every operation fails from then on.
     broken: Option<String>,
+    /// Buffers that the kernel got before the ring broke. It may still write to them: they are kept as long as the ring.
     abandoned: Vec<Held>,
 }
 
@@ -170,8 +170,8 @@ impl Uring {
             }
         }
         if let Some(why) = &self.broken {
-            // Nothing more is handed over, and nobody asks for what has been: all of it counts as failed, and the store fails with
-            // the first of these.
+            // Nothing more is submitted, and no completion is waited for: every operation counts as failed, and the
+            // store fails with the first of them.
             self.queue.clear();
             for (tag, held) in std::mem::take(&mut self.held) {
                 out.push((tag, Err(DiskError(why.clone()))));

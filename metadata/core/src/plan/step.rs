@@ -9,22 +9,22 @@ use hf_policy::{Epoch, NodeId, Policy, VolumeId};
 /// Something to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Propose this.
+    /// The leader proposes this command.
     Do(Command),
     /// Nobody has the volume attached, and its replicas need a coordinator: this node should be it for a while.
     Maintain {
-        /// Which volume.
+        /// The volume that nobody has attached.
         vol: VolumeId,
-        /// Which node.
+        /// The node that is to coordinate it for a while.
         node: NodeId,
-        /// Of this record.
+        /// The epoch of the record on which this was decided.
         epoch: Epoch,
     },
     /// The maintenance is over.
     Release {
-        /// Which volume.
+        /// The volume whose maintenance is over.
         vol: VolumeId,
-        /// Which node.
+        /// The node that coordinates it now and is to detach it.
         node: NodeId,
     },
 }
