@@ -46,12 +46,13 @@ test-now: lint build-now
 	cargo test --locked -p hf-store --features mutants --test mutants every_broken_rule -- --nocapture
 	cargo test --locked -p hf-store --features mutants --test order_mutants
 
+# AGAINST=path: beside another build of the daemon, job by job in turn.
 bench: setup-test
 	@$(MAKE) --no-print-directory bench-now
 .PHONY: bench-now
 bench-now:
 	cargo build --locked -p holdfast -p hf-bench
-	@HOLDFAST=$(HOLDFAST) $(CARGO_TARGET_DIR)/debug/hf-bench
+	@HOLDFAST=$(HOLDFAST) $(CARGO_TARGET_DIR)/debug/hf-bench $(if $(AGAINST),against $(AGAINST))
 
 # Longer runs of what `make test` runs short, with a verdict; MINUTES=20 by default.
 soak: setup-test
