@@ -10,12 +10,14 @@
 //! | [`ver`] | the only order by which histories are compared |
 //! | [`crc`] | payload checksums and how an identity is folded into them |
 //! | [`fate`] | what an error obliges its receiver to do |
+//! | [`mod@broken`] | what happens when an invariant of our own code does not hold |
 //! | [`attribute`], [`table`] | the attribute table: the single source of a policy's words |
 //! | [`policy`] | the typed view of a volume's attributes |
 //! | [`placement`] | which disks may hold a volume's replicas, and why not the others |
 
 pub mod attribute;
 pub mod attributes;
+pub mod broken;
 pub mod crc;
 pub mod fate;
 pub mod id;
