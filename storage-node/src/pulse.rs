@@ -1,25 +1,13 @@
 //! Notices when this process did not run for a while (stopped, suspended, starved). Meanwhile the record may have changed, and whoever changed it was told that
 //! this node does not obey yet: it serves nobody again before it has seen the newest record (docs/decisions/0024).
 
-use hf_policy::{MS, Tick};
+use hf_host::clock::{PAUSED, now};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// After so long without a beat this process was paused, in microseconds. Shorter than anybody waits before saying that a node is silent.
-pub const PAUSED: u64 = 1_500 * MS;
 /// From one beat to the next.
 const BEAT: Duration = Duration::from_millis(100);
-
-/// The node's monotonic clock (CLOCK_BOOTTIME: it goes on while the machine sleeps, as leases need).
-pub fn now() -> Tick {
-    // SAFETY: fills a local struct.
-    unsafe {
-        let mut t: libc::timespec = std::mem::zeroed();
-        libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut t);
-        Tick(t.tv_sec as u64 * 1_000_000 + t.tv_nsec as u64 / 1_000)
-    }
-}
 
 /// The pulse of this process, outside of its reactors (each of which has its own).
 pub struct Pulse {

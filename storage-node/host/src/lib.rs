@@ -2,6 +2,7 @@
 //! threads that do blocking work for a reactor. A package of its own so that fuzzers read the files without linking the
 //! daemon, and so that the hand-over between threads is tested under every schedule (`shuttle`).
 
+pub mod clock;
 pub mod config;
 pub mod identity;
 pub mod workers;

@@ -7,17 +7,17 @@
 use super::Begun;
 use crate::identity::random;
 use crate::member::Member;
-use crate::reactor::{Held, Mail};
 use hf_meta_core::Command;
 use hf_meta_core::record::{ClusterState, ReplicaRecord};
 use hf_policy::{BLOCK_BYTES, DiskId, Rid, SessionId, StoreUuid, Term, Ver, VolumeId};
+use hf_reactor::{Mail, ReplicaStatus};
 use hf_store::ReplicaRec;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use tokio::sync::oneshot;
 
 /// What each open disk holds.
-pub(super) type HeldHere = BTreeMap<DiskId, Vec<Held>>;
+pub(super) type HeldHere = BTreeMap<DiskId, Vec<ReplicaStatus>>;
 
 /// A last resort gave a volume a new lineage: its replicas here take it, each with the base that the record says.
 pub(super) fn adopt_lineages(m: &Member, state: &ClusterState, held: &HeldHere) {
@@ -38,7 +38,7 @@ pub(super) fn make(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begu
     for v in state.volumes.values() {
         // One whose storage is gone from a disk that works is made again; one that is other storage than recorded (put back from
         // a copy) is reported. Either counts as unknown from then on.
-        let as_recorded = |r: &ReplicaRecord, l: &[Held]| {
+        let as_recorded = |r: &ReplicaRecord, l: &[ReplicaStatus]| {
             l.iter().any(|h| h.rid == r.rid && r.store_uuid.is_none_or(|known| known == h.store_uuid))
         };
         let lost = |r: &ReplicaRecord| !r.in_sync() && held.get(&r.disk).is_some_and(|l| !as_recorded(r, l));

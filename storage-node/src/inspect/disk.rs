@@ -1,7 +1,7 @@
 //! `holdfast inspect disk|journal|chunk`: what a disk holds. It is replayed in memory and verified.
 
-use crate::disk::raw::{Blocking, DiskFile};
 use hf_policy::{BlockRange, CHUNK_BLOCKS, ChunkIx, Rid, Ver, format_size};
+use hf_reactor::disk::raw::{Blocking, DiskFile};
 use hf_store::engine::BlockInfo;
 use hf_store::format::group::{Body, Record};
 use hf_store::format::page::BlockState;
