@@ -7,7 +7,7 @@ use axum::routing::get;
 use std::fmt::Write;
 use std::sync::Arc;
 
-/// Serves for ever.
+/// Answers requests until the process ends.
 pub async fn serve(node: Arc<Node>, l: tokio::net::TcpListener) {
     let app = axum::Router::new().route("/metrics", get(metrics)).route("/healthz", get(health)).with_state(node);
     if let Err(e) = axum::serve(l, app).await {
@@ -25,7 +25,7 @@ async fn health(State(node): State<Arc<Node>>) -> (StatusCode, String) {
         return (StatusCode::SERVICE_UNAVAILABLE, "no metadata leader\n".into());
     }
     if !node.dir.reserve().held() {
-        // It works, and should be looked at: 200, so that nobody restarts it for that.
+        // The node works but needs attention. The code is 200, so that no supervisor restarts it for that.
         return (StatusCode::OK, "ok, but the file system of data_dir is almost full: free space there\n".into());
     }
     (StatusCode::OK, "ok\n".into())
