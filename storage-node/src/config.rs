@@ -1,4 +1,5 @@
-//! The daemon's configuration: one TOML file; every key is also a flag and an environment variable. Unknown keys are refused.
+//! The daemon's configuration: one TOML file. Every key is also a flag and an environment variable. Unknown
+//! keys are refused.
 
 use crate::reactor::DiskOptions;
 use hf_host::config::{DiskConfig, File, is_address, parse_label};
@@ -74,44 +75,44 @@ pub struct NodeArgs {
     pub disks: Vec<String>,
 }
 
-/// Everything, checked.
+/// The whole configuration, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Node name.
+    /// Name of the node, unique in the cluster.
     pub name: String,
-    /// Data directory.
+    /// Directory for the node's identity and metadata.
     pub data_dir: PathBuf,
-    /// Control plane address.
+    /// Address of the control plane, `host:port`.
     pub api: String,
-    /// Replication address.
+    /// Address of replication, `host:port`.
     pub data: String,
-    /// NBD address.
+    /// Address of the NBD export, `host:port`.
     pub nbd: String,
-    /// NBD Unix socket.
+    /// Path of the Unix socket of the NBD export.
     pub nbd_socket: Option<PathBuf>,
-    /// NBD connections at once.
+    /// NBD connections that are served at once, at most.
     pub nbd_connections: usize,
-    /// Metrics address.
+    /// Address of `/metrics` and `/healthz`, `host:port`; `None`: not served.
     pub http: Option<String>,
-    /// Reactors.
+    /// Number of reactors, at least 1.
     pub reactors: usize,
-    /// How disks are used.
+    /// Options of all disks.
     pub disk_options: DiskOptions,
-    /// Bytes for the metadata's RocksDB.
+    /// Bytes of memory for the metadata's RocksDB.
     pub metadata_memory: usize,
-    /// Bytes for payload.
+    /// Bytes of memory for the payload of requests and answers.
     pub payload_memory: usize,
-    /// JSON logs.
+    /// Whether the log is JSON instead of text.
     pub json_logs: bool,
-    /// Microseconds.
+    /// Microseconds after which a metadata voter that is away is replaced.
     pub replace_voter_after: u64,
     /// Topology and free labels.
     pub labels: BTreeMap<String, String>,
-    /// Disks to add.
+    /// Disks to add when the node is part of a cluster.
     pub disks: Vec<DiskConfig>,
 }
 
-/// Reads values and keeps what is wrong with them, so that all of it is said at once.
+/// Reads values and collects what is wrong with them, so that all problems are reported at once.
 #[derive(Default)]
 struct Check(Vec<String>);
 
@@ -124,7 +125,7 @@ impl Check {
         v
     }
 
-    /// What was read, or nothing and a problem.
+    /// The value, or its default and a noted problem.
     fn value<T: Default>(&mut self, key: &str, v: Result<T, String>) -> T {
         v.unwrap_or_else(|why| {
             self.0.push(format!("{key} = {why}"));
@@ -132,7 +133,7 @@ impl Check {
         })
     }
 
-    /// A size with bounds.
+    /// A size from `least` to 64 GiB, in bytes.
     fn memory(&mut self, key: &str, v: Option<String>, default: &str, least: &str) -> usize {
         let v = v.unwrap_or_else(|| default.to_string());
         let (bytes, least_bytes) = (hf_policy::parse_size(&v), hf_policy::parse_size(least).unwrap_or(0));
@@ -145,7 +146,7 @@ impl Check {
         )
     }
 
-    /// A number of things, from one on.
+    /// A number from 1 to `most`.
     fn count(&mut self, key: &str, n: usize, most: usize) -> usize {
         if n == 0 || n > most {
             self.0.push(format!("{key} = {n} is not from 1 to {most}"));
@@ -164,10 +165,10 @@ impl Check {
     }
 }
 
-/// A typo, not a machine.
+/// Bytes of memory that no machine has for one purpose: more is a typo.
 const MOST_MEMORY: u64 = 64 << 30;
 
-/// Microseconds after which a voter that is away is replaced.
+/// Microseconds after which a voter that is away is replaced; default 2 minutes, at least 5 s.
 fn voter_grace(given: Option<String>) -> Result<u64, String> {
     let grace = given.unwrap_or_else(|| "2m".into());
     hf_policy::parse_duration_us(&grace).and_then(|us| match us {
@@ -177,7 +178,7 @@ fn voter_grace(given: Option<String>) -> Result<u64, String> {
 }
 
 impl Config {
-    /// File, environment and flags, all problems at once.
+    /// Reads the file, the environment and the flags. The error lists all problems at once.
     pub fn load(args: NodeArgs) -> anyhow::Result<Config> {
         let file = match &args.config {
             None => File::default(),
