@@ -7,16 +7,16 @@ use hf_policy::attributes::Media;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// `holdfast node`: the daemon.
+/// Arguments of `holdfast node`, the daemon.
 #[derive(clap::Args, Debug, Clone, Default)]
 pub struct NodeArgs {
     /// Configuration file (TOML). Flags and environment variables win over it.
     #[arg(long, env = "HOLDFAST_CONFIG")]
     pub config: Option<PathBuf>,
-    /// This node's name: unique in the cluster.
+    /// Name of this node, unique in the cluster.
     #[arg(long, env = "HOLDFAST_NAME")]
     pub name: Option<String>,
-    /// Where the node keeps its identity and metadata.
+    /// Directory for the node's identity and metadata.
     #[arg(long, env = "HOLDFAST_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
     /// Address of the control plane (API, metadata), host:port.
@@ -34,7 +34,7 @@ pub struct NodeArgs {
     /// Address of /metrics and /healthz, host:port.
     #[arg(long, env = "HOLDFAST_HTTP")]
     pub http: Option<String>,
-    /// Reactors (default: one per core, at most one per disk).
+    /// Number of reactor threads (default: one per core, at most one per disk).
     #[arg(long, env = "HOLDFAST_REACTORS")]
     pub reactors: Option<usize>,
     /// How disks are accessed: io_uring or threads.
@@ -43,34 +43,38 @@ pub struct NodeArgs {
     /// A metadata voter that is away for longer is replaced by another node (default 2m).
     #[arg(long, env = "HOLDFAST_REPLACE_VOTER_AFTER")]
     pub replace_voter_after: Option<String>,
-    /// Bad blocks that a disk may meet before what it holds is moved elsewhere (default 256; 0: any number).
+    /// Bad blocks that a disk may meet before its replicas are moved elsewhere (default 256; 0: any number).
     #[arg(long, env = "HOLDFAST_DISK_ERROR_BUDGET")]
     pub disk_error_budget: Option<u64>,
     /// Replicas that a disk may hold at most (default 65536).
     #[arg(long, env = "HOLDFAST_DISK_REPLICAS")]
     pub disk_replicas: Option<u32>,
-    /// NBD connections at once, of all volumes; more are closed at once (default 10000).
+    /// NBD connections that are served at the same time, of all volumes; more are closed at once (default
+    /// 10000).
     #[arg(long, env = "HOLDFAST_NBD_CONNECTIONS")]
     pub nbd_connections: Option<usize>,
-    /// Memory of each disk for writes that are durable in its journal and not in their place yet (default 64MiB); more writes wait.
+    /// Memory of each disk for writes that are in its journal but not in place yet (default 64MiB); more
+    /// writes wait.
     #[arg(long, env = "HOLDFAST_WRITE_MEMORY")]
     pub write_memory: Option<String>,
-    /// Memory of each disk for chunk pages: where blocks are, and their checksums; 6 KiB for each MiB of data in use (default 48MiB).
+    /// Memory of each disk for chunk pages, which hold places and checksums of blocks; 6 KiB for each MiB of
+    /// data in use (default 48MiB).
     #[arg(long, env = "HOLDFAST_PAGE_MEMORY")]
     pub page_memory: Option<String>,
     /// Memory of the metadata's RocksDB: its memtables and its cache (default 32MiB).
     #[arg(long, env = "HOLDFAST_METADATA_MEMORY")]
     pub metadata_memory: Option<String>,
-    /// Memory of the node for payload: data of clients' requests and answers (default 512MiB); more requests wait.
+    /// Memory of the node for payload, the data of requests and answers (default 512MiB); more requests wait.
     #[arg(long, env = "HOLDFAST_PAYLOAD_MEMORY")]
     pub payload_memory: Option<String>,
     /// Log format: text or json.
     #[arg(long, env = "HOLDFAST_LOG_FORMAT", value_parser = ["text", "json"])]
     pub log_format: Option<String>,
-    /// A topology or free label, KEY=VALUE; several: again, or separated by commas. They replace the file's.
+    /// Topology or free label; repeat it or separate several by commas. Labels given here replace the file's.
     #[arg(long = "label", env = "HOLDFAST_LABELS", value_name = "KEY=VALUE", value_delimiter = ',')]
     pub labels: Vec<String>,
-    /// A disk to add, PATH[,size=SIZE][,media=MEDIA]; several: again, or separated by semicolons. They replace the file's.
+    /// Disk to add, PATH[,size=SIZE][,media=MEDIA]; repeat it or separate several by semicolons. Disks given
+    /// here replace the file's.
     #[arg(long = "disk", env = "HOLDFAST_DISKS", value_name = "DISK", value_delimiter = ';')]
     pub disks: Vec<String>,
 }
