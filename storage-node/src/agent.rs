@@ -70,8 +70,8 @@ async fn tend_reserve(node: Arc<Node>) {
         let reserve = node.dir.reserve();
         match tokio::task::spawn_blocking(move || reserve.tend()).await {
             Ok(Ok(())) => {}
-            Ok(Err(e)) => tracing::warn!("the reserve of the data directory: {e}"),
-            Err(e) => tracing::warn!("the reserve of the data directory: {e}"),
+            Ok(Err(e)) => tracing::warn!("space for the metadata could not be set aside: {e}"),
+            Err(e) => tracing::warn!("space for the metadata could not be set aside: {e}"),
         }
     }
 }
@@ -144,7 +144,7 @@ async fn announce_once(node: &Node, m: &Member) {
         match m.propose_new(node.put_node()).await {
             Ok(Ok(_)) => return,
             Ok(Err(e)) => tracing::error!("this node's record was refused: {e}"),
-            Err(e) => tracing::debug!("announcing this node: {e}"),
+            Err(e) => tracing::debug!("this node's record could not be proposed: {e}"),
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

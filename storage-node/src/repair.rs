@@ -75,7 +75,7 @@ pub async fn maintain(m: &Member, vol: VolumeId, begin: bool, epoch: Epoch) -> R
         // A coordinator that is cut off from the leader only still works; its leases of replicas show that
         // (docs/protocol.md, "Volumes that nobody coordinates").
         (Some(a), true) if !a.maintenance && leased_here(m, v).await => {
-            return Err(Status::failed_precondition("whoever has the volume attached is alive"));
+            return Err(Status::failed_precondition("the coordinator of the volume is alive"));
         }
         (held, true) => {
             let (session, steal) = (m.new_session(), held.is_some());
@@ -189,7 +189,7 @@ pub fn change(state: &ClusterState, what: Option<What>, up: &BTreeSet<NodeId>) -
             (Command::PauseRebuild { paused }, format!("making and moving of replicas {word}"))
         }
         Some(What::Voters(n)) => {
-            (Command::SetVoters { voters: n as usize }, format!("{n} nodes vote, as soon as so many are there"))
+            (Command::SetVoters { voters: n as usize }, format!("{n} nodes vote as soon as that many are there"))
         }
         Some(What::ForceInsync(r)) => force(state, r, up)?,
         Some(What::Scrub(r)) => {
@@ -212,7 +212,7 @@ pub fn change(state: &ClusterState, what: Option<What>, up: &BTreeSet<NodeId>) -
             let said = if on {
                 "replicas move from full disks to empty ones; watch it with holdfast job list"
             } else {
-                "rebalancing is given up; what is on its way arrives"
+                "rebalancing is given up; copies under way are completed"
             };
             (Command::Rebalance { on }, said.to_string())
         }
@@ -246,8 +246,8 @@ fn pause(state: &ClusterState, r: pb::PauseJob) -> Result<(Command, String), Sta
     let word = match (r.paused, of) {
         (false, _) => "goes on",
         (true, Job::Scrub(_)) => "is held",
-        (true, Job::Replica(_)) => "is held; a copy on its way to it ends",
-        (true, _) => "is held; copies on their way arrive",
+        (true, Job::Replica(_)) => "is held; a copy under way to it stops",
+        (true, _) => "is held; copies under way are completed",
     };
     Ok((Command::PauseJob { of, paused: r.paused }, format!("{name} {word}")))
 }
@@ -258,7 +258,7 @@ fn force(state: &ClusterState, r: pb::ForceInsync, up: &BTreeSet<NodeId>) -> Res
     let v = state.volume_named(&r.volume).ok_or_else(|| not_found("volume", &r.volume))?;
     if r.confirm != r.volume {
         return Err(Status::invalid_argument(format!(
-            "this declares one replica of {} the truth and abandons whatever only the others hold; if that is meant, confirm with --confirm {}",
+            "this declares one replica of {} the truth and abandons what only the others hold; if you mean it, confirm with --confirm {}",
             r.volume, r.volume
         )));
     }
@@ -266,7 +266,7 @@ fn force(state: &ClusterState, r: pb::ForceInsync, up: &BTreeSet<NodeId>) -> Res
     let replica = shard.and_then(|s| s.replicas.get(&Rid(r.rid)));
     let Some(replica) = replica else { return Err(not_found("replica", &format!("#{} of shard {}", r.rid, r.shard))) };
     if replica.in_sync() && shard.is_some_and(|s| s.in_sync().len() == 1) {
-        return Err(Status::failed_precondition("that replica is the in-sync set already; attach the volume"));
+        return Err(Status::failed_precondition("that replica is already the only one in sync; attach the volume"));
     }
     if replica.store_uuid.is_none() {
         return Err(Status::failed_precondition(format!("replica {} was never filled: it holds nothing", r.rid)));

@@ -85,7 +85,7 @@ pub fn propose(data_dirs: &[PathBuf], disks: &[PathBuf]) -> anyhow::Result<Propo
     if best.disks.is_empty() {
         let why = notes.join("; ");
         anyhow::bail!(
-            "no data directory that was given holds the cluster's record, and no disk was: give all that are left. {why}"
+            "no given data directory holds the cluster's record, and no disk was given: give all that are left. {why}"
         );
     }
     let mut disks_read = 0;
@@ -103,7 +103,7 @@ pub fn propose(data_dirs: &[PathBuf], disks: &[PathBuf]) -> anyhow::Result<Propo
     restore_unknown(&mut best, &found, &mut notes);
     if disks_alone {
         disks::settle(&mut best, &mut notes);
-        notes.push("no data directory holds the record: this is what the disks alone say; names of nodes, and of each volume's policy all but its size and how many replicas were found, are not known".into());
+        notes.push("no data directory holds the record: this is what the disks alone say. The nodes' names are unknown; of each volume's policy only the size and the number of replicas that were found are known".into());
     }
     let ids: Vec<VolumeId> = best.volumes.keys().copied().collect();
     for id in ids {
@@ -357,14 +357,14 @@ fn judge(v: &mut VolumeRecord, found: &BTreeMap<Rid, Found>, logs: &Logs) -> Val
     v.epoch = hf_policy::Epoch(v.epoch.0.max(heard) + JUMP);
     let said = match (stale, logs.are_complete()) {
         (true, _) => {
-            "a guess: what disks hold or have heard of is newer than the record; who has noted to hold most counts alone"
+            "a guess: what the disks hold or have heard of is newer than the record; only the replica that has noted to hold most counts"
         }
         (false, true) => "as recorded, by a majority of the voters",
         (false, false) if contradicted => {
-            "a guess: what disks hold or have heard of is newer than the record, but not all replicas that count by it were found: give their disks too; if they are lost, choose one with `volume force-insync` once the cluster is up"
+            "a guess: what the disks hold or have heard of is newer than the record, but not all replicas that it calls in sync were found: give their disks too; if they are lost, choose one with `volume force-insync` once the cluster is up"
         }
         (false, false) => {
-            "a guess: the newest record that was read, and nothing that was found contradicts it; but fewer than a majority of the voters' logs were read: a replica that counts may have been dropped since, and lack what was written then"
+            "a guess: nothing that was found contradicts the newest record that was read, but fewer than a majority of the voters' logs were read: a replica that it calls in sync may have been dropped since, and lack what was written then"
         }
     };
     json!({
@@ -403,7 +403,7 @@ fn set_aside(dir: &Path, name: &str) -> anyhow::Result<()> {
 pub fn found(dir: &Path, own: Option<&Path>, p: Proposal, confirm: &str) -> anyhow::Result<String> {
     if confirm != p.state.name {
         anyhow::bail!(
-            "this founds the metadata of cluster {0} anew; whatever only lost voters knew is gone, and old voters that start again without `holdfast rescue follow` would contradict it. If that is meant: --confirm {0}",
+            "this founds the metadata of cluster {0} anew: what only lost voters knew is gone, and old voters that start again without `holdfast rescue follow` would contradict it. If you mean it, confirm with --confirm {0}",
             p.state.name
         );
     }
@@ -439,11 +439,11 @@ pub async fn record_at(dir: &Path, own: Option<&Path>, seeds: &[String]) -> anyh
             let req = pb::WatchRequest { from_revision: 0, follow: true, cluster: cluster.clone() };
             let first = c.watch(req).await?.into_inner().message().await?;
             let mut state = ClusterState::default();
-            let delta = first.ok_or_else(|| anyhow::anyhow!("it knows nothing of the cluster"))?.delta;
+            let delta = first.ok_or_else(|| anyhow::anyhow!("it has no record of the cluster"))?.delta;
             state.follow(serde_json::from_slice(&delta)?)?;
             // After a rescue from disks alone a node's address is unknown until that node has started.
             if state.nodes.values().all(|n| n.addr.api.is_empty()) {
-                anyhow::bail!("it has not told yet where it is; try again in a moment");
+                anyhow::bail!("that node has not announced its address yet; try again in a moment");
             }
             anyhow::Ok(state)
         };
@@ -469,7 +469,7 @@ pub fn follow(dir: &Path, own: Option<&Path>, known: Option<ClusterState>) -> an
             read.or_else(|e| {
                 old().ok_or_else(|| {
                     anyhow::anyhow!(
-                        "where its peers are cannot be read here: {e:#}. Give --seed, the api address of one that runs"
+                        "the peers' addresses cannot be read here: {e:#}. Give --seed, the api address of a node that runs"
                     )
                 })
             })
@@ -483,7 +483,7 @@ pub fn follow(dir: &Path, own: Option<&Path>, known: Option<ClusterState>) -> an
     set_aside(dir, "meta")?;
     lock.save(&Identity { has_log: false, ..id.clone() })?;
     Ok(format!(
-        "node #{} will follow the group without a vote until it is given one.{}",
+        "node #{} will follow the group without a vote until the leader gives it one.{}",
         id.node,
         disks::elsewhere(&id, &view)
     ))

@@ -135,7 +135,7 @@ async fn propose(m: &Member, batch: Vec<Asked>) {
             Proposed::Retry
         }
         Err(e) => {
-            tracing::warn!("a change of a volume's replicas: {e}");
+            tracing::warn!("a change of a volume's replicas could not be proposed: {e}");
             Proposed::Unknown
         }
     };

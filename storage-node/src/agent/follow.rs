@@ -122,15 +122,15 @@ async fn follow(node: &Node, m: &Member, addr: &str, patience: Duration) -> anyh
     let mut stream = tokio::time::timeout(patience, c.watch(request)).await??.into_inner();
     loop {
         let Ok(next) = tokio::time::timeout(patience, stream.message()).await else {
-            anyhow::ensure!(m.told.is_all(local.revision), "it hangs behind the leader");
+            anyhow::ensure!(m.told.is_all(local.revision), "it is behind the leader");
             continue;
         };
-        let Some(e) = next? else { anyhow::bail!("it has ended") };
+        let Some(e) = next? else { anyhow::bail!("the stream has ended") };
         local.follow(serde_json::from_slice(&e.delta)?)?;
         // Only a start without peers and a rescue read the saved view, so a failure to save it is only a
         // warning.
         if let Err(e) = node.dir.save_view(&local) {
-            tracing::warn!("what this node knows of the record is not kept: {e:#}");
+            tracing::warn!("the view of the record could not be saved: {e:#}");
         }
         advance(m, Arc::new(local.clone()));
         if hears_raft(&m.meta.status.borrow(), m.node) {

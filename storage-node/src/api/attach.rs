@@ -21,7 +21,7 @@ pub(super) async fn what_it_waits_for(m: &Member, vol: VolumeId) -> String {
         }
     }
     match requests {
-        0 => "nothing is open here, and the record does not say so yet".into(),
+        0 => "no request is open here, but the record does not say yet that it is detached".into(),
         n => format!("{n} of its clients' requests are open ({})", all.into_iter().collect::<Vec<_>>().join("; ")),
     }
 }
@@ -47,7 +47,7 @@ impl Service {
                 if ours && !a.maintenance {
                     if v.activated == v.term {
                         return text(
-                            format!("volume {name} is attached here already"),
+                            format!("volume {name} is already attached here"),
                             serde_json::json!({"volume": name}),
                         );
                     }

@@ -38,12 +38,12 @@ impl Service {
         let shows = |s: &hf_meta_core::ClusterState| s.volumes.get(&vol).filter(|n| n.epoch > before).map(|n| n.epoch);
         let why = match until(&m, VISIBLE, shows).await {
             Some(epoch) => in_force(&m, vol, epoch).await.err(),
-            None => Some("it cannot be seen here yet".to_string()),
+            None => Some("the change does not show in this node's record yet".to_string()),
         };
         let json = serde_json::json!({"volume": r.name, "in_force": why.is_none(), "not_yet": why});
         let text = match &why {
             None => format!("volume {} changed", r.name),
-            Some(_) => format!("volume {}: the change is recorded, and not in force yet", r.name),
+            Some(_) => format!("volume {}: the change is recorded, but not in force yet", r.name),
         };
         Ok(Response::new(pb::TextReply { text, json: json.to_string(), not_yet: why.unwrap_or_default() }))
     }
@@ -88,7 +88,7 @@ async fn ask(m: &Member, node: NodeId, vol: VolumeId, epoch: Epoch, left: Durati
         let s = m.view.borrow();
         (s.nodes.get(&node).map(|n| n.addr.api.clone()), s.node_name(node))
     };
-    let silent = || format!("node {name}, which has the volume attached, does not answer");
+    let silent = || format!("node {name}, to which the volume is attached, does not answer");
     let channel = addr.and_then(|a| hf_meta_proto::channel(&a).ok()).ok_or_else(silent)?;
     let (cluster, patience) = (m.cluster.0.to_be_bytes().to_vec(), left.min(ASK));
     let req = pb::InForceRequest { cluster, vol: vol.0, epoch: epoch.0, patience_ms: patience.as_millis() as u64 };
@@ -152,7 +152,7 @@ async fn waits_for(m: &Member, v: &VolumeRecord) -> Option<String> {
     for r in &m.reactors {
         writes += r.status().await.volumes.iter().filter(|s| s.vol == v.id).map(|s| s.writes).sum::<usize>();
     }
-    (writes > 0).then(|| format!("{writes} writes that came before are not answered yet"))
+    (writes > 0).then(|| format!("{writes} earlier writes are not answered yet"))
 }
 
 impl Service {

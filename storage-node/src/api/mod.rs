@@ -249,7 +249,7 @@ impl Api for Service {
         }
         problems.dedup();
         Err(Status::unavailable(format!(
-            "no seed could take this node in ({}); check that the address is a node's api address, that it runs, and that it is part of a cluster",
+            "no seed let this node join ({}); check that each address is the api address of a node that runs and is part of a cluster",
             problems.join("; ")
         )))
     }
@@ -369,7 +369,7 @@ impl Api for Service {
             None => {
                 let waits = attach::what_it_waits_for(&m, v.id).await;
                 Err(Status::deadline_exceeded(format!(
-                    "volume {} is not exported any more, and not detached yet: {waits}; it is when they are answered. An attach gives them up",
+                    "volume {} is no longer exported, but not detached yet: {waits}. The detach goes on; an attach of the volume ends those requests with an error",
                     r.name
                 )))
             }

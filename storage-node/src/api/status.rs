@@ -79,7 +79,7 @@ impl Service {
             }
             if Instant::now() > end {
                 return Err(Status::unavailable(
-                    "no metadata leader answers, so nobody knows which nodes live; try again",
+                    "no metadata leader answers, so it is unknown which nodes live; try again",
                 ));
             }
             tokio::time::sleep(Duration::from_millis(100)).await;

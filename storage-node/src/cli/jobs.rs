@@ -103,7 +103,7 @@ fn scrub(s: &Value, v: &Value) -> Option<Job> {
         s["syncs"].as_array()?.iter().filter(|x| x["volume"] == v["id"] && x["stage"] == "scrub").collect();
     let sum = |k: &str| here.iter().filter_map(|x| x[k].as_u64()).sum::<u64>();
     let progress = match here.len() {
-        0 => "waits for its volume to be looked after".into(),
+        0 => "waits until a node looks after its volume".into(),
         _ => format!("{}/{} chunks, {} repaired", sum("chunks_done"), sum("chunks"), format_size(sum("copied_bytes"))),
     };
     let name = word(&v["name"]);

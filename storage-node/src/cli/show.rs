@@ -243,7 +243,7 @@ pub fn cluster(s: &Value, o: Format) -> Result<(), Failure> {
     let up = s["up"].as_array().map_or(0, Vec::len);
     println!("cluster   {} ({})", word(&s["name"]), word(&s["cluster"]));
     let leader = if s["leader"].is_null() {
-        "none: no change is possible, attached volumes go on".into()
+        "none: no change is possible; attached volumes go on".into()
     } else {
         node_name(s, &s["leader"])
     };

@@ -100,7 +100,7 @@ pub(super) fn elsewhere(id: &Identity, s: &ClusterState) -> String {
     match not.is_empty() {
         true => String::new(),
         false => format!(
-            " Not found here: its disks of {}. Once it runs, give it each with holdfast disk add; what they hold is kept",
+            " Its disks of {} were not found here: once the node runs, add each with holdfast disk add; what they hold is kept",
             not.join(", ")
         ),
     }
