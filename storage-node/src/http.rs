@@ -225,11 +225,7 @@ async fn metrics(State(node): State<Arc<Node>>) -> String {
             "Bytes of payload held for clients of all volumes; at most a half of payload_memory.",
             m.memory.exports.taken(),
         ),
-        (
-            "payload_waiting",
-            "Requests that wait until others give payload memory back.",
-            m.memory.exports.waiting() as u64,
-        ),
+        ("payload_waiting", "Requests that wait for payload memory in use.", m.memory.exports.waiting() as u64),
     ] {
         p.head(name, "gauge", help);
         p.line(name, "", value);
