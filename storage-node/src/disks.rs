@@ -2,15 +2,15 @@
 //! opened is reported, never formatted again: if its store is gone it was wiped, and its replicas count as
 //! lost.
 
-use crate::disk::raw::{Blocking, DiskFile, OpenDiskError, check_vacant};
 use crate::identity::{Identity, KnownDisk, random};
 use crate::member::Member;
 use crate::node::Node;
-use crate::reactor::Mail;
 use hf_meta_core::record::DiskState;
 use hf_meta_core::{Command, Reply};
 use hf_policy::attributes::Media;
 use hf_policy::{ClusterId, DiskId, DiskUuid, LogAge, NodeId};
+use hf_reactor::Mail;
+use hf_reactor::disk::raw::{Blocking, DiskFile, OpenDiskError, check_vacant};
 use hf_store::format::superblock::Superblock;
 use hf_store::{Config, FormatParams, OpenError, Salt, Store, recovery};
 use std::path::{Path, PathBuf};

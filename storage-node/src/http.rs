@@ -133,7 +133,7 @@ const VOLUME: &[VolumeMetric] = &[
     ("volume_reconciled_blocks_total", "counter", "Blocks made equal by the take-over.", |s| s.reconciled_blocks),
 ];
 
-type ClientMetric = (&'static str, &'static str, fn(&crate::reactor::VolumeStatus) -> u64);
+type ClientMetric = (&'static str, &'static str, fn(&hf_reactor::VolumeStatus) -> u64);
 
 const CLIENTS: &[ClientMetric] = &[
     ("volume_connections", "NBD connections to the volume.", |v| v.connections as u64),
@@ -145,7 +145,7 @@ const CLIENTS: &[ClientMetric] = &[
     ("volume_payload_bytes", "Bytes of requests and replies held for the volume's clients; bounded.", |v| v.payload),
 ];
 
-type LinkMetric = (&'static str, &'static str, &'static str, fn(&crate::reactor::LinkStatus) -> u64);
+type LinkMetric = (&'static str, &'static str, &'static str, fn(&hf_reactor::LinkStatus) -> u64);
 
 const LINKS: &[LinkMetric] = &[
     ("link_sent_bytes_total", "counter", "Bytes of replication messages sent to a disk of another node.", |l| l.sent),
@@ -166,7 +166,7 @@ const LINKS: &[LinkMetric] = &[
     ("link_coming_bytes", "gauge", "Bytes of answers asked for over the link that have not come yet.", |l| l.coming),
 ];
 
-fn links(p: &mut Page, status: &[crate::reactor::ReactorStatus]) {
+fn links(p: &mut Page, status: &[hf_reactor::ReactorStatus]) {
     for (name, kind, help, get) in LINKS {
         p.head(name, kind, help);
         let links = status.iter().flat_map(|s| &s.links);

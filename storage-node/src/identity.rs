@@ -1,8 +1,10 @@
 //! The data directory: its lock, the node's identity in `node.json`, and the last view of the record.
 
+pub use hf_host::clock::random;
 pub use hf_host::identity::{FORMAT, Identity, IdentityError, KnownDisk};
 use hf_meta_core::ClusterState;
 use hf_policy::{BootId, ClusterId, NodeId};
+use rustix::fs::FlockOperation;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -18,23 +20,12 @@ pub struct DataDir {
     _lock: File,
 }
 
-/// 128 random bits from the kernel, never 0.
-pub fn random() -> u128 {
-    let mut b = [0u8; 16];
-    // SAFETY: fills a local buffer; for 16 bytes getrandom is never partial once the pool is initialised.
-    let n = unsafe { libc::getrandom(b.as_mut_ptr().cast(), b.len(), 0) };
-    assert!(n == 16, "the kernel gave no random bytes");
-    u128::from_le_bytes(b) | 1
-}
-
 impl DataDir {
     /// Creates the directory if it is missing, and locks it. Fails if another process has it.
     pub fn open(path: &Path) -> anyhow::Result<DataDir> {
-        use std::os::fd::AsRawFd;
         std::fs::create_dir_all(path).map_err(|e| anyhow::anyhow!("data_dir {}: {e}", path.display()))?;
         let lock = File::create(path.join("lock"))?;
-        // SAFETY: plain system call on an open descriptor.
-        if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             anyhow::bail!("data_dir {} is in use by another holdfast process", path.display());
         }
         Ok(DataDir { path: path.to_path_buf(), _lock: lock })

@@ -2,6 +2,7 @@
 //! names the key of the configuration and what to do.
 
 use crate::export::NEGOTIATING;
+use rustix::process::{Resource, Rlimit};
 use std::path::Path;
 use tokio::net::{TcpListener, UnixListener};
 
@@ -41,14 +42,12 @@ const AT_DOORS: u64 = 3 * NEGOTIATING as u64;
 /// Raises the limit of descriptors as far as the system allows: every connection takes one, and the usual
 /// soft limit is 1024.
 pub fn raise_descriptors(connections: usize) {
-    // SAFETY: fills, and hands back, a local struct.
-    let most = unsafe {
-        let mut l = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut l);
-        l.rlim_cur = l.rlim_max;
-        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const l);
-        l.rlim_max
-    };
+    let most = rustix::process::getrlimit(Resource::Nofile).maximum;
+    if let Err(e) = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }) {
+        tracing::warn!("the number of open descriptors cannot be raised: {e}");
+    }
+    // `None` means without a limit.
+    let most = most.unwrap_or(u64::MAX);
     if most < connections as u64 + AT_DOORS + OTHER_DESCRIPTORS {
         tracing::warn!(
             "the system allows {most} descriptors, too few for nbd_connections = {connections}: raise LimitNOFILE, or lower nbd_connections"

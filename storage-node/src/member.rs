@@ -3,7 +3,6 @@
 use crate::export::{ExportTable, Seats};
 use crate::identity::random;
 use crate::pulse::Pulse;
-use crate::reactor::{self, Memory};
 use crate::told::Told;
 use hf_meta::MetaHandle;
 use hf_meta::service::Heard;
@@ -12,6 +11,7 @@ use hf_meta_core::{ClusterState, Command, Envelope, Outcome};
 use hf_meta_proto::LeaderClient;
 use hf_meta_proto::pb::{self, peer_client::PeerClient};
 use hf_policy::{BootId, ClusterId, NodeId, RequestId, SessionId};
+use hf_reactor::{self as reactor, Memory};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;

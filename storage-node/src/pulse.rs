@@ -2,27 +2,13 @@
 //! the record may have changed, and the caller of the change was told that this node does not obey yet. So
 //! the node serves nobody again before it has seen the newest record (docs/decisions/0024).
 
-use hf_policy::{MS, Tick};
+use hf_host::clock::{PAUSED, now};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Microseconds without a beat after which this process counts as paused. It is less than any caller waits
-/// before it reports that a node is silent.
-pub const PAUSED: u64 = 1_500 * MS;
 /// Interval between two beats.
 const BEAT: Duration = Duration::from_millis(100);
-
-/// The node's monotonic clock. It is CLOCK_BOOTTIME, which also runs while the machine sleeps, as leases
-/// need.
-pub fn now() -> Tick {
-    // SAFETY: fills a local struct.
-    unsafe {
-        let mut t: libc::timespec = std::mem::zeroed();
-        libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut t);
-        Tick(t.tv_sec as u64 * 1_000_000 + t.tv_nsec as u64 / 1_000)
-    }
-}
 
 /// The pulse of this process outside its reactors, each of which has its own.
 pub struct Pulse {

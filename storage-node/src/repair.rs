@@ -4,7 +4,6 @@
 
 use crate::identity::random;
 use crate::member::Member;
-use crate::reactor::{Mail, VolumeStatus};
 use hf_meta_core::command::Job;
 use hf_meta_core::plan::Step;
 use hf_meta_core::plan::repair::steps;
@@ -12,6 +11,7 @@ use hf_meta_core::record::{ClusterState, DiskState, NodeMode, ReplicaRecord, Vol
 use hf_meta_core::{Command, Refusal};
 use hf_meta_proto::pb::{self, api_client::ApiClient, change_request::What};
 use hf_policy::{DiskId, Epoch, Lineage, NodeId, Rid, ShardId, VolumeId};
+use hf_reactor::{Mail, VolumeStatus};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

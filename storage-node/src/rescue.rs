@@ -14,7 +14,6 @@
 
 mod disks;
 
-use crate::disk::raw::{Blocking, DiskFile};
 use crate::identity::{DataDir, Identity, VIEW};
 use crate::inspect::{disk::chunks, raft};
 use hf_meta::raft_log::RaftLog;
@@ -22,6 +21,7 @@ use hf_meta_core::record::*;
 use hf_meta_core::{ClusterState, image};
 use hf_meta_proto::pb::{self, peer_client::PeerClient};
 use hf_policy::{BLOCK_BYTES, CHUNK_BYTES, DiskUuid, Rid, SHARD_BYTES, ShardId, Term, Ver, VolumeId};
+use hf_reactor::disk::raw::{Blocking, DiskFile};
 use hf_store::{Config, ReplicaRec, recovery};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};

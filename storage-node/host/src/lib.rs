@@ -3,6 +3,7 @@
 //! files without linking the daemon, and so that the hand-over between threads is tested under many schedules
 //! (`shuttle`).
 
+pub mod clock;
 pub mod config;
 pub mod identity;
 pub mod workers;

@@ -3,10 +3,10 @@
 //! commands that name the same epoch only one could succeed (docs/decisions/0026).
 
 use crate::member::Member;
-use crate::reactor::Mail;
 use hf_meta_core::command::{Command, ShardChange, ShardStep};
 use hf_meta_core::outcome::Refusal;
 use hf_policy::{Epoch, SessionId, ShardId, Term, VolumeId};
+use hf_reactor::Mail;
 use hf_repl_core::coordinator::{Change, Proposed};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

@@ -7,17 +7,17 @@
 use super::Begun;
 use crate::identity::random;
 use crate::member::Member;
-use crate::reactor::{Held, Mail};
 use hf_meta_core::Command;
 use hf_meta_core::record::{ClusterState, ReplicaRecord};
 use hf_policy::{BLOCK_BYTES, DiskId, Rid, SessionId, StoreUuid, Term, Ver, VolumeId};
+use hf_reactor::{Mail, ReplicaStatus};
 use hf_store::ReplicaRec;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use tokio::sync::oneshot;
 
 /// The replicas that each open disk holds.
-pub(super) type HeldHere = BTreeMap<DiskId, Vec<Held>>;
+pub(super) type HeldHere = BTreeMap<DiskId, Vec<ReplicaStatus>>;
 
 /// After a force-insync a volume has a new lineage: the replicas on this node adopt it.
 pub(super) fn adopt_lineages(m: &Member, state: &ClusterState, held: &HeldHere) {
@@ -39,7 +39,7 @@ pub(super) fn make(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begu
         // If a replica's storage is gone from a disk that works, the replica is made again. If its storage is
         // not the recorded one (put back from a copy), that is reported. In both cases its contents count as
         // unknown from then on.
-        let as_recorded = |r: &ReplicaRecord, l: &[Held]| {
+        let as_recorded = |r: &ReplicaRecord, l: &[ReplicaStatus]| {
             l.iter().any(|h| h.rid == r.rid && r.store_uuid.is_none_or(|known| known == h.store_uuid))
         };
         let lost = |r: &ReplicaRecord| !r.in_sync() && held.get(&r.disk).is_some_and(|l| !as_recorded(r, l));

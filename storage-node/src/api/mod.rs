@@ -358,7 +358,7 @@ impl Api for Service {
         }
         m.exports.end(v.id, a.session);
         for r in &m.reactors {
-            r.send(crate::reactor::Mail::StopVolume { vol: v.id, session: a.session });
+            r.send(hf_reactor::Mail::StopVolume { vol: v.id, session: a.session });
         }
         let gone = until(&m, SERVING, |s| {
             let now = s.volumes.get(&v.id).and_then(|x| x.coordinator.as_ref()).map(|x| x.session);

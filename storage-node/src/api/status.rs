@@ -109,7 +109,7 @@ async fn ask_leader(m: &Member) -> Option<Liveness> {
     })
 }
 
-fn volume_json(v: &crate::reactor::VolumeStatus) -> serde_json::Value {
+fn volume_json(v: &hf_reactor::VolumeStatus) -> serde_json::Value {
     let shards: Vec<_> = v
         .shards
         .iter()
@@ -125,7 +125,7 @@ fn volume_json(v: &crate::reactor::VolumeStatus) -> serde_json::Value {
     serde_json::json!({"volume": v.vol, "session": v.session, "shards": shards, "connections": v.connections})
 }
 
-fn disk_json(d: &crate::reactor::DiskStatus) -> serde_json::Value {
+fn disk_json(d: &hf_reactor::DiskStatus) -> serde_json::Value {
     serde_json::json!({
         "disk": d.disk, "backend": d.backend, "replicas": d.replicas.len(), "failed": d.failed,
         "journal_used": d.stats.journal_used, "overlay_bytes": d.stats.overlay_bytes,

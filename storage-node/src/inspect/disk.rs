@@ -1,8 +1,8 @@
 //! `holdfast inspect disk|journal|chunk`: shows what a disk holds. Its journal is replayed in memory only,
 //! and everything read is verified.
 
-use crate::disk::raw::{Blocking, DiskFile};
 use hf_policy::{BlockRange, CHUNK_BLOCKS, ChunkIx, Rid, Ver, format_size};
+use hf_reactor::disk::raw::{Blocking, DiskFile};
 use hf_store::engine::BlockInfo;
 use hf_store::format::group::{Body, Record};
 use hf_store::format::page::BlockState;

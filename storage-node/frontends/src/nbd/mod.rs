@@ -1,13 +1,17 @@
 //! NBD, fixed newstyle (the protocol document of the NetworkBlockDevice project, `doc/proto.md`).
 //!
 //! * [`handshake`]: options; ends in a *new* [`Agreed`] state, so nothing else survives negotiation
+//! * [`front`]: the transmission phase as a front end; [`pieces`] what it does with large requests
 //! * [`transmission`]: request headers
 //! * [`reply`]: simple and structured replies
 
+pub mod front;
 pub mod handshake;
+pub mod pieces;
 pub mod reply;
 pub mod transmission;
 
+pub use front::Front;
 pub use handshake::{Agreed, ExportInfo, Exports, Handshake, Next};
 pub use reply::Errno;
 pub use transmission::{Command, HEADER_BYTES, Request, parse_request};

@@ -1,8 +1,9 @@
 //! The fallback where io_uring is refused (containers with strict seccomp, old kernels): blocking calls on a few threads.
 
-use super::{DiskFile, Done, EventFd};
+use super::event_fd::{Done, EventFd};
+use super::raw::DiskFile;
 use bytes::Bytes;
-use hf_host::workers::{Bell, Workers};
+use hf_host::workers::Workers;
 use hf_repl::AlignedBuf;
 use hf_store::{DiskError, DiskOp};
 use std::os::fd::AsRawFd;
@@ -12,16 +13,7 @@ use std::sync::Arc;
 const THREADS: usize = 8;
 
 /// The pool of one disk. Its threads end when it is dropped.
-pub struct Threads(Workers<(u64, DiskOp), Done, EventFd>);
-
-impl Bell for EventFd {
-    fn ring(&self) {
-        self.signal();
-    }
-    fn silence(&self) {
-        self.clear();
-    }
-}
+pub(crate) struct Threads(Workers<(u64, DiskOp), Done, EventFd>);
 
 impl Threads {
     pub(super) fn new(file: Arc<DiskFile>) -> Threads {

@@ -1,6 +1,6 @@
 //! A shard's part of the cluster's record, as its coordinator sees it, and which of its members are near.
 
-use super::Identity;
+use crate::event::Identity;
 use hf_meta_core::record::{ClusterState, ReplicaState, VolumeRecord};
 use hf_policy::Rid;
 use hf_repl_core::coordinator as co;

@@ -1,12 +1,8 @@
-//! Replies of one NBD connection on their way to its socket.
+//! What a connection sends, on its way to the socket.
 
-use super::intake::{Client, Intake};
+use crate::volume::intake::{Client, Intake};
 use bytes::Bytes;
-use hf_frontends::nbd::transmission::FLAG_REQ_ONE;
-use hf_frontends::nbd::{Command, Errno, Request, reply};
 use hf_repl::budget::Permit;
-use hf_repl_core::IoError;
-use hf_repl_core::coordinator::ClientReply;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
@@ -30,7 +26,7 @@ pub(super) fn stalled() -> io::Error {
 
 /// What waits for the socket.
 pub(super) struct Replies {
-    pub client: Rc<Client>,
+    client: Rc<Client>,
     /// Head or data; the last piece of a read's answer holds the volume's payload bytes until it is written.
     pieces: RefCell<VecDeque<(Bytes, Option<Permit>)>>,
     /// Bytes of them, those being written included.
@@ -41,24 +37,21 @@ pub(super) struct Replies {
 }
 
 impl Replies {
-    pub(super) fn new(client: Rc<Client>) -> Rc<Replies> {
-        Rc::new(Replies {
-            client,
-            pieces: RefCell::default(),
-            queued: Cell::new(0),
-            promised: Cell::new(0),
-            room: Notify::new(),
-        })
+    pub(super) fn new(client: Rc<Client>) -> Replies {
+        let (queued, promised) = (Cell::new(0), Cell::new(0));
+        Replies { client, pieces: RefCell::default(), queued, promised, room: Notify::new() }
     }
 
-    /// Waits until the client has read enough that another request may be taken. Says whether that took waiting.
-    pub(super) async fn room(&self) -> bool {
-        let mut waited = false;
-        while self.queued.get() + self.promised.get() >= MAX_UNREAD {
-            waited = true;
+    /// Has the client read enough that another request may be taken?
+    pub(super) fn has_room(&self) -> bool {
+        self.queued.get() + self.promised.get() < MAX_UNREAD
+    }
+
+    /// Waits until it has.
+    pub(super) async fn room(&self) {
+        while !self.has_room() {
             self.room.notified().await;
         }
-        waited
     }
 
     /// So many bytes of data will come.
@@ -69,7 +62,7 @@ impl Replies {
     /// The data came, or will not come.
     pub(super) fn promise_over(&self, bytes: u32) {
         self.promised.set(self.promised.get().saturating_sub(bytes as usize));
-        self.room.notify_one();
+        self.room.notify_waiters();
     }
 
     pub(super) fn push(&self, head: Vec<u8>, data: Vec<Bytes>, held: Option<Permit>) {
@@ -81,19 +74,6 @@ impl Replies {
             last.1 = held;
         }
         self.client.wake.notify_one();
-    }
-
-    /// Queues the answer to a request that the coordinator has answered.
-    pub(super) fn finish(&self, structured: bool, q: &Request, result: Result<ClientReply, IoError>, held: Permit) {
-        if q.command == Command::Read {
-            self.promise_over(q.len);
-        }
-        match result {
-            Ok(ClientReply::Data(data)) => {
-                self.push(reply::read_head(structured, q.cookie, q.offset, q.len), data, Some(held))
-            }
-            other => self.push(answer(structured, q, other), Vec::new(), None),
-        }
     }
 
     fn batch(&self) -> (VecDeque<Bytes>, Vec<Permit>, usize) {
@@ -130,27 +110,7 @@ impl Replies {
             }
             drop(held);
             self.queued.set(self.queued.get().saturating_sub(bytes));
-            self.room.notify_one();
+            self.room.notify_waiters();
         }
-    }
-}
-
-/// A reply without data.
-pub(super) fn answer(structured: bool, q: &Request, result: Result<ClientReply, IoError>) -> Vec<u8> {
-    match result {
-        Ok(ClientReply::Extents(e)) => reply::block_status(q.cookie, &e, q.flags & FLAG_REQ_ONE != 0),
-        Ok(_) if q.command == Command::Read => reply::read_head(structured, q.cookie, q.offset, 0),
-        Ok(_) => reply::done(structured, q.cookie),
-        Err(e) => reply::error(structured, q.cookie, errno(e), &e.to_string()),
-    }
-}
-
-/// How NBD says it.
-pub(super) fn errno(e: IoError) -> Errno {
-    match e {
-        IoError::Io => Errno::Io,
-        IoError::NoSpace => Errno::NoSpace,
-        IoError::Fenced => Errno::Shutdown,
-        IoError::Invalid => Errno::Invalid,
     }
 }

@@ -3,8 +3,10 @@
 //! A new connection's requests begin after everything that a client had sent on a connection it has left. To know who has
 //! left, every socket is in one epoll instance that reports nothing but departures, each once.
 
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 /// Departures that one system call fetches.
 const AT_ONCE: usize = 64;
@@ -14,44 +16,35 @@ pub(super) struct Departures(OwnedFd);
 
 impl Departures {
     pub(super) fn new() -> io::Result<Departures> {
-        // SAFETY: no pointers; the result is checked before it is used.
-        let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: a new descriptor that nobody else owns.
-        Ok(Departures(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Ok(Departures(epoll::create(CreateFlags::CLOEXEC)?))
     }
 
-    /// Begins to watch a socket; its departure is reported as `key`.
+    /// Begins to watch an open socket; its departure is reported as `key`.
     pub(super) fn watch(&self, socket: RawFd, key: u64) -> io::Result<()> {
         // Hang-ups and errors are always reported. Edges: what was reported once is not reported again and again.
-        let mut e = libc::epoll_event { events: (libc::EPOLLRDHUP | libc::EPOLLET) as u32, u64: key };
-        self.control(libc::EPOLL_CTL_ADD, socket, &mut e)
+        let events = EventFlags::RDHUP | EventFlags::ET;
+        // SAFETY: the caller keeps the socket open during the call.
+        let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+        Ok(epoll::add(&self.0, socket, EventData::new_u64(key), events)?)
     }
 
     /// Stops watching a socket that is still open.
     pub(super) fn forget(&self, socket: RawFd) {
+        // SAFETY: as above.
+        let socket = unsafe { BorrowedFd::borrow_raw(socket) };
         // It fails only for a socket that is not watched, which is as well.
-        let _ = self.control(libc::EPOLL_CTL_DEL, socket, &mut libc::epoll_event { events: 0, u64: 0 });
-    }
-
-    fn control(&self, how: libc::c_int, socket: RawFd, e: &mut libc::epoll_event) -> io::Result<()> {
-        // SAFETY: `e` is a local struct that lives as long as the call.
-        match unsafe { libc::epoll_ctl(self.0.as_raw_fd(), how, socket, e) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
+        let _ = epoll::delete(&self.0, socket);
     }
 
     /// Hands on the keys of those who have left since it was asked last.
     pub(super) fn take(&self, mut on: impl FnMut(u64)) {
+        let none = EventData::new_u64(0);
         loop {
-            let mut events = [libc::epoll_event { events: 0, u64: 0 }; AT_ONCE];
-            // SAFETY: room for AT_ONCE events; with a timeout of zero the call returns at once.
-            let n = unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), AT_ONCE as i32, 0) };
-            let n = usize::try_from(n).unwrap_or(0);
-            events.iter().take(n).for_each(|e| on(e.u64));
+            let mut events = [Event { flags: EventFlags::empty(), data: none }; AT_ONCE];
+            let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let n = epoll::wait(&self.0, &mut events[..], Some(&at_once)).unwrap_or(0);
+            // (The struct is packed: its field is copied, not borrowed.)
+            events.iter().take(n).for_each(|e| on({ e.data }.u64()));
             if n < AT_ONCE {
                 return;
             }
@@ -64,6 +57,7 @@ impl Departures {
 mod tests {
     use super::*;
     use std::io::Write;
+    use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
 
     fn left(d: &Departures) -> Vec<u64> {

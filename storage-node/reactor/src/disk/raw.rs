@@ -5,7 +5,6 @@
 //! a file system or device whose alignment does not fit (C9); syncfs once before trusting what is read.
 
 use bytes::Bytes;
-use hf_meta::reserve::free_space;
 use hf_repl::AlignedBuf;
 use hf_store::{DiskError, RawDisk};
 use std::fs::{File, OpenOptions};
@@ -173,7 +172,8 @@ impl DiskFile {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(&target, "cannot be removed")(e)),
             _ => {}
         }
-        let free = free_space(dir).map_err(io(dir, "cannot be looked at"))?;
+        let space = rustix::fs::statvfs(dir).map_err(|e| io(dir, "cannot be looked at")(e.into()))?;
+        let free = space.f_bavail * space.f_frsize;
         if free < size {
             let (free, wanted) = (hf_policy::format_size(free), hf_policy::format_size(size));
             return Err(OpenDiskError::NoSpace { path: dir.display().to_string(), free, wanted });

@@ -5,8 +5,10 @@
 //! kernel until somebody asks, without a sign on the eventfd. The others wait in the queue here and
 //! go out when completions have been taken.
 
-use super::{DiskFile, Done, EventFd};
+use super::event_fd::{Done, EventFd};
+use super::raw::DiskFile;
 use bytes::Bytes;
+use hf_host::workers::Bell;
 use hf_repl::AlignedBuf;
 use hf_store::{DiskError, DiskOp};
 use io_uring::{IoUring, opcode, types};
@@ -26,7 +28,7 @@ enum Held {
 
 // The iovecs point into `bufs`, which are owned next to them.
 /// A ring for one disk.
-pub struct Uring {
+pub(crate) struct Uring {
     ring: IoUring,
     file: Arc<DiskFile>,
     event: EventFd,
@@ -123,8 +125,8 @@ impl Uring {
                 Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
                 // It is short of memory or has completions to be taken: in the next turn, which no
                 // completion may bring about.
-                Ok(_) => return self.event.signal(),
-                Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => return self.event.signal(),
+                Ok(_) => return self.event.ring(),
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => return self.event.ring(),
                 Err(e) => {
                     tracing::error!("io_uring submit: {e}");
                     self.broken = Some(format!("io_uring submit: {e}"));
@@ -132,7 +134,7 @@ impl Uring {
             }
         }
         if !self.held.is_empty() {
-            self.event.signal();
+            self.event.ring();
         }
     }
 
@@ -150,7 +152,7 @@ impl Uring {
     }
 
     pub(super) fn reap(&mut self, out: &mut Vec<Done>) {
-        self.event.clear();
+        self.event.silence();
         loop {
             let done: Vec<(u64, i32)> = self.ring.completion().map(|c| (c.user_data(), c.result())).collect();
             self.in_flight -= done.len();
@@ -165,7 +167,7 @@ impl Uring {
             }
             if let Err(e) = self.ring.submit() {
                 tracing::warn!("io_uring, fetching completions: {e}");
-                self.event.signal();
+                self.event.ring();
                 break;
             }
         }

@@ -3,15 +3,16 @@
 
 use super::departures::Departures;
 use hf_repl::budget::{Account, Claim};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::rc::Rc;
 use tokio::sync::{Mutex, Notify, watch};
 
 /// A FIFO semaphore whose capacity may change while permits are out.
-pub(super) struct Gate {
+pub(crate) struct Gate {
     most: Cell<u64>,
     taken: Cell<u64>,
     /// Whoever holds it waits for room; the others wait for it, in the order they came.
@@ -53,42 +54,50 @@ impl Gate {
     }
 
     /// Sets how many places there are from now on; what is out stays out.
-    pub(super) fn set_most(&self, most: u64) {
+    pub(crate) fn set_most(&self, most: u64) {
         self.most.set(most);
         self.room.notify_one();
     }
 
     /// How many places there are.
-    pub(super) fn most(&self) -> u64 {
+    pub(crate) fn most(&self) -> u64 {
         self.most.get()
     }
 
     /// How many places are taken.
-    pub(super) fn taken(&self) -> u64 {
+    pub(crate) fn taken(&self) -> u64 {
         self.taken.get()
+    }
+
+    /// Takes a place, if that needs no waiting.
+    fn try_take(self: &Rc<Self>) -> Option<Slot> {
+        if self.waiting.get() > 0 || self.taken.get() >= self.most.get() {
+            return None;
+        }
+        self.taken.set(self.taken.get() + 1);
+        Some(Slot(self.clone()))
     }
 
     /// Takes a place. Says whether that took waiting.
     async fn take(self: &Rc<Self>) -> (Slot, bool) {
-        let full = || self.taken.get() >= self.most.get();
-        let waited = self.waiting.get() > 0 || full();
-        if waited {
-            let _counted = Counted::new(&self.waiting);
-            let _turn = self.turn.lock().await;
-            while full() {
-                self.room.notified().await;
-            }
+        if let Some(slot) = self.try_take() {
+            return (slot, false);
+        }
+        let _counted = Counted::new(&self.waiting);
+        let _turn = self.turn.lock().await;
+        while self.taken.get() >= self.most.get() {
+            self.room.notified().await;
         }
         self.taken.set(self.taken.get() + 1);
-        (Slot(self.clone()), waited)
+        (Slot(self.clone()), true)
     }
 }
 
 /// One connection's client, as far as others must know of it.
-pub(super) struct Client {
+pub(crate) struct Client {
     /// Its key among the intake's clients.
     key: u64,
-    /// Its socket: valid while `open`.
+    /// Its socket: open while `open` is set.
     fd: RawFd,
     /// The bytes of payload that it holds.
     pub payload: Claim,
@@ -103,29 +112,27 @@ pub(super) struct Client {
 }
 
 impl Client {
-    fn events(&self) -> libc::c_short {
-        if !self.open.get() {
-            return libc::POLLHUP;
-        }
-        let mut p = libc::pollfd { fd: self.fd, events: libc::POLLRDHUP, revents: 0 };
-        // SAFETY: one local struct; with a timeout of zero the call returns at once.
-        let n = unsafe { libc::poll(&mut p, 1, 0) };
-        if n > 0 { p.revents } else { 0 }
-    }
-
     /// Nobody can hear an answer any more: reset, failed, or closed both ways.
-    pub(super) fn is_gone(&self) -> bool {
-        self.events() & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0
+    pub(crate) fn is_gone(&self) -> bool {
+        if !self.open.get() {
+            return true;
+        }
+        // SAFETY: the socket is open while `open` is set.
+        let socket = unsafe { BorrowedFd::borrow_raw(self.fd) };
+        let mut p = [PollFd::from_borrowed_fd(socket, PollFlags::RDHUP)];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let n = poll(&mut p, Some(&at_once)).unwrap_or(0);
+        n > 0 && p[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)
     }
 
     /// Nothing of it is in flight, and nothing more will be.
-    pub(super) fn is_finished(&self) -> bool {
+    pub(crate) fn is_finished(&self) -> bool {
         !self.open.get() || (!self.reading.get() && self.in_flight.get() == 0)
     }
 }
 
 /// A request's place among those in flight.
-pub(super) struct Ticket {
+pub(crate) struct Ticket {
     intake: Rc<Intake>,
     client: Rc<Client>,
     _slot: Option<Slot>,
@@ -139,7 +146,7 @@ impl Drop for Ticket {
 }
 
 /// See the module.
-pub(super) struct Intake {
+pub(crate) struct Intake {
     /// Requests in flight.
     pub slots: Rc<Gate>,
     /// Bytes of payload held for clients.
@@ -154,6 +161,8 @@ pub(super) struct Intake {
     /// New clients that wait until everybody before a place in that order is finished: (place, client).
     newcomers: RefCell<BTreeMap<(u64, u64), Rc<Notify>>>,
     closing: watch::Sender<bool>,
+    size: Cell<u64>,
+    read_only: Cell<bool>,
 }
 
 /// A newcomer's entry among those who wait, while it waits.
@@ -166,7 +175,7 @@ impl Drop for Newcomer<'_> {
 }
 
 impl Intake {
-    pub(super) fn new(queue_depth: u64, payload: Account) -> Rc<Intake> {
+    pub(crate) fn new(queue_depth: u64, payload: Account) -> Rc<Intake> {
         Rc::new(Intake {
             slots: Gate::new(queue_depth),
             payload,
@@ -177,37 +186,62 @@ impl Intake {
             next_left: Cell::new(0),
             newcomers: RefCell::default(),
             closing: watch::channel(false).0,
+            size: Cell::new(0),
+            read_only: Cell::new(true),
         })
     }
 
+    /// A new one for the same volume, after this one was closed.
+    pub(crate) fn again(&self) -> Rc<Intake> {
+        let new = Intake::new(self.slots.most(), self.payload.clone());
+        new.set_shape(self.size(), self.is_read_only());
+        new
+    }
+
+    /// Sets what clients may ask for from now on: bytes of the volume that are served, and whether they may only read.
+    pub(crate) fn set_shape(&self, size: u64, read_only: bool) {
+        self.size.set(size);
+        self.read_only.set(read_only);
+    }
+
+    /// Bytes of the volume that are served; 0 when the volume has left.
+    pub(crate) fn size(&self) -> u64 {
+        self.size.get()
+    }
+
+    /// May clients only read?
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only.get()
+    }
+
     /// No more requests: connections answer what is in flight, then end.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.closing.send_replace(true);
     }
 
-    pub(super) fn is_closing(&self) -> bool {
+    pub(crate) fn is_closing(&self) -> bool {
         *self.closing.borrow()
     }
 
     /// Returns when [`Intake::close`] is called.
-    pub(super) async fn closed(&self) {
+    pub(crate) async fn closed(&self) {
         let mut rx = self.closing.subscribe();
         // The sender lives as long as `self`.
         let _ = rx.wait_for(|c| *c).await;
     }
 
-    pub(super) fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.clients.borrow().len()
     }
 
     /// Somebody waits for what a client that does not go on may hold.
-    pub(super) fn is_contended(&self) -> bool {
+    pub(crate) fn is_contended(&self) -> bool {
         self.payload.budget().waiting() > 0 || !self.newcomers.borrow().is_empty()
     }
 
     /// A connection begins; `fd` must stay valid until [`Intake::leave`]. With its client comes a mark: what those sent who had
     /// left before is to be over before anything of the new one is begun ([`Intake::wait_for`]).
-    pub(super) fn enter(&self, fd: RawFd) -> io::Result<(Rc<Client>, u64)> {
+    pub(crate) fn enter(&self, fd: RawFd) -> io::Result<(Rc<Client>, u64)> {
         let departures = match self.departures.get() {
             Some(d) => d,
             None => {
@@ -244,7 +278,7 @@ impl Intake {
     }
 
     /// A connection ends.
-    pub(super) fn leave(&self, client: &Client) {
+    pub(crate) fn leave(&self, client: &Client) {
         if let Some(d) = self.departures.get() {
             d.forget(client.fd);
         }
@@ -254,7 +288,7 @@ impl Intake {
     }
 
     /// Nothing more is begun for this client.
-    pub(super) fn stop_reading(&self, client: &Client) {
+    pub(crate) fn stop_reading(&self, client: &Client) {
         client.reading.set(false);
         self.look(client);
     }
@@ -280,7 +314,7 @@ impl Intake {
     }
 
     /// Waits until nobody who had left before the mark has anything in flight, or more to come.
-    pub(super) async fn wait_for(&self, mark: u64, client: &Client) {
+    pub(crate) async fn wait_for(&self, mark: u64, client: &Client) {
         if self.left.borrow().keys().next().is_none_or(|first| *first >= mark) {
             return;
         }
@@ -291,13 +325,18 @@ impl Intake {
     }
 
     /// Waits for a place among the requests in flight. Says whether that took waiting.
-    pub(super) async fn admit(self: &Rc<Self>, client: &Rc<Client>) -> (Ticket, bool) {
+    pub(crate) async fn admit(self: &Rc<Self>, client: &Rc<Client>) -> (Ticket, bool) {
         let (slot, waited) = self.slots.take().await;
         (self.ticket(client, Some(slot)), waited)
     }
 
+    /// A place among the requests in flight, if that needs no waiting.
+    pub(crate) fn try_admit(self: &Rc<Self>, client: &Rc<Client>) -> Option<Ticket> {
+        self.slots.try_take().map(|slot| self.ticket(client, Some(slot)))
+    }
+
     /// For a request that waits for nothing.
-    pub(super) fn admit_at_once(self: &Rc<Self>, client: &Rc<Client>) -> Ticket {
+    pub(crate) fn admit_at_once(self: &Rc<Self>, client: &Rc<Client>) -> Ticket {
         self.ticket(client, None)
     }
 
