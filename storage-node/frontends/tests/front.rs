@@ -1,5 +1,6 @@
-//! NBD's front end against a driver of the test's own: requests of every kind, served in every order that a driver may choose,
-//! with as little memory at a time as it may give. What the client reads back is compared with a model of the volume.
+//! NBD's front end against a driver of the test's own: requests of every kind, served in every order that a
+//! driver may choose, with as little memory at a time as it may give. What the client reads back is compared
+//! with a model of the volume.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use bytes::Bytes;
@@ -270,7 +271,8 @@ fn payload(cookie: u64, len: u32) -> Vec<u8> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Every request that was sent whole is answered exactly once, with the bytes that an orderly volume would have.
+    /// Every request that was sent whole is answered exactly once, with the bytes that an orderly volume
+    /// would have.
     #[test]
     fn whatever_is_asked_is_answered_once_and_right(
         asks in asks(),

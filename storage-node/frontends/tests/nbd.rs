@@ -116,7 +116,8 @@ fn the_text_of_a_refusal_stays_below_4096_bytes_whatever_the_name() {
     assert!(b.len() - 26 < 4096);
 }
 
-/// An OFFSET_DATA chunk carries at least one byte of data; a read of nothing is answered by a chunk of type NONE.
+/// An OFFSET_DATA chunk carries at least one byte of data; a read of nothing is answered by a chunk of type
+/// NONE.
 #[test]
 fn a_structured_read_of_length_0_has_no_data_chunk() {
     assert_eq!(

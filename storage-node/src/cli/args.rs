@@ -127,7 +127,8 @@ pub(super) enum JobCommand {
         /// Name of the job in the list.
         job: String,
     },
-    /// Hold a job. Without a name, hold all: no replica is made or moved and no scrub begins in the whole cluster.
+    /// Hold a job. Without a name, hold all: no replica is made or moved and no scrub begins in the whole
+    /// cluster.
     Pause {
         /// Name of the job in the list: node/NAME, disk/ID, replica/ID, scrub/VOLUME or rebalance.
         job: Option<String>,

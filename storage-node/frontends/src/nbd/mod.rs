@@ -27,7 +27,8 @@ pub const PREFERRED: u32 = 4096;
 /// Bytes of a text that goes to a client, at most. The protocol allows strings of 4,096 bytes.
 const MAX_TEXT: usize = 1024;
 
-/// The beginning of a text that is at most `most` bytes long, cut between letters (strings are UTF-8 in the protocol).
+/// The beginning of a text that is at most `most` bytes long, cut between letters (strings are UTF-8 in the
+/// protocol).
 fn cut(text: &str, most: usize) -> &str {
     let end = (0..=text.len().min(most)).rev().find(|n| text.is_char_boundary(*n)).unwrap_or(0);
     &text[..end]
