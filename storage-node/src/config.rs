@@ -129,7 +129,7 @@ impl Check {
         v
     }
 
-    /// The value, or its default and a noted problem.
+    /// The value; if it is an error, notes the problem and returns the type's default.
     fn value<T: Default>(&mut self, key: &str, v: Result<T, String>) -> T {
         v.unwrap_or_else(|why| {
             self.0.push(format!("{key} = {why}"));
@@ -137,7 +137,7 @@ impl Check {
         })
     }
 
-    /// A size from `least` to 64 GiB, in bytes.
+    /// Parses a size from `least` to [`MOST_MEMORY`], in bytes.
     fn memory(&mut self, key: &str, v: Option<String>, default: &str, least: &str) -> usize {
         let v = v.unwrap_or_else(|| default.to_string());
         let (bytes, least_bytes) = (hf_policy::parse_size(&v), hf_policy::parse_size(least).unwrap_or(0));
@@ -150,7 +150,7 @@ impl Check {
         )
     }
 
-    /// A number from 1 to `most`.
+    /// Checks that `n` is from 1 to `most`.
     fn count(&mut self, key: &str, n: usize, most: usize) -> usize {
         if n == 0 || n > most {
             self.0.push(format!("{key} = {n} is not from 1 to {most}"));
@@ -169,7 +169,7 @@ impl Check {
     }
 }
 
-/// Bytes of memory that no machine has for one purpose: more is a typo.
+/// Largest memory bound that is accepted, in bytes. A larger one is a typo.
 const MOST_MEMORY: u64 = 64 << 30;
 
 /// Microseconds after which a voter that is away is replaced; default 2 minutes, at least 5 s.

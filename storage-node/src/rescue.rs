@@ -1,12 +1,13 @@
 //! `holdfast rescue`: for the day when the metadata group is lost for good, that is, when a majority of its
 //! voters never comes back.
+//!
 //! Every data directory holds the cluster's record, at most a little old: voters have it in their log, other
 //! nodes in `view.json`. Every disk says for each replica which volume and lineage it belongs to, how far it
 //! has got, the newest term that it promised, and the epoch of the record at that time.
 //!
 //! - `propose` reads what is left of both and reports what the newest record seems to be. The result is a
-//! guess unless the logs of a majority of the voters were read, because decisions of the other voters may
-//! have left no trace. If no data directory is left, the record is made from the disks alone (`disks.rs`).
+//!   guess unless the logs of a majority of the voters were read, because decisions of the other voters may
+//!   have left no trace. If no data directory is left, the record is made from the disks alone (`disks.rs`).
 //! - `found` makes one surviving node the only voter of a group that begins with the proposal.
 //! - `follow` lets another survivor follow the new group.
 //!

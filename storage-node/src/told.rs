@@ -18,7 +18,7 @@ impl Told {
         }
     }
 
-    /// Whether `revision` is the newest one, as far as is known.
+    /// Whether `revision` is at least what the leader told within [`UNHEARD`].
     pub fn is_all(&self, revision: u64) -> bool {
         let told = self.0.lock().ok().and_then(|t| *t);
         told.is_some_and(|(newest, at)| newest <= revision && at.elapsed() < UNHEARD)

@@ -1,8 +1,10 @@
 //! What a front end is, and the words in which all front ends and their drivers talk.
+//!
 //! A connection consists of a pure front end and a driver. The front end knows its protocol: it gets what has
 //! happened on the connection ([`In`]) and says what has to be done next ([`Out`]). The driver owns the
 //! socket, the buffers, the permits and the clock, and knows no protocol. So a test, a fuzzer or a transcript
 //! can feed a front end as well as a socket.
+//!
 //! A front end names each of its requests by a [`Task`]. A task goes through these steps, and may leave out
 //! those that it does not need: memory ([`Out::Reserve`] → [`In::Room`]), payload ([`Out::Fill`] →
 //! [`In::Filled`]), a place among the requests in flight ([`Out::Place`] → [`In::Placed`]), the volume

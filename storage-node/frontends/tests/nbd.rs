@@ -1,4 +1,4 @@
-//! Golden negotiations and hostile input.
+//! Tests of the NBD negotiation: golden ones, and hostile input.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_frontends::nbd::handshake::greeting;

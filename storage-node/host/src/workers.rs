@@ -1,5 +1,6 @@
 //! Threads that do blocking work for a reactor, and how their results come back: the daemon's only hand-made
 //! protocol between threads.
+//!
 //! A worker first puts its result into the queue, then rings the bell. The reactor waits for the bell; then
 //! it first silences the bell, and then empties the queue. So a result that is put while the reactor empties
 //! the queue rings again afterwards, and none stays behind (`docs/decisions/0008-threads-and-shuttle.md`).

@@ -1,5 +1,6 @@
 //! How this node gets the record: from its own Raft if that hears a leader, otherwise from another node. The
 //! other node sends deltas from a revision on, so that after any gap this node gets what it missed.
+//!
 //! Nodes that follow others form a tree below the leader, in the order of their ids, so that thousands of
 //! them cost the leader little and no two wait for each other. A node that gets less than the leader says it
 //! has follows another node instead (docs/decisions/0033).
@@ -15,9 +16,8 @@ use std::time::Duration;
 
 /// Nodes that follow one node in the tree, at most.
 const BRANCHES: usize = 16;
-/// How long a followed node may send nothing although the leader has more. The time begins here and doubles
-/// with each attempt that brought nothing, up to [`MOST_PATIENCE`], because a large delta takes long over a
-/// slow link.
+/// How long a followed node may send nothing although the leader has more. It doubles after each attempt that
+/// brought nothing, up to [`MOST_PATIENCE`], because a large delta takes long over a slow link.
 const PATIENCE: Duration = Duration::from_millis(1_500);
 const MOST_PATIENCE: Duration = Duration::from_secs(12);
 /// Nodes that are asked in a row whether they hear a leader, at most.

@@ -1,5 +1,6 @@
 //! Makes the replicas that the record wants on this node's disks, and deletes those that it wants gone. Each
 //! step may be repeated. Data is deleted only if a tombstone says so (I20).
+//!
 //! A node that has just started may see a record from before its last deletion. So it looks into the leader's
 //! record before it makes a replica; otherwise it would make one again that no tombstone will ever delete
 //! (seeds 1205, 1562 over real raft members).

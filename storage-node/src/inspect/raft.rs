@@ -20,12 +20,12 @@ pub struct Known {
     pub last: (u64, u64),
     /// What the log says of itself: id, age, last starts.
     pub own: OwnLog,
-    /// Numbers of the voters, by the image's configuration and the log's changes of it.
+    /// Numbers of the voters: those of the image, changed by the log's entries.
     pub voters: Vec<u64>,
 }
 
-/// Reads the metadata of a stopped node and gives each log entry to `each`. `None`: the node never was part
-/// of the group.
+/// Reads the metadata of a stopped node and passes each log entry to `each`. `None`: the node never voted, so
+/// it has no log.
 pub fn load(data_dir: &Path, each: &mut dyn FnMut(Value)) -> anyhow::Result<Option<Known>> {
     let dir = data_dir.join("meta");
     if !dir.exists() {

@@ -1,4 +1,5 @@
 //! The front end of an NBD connection in its transmission phase.
+//!
 //! Requests are received one after another; up to the volume's bounds they are in flight together. A large
 //! write is begun piece by piece as its payload arrives, and a large structured read is answered piece by
 //! piece ([`super::pieces`]). So an unfinished request holds the memory of one piece, not of its whole

@@ -18,7 +18,7 @@ struct Level(Arc<(Mutex<u64>, Condvar)>);
 struct Edge(Arc<(Mutex<bool>, Condvar)>);
 
 trait Wait: Bell + Clone + Default {
-    /// Blocks until rung, as the reactor's `watch` does.
+    /// Blocks until the bell was rung, as the reactor's `watch` does.
     fn wait(&self);
 }
 
@@ -67,7 +67,7 @@ fn everywhere(f: impl Fn() + Send + Sync + Clone + 'static) {
     shuttle::check_pct(f, SCHEDULES, 3);
 }
 
-/// The reactor: submits jobs in two turns, and reaps until all results have come back.
+/// Acts as the reactor: submits jobs in two turns, and reaps until all results have come back.
 fn all_come_back<B: Wait>(threads: usize, jobs: u32) {
     let bell = B::default();
     let mut w = Workers::new(threads, bell.clone(), |j: u32| j * 10);
@@ -118,14 +118,15 @@ fn threads_end_with_their_pool() {
         w.submit(1);
         w.submit(2);
         drop(w);
-        // The last thread drops the job's function.
+        // The last thread to end drops `run`, and `ends` with it.
         while *ended.lock().unwrap() == 0 {
             thread::yield_now();
         }
     });
 }
 
-/// The same protocol with one step in the wrong place; these show that the tests above would notice.
+/// The same protocol, with one step in the wrong place if asked. It shows that the tests above would notice
+/// that.
 struct Wrong<B> {
     queue: Arc<Mutex<Vec<u32>>>,
     bell: B,
