@@ -478,7 +478,7 @@ pub fn follow(dir: &Path, own: Option<&Path>, known: Option<ClusterState>) -> an
         Ok,
     )?;
     let id = disks::identity(&lock, own, &view)?;
-    // This must also survive a power loss, because the source of these addresses is set aside below.
+    // The file is synced, because the log from which these addresses came is set aside below.
     lock.save_view(&view)?;
     std::fs::File::open(dir.join(VIEW))?.sync_all()?;
     set_aside(dir, "meta")?;
