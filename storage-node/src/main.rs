@@ -1,4 +1,5 @@
-//! `holdfast`: one binary. `node` is the daemon, `dev` runs a small cluster on this machine, the rest is the client.
+//! `holdfast`: one binary. `node` is the daemon, `dev` runs a small cluster on this machine, the rest is the
+//! client.
 
 mod accept;
 mod agent;

@@ -1,5 +1,6 @@
-//! NBD's front end against a driver of the test's own: requests of every kind, served in every order that a driver may choose,
-//! with as little memory at a time as it may give. What the client reads back is compared with a model of the volume.
+//! Tests of NBD's front end against a driver made for the test: requests of every kind, served in every order
+//! that a driver may choose, with as little memory at a time as it may give. What the client reads back is
+//! compared with a model of the volume.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use bytes::Bytes;
@@ -36,7 +37,7 @@ fn agreed(structured: bool, read_only: bool) -> Agreed {
     Agreed { export, structured, base_allocation: structured }
 }
 
-/// A driver: the client's bytes, the volume, and what waits.
+/// The test's driver: the bytes that the client sends, the volume, and the outputs that wait.
 struct Driver {
     front: Front,
     stream: VecDeque<u8>,
@@ -44,13 +45,13 @@ struct Driver {
     reads: VecDeque<Out>,
     waits: VecDeque<Out>,
     payload: BTreeMap<Task, Vec<u8>>,
-    /// Begun and not ended, with its outcome.
+    /// Tasks that were begun and have not ended, with the outcome they will have.
     begun: Vec<(Task, End)>,
-    /// Blocks of this kind fail.
+    /// Every request fails.
     fails: bool,
     volume: Vec<u8>,
     sent: Vec<u8>,
-    /// How much memory a reservation gets that can be cut.
+    /// Bytes that a reservation which can be cut gets, at most.
     room: u64,
     /// The task that waits for the node when the connection ends.
     asleep: Option<Task>,
@@ -112,7 +113,7 @@ impl Driver {
             _ if self.fails => End::Failed(Fault::Io),
             Op::Read { off, len } => {
                 let data = Bytes::copy_from_slice(&self.volume[range(off, len.into())]);
-                // (As a coordinator does: several slices.)
+                // Several slices, as from a coordinator.
                 let cut = data.len() / 3;
                 End::Data(vec![data.slice(..cut), data.slice(cut..)])
             }
@@ -135,7 +136,7 @@ impl Driver {
         (self.stream.len() >= n).then(|| self.stream.drain(..n).collect())
     }
 
-    /// Does one of the things that can be done, as `choice` says; false: nothing can be.
+    /// Does one of the waiting things, chosen by `choice`. False: nothing waits.
     fn turn(&mut self, choice: u8) -> bool {
         let n = self.begun.len();
         if choice % 3 == 0 && n > 0 {
@@ -188,7 +189,7 @@ impl Driver {
         true
     }
 
-    /// The connection ends as soon as nothing more is read; requests in flight still end.
+    /// Ends the connection; requests in flight still end.
     fn finish(&mut self) {
         self.feed(In::Closing(self.asleep));
         (self.waits.clear(), self.reads.clear());
@@ -198,16 +199,16 @@ impl Driver {
     }
 }
 
-/// What a client got for one request.
+/// The answer that a client got for one request.
 #[derive(Default, Debug, PartialEq)]
 struct Answer {
-    /// Answers that said that nothing more comes.
+    /// Number of chunks or replies that said that nothing more follows.
     last: u32,
     errors: u32,
     data: BTreeMap<u64, Vec<u8>>,
 }
 
-/// Reads replies as a client does, which knows how long its reads were.
+/// Parses replies as a client does. `reads`: offset and length of each read, by cookie.
 fn parse(mut b: &[u8], structured: bool, reads: &BTreeMap<u64, (u64, u32)>) -> BTreeMap<u64, Answer> {
     let mut answers: BTreeMap<u64, Answer> = BTreeMap::new();
     let number = |b: &[u8]| b.iter().fold(0u64, |n, x| n << 8 | u64::from(*x));
@@ -265,7 +266,7 @@ fn asks() -> impl Strategy<Value = Vec<Ask>> {
     proptest::collection::vec(one, 1..14)
 }
 
-/// Bytes of a write's payload, which differ from request to request.
+/// The payload of a write; its bytes differ from request to request.
 fn payload(cookie: u64, len: u32) -> Vec<u8> {
     (0..len).map(|i| (u64::from(i / 7) + cookie * 31) as u8 | 1).collect()
 }
@@ -273,7 +274,8 @@ fn payload(cookie: u64, len: u32) -> Vec<u8> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Every request that was sent whole is answered exactly once, with the bytes that an orderly volume would have.
+    /// Every request that was sent whole is answered exactly once, with the bytes that a volume without
+    /// failures would have.
     #[test]
     fn whatever_is_asked_is_answered_once_and_right(
         asks in asks(),
@@ -334,7 +336,7 @@ proptest! {
         }
     }
 
-    /// However a connection ends, nothing is answered twice, and what was begun is answered.
+    /// However a connection ends, no request is answered twice, and every request that was begun is answered.
     #[test]
     fn an_end_in_the_middle_answers_nothing_twice(
         asks in asks(),
@@ -361,12 +363,12 @@ proptest! {
         let answers = parse(&d.sent, structured, &reads);
         for (cookie, a) in &answers {
             prop_assert!(a.last <= 1, "request {} was answered {} times", cookie, a.last);
-            // A read that has got a chunk hears how it ended.
+            // A read that has got a chunk is told how it ended.
             prop_assert!(a.data.is_empty() || a.last == 1, "request {} never ends", cookie);
         }
     }
 
-    /// Any bytes: no panic, and a stream that is not NBD is closed.
+    /// Arbitrary bytes cause no panic, and a stream that is not NBD is closed.
     #[test]
     fn any_bytes_are_taken_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400), cut: bool) {
         let mut all = if cut { header(0, READ, 1, 0, 512) } else { Vec::new() };

@@ -1,10 +1,11 @@
-//! An NBD connection in its transmission phase.
+//! The front end of an NBD connection in its transmission phase.
 //!
-//! One request is taken in after another; up to the volume's bounds they are in flight together. A large write is begun piece
-//! by piece as its payload arrives, a large structured read is answered piece by piece ([`super::pieces`]): so an unfinished
-//! request holds the memory of one piece, and not of its whole length, and no place among the requests in flight
-//! (docs/decisions/0029). A write that is cut off in the middle may have been carried out up to there, as any write over
-//! several chunks may when its coordinator fails.
+//! Requests are received one after another; up to the volume's bounds they are in flight together. A large
+//! write is begun piece by piece as its payload arrives, and a large structured read is answered piece by
+//! piece ([`super::pieces`]). So an unfinished request holds the memory of one piece, not of its whole
+//! length, and no place among the requests in flight (docs/decisions/0029). A write that is cut off in the
+//! middle may have been carried out up to there, like any write over several chunks when its coordinator
+//! fails.
 
 use super::pieces::{self, Pieces};
 use super::reply;
@@ -16,21 +17,21 @@ use slab::Slab;
 
 const NO_FIT: &str = "the request does not fit this export";
 
-/// See the module.
+/// The state of one connection's front end.
 pub struct Front {
     structured: bool,
     base_allocation: bool,
-    /// The client was told so when it connected, whatever the volume is now.
+    /// The export was read-only when the client connected, whatever the volume is now.
     read_only: bool,
     tasks: Slab<Part>,
     /// Large requests whose pieces are under way.
     whole: Slab<Pieces>,
-    /// The request that is being taken in.
+    /// The request that is being received.
     current: Option<Current>,
     closing: bool,
 }
 
-/// What a task is of its request.
+/// Which part of its request a task carries out.
 #[derive(Clone, Copy)]
 enum Part {
     /// All of it.
@@ -39,20 +40,20 @@ enum Part {
     Piece { whole: usize, off: u64, len: u32 },
 }
 
-/// A request that is being taken in, up to its last piece.
+/// A request that is being received, up to its last piece.
 #[derive(Clone, Copy)]
 struct Current {
     q: Request,
-    /// Its key, once a first piece of it has been begun.
+    /// The key in `whole`, once the first piece has been begun.
     whole: Option<usize>,
-    /// Bytes of it that lie before the next piece.
+    /// Bytes of the request before the next piece.
     at: u32,
     /// The next piece, and its length once that is known.
     task: Task,
     len: u32,
-    /// Every byte of it that the client sends has come.
+    /// Every byte that the client sends for the request has arrived.
     complete: bool,
-    /// It does not fit: it is answered so when its payload has been read away.
+    /// The request does not fit the export: this is the answer once its payload has been skipped.
     refused: Option<Errno>,
 }
 
@@ -73,7 +74,7 @@ impl FrontEnd for Front {
 }
 
 impl Front {
-    /// A connection for which `agreed` came out of its negotiation.
+    /// The front end for a connection whose negotiation ended in `agreed`.
     pub fn new(agreed: &Agreed) -> Front {
         Front {
             structured: agreed.structured,
@@ -86,7 +87,7 @@ impl Front {
         }
     }
 
-    /// May this export be asked that, as it is now?
+    /// Whether the export, as it is now, serves this request; otherwise the errno to answer.
     fn check(&self, q: &Request, shape: Shape) -> Result<(), Errno> {
         q.check(shape.size, shape.read_only || self.read_only, self.structured, self.base_allocation)
     }
@@ -113,7 +114,7 @@ impl Front {
         let fits = self.check(&q, shape);
         match fits {
             Err(e) if writes && q.len > 0 => {
-                // Its payload is on the way: it is read away before anything else is understood.
+                // The payload follows, and must be skipped before the next request can be read.
                 self.current =
                     Some(Current { q, whole: None, at: 0, task: 0, len: 0, complete: false, refused: Some(e) });
                 out.push(Out::Skip(q.len as usize));
@@ -127,7 +128,7 @@ impl Front {
                 self.next(out);
             }
             Ok(()) if q.command == Command::Flush => {
-                // It waits for nothing, and takes no place from others.
+                // A flush waits for nothing, and takes no place from other requests.
                 let task = self.tasks.insert(Part::All(q));
                 out.push(Out::Begin(task, Op::Flush));
                 self.next(out);
@@ -141,7 +142,7 @@ impl Front {
         }
     }
 
-    /// The payload of a write that does not fit has been read away.
+    /// Answers a write that does not fit, after its payload was skipped.
     fn refuse_current(&mut self, out: &mut Vec<Out>) {
         let Some((q, errno)) = self.current.and_then(|c| Some((c.q, c.refused?))) else {
             return broken!("payload was read away for no request");
@@ -150,7 +151,7 @@ impl Front {
         self.next(out);
     }
 
-    /// Asks for memory for the next piece of the current request, if it needs any.
+    /// Asks for memory for the next piece of the current request, if it needs any; otherwise for a place.
     fn take_in(&mut self, out: &mut Vec<Out>) {
         let Some(c) = self.current else { return broken!("no request is being taken in") };
         let cut = c.q.command == Command::Write || pieces::reads_in_pieces(&c.q, self.structured);
@@ -187,7 +188,7 @@ impl Front {
         let Some(c) = self.current.filter(|c| c.task == task) else {
             return broken!("a place for a request that is not being taken in");
         };
-        // Asked again: the export may have become read-only meanwhile.
+        // The check is repeated, because the export may have become read-only meanwhile.
         let fits = self.check(&c.q, shape);
         if c.len == c.q.len && c.at == 0 {
             let op = fits.map_err(|e| (e, NO_FIT)).and_then(|()| op_of(&c.q));
@@ -260,7 +261,7 @@ impl Front {
         }
     }
 
-    /// A piece of a write is over: with the last one the request is answered.
+    /// Answers a write if this was its last piece.
     fn piece_over(&mut self, key: usize, out: &mut Vec<Out>) {
         if let Some(answer) = self.whole[key].written(self.structured) {
             out.push(Out::Send(answer, Vec::new()));
@@ -268,8 +269,8 @@ impl Front {
         self.forget_if_over(key, out);
     }
 
-    /// A large request leaves when its last piece is over, or, once the connection is closing, when none is in flight: whoever got
-    /// a part of a read is told that the rest does not come.
+    /// Forgets a large request when its last piece is over; or, once the connection is closing, when no piece
+    /// is in flight. A client that got a part of a read is then told that the rest does not come.
     fn forget_if_over(&mut self, key: usize, out: &mut Vec<Out>) {
         let w = &self.whole[key];
         if w.is_idle() && (w.is_begun() || self.closing) {
@@ -294,7 +295,7 @@ impl Front {
         keys.into_iter().for_each(|key| self.forget_if_over(key, out));
     }
 
-    /// A reply without data.
+    /// The reply to a request whose answer has no data.
     fn answer(&self, q: &Request, end: End) -> Vec<u8> {
         match end {
             End::Extents(e) => reply::block_status(q.cookie, &e, q.flags & FLAG_REQ_ONE != 0),
@@ -305,14 +306,15 @@ impl Front {
     }
 }
 
-/// What a request that is not cut asks of the volume; `None`: nothing, it is done at once.
+/// What a request that is not cut asks of the volume; `None`: nothing, because it is done at once. An error
+/// is the answer.
 fn op_of(q: &Request) -> Result<Option<Op>, (Errno, &'static str)> {
     let (off, len) = (q.offset, u64::from(q.len));
     Ok(match q.command {
         Command::Read if q.len == 0 => None,
         Command::Read => Some(Op::Read { off, len: q.len }),
         Command::Write => Some(Op::Write { off }),
-        // Whoever wants no hole wants the space to be there: zeroes are written as data.
+        // A client that wants no hole wants the space to be taken, so zeroes are written as data.
         Command::WriteZeroes if q.flags & FLAG_NO_HOLE != 0 && q.flags & FLAG_FAST_ZERO != 0 => {
             return Err((Errno::NotSup, "zeroes without a hole are not fast"));
         }
@@ -325,17 +327,17 @@ fn op_of(q: &Request) -> Result<Option<Op>, (Errno, &'static str)> {
     })
 }
 
-/// Bytes that a request which is not cut counts in the node's payload memory.
+/// Bytes of payload memory that a request which is not cut takes.
 fn payload_of(q: &Request) -> u64 {
     match q.command {
         Command::Read => u64::from(q.len.min(MAX_REQUEST)),
-        // All of its writes are of the same chunk of zeroes.
+        // All parts of it write the same chunk of zeroes.
         Command::WriteZeroes if q.flags & FLAG_NO_HOLE != 0 => u64::from(q.len).min(CHUNK_BYTES),
         _ => 0,
     }
 }
 
-/// How NBD numbers a fault.
+/// The NBD error for a fault.
 pub(super) fn errno(f: Fault) -> Errno {
     match f {
         Fault::Io => Errno::Io,
