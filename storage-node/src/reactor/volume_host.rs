@@ -7,7 +7,7 @@ use super::intake::Intake;
 use super::shard_record::{nearest, record_of};
 use bytes::Bytes;
 use hf_meta_core::record::VolumeRecord;
-use hf_policy::{BLOCK_BYTES, DiskId, Policy, Rid, SHARD_BYTES, SessionId, ShardId, Term, Tick, VolumeId};
+use hf_policy::{BLOCK_BYTES, DiskId, Rid, SHARD_BYTES, SessionId, ShardId, Term, Tick, VolumeId};
 use hf_repl_core::coordinator::{self as co, ClientOp, ClientReply};
 use hf_repl_core::{Coordinator, IoError};
 use std::collections::BTreeMap;
@@ -116,7 +116,7 @@ pub(super) fn start(core: &CoreRef, vol: VolumeId, session: SessionId) {
 impl Core {
     /// Coordinators for shards that have none yet.
     fn add_shards(&mut self, v: &VolumeRecord) {
-        let Ok(policy) = Policy::from_attrs(&v.attrs) else { return };
+        let Ok(policy) = v.policy() else { return };
         let (id, state) = (self.id, self.state.clone());
         let Some(h) = self.volumes.get_mut(&v.id) else { return };
         h.read_only = policy.read_only;
@@ -195,11 +195,11 @@ impl Core {
                 self.drop_volume(vol);
                 continue;
             };
-            let Ok(policy) = Policy::from_attrs(&v.attrs) else { continue };
+            let Ok(policy) = v.policy() else { continue };
             let Some(h) = self.volumes.get_mut(&vol) else { continue };
             for (i, c) in h.shards.iter_mut().enumerate() {
                 c.set_blocks(v.shard_bytes(i as u32) / BLOCK_BYTES);
-                c.set_policy(&policy);
+                c.set_policy(policy);
             }
             let n = h.shards.len() as u32;
             let before = h.disks.len();
