@@ -12,7 +12,7 @@ use hf_host::clock::now;
 use hf_meta_core::ClusterState;
 use hf_meta_core::record::VolumeRecord;
 use hf_policy::{
-    BLOCK_BYTES, BootId, DiskId, Policy, Rid, SHARD_BYTES, SessionId, ShardId, Term, Tick, VolumeId, broken,
+    BLOCK_BYTES, BootId, DiskId, Rid, SHARD_BYTES, SessionId, ShardId, Term, Tick, VolumeId, broken,
 };
 use hf_repl::budget::Budget;
 use hf_repl_core::coordinator::{self as co, ClientOp, ClientReply};
@@ -119,7 +119,7 @@ impl Volumes {
 
     /// Coordinators for shards that have none yet.
     fn add_shards(&mut self, v: &VolumeRecord, reach: Reach, queue: &mut WorkQueue) {
-        let Ok(policy) = Policy::from_attrs(&v.attrs) else { return };
+        let Ok(policy) = v.policy() else { return };
         let (id, state) = (self.node, self.state.clone());
         let Some(h) = self.all.get_mut(&v.id) else { return };
         h.intake.set_shape(h.intake.size(), policy.read_only);
@@ -185,11 +185,11 @@ impl Volumes {
                 self.drop_volume(vol, queue);
                 continue;
             };
-            let Ok(policy) = Policy::from_attrs(&v.attrs) else { continue };
+            let Ok(policy) = v.policy() else { continue };
             let Some(h) = self.all.get_mut(&vol) else { continue };
             for (i, c) in h.shards.iter_mut().enumerate() {
                 c.set_blocks(v.shard_bytes(i as u32) / BLOCK_BYTES);
-                c.set_policy(&policy);
+                c.set_policy(policy);
             }
             let n = h.shards.len() as u32;
             let before = h.disks.len();
