@@ -13,7 +13,7 @@ use hf_frontends::nbd::ExportInfo;
 use hf_meta_core::Command;
 use hf_meta_core::record::{Attachment, ClusterState, DiskState, VolumeRecord};
 use hf_meta_proto::pb;
-use hf_policy::{DiskId, Policy, Rid, SessionId, Term, VolumeId};
+use hf_policy::{DiskId, Rid, SessionId, Term, VolumeId};
 use hf_reactor::{Event, Mail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -282,7 +282,7 @@ fn ready(m: &Arc<Member>, begun: &Mutex<Begun>, vol: VolumeId, session: SessionI
 
 /// Exports the volume as its present policy says, or withdraws the export.
 fn publish(m: &Member, v: &VolumeRecord, r: Running) {
-    let Ok(p) = Policy::from_attrs(&v.attrs) else { return };
+    let Ok(p) = v.policy() else { return };
     let session = r.session;
     let open = |a: &Attachment| !a.maintenance && !m.exports.is_ending(v.id, session);
     let on = p.exports.nbd && v.coordinator.as_ref().is_some_and(open);

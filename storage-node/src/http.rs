@@ -193,6 +193,12 @@ async fn metrics(State(node): State<Arc<Node>>) -> String {
     let mut p = Page(String::new());
     p.head("up", "gauge", "1 while the daemon runs.");
     p.line("up", &format!("version=\"{}\"", env!("CARGO_PKG_VERSION")), 1);
+    p.head(
+        "broken_invariants_total",
+        "counter",
+        "Times an invariant of Holdfast's own code did not hold; what met it is taken out of service. Anything but 0 is a bug: please report it with the log.",
+    );
+    p.line("broken_invariants_total", "", hf_policy::broken::count());
     let Some(m) = node.member.get() else { return p.0 };
     let mut status = Vec::new();
     for r in &m.reactors {

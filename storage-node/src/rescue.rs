@@ -108,9 +108,7 @@ pub fn propose(data_dirs: &[PathBuf], disks: &[PathBuf]) -> anyhow::Result<Propo
     }
     let ids: Vec<VolumeId> = best.volumes.keys().copied().collect();
     for id in ids {
-        if let Some(v) = best.volumes.get_mut(&id) {
-            volumes.push(judge(v, &found, &logs));
-        }
+        volumes.extend(best.volumes.update(&id, |v| judge(v, &found, &logs)));
     }
     begin_anew(&mut best);
     best.check().map_err(|e| anyhow::anyhow!("the proposal contradicts itself: {e}"))?;
@@ -128,15 +126,14 @@ fn begin_anew(state: &mut ClusterState) {
     // The number of the log rises, so that a node that still runs with the old record does not take a new log
     // for an older one.
     state.revision += JUMP;
-    for n in state.nodes.values_mut() {
-        (n.log, n.rev) = (LogRecord { nth: n.log.nth + JUMP, ..LogRecord::default() }, state.revision);
-    }
+    let rev = state.revision;
+    state.nodes.update_all(|n| {
+        (n.log, n.rev) = (LogRecord { nth: n.log.nth + JUMP, ..LogRecord::default() }, rev);
+    });
     state.removed_members.clear();
     // A node that knew more must not keep it, so every follower is sent the whole record.
     (state.removals, state.removals_floor) = (Default::default(), state.revision);
-    for v in state.volumes.values_mut() {
-        v.rev = state.revision;
-    }
+    state.volumes.update_all(|v| v.rev = rev);
 }
 
 /// What the data directories hold of the record.
@@ -252,7 +249,7 @@ fn restore_unknown(state: &mut ClusterState, found: &BTreeMap<Rid, Found>, notes
             continue;
         };
         let ShardId { vol, index } = f.rec.shard;
-        let v = state.volumes.entry(vol).or_insert_with(|| unknown_volume(f));
+        let mut v = state.volumes.get(&vol).map_or_else(|| unknown_volume(f), |v| VolumeRecord::clone(v));
         while v.shards.len() <= index as usize {
             v.shards.push(ShardRecord::default());
         }
@@ -262,7 +259,7 @@ fn restore_unknown(state: &mut ClusterState, found: &BTreeMap<Rid, Found>, notes
         let written = begin + f.bytes.clamp(BLOCK_BYTES, SHARD_BYTES);
         let grown = written > noted.next_multiple_of(CHUNK_BYTES);
         v.size = v.size.max(if grown { written } else { noted });
-        v.attrs.insert("size".into(), v.size.to_string());
+        v.attrs.set("size", v.size.to_string());
         let r = ReplicaRecord {
             rid: *rid,
             disk,
@@ -276,11 +273,12 @@ fn restore_unknown(state: &mut ClusterState, found: &BTreeMap<Rid, Found>, notes
             paused: false,
         };
         v.shards[index as usize].replicas.insert(*rid, r);
+        state.volumes.insert(v);
         state.next.rid = state.next.rid.max(rid.0 + 1);
         state.next.volume = state.next.volume.max(vol.0 + 1);
     }
     // A shard of which no replica was found cannot be made up.
-    state.volumes.retain(|_, v| {
+    state.volumes.retain(|v| {
         let shards = v.size.div_ceil(SHARD_BYTES);
         let whole = v.shards.len() as u64 >= shards && v.shards.iter().all(|s| !s.replicas.is_empty());
         if !whole {

@@ -53,6 +53,8 @@ struct Driver {
     sent: Vec<u8>,
     /// Bytes that a reservation which can be cut gets, at most.
     room: u64,
+    /// The task that waits for the node when the connection ends.
+    asleep: Option<Task>,
     over: Option<Result<(), String>>,
 }
 
@@ -70,6 +72,7 @@ impl Driver {
             volume: vec![0; SIZE],
             sent: Vec::new(),
             room,
+            asleep: None,
             over: None,
         };
         d.feed(In::Open);
@@ -188,7 +191,7 @@ impl Driver {
 
     /// Ends the connection; requests in flight still end.
     fn finish(&mut self) {
-        self.feed(In::Closing);
+        self.feed(In::Closing(self.asleep));
         (self.waits.clear(), self.reads.clear());
         while let Some((task, end)) = self.begun.pop() {
             self.feed(In::Ended(task, end));
@@ -393,12 +396,19 @@ fn what_became_read_only_while_a_write_came_is_refused_and_its_place_given_back(
 }
 
 #[test]
-fn a_request_that_was_read_whole_hears_that_it_will_not_be_begun() {
+fn a_request_that_waits_for_the_node_hears_that_it_is_not_begun() {
+    let mut d = Driver::new(&agreed(false, false), header(0, READ, 9, 0, 512), PIECE);
+    assert!(d.read() && d.wait());
+    let Some(Out::Place(task)) = d.waits.front() else { panic!("{:?}", d.waits) };
+    d.asleep = Some(*task);
+    d.finish();
+    assert_eq!(d.sent, [&0x6744_6698u32.to_be_bytes()[..], &108u32.to_be_bytes(), &9u64.to_be_bytes()].concat());
+    // Of one that waits for something else nothing is said: its client comes again, and sends it again.
     let mut d = Driver::new(&agreed(false, false), header(0, READ, 9, 0, 512), PIECE);
     assert!(d.read() && d.wait());
     d.finish();
-    assert_eq!(d.sent, [&0x6744_6698u32.to_be_bytes()[..], &108u32.to_be_bytes(), &9u64.to_be_bytes()].concat());
-    // A write whose payload did not arrive whole is not answered: its client sees the connection end.
+    assert!(d.sent.is_empty());
+    // Of a write whose payload is not whole nothing is said either.
     let mut stream = header(0, WRITE, 9, 0, 8192);
     stream.extend(vec![1; 100]);
     let mut d = Driver::new(&agreed(false, false), stream, PIECE);

@@ -4,7 +4,7 @@ use super::{Answer, SERVING, Service, VISIBLE, find, refused, text, until};
 use crate::member::Member;
 use hf_meta_core::{Command, Refusal, Reply};
 use hf_meta_proto::pb;
-use hf_policy::{Policy, RequestId, VolumeId};
+use hf_policy::{RequestId, VolumeId};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use tonic::Status;
@@ -75,7 +75,7 @@ impl Service {
             if v.term == term && v.coordinator.is_none() {
                 return Some(Err(Status::aborted(format!("volume {name} was detached meanwhile"))));
             }
-            let exported = Policy::from_attrs(&v.attrs).is_ok_and(|p| p.exports.nbd);
+            let exported = v.policy().is_ok_and(|p| p.exports.nbd);
             (v.activated == term && (!exported || m.exports.get(name).is_some())).then_some(Ok(exported))
         });
         let exported = match served.await {

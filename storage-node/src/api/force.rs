@@ -8,7 +8,7 @@ use hf_meta_core::record::VolumeRecord;
 use hf_meta_core::{Command, plan};
 use hf_meta_proto::pb::{self, peer_client::PeerClient};
 use hf_policy::policy::AttrMap;
-use hf_policy::{Epoch, NodeId, Policy, VolumeId};
+use hf_policy::{Epoch, NodeId, VolumeId};
 use std::time::{Duration, Instant};
 use tonic::{Response, Status};
 
@@ -145,7 +145,7 @@ async fn waits_for(m: &Member, v: &VolumeRecord) -> Option<String> {
     if let Some(left) = left_to_make(v) {
         return Some(left);
     }
-    if !Policy::from_attrs(&v.attrs).is_ok_and(|p| p.read_only) {
+    if !v.policy().is_ok_and(|p| p.read_only) {
         return None;
     }
     let mut writes = 0;

@@ -135,7 +135,7 @@ fn no_volume(name: &str) -> Refusal {
     Refusal::NotFound { kind: "volume".into(), name: name.into() }
 }
 
-fn find(state: &ClusterState, name: &str) -> Result<VolumeRecord, Status> {
+fn find(state: &ClusterState, name: &str) -> Result<Arc<VolumeRecord>, Status> {
     state.volume_named(name).cloned().ok_or_else(|| refused(no_volume(name)))
 }
 

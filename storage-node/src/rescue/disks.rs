@@ -37,7 +37,7 @@ pub(super) fn record(paths: &[PathBuf], notes: &mut Vec<String>) -> anyhow::Resu
         if s.disks.values().any(|d| d.uuid == sb.disk) {
             continue; // This is another copy of the disk; the newer one counts.
         }
-        s.nodes.entry(sb.node).or_insert_with(|| NodeRecord {
+        let node = NodeRecord {
             id: sb.node,
             name: format!("{NAME}-{}", sb.node),
             uuid: BootId(crate::identity::random()),
@@ -48,7 +48,10 @@ pub(super) fn record(paths: &[PathBuf], notes: &mut Vec<String>) -> anyhow::Resu
             drain_paused: false,
             log: LogRecord::default(),
             rev: 0,
-        });
+        };
+        if !s.nodes.contains_key(&node.id) {
+            s.nodes.insert(node);
+        }
         let id = DiskId(s.next.disk);
         s.next.disk += 1;
         let record = DiskRecord {
@@ -63,7 +66,7 @@ pub(super) fn record(paths: &[PathBuf], notes: &mut Vec<String>) -> anyhow::Resu
             drain_paused: false,
             rev: 0,
         };
-        s.disks.insert(id, record);
+        s.disks.insert(record);
     }
     s.next.node = s.nodes.keys().map(|n| n.0).max().unwrap_or(0) + 1;
     Ok(s)
@@ -78,9 +81,9 @@ pub(super) fn settle(s: &mut ClusterState, notes: &mut Vec<String>) {
         *n += BEYOND;
     }
     let mut names = BTreeSet::new();
-    for v in s.volumes.values_mut() {
+    s.volumes.update_all(|v| {
         let most = v.shards.iter().map(|s| s.replicas.len()).max().unwrap_or(1);
-        let _ = v.attrs.insert("replicas".into(), most.min(MOST_REPLICAS).to_string());
+        v.attrs.set("replicas", most.min(MOST_REPLICAS).to_string());
         // A volume was deleted while a node was away, and another one got its name; no disk says that the
         // first was deleted.
         if !names.insert(v.name.clone()) {
@@ -89,13 +92,13 @@ pub(super) fn settle(s: &mut ClusterState, notes: &mut Vec<String>) {
             v.name.clone_from(&other);
             names.insert(other);
         }
-    }
+    });
 }
 
 /// Text about the node's disks that the record knows and that are not where it says, so that they have to be
 /// added again.
 pub(super) fn elsewhere(id: &Identity, s: &ClusterState) -> String {
-    let here = |d: &&DiskRecord| id.disks.iter().any(|k| k.uuid == d.uuid);
+    let here = |d: &DiskRecord| id.disks.iter().any(|k| k.uuid == d.uuid);
     let not: Vec<String> = s.disks.values().filter(|d| d.node == id.node && !here(d)).map(|d| d.path.clone()).collect();
     match not.is_empty() {
         true => String::new(),

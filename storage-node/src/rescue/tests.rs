@@ -36,7 +36,7 @@ fn with_a_disk() -> ClusterState {
         drain_paused: false,
         rev: 1,
     };
-    ClusterState { disks: BTreeMap::from([(disk.id, disk)]), ..ClusterState::default() }
+    ClusterState { disks: [disk].into_iter().collect(), ..ClusterState::default() }
 }
 
 /// What one disk says of its replica: the epoch that it has heard of, the term that it promised, its newest
@@ -54,7 +54,7 @@ fn judged(disks: [Says; 3], out: [Option<Ver>; 3], logs: &Logs) -> (VolumeRecord
     let all: BTreeMap<Rid, Found> = disks.into_iter().zip(7..).map(|(d, rid)| found_of(d, rid)).collect();
     let mut state = with_a_disk();
     restore_unknown(&mut state, &all, &mut Vec::new());
-    let mut v = state.volumes.remove(&VolumeId(4)).unwrap();
+    let mut v = VolumeRecord::clone(&state.volumes[&VolumeId(4)]);
     (v.epoch, v.term) = (hf_policy::Epoch(5), Term(4));
     for (r, out) in v.shards[0].replicas.values_mut().zip(out) {
         r.state = out.map_or(ReplicaState::InSync, |base| ReplicaState::Out { base });

@@ -67,7 +67,7 @@ impl FrontEnd for Front {
             In::Filled(task) => self.filled(task, out),
             In::Placed(task, shape) => self.placed(task, shape, out),
             In::Ended(task, end) => self.ended(task, end, out),
-            In::Closing => self.close(out),
+            In::Closing(asleep) => self.close(asleep, out),
             In::Tick => {}
         }
     }
@@ -281,13 +281,13 @@ impl Front {
         }
     }
 
-    /// Ends the connection: a request that arrived whole and is not begun gets an error. Pieces of large
-    /// requests that were begun still end.
-    fn close(&mut self, out: &mut Vec<Out>) {
+    /// A request that was read whole and waited for this node hears that it is not begun, and so does a large read. Of a large
+    /// request, what is begun still ends.
+    fn close(&mut self, asleep: Option<Task>, out: &mut Vec<Out>) {
         self.closing = true;
         if let Some(c) = self.current.take()
-            && c.complete
             && c.whole.is_none()
+            && (pieces::reads_in_pieces(&c.q, self.structured) || (c.complete && asleep == Some(c.task)))
         {
             self.fail(&c.q, Errno::Shutdown, &Fault::Fenced.to_string(), out);
         }

@@ -82,6 +82,8 @@ struct Shared<F> {
     to_wait: Notify,
     /// The next request has waited before it was read.
     late: Cell<bool>,
+    /// The task that has its place and waits for the end of a pause of this process.
+    asleep: Cell<Option<Task>>,
     /// The front end has said how the connection ends.
     over: RefCell<Option<io::Result<()>>>,
     deadline: Cell<Option<Tick>>,
@@ -112,6 +114,7 @@ pub(super) async fn serve<F: FrontEnd + 'static>(
         waits: RefCell::default(),
         to_wait: Notify::new(),
         late: Cell::new(false),
+        asleep: Cell::new(None),
         over: RefCell::new(None),
         deadline: Cell::new(None),
         rearm: Notify::new(),
@@ -141,7 +144,7 @@ impl<F: FrontEnd + 'static> Driver<F> {
             ended = self.requests(&mut r) => ended?,
         }
         // It said goodbye, or we do: what is in flight is answered, then the socket is closed.
-        self.shared.feed(In::Closing, None);
+        self.shared.feed(In::Closing(self.shared.asleep.get()), None);
         intake.stop_reading(&self.port.client);
         let too_long = async {
             intake.closed().await;
@@ -264,7 +267,9 @@ impl<F: FrontEnd + 'static> Driver<F> {
                     s.replies.room().await;
                     let waited = s.with(task, |h| h.waited) | full;
                     let ticket = self.port.place(waited).await?;
+                    s.asleep.set(Some(task));
                     self.port.awake().await;
+                    s.asleep.set(None);
                     s.with(task, |h| h.ticket = Some(ticket));
                     s.feed(In::Placed(task, self.shape()), Some(&self.port));
                 }

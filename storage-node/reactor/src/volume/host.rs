@@ -11,9 +11,7 @@ use crate::work::{Work, WorkQueue};
 use hf_host::clock::now;
 use hf_meta_core::ClusterState;
 use hf_meta_core::record::VolumeRecord;
-use hf_policy::{
-    BLOCK_BYTES, BootId, DiskId, Policy, Rid, SHARD_BYTES, SessionId, ShardId, Term, Tick, VolumeId, broken,
-};
+use hf_policy::{BLOCK_BYTES, BootId, DiskId, Rid, SHARD_BYTES, SessionId, ShardId, Term, Tick, VolumeId, broken};
 use hf_repl::budget::Budget;
 use hf_repl_core::coordinator::{self as co, ClientOp, ClientReply};
 use hf_repl_core::flow;
@@ -49,6 +47,8 @@ pub(crate) type Reach<'a> = &'a dyn Fn(DiskId) -> Option<BootId>;
 struct VolumeHost {
     vol: VolumeId,
     session: SessionId,
+    /// The revision of the volume's record that its coordinators have seen.
+    rev: u64,
     /// Microseconds that a member may leave a request unanswered.
     replica_timeout: u64,
     shards: Vec<Coordinator>,
@@ -97,6 +97,7 @@ impl Volumes {
         let host = VolumeHost {
             vol,
             session,
+            rev: v.rev,
             replica_timeout: 0,
             shards: Vec::new(),
             disks: BTreeMap::new(),
@@ -119,7 +120,7 @@ impl Volumes {
 
     /// Coordinators for shards that have none yet.
     fn add_shards(&mut self, v: &VolumeRecord, reach: Reach, queue: &mut WorkQueue) {
-        let Ok(policy) = Policy::from_attrs(&v.attrs) else { return };
+        let Ok(policy) = v.policy() else { return };
         let (id, state) = (self.node, self.state.clone());
         let Some(h) = self.all.get_mut(&v.id) else { return };
         h.intake.set_shape(h.intake.size(), policy.read_only);
@@ -185,11 +186,13 @@ impl Volumes {
                 self.drop_volume(vol, queue);
                 continue;
             };
-            let Ok(policy) = Policy::from_attrs(&v.attrs) else { continue };
-            let Some(h) = self.all.get_mut(&vol) else { continue };
+            let Ok(policy) = v.policy() else { continue };
+            // A commit costs what it changed.
+            let Some(h) = self.all.get_mut(&vol).filter(|h| h.rev != v.rev) else { continue };
+            h.rev = v.rev;
             for (i, c) in h.shards.iter_mut().enumerate() {
                 c.set_blocks(v.shard_bytes(i as u32) / BLOCK_BYTES);
-                c.set_policy(&policy);
+                c.set_policy(policy);
             }
             let n = h.shards.len() as u32;
             let before = h.disks.len();

@@ -1,47 +1,18 @@
 //! Which 64 KiB units are free. A freed unit is used again only after the checkpoint that no longer refers to it is
 //! durable (C7) and every read that might still look at it has ended. The same holds for the slots and table entries of
-//! deleted replicas ([`Leaving`]), but for the reads.
+//! deleted replicas ([`super::Leaving`]), but for the reads.
 
 use crate::format::index::PAGE_UNITS;
 use std::collections::{BTreeSet, VecDeque};
 
 /// A unit on its way to being free.
 #[derive(Clone, Copy, Debug)]
-struct Pending {
+struct Leaver {
     unit: u32,
     /// Needs a checkpoint that covers the journal up to this group.
     after_group: u64,
     /// Set once that checkpoint is durable: reads up to this number must have ended.
     after_read: Option<u64>,
-}
-
-/// Slots or table entries on their way to being free: each needs a checkpoint that covers the journal up to the group that
-/// was applied when it was given back. Until then a replay brings back what stood there.
-#[derive(Debug, Default)]
-pub struct Leaving(VecDeque<(u32, u64)>);
-
-impl Leaving {
-    /// `what` was given back when `group` was the last that was applied. Groups never fall.
-    pub fn push(&mut self, what: u32, group: u64) {
-        self.0.push_back((what, group));
-    }
-    /// It is not given back after all.
-    pub fn forget(&mut self, what: u32) {
-        self.0.retain(|(w, _)| *w != what);
-    }
-    /// Those that a checkpoint up to `group` frees.
-    pub fn freed_by(&mut self, group: u64) -> Vec<u32> {
-        let n = self.0.iter().take_while(|(_, after)| *after <= group).count();
-        self.0.drain(..n).map(|(what, _)| what).collect()
-    }
-    /// How many wait.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-    /// Does none wait?
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
 }
 
 /// The units' state.
@@ -54,7 +25,7 @@ pub struct Units {
     /// Allocated, but no chunk page refers to them yet: not written as allocated by a checkpoint, because a crash forgets
     /// them unless a journal record names them.
     volatile: BTreeSet<u32>,
-    pending: VecDeque<Pending>,
+    pending: VecDeque<Leaver>,
     /// The units in `pending`.
     leaving: BTreeSet<u32>,
     /// While pages are looked through: the units that some page is known to refer to.
@@ -190,7 +161,7 @@ impl Units {
         self.volatile.remove(&unit);
         self.dirty_pages.insert(unit / PAGE_UNITS as u32);
         self.leaving.insert(unit);
-        self.pending.push_back(Pending { unit, after_group: group, after_read: None });
+        self.pending.push_back(Leaver { unit, after_group: group, after_read: None });
     }
 
     /// A checkpoint that covers the journal up to `group` is durable; reads up to `read` may still be looking.

@@ -10,12 +10,14 @@
 //! Only then are the journal's groups and the freed units used again (C7). Between 2 and 6 nothing is destaged, so that no page
 //! the new index names is overwritten. No step needs journal space.
 
-use super::pace::Kind;
-use super::{Key, OpId, Output, Pending, State, Store};
-use crate::alloc::Leaving;
+use crate::engine::{OpId, Output, Purpose, State, Store};
+use crate::overlay::pace::Kind;
+use crate::space::Leaving;
+use crate::table::Key;
+pub(crate) mod index;
+
 use crate::disk::{DiskError, DiskOp};
 use crate::format::superblock::JournalTail;
-use crate::format::{Salt, index};
 use bytes::Bytes;
 use hf_policy::{BLOCK_SIZE, LogAge};
 use std::collections::{BTreeSet, VecDeque};
@@ -68,35 +70,35 @@ const PARALLEL: usize = 16;
 const PAGES_AT_ONCE: u32 = 64;
 
 impl Checkpoint {
-    pub(super) fn job_ended(&mut self) {
+    pub(crate) fn job_ended(&mut self) {
         self.jobs = self.jobs.saturating_sub(1);
     }
-    pub(super) fn destaging(&self) -> usize {
+    pub(crate) fn destaging(&self) -> usize {
         self.jobs
     }
-    pub(super) fn destaged(&mut self, slot: u32) {
+    pub(crate) fn destaged(&mut self, slot: u32) {
         self.changed.insert(slot);
     }
-    pub(super) fn emptied(&mut self, replica: u32, after_group: u64) {
+    pub(crate) fn emptied(&mut self, replica: u32, after_group: u64) {
         self.emptied.push(replica, after_group);
         self.requested = true;
     }
     /// The journal names the replica once more, or another one that has its entry: that is not free yet.
-    pub(super) fn not_emptied(&mut self, replica: u32) {
+    pub(crate) fn not_emptied(&mut self, replica: u32) {
         self.emptied.forget(replica);
     }
     /// A chunk that must be destaged in this checkpoint too, though nobody wrote to it.
-    pub(super) fn add_work(&mut self, key: Key) {
+    pub(crate) fn add_work(&mut self, key: Key) {
         self.work.push_back(key);
     }
-    pub(super) fn await_space(&mut self) {
+    pub(crate) fn await_space(&mut self) {
         self.space_awaited = true;
         self.requested = true;
     }
-    pub(super) fn space_awaited(&self) -> bool {
+    pub(crate) fn space_awaited(&self) -> bool {
         self.space_awaited
     }
-    pub(super) fn take_ops(&mut self) -> Vec<OpId> {
+    pub(crate) fn take_ops(&mut self) -> Vec<OpId> {
         [&mut self.now, &mut self.next, &mut self.notes, &mut self.noting]
             .into_iter()
             .flat_map(std::mem::take)
@@ -105,21 +107,22 @@ impl Checkpoint {
 }
 
 impl Store {
-    pub(super) fn request_checkpoint(&mut self, id: OpId) {
+    pub(crate) fn request_checkpoint(&mut self, id: OpId) {
         self.checkpoint.next.push(id);
         self.checkpoint.requested = true;
     }
 
     /// The next superblock has it: there is one at once, unless a checkpoint is under way and writes one anyway.
-    pub(super) fn note_log_age(&mut self, id: OpId, age: LogAge) {
+    pub(crate) fn note_log_age(&mut self, id: OpId, age: LogAge) {
         self.sb.note(age);
         self.checkpoint.notes.push(id);
     }
 
     /// About once a second: a store that was quiet since the last time empties its overlay and journal.
-    pub(super) fn housekeep(&mut self, _out: &mut Vec<Output>) {
+    pub(crate) fn housekeep(&mut self, _out: &mut Vec<Output>) {
         let quiet = !std::mem::replace(&mut self.active_since_housekeep, false);
-        let dirty = self.chunks.values().any(|c| c.is_dirty()) || self.journal.used() > 0 || self.space_is_leaving();
+        let dirty =
+            self.overlay.chunks.values().any(|c| c.is_dirty()) || self.journal.used() > 0 || self.space_is_leaving();
         if quiet && dirty {
             self.checkpoint.requested = true;
         }
@@ -127,24 +130,25 @@ impl Store {
 
     /// Will a checkpoint give units, slots or table entries back?
     fn space_is_leaving(&self) -> bool {
-        self.units.pending() > 0 || !self.leaving_slots.is_empty() || !self.checkpoint.emptied.is_empty()
+        self.space.units.pending() > 0 || !self.space.leaving_slots.is_empty() || !self.checkpoint.emptied.is_empty()
     }
 
     /// Does what the present phase allows.
-    pub(super) fn drive_checkpoint(&mut self, out: &mut Vec<Output>) {
+    pub(crate) fn drive_checkpoint(&mut self, out: &mut Vec<Output>) {
         if self.state != State::Serving {
             return;
         }
-        self.units.reap(self.oldest_read());
+        self.space.units.reap(self.oldest_read());
         if matches!(self.checkpoint.phase, Phase::Idle | Phase::Destaging) {
             self.drive_delete(out);
         }
-        let full = self.journal.is_half_full() || self.overlay_bytes * 2 >= self.cfg.overlay_bytes;
+        let full = self.journal.is_half_full() || self.overlay.bytes * 2 >= self.cfg.overlay_bytes;
         // Space that only a checkpoint gives back, while little is free.
-        let starved = self.units.pending() > 0 && self.units.free() < self.promised_units + self.reserve() * 2;
+        let starved =
+            self.space.units.pending() > 0 && self.space.units.free() < self.space.promised_units + self.reserve() * 2;
         if self.checkpoint.phase == Phase::Idle && !self.checkpoint.notes.is_empty() {
             self.checkpoint.phase = Phase::Noting;
-            self.write_superblock(Pending::Checkpoint, out);
+            self.write_superblock(Purpose::Checkpoint, out);
         }
         if self.checkpoint.phase == Phase::Idle && (self.checkpoint.requested || full || starved) {
             self.begin_checkpoint();
@@ -155,7 +159,8 @@ impl Store {
     }
 
     fn begin_checkpoint(&mut self) {
-        let work = self.chunks.iter().filter(|(_, c)| c.is_dirty() || c.destage.is_some()).map(|(k, _)| *k).collect();
+        let work =
+            self.overlay.chunks.iter().filter(|(_, c)| c.is_dirty() || c.destage.is_some()).map(|(k, _)| *k).collect();
         let ck = &mut self.checkpoint;
         ck.phase = Phase::Destaging;
         ck.requested = false;
@@ -166,10 +171,10 @@ impl Store {
     }
 
     /// A foreground operation's time tells what destaging does to it.
-    pub(super) fn took(&mut self, tag: u64, us: u64) {
-        let kind = match self.tags.get(&tag) {
-            Some(Pending::Group(_)) => Kind::Group,
-            Some(Pending::Data { .. }) => Kind::Read,
+    pub(crate) fn took(&mut self, tag: u64, us: u64) {
+        let kind = match self.disk.purposes.get(&tag) {
+            Some(Purpose::Group(_)) => Kind::Group,
+            Some(Purpose::Data { .. }) => Kind::Read,
             _ => return,
         };
         // (What syncs and index writes do to others is no reason to destage fewer chunks.)
@@ -184,12 +189,12 @@ impl Store {
     fn destage_limit(&self) -> usize {
         let part = |used: u64, of: u64| used * 1000 / of.max(1);
         let journal = part(self.journal.used(), self.sb.geometry.journal_bytes);
-        let overlay = part((self.overlay_bytes + self.journal.payload()) as u64, self.cfg.overlay_bytes as u64);
+        let overlay = part((self.overlay.bytes + self.journal.payload()) as u64, self.cfg.overlay_bytes as u64);
         let ck = &self.checkpoint;
         if ck.space_awaited || !ck.now.is_empty() || !ck.next.is_empty() {
             return self.cfg.destage_jobs;
         }
-        self.pace.limit(journal.max(overlay), self.journal.in_flight() || !self.reads.is_empty())
+        self.pace.limit(journal.max(overlay), self.journal.in_flight() || !self.reads.jobs.is_empty())
     }
 
     fn drive_destage(&mut self, out: &mut Vec<Output>) {
@@ -207,12 +212,12 @@ impl Store {
         if self.checkpoint.jobs == 0 && self.checkpoint.work.is_empty() {
             self.give_adopted_back();
             self.checkpoint.phase = Phase::Syncing;
-            self.disk_op(Pending::Checkpoint, DiskOp::Sync, out);
+            self.disk_op(Purpose::Checkpoint, DiskOp::Sync, out);
         }
     }
 
     /// A sync, an index write or the superblock has completed.
-    pub(super) fn checkpoint_step_done(&mut self, out: &mut Vec<Output>) {
+    pub(crate) fn checkpoint_step_done(&mut self, out: &mut Vec<Output>) {
         match self.checkpoint.phase {
             Phase::Syncing => {
                 self.checkpoint.phase = Phase::Verifying;
@@ -228,13 +233,13 @@ impl Store {
                 self.sb.half ^= 1;
                 self.sb.index_gen += 1;
                 self.sb.index_digest = {
-                    let crcs = &self.index_crcs[self.sb.half as usize];
+                    let crcs = &self.index.crcs[self.sb.half as usize];
                     let pages = self.sb.geometry.pages_with(self.checkpoint.extensions.len());
-                    index::digest(&crcs[..(pages as usize).min(crcs.len())])
+                    crate::format::index::digest(&crcs[..(pages as usize).min(crcs.len())])
                 };
                 self.sb.extensions = std::mem::take(&mut self.checkpoint.extensions);
                 self.sb.tail = self.checkpoint.tail;
-                self.write_superblock(Pending::Checkpoint, out);
+                self.write_superblock(Purpose::Checkpoint, out);
             }
             Phase::WritingSuper => self.committed(out),
             Phase::Noting => {
@@ -249,10 +254,10 @@ impl Store {
     fn drive_verify(&mut self, out: &mut Vec<Output>) {
         while self.checkpoint.outstanding < PARALLEL {
             let Some(slot) = self.checkpoint.verify.pop_front() else { break };
-            let Some(copy) = self.slots[slot as usize].as_ref().and_then(|s| s.copy) else { continue };
+            let Some(copy) = self.table.slots[slot as usize].as_ref().and_then(|s| s.copy) else { continue };
             self.checkpoint.outstanding += 1;
             let op = DiskOp::Read { off: self.sb.geometry.page_off(slot, copy), len: BLOCK_SIZE as u32 };
-            self.disk_op(Pending::Verify(slot), op, out);
+            self.disk_op(Purpose::Verify(slot), op, out);
         }
         if self.checkpoint.outstanding == 0 {
             self.prepare_index();
@@ -262,10 +267,10 @@ impl Store {
     }
 
     /// A page just written must read back whole, or the journal that could repair it would go for nothing (C13).
-    pub(super) fn page_verified(&mut self, slot: u32, result: Result<Bytes, DiskError>, out: &mut Vec<Output>) {
+    pub(crate) fn page_verified(&mut self, slot: u32, result: Result<Bytes, DiskError>, out: &mut Vec<Output>) {
         self.checkpoint.outstanding -= 1;
-        if let Some(e) = self.slots[slot as usize] {
-            let good = match (result, self.page_id((e.replica, e.chunk))) {
+        if let Some(e) = self.table.slots[slot as usize] {
+            let good = match (result, self.table.page_id((e.replica, e.chunk))) {
                 (Ok(block), Some(id)) => crate::format::page::Page::decode(&block, id, e.page_crc).is_some(),
                 (Err(_), _) => false,
                 (_, None) => true,
@@ -277,70 +282,19 @@ impl Store {
         self.drive_verify(out);
     }
 
-    /// Chooses the index pages that changed since the other half was written. They are encoded when they are written: nothing is
-    /// destaged or deleted meanwhile, and what groups change in them is of no more than those groups, which a replay repeats.
-    /// A replica that is created meanwhile may have no entry in it; slots without a page, as its chunks have, are left out.
-    fn prepare_index(&mut self) {
-        let g = self.sb.geometry;
-        let base = g.replica_pages() + g.slot_pages();
-        for p in self.units.take_dirty() {
-            self.mark_index(base + p);
-        }
-        let half = self.sb.half ^ 1;
-        let dirty = std::mem::take(&mut self.dirty_index[half as usize]);
-        let (replicas, others): (Vec<u32>, Vec<u32>) = dirty.into_iter().partition(|p| g.entries_of(*p).is_some());
-        self.checkpoint.pages = others.into_iter().chain(replicas).collect();
-        self.checkpoint.extensions = self.extensions.clone();
-        self.checkpoint.tail = self.journal.tail_after(self.checkpoint.upto);
-        self.checkpoint.last_read = self.next_number;
-    }
-
-    fn drive_index(&mut self, out: &mut Vec<Output>) {
-        let half = self.sb.half ^ 1;
-        while self.checkpoint.outstanding < PARALLEL {
-            let Some(first) = self.checkpoint.pages.pop_front() else { break };
-            let place = |ck: &Checkpoint, page| self.sb.geometry.index_page_off(half, page, &ck.extensions);
-            let Some(off) = place(&self.checkpoint, first) else { continue };
-            let mut last = first;
-            while last - first + 1 < PAGES_AT_ONCE
-                && self.checkpoint.pages.front() == Some(&(last + 1))
-                && place(&self.checkpoint, last + 1) == Some(off + u64::from(last + 1 - first) * BLOCK_SIZE as u64)
-            {
-                self.checkpoint.pages.pop_front();
-                last += 1;
-            }
-            let bufs = (first..=last).map(|page| self.index_page(half, page)).collect();
-            self.checkpoint.outstanding += 1;
-            self.disk_op(Pending::Checkpoint, DiskOp::Write { off, bufs, durable: false }, out);
-        }
-        if self.checkpoint.outstanding == 0 {
-            self.checkpoint.phase = Phase::SyncingIndex;
-            self.disk_op(Pending::Checkpoint, DiskOp::Sync, out);
-        }
-    }
-
-    /// One index page as it is now, for the half that the next superblock names.
-    fn index_page(&mut self, half: u8, page: u32) -> Bytes {
-        let salt = if page < self.sb.geometry.index_pages() { Salt::NONE } else { self.sb.salt };
-        let (generation, payload) = (self.sb.index_gen + 1, self.index_payload(page));
-        let (block, crc) = index::encode_page(self.sb.disk, salt, page, generation, &payload);
-        self.index_crcs[half as usize][page as usize] = crc;
-        Bytes::from(block)
-    }
-
     fn committed(&mut self, out: &mut Vec<Output>) {
         self.durable_sb = self.sb.generation;
         for slot in std::mem::take(&mut self.checkpoint.changed) {
-            self.committed[slot as usize] = self.slots[slot as usize].as_ref().and_then(|s| s.copy);
+            self.table.committed[slot as usize] = self.table.slots[slot as usize].as_ref().and_then(|s| s.copy);
         }
         self.journal.trim(self.checkpoint.tail);
-        self.units.checkpointed(self.checkpoint.upto, self.checkpoint.last_read);
-        self.units.reap(self.oldest_read());
+        self.space.units.checkpointed(self.checkpoint.upto, self.checkpoint.last_read);
+        self.space.units.reap(self.oldest_read());
         let upto = self.checkpoint.upto;
         let emptied = self.checkpoint.emptied.freed_by(upto);
         self.free_replicas(emptied);
-        let slots = self.leaving_slots.freed_by(upto);
-        self.free_slots.extend(slots);
+        let slots = self.space.leaving_slots.freed_by(upto);
+        self.space.free_slots.extend(slots);
         self.reckoning.committed();
         // Entries that this one came too early for.
         self.checkpoint.requested |= !self.checkpoint.emptied.is_empty();
@@ -348,59 +302,23 @@ impl Store {
         self.checkpoint.space_awaited = false;
         self.checkpoint.phase = Phase::Idle;
         for id in std::mem::take(&mut self.checkpoint.now) {
-            out.push(Output::Done { id, result: Ok(super::Answer::Done) });
+            out.push(Output::Done { id, result: Ok(crate::engine::Answer::Done) });
         }
         self.noted(out);
     }
 
     fn noted(&mut self, out: &mut Vec<Output>) {
         for id in std::mem::take(&mut self.checkpoint.noting) {
-            out.push(Output::Done { id, result: Ok(super::Answer::Done) });
+            out.push(Output::Done { id, result: Ok(crate::engine::Answer::Done) });
         }
     }
 
     /// Writes the next superblock generation: durable, two copies in one write.
-    pub(super) fn write_superblock(&mut self, pending: Pending, out: &mut Vec<Output>) {
+    pub(crate) fn write_superblock(&mut self, pending: Purpose, out: &mut Vec<Output>) {
         self.sb.generation += 1;
         self.checkpoint.noting.append(&mut self.checkpoint.notes);
         let block = Bytes::from(self.sb.encode());
         let op = DiskOp::Write { off: self.sb.offset(), bufs: vec![block.clone(), block], durable: true };
         self.disk_op(pending, op, out);
-    }
-
-    pub(super) fn mark_index(&mut self, page: u32) {
-        self.dirty_index[0].insert(page);
-        self.dirty_index[1].insert(page);
-    }
-
-    pub(super) fn mark_slot(&mut self, slot: u32) {
-        self.mark_index(self.sb.geometry.replica_pages() + slot / index::PAGE_SLOTS as u32);
-    }
-
-    /// What an index page holds now.
-    pub(crate) fn index_payload(&self, page: u32) -> Vec<u8> {
-        let g = self.sb.geometry;
-        let mut out = Vec::with_capacity(index::PAYLOAD);
-        if let Some(entries) = g.entries_of(page) {
-            for r in self.replicas.iter().skip(entries.start as usize).take(entries.len()) {
-                match r {
-                    Some(r) => out.extend_from_slice(&r.encode()),
-                    None => out.resize(out.len() + crate::format::replica::REPLICA_BYTES, 0),
-                }
-            }
-        } else if page < g.replica_pages() + g.slot_pages() {
-            let first = (page - g.replica_pages()) as usize * index::PAGE_SLOTS;
-            for s in self.slots.iter().skip(first).take(index::PAGE_SLOTS) {
-                match s {
-                    // Without a page it is of groups that the journal keeps, and maybe of a replica that came too late for this
-                    // index: a replay brings it back.
-                    Some(s) if s.copy.is_some() => s.encode(&mut out),
-                    _ => out.resize(out.len() + index::SLOT_BYTES, 0),
-                }
-            }
-        } else {
-            out = self.units.page_bytes(page - g.replica_pages() - g.slot_pages());
-        }
-        out
     }
 }

@@ -1,15 +1,18 @@
-//! What goes in and out of the store, and the overlay's pieces.
+//! What goes in and out of the store, and the operations that wait inside it.
+
+pub(crate) mod read;
+pub(crate) mod slow;
+pub(crate) mod write;
 
 use crate::disk::{DiskError, DiskOp};
-use crate::format::page::{BlockState, Page};
+use crate::format::page::BlockState;
 use crate::format::replica::ReplicaRec;
-use crate::mutant::{self, Mutant};
-use crate::{CHUNK_UNITS, UNIT_BLOCKS};
+use crate::table::Key;
 use bytes::Bytes;
-use hf_policy::crc::{PayloadCrc, SeededCrc};
+use hf_policy::crc::PayloadCrc;
 use hf_policy::{BlockIx, BlockRange, ChunkIx, Fate, HasFate, LogAge, Rid, Term, Ver};
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use write::Direct;
 
 /// The caller's name for an operation; answered exactly once.
 pub type OpId = u64;
@@ -295,108 +298,17 @@ pub struct Stats {
     pub replayed_groups: u64,
 }
 
-/// Where an acknowledged, not yet destaged block is.
-#[derive(Clone, Debug)]
-pub(super) enum Body {
-    /// In memory (and in the journal).
-    Mem(Bytes),
-    /// In a fresh unit.
-    Unit(u32),
-    /// Zero.
-    Zero,
-    /// Known lost.
-    Bad,
-}
-
-/// One block of the overlay.
-#[derive(Clone, Debug)]
-pub(super) struct Ov {
-    pub ver: Ver,
-    pub crc: SeededCrc,
-    pub body: Body,
-    /// The journal group that holds it.
-    pub group: u64,
-}
-
-/// What is in motion about a chunk. Exists only while something is.
+/// Operations that are not in the journal's queue yet.
 #[derive(Default)]
-pub(super) struct Chunk {
-    /// Acknowledged, not destaged.
-    pub overlay: BTreeMap<u16, Ov>,
-    /// A trim of the whole chunk, not destaged: version and group.
-    pub trim: Option<(Ver, u64)>,
-    /// Operations that are not applied yet: in the journal, or writing their data to fresh units.
-    pub inflight: u32,
-    /// Units of the chunk that direct writes are writing: these have no place in the journal's
-    /// order yet.
-    pub direct: u16,
-    /// The highest version submitted.
-    pub top: Ver,
-    /// Units promised to the overlay and to records in flight.
-    pub promise: u16,
-    /// Units that operations in flight were promised or found here: a destage must not give these
-    /// back under them.
-    pub held: u16,
-    /// Units that data in memory goes to, and those that fresh units replace (both may name more
-    /// than there are now).
-    pub mem: u16,
-    pub fresh: u16,
-    /// Blocks of each unit that are zero in the overlay.
-    pub zeros: [u8; CHUNK_UNITS],
-    /// Units that the next destage gives back, as counted in [`super::Store`].
-    pub returning: u16,
-    /// A slot is promised.
-    pub slot_promised: bool,
-    /// Operations that need the page and a quiet chunk, in order.
-    pub slow: VecDeque<(OpId, Op)>,
-    pub destage: Option<Destage>,
-    /// Its page was given up and must be written as lost by the running checkpoint.
-    pub rewrite: bool,
-}
-
-/// A destage in progress.
-pub(super) struct Destage {
-    /// The page it started from; whoever needs the chunk's page meanwhile takes this one.
-    pub old: Arc<Page>,
-    pub new: Arc<Page>,
-    pub copy: u8,
-    pub page_crc: u32,
-    /// Blocks it moves, with the group they came from.
-    pub moved: Vec<(u16, Ver, u64)>,
-    pub trim: Option<(Ver, u64)>,
-    /// Writes that wait for those in flight.
-    pub left: VecDeque<(u64, Vec<Bytes>)>,
-    pub outstanding: u32,
-}
-
-impl Chunk {
-    /// May an operation of this version on these units go to the journal without a look at what is
-    /// there? Everything else of the chunk must be older and must have its place in the journal
-    /// before it; a direct write gets one only when its data is written.
-    pub(super) fn in_order(&self, ver: Ver, units: u16) -> bool {
-        let alone = self.direct & units == 0 || mutant::is(Mutant::DirectOvertaken);
-        self.slow.is_empty() && ver > self.top && alone
-    }
-    pub(super) fn is_idle(&self) -> bool {
-        self.overlay.is_empty()
-            && self.trim.is_none()
-            && self.inflight == 0
-            && self.slow.is_empty()
-            && self.destage.is_none()
-            && self.promise == 0
-            && !self.rewrite
-    }
-    /// Units in which nothing but zeroes is left for the next destage.
-    pub(super) fn zeroed(&self) -> u16 {
-        let all = |u: &usize| usize::from(self.zeros[*u]) == UNIT_BLOCKS;
-        (0..CHUNK_UNITS).filter(all).fold(0, |mask, u| mask | 1 << u)
-    }
-    /// Units that the overlay refers to.
-    pub(super) fn units(&self) -> Vec<u32> {
-        let unit = |ov: &Ov| if let Body::Unit(u) = ov.body { Some(u) } else { None };
-        self.overlay.values().filter_map(unit).collect()
-    }
-    pub(super) fn is_dirty(&self) -> bool {
-        !self.overlay.is_empty() || self.trim.is_some() || self.rewrite
-    }
+pub(crate) struct Requests {
+    /// Operations that wait for room, in order.
+    pub waiting: VecDeque<(OpId, Op)>,
+    /// Chunks whose first slow operation may be able to go on.
+    pub slow_ready: VecDeque<Key>,
+    /// Chunks whose first slow operation waits for space.
+    pub short: BTreeSet<Key>,
+    /// Large writes whose data is on its way to fresh units, by their numbers.
+    pub directs: BTreeMap<u64, Direct>,
+    /// Replica changes that must not overtake writes submitted before them.
+    pub after_directs: VecDeque<(OpId, Op)>,
 }

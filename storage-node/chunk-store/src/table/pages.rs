@@ -1,9 +1,11 @@
 //! Chunk pages in memory: a bounded cache, loads shared by all who wait, and what a block effectively holds.
 
-use super::types::{BlockInfo, Body};
-use super::{Key, Output, Ov, Pending, Store};
 use crate::disk::{DiskError, DiskOp};
+use crate::engine::BlockInfo;
+use crate::engine::{Output, Purpose, Store};
 use crate::format::page::{BlockMeta, BlockState, Page};
+use crate::overlay::{OverlayBlock, Place};
+use crate::table::Key;
 use crate::{UNIT_BLOCKS, UNIT_BYTES};
 use bytes::Bytes;
 use hf_policy::crc::{Identity, PayloadCrc, SeededCrc};
@@ -13,7 +15,7 @@ use std::sync::Arc;
 
 /// Who waits for a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Waiter {
+pub(crate) enum Waiter {
     Read(u64),
     Slow(Key),
     Destage(Key),
@@ -46,7 +48,7 @@ impl Cache {
         Some(page.clone())
     }
 
-    pub(super) fn put(&mut self, slot: u32, page: Arc<Page>) {
+    pub(crate) fn put(&mut self, slot: u32, page: Arc<Page>) {
         self.remove(slot);
         self.next += 1;
         self.order.insert(self.next, slot);
@@ -57,16 +59,29 @@ impl Cache {
         }
     }
 
-    pub(super) fn remove(&mut self, slot: u32) {
+    pub(crate) fn remove(&mut self, slot: u32) {
         if let Some((_, stamp)) = self.pages.remove(&slot) {
             self.order.remove(&stamp);
         }
     }
 }
 
+/// Chunk pages in memory and on their way into it.
+pub(crate) struct Pages {
+    pub cache: Cache,
+    /// Slots whose page is being read, and who waits for each.
+    pub loading: BTreeMap<u32, Vec<Waiter>>,
+}
+
+impl Pages {
+    pub(crate) fn new(capacity: usize) -> Pages {
+        Pages { cache: Cache::new(capacity), loading: BTreeMap::new() }
+    }
+}
+
 /// Where a block's bytes are.
 #[derive(Clone, Debug)]
-pub(super) enum Src {
+pub(crate) enum Src {
     Zero,
     Mem(Bytes),
     Disk(u64),
@@ -75,19 +90,19 @@ pub(super) enum Src {
 
 impl Store {
     /// The chunk's page if it is at hand; else the slot to load it from.
-    pub(super) fn page_of(&mut self, key: Key) -> Result<Arc<Page>, u32> {
-        if let Some(d) = self.chunks.get(&key).and_then(|c| c.destage.as_ref()) {
+    pub(crate) fn page_of(&mut self, key: Key) -> Result<Arc<Page>, u32> {
+        if let Some(d) = self.overlay.chunks.get(&key).and_then(|c| c.destage.as_ref()) {
             return Ok(d.old.clone());
         }
-        let Some(&slot) = self.map.get(&key) else { return Ok(Arc::default()) };
-        match self.slots[slot as usize].as_ref().and_then(|s| s.copy) {
+        let Some(&slot) = self.table.map.get(&key) else { return Ok(Arc::default()) };
+        match self.table.slots[slot as usize].as_ref().and_then(|s| s.copy) {
             None => Ok(Arc::default()),
-            Some(_) => self.cache.get(slot).ok_or(slot),
+            Some(_) => self.pages.cache.get(slot).ok_or(slot),
         }
     }
 
-    pub(super) fn load_page(&mut self, slot: u32, waiter: Waiter, out: &mut Vec<Output>) {
-        let waiters = self.loading.entry(slot).or_default();
+    pub(crate) fn load_page(&mut self, slot: u32, waiter: Waiter, out: &mut Vec<Output>) {
+        let waiters = self.pages.loading.entry(slot).or_default();
         waiters.push(waiter);
         if waiters.len() == 1 {
             self.ask_page(slot, false, out);
@@ -95,12 +110,12 @@ impl Store {
     }
 
     fn ask_page(&mut self, slot: u32, again: bool, out: &mut Vec<Output>) {
-        let copy = self.slots[slot as usize].as_ref().and_then(|s| s.copy).unwrap_or(0);
+        let copy = self.table.slots[slot as usize].as_ref().and_then(|s| s.copy).unwrap_or(0);
         let op = DiskOp::Read { off: self.sb.geometry.page_off(slot, copy), len: BLOCK_SIZE as u32 };
-        self.disk_op(Pending::Page(slot, again), op, out);
+        self.disk_op(Purpose::Page(slot, again), op, out);
     }
 
-    pub(super) fn page_loaded(
+    pub(crate) fn page_loaded(
         &mut self,
         slot: u32,
         again: bool,
@@ -111,9 +126,9 @@ impl Store {
         if result.is_err() && !again {
             return self.ask_page(slot, true, out);
         }
-        let waiters = self.loading.remove(&slot).unwrap_or_default();
-        if let Some(e) = self.slots[slot as usize] {
-            let id = self.page_id((e.replica, e.chunk));
+        let waiters = self.pages.loading.remove(&slot).unwrap_or_default();
+        if let Some(e) = self.table.slots[slot as usize] {
+            let id = self.table.page_id((e.replica, e.chunk));
             let page = match (result, id) {
                 (Ok(block), Some(id)) => Page::decode(&block, id, e.page_crc),
                 _ => None,
@@ -123,12 +138,12 @@ impl Store {
                 self.stats.bad_pages += 1;
                 Page::lost(e.max_ver)
             });
-            self.cache.put(slot, Arc::new(page));
+            self.pages.cache.put(slot, Arc::new(page));
         }
         for w in waiters {
             match w {
                 Waiter::Read(number) => self.read_go(number, out),
-                Waiter::Slow(key) => self.slow_ready.push_back(key),
+                Waiter::Slow(key) => self.requests.slow_ready.push_back(key),
                 Waiter::Destage(key) => self.destage_go(key, out),
                 // The next settle comes back to it.
                 Waiter::Delete(_) => {}
@@ -137,9 +152,9 @@ impl Store {
     }
 
     /// What a block effectively holds: overlay, then the chunk's trim, then the page.
-    pub(super) fn effective(&self, key: Key, at: u16, page: &Page) -> (BlockMeta, Src) {
-        if let Some(c) = self.chunks.get(&key) {
-            if let Some(ov) = c.overlay.get(&at) {
+    pub(crate) fn effective(&self, key: Key, at: u16, page: &Page) -> (BlockMeta, Src) {
+        if let Some(c) = self.overlay.chunks.get(&key) {
+            if let Some(ov) = c.blocks.get(&at) {
                 return self.overlay_block(ov, at);
             }
             if let Some((ver, _)) = c.trim {
@@ -155,12 +170,12 @@ impl Store {
         (m, src)
     }
 
-    fn overlay_block(&self, ov: &Ov, at: u16) -> (BlockMeta, Src) {
-        let (state, src) = match &ov.body {
-            Body::Mem(b) => (BlockState::Data, Src::Mem(b.clone())),
-            Body::Unit(u) => (BlockState::Data, self.in_unit(*u, at)),
-            Body::Zero => (BlockState::Zero, Src::Zero),
-            Body::Bad => (BlockState::Bad, Src::Bad),
+    fn overlay_block(&self, ov: &OverlayBlock, at: u16) -> (BlockMeta, Src) {
+        let (state, src) = match &ov.place {
+            Place::Mem(b) => (BlockState::Data, Src::Mem(b.clone())),
+            Place::Unit(u) => (BlockState::Data, self.in_unit(*u, at)),
+            Place::Zero => (BlockState::Zero, Src::Zero),
+            Place::Bad => (BlockState::Bad, Src::Bad),
         };
         (BlockMeta { ver: ov.ver, crc: ov.crc, state }, src)
     }
@@ -174,8 +189,8 @@ impl Store {
     }
 
     /// A block's entry as told to others: its payload checksum instead of the seeded one.
-    pub(super) fn info(&self, key: Key, at: u16, m: BlockMeta) -> BlockInfo {
-        let crc = match (m.state, self.page_id(key)) {
+    pub(crate) fn info(&self, key: Key, at: u16, m: BlockMeta) -> BlockInfo {
+        let crc = match (m.state, self.table.page_id(key)) {
             (BlockState::Data, Some(p)) => {
                 let block = BlockIx(ChunkIx(key.1).first_block().0 + u64::from(at));
                 Identity { shard: p.shard, rid: p.rid, block, ver: m.ver }.unseed(m.crc)

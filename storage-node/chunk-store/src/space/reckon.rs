@@ -6,13 +6,15 @@
 //! own, and nothing is given away. Only when an acknowledged write has no other place left ("pressed") is such a page given up: it
 //! is written down as lost in the very checkpoint whose destages use its units, so that never two pages refer to a unit.
 
-use super::{Key, Output, Pending, State, Store};
-use crate::alloc::Units;
 use crate::disk::{DiskError, DiskOp};
+use crate::engine::{Output, Purpose, State, Store};
 use crate::format::index::SlotEntry;
 use crate::format::page::{NO_UNIT, Page};
 use crate::format::superblock::Superblock;
 use crate::mutant::{self, Mutant};
+use crate::overlay::Place;
+use crate::space::Units;
+use crate::table::Key;
 use crate::{CHUNK_UNITS, UNIT_BLOCKS};
 use bytes::Bytes;
 use hf_policy::BLOCK_SIZE;
@@ -20,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// A page that is read to learn its units: of which slot, which copy with which checksum, and is it the second try?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Look {
+pub(crate) struct Look {
     slot: u32,
     copy: u8,
     crc: u32,
@@ -37,7 +39,7 @@ struct Run {
 }
 
 #[derive(Default)]
-pub(super) struct Reckoning {
+pub(crate) struct Reckoning {
     orphans: u64,
     /// Looking would find nothing before another page is lost for good.
     futile: bool,
@@ -62,7 +64,7 @@ const SLOTS_A_STEP: u32 = 1 << 16;
 
 impl Reckoning {
     /// What is owed when a disk is opened. An index whose slots claim more units than are allocated cannot be.
-    pub(super) fn owed(units: &Units, slots: &[Option<SlotEntry>], sb: &Superblock) -> Result<Reckoning, String> {
+    pub(crate) fn owed(units: &Units, slots: &[Option<SlotEntry>], sb: &Superblock) -> Result<Reckoning, String> {
         let own = &sb.extensions;
         let distinct: BTreeSet<&u32> = own.iter().collect();
         if distinct.len() != own.len() || own.iter().any(|u| !units.is_allocated(*u)) {
@@ -73,7 +75,7 @@ impl Reckoning {
         Ok(Reckoning { orphans: allocated.saturating_sub(masks + own.len() as u64), ..Reckoning::default() })
     }
 
-    pub(super) fn orphans(&self) -> u64 {
+    pub(crate) fn orphans(&self) -> u64 {
         self.orphans
     }
 
@@ -82,26 +84,26 @@ impl Reckoning {
         self.orphans > 0 && !self.futile
     }
 
-    pub(super) fn gave_up(&self, slot: u32) -> bool {
+    pub(crate) fn gave_up(&self, slot: u32) -> bool {
         self.given_up.contains(&slot)
     }
 
     /// A unit that counted as nobody's has an owner.
-    pub(super) fn adopted(&mut self) {
+    pub(crate) fn adopted(&mut self) {
         self.orphans = self.orphans.saturating_sub(1);
     }
 
     /// A checkpoint is durable.
-    pub(super) fn committed(&mut self) {
+    pub(crate) fn committed(&mut self) {
         self.tries = 0;
     }
 }
 
 impl Store {
     /// A slot's page goes for good: the units it has and `page` does not know are nobody's from then on.
-    pub(super) fn orphaned(&mut self, slot: u32, page: &Page) {
+    pub(crate) fn orphaned(&mut self, slot: u32, page: &Page) {
         self.reckoning.given_up.remove(&slot);
-        let mask = self.slots[slot as usize].as_ref().map_or(0, |s| s.units);
+        let mask = self.table.slots[slot as usize].as_ref().map_or(0, |s| s.units);
         let lost = mask & !page.unit_mask();
         if lost != 0 && !mutant::is(Mutant::LostUnitsForgotten) {
             self.reckoning.orphans += u64::from(lost.count_ones());
@@ -111,16 +113,17 @@ impl Store {
 
     /// Is there a unit for everything that this chunk's destage places? Where its page is lost nothing was promised for the units
     /// it had. If not it is parked until the pages have been looked through.
-    pub(super) fn parks(&mut self, key: Key, old: &Page) -> bool {
-        let Some(c) = self.chunks.get(&key) else { return false };
+    pub(crate) fn parks(&mut self, key: Key, old: &Page) -> bool {
+        let Some(c) = self.overlay.chunks.get(&key) else { return false };
         let mut need = 0u16;
-        for (at, ov) in &c.overlay {
-            if matches!(ov.body, super::types::Body::Mem(_)) {
+        for (at, ov) in &c.blocks {
+            if matches!(ov.place, Place::Mem(_)) {
                 need |= 1 << (*at as usize / UNIT_BLOCKS).min(CHUNK_UNITS - 1);
             }
         }
         let need = (need & !old.unit_mask() & !c.promise).count_ones();
-        let spare = self.units.free().saturating_sub(self.promised_units) as usize + self.reckoning.adoptable.len();
+        let spare =
+            self.space.units.free().saturating_sub(self.space.promised_units) as usize + self.reckoning.adoptable.len();
         let waits = self.reckoning.tries < MOST_TRIES && !mutant::is(Mutant::LostUnitsForgotten);
         if spare >= need as usize || !waits {
             return false;
@@ -130,27 +133,27 @@ impl Store {
     }
 
     /// A unit for data. One that nothing was promised for may be of those that a lost page had.
-    pub(super) fn unit_for(&mut self, promised: bool) -> Option<u32> {
+    pub(crate) fn unit_for(&mut self, promised: bool) -> Option<u32> {
         if !promised && let Some(unit) = self.reckoning.adoptable.pop() {
             self.reckoning.adopted();
-            self.units.saw(unit);
+            self.space.units.saw(unit);
             return Some(unit);
         }
-        let unit = self.units.take()?;
-        self.units.settle(unit);
+        let unit = self.space.units.take()?;
+        self.space.units.settle(unit);
         Some(unit)
     }
 
     /// Looks at pages, as long as there is something to find.
-    pub(super) fn drive_reckoning(&mut self, out: &mut Vec<Output>) {
+    pub(crate) fn drive_reckoning(&mut self, out: &mut Vec<Output>) {
         let pressed = !self.reckoning.parked.is_empty();
         if self.reckoning.run.is_none() {
             let wanted = pressed || self.reckoning.promises_units() && self.reckoning.adoptable.is_empty();
             if !wanted || self.state != State::Serving {
                 return;
             }
-            self.units.begin_reckoning();
-            self.extensions.iter().for_each(|u| self.units.saw(*u));
+            self.space.units.begin_reckoning();
+            self.table.extensions.iter().for_each(|u| self.space.units.saw(*u));
             self.reckoning.run = Some(Run::default());
         }
         let hurry = pressed || self.checkpoint.space_awaited();
@@ -159,7 +162,7 @@ impl Store {
             if run.outstanding >= if hurry { PRESSED_DEPTH } else { DEPTH } || (!hurry && steps == SLOTS_A_STEP) {
                 return;
             }
-            if run.next as usize == self.slots.len() {
+            if run.next as usize == self.table.slots.len() {
                 if run.outstanding > 0 || self.look_again(out) {
                     return;
                 }
@@ -176,7 +179,7 @@ impl Store {
     fn look_again(&mut self, out: &mut Vec<Output>) -> bool {
         let Some(run) = self.reckoning.run.as_mut() else { return false };
         let is_as_before = |slot: &u32, (copy, crc): &mut (u8, u32)| {
-            self.slots[*slot as usize].is_some_and(|e| e.copy == Some(*copy) && e.page_crc == *crc)
+            self.table.slots[*slot as usize].is_some_and(|e| e.copy == Some(*copy) && e.page_crc == *crc)
         };
         let before: Vec<u32> = run.unreadable.keys().copied().collect();
         run.unreadable.retain(is_as_before);
@@ -189,26 +192,27 @@ impl Store {
         if self.knows(slot) {
             return;
         }
-        let Some((copy, crc)) = self.slots[slot as usize].as_ref().and_then(|e| Some((e.copy?, e.page_crc))) else {
+        let Some((copy, crc)) = self.table.slots[slot as usize].as_ref().and_then(|e| Some((e.copy?, e.page_crc)))
+        else {
             return;
         };
         if let Some(run) = self.reckoning.run.as_mut() {
             run.outstanding += 1;
         }
         let op = DiskOp::Read { off: self.sb.geometry.page_off(slot, copy), len: BLOCK_SIZE as u32 };
-        self.disk_op(Pending::Reckon(Look { slot, copy, crc, again }), op, out);
+        self.disk_op(Purpose::Reckon(Look { slot, copy, crc, again }), op, out);
     }
 
     /// Are the slot's units known without a look at the disk? Then they are noted.
     fn knows(&mut self, slot: u32) -> bool {
-        let Some(e) = self.slots[slot as usize] else { return true };
+        let Some(e) = self.table.slots[slot as usize] else { return true };
         if e.units == 0 {
             return true;
         }
         let key = (e.replica, e.chunk);
         // A destage has both its pages in memory; which of them a crash leaves behind is open.
         if let Some((old, new)) =
-            self.chunks.get(&key).and_then(|c| c.destage.as_ref()).map(|d| (d.old.clone(), d.new.clone()))
+            self.overlay.chunks.get(&key).and_then(|c| c.destage.as_ref()).map(|d| (d.old.clone(), d.new.clone()))
         {
             self.saw_units(&old);
             self.saw_units(&new);
@@ -224,22 +228,22 @@ impl Store {
     }
 
     fn saw_units(&mut self, page: &Page) {
-        page.units.iter().filter(|u| **u != NO_UNIT).for_each(|u| self.units.saw(*u));
+        page.units.iter().filter(|u| **u != NO_UNIT).for_each(|u| self.space.units.saw(*u));
     }
 
     /// A page was read for its units.
-    pub(super) fn looked(&mut self, look: Look, result: Result<Bytes, DiskError>, out: &mut Vec<Output>) {
+    pub(crate) fn looked(&mut self, look: Look, result: Result<Bytes, DiskError>, out: &mut Vec<Output>) {
         let Some(run) = self.reckoning.run.as_mut() else { return };
         run.outstanding -= 1;
         let slot = look.slot;
         if self.knows(slot) {
             return;
         }
-        let Some(e) = self.slots[slot as usize] else { return };
+        let Some(e) = self.table.slots[slot as usize] else { return };
         if e.copy != Some(look.copy) || e.page_crc != look.crc {
             return self.look(slot, false, out); // It was written anew meanwhile.
         }
-        let page = match (result, self.page_id((e.replica, e.chunk))) {
+        let page = match (result, self.table.page_id((e.replica, e.chunk))) {
             (Ok(block), Some(id)) => Page::decode(&block, id, e.page_crc),
             _ => None,
         };
@@ -259,10 +263,10 @@ impl Store {
         // What could not be read then may be known by now.
         let unreadable: Vec<u32> = run.unreadable.into_keys().filter(|s| !self.knows(*s)).collect();
         for key in self.overlay_keys() {
-            let units: Vec<u32> = self.chunks.get(&key).map(super::types::Chunk::units).unwrap_or_default();
-            units.into_iter().for_each(|u| self.units.saw(u));
+            let units: Vec<u32> = self.overlay.chunks.get(&key).map(crate::overlay::Chunk::units).unwrap_or_default();
+            units.into_iter().for_each(|u| self.space.units.saw(u));
         }
-        let found = self.units.end_reckoning();
+        let found = self.space.units.end_reckoning();
         let parked = std::mem::take(&mut self.reckoning.parked);
         if parked.is_empty() {
             if !unreadable.is_empty() && !mutant::is(Mutant::UnreadableUnitsGiven) {
@@ -271,7 +275,7 @@ impl Store {
             }
             self.reckoning.orphans = 0;
             let applied = self.journal.applied;
-            found.into_iter().for_each(|u| self.units.release(u, applied));
+            found.into_iter().for_each(|u| self.space.units.release(u, applied));
             return;
         }
         self.reckoning.tries += 1;
@@ -285,15 +289,15 @@ impl Store {
     }
 
     fn overlay_keys(&self) -> Vec<Key> {
-        self.chunks.iter().filter(|(_, c)| c.is_dirty()).map(|(k, _)| *k).collect()
+        self.overlay.chunks.iter().filter(|(_, c)| c.is_dirty()).map(|(k, _)| *k).collect()
     }
 
     /// The page is lost from now on, whatever a later read may say; this checkpoint writes that down.
     fn give_up(&mut self, slot: u32, parked: &[Key]) {
-        let Some(e) = self.slots[slot as usize] else { return };
+        let Some(e) = self.table.slots[slot as usize] else { return };
         let key = (e.replica, e.chunk);
         self.reckoning.given_up.insert(slot);
-        self.cache.remove(slot);
+        self.pages.cache.remove(slot);
         if !parked.contains(&key) {
             self.chunk_mut(key).rewrite = true;
             self.checkpoint.add_work(key);
@@ -302,10 +306,10 @@ impl Store {
 
     /// Every chunk of the checkpoint is destaged: what was left over of lost pages' units is free once it is durable, and with it
     /// every record that may name them.
-    pub(super) fn give_adopted_back(&mut self) {
+    pub(crate) fn give_adopted_back(&mut self) {
         let left = std::mem::take(&mut self.reckoning.adoptable);
         self.reckoning.orphans = self.reckoning.orphans.saturating_sub(left.len() as u64);
         let applied = self.journal.applied;
-        left.into_iter().for_each(|u| self.units.release(u, applied));
+        left.into_iter().for_each(|u| self.space.units.release(u, applied));
     }
 }

@@ -1,49 +1,50 @@
 //! Operations that must look at what is there: repeated writes, conditional copies, version lists. They wait, in order,
 //! until nothing of their chunk is in flight and its page is at hand; later writes to the chunk wait behind them.
 
-use super::pages::Waiter;
-use super::types::{Content, CopyItem};
-use super::{Answer, Key, Op, OpId, Output, Store};
 use crate::UNIT_BLOCKS;
+use crate::engine::{Answer, Op, OpId, Output, Store};
+use crate::engine::{Content, CopyItem};
 use crate::format::group::{Body, Record};
 use crate::format::page::{BlockMeta, BlockState, Page};
+use crate::table::Key;
+use crate::table::pages::Waiter;
 use bytes::{Bytes, BytesMut};
 use hf_policy::crc::PayloadCrc;
 use hf_policy::{BlockIx, BlockRange, CHUNK_BLOCKS, ChunkIx, Rid, Term, Ver};
 use std::collections::VecDeque;
 
 impl Store {
-    pub(super) fn go_slow(&mut self, id: OpId, key: Key, op: Op, _out: &mut [Output]) {
+    pub(crate) fn go_slow(&mut self, id: OpId, key: Key, op: Op, _out: &mut [Output]) {
         self.chunk_mut(key).slow.push_back((id, op));
-        self.slow_ready.push_back(key);
+        self.requests.slow_ready.push_back(key);
     }
 
-    pub(super) fn run_slow(&mut self, out: &mut Vec<Output>) {
-        while let Some(key) = self.slow_ready.pop_front() {
+    pub(crate) fn run_slow(&mut self, out: &mut Vec<Output>) {
+        while let Some(key) = self.requests.slow_ready.pop_front() {
             self.run_slow_chunk(key, out);
         }
     }
 
     fn run_slow_chunk(&mut self, key: Key, out: &mut Vec<Output>) {
         loop {
-            let Some(c) = self.chunks.get(&key) else { return };
+            let Some(c) = self.overlay.chunks.get(&key) else { return };
             if c.slow.is_empty() {
                 return self.drop_if_idle(key);
             }
-            if c.inflight > 0 || self.short.contains(&key) {
+            if c.inflight > 0 || self.requests.short.contains(&key) {
                 return; // record_applied or retry_short come back here
             }
             let page = match self.page_of(key) {
                 Ok(p) => p,
                 Err(slot) => {
-                    let waiting = self.loading.get(&slot).is_some_and(|w| w.contains(&Waiter::Slow(key)));
+                    let waiting = self.pages.loading.get(&slot).is_some_and(|w| w.contains(&Waiter::Slow(key)));
                     if !waiting {
                         self.load_page(slot, Waiter::Slow(key), out);
                     }
                     return;
                 }
             };
-            let Some((id, op)) = self.chunks.get_mut(&key).and_then(|c| c.slow.pop_front()) else { return };
+            let Some((id, op)) = self.overlay.chunks.get_mut(&key).and_then(|c| c.slow.pop_front()) else { return };
             match op {
                 Op::Write { .. } => self.slow_write(id, key, op, &page, out),
                 Op::Zero { keep: true, .. } => self.slow_zero_kept(id, key, op, &page, out),
@@ -77,7 +78,7 @@ impl Store {
         if runs.is_empty() {
             return out.push(Output::Done { id, result: Ok(Answer::Done) });
         }
-        let units = runs.iter().fold(0, |m, (i, n)| m | super::write::unit_mask(first + i, *n));
+        let units = runs.iter().fold(0, |m, (i, n)| m | crate::requests::write::unit_mask(first + i, *n));
         if let Err(e) = self.promise(key, units, self.reserve()) {
             return self.slow_without_room(id, key, op, e, out);
         }
@@ -97,8 +98,8 @@ impl Store {
         let c = self.chunk_mut(key);
         c.inflight += 1;
         c.top = c.top.max(record.ver);
-        let chunks = super::journal::Chunks::One(key);
-        self.journal.push(super::journal::Queued { record, payload, chunks, op, answer });
+        let chunks = crate::journal::Chunks::One(key);
+        self.journal.push(crate::journal::Queued { record, payload, chunks, op, answer });
     }
 
     #[allow(clippy::too_many_arguments)]

@@ -5,14 +5,16 @@
 //! bad if it is still the one that was looked up; else its place was rewritten during that read
 //! too, and the read goes on. Never old or wrong bytes (C5, I14).
 
-use super::pages::{Src, Waiter};
-use super::types::BlockInfo;
-use super::{Answer, Key, Op, OpId, Output, Pending, Store, StoreError};
 use crate::disk::{DiskError, DiskOp};
+use crate::engine::BlockInfo;
+use crate::engine::{Answer, Op, OpId, Output, Purpose, Store, StoreError};
 use crate::format::page::BlockState;
 use crate::mutant::{self, Mutant};
+use crate::table::Key;
+use crate::table::pages::{Src, Waiter};
 use bytes::{Bytes, BytesMut};
 use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, crc};
+use std::collections::BTreeMap;
 
 /// A run of blocks that lie together on disk.
 struct Run {
@@ -22,7 +24,7 @@ struct Run {
     data: Option<Bytes>,
 }
 
-pub(super) struct Job {
+pub(crate) struct Job {
     pub id: OpId,
     key: Key,
     range: BlockRange,
@@ -36,8 +38,14 @@ pub(super) struct Job {
     suspects: Vec<usize>,
 }
 
+/// Reads that are not answered yet, by their numbers, which rise.
+#[derive(Default)]
+pub(crate) struct Reads {
+    pub jobs: BTreeMap<u64, Job>,
+}
+
 impl Store {
-    pub(super) fn read(&mut self, id: OpId, op: Op, out: &mut Vec<Output>) {
+    pub(crate) fn read(&mut self, id: OpId, op: Op, out: &mut Vec<Output>) {
         let Op::Read { rid, range } = op else { return };
         let r = match self.check_range(rid, range) {
             Ok(r) if range.start.chunk() == BlockIx(range.end().0 - 1).chunk() => r,
@@ -51,13 +59,13 @@ impl Store {
         let key = (r, range.start.chunk().0);
         let (parts, runs, suspects) = Default::default();
         let job = Job { id, key, range, parts, runs, outstanding: 0, alone: false, suspects };
-        self.reads.insert(number, job);
+        self.reads.jobs.insert(number, job);
         self.read_go(number, out);
     }
 
     /// Resolves a read whose page is (or may be) at hand, and begins its disk reads.
-    pub(super) fn read_go(&mut self, number: u64, out: &mut Vec<Output>) {
-        let Some(job) = self.reads.get(&number) else { return };
+    pub(crate) fn read_go(&mut self, number: u64, out: &mut Vec<Output>) {
+        let Some(job) = self.reads.jobs.get(&number) else { return };
         let (key, range, alone) = (job.key, job.range, job.alone);
         let page = match self.page_of(key) {
             Ok(p) => p,
@@ -85,18 +93,18 @@ impl Store {
         }
         let ops: Vec<_> =
             runs.iter().map(|r| DiskOp::Read { off: r.off, len: (r.blocks * BLOCK_SIZE) as u32 }).collect();
-        let Some(job) = self.reads.get_mut(&number) else { return };
+        let Some(job) = self.reads.jobs.get_mut(&number) else { return };
         job.parts = resolved;
         job.outstanding = runs.len();
         job.runs = runs;
         for (run, op) in ops.into_iter().enumerate() {
-            self.disk_op(Pending::Data { read: number, run }, op, out);
+            self.disk_op(Purpose::Data { read: number, run }, op, out);
         }
         self.read_finish_if_complete(number, out);
     }
 
-    pub(super) fn data_read(&mut self, read: u64, run: usize, result: Result<Bytes, DiskError>, out: &mut Vec<Output>) {
-        let Some(job) = self.reads.get_mut(&read) else { return };
+    pub(crate) fn data_read(&mut self, read: u64, run: usize, result: Result<Bytes, DiskError>, out: &mut Vec<Output>) {
+        let Some(job) = self.reads.jobs.get_mut(&read) else { return };
         job.outstanding -= 1;
         if let (Ok(data), Some(r)) = (result, job.runs.get_mut(run)) {
             r.data = Some(data);
@@ -105,7 +113,7 @@ impl Store {
     }
 
     fn read_finish_if_complete(&mut self, number: u64, out: &mut Vec<Output>) {
-        let Some(job) = self.reads.get_mut(&number).filter(|j| j.outstanding == 0) else { return };
+        let Some(job) = self.reads.jobs.get_mut(&number).filter(|j| j.outstanding == 0) else { return };
         let mut bad = Vec::new();
         for r in &job.runs {
             for b in 0..r.blocks {
@@ -130,7 +138,7 @@ impl Store {
     /// its place was rewritten while it was read, and the read is to be done again; each round more
     /// means that a checkpoint has come in between.
     fn verdict(&mut self, number: u64, now: &[(BlockInfo, Src)], out: &mut Vec<Output>) -> bool {
-        let Some(job) = self.reads.get_mut(&number) else { return true };
+        let Some(job) = self.reads.jobs.get_mut(&number) else { return true };
         let suspects = std::mem::take(&mut job.suspects);
         let same = |i: &usize| matches!((job.parts.get(*i), now.get(*i)), (Some(a), Some(b)) if is_same(a, b));
         let all_same = suspects.iter().all(same) || mutant::is(Mutant::RewrittenIsBad);
@@ -147,15 +155,15 @@ impl Store {
     }
 
     fn read_finished(&mut self, number: u64, out: &mut Vec<Output>) {
-        let Some(job) = self.reads.remove(&number) else { return };
+        let Some(job) = self.reads.jobs.remove(&number) else { return };
         let data = assemble(&job);
         let blocks = job.parts.iter().map(|(i, _)| *i).collect();
         out.push(Output::Done { id: job.id, result: Ok(Answer::Read { blocks, data }) });
     }
 
     /// The oldest read that still runs.
-    pub(super) fn oldest_read(&self) -> u64 {
-        self.reads.keys().next().copied().unwrap_or(u64::MAX)
+    pub(crate) fn oldest_read(&self) -> u64 {
+        self.reads.jobs.keys().next().copied().unwrap_or(u64::MAX)
     }
 }
 

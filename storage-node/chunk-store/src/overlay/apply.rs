@@ -1,10 +1,11 @@
 //! Applies durable records to the overlay; used alike when a group completes and when one is replayed, so that a crash
 //! changes nothing (C6).
 
-use super::types::{Body as OvBody, Chunk, Ov};
-use super::{Key, Store};
+use crate::engine::Store;
 use crate::format::group::{Body, Record};
 use crate::format::index::SlotEntry;
+use crate::overlay::{Chunk, OverlayBlock, Place};
+use crate::table::Key;
 use crate::{CHUNK_UNITS, UNIT_BLOCKS};
 use bytes::Bytes;
 use hf_policy::crc::SeededCrc;
@@ -19,7 +20,7 @@ impl Store {
         if let Body::Extend { unit } = rec.body {
             return self.apply_extend(rec.replica, unit);
         }
-        if self.replicas.get(rec.replica as usize).and_then(|r| r.as_ref()).is_none_or(|r| r.rid != rec.rid) {
+        if self.table.replicas.get(rec.replica as usize).and_then(|r| r.as_ref()).is_none_or(|r| r.rid != rec.rid) {
             return Ok(()); // The replica was deleted meanwhile.
         }
         match &rec.body {
@@ -27,8 +28,8 @@ impl Store {
                 let key = (rec.replica, rec.range.start.chunk().0);
                 for (i, crc) in crcs.iter().enumerate() {
                     let at = (rec.range.start.in_chunk() + i) as u16;
-                    let body = OvBody::Mem(payload.slice(i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE));
-                    self.overlay_put(key, at, Ov { ver: rec.ver, crc: *crc, body, group });
+                    let place = Place::Mem(payload.slice(i * BLOCK_SIZE..(i + 1) * BLOCK_SIZE));
+                    self.overlay_put(key, at, OverlayBlock { ver: rec.ver, crc: *crc, place, group });
                 }
                 self.touched(key, rec.ver)
             }
@@ -38,8 +39,8 @@ impl Store {
             Body::Bad | Body::ZeroKept => {
                 let key = (rec.replica, rec.range.start.chunk().0);
                 for b in rec.range.iter() {
-                    let body = if rec.body == Body::Bad { OvBody::Bad } else { OvBody::Zero };
-                    let ov = Ov { ver: rec.ver, crc: SeededCrc(0), body, group };
+                    let place = if rec.body == Body::Bad { Place::Bad } else { Place::Zero };
+                    let ov = OverlayBlock { ver: rec.ver, crc: SeededCrc(0), place, group };
                     self.overlay_put(key, b.in_chunk() as u16, ov);
                 }
                 self.touched(key, rec.ver)
@@ -53,7 +54,7 @@ impl Store {
         for (i, crc) in crcs.iter().enumerate() {
             let at = (rec.range.start.in_chunk() + i) as u16;
             let unit = units[i / UNIT_BLOCKS];
-            self.overlay_put(key, at, Ov { ver: rec.ver, crc: *crc, body: OvBody::Unit(unit), group });
+            self.overlay_put(key, at, OverlayBlock { ver: rec.ver, crc: *crc, place: Place::Unit(unit), group });
         }
         self.touched(key, rec.ver)
     }
@@ -62,7 +63,7 @@ impl Store {
     /// stays without an entry (docs/decisions/0004).
     fn apply_zero(&mut self, rec: &Record, group: u64) -> Result<(), String> {
         let (first, last) = (rec.range.start.chunk().0, rec.range.end().0.div_ceil(hf_policy::CHUNK_BLOCKS) as u32);
-        let keys: Vec<Key> = self.map.range((rec.replica, first)..(rec.replica, last)).map(|(k, _)| *k).collect();
+        let keys: Vec<Key> = self.table.map.range((rec.replica, first)..(rec.replica, last)).map(|(k, _)| *k).collect();
         for key in keys {
             let whole = ChunkIx(key.1).blocks();
             let part = rec.range.intersect(whole);
@@ -70,7 +71,7 @@ impl Store {
                 self.overlay_clear(key, rec.ver, group);
             } else {
                 for b in part.iter() {
-                    let ov = Ov { ver: rec.ver, crc: SeededCrc(0), body: OvBody::Zero, group };
+                    let ov = OverlayBlock { ver: rec.ver, crc: SeededCrc(0), place: Place::Zero, group };
                     self.overlay_put(key, b.in_chunk() as u16, ov);
                 }
             }
@@ -81,11 +82,11 @@ impl Store {
 
     /// The chunk has a version it did not have; it gets its slot here if it has none.
     fn touched(&mut self, key: Key, ver: Ver) -> Result<(), String> {
-        let slot = match self.map.get(&key) {
+        let slot = match self.table.map.get(&key) {
             Some(s) => *s,
             None => {
-                let s = self.free_slots.pop().ok_or("no chunk slot is left for an acknowledged write")?;
-                self.slots[s as usize] = Some(SlotEntry {
+                let s = self.space.free_slots.pop().ok_or("no chunk slot is left for an acknowledged write")?;
+                self.table.slots[s as usize] = Some(SlotEntry {
                     replica: key.0,
                     chunk: key.1,
                     max_ver: Ver::ZERO,
@@ -93,15 +94,15 @@ impl Store {
                     copy: None,
                     page_crc: 0,
                 });
-                self.map.insert(key, s);
-                if let Some(c) = self.chunks.get_mut(&key).filter(|c| c.slot_promised) {
+                self.table.map.insert(key, s);
+                if let Some(c) = self.overlay.chunks.get_mut(&key).filter(|c| c.slot_promised) {
                     c.slot_promised = false;
-                    self.promised_slots -= 1;
+                    self.space.promised_slots -= 1;
                 }
                 s
             }
         };
-        if let Some(e) = self.slots[slot as usize].as_mut() {
+        if let Some(e) = self.table.slots[slot as usize].as_mut() {
             e.max_ver = e.max_ver.max(ver);
         }
         self.mark_slot(slot);
@@ -109,32 +110,37 @@ impl Store {
         Ok(())
     }
 
-    pub(super) fn chunk_mut(&mut self, key: Key) -> &mut Chunk {
-        let top = self.map.get(&key).and_then(|s| self.slots[*s as usize].as_ref()).map_or(Ver::ZERO, |s| s.max_ver);
-        let c = self.chunks.entry(key).or_default();
+    pub(crate) fn chunk_mut(&mut self, key: Key) -> &mut Chunk {
+        let top = self
+            .table
+            .map
+            .get(&key)
+            .and_then(|s| self.table.slots[*s as usize].as_ref())
+            .map_or(Ver::ZERO, |s| s.max_ver);
+        let c = self.overlay.chunks.entry(key).or_default();
         c.top = c.top.max(top);
         c
     }
 
-    fn overlay_put(&mut self, key: Key, at: u16, ov: Ov) {
-        if matches!(ov.body, OvBody::Mem(_)) {
-            self.overlay_bytes += BLOCK_SIZE;
+    fn overlay_put(&mut self, key: Key, at: u16, ov: OverlayBlock) {
+        if matches!(ov.place, Place::Mem(_)) {
+            self.overlay.bytes += BLOCK_SIZE;
         }
         let ver = ov.ver;
         let unit = 1 << (at as usize / UNIT_BLOCKS);
-        let (mem, fresh) = match ov.body {
-            OvBody::Mem(_) => (unit, 0),
-            OvBody::Unit(_) => (0, unit),
-            OvBody::Zero | OvBody::Bad => (0, 0),
+        let (mem, fresh) = match ov.place {
+            Place::Mem(_) => (unit, 0),
+            Place::Unit(_) => (0, unit),
+            Place::Zero | Place::Bad => (0, 0),
         };
-        let zero = matches!(ov.body, OvBody::Zero);
+        let zero = matches!(ov.place, Place::Zero);
         let c = self.chunk_mut(key);
         c.top = c.top.max(ver);
         c.mem |= mem;
         c.fresh |= fresh;
-        let old = c.overlay.insert(at, ov);
+        let old = c.blocks.insert(at, ov);
         self.superseded(key, at, old);
-        if let Some(c) = self.chunks.get_mut(&key).filter(|_| zero) {
+        if let Some(c) = self.overlay.chunks.get_mut(&key).filter(|_| zero) {
             let zeros = &mut c.zeros[at as usize / UNIT_BLOCKS];
             *zeros += 1;
             if usize::from(*zeros) == UNIT_BLOCKS {
@@ -148,7 +154,7 @@ impl Store {
         c.top = c.top.max(ver);
         c.trim = Some((ver, group));
         (c.mem, c.fresh) = (0, 0);
-        let old = std::mem::take(&mut c.overlay);
+        let old = std::mem::take(&mut c.blocks);
         for (at, ov) in old {
             self.superseded(key, at, Some(ov));
         }
@@ -156,36 +162,36 @@ impl Store {
 
     /// An overlay entry is no longer needed by the overlay: accounts for its memory, and frees its fresh unit if that was
     /// the last block referring to it and no page owns it.
-    pub(super) fn superseded(&mut self, key: Key, at: u16, old: Option<Ov>) {
+    pub(crate) fn superseded(&mut self, key: Key, at: u16, old: Option<OverlayBlock>) {
         let Some(old) = old else { return };
-        match old.body {
-            OvBody::Mem(_) => self.overlay_bytes -= BLOCK_SIZE,
-            OvBody::Unit(unit) => {
+        match old.place {
+            Place::Mem(_) => self.overlay.bytes -= BLOCK_SIZE,
+            Place::Unit(unit) => {
                 let first = at / UNIT_BLOCKS as u16 * UNIT_BLOCKS as u16;
-                let still = self.chunks.get(&key).is_some_and(|c| {
-                    let mut range = c.overlay.range(first..first + UNIT_BLOCKS as u16);
-                    range.any(|(_, o)| matches!(o.body, OvBody::Unit(u) if u == unit))
+                let still = self.overlay.chunks.get(&key).is_some_and(|c| {
+                    let mut range = c.blocks.range(first..first + UNIT_BLOCKS as u16);
+                    range.any(|(_, o)| matches!(o.place, Place::Unit(u) if u == unit))
                 });
-                if !still && self.units.is_volatile(unit) {
-                    self.units.release(unit, self.journal.applied + 1);
+                if !still && self.space.units.is_volatile(unit) {
+                    self.space.units.release(unit, self.journal.applied + 1);
                     self.no_longer_fresh(key, first);
                 }
             }
-            OvBody::Zero => {
-                if let Some(c) = self.chunks.get_mut(&key) {
+            Place::Zero => {
+                if let Some(c) = self.overlay.chunks.get_mut(&key) {
                     c.zeros[at as usize / UNIT_BLOCKS] -= 1;
                 }
             }
-            OvBody::Bad => {}
+            Place::Bad => {}
         }
     }
 
     /// A fresh unit is no longer referred to: unless another one has its place, the page's unit
     /// stays.
     fn no_longer_fresh(&mut self, key: Key, first: u16) {
-        let Some(c) = self.chunks.get_mut(&key) else { return };
-        let mut range = c.overlay.range(first..first + UNIT_BLOCKS as u16);
-        if !range.any(|(_, o)| matches!(o.body, OvBody::Unit(_))) {
+        let Some(c) = self.overlay.chunks.get_mut(&key) else { return };
+        let mut range = c.blocks.range(first..first + UNIT_BLOCKS as u16);
+        if !range.any(|(_, o)| matches!(o.place, Place::Unit(_))) {
             c.fresh &= !(1 << (first as usize / UNIT_BLOCKS));
             self.recount(key);
         }
@@ -195,33 +201,34 @@ impl Store {
     /// written after the record and committed before the journal let go of it.
     pub(crate) fn claim_for_replay(&mut self, rec: &Record) -> Result<(), String> {
         let Body::Map { units, .. } = &rec.body else { return Ok(()) };
-        if self.by_rid.get(&rec.rid) != Some(&rec.replica) {
+        if self.table.by_rid.get(&rec.rid) != Some(&rec.replica) {
             return Ok(());
         }
         for u in units {
-            if *u >= self.units.total() {
+            if *u >= self.space.units.total() {
                 return Err(format!("a journal record names unit {u}, beyond the disk"));
             }
-            self.units.claim(*u);
+            self.space.units.claim(*u);
         }
         Ok(())
     }
 
     /// Units the overlay will need when it is destaged, promised anew after a replay.
     pub(crate) fn promise_after_replay(&mut self) {
-        let keys: Vec<Key> = self.chunks.keys().copied().collect();
+        let keys: Vec<Key> = self.overlay.chunks.keys().copied().collect();
         for key in keys {
-            let mask = self.map.get(&key).and_then(|s| self.slots[*s as usize].as_ref()).map_or(0, |s| s.units);
-            let Some(c) = self.chunks.get_mut(&key) else { continue };
+            let mask =
+                self.table.map.get(&key).and_then(|s| self.table.slots[*s as usize].as_ref()).map_or(0, |s| s.units);
+            let Some(c) = self.overlay.chunks.get_mut(&key) else { continue };
             let mut need = 0u16;
-            for (at, ov) in &c.overlay {
-                if matches!(ov.body, OvBody::Mem(_)) {
+            for (at, ov) in &c.blocks {
+                if matches!(ov.place, Place::Mem(_)) {
                     need |= 1 << (*at as usize / UNIT_BLOCKS).min(CHUNK_UNITS - 1);
                 }
             }
             let new = need & !mask & !c.promise;
             c.promise |= new;
-            self.promised_units += new.count_ones();
+            self.space.promised_units += new.count_ones();
         }
     }
 }

@@ -7,7 +7,7 @@
 
 /// A foreground operation's kind: each has its own measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Group,
     Read,
 }
@@ -51,12 +51,12 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn new(most: usize) -> Pace {
+    pub(crate) fn new(most: usize) -> Pace {
         Pace { most: most.max(1), allowed: most.max(1), measures: [Measure::default(); 2], samples: 0, alone: most }
     }
 
     /// A foreground operation took so long; `busy`: beside destaging.
-    pub(super) fn took(&mut self, kind: Kind, us: u64, busy: bool) {
+    pub(crate) fn took(&mut self, kind: Kind, us: u64, busy: bool) {
         self.measures[kind as usize].take(us, busy);
         self.alone = 0;
         if !busy {
@@ -76,12 +76,12 @@ impl Pace {
     }
 
     /// A chunk is in place.
-    pub(super) fn destaged(&mut self) {
+    pub(crate) fn destaged(&mut self) {
         self.alone = self.alone.saturating_add(1);
     }
 
     /// The number now. `fill` is in thousandths of the journal or the overlay, whichever is fuller.
-    pub(super) fn limit(&self, fill: u64, foreground: bool) -> usize {
+    pub(crate) fn limit(&self, fill: u64, foreground: bool) -> usize {
         if !foreground && self.alone >= self.most {
             return self.most;
         }
@@ -90,7 +90,7 @@ impl Pace {
     }
 
     /// The number that the foreground allows.
-    pub(super) fn allowed(&self) -> usize {
+    pub(crate) fn allowed(&self) -> usize {
         self.allowed
     }
 }

@@ -1,18 +1,19 @@
 //! Writes and zeroes: checks, space, and the choice between journal and fresh units.
 
-use super::journal::{Chunks, Queued};
-use super::types::Chunk;
-use super::{Answer, Key, Op, OpId, Output, Pending, Store, StoreError};
 use crate::disk::DiskOp;
+use crate::engine::{Answer, Op, OpId, Output, Purpose, Store, StoreError};
 use crate::format::group::{Body, Record};
+use crate::journal::{Chunks, Queued};
 use crate::mutant::{self, Mutant};
+use crate::overlay::Chunk;
+use crate::table::Key;
 use crate::{CHUNK_UNITS, UNIT_BLOCKS};
 use bytes::Bytes;
 use hf_policy::crc::{Identity, PayloadCrc, SeededCrc};
 use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, ChunkIx, Rid, Seq, Ver};
 
 /// A large write whose data goes to fresh units before its mapping goes to the journal.
-pub(super) struct Direct {
+pub(crate) struct Direct {
     pub id: OpId,
     pub key: Key,
     pub record: Record,
@@ -24,7 +25,7 @@ const DIRECT_BLOCKS: usize = UNIT_BLOCKS;
 
 impl Store {
     /// Begins an operation for which there is room.
-    pub(super) fn admit(&mut self, id: OpId, op: Op, out: &mut Vec<Output>) {
+    pub(crate) fn admit(&mut self, id: OpId, op: Op, out: &mut Vec<Output>) {
         let begun = match &op {
             Op::Write { rid, ver, start, data, crcs } => self.check_write(*rid, *ver, *start, data, crcs.len()),
             Op::Zero { rid, ver, range, .. } => self.check_range(*rid, *range).and_then(|r| {
@@ -59,9 +60,9 @@ impl Store {
         }
     }
 
-    pub(super) fn check_range(&self, rid: Rid, range: BlockRange) -> Result<u32, StoreError> {
-        let r = *self.by_rid.get(&rid).ok_or(StoreError::NoReplica(rid))?;
-        let rec = self.replicas[r as usize].as_ref().filter(|x| !x.deleting).ok_or(StoreError::NoReplica(rid))?;
+    pub(crate) fn check_range(&self, rid: Rid, range: BlockRange) -> Result<u32, StoreError> {
+        let r = *self.table.by_rid.get(&rid).ok_or(StoreError::NoReplica(rid))?;
+        let rec = self.table.replicas[r as usize].as_ref().filter(|x| !x.deleting).ok_or(StoreError::NoReplica(rid))?;
         if range.is_empty() || range.end().0 > rec.blocks {
             return Err(StoreError::Invalid(format!("blocks {range:?} of a replica of {} blocks", rec.blocks)));
         }
@@ -81,12 +82,12 @@ impl Store {
         self.check_range(rid, range)
     }
 
-    fn check_copy(&self, rid: Rid, items: &[super::CopyItem]) -> Result<u32, StoreError> {
+    fn check_copy(&self, rid: Rid, items: &[crate::engine::CopyItem]) -> Result<u32, StoreError> {
         let chunk = items.first().map(|i| i.block.chunk());
-        let fits = |i: &super::CopyItem| {
+        let fits = |i: &crate::engine::CopyItem| {
             Some(i.block.chunk()) == chunk
                 && i.src.seq <= Seq::MAX
-                && !matches!(&i.content, super::Content::Data(_, d) if d.len() != BLOCK_SIZE)
+                && !matches!(&i.content, crate::engine::Content::Data(_, d) if d.len() != BLOCK_SIZE)
         };
         if items.is_empty() || items.len() > 256 || !items.iter().all(fits) {
             return Err(StoreError::Invalid("a copy is of 1 to 256 whole blocks of one chunk".into()));
@@ -95,14 +96,14 @@ impl Store {
         self.check_range(rid, BlockRange { start: last, len: 1 })
     }
 
-    pub(super) fn seeds(&self, key: Key, ver: Ver, start: BlockIx, crcs: &[PayloadCrc]) -> Vec<SeededCrc> {
-        let Some(p) = self.page_id(key) else { return Vec::new() };
+    pub(crate) fn seeds(&self, key: Key, ver: Ver, start: BlockIx, crcs: &[PayloadCrc]) -> Vec<SeededCrc> {
+        let Some(p) = self.table.page_id(key) else { return Vec::new() };
         let at = |i: usize| Identity { shard: p.shard, rid: p.rid, block: BlockIx(start.0 + i as u64), ver };
         crcs.iter().enumerate().map(|(i, c)| at(i).seed(*c)).collect()
     }
 
     /// A write that is newer than everything in its chunk: no look at the page is needed.
-    pub(super) fn fast_write(&mut self, id: OpId, key: Key, op: Op, out: &mut Vec<Output>) {
+    pub(crate) fn fast_write(&mut self, id: OpId, key: Key, op: Op, out: &mut Vec<Output>) {
         let Op::Write { rid, ver, start, data, crcs } = op else { return };
         let blocks = crcs.len();
         let direct = self.goes_direct(start, blocks);
@@ -132,7 +133,7 @@ impl Store {
         let whole = start.in_chunk().is_multiple_of(UNIT_BLOCKS) && blocks.is_multiple_of(UNIT_BLOCKS);
         whole
             && blocks >= DIRECT_BLOCKS
-            && self.units.free() >= (blocks / UNIT_BLOCKS) as u32 + self.promised_units + self.reserve()
+            && self.space.units.free() >= (blocks / UNIT_BLOCKS) as u32 + self.space.promised_units + self.reserve()
     }
 
     fn enqueue(&mut self, id: OpId, chunks: Chunks, record: Record, payload: Bytes) {
@@ -153,7 +154,7 @@ impl Store {
         out: &mut Vec<Output>,
     ) {
         let n = range.len as usize / UNIT_BLOCKS;
-        let units: Vec<u32> = (0..n).filter_map(|_| self.units.take()).collect();
+        let units: Vec<u32> = (0..n).filter_map(|_| self.space.units.take()).collect();
         debug_assert_eq!(units.len(), n, "admission counted the free units");
         let unit_bytes = UNIT_BLOCKS * BLOCK_SIZE;
         let number = self.number();
@@ -168,18 +169,18 @@ impl Store {
             i = j;
         }
         let record = Record { replica: key.0, rid, range, ver, body: Body::Map { units, crcs } };
-        self.directs.insert(number, Direct { id, key, record, outstanding: runs.len() as u32 });
+        self.requests.directs.insert(number, Direct { id, key, record, outstanding: runs.len() as u32 });
         for (unit, bytes) in runs {
             let op = DiskOp::Write { off: self.sb.geometry.unit_off(unit), bufs: vec![bytes], durable: true };
-            self.disk_op(Pending::Direct(number), op, out);
+            self.disk_op(Purpose::Direct(number), op, out);
         }
     }
 
-    pub(super) fn direct_written(&mut self, number: u64, _out: &mut Vec<Output>) {
-        let Some(d) = self.directs.get_mut(&number) else { return };
+    pub(crate) fn direct_written(&mut self, number: u64, _out: &mut Vec<Output>) {
+        let Some(d) = self.requests.directs.get_mut(&number) else { return };
         d.outstanding -= 1;
         if d.outstanding == 0
-            && let Some(d) = self.directs.remove(&number)
+            && let Some(d) = self.requests.directs.remove(&number)
         {
             let units = unit_mask(d.record.range.start.in_chunk(), d.record.range.len as usize);
             self.chunk_mut(d.key).direct &= !units;
@@ -188,15 +189,15 @@ impl Store {
     }
 
     /// Chunks `first..=last` of a replica that hold or are about to hold something.
-    pub(super) fn known_chunks(&self, r: u32, first: u32, last: u32) -> Vec<Key> {
-        let in_map = self.map.range((r, first)..=(r, last)).map(|(k, _)| *k);
-        let moving = self.chunks.range((r, first)..=(r, last)).map(|(k, _)| *k);
+    pub(crate) fn known_chunks(&self, r: u32, first: u32, last: u32) -> Vec<Key> {
+        let in_map = self.table.map.range((r, first)..=(r, last)).map(|(k, _)| *k);
+        let moving = self.overlay.chunks.range((r, first)..=(r, last)).map(|(k, _)| *k);
         let keys: std::collections::BTreeSet<Key> = in_map.chain(moving).collect();
         keys.into_iter().collect()
     }
 
     /// Zeroes a range: one record if it is newer than everything it meets, else chunk by chunk.
-    pub(super) fn zero(&mut self, id: OpId, r: u32, rid: Rid, ver: Ver, range: BlockRange, out: &mut Vec<Output>) {
+    pub(crate) fn zero(&mut self, id: OpId, r: u32, rid: Rid, ver: Ver, range: BlockRange, out: &mut Vec<Output>) {
         let first = range.start.chunk().0;
         let last = BlockIx(range.end().0 - 1).chunk().0;
         let keys = self.known_chunks(r, first, last);
@@ -229,6 +230,6 @@ impl Store {
 }
 
 /// Which units of a chunk `blocks` blocks from `at` on touch.
-pub(super) fn unit_mask(at: usize, blocks: usize) -> u16 {
+pub(crate) fn unit_mask(at: usize, blocks: usize) -> u16 {
     (at / UNIT_BLOCKS..=(at + blocks - 1) / UNIT_BLOCKS).fold(0, |m, u| m | 1 << u.min(CHUNK_UNITS - 1))
 }

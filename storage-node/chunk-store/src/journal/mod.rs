@@ -4,17 +4,18 @@
 //! early waits for the ones before it (hazards: Vitastor c5195666). Groups never wrap; where one does not fit before
 //! the ring's end it begins at 0. A full journal can always drain: checkpoints need no journal space.
 
-use super::{Key, OpId, Output, Pending, State, Store};
 use crate::disk::DiskOp;
+use crate::engine::{OpId, Output, Purpose, State, Store};
 use crate::format::group::{Body, Group, MAX_GROUP_BYTES, MAX_PAYLOAD_BLOCKS, MAX_RECORD_BYTES, Masked, Record};
 use crate::format::superblock::JournalTail;
 use crate::geometry::JOURNAL_OFF;
 use crate::mutant::{self, Mutant};
+use crate::table::Key;
 use bytes::Bytes;
 use std::collections::VecDeque;
 
 /// The chunks that a record is in flight in.
-pub(super) enum Chunks {
+pub(crate) enum Chunks {
     /// It belongs to none.
     None,
     /// The usual case: one.
@@ -34,7 +35,7 @@ impl Chunks {
 }
 
 /// A record on its way.
-pub(super) struct Queued {
+pub(crate) struct Queued {
     pub record: Record,
     pub payload: Bytes,
     /// The chunks whose in-flight count it holds.
@@ -42,7 +43,7 @@ pub(super) struct Queued {
     /// Answered when durable, if it is the operation's last record.
     pub op: Option<OpId>,
     /// What to answer.
-    pub answer: super::Answer,
+    pub answer: crate::engine::Answer,
 }
 
 struct Flying {
@@ -107,16 +108,16 @@ impl Journal {
         self.applied = seq;
     }
 
-    pub(super) fn used(&self) -> u64 {
+    pub(crate) fn used(&self) -> u64 {
         self.used
     }
     /// Must a checkpoint give room back? Not while all that is there is still being written: it
     /// would give back nothing, and the next one would begin at once.
-    pub(super) fn is_half_full(&self) -> bool {
+    pub(crate) fn is_half_full(&self) -> bool {
         let gives_back = self.live.front().is_some_and(|l| l.seq <= self.applied);
         gives_back && (self.used * 2 >= self.capacity || self.blocked())
     }
-    pub(super) fn in_flight(&self) -> bool {
+    pub(crate) fn in_flight(&self) -> bool {
         !self.flying.is_empty() || !self.queue.is_empty()
     }
     /// Records wait that may not fit.
@@ -124,23 +125,23 @@ impl Journal {
         !self.queue.is_empty() && self.place(MAX_GROUP_BYTES.min(self.capacity / 2)).is_none()
     }
 
-    pub(super) fn payload(&self) -> usize {
+    pub(crate) fn payload(&self) -> usize {
         self.payload
     }
 
-    pub(super) fn push(&mut self, q: Queued) {
+    pub(crate) fn push(&mut self, q: Queued) {
         self.payload += q.payload.len();
         self.queue.push_back(q);
     }
 
     /// Is a change of this entry of the replica table on its way?
-    pub(super) fn changes_replica(&self, index: u32) -> bool {
+    pub(crate) fn changes_replica(&self, index: u32) -> bool {
         let flying = self.flying.iter().flat_map(|f| &f.records);
         let is_it = |q: &Queued| q.record.replica == index && matches!(q.record.body, Body::Replica(_));
         flying.chain(&self.queue).any(is_it)
     }
 
-    pub(super) fn take_ops(&mut self) -> Vec<OpId> {
+    pub(crate) fn take_ops(&mut self) -> Vec<OpId> {
         let queued = self.queue.drain(..);
         queued.chain(self.flying.drain(..).flat_map(|f| f.records)).filter_map(|q| q.op).collect()
     }
@@ -157,7 +158,7 @@ impl Journal {
     }
 
     /// The tail after a checkpoint that covers everything up to `seq`.
-    pub(super) fn tail_after(&self, seq: u64) -> JournalTail {
+    pub(crate) fn tail_after(&self, seq: u64) -> JournalTail {
         match self.live.iter().rev().find(|l| l.seq <= seq) {
             Some(l) => JournalTail { off: l.end, seq: l.seq + 1, prev_crc: l.crc },
             None => self.tail,
@@ -165,7 +166,7 @@ impl Journal {
     }
 
     /// That checkpoint is durable: its groups' space may be used again.
-    pub(super) fn trim(&mut self, tail: JournalTail) {
+    pub(crate) fn trim(&mut self, tail: JournalTail) {
         while self.live.front().is_some_and(|l| l.seq < tail.seq) {
             if let Some(l) = self.live.pop_front() {
                 self.used -= l.bytes;
@@ -200,7 +201,7 @@ impl Journal {
 
 impl Store {
     /// Begins groups while there are records, room in flight, and room in the ring.
-    pub(super) fn start_groups(&mut self, out: &mut Vec<Output>) {
+    pub(crate) fn start_groups(&mut self, out: &mut Vec<Output>) {
         while self.state == State::Serving
             && !self.journal.queue.is_empty()
             && self.journal.flying.len() < self.cfg.groups_in_flight
@@ -241,12 +242,12 @@ impl Store {
             self.stats.records += records.len() as u64;
             j.flying.push_back(Flying { seq: group.seq, records, durable: false });
             let op = DiskOp::Write { off: JOURNAL_OFF + off, bufs, durable: true };
-            self.disk_op(Pending::Group(group.seq), op, out);
+            self.disk_op(Purpose::Group(group.seq), op, out);
         }
     }
 
     /// A group's write has completed; the durable prefix is applied and answered.
-    pub(super) fn group_durable(&mut self, seq: u64, out: &mut Vec<Output>) {
+    pub(crate) fn group_durable(&mut self, seq: u64, out: &mut Vec<Output>) {
         if let Some(f) = self.journal.flying.iter_mut().find(|f| f.seq == seq) {
             f.durable = true;
         }
@@ -268,15 +269,15 @@ impl Store {
     }
 
     fn record_applied(&mut self, key: Key) {
-        let Some(c) = self.chunks.get_mut(&key) else { return };
+        let Some(c) = self.overlay.chunks.get_mut(&key) else { return };
         c.inflight -= 1;
         if c.inflight == 0 {
             if !c.slow.is_empty() {
-                self.slow_ready.push_back(key);
+                self.requests.slow_ready.push_back(key);
             }
             if !c.is_dirty() && c.destage.is_none() {
                 // No destage comes that would end them.
-                self.promised_units -= std::mem::take(&mut c.promise).count_ones();
+                self.space.promised_units -= std::mem::take(&mut c.promise).count_ones();
             }
             let held = std::mem::take(&mut c.held);
             if held != 0 && (c.trim.is_some() || c.zeroed() != 0) {
@@ -286,9 +287,9 @@ impl Store {
         self.drop_if_idle(key);
     }
 
-    pub(super) fn drop_if_idle(&mut self, key: Key) {
-        if self.chunks.get(&key).is_some_and(|c| c.is_idle()) {
-            self.chunks.remove(&key).into_iter().for_each(|c| self.returning -= c.returning.count_ones());
+    pub(crate) fn drop_if_idle(&mut self, key: Key) {
+        if self.overlay.chunks.get(&key).is_some_and(|c| c.is_idle()) {
+            self.overlay.chunks.remove(&key).into_iter().for_each(|c| self.space.returning -= c.returning.count_ones());
         }
     }
 }
