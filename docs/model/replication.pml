@@ -18,6 +18,8 @@
  *   NO_FENCE             a replica obeys a coordinator of an older term than the one it promised
  *   NO_RECONCILE         a take-over does not make the members equal
  *   BASE_LEADS           a drop records the newest write as base, though it is unfinished
+ *   BASE_UNSERVED        a drop in a take-over takes the beginning of a term that nobody served as base
+ *   STABLE_LEADS         the watermark that members are told includes the unfinished write
  *   SEAL_IGNORES_LEASE   a replica promises a newer term while its lease for an older one runs
  *   LEASE_FORGOTTEN      a replica that restarts does not wait for the leases it may have granted
  *   READ_WITHOUT_LEASE   a read is delivered without the leases of the other members
@@ -137,6 +139,13 @@ hidden byte f;
 #define FREE_TO_PROMISE(i, t) true
 #else
 #define FREE_TO_PROMISE(i, t) (lease[i] == 0 || lease[i] == t)
+#endif
+
+/* The watermark as the coordinator tells it. */
+#ifdef STABLE_LEADS
+#define WATERMARK(t) MAX(c[t].stable, c[t].w)
+#else
+#define WATERMARK(t) c[t].stable
 #endif
 
 #define ALIVE(t)  (c[t].phase == TAKEOVER || c[t].phase == SERVING)
@@ -341,10 +350,12 @@ active [TERMS * N] proctype Link() {
             :: else
             fi
         }
+#ifndef BASE_UNSERVED
         if
         :: x > VER(r_served, 0) && x == VER(TERM(x), 0) -> x = VER(r_served, 0)
         :: else
         fi;
+#endif
         r_set = r_set & ~BIT(i); r_base[i] = x; r_exact[i] = false;
         changed(t) }
 
@@ -405,8 +416,8 @@ active [TERMS * N] proctype Link() {
 
     /* The watermark comes with writes and leases; it counts only within the term that the replica has noted. */
     :: d_step { c[t].phase == SERVING && IN(c[t].seen, i) && OBEYS(i, t) && noted[i] >= VER(t, 0) &&
-        noted[i] < c[t].stable ->
-        noted[i] = c[t].stable }
+        noted[i] < WATERMARK(t) ->
+        noted[i] = WATERMARK(t) }
 
     /* A lease: the replica promises to serve no newer session. The coordinator's belief ends before the lease does; that
        the lease runs on for a while only delays others, so here both end in one step. */

@@ -213,11 +213,7 @@ async fn metrics(State(node): State<Arc<Node>>) -> String {
     p.line("raft_log_age", "", raft.own.age);
     p.head("raft_log_waits", "gauge", "1 while the metadata log takes no part, because it waits for a place.");
     p.line("raft_log_waits", "", u64::from(raft.waits));
-    p.head(
-        "data_dir_reserve",
-        "gauge",
-        "1 while space is set aside for the metadata; 0 when the file system of data_dir is full.",
-    );
+    p.head("data_dir_reserve", "gauge", "1 while space is set aside for the metadata; 0 when data_dir is full.");
     p.line("data_dir_reserve", "", u64::from(node.dir.reserve().held()));
     p.head("nbd_refused_total", "counter", "NBD connections closed at once because nbd_connections were open.");
     p.line("nbd_refused_total", "", m.seats.refused());
