@@ -1,5 +1,5 @@
-//! Accepting connections: NBD is negotiated here, then the socket goes to the volume's reactor; replication's hello is read
-//! here, then the socket goes to the disk's.
+//! Accepting connections: NBD is negotiated here, then the socket goes to the volume's reactor; replication's
+//! hello is read here, then the socket goes to the disk's.
 
 use crate::export::{Door, Doors};
 use crate::member::Member;

@@ -1,5 +1,5 @@
-//! The daemon: listens, waits to be given a cluster, then runs metadata, disks, reactors, exports and the agent until it is
-//! told to stop.
+//! The daemon: listens, waits to be given a cluster, then runs metadata, disks, reactors, exports and the
+//! agent until it is told to stop.
 
 use crate::config::Config;
 use crate::export::{Doors, ExportTable, Seats};
@@ -203,8 +203,9 @@ async fn start_member(node: &Arc<Node>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Clean stop: no more requests are taken, those in flight are answered, disks are checkpointed, Raft ends. Volumes stay
-/// attached on record: the node takes them up again when it comes back, or another one takes them over.
+/// Clean stop: no more requests are taken, those in flight are answered, disks are checkpointed, Raft ends.
+/// Volumes stay attached on record: the node takes them up again when it comes back, or another one takes
+/// them over.
 async fn shutdown(node: &Node) {
     let Some(m) = node.member.get() else { return };
     m.exports.close();

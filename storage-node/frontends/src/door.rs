@@ -119,9 +119,10 @@ pub enum In<'a> {
     Placed(Task, Shape),
     /// A task has ended and no longer exists.
     Ended(Task, End),
-    /// The connection ends: nothing is read any more, and nothing more can be begun. Tasks in flight still end. Said once. The
-    /// named task had its place and waited only for this node to learn the newest record: its client may be told that it is not
-    /// begun. Of others that wait nothing should be said, so that a client which comes again sends them again.
+    /// The connection ends: nothing is read any more, and nothing more can be begun. Tasks in flight still
+    /// end. Said once. The named task had its place and waited only for this node to learn the newest record:
+    /// its client may be told that it is not begun. Of others that wait nothing should be said, so that a
+    /// client which comes again sends them again.
     Closing(Option<Task>),
     /// The deadline ([`FrontEnd::next_deadline`]) has passed.
     Tick,

@@ -1,13 +1,15 @@
 //! A reactor's state, and the loop that everything on it goes through.
 //!
-//! All work is a queue of items ([`crate::work`]). [`Core::drain`] takes one after another, gives it to the host that it is for
-//! (a disk, the volumes, the links) and goes on until none is left; what a host wants of another is a new item at the end. Then
-//! it tells the kernel of all disk operations at once. So a write that comes over a socket is carried to the disk's ring and
-//! to the links' queues in one turn, on one thread, without a lock. The price: whatever a host does in one step delays
-//! everything else on the reactor, so no step may block, and none may take long.
+//! All work is a queue of items ([`crate::work`]). [`Core::drain`] takes one after another, gives it to the
+//! host that it is for (a disk, the volumes, the links) and goes on until none is left; what a host wants of
+//! another is a new item at the end. Then it tells the kernel of all disk operations at once. So a write that
+//! comes over a socket is carried to the disk's ring and to the links' queues in one turn, on one thread,
+//! without a lock. The price: whatever a host does in one step delays everything else on the reactor, so no
+//! step may block, and none may take long.
 //!
-//! Hosts are values and know nothing of each other or of this. Only this module routes between them, and the tasks that own
-//! sockets reach it through two narrow interfaces: [`Inside`] for connections, [`Owner`] for links.
+//! Hosts are values and know nothing of each other or of this. Only this module routes between them, and the
+//! tasks that own sockets reach it through two narrow interfaces: [`Inside`] for connections, [`Owner`] for
+//! links.
 
 use crate::disk::host::DiskHost;
 use crate::event::{Event, Identity};

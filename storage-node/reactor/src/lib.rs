@@ -1,8 +1,9 @@
-//! A reactor: one thread that owns some disks and some attached volumes, on tokio's current-thread runtime with an io_uring
-//! per disk.
+//! A reactor: one thread that owns some disks and some attached volumes, on tokio's current-thread runtime
+//! with an io_uring per disk.
 //!
-//! The mailbox ([`Mail`]) is the only way in from other threads, [`Event`]s are the only way out. Inside, everything that
-//! happens is a work item that is carried as far as it goes without a lock or another thread (`core.rs`).
+//! The mailbox ([`Mail`]) is the only way in from other threads, [`Event`]s are the only way out. Inside,
+//! everything that happens is a work item that is carried as far as it goes without a lock or another thread
+//! (`core.rs`).
 //!
 //! | module | |
 //! | --- | --- |

@@ -11,11 +11,11 @@ use hf_store::{ReplicaRec, Store, StoreError};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-/// One message.
+/// One message of the control plane to a reactor.
 pub enum Mail {
     /// Take over an opened disk.
     AddDisk {
-        /// Its id.
+        /// The disk's id in the cluster.
         disk: DiskId,
         /// Its store, replayed and not started.
         store: Box<Store>,
@@ -37,7 +37,7 @@ pub enum Mail {
     DeleteReplica {
         /// The disk it is on.
         disk: DiskId,
-        /// The replica.
+        /// The replica that this is about.
         rid: Rid,
         /// Answered when that is durable.
         reply: oneshot::Sender<Result<(), StoreError>>,
@@ -46,7 +46,7 @@ pub enum Mail {
     Adopt {
         /// The disk it is on.
         disk: DiskId,
-        /// The replica.
+        /// The replica that this is about.
         rid: Rid,
         /// The new history.
         lineage: Lineage,
@@ -57,25 +57,25 @@ pub enum Mail {
     State(Arc<ClusterState>),
     /// Begin to coordinate a volume that this node has just been given.
     StartVolume {
-        /// The volume.
+        /// The volume that this is about.
         vol: VolumeId,
-        /// Its attachment.
+        /// The volume's attachment that this is about.
         session: SessionId,
     },
     /// Let an attachment end; [`crate::Event::Drained`] follows.
     StopVolume {
-        /// The volume.
+        /// The volume that this is about.
         vol: VolumeId,
         /// The attachment; a newer one of the volume goes on.
         session: SessionId,
     },
     /// A negotiated NBD connection.
     Nbd {
-        /// The connection.
+        /// The connection, taken out of the runtime that accepted it.
         stream: Stream,
         /// What was agreed.
         agreed: Box<Agreed>,
-        /// The volume.
+        /// The volume that this is about.
         vol: VolumeId,
         /// Bytes that were read beyond the negotiation.
         rest: Vec<u8>,
@@ -84,16 +84,16 @@ pub enum Mail {
     },
     /// Another node's link to one of this reactor's disks, its hello read and checked.
     Data {
-        /// The socket.
+        /// The socket, taken out of the runtime that accepted it.
         stream: std::net::TcpStream,
-        /// The disk.
+        /// The disk that the link is for.
         disk: DiskId,
         /// What the other side can do (`hf_repl_core::wire`).
         capabilities: u64,
     },
     /// The outcome of a proposal that a shard's coordinator made.
     Proposed {
-        /// The shard.
+        /// The shard whose coordinator proposed.
         shard: ShardId,
         /// The attachment that proposed.
         session: SessionId,
@@ -104,9 +104,9 @@ pub enum Mail {
     Status(oneshot::Sender<ReactorStatus>),
     /// The volume is not exported any more, or is again: clients that are there end with their last answers.
     Export {
-        /// The volume.
+        /// The volume that this is about.
         vol: VolumeId,
-        /// Its attachment.
+        /// The volume's attachment that this is about.
         session: SessionId,
         /// Whether clients may use it.
         on: bool,

@@ -1,5 +1,6 @@
-//! A reactor that was paused (its process was stopped, or starved) begins nothing for clients before this node is known to obey
-//! the newest record: somebody may have been told meanwhile that it does not obey yet (docs/decisions/0024).
+//! A reactor that was paused (its process was stopped, or starved) begins nothing for clients before this
+//! node is known to obey the newest record: somebody may have been told meanwhile that it does not obey yet
+//! (docs/decisions/0024).
 
 use crate::event::Event;
 use hf_host::clock::{PAUSED, now};

@@ -3,10 +3,10 @@
 use hf_policy::{DiskId, Lineage, Rid, SessionId, StoreUuid, VolumeId};
 use hf_repl_core::coordinator as co;
 
-/// One reactor.
+/// Where one reactor stands.
 #[derive(Debug, Default)]
 pub struct ReactorStatus {
-    /// Its disks.
+    /// The disks that the reactor owns.
     pub disks: Vec<DiskStatus>,
     /// The volumes attached on it.
     pub volumes: Vec<VolumeStatus>,
@@ -20,10 +20,10 @@ pub struct ReactorStatus {
     pub parked: u64,
 }
 
-/// One disk.
+/// Where one disk stands.
 #[derive(Clone, Debug)]
 pub struct DiskStatus {
-    /// Its id.
+    /// Its id in the cluster.
     pub disk: DiskId,
     /// Its store's counters.
     pub stats: hf_store::Stats,
@@ -38,7 +38,7 @@ pub struct DiskStatus {
 /// One replica, as its store has it.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplicaStatus {
-    /// Its id.
+    /// Its id in the cluster.
     pub rid: Rid,
     /// Identifies its storage: another value means other storage.
     pub store_uuid: StoreUuid,
@@ -53,9 +53,9 @@ pub struct ReplicaStatus {
 /// One attached volume.
 #[derive(Clone, Debug)]
 pub struct VolumeStatus {
-    /// Its id.
+    /// Its id in the cluster.
     pub vol: VolumeId,
-    /// Its attachment.
+    /// The attachment that this reactor coordinates.
     pub session: SessionId,
     /// Its shards' coordinators, in order.
     pub shards: Vec<co::Status>,
@@ -72,7 +72,7 @@ pub struct VolumeStatus {
 /// One link to a disk of another node.
 #[derive(Clone, Copy, Debug)]
 pub struct LinkStatus {
-    /// The disk.
+    /// The disk at the other end.
     pub disk: DiskId,
     /// Bytes sent to it since an attached volume first needed it.
     pub sent: u64,

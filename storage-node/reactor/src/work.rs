@@ -1,5 +1,6 @@
-//! The words in which hosts speak to each other: work items, handled one after another by [`crate::core`], and the queue
-//! that they go through. A host gets a work item and the queue; what it wants of another host it puts into the queue.
+//! The words in which hosts speak to each other: work items, handled one after another by [`crate::core`],
+//! and the queue that they go through. A host gets a work item and the queue; what it wants of another host
+//! it puts into the queue.
 
 use crate::event::Event;
 use bytes::Bytes;

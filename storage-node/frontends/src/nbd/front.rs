@@ -281,8 +281,8 @@ impl Front {
         }
     }
 
-    /// A request that was read whole and waited for this node hears that it is not begun, and so does a large read. Of a large
-    /// request, what is begun still ends.
+    /// A request that was read whole and waited for this node hears that it is not begun, and so does a large
+    /// read. Of a large request, what is begun still ends.
     fn close(&mut self, asleep: Option<Task>, out: &mut Vec<Out>) {
         self.closing = true;
         if let Some(c) = self.current.take()

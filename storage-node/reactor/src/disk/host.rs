@@ -1,4 +1,5 @@
-//! A disk on its reactor: the store, its I/O, and the replicas that live on it. `hf_replica_host` translates between them.
+//! A disk on its reactor: the store, its I/O, and the replicas that live on it. `hf_replica_host` translates
+//! between them.
 
 use super::backend::Backend;
 use super::raw::DiskFile;
@@ -140,8 +141,8 @@ impl DiskHost {
         }
     }
 
-    /// An invariant of our own code did not hold in a step of this disk. What memory says of it may be wrong, so nothing more is
-    /// written: the disk counts as failed until the process is started again.
+    /// An invariant of our own code did not hold in a step of this disk. What memory says of it may be wrong,
+    /// so nothing more is written: the disk counts as failed until the process is started again.
     pub fn latch(&mut self, why: String, queue: &mut WorkQueue) {
         tracing::error!(disk = %self.id, "disk latched: {why}");
         self.latched = true;
@@ -279,7 +280,8 @@ impl DiskHost {
         }
     }
 
-    /// The storage is older than what is recorded of it: it becomes another one, whose history is unknown. The agent reports it.
+    /// The storage is older than what is recorded of it: it becomes another one, whose history is unknown.
+    /// The agent reports it.
     fn renew(&mut self, rid: Rid, queue: &mut WorkQueue) {
         if let Some(rec) = self.store.replica(rid).cloned() {
             tracing::error!(replica = %rid, "this replica's storage was put back from an older copy: it is compared with the others as a whole");

@@ -1,8 +1,9 @@
-//! A disk's file: a preallocated file in a directory, or a raw block device; opened for O_DIRECT. Formatting, opening and
-//! probing go through plain blocking calls here.
+//! A disk's file: a preallocated file in a directory, or a raw block device; opened for O_DIRECT. Formatting,
+//! opening and probing go through plain blocking calls here.
 //!
-//! All crash-safe file tricks of the daemon are in this module: preallocate, sync the file, sync its directory (C11); refuse
-//! a file system or device whose alignment does not fit (C9); syncfs once before trusting what is read.
+//! All crash-safe file tricks of the daemon are in this module: preallocate, sync the file, sync its
+//! directory (C11); refuse a file system or device whose alignment does not fit (C9); syncfs once before
+//! trusting what is read.
 
 use bytes::Bytes;
 use hf_repl::AlignedBuf;
@@ -23,11 +24,11 @@ pub enum OpenDiskError {
     /// The operating system.
     #[error("{path}: {what}: {source}")]
     Io {
-        /// Which.
+        /// The path of the disk.
         path: String,
         /// What was tried.
         what: &'static str,
-        /// Why not.
+        /// The system's error.
         source: std::io::Error,
     },
     /// Not something a disk can be.
@@ -38,7 +39,7 @@ pub enum OpenDiskError {
         "{path} holds {what}; Holdfast does not overwrite what it did not make: if it may go, run wipefs -a {path} and add the disk again"
     )]
     Occupied {
-        /// Which.
+        /// The path of the disk.
         path: String,
         /// What was recognised.
         what: &'static str,
@@ -52,19 +53,19 @@ pub enum OpenDiskError {
     /// Not enough space.
     #[error("{path}: its file system has {free} free, {wanted} are asked for")]
     NoSpace {
-        /// Which.
+        /// The path of the disk.
         path: String,
-        /// Free.
+        /// Bytes that are free, for people.
         free: String,
-        /// Wanted.
+        /// Bytes that are asked for, for people.
         wanted: String,
     },
-    /// The store.
+    /// The store on it cannot be opened.
     #[error("{path}: {source}")]
     Store {
-        /// Which.
+        /// The path of the disk.
         path: String,
-        /// Why.
+        /// The store's reason.
         source: hf_store::OpenError,
     },
 }
@@ -76,7 +77,7 @@ pub struct DiskFile {
     pub path: PathBuf,
     /// The file or device.
     pub file: File,
-    /// Bytes.
+    /// The size in bytes.
     pub size: u64,
     /// Rotating, flash, …: as the kernel says.
     pub rotational: bool,
@@ -164,8 +165,8 @@ impl DiskFile {
         Self::finish(path, file, size).map(Some)
     }
 
-    /// Makes the file of a directory disk: all its space, durable, before anything relies on it (C11). It gets its name last, so
-    /// that a crash leaves no short file that would be taken for the disk.
+    /// Makes the file of a directory disk: all its space, durable, before anything relies on it (C11). It
+    /// gets its name last, so that a crash leaves no short file that would be taken for the disk.
     pub fn create(dir: &Path, size: u64) -> Result<DiskFile, OpenDiskError> {
         let target = dir.join(NEW_FILE_NAME);
         match std::fs::remove_file(&target) {
@@ -187,8 +188,8 @@ impl DiskFile {
         Self::finish(dir, file, size)
     }
 
-    /// A file that holds no store and is shorter than asked for gets the space that is missing: a crash of an older release while
-    /// it made the file left it like that.
+    /// A file that holds no store and is shorter than asked for gets the space that is missing: a crash of an
+    /// older release while it made the file left it like that.
     pub fn grow(&mut self, size: u64) -> Result<(), OpenDiskError> {
         allocate(&self.file, size).map_err(io(&self.path, "cannot be preallocated"))?;
         self.size = size;
@@ -305,8 +306,8 @@ impl RawDisk for Blocking<'_> {
 mod tests {
     use super::*;
 
-    /// The process ends while the file's space is being allocated: the next one makes all of it, and a short file with the
-    /// final name (which older releases left) is made whole before it is used.
+    /// The process ends while the file's space is being allocated: the next one makes all of it, and a short
+    /// file with the final name (which older releases left) is made whole before it is used.
     #[test]
     fn a_crash_while_space_is_allocated_leaves_no_short_disk() {
         let dir = std::env::temp_dir().join(format!("holdfast-short-{}", std::process::id()));

@@ -1,4 +1,5 @@
-//! The fallback where io_uring is refused (containers with strict seccomp, old kernels): blocking calls on a few threads.
+//! The fallback where io_uring is refused (containers with strict seccomp, old kernels): blocking calls on a
+//! few threads.
 
 use super::event_fd::{Done, EventFd};
 use super::raw::DiskFile;

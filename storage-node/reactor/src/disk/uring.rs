@@ -40,7 +40,8 @@ pub(crate) struct Uring {
     most: usize,
     /// Why the ring cannot be used any more; every operation fails from then on.
     broken: Option<String>,
-    /// Buffers that the kernel got before the ring broke. It may still write to them: they are kept as long as the ring.
+    /// Buffers that the kernel got before the ring broke. It may still write to them: they are kept as long
+    /// as the ring.
     abandoned: Vec<Held>,
 }
 

@@ -1,13 +1,14 @@
-//! The driver of a client's connection, for a front end of any protocol (`hf_frontends::door` says what the two promise each
-//! other).
+//! The driver of a client's connection, for a front end of any protocol (`hf_frontends::door` says what the
+//! two promise each other).
 //!
-//! An idle connection costs one task and one 8 KiB read buffer; a request's payload gets a buffer of its own, aligned for the
-//! disk (the payload's only copy). What a client sent completely before it said goodbye or shut its sending side is carried out
-//! and answered, then the socket is closed. When it is gone both ways, nothing more of it is begun once that has been seen
-//! (docs/wire.md).
+//! An idle connection costs one task and one 8 KiB read buffer; a request's payload gets a buffer of its own,
+//! aligned for the disk (the payload's only copy). What a client sent completely before it said goodbye or
+//! shut its sending side is carried out and answered, then the socket is closed. When it is gone both ways,
+//! nothing more of it is begun once that has been seen (docs/wire.md).
 //!
-//! Two lanes run side by side, so that a front end may go on reading while one of its requests waits: one reads from the
-//! socket, the other waits for memory and places. Where nothing has to be waited for, a request passes neither.
+//! Two lanes run side by side, so that a front end may go on reading while one of its requests waits: one
+//! reads from the socket, the other waits for memory and places. Where nothing has to be waited for, a
+//! request passes neither.
 
 use super::replies::{Replies, STALLED, stalled};
 use crate::net::{OpenStream, Stream};
@@ -31,13 +32,13 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::Notify;
 
-/// How long an unreachable client may stay unnoticed. Longer than a replication link's: a client that leaves its receive window
-/// shut for so long is taken for one, too.
+/// How long an unreachable client may stay unnoticed. Longer than a replication link's: a client that leaves
+/// its receive window shut for so long is taken for one, too.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// When a connection has to end, requests in flight are answered within this time, or not at all.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
-/// What a client sent and nobody wants any more: so much of it is read before the socket is closed, because closing over
-/// unread bytes resets the connection, which may cost the client its last replies.
+/// What a client sent and nobody wants any more: so much of it is read before the socket is closed, because
+/// closing over unread bytes resets the connection, which may cost the client its last replies.
 const MAX_DISCARD: usize = 16 << 20;
 /// Bytes of a buffer for what is read and forgotten.
 const DISCARD: usize = 16 << 10;

@@ -16,8 +16,8 @@ use tokio::sync::Notify;
 const MAX_UNREAD: usize = 32 << 20;
 /// Bytes that are given to the socket in one go: small enough that a client which reads is seen to.
 const BATCH: usize = 1 << 20;
-/// A client that stops in the middle of a request, or takes no reply bytes, for so long is cut off, if others wait for what it
-/// holds. If nobody does, it may take its time.
+/// A client that stops in the middle of a request, or takes no reply bytes, for so long is cut off, if others
+/// wait for what it holds. If nobody does, it may take its time.
 pub(super) const STALLED: Duration = Duration::from_secs(3);
 
 pub(super) fn stalled() -> io::Error {

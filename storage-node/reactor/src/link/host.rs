@@ -1,5 +1,6 @@
-//! The links of a reactor, as values: those that its coordinators dialled to disks of other nodes, and those over which other
-//! nodes' coordinators use disks here. The sockets belong to tasks of their own ([`super::dial`], [`super::serve`]).
+//! The links of a reactor, as values: those that its coordinators dialled to disks of other nodes, and those
+//! over which other nodes' coordinators use disks here. The sockets belong to tasks of their own
+//! ([`super::dial`], [`super::serve`]).
 
 use super::memory::LinkMemory;
 use crate::status::LinkStatus;
@@ -33,7 +34,8 @@ impl Links {
         Links { peers: BTreeMap::new(), inbound: BTreeMap::new(), next: LOCAL + 1, memory }
     }
 
-    /// Makes an entry for a remote disk. If there was none, the caller starts the task that dials it, with the returned counters.
+    /// Makes an entry for a remote disk. If there was none, the caller starts the task that dials it, with
+    /// the returned counters.
     pub fn add(&mut self, disk: DiskId) -> Option<Traffic> {
         if self.peers.contains_key(&disk) {
             return None;
@@ -70,7 +72,8 @@ impl Links {
         self.peers.get(&disk).filter(|p| p.queue.is_some()).map(|p| p.boot)
     }
 
-    /// A coordinator's message to a remote replica. Without a link it is lost; the coordinator sends again over the next one.
+    /// A coordinator's message to a remote replica. Without a link it is lost; the coordinator sends again
+    /// over the next one.
     pub fn send(&self, disk: DiskId, env: Envelope, msg: Msg) {
         if let Some(q) = self.queue(disk) {
             q.send(env, msg);

@@ -26,7 +26,7 @@ pub(crate) trait Owner {
     fn down(&self, disk: DiskId);
     /// A reply to one of this reactor's coordinators has come.
     fn received(&self, env: Envelope, msg: Msg);
-    /// This process.
+    /// The id of this process, which replies name.
     fn boot(&self) -> BootId;
     /// Another node's link to a disk here begins; its number on this reactor.
     fn enter(&self, queue: Queue) -> Link;

@@ -1,7 +1,8 @@
 //! A client's connection, whatever carries it, and who is at its other end.
 //!
-//! Front ends and ports do not see which kind it is. The peer's identity is what the kernel vouches for: the address of a TCP
-//! peer, the user and process of one that came over a Unix socket. It says nothing about what that peer may do.
+//! Front ends and ports do not see which kind it is. The peer's identity is what the kernel vouches for: the
+//! address of a TCP peer, the user and process of one that came over a Unix socket. It says nothing about
+//! what that peer may do.
 
 use std::io;
 use std::net::SocketAddr;
@@ -66,8 +67,8 @@ impl Stream {
         &self.peer
     }
 
-    /// Gives it to the runtime of the current thread. A TCP peer that cannot be reached for `timeout` counts as gone; of a Unix
-    /// peer the kernel tells at once.
+    /// Gives it to the runtime of the current thread. A TCP peer that cannot be reached for `timeout` counts
+    /// as gone; of a Unix peer the kernel tells at once.
     pub(crate) fn open(self, timeout: std::time::Duration) -> io::Result<OpenStream> {
         match self.socket {
             Socket::Tcp(s) => {

@@ -28,8 +28,8 @@ impl Progress {
     }
 }
 
-/// Writes `len` bytes of zeroes from `off` on. It stops where it is when its client is gone, for a newer client may write here,
-/// and when the attachment ends.
+/// Writes `len` bytes of zeroes from `off` on. It stops where it is when its client is gone, for a newer
+/// client may write here, and when the attachment ends.
 pub(crate) async fn write(hand: Hand, off: u64, len: u64) -> Result<ClientReply, IoError> {
     let progress: Rc<Progress> = Rc::default();
     let zero = AlignedBuf::zeroed(CHUNK_BYTES as usize).freeze();

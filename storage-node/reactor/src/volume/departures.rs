@@ -1,7 +1,8 @@
-//! Which clients of a volume have left: the kernel keeps the list, so that a newcomer costs the same however many are there.
+//! Which clients of a volume have left: the kernel keeps the list, so that a newcomer costs the same however
+//! many are there.
 //!
-//! A new connection's requests begin after everything that a client had sent on a connection it has left. To know who has
-//! left, every socket is in one epoll instance that reports nothing but departures, each once.
+//! A new connection's requests begin after everything that a client had sent on a connection it has left. To
+//! know who has left, every socket is in one epoll instance that reports nothing but departures, each once.
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};

@@ -1,5 +1,6 @@
-//! The attached volumes of a reactor: one coordinator per shard, requests split at shard borders and joined by their worst
-//! part, record changes, draining and fencing. A value: work items in, work items and events out through the queue.
+//! The attached volumes of a reactor: one coordinator per shard, requests split at shard borders and joined
+//! by their worst part, record changes, draining and fencing. A value: work items in, work items and events
+//! out through the queue.
 
 use super::intake::Intake;
 use super::record::{nearest, record_of};
@@ -61,7 +62,8 @@ struct VolumeHost {
     /// Part of a join: client id to (join, part, shard index).
     parts: BTreeMap<u64, (u64, usize, u32)>,
     next: u64,
-    /// What clients have in flight. Closed when the attachment ends: then every connection answers what is left, and ends.
+    /// What clients have in flight. Closed when the attachment ends: then every connection answers what is
+    /// left, and ends.
     intake: Rc<Intake>,
     over: bool,
 }
@@ -217,7 +219,8 @@ impl Volumes {
         }
     }
 
-    /// Handles one input of a shard's coordinator. `waits` tells which requests wait for their turn on a link that moves.
+    /// Handles one input of a shard's coordinator. `waits` tells which requests wait for their turn on a link
+    /// that moves.
     pub fn step(
         &mut self,
         shard: ShardId,
@@ -294,8 +297,8 @@ impl Volumes {
         }
     }
 
-    /// An invariant of our own code did not hold in a step of this volume. What memory says of it may be wrong, so its coordinators
-    /// do nothing more: the attachment is fenced.
+    /// An invariant of our own code did not hold in a step of this volume. What memory says of it may be
+    /// wrong, so its coordinators do nothing more: the attachment is fenced.
     pub fn give_up_volume(&mut self, vol: VolumeId, why: &str, queue: &mut WorkQueue) {
         tracing::error!(volume = %vol, "attachment fenced: {why}");
         self.fence(vol, queue);
@@ -480,8 +483,8 @@ impl VolumeHost {
         }
     }
 
-    /// Microseconds without any movement after which a request does not wait any more. Less than half the timeout, at which requests
-    /// are looked at: a member that freezes is dropped after one timeout, not two.
+    /// Microseconds without any movement after which a request does not wait any more. Less than half the
+    /// timeout, at which requests are looked at: a member that freezes is dropped after one timeout, not two.
     fn patience(&self) -> u64 {
         self.replica_timeout / 8 * 3
     }

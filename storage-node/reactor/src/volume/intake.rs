@@ -1,5 +1,6 @@
-//! What the clients of one attached volume may do together: requests in flight (`queue_depth`), first come, first served, and
-//! bytes of payload (the volume's account in the node's budget); which of them have left; and that the attachment takes no more.
+//! What the clients of one attached volume may do together: requests in flight (`queue_depth`), first come,
+//! first served, and bytes of payload (the volume's account in the node's budget); which of them have left;
+//! and that the attachment takes no more.
 
 use super::departures::Departures;
 use hf_repl::budget::{Account, Claim};
@@ -239,8 +240,9 @@ impl Intake {
         self.payload.budget().waiting() > 0 || !self.newcomers.borrow().is_empty()
     }
 
-    /// A connection begins; `fd` must stay valid until [`Intake::leave`]. With its client comes a mark: what those sent who had
-    /// left before is to be over before anything of the new one is begun ([`Intake::wait_for`]).
+    /// A connection begins; `fd` must stay valid until [`Intake::leave`]. With its client comes a mark: what
+    /// those sent who had left before is to be over before anything of the new one is begun
+    /// ([`Intake::wait_for`]).
     pub(crate) fn enter(&self, fd: RawFd) -> io::Result<(Rc<Client>, u64)> {
         let departures = match self.departures.get() {
             Some(d) => d,
@@ -267,7 +269,8 @@ impl Intake {
         Ok((client, self.next_left.get()))
     }
 
-    /// A client sends nothing more: it is gone, or its sending side is shut (which a TCP client that closed looks like, too).
+    /// A client sends nothing more: it is gone, or its sending side is shut (which a TCP client that closed
+    /// looks like, too).
     fn note_departure(&self, key: u64) {
         let clients = self.clients.borrow();
         let Some(client) = clients.get(&key).filter(|c| c.left.get().is_none() && !c.is_finished()) else { return };

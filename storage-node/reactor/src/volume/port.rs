@@ -1,9 +1,10 @@
 //! The way of every export to a volume: intake, split, coordinator.
 //!
-//! A connection of any protocol holds a [`Port`]. Through it each of its requests goes the same way, with the same bounds:
-//! it takes its payload's memory and a place among the requests in flight ([`Intake`]), waits out a pause of this process,
-//! is cut at shard borders and enters the coordinators in the order in which it was begun. The port promises that each
-//! request ends exactly once, and that nothing waits for answers of a connection that is gone. It knows no protocol.
+//! A connection of any protocol holds a [`Port`]. Through it each of its requests goes the same way, with the
+//! same bounds: it takes its payload's memory and a place among the requests in flight ([`Intake`]), waits
+//! out a pause of this process, is cut at shard borders and enters the coordinators in the order in which it
+//! was begun. The port promises that each request ends exactly once, and that nothing waits for answers of a
+//! connection that is gone. It knows no protocol.
 
 use super::host::{Callback, ConnectionId};
 use super::intake::{Client, Intake, Ticket};
@@ -67,8 +68,9 @@ impl Port {
         self.intake.wait_for(self.mark, &self.client).await;
     }
 
-    /// Waits for a place among the requests in flight; `waited`: the request has waited before. While it waited, its client may
-    /// have vanished, come back, and sent newer requests: then this one is too late, which is an error.
+    /// Waits for a place among the requests in flight; `waited`: the request has waited before. While it
+    /// waited, its client may have vanished, come back, and sent newer requests: then this one is too late,
+    /// which is an error.
     pub async fn place(&self, waited: bool) -> io::Result<Ticket> {
         let (ticket, waited_for_slot) = self.intake.admit(&self.client).await;
         if (waited | waited_for_slot) && self.client.is_gone() {
@@ -125,7 +127,7 @@ pub(crate) struct Hand {
 }
 
 impl Hand {
-    /// As [`Port::begin`].
+    /// Begins a request, as [`Port::begin`] does.
     pub fn begin(&self, op: ClientOp, done: Callback) {
         self.inside.begin(self.vol, self.id, op, done);
     }

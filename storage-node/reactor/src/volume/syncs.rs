@@ -1,6 +1,7 @@
-//! How many replicas this reactor's coordinators fill or catch up at once: the others wait, so that the return of a node is no storm.
-//! Those that clients' writes wait for go first, and do not wait for others to end. The leader has limits of its own, of the whole
-//! cluster and of the disk that receives (`hf_meta_core::limits`).
+//! How many replicas this reactor's coordinators fill or catch up at once: the others wait, so that the
+//! return of a node is no storm. Those that clients' writes wait for go first, and do not wait for others to
+//! end. The leader has limits of its own, of the whole cluster and of the disk that receives
+//! (`hf_meta_core::limits`).
 
 use hf_meta_core::limits::{SYNCS_PER_NODE, URGENT};
 use hf_policy::ShardId;
