@@ -1,6 +1,6 @@
 //! What a node reads from its data directory and from its administrator.
 
-use hf_host::{config, identity::Identity};
+use hf_host_config::{config, identity::Identity};
 use hf_meta_core::{ClusterState, image};
 
 /// `node.json`.

@@ -9,7 +9,7 @@ use super::syncs::Syncs;
 use crate::event::{Event, Identity};
 use crate::status::VolumeStatus;
 use crate::work::{Work, WorkQueue};
-use hf_host::clock::now;
+use hf_host_config::clock::now;
 use hf_meta_core::ClusterState;
 use hf_meta_core::record::VolumeRecord;
 use hf_policy::{BLOCK_BYTES, BootId, DiskId, Rid, SHARD_BYTES, SessionId, ShardId, Term, Tick, VolumeId, broken};
