@@ -164,6 +164,7 @@ impl<F: FrontEnd + 'static> Driver<F> {
         self.port.turn().await;
         self.shared.feed(In::Open, Some(&self.port));
         tokio::select! {
+            biased;
             ended = self.read(r) => ended,
             ended = self.wait() => ended,
             () = self.clock() => Ok(()),
