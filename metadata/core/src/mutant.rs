@@ -9,7 +9,7 @@
 //! Others are too rare for random walks and have tests of their own: that a lease counts from when it was asked for, and that a
 //! replica lets nobody in right after a restart (replication/core/tests/regressions.rs); that who promised a term does not yet hold what came
 //! before it (testdata/replica_identity.txt); what becomes of bad blocks in a
-//! take-over (takeover.rs) and in a sync (sync/copy.rs); that only the version that was lost mends a block (chunk-store/tests/faults.rs);
+//! take-over (takeover/compare.rs) and in a sync (sync/copy.rs); that only the version that was lost mends a block (chunk-store/tests/faults.rs);
 //! that what a disk that lost a write still has is not passed off for what is bad elsewhere (replication/core/tests/damage.rs).
 //!
 //! Only with the cargo feature `mutants` can one be switched on, per thread; without it every question is a constant `false`
@@ -136,6 +136,8 @@ mutants! {
     TogetherDropsLast,
     /// Refusals push outcomes out of the table that makes requests exactly-once.
     KeepsRefusals,
+    /// The bytes that the target of a sync is behind are counted up and never down. Nobody sees it but the assertions.
+    BehindNeverFalls,
     /// A disk that has failed for good is recorded as only failing when that report comes late.
     FailingForgetsFailed,
 }
