@@ -6,7 +6,7 @@ use crate::status::{Proposed, RaftStatus};
 use crate::voters;
 use hf_meta_core::plan::Liveness;
 use hf_meta_core::record::{Judgement, LogRecord, Logs, OwnLog};
-use hf_meta_core::{ClusterState, Command, Envelope, Outcome, image};
+use hf_meta_core::{ClusterState, Command, Envelope, Logged, Outcome, image};
 use hf_policy::{LogAge, NodeId, RequestId};
 use prost_old::Message as _;
 use raft::eraftpb::{ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType, Snapshot};
@@ -318,10 +318,10 @@ impl<L: Log, T> MetaNode<L, T> {
                 EntryType::EntryNormal if e.data.is_empty() => {}
                 EntryType::EntryNormal => {
                     // A command this node cannot read would fork its state: stop instead.
-                    let env = Envelope::decode(&e.data).map_err(|x| LogError::Damaged(x.to_string()))?;
-                    let outcome = apply_command(&mut self.state, &env, self.raw.store().conf());
+                    let entry = Logged::decode(&e.data, &self.state).map_err(|x| LogError::Damaged(x.to_string()))?;
+                    let outcome = apply_entry(&mut self.state, &entry, self.raw.store().conf());
                     self.commands += 1;
-                    let waited = self.waiting.remove(&env.request).unwrap_or_default().into_iter();
+                    let waited = self.waiting.remove(&entry.request()).unwrap_or_default().into_iter();
                     self.answers.extend(waited.map(|t| (t, Proposed::Outcome(outcome.clone()))));
                 }
                 EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
@@ -412,10 +412,10 @@ impl<L: Log, T> MetaNode<L, T> {
     }
 }
 
-/// What a command in the log does to the record, under the configuration of its place there.
-pub fn apply_command(state: &mut ClusterState, env: &Envelope, conf: &ConfState) -> Outcome {
-    let outcome = state.apply(env);
-    if matches!(env.cmd, Command::PutNode { .. }) {
+/// What an entry of the log does to the record, under the configuration of its place there.
+pub fn apply_entry(state: &mut ClusterState, entry: &Logged, conf: &ConfState) -> Outcome {
+    let outcome = state.apply_entry(entry);
+    if matches!(entry, Logged::Command(Envelope { cmd: Command::PutNode { .. }, .. })) {
         // The founder is a member before it has told of its log.
         state.set_members(&members(conf));
     }

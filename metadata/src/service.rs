@@ -4,6 +4,7 @@
 use crate::raft_loop::MetaHandle;
 use crate::raft_net;
 use crate::status::Proposed;
+use hf_meta_core::command::FIRST_VERSION;
 use hf_meta_core::limits::{Going, room};
 use hf_meta_core::plan::Liveness;
 use hf_meta_core::{ClusterState, Command, Envelope, Refusal};
@@ -38,6 +39,8 @@ pub struct Heard {
     refused: BTreeMap<NodeId, Vec<u64>>,
     /// Disks that refused one, and when.
     refusing: BTreeMap<DiskId, Instant>,
+    /// The newest version of commands that each node can apply, as it told last.
+    speaks: BTreeMap<NodeId, u32>,
     /// Syncs that were allowed lately: those who do them may not have told yet.
     allowed: BTreeMap<Going, Instant>,
     /// The Raft term in which this node leads and hears.
@@ -65,6 +68,28 @@ impl Heard {
         self.syncs.insert(node, syncs);
     }
 
+    /// The newest version of commands that a node can apply. 0: it is of a release before this was told, which knows the first.
+    pub fn speaks(&mut self, node: NodeId, version: u32) {
+        self.speaks.insert(node, version.max(FIRST_VERSION));
+    }
+
+    /// May the cluster's version be raised? Only while every node that applies the log, or follows the record, has told this
+    /// leader that it knows the new one: there is no way back.
+    fn all_speak(&self, state: &ClusterState, to: u32) -> Result<(), Refusal> {
+        for n in state.nodes.values().chain(state.removed_members.values()) {
+            let why = match self.speaks.get(&n.id) {
+                Some(known) if *known >= to => continue,
+                Some(known) => format!("it runs release {}, which knows versions up to {known}", n.version),
+                None => "it has not told yet which versions it knows".into(),
+            };
+            return Err(Refusal::State(format!(
+                "the version cannot be raised to {to} because of node {}: {why}",
+                n.name
+            )));
+        }
+        Ok(())
+    }
+
     /// What a node cannot make, as it told last.
     pub fn cannot_make(&mut self, state: &ClusterState, node: NodeId, rids: Vec<u64>) {
         if !rids.is_empty() {
@@ -83,8 +108,11 @@ impl Heard {
         self.syncs.iter().filter(|(n, _)| up.contains(n)).flat_map(|(_, s)| s.clone()).collect()
     }
 
-    /// May this begin now? Only what fills replicas is ever told to wait.
+    /// May this be proposed now? What fills replicas may have to wait, and a raise of the version needs every node.
     pub fn admit(&mut self, state: &ClusterState, cmd: &Command) -> Result<(), Refusal> {
+        if let Command::RaiseVersion { to } = cmd {
+            return self.all_speak(state, *to);
+        }
         let Some(want) = Going::of(cmd) else { return Ok(()) };
         self.allowed.retain(|_, t| t.elapsed() < TOLD);
         let told = self.syncs().into_iter().filter(|s| s.rid != 0).map(|s| Going {
@@ -109,6 +137,7 @@ impl Heard {
             self.allowed.clear();
             self.syncs.clear();
             self.refused.clear();
+            self.speaks.clear();
             self.refusing.clear();
         }
     }
@@ -304,6 +333,7 @@ impl Peer for PeerService {
             && let Ok(mut h) = self.heard.lock()
         {
             h.beat(NodeId(r.node), &r.disks, r.syncs);
+            h.speaks(NodeId(r.node), r.commands);
             h.cannot_make(&self.view.borrow(), NodeId(r.node), r.refused);
         }
         let (leader_node, leader_api) = self.leader_hint();
@@ -368,6 +398,30 @@ mod tests {
         // Nobody tells of them for long: they do not go on.
         h.allowed.values_mut().for_each(|t| *t -= TOLD);
         assert_eq!(h.admit(&s, &start(5)), Ok(()));
+    }
+
+    #[test]
+    fn the_version_is_raised_only_when_every_node_knows_the_new_one() {
+        let mut s = ClusterState::default();
+        for id in 1..=3u64 {
+            let text = serde_json::json!({
+                "id": id, "name": format!("n{id}"), "uuid": format!("{id:032x}"), "version": "9",
+                "addr": {"api": "", "data": "", "nbd": ""}, "rev": 1,
+            });
+            s.nodes.insert(serde_json::from_value::<hf_meta_core::record::NodeRecord>(text).unwrap());
+        }
+        let (mut h, raise) = (Heard::default(), Command::RaiseVersion { to: 3 });
+        let refused = |h: &mut Heard| h.admit(&s, &raise).unwrap_err().to_string();
+        h.speaks(NodeId(1), 3);
+        h.speaks(NodeId(2), 0);
+        assert!(refused(&mut h).contains("node n2: it runs release 9, which knows versions up to 2"));
+        h.speaks(NodeId(2), 3);
+        assert!(refused(&mut h).contains("node n3: it has not told yet"));
+        h.speaks(NodeId(3), 4);
+        assert_eq!(h.admit(&s, &raise), Ok(()));
+        // Another leader knows nothing yet.
+        h.lead(5, s.nodes.keys().copied());
+        assert!(refused(&mut h).contains("has not told yet"));
     }
 
     fn volume(id: u64) -> VolumeRecord {

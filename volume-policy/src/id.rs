@@ -96,6 +96,7 @@ uuid_id! {
 
 /// A shard: a fixed-size range of a volume, the unit of placement and replication.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ShardId {
     /// The volume.
     pub vol: VolumeId,
@@ -112,6 +113,7 @@ impl fmt::Display for ShardId {
 /// How old a metadata log is: raised by its node at every start and every few seconds while it changes, and noted outside of the log
 /// (on the node's disks, in the cluster's record), so that a copy that was put back shows.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LogAge {
     /// Which log; ages of different ones say nothing about each other.
     pub log: LogId,

@@ -47,6 +47,7 @@ impl Epoch {
 
 /// The version of a block's last write. `Ver::ZERO` means never written.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Ver {
     /// Compared first.
     pub term: Term,

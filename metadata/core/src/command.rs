@@ -1,71 +1,26 @@
-//! Every mutation of the cluster, versioned; its replies and refusals.
+//! Every mutation of the cluster.
 //!
-//! The encoding is JSON under an envelope with a version (`docs/wire.md`): rare, small, readable in the log. A node that meets an
-//! envelope newer than it knows stops: unknown fields ignored by one node and honoured by another would fork the state.
+//! The encoding is JSON under an [`Envelope`] with a version (`docs/wire.md`): rare, small, readable in the log. A field that a
+//! node does not know is refused: ignored by one node and honoured by another it would fork the state. New fields and new
+//! commands therefore come with a new version, which a cluster uses once all its nodes know it ([`Command::RaiseVersion`],
+//! decisions/0035).
+
+mod envelope;
+
+pub use envelope::*;
 
 use crate::record::{Addresses, DiskState, NodeMode, OwnLog, ScrubReport};
 use hf_policy::attributes::Media;
 use hf_policy::policy::AttrMap;
 use hf_policy::{
-    BootId, ClusterId, DiskId, DiskUuid, Epoch, Lineage, NodeId, RequestId, Rid, SessionId, StoreUuid, Term, Ver,
-    VolumeId,
+    BootId, ClusterId, DiskId, DiskUuid, Epoch, Lineage, NodeId, Rid, SessionId, StoreUuid, Term, Ver, VolumeId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The envelope version this code writes, and the newest it can apply. What a command of an older version means does not change.
-///
-/// New in 2: [`Command::Together`], [`Command::ReplaceUnmade`]; a volume can be attached while new shards of it are still to be made,
-/// which are part of it from the moment they are; refusals that can only be repeated are not kept; a disk that has failed is not
-/// failing again (docs/wire.md).
-pub const COMMAND_VERSION: u32 = 2;
-
-/// A command as it stands in the Raft log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Envelope {
-    /// [`COMMAND_VERSION`] of the writer.
-    pub v: u32,
-    /// For exactly-once: the same id gets the same outcome, applied once.
-    pub request: RequestId,
-    /// The proposer's wall clock, Unix milliseconds: for people only, never for decisions.
-    pub at_ms: u64,
-    /// What to do.
-    pub cmd: Command,
-}
-
-/// A command that could not be decoded.
-#[derive(Debug, thiserror::Error)]
-pub enum DecodeError {
-    /// Not our JSON.
-    #[error("a Raft command cannot be decoded: {0}")]
-    Json(#[from] serde_json::Error),
-    /// From the future.
-    #[error("a Raft command has version {0}, this node knows up to {COMMAND_VERSION}: upgrade this node")]
-    TooNew(u32),
-}
-
-impl Envelope {
-    /// To bytes.
-    pub fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
-        serde_json::to_vec(self)
-    }
-    /// From bytes.
-    pub fn decode(bytes: &[u8]) -> Result<Envelope, DecodeError> {
-        #[derive(Deserialize)]
-        struct Version {
-            v: u32,
-        }
-        let version: Version = serde_json::from_slice(bytes)?;
-        if version.v > COMMAND_VERSION {
-            return Err(DecodeError::TooNew(version.v));
-        }
-        Ok(serde_json::from_slice(bytes)?)
-    }
-}
-
 /// A job: something that goes on until it is done, and can be held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Job {
     /// A node's drain.
     Node(NodeId),
@@ -81,6 +36,7 @@ pub enum Job {
 
 /// What one shard's coordinator wants of the record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ShardChange {
     /// Which shard.
     pub shard: u32,
@@ -90,7 +46,7 @@ pub struct ShardChange {
 
 /// See the commands of the same names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ShardStep {
     /// [`Command::Drop`].
     Drop {
@@ -120,7 +76,7 @@ pub enum ShardStep {
 
 /// Every mutation. Commands about a volume name the epoch they were decided on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Command {
     /// Names the cluster; the very first command.
     Init {
@@ -472,4 +428,20 @@ pub enum Command {
         /// Number.
         id: u64,
     },
+    /// Raises the version by which commands are encoded and applied, by one. There is no way back: from then on every node
+    /// must know it. The leader proposes it only while every node has told that it does.
+    RaiseVersion {
+        /// The new version: one more than the present one.
+        to: u32,
+    },
+}
+
+impl Command {
+    /// The first envelope version that has this command.
+    pub fn since(&self) -> u32 {
+        match self {
+            Command::Together { .. } | Command::ReplaceUnmade { .. } | Command::RaiseVersion { .. } => 2,
+            _ => 1,
+        }
+    }
 }

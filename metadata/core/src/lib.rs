@@ -28,7 +28,7 @@ pub mod plan;
 pub mod record;
 pub mod view;
 
-pub use command::{Command, Envelope};
+pub use command::{Command, Envelope, Logged};
 pub use outcome::{Outcome, Refusal, Reply};
 pub use record::*;
 pub use view::Delta;

@@ -64,6 +64,7 @@ impl Going {
 
 /// May `want` begin beside those that go on, with these nodes up?
 pub fn room(state: &ClusterState, going: &[Going], up: &BTreeSet<NodeId>, want: Going) -> Result<(), Refusal> {
+    // Lawful: it takes no place, because nobody can send now or nothing is left to receive.
     let Some(disk) = want.receiver(state, up) else { return Ok(()) };
     let urgent = want.is_urgent(state);
     // One that clients wait for has only others of that kind before it.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// What a command returns when it was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Reply {
     /// Done, nothing to say.
     Done,
@@ -21,7 +21,7 @@ pub enum Reply {
 
 /// Why a command was refused. Nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Refusal {
     /// The record moved on since the decision was made; look again and decide again.
     #[error("the volume's record changed meanwhile (epoch is {now}); try again")]

@@ -1,13 +1,14 @@
 //! Watch deltas: what changed between two revisions, so that a node that follows can miss any number of messages.
 
 use crate::record::records::shared;
+use crate::record::state::{first_version, known_version};
 use crate::record::*;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Everything that changed in `(from, to]`, or the whole state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Delta {
     /// Apply on top of revision `from`.
     Changes {
@@ -41,6 +42,7 @@ pub enum Delta {
 
 /// What holds for the whole cluster and changes: so few that all of it is told with every delta.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Nodes that should vote.
     pub voters: usize,
@@ -50,6 +52,9 @@ pub struct Settings {
     pub rebalancing: bool,
     /// That is held.
     pub rebalance_paused: bool,
+    /// The version by which commands are encoded and applied; absent from leaders of before it was on record.
+    #[serde(default = "first_version", deserialize_with = "known_version")]
+    pub version: u32,
 }
 
 /// A delta that does not fit the follower's revision; it asks again from its own.
@@ -66,7 +71,7 @@ impl ClusterState {
     /// What a follower at revision `from` is missing; `None` if nothing.
     pub fn delta_since(&self, from: u64) -> Option<Delta> {
         if from == self.revision {
-            return None;
+            return None; // Lawful: it has everything.
         }
         let oldest_event = self.events.front().map_or(0, |e| e.rev);
         let events_lost = self.events.len() >= EVENTS_KEPT && from + 1 < oldest_event;
@@ -93,6 +98,7 @@ impl ClusterState {
                 rebuild_paused: self.rebuild_paused,
                 rebalancing: self.rebalancing,
                 rebalance_paused: self.rebalance_paused,
+                version: self.version,
             }),
         })
     }
@@ -131,6 +137,7 @@ impl ClusterState {
                 if let Some(s) = settings {
                     (self.voters, self.rebuild_paused) = (s.voters, s.rebuild_paused);
                     (self.rebalancing, self.rebalance_paused) = (s.rebalancing, s.rebalance_paused);
+                    self.version = s.version;
                 }
                 self.events.extend(events);
                 while self.events.len() > EVENTS_KEPT {

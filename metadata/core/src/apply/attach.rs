@@ -1,15 +1,16 @@
 //! Attach, the only command that gives a volume away and raises its term for that (I1); detach.
 
+use super::misrouted;
 use crate::command::{Command, Envelope};
 use crate::mutant::{self, Mutant};
 use crate::outcome::{Outcome, Refusal, Reply};
 use crate::record::*;
-use hf_policy::{SessionId, Term, VolumeId};
+use hf_policy::{SessionId, Term, VolumeId, invariant};
 
 impl ClusterState {
     pub(super) fn attach(&mut self, env: &Envelope) -> Outcome {
         let Command::Attach { vol, epoch, node, session, steal, maintenance } = &env.cmd else {
-            return Ok(Reply::Done);
+            return misrouted(env);
         };
         let mut v = self.volume_at(*vol, *epoch)?.clone();
         if !self.nodes.contains_key(node) {
@@ -26,9 +27,12 @@ impl ClusterState {
         if v.term == Term(u32::MAX) {
             return Err(Refusal::Invalid("the volume's terms are used up".into()));
         }
+        let before = v.term;
         if !mutant::is(Mutant::AttachKeepsTerm) || v.term == Term(0) {
             v.term = v.term.next();
         }
+        let raised = v.term > before || mutant::is(Mutant::AttachKeepsTerm);
+        invariant!(raised, "volume {vol} is given away in the term of its last coordinator, {}", before.0);
         let home = v.coordinator.as_ref().filter(|_| *maintenance).and_then(|a| match a.maintenance {
             true => a.home,
             false => Some(a.node),
@@ -92,7 +96,11 @@ impl ClusterState {
         if now != term {
             return Err(Refusal::StaleTerm { now: now.0 });
         }
-        self.volumes.update(&vol, |v| (v.activated, v.rev) = (term, rev));
+        let done = self.volumes.update(&vol, |v| {
+            invariant!(v.activated <= term, "volume {vol} was served in term {}, after {}", v.activated.0, term.0);
+            (v.activated, v.rev) = (term, rev);
+        });
+        invariant!(done.is_some(), "volume {vol} was there a moment ago");
         Ok(Reply::Done)
     }
 }

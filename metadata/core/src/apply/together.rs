@@ -2,6 +2,7 @@
 //! of which one at a time can win.
 
 use super::membership::{add_to, drop_of};
+use super::misrouted;
 use super::upkeep::{end_scrub, scrub_of};
 use crate::command::{Command, Envelope, ShardChange, ShardStep};
 use crate::mutant::{self, Mutant};
@@ -49,7 +50,7 @@ impl Done {
 
 impl ClusterState {
     pub(super) fn together(&mut self, env: &Envelope) -> Outcome {
-        let Command::Together { vol, epoch, term, changes } = &env.cmd else { return Ok(Reply::Done) };
+        let Command::Together { vol, epoch, term, changes } = &env.cmd else { return misrouted(env) };
         let mut v = self.volume_of(*vol, *epoch, *term)?.clone();
         let (mut done, mut shards) = (Done::default(), BTreeSet::new());
         let (mut first, mut any) = (None, false);

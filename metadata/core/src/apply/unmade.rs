@@ -5,12 +5,17 @@ use super::membership::{no_replica, no_shard};
 use crate::mutant::{self, Mutant};
 use crate::outcome::{Outcome, Refusal, Reply};
 use crate::record::*;
-use hf_policy::{DiskId, Epoch, Rid, ShardId, Ver, VolumeId};
+use hf_policy::{DiskId, Epoch, Rid, ShardId, Ver, VolumeId, invariant};
 
 impl VolumeRecord {
     /// Shards have become part of the volume, of which there were `before`: they are served in no term before the present one.
     pub(super) fn begin_shards(&mut self, before: u32) {
         let (now, term) = (self.begun(), self.term);
+        invariant!(
+            now >= before || mutant::is(Mutant::ReplacesServed),
+            "volume {}: {before} shards were part of it, and {now} are",
+            self.id
+        );
         let fresh = self.shards.iter_mut().take(now as usize).skip(before as usize);
         if !mutant::is(Mutant::PartSinceAsked) {
             fresh.for_each(|s| s.since = term);
@@ -55,7 +60,7 @@ impl ClusterState {
                     node: old.node,
                     rev: self.revision,
                 };
-                self.tombstones.insert(t);
+                self.bury(t);
                 format!("is made on node {} instead", self.node_name(node))
             }
             None => {

@@ -2,6 +2,7 @@
 //! carry it out.
 
 use super::membership::{no_replica, no_shard};
+use super::misrouted;
 use crate::command::{Command, Envelope, Job};
 use crate::outcome::{Outcome, Refusal, Reply};
 use crate::record::*;
@@ -35,7 +36,7 @@ impl ClusterState {
     pub(super) fn scrub(&mut self, at_ms: u64, vol: VolumeId, epoch: Epoch, on: bool) -> Outcome {
         let mut v = self.volume_at(vol, epoch)?.clone();
         if v.scrub.is_some() == on {
-            return Ok(Reply::Done);
+            return Ok(Reply::Done); // Lawful: it is as it is asked for.
         }
         let name = v.name.clone();
         v.scrub =
@@ -47,7 +48,7 @@ impl ClusterState {
     }
 
     pub(super) fn scrubbed(&mut self, env: &Envelope) -> Outcome {
-        let Command::Scrubbed { vol, shard, epoch, term, id, report } = &env.cmd else { return Ok(Reply::Done) };
+        let Command::Scrubbed { vol, shard, epoch, term, id, report } = &env.cmd else { return misrouted(env) };
         let mut v = self.volume_of(*vol, *epoch, *term)?.clone();
         scrub_of(&mut v, *shard, *id, *report)?;
         let all = end_scrub(&mut v, env);
@@ -96,7 +97,7 @@ impl ClusterState {
 
     pub(super) fn rebalance(&mut self, at_ms: u64, on: bool) -> Outcome {
         if self.rebalancing == on {
-            return Ok(Reply::Done);
+            return Ok(Reply::Done); // Lawful: it is as it is asked for.
         }
         (self.rebalancing, self.rebalance_paused) = (on, false);
         let text = if on { "replicas move from full disks to empty ones" } else { "rebalancing is over" };

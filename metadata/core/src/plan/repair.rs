@@ -144,7 +144,7 @@ fn shard_step(
     }
     if sorted.keep.len() < want {
         if !limits.add {
-            return None;
+            return None; // Lawful: as many are being filled as may at once.
         }
         let moved = s.replicas.values().find(|r| r.moving && !r.paused && !r.leaving && limits.rebalancing);
         let bytes = v.shard_bytes(shard);

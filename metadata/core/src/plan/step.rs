@@ -42,6 +42,7 @@ pub enum Standing {
 
 /// How a replica stands, by its disk, its node and the policy.
 pub fn standing(state: &ClusterState, live: &Liveness, policy: &Policy, r: &ReplicaRecord) -> Standing {
+    // Lawful: a record that was rescued from disks may name a node that nobody knows any more.
     let (Some(disk), Some(node)) = (state.disks.get(&r.disk), state.nodes.get(&r.node)) else { return Standing::Gone };
     if matches!(disk.state, DiskState::Failed(_)) {
         return Standing::Gone;

@@ -72,14 +72,14 @@ fn candidate<'a>(
 /// The next moves of a rebalancing, or its end.
 pub(crate) fn rebalance(state: &ClusterState, live: &Liveness, inv: &[DiskView], out: &mut Vec<Step>) {
     if !state.rebalancing || state.rebuild_paused || state.rebalance_paused {
-        return;
+        return; // Lawful: nobody asks for it now.
     }
     let moves: Vec<_> =
         state.volumes.values().flat_map(|v| v.replicas()).map(|(_, r)| r).filter(|r| r.moving).collect();
     let (moving, held) = (moves.len(), moves.iter().filter(|r| r.paused).count());
     // One at a time and node: the next choice is made with what this one has changed.
     if moving - held >= live.up.len().max(1) {
-        return;
+        return; // Lawful: these come first.
     }
     let shards = state.volumes.values().flat_map(|v| {
         v.shards

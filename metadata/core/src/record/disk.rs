@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// A disk's health, as recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum DiskState {
     /// In use.
     Ok,
@@ -20,6 +20,7 @@ pub enum DiskState {
 
 /// A disk of a node's pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DiskRecord {
     /// Its number.
     pub id: DiskId,

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 /// Where a node is reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Addresses {
     /// Control plane: Raft, metadata, API (`host:port`).
     pub api: String,
@@ -20,6 +21,7 @@ pub struct Addresses {
 
 /// A node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct NodeRecord {
     /// Its id, also its Raft id.
     pub id: NodeId,
@@ -90,7 +92,7 @@ impl Record for NodeRecord {
 
 /// What the operator wants of a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum NodeMode {
     /// Holds replicas.
     #[default]

@@ -2,10 +2,12 @@
 
 use super::records::{Record, Records};
 use super::{DiskRecord, Load, NodeRecord, VolumeRecord, u128Hex};
+use crate::command::{COMMAND_VERSION, FIRST_VERSION};
 use crate::cow::{CowMap, CowQueue};
 use crate::outcome::Outcome;
 use hf_policy::{ClusterId, DiskId, DiskUuid, NodeId, RequestId, Rid, ShardId, VolumeId};
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use std::sync::Arc;
 
 /// Outcomes kept for exactly-once. A client retries within minutes; at 100 changes a second this is over a minute.
@@ -17,6 +19,7 @@ pub const REMOVALS_KEPT: usize = 4096;
 
 /// A replica whose data its node must delete, and may only delete because of this record (I20).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Tombstone {
     /// The replica.
     pub rid: Rid,
@@ -58,6 +61,7 @@ impl Record for Tombstone {
 
 /// Something that happened, for `holdfast events`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Event {
     /// The revision that brought it.
     pub rev: u64,
@@ -73,7 +77,7 @@ pub struct Event {
 
 /// What a removal removed, for watch deltas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Removed {
     /// A volume.
     Volume(VolumeId),
@@ -87,6 +91,7 @@ pub enum Removed {
 
 /// The next unused numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct NextIds {
     /// Node.
     pub node: u64,
@@ -100,11 +105,16 @@ pub struct NextIds {
 
 /// Everything the cluster agrees on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ClusterState {
     /// Which cluster; none before `Init`.
     pub cluster: ClusterId,
     /// Its name.
     pub name: String,
+    /// The version by which commands are encoded and applied, from [`FIRST_VERSION`] on; raised by
+    /// [`crate::Command::RaiseVersion`] alone.
+    #[serde(default = "first_version", deserialize_with = "known_version")]
+    pub version: u32,
     /// Raised by every change.
     pub revision: u64,
     /// Unused numbers.
@@ -144,6 +154,20 @@ pub struct ClusterState {
     pub rebalance_paused: bool,
 }
 
+pub(crate) fn first_version() -> u32 {
+    FIRST_VERSION
+}
+
+/// A state, or a change of one, that follows rules which this code does not know must not be taken for one that it knows.
+pub(crate) fn known_version<'de, D: Deserializer<'de>>(d: D) -> Result<u32, D::Error> {
+    match u32::deserialize(d)? {
+        v @ 1..=COMMAND_VERSION => Ok(v),
+        v => Err(D::Error::custom(format!(
+            "the cluster's record has version {v}, this release knows 1 to {COMMAND_VERSION}: upgrade this node"
+        ))),
+    }
+}
+
 fn three() -> usize {
     3
 }
@@ -153,6 +177,7 @@ impl Default for ClusterState {
         ClusterState {
             cluster: ClusterId::NONE,
             name: String::new(),
+            version: FIRST_VERSION,
             revision: 0,
             next: NextIds { node: 1, disk: 1, volume: 1, rid: 1 },
             nodes: Records::default(),
@@ -181,6 +206,11 @@ impl ClusterState {
     /// The volume that a replica is of.
     pub fn volume_of_replica(&self, rid: Rid) -> Option<&Arc<VolumeRecord>> {
         self.volumes.get(&self.volumes.index().of_replica(rid)?)
+    }
+    /// The volumes that concern a node, in the order of their ids: it holds a replica of them, has them attached, or gets
+    /// them back after a maintenance. Costs their number, not that of all volumes.
+    pub fn volumes_at(&self, node: NodeId) -> impl Iterator<Item = &Arc<VolumeRecord>> {
+        self.volumes.index().at(node).filter_map(|vol| self.volumes.get(&vol))
     }
     /// What is placed on a disk. Replicas count that were removed and whose data is still there; their bytes do not.
     pub fn load(&self, disk: DiskId) -> Load {

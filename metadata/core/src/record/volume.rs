@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// A replica's standing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ReplicaState {
     /// Holds every acknowledged write.
     InSync,
@@ -33,6 +33,7 @@ pub enum ReplicaState {
 
 /// One copy of a shard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ReplicaRecord {
     /// Its id, never reused.
     pub rid: Rid,
@@ -78,6 +79,7 @@ impl ReplicaRecord {
 
 /// A shard of a volume.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ShardRecord {
     /// Its replicas.
     pub replicas: BTreeMap<Rid, ReplicaRecord>,
@@ -100,6 +102,7 @@ impl ShardRecord {
 
 /// Who has a volume attached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Attachment {
     /// The node.
     pub node: NodeId,
@@ -118,6 +121,7 @@ pub struct Attachment {
 
 /// A snapshot's record (taken by a later release; here so that records need not change).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SnapshotRecord {
     /// Number inside the volume.
     pub id: u64,
@@ -127,6 +131,7 @@ pub struct SnapshotRecord {
 
 /// What a scrub of one shard, or of a volume, met. Blocks, but for `chunks` and `skipped`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ScrubReport {
     /// Chunks read and compared on every in-sync replica.
     pub chunks: u64,
@@ -161,6 +166,7 @@ impl ScrubReport {
 
 /// A scrub that goes on: each shard's coordinator reports when it is through.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ScrubRecord {
     /// The revision that began it.
     pub id: u64,
@@ -176,6 +182,7 @@ pub struct ScrubRecord {
 
 /// The last scrub that came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ScrubResult {
     /// Unix milliseconds of the proposer's clock.
     pub at_ms: u64,
@@ -185,6 +192,7 @@ pub struct ScrubResult {
 
 /// A volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct VolumeRecord {
     /// Its number.
     pub id: VolumeId,
@@ -263,6 +271,11 @@ impl VolumeRecord {
     pub fn attachable(&self) -> bool {
         self.begun() > 0 && (self.term > Term(0) || self.ready())
     }
+    /// The nodes that it concerns: they hold a replica, or have it attached, or get it back after a maintenance.
+    fn nodes(&self) -> BTreeSet<NodeId> {
+        let attached = self.coordinator.iter().flat_map(|a| [Some(a.node), a.home]).flatten();
+        self.replicas().map(|(_, r)| r.node).chain(attached).collect()
+    }
     /// Every replica with its shard.
     pub fn replicas(&self) -> impl Iterator<Item = (ShardId, &ReplicaRecord)> {
         let vol = self.id;
@@ -291,6 +304,7 @@ pub struct Load {
 pub struct VolumeIndex {
     names: CowMap<(String, VolumeId), ()>,
     replicas: CowMap<(Rid, VolumeId), ()>,
+    nodes: CowMap<(NodeId, VolumeId), ()>,
     loads: CowMap<DiskId, Load>,
 }
 
@@ -305,6 +319,12 @@ impl VolumeIndex {
     pub(crate) fn of_replica(&self, rid: Rid) -> Option<VolumeId> {
         let first = self.replicas.range_from(&(rid, VolumeId(0))).next();
         first.filter(|((r, _), ())| *r == rid).map(|((_, id), ())| *id)
+    }
+
+    /// The volumes that concern a node, in the order of their ids.
+    pub(crate) fn at(&self, node: NodeId) -> impl Iterator<Item = VolumeId> + '_ {
+        let from = self.nodes.range_from(&(node, VolumeId(0))).map(|(key, ())| *key);
+        from.take_while(move |(n, _)| *n == node).map(|(_, vol)| vol)
     }
 
     /// What is placed on a disk.
@@ -347,6 +367,13 @@ impl Record for VolumeRecord {
     fn index(index: &mut VolumeIndex, old: Option<&Self>, new: Option<&Self>) {
         let name = |v: &VolumeRecord| (v.name.clone(), v.id);
         replace(&mut index.names, old.map(name), new.map(name));
+        let (before, now) = (old.map(VolumeRecord::nodes), new.map(VolumeRecord::nodes));
+        if before != now {
+            let key = |n: NodeId, v: Option<&VolumeRecord>| v.map(|v| (n, v.id));
+            let (before, now) = (before.unwrap_or_default(), now.unwrap_or_default());
+            before.difference(&now).for_each(|n| replace(&mut index.nodes, key(*n, old), None));
+            now.difference(&before).for_each(|n| replace(&mut index.nodes, None, key(*n, new)));
+        }
         let same = |a: &VolumeRecord, b: &VolumeRecord| {
             let place = |v: &VolumeRecord| v.replicas().map(|(s, r)| (s.index, r.rid, r.disk)).collect::<Vec<_>>();
             a.size == b.size && place(a) == place(b)
