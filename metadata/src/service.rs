@@ -18,37 +18,37 @@ use tokio::sync::watch;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
-/// A node is taken for dead after this silence (protocol §10).
+/// After this silence a node is taken for dead (protocol §10).
 pub const T_DEAD: Duration = Duration::from_secs(5);
-/// How long who leads may take to answer what is handed on to it.
+/// How long the leader may take to answer a request that is handed on to it.
 const HANDED_ON: Duration = Duration::from_secs(1);
-/// After so long who was allowed a sync has told of it, or does not do it.
+/// A coordinator that was allowed a sync tells of it within this time, or does not do it.
 const TOLD: Duration = Duration::from_secs(3);
 
-/// A disk that refused a replica is given no other one for so long.
+/// For this long a disk that refused a replica is given no other one.
 const REFUSES: Duration = Duration::from_secs(60);
 
-/// The leader's soft state: who was heard when. Only ever used for when to act, never for what is true.
+/// The leader's soft state: when each node was heard, and what it told. It decides when to act, never what is true.
 #[derive(Default)]
 pub struct Heard {
     nodes: BTreeMap<NodeId, Instant>,
     used: BTreeMap<DiskId, u64>,
     entries: BTreeMap<DiskId, u64>,
     syncs: BTreeMap<NodeId, Vec<pb::SyncProgress>>,
-    /// Replicas that each node cannot make.
+    /// Replicas that each node could not make, as it told last.
     refused: BTreeMap<NodeId, Vec<u64>>,
-    /// Disks that refused one, and when.
+    /// Disks that refused a replica, and when.
     refusing: BTreeMap<DiskId, Instant>,
     /// The newest version of commands that each node can apply, as it told last.
     speaks: BTreeMap<NodeId, u32>,
-    /// Syncs that were allowed lately: those who do them may not have told yet.
+    /// Syncs that were allowed lately; their coordinators may not have told of them yet.
     allowed: BTreeMap<Going, Instant>,
     /// The Raft term in which this node leads and hears.
     term: u64,
 }
 
 impl Heard {
-    /// Who answers now.
+    /// Which nodes answer now, and what planning looks at beside that.
     pub fn liveness(&self) -> Liveness {
         let up = self.nodes.iter().filter(|(_, t)| t.elapsed() < T_DEAD).map(|(n, _)| *n).collect();
         let away = |(n, t): (&NodeId, &Instant)| (t.elapsed() >= T_DEAD).then(|| (*n, t.elapsed().as_millis() as u64));
@@ -59,7 +59,7 @@ impl Heard {
         Liveness { up, used: self.used.clone(), entries: self.entries.clone(), away, refused, refusing, wall_ms }
     }
 
-    /// A node was heard of.
+    /// Takes a node's heartbeat.
     pub fn beat(&mut self, node: NodeId, disks: &[pb::DiskUse], syncs: Vec<pb::SyncProgress>) {
         self.nodes.insert(node, Instant::now());
         self.used.extend(disks.iter().map(|d| (DiskId(d.disk), d.used)));
@@ -68,13 +68,14 @@ impl Heard {
         self.syncs.insert(node, syncs);
     }
 
-    /// The newest version of commands that a node can apply. 0: it is of a release before this was told, which knows the first.
+    /// The newest version of commands that a node can apply. 0: it is of a release before this was told,
+    /// which knows the first.
     pub fn speaks(&mut self, node: NodeId, version: u32) {
         self.speaks.insert(node, version.max(FIRST_VERSION));
     }
 
-    /// May the cluster's version be raised? Only while every node that applies the log, or follows the record, has told this
-    /// leader that it knows the new one: there is no way back.
+    /// May the cluster's version be raised? Only while every node that applies the log, or follows the
+    /// record, has told this leader that it knows the new one: there is no way back.
     fn all_speak(&self, state: &ClusterState, to: u32) -> Result<(), Refusal> {
         for n in state.nodes.values().chain(state.removed_members.values()) {
             let why = match self.speaks.get(&n.id) {
@@ -90,7 +91,7 @@ impl Heard {
         Ok(())
     }
 
-    /// What a node cannot make, as it told last.
+    /// Takes the list of replicas that a node cannot make.
     pub fn cannot_make(&mut self, state: &ClusterState, node: NodeId, rids: Vec<u64>) {
         if !rids.is_empty() {
             let disk = |rid: &u64| {
@@ -102,7 +103,7 @@ impl Heard {
         self.refused.insert(node, rids);
     }
 
-    /// Syncs that go on, as the nodes that are up told last.
+    /// Syncs that are under way, as the nodes that are up told last.
     pub fn syncs(&self) -> Vec<pb::SyncProgress> {
         let up = self.liveness().up;
         self.syncs.iter().filter(|(n, _)| up.contains(n)).flat_map(|(_, s)| s.clone()).collect()
@@ -128,8 +129,9 @@ impl Heard {
         Ok(())
     }
 
-    /// Asked before anything else by whoever leads: a new leader knows nobody yet, and everyone is given the time of a death
-    /// before being taken for dead. Without that, volumes would be taken from nodes that live.
+    /// To be called first by the leader. A new leader has heard nobody yet, so it gives every node the time
+    /// of [`T_DEAD`] before it takes the node for dead; without that, volumes would be taken from nodes that
+    /// live.
     pub fn lead(&mut self, term: u64, all: impl Iterator<Item = NodeId>) {
         if self.term != term {
             self.term = term;
@@ -143,17 +145,17 @@ impl Heard {
     }
 }
 
-/// The service.
+/// The gRPC service that other nodes call.
 pub struct PeerService {
-    /// This cluster.
+    /// The cluster that this node belongs to.
     pub cluster: ClusterId,
-    /// This node.
+    /// The id of this node.
     pub node: NodeId,
-    /// Raft.
+    /// The handle to this node's member of the group.
     pub meta: MetaHandle,
     /// The newest state this node has (its own or followed).
     pub view: watch::Receiver<Arc<ClusterState>>,
-    /// Soft state.
+    /// The leader's soft state, if this node leads.
     pub heard: Arc<Mutex<Heard>>,
     /// Set when this node stops.
     pub stopping: watch::Receiver<bool>,
@@ -173,7 +175,7 @@ impl PeerService {
         Err(Status::permission_denied(format!("this node belongs to cluster {}, the caller to another", self.cluster)))
     }
 
-    /// Has it committed, or refuses it at once.
+    /// Has a command committed, or refuses it at once.
     async fn decide(&self, env: Envelope) -> Proposed {
         if !self.meta.status.borrow().is_leader {
             return Proposed::NotLeader;
@@ -203,7 +205,7 @@ impl PeerService {
 }
 
 impl PeerService {
-    /// The answer of who leads, if this node does not, hears it, and the caller cannot.
+    /// The leader's answer to a request that this node hands on, because it hears the leader and the caller does not.
     async fn hand_on(&self, r: &pb::ProposeRequest) -> Option<pb::ProposeReply> {
         let (leader, api) = self.leader_hint();
         if !r.relay || leader == self.node.0 || api.is_empty() {
@@ -219,7 +221,7 @@ impl PeerService {
         }
     }
 
-    /// What came of a request, as the leader has it applied: it is as new as any record that anybody got from a leader.
+    /// The outcome of a request in the leader's state, which is as new as any record that a leader has given out.
     fn outcome_here(&self, request: &[u8]) -> Result<pb::ProposeReply, Status> {
         let id = request.try_into().map_err(|_| Status::invalid_argument("a request id has 16 bytes"))?;
         let mut reply = pb::ProposeReply { not_leader: !self.meta.status.borrow().is_leader, ..Default::default() };
@@ -238,8 +240,8 @@ pub type DeltaStream = Pin<Box<dyn Stream<Item = Result<pb::WatchEvent, Status>>
 /// An answer, and then nothing until the node stops.
 pub type AliveStream = Pin<Box<dyn Stream<Item = Result<pb::Empty, Status>> + Send>>;
 
-/// Deltas from `from` on, as the view moves. Each is computed against what was sent before, so that missed revisions do not
-/// matter.
+/// Deltas from `from` on, as the view moves. Each is computed against what was sent before, so that missed
+/// revisions do not matter.
 pub fn deltas(view: watch::Receiver<Arc<ClusterState>>, from: u64) -> DeltaStream {
     let mut at = from;
     let stream = tokio_stream::wrappers::WatchStream::new(view).filter_map(move |state| {
@@ -349,7 +351,8 @@ mod tests {
     use hf_meta_core::record::{ReplicaRecord, ReplicaState, VolumeRecord};
     use hf_policy::{Epoch, Lineage};
 
-    /// What a node told counts until it tells something else; what was allowed counts until it is told; other commands always pass.
+    /// What a node told counts until it tells something else; what was allowed counts until it is told; other
+    /// commands always pass.
     #[test]
     fn the_leader_counts_what_was_told_and_what_it_allowed() {
         let mut s = ClusterState::default();

@@ -1,6 +1,7 @@
-//! Golden bytes of everything that the record stores or sends as JSON: each command, each record and outcome, the image, a
-//! delta. `UPDATE=1 cargo test -p hf-meta-core --test formats` writes them anew; a change of a line that was there before
-//! needs a new version of commands (decisions/0035). And the rules of versions: what is unknown is refused, by all alike.
+//! Golden bytes of everything that the record stores or sends as JSON: each command, each record and outcome,
+//! the image, a delta. `UPDATE=1 cargo test -p hf-meta-core --test formats` writes them anew; a change of a
+//! line that was there before needs a new version of commands (decisions/0035). And the rules of versions:
+//! what is unknown is refused, by all alike.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_meta_core::command::{COMMAND_VERSION, DecodeError, FIRST_VERSION, Job, ShardChange, ShardStep};
@@ -111,7 +112,7 @@ fn commands() -> Vec<Command> {
     all
 }
 
-/// No wildcard: whoever adds a command is led here, and to [`commands`].
+/// The match has no wildcard, so that a new command does not compile until it is here, and in [`commands`].
 fn number(cmd: &Command) -> usize {
     match cmd {
         Command::Init { .. } => 0,
@@ -330,7 +331,7 @@ fn the_image_and_a_delta_have_their_bytes() {
     assert_eq!(serde_json::from_str::<Delta>(&json).unwrap(), delta);
 }
 
-/// What a record of before does not have, it has by default: these lines were written before the fields were there.
+/// A state that was written before states had a version loads with the first one.
 #[test]
 fn a_state_without_a_version_has_the_first() {
     let mut json = serde_json::to_value(state()).unwrap();
@@ -407,8 +408,9 @@ fn unknown_fields_are_refused() {
     assert!(seen > 300, "{seen} places");
 }
 
-/// Members of two releases: one that knows the newest version, and one that cannot even read its commands. As long as the state has the
-/// older version both refuse the newer command alike, and their states stay equal to the byte.
+/// Members of two releases: one that knows the newest version, and one that cannot even read its commands. As
+/// long as the state has the older version both refuse the newer command alike, and their states stay equal
+/// to the byte.
 #[test]
 fn a_command_above_the_states_version_is_refused_by_all_alike() {
     let mut s: ClusterState = serde_json::from_value({

@@ -1,4 +1,4 @@
-//! Attach, the only command that gives a volume away and raises its term for that (I1); detach.
+//! Attach, the only command that gives a volume to a node and raises its term for that (I1); detach; activated.
 
 use super::misrouted;
 use crate::command::{Command, Envelope};
@@ -20,7 +20,7 @@ impl ClusterState {
         if !can {
             return Err(Refusal::NotReady(v.name));
         }
-        // Who only looks after replicas gives way to everybody who wants the volume.
+        // A node that only looks after replicas gives way to every node that wants the volume.
         if let Some(a) = v.coordinator.as_ref().filter(|a| !*steal && (*maintenance || !a.maintenance)) {
             return Err(Refusal::Attached { volume: v.name.clone(), node: self.node_name(a.node) });
         }
@@ -65,7 +65,7 @@ impl ClusterState {
     pub(super) fn detach(&mut self, at_ms: u64, vol: VolumeId, session: SessionId) -> Outcome {
         let mut v = self.volume(vol)?.clone();
         match v.coordinator.as_ref() {
-            // Nobody's session: the node begins one of its own when it is back (I19).
+            // The session is nobody's: the node begins one of its own when it is back (I19).
             Some(a) if a.session == session => {
                 v.coordinator = a.home.map(|node| Attachment {
                     node,
@@ -89,7 +89,8 @@ impl ClusterState {
         Ok(Reply::Done)
     }
 
-    /// Status only: does not move the epoch, so that it cannot collide with a membership change.
+    /// Records the term that is served. It does not raise the epoch, so that it cannot collide with a
+    /// membership change.
     pub(super) fn activated(&mut self, vol: VolumeId, term: Term) -> Outcome {
         let rev = self.revision;
         let now = self.volume(vol)?.term;

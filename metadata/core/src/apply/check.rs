@@ -1,14 +1,14 @@
 //! What must hold of the cluster's state after every command; tests, the simulator, rescue and inspection ask for it.
 //!
-//! It never panics: the state may come from a damaged file. What a command does to a state beside the one before is stated
-//! where it happens (`put_volume`, `remember`).
+//! It never panics: the state may come from a damaged file. What a command does to a state beside the one
+//! before is stated where it happens (`put_volume`, `remember`).
 
 use crate::command::COMMAND_VERSION;
 use crate::record::*;
 use hf_policy::{SHARD_BYTES, Term};
 
 impl ClusterState {
-    /// Walks the whole state; the first thing that does not hold, in words.
+    /// Walks the whole state. The error says in words the first thing that does not hold.
     pub fn check(&self) -> Result<(), String> {
         self.check_indices()?;
         self.check_order()?;

@@ -17,8 +17,8 @@ pub(super) fn no_shard(shard: u32) -> Refusal {
     Refusal::NotFound { kind: "shard".into(), name: format!("#{shard}") }
 }
 
-/// Members leave a shard's set, which keeps at least one; a join is given up. The record's epoch is raised by the caller. Returns who was a
-/// member, and where.
+/// Takes members out of a shard's in-sync set, which keeps at least one, and gives up joins. The caller raises
+/// the record's epoch. Returns the replicas that were members, with their nodes.
 pub(super) fn drop_of(
     v: &mut VolumeRecord,
     shard: u32,
@@ -47,7 +47,7 @@ pub(super) fn drop_of(
             r.position = told.get(rid).copied().unwrap_or(0);
             gone.push((r.rid, r.node));
         } else if let ReplicaState::Syncing { base, .. } = r.state {
-            // A join that is given up: whatever Add is still on its way is refused from here on.
+            // A join is given up: an Add that is still under way is refused from here on.
             r.state = ReplicaState::Out { base };
         }
     }
@@ -191,7 +191,7 @@ impl ClusterState {
             r.paused &= r.moving;
         }
         v.lineage = *lineage;
-        // Nobody is known to have promised anything in this history.
+        // No replica is known to have promised anything in this history.
         v.activated = hf_policy::Term(0);
         v.term = v.term.next();
         v.coordinator = None;

@@ -22,8 +22,8 @@ fn misrouted(env: &Envelope) -> Outcome {
 }
 
 impl ClusterState {
-    /// Applies one committed entry of the log. Deterministic: same state and entry, same result on every node, whatever its
-    /// release.
+    /// Applies one committed entry of the log. Deterministic: same state and entry, same result on every
+    /// node, whatever its release.
     pub fn apply_entry(&mut self, entry: &Logged) -> Outcome {
         match entry {
             Logged::Command(env) => self.apply(env),
@@ -31,7 +31,8 @@ impl ClusterState {
         }
     }
 
-    /// The outcome of an envelope whose version the cluster does not use. Nothing of it is kept, and nothing else is known of it.
+    /// Refuses an envelope whose version the cluster does not use. The outcome is not kept; a request that was applied
+    /// before gets its stored outcome.
     fn above(&self, header: Header) -> Outcome {
         let refused = format!(
             "the command has version {}, the cluster uses {} until all its nodes are upgraded and its version is raised",
@@ -64,7 +65,8 @@ impl ClusterState {
         outcome
     }
 
-    /// Coordinators of many shards are refused in great numbers when a node goes: that must not push out what was done.
+    /// Is the outcome stored for a repeated request? When a node goes, coordinators of many shards are refused in great
+    /// numbers: their refusals must not push out what was done.
     fn is_kept(env: &Envelope, outcome: &Outcome) -> bool {
         let again = outcome.as_ref().is_err_and(Refusal::is_final);
         env.request.is_some() && (env.v < 2 || !again || mutant::is(Mutant::KeepsRefusals))
@@ -72,7 +74,7 @@ impl ClusterState {
 
     fn remember(&mut self, env: &Envelope, outcome: &Outcome) {
         if !Self::is_kept(env, outcome) {
-            return; // Lawful: it can only be refused again, or nobody can ask for it again.
+            return; // Lawful: it would only be refused again, or it has no id by which it could be asked for.
         }
         let old = self.requests.insert(env.request, outcome.clone());
         invariant!(old.is_none(), "request {} was applied twice", env.request);
@@ -87,7 +89,8 @@ impl ClusterState {
         invariant!(outcomes == order, "{outcomes} outcomes of {order} requests are kept");
     }
 
-    /// Raises the version by one. Repeated it says so again; a member that does not know the version has stopped at the entry.
+    /// Raises the version by one; raised before, it is done again. A member that does not know the version has stopped
+    /// at the entry.
     fn raise_version(&mut self, at_ms: u64, to: u32) -> Outcome {
         if to > self.version + 1 {
             return Err(Refusal::State(format!("the cluster's version is {}: it is raised one by one", self.version)));
@@ -158,7 +161,7 @@ impl ClusterState {
         }
     }
 
-    /// The volume, if the caller's epoch is the record's.
+    /// The volume; refused unless the caller's epoch is the record's.
     fn volume_at(&self, vol: VolumeId, epoch: Epoch) -> Result<&VolumeRecord, Refusal> {
         let v = self.volume(vol)?;
         if v.epoch != epoch {
@@ -172,8 +175,8 @@ impl ClusterState {
         v.ok_or_else(|| Refusal::NotFound { kind: "volume".into(), name: format!("#{vol}") })
     }
 
-    /// A coordinator's command: its term must be the record's, and someone must be attached. The term is asked first, so
-    /// that a fenced coordinator learns it is fenced.
+    /// The volume of a coordinator's command: the caller's term must be the record's, and the volume
+    /// attached. The term is compared first, so that a fenced coordinator learns that it is fenced.
     fn volume_of(&self, vol: VolumeId, epoch: Epoch, term: Term) -> Result<&VolumeRecord, Refusal> {
         let v = self.volume(vol)?;
         if v.term != term {
@@ -195,14 +198,14 @@ impl ClusterState {
             broken!("volume {vol} is written back, and was not there");
             return;
         };
-        // (Epochs stop at the highest number, which nothing reaches.)
+        // Epochs stop at the highest number, which nothing reaches.
         invariant!(epoch > old.epoch || epoch == Epoch(u64::MAX), "volume {vol}: its epoch falls to {}", epoch.0);
         invariant!(term >= old.term, "volume {vol}: its term falls from {} to {}", old.term.0, term.0);
         invariant!(shards >= old.shards.len() && size >= old.size, "volume {vol} shrinks");
         invariant!(name == old.name, "volume {vol} is called {name} now, and was {}", old.name);
     }
 
-    /// Something of this id is to be deleted by its node. What is in a volume, or was buried before, is not.
+    /// Records that a replica's data is to be deleted by its node. The replica has just left its volume.
     fn bury(&mut self, t: Tombstone) {
         let rid = t.rid;
         let old = self.tombstones.insert(t);
@@ -217,7 +220,7 @@ impl ClusterState {
         }
     }
 
-    /// Something is gone as of this revision.
+    /// Notes a removal for followers, at the present revision.
     pub(crate) fn removed(&mut self, what: Removed) {
         self.removals.push_back((self.revision, what));
         while self.removals.len() > REMOVALS_KEPT {

@@ -51,7 +51,7 @@ impl ClusterState {
         };
         match known {
             Some(n) if (NodeRecord { rev: n.rev, ..record.clone() }) == *n => return Ok(Reply::Node(id)),
-            // It has begun anew where it was: nothing to tell people.
+            // The node was started anew at the same place: no event.
             Some(n) if (NodeRecord { rev: n.rev, log: n.log, ..record.clone() }) == *n => {}
             Some(_) => self.event(env.at_ms, "node.updated", name.clone(), format!("node {name} is at {}", addr.api)),
             None => {
@@ -64,8 +64,9 @@ impl ClusterState {
         Ok(Reply::Node(id))
     }
 
-    /// These nodes, and no others, are voters or learners of the metadata group from now on; the log that each has now has the place.
-    /// Follows from a configuration in Raft's log, so that all members do it at the same entry.
+    /// Records which nodes are voters or learners of the metadata group from now on, and that the seat of each is that
+    /// of its present log. It follows from a configuration in Raft's log, so that all members do it at the same entry.
+    /// It looks at every node, but at no volume.
     pub fn set_members(&mut self, members: &[NodeId]) {
         let place = |n: &NodeRecord| n.log.member.filter(|_| members.contains(&n.id));
         let now = |n: &NodeRecord| place(n).or((members.contains(&n.id) && n.log.nth > 0).then_some(n.log.nth));
@@ -139,7 +140,7 @@ impl ClusterState {
         Ok(Reply::Done)
     }
 
-    /// What still lives on a node or disk, in words; `None` if nothing.
+    /// The volumes that still have replicas on some disks of a node, at most five by name; `None` if there are none.
     fn held(&self, node: NodeId, on: impl Fn(DiskId) -> bool) -> Option<String> {
         let has = |v: &&Arc<VolumeRecord>| v.replicas().any(|(_, r)| r.node == node && on(r.disk));
         let names: Vec<&str> = self.volumes_at(node).filter(has).map(|v| v.name.as_str()).take(5).collect();
@@ -168,7 +169,7 @@ impl ClusterState {
             self.disks.remove(&d);
             self.removed(Removed::Disk(d));
         }
-        // Nobody is left who could delete their data, and the node is told nothing any more.
+        // No node is left that could delete their data, and the removed node is told nothing any more.
         let rids: Vec<_> = self.tombstones.values().filter(|t| t.node == node).map(|t| t.rid).collect();
         for rid in rids {
             self.tombstones.remove(&rid);
@@ -176,7 +177,7 @@ impl ClusterState {
         }
         let gone = self.nodes.remove(&node);
         invariant!(gone.is_some(), "node {node} was there a moment ago");
-        // Whether it is a member shows when the members are looked at next.
+        // If it is no member, it is forgotten when the configuration is looked at next.
         self.removed_members.insert(n.clone());
         self.removed(Removed::Node(node));
         self.event(at_ms, "node.removed", n.name.clone(), format!("node {} removed", n.name));
@@ -219,7 +220,7 @@ impl ClusterState {
         let Some(d) = self.disks.get(&disk) else {
             return Err(Refusal::NotFound { kind: "disk".into(), name: format!("#{disk}") });
         };
-        // Reports may overtake each other: what has failed for good stays so until it is in service again.
+        // Reports may overtake each other: a disk that has failed stays failed until it is in service again.
         let late = matches!((&d.state, state), (DiskState::Failed(_), DiskState::Failing(_)));
         if late && env.v >= 2 && !mutant::is(Mutant::FailingForgetsFailed) {
             return Ok(Reply::Done); // Lawful, see above: it has failed already.

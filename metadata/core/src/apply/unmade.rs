@@ -1,5 +1,5 @@
-//! Shards that are not part of their volume yet: the moment they become it, and replicas of theirs that cannot be made where they were
-//! meant to be.
+//! Shards that are not part of their volume yet: the moment when they become part of it, and replicas of them that
+//! cannot be made where they were placed.
 
 use super::membership::{no_replica, no_shard};
 use crate::mutant::{self, Mutant};
@@ -8,7 +8,8 @@ use crate::record::*;
 use hf_policy::{DiskId, Epoch, Rid, ShardId, Ver, VolumeId, invariant};
 
 impl VolumeRecord {
-    /// Shards have become part of the volume, of which there were `before`: they are served in no term before the present one.
+    /// Notes for shards that have become part of the volume, which had `before` of them, that they were
+    /// served in no term before the present one.
     pub(super) fn begin_shards(&mut self, before: u32) {
         let (now, term) = (self.begun(), self.term);
         invariant!(
@@ -24,7 +25,7 @@ impl VolumeRecord {
 }
 
 impl ClusterState {
-    /// Nothing was ever written to the shard: the new replica is in sync as the old one was, and holds as much.
+    /// Replaces a replica of a shard to which nothing was ever written: the new replica is in sync, as the old one was.
     pub(super) fn replace_unmade(
         &mut self,
         at_ms: u64,

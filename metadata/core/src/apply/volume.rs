@@ -9,7 +9,7 @@ use hf_policy::policy::{change_online, valid_name};
 use hf_policy::{DiskId, Epoch, Policy, Rid, SHARD_BYTES, StoreUuid, Term, VolumeId, invariant};
 
 impl ClusterState {
-    /// New shards with fresh replicas, all in-sync by definition: nothing has been written yet.
+    /// New shards with fresh replicas. All are in sync, because nothing has been written yet.
     fn new_shards(&mut self, places: &[Vec<DiskId>]) -> Result<Vec<ShardRecord>, Refusal> {
         let mut shards = Vec::new();
         let mut rid = self.next.rid;
@@ -127,9 +127,10 @@ impl ClusterState {
             return Err(Refusal::NotFound { kind: "replica".into(), name: format!("#{rid}") });
         };
         match r.store_uuid {
-            // Lawful: a node says again what was recorded before its answer arrived.
+            // Lawful: a node repeats what was recorded before the answer reached it.
             Some(known) if known == uuid => return Ok(Reply::Done),
-            // Storage that was made twice is storage whose first making was lost: unknown history, base 0 (I12).
+            // Storage was made a second time because the first was lost: its history is unknown, so its base
+            // is 0 (I12).
             Some(_) if !r.in_sync() => {
                 r.store_uuid = Some(uuid);
                 r.position = 0;

@@ -1,9 +1,10 @@
 //! A command as it stands in the Raft log, and the version by which it is encoded and applied.
 //!
-//! What it promises: members that run different releases apply one log to one state. The version that counts is that of the
-//! replicated state ([`crate::ClusterState::version`]), never that of the binary: who proposes encodes by it; a command of a
-//! higher version is refused by every member alike, from its header alone; what a command of a version means never
-//! changes. A member that does not know the state's own version stops, because it could only guess.
+//! What it promises: members that run different releases apply one log to one state. The version that counts
+//! is that of the replicated state ([`crate::ClusterState::version`]), never that of the binary: who proposes
+//! encodes by it; a command of a higher version is refused by every member alike, from its header alone; what
+//! a command of a version means never changes. A member that does not know the state's own version stops,
+//! because it could only guess.
 
 use super::Command;
 use crate::record::ClusterState;
@@ -12,13 +13,14 @@ use serde::{Deserialize, Serialize};
 
 /// The newest version of commands that this code can encode and apply.
 ///
-/// New in 2: [`Command::Together`], [`Command::ReplaceUnmade`]; a volume can be attached while new shards of it are still to be made,
-/// which are part of it from the moment they are; refusals that can only be repeated are not kept; a disk that has failed is not
-/// failing again; [`Command::RaiseVersion`] (docs/wire.md).
+/// New in 2: [`Command::Together`], [`Command::ReplaceUnmade`]; a volume can be attached while new shards of
+/// it are still to be made, which are part of it from the moment they are; refusals that can only be repeated
+/// are not kept; a disk that has failed is not failing again; [`Command::RaiseVersion`] (docs/wire.md).
 pub const COMMAND_VERSION: u32 = 2;
 
-/// The version of a state that does not say one: it was written before states had one, by code that knew commands up to this
-/// version. Also the version with which every cluster begins. It never changes, or logs would be read differently.
+/// The version of a state that does not say one: it was written before states had one, by code that knew
+/// commands up to this version. Also the version with which every cluster begins. It never changes, or logs
+/// would be read differently.
 pub const FIRST_VERSION: u32 = 2;
 
 /// A command as it stands in the Raft log.
@@ -49,7 +51,8 @@ pub struct Header {
 pub enum Logged {
     /// A command of a version that the cluster uses.
     Command(Envelope),
-    /// An envelope of a version that the cluster does not use yet. Its body is not looked at: some members could read it, others not.
+    /// An envelope of a version that the cluster does not use yet. Its body is not looked at: some members
+    /// could read it, others not.
     Above(Header),
 }
 

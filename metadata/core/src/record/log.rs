@@ -1,8 +1,9 @@
 //! Which of a node's metadata logs may take part in the group.
 //!
-//! A log that was lost or put back from an older copy has forgotten what it voted for and acknowledged (hazard 18). The record says
-//! how old each node's log was when it last started, and with which of its logs it became a member; whoever sends a Raft message
-//! sends along what its record says of the addressee ([`LogRecord::judge`], decisions/0016).
+//! A log that was lost or put back from an older copy has forgotten what it voted for and acknowledged (hazard 18). The
+//! record says how old each node's log was when the node last started, and with which of its logs the node became a
+//! member. Each Raft message carries what the sender's record says of the addressee's log ([`LogRecord::judge`],
+//! decisions/0016).
 
 use hf_policy::{LogAge, LogId, broken};
 use serde::{Deserialize, Serialize};
@@ -12,46 +13,46 @@ use std::collections::VecDeque;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogRecord {
-    /// As it told at its last start.
+    /// The age that the log told at its node's last start.
     pub age: LogAge,
-    /// Which of its logs that is, from 1 on; 0: it has never told.
+    /// The number of this log among the node's logs, from 1; 0: the node has never told of one.
     pub nth: u64,
-    /// The one with which it became a voter or learner, while it is one.
+    /// The number of the log to which the node's seat was given, while the node is a voter or learner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub member: Option<u64>,
 }
 
-/// A log, and which of its node's it is as far as that knows itself; 0: it does not.
+/// A log, with its number among its node's logs as far as the node itself knows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WhichLog {
-    /// The log.
+    /// Identity of the log.
     pub log: LogId,
-    /// Which.
+    /// Its number among its node's logs, from 1; 0: not known.
     pub nth: u64,
 }
 
-/// What is sent along with a Raft message.
+/// What every Raft message carries about the logs at both ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Logs {
-    /// The log that the message is from.
+    /// The sender's log.
     pub from: WhichLog,
-    /// What the sender's record says of the addressee's.
+    /// What the sender's record says of the addressee's log.
     pub to: LogRecord,
 }
 
-/// May this node take part in the group?
+/// May a log take part in the group?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judgement {
-    /// It may.
+    /// The log may vote and acknowledge.
     TakesPart,
-    /// Not yet: nobody who answers knows this log, or its place is still the one that a lost log was given.
+    /// Not yet: no member that sends knows this log, or its node's seat is still that of a lost log.
     Waits,
-    /// Never: it is an older copy.
+    /// Never: the log is an older copy.
     Older,
 }
 
 impl LogRecord {
-    /// The node told of its log. (One that is an older copy is not believed.)
+    /// The node told of its log. A log that is an older copy is not believed.
     pub fn told(&mut self, own: &OwnLog) {
         if !own.log.is_some() {
             return; // Lawful: a node that has no log yet says nothing of one.
@@ -63,12 +64,12 @@ impl LogRecord {
         }
     }
 
-    /// Is this another log than the one something comes from, and not an older one?
+    /// Does a message come from an earlier log of the node than the recorded one?
     pub fn is_newer_than(&self, from: WhichLog) -> bool {
         self.nth > 0 && from.log.is_some() && self.age.log != from.log && self.nth >= from.nth
     }
 
-    /// Is its place in the group one that a log was given which is gone?
+    /// Was the node's seat given to a log that no longer exists?
     pub fn is_lost(&self) -> bool {
         self.member.is_some_and(|m| m != self.nth)
     }
@@ -82,8 +83,8 @@ impl LogRecord {
         }
     }
 
-    /// May a node take part that has the log `own` and has applied `mine` of itself, if somebody else has applied `self` of it?
-    /// Either view may be behind; [`ROWS`] decides.
+    /// May a node take part that has the log `own` and has applied `mine` of itself, if somebody else has
+    /// applied `self` of it? Either view may be behind. The table `ROWS` decides.
     pub fn judge(&self, own: &OwnLog, mine: LogRecord) -> Judgement {
         if self.nth == 0 {
             return Judgement::TakesPart; // Nobody ever told of a log, so none can be missing.
@@ -136,8 +137,9 @@ const fn row(theirs: Option<Says>, mine: Option<Says>, later: Option<bool>, then
     Row { theirs, mine, later, then }
 }
 
-/// A seat is lost, then taken away, then given anew, always in this order: one view in which it is not lost is enough. But
-/// the node's own view says nothing of the seat if theirs knows a later number of the same log: it is of the seat before.
+/// A seat is lost, then taken away, then given anew, always in this order: one view in which it is not lost
+/// is enough. But the node's own view says nothing of the seat if theirs knows a later number of the same
+/// log: it is of the seat before.
 const ROWS: &[Row] = {
     use Judgement::{Older, TakesPart, Waits};
     use Says::{Good, Lost, Other};
@@ -161,31 +163,31 @@ const ROWS: &[Row] = {
     ]
 };
 
-/// Starts that a log remembers: more are never on their way to the record.
+/// Starts that a log remembers. More are never under way to the record at once.
 const STARTS_KEPT: usize = 64;
 
 /// What a metadata log says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OwnLog {
-    /// Which.
+    /// Identity of the log, drawn when it was created.
     pub log: LogId,
-    /// How often it was raised.
+    /// How often its age was raised: at each start, and every few seconds while it changes.
     pub age: u64,
-    /// The last starts: the age that each raised it to, and what was drawn then.
+    /// The last starts: the age to which each raised the log, and a number drawn then.
     pub starts: VecDeque<(u64, u64)>,
-    /// Another node knew of a newer one: it never takes part again.
+    /// Another node knew of a newer one: this log never takes part again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub older: bool,
 }
 
 impl OwnLog {
-    /// A new one.
+    /// A log that has never been started.
     pub fn new(log: LogId) -> OwnLog {
         OwnLog { log, ..OwnLog::default() }
     }
 
-    /// It begins another life.
+    /// The node starts with this log; `drawn` is a number that no other start draws.
     pub fn begin(&mut self, drawn: u64) {
         self.age += 1;
         self.starts.push_back((self.age, drawn));
@@ -194,24 +196,25 @@ impl OwnLog {
         }
     }
 
-    /// How old it is now: for whoever is told often.
+    /// Its age now, for places that are told often.
     pub fn age(&self) -> LogAge {
         LogAge { log: self.log, age: self.age, start: 0 }
     }
 
-    /// How old it was when this life began.
+    /// Its age when the node last started with it.
     pub fn begun(&self) -> LogAge {
         let (age, start) = self.starts.back().copied().unwrap_or_default();
         LogAge { log: self.log, age, start }
     }
 
-    /// Which of its node's this is, by what is recorded of that.
+    /// Its number among the logs of its node, if `mine`, the node's own record, is of this log.
     pub fn as_in(&self, mine: LogRecord) -> WhichLog {
         WhichLog { log: self.log, nth: if mine.age.log == self.log { mine.nth } else { 0 } }
     }
 
-    /// Does what was `noted` elsewhere prove that this is an older copy? It does if it is newer, and if it began a life that this one
-    /// does not remember: a copy that is started anew grows older, too.
+    /// Does an age that was `noted` elsewhere prove that this log is an older copy? It does if it is higher,
+    /// and also if it is of a start that this log does not remember: a copy that is started again raises its
+    /// age, too.
     pub fn is_older_than(&self, noted: LogAge) -> bool {
         let remembered = self.starts.front().is_some_and(|(first, _)| noted.age >= *first);
         let unknown = noted.start != 0 && remembered && !self.starts.contains(&(noted.age, noted.start));
@@ -285,8 +288,9 @@ mod tests {
         assert_eq!(record(7, 6, 1, Some(1)).judge(own, never), Judgement::Older, "another life of this log");
     }
 
-    /// The table beside the rule in words: one view that is of this log and not lost is enough, but the node's own view does not
-    /// count if theirs has a later number of the same log; and a later log makes this one a copy from before.
+    /// The table beside the rule in words: one view that is of this log and not lost is enough, but the
+    /// node's own view does not count if theirs has a later number of the same log; and a later log makes
+    /// this one a copy from before.
     #[test]
     fn the_table_is_the_rule() {
         let own = &lives(7, 5);
