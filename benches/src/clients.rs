@@ -1,5 +1,5 @@
-//! What many clients cost each other: writes with a flush behind each on many connections, and a volume beside another one
-//! that thousands of connections are open to.
+//! What many clients cost each other: writes with a flush behind each on many connections, and a
+//! volume beside another one that thousands of connections are open to.
 
 use hf_tests::cluster::{Cluster, descriptors};
 use hf_tests::nbd::Nbd;

@@ -1,6 +1,6 @@
-//! `make bench`: fio's nbd engine on volumes with 1, 2 and 3 replicas, beside qemu-nbd on a raw file with the same durability
-//! (every write durable before it is answered), in one run. Take the ratios; absolute figures mean little on a
-//! shared machine.
+//! `make bench`: fio's nbd engine on volumes with 1, 2 and 3 replicas, beside qemu-nbd on a raw
+//! file with the same durability (every write durable before it is answered), in one run. Take the
+//! ratios; absolute figures mean little on a shared machine.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod against;
@@ -82,7 +82,7 @@ fn main() {
         Some("links") => return links::run(),
         _ => {}
     }
-    let c = Cluster::new(3);
+    let c = Cluster::prepared(3, |n| n.sparse = false);
     let pids: Vec<u32> = c.nodes.iter().filter_map(|n| n.pid()).collect();
     let mut table: Vec<(String, Vec<Row>)> = Vec::new();
 

@@ -1,7 +1,9 @@
-//! What filling a third replica costs clients, by the volume's `rebuild_impact`. One fio session at a fixed load begins before the filling and
-//! goes on after it; every single latency is logged, so that the 99th percentile beside the filling stands against that of the same
-//! session just before and after, and those two against each other: what the machine does by itself. The beginning, when the rate is
-//! looked for, stands by itself too. The rate that the coordinator allowed, and what it measured itself, are sampled once a second.
+//! Measures what filling a third replica costs clients, by the volume's `rebuild_impact`. One fio
+//! session at a fixed load begins before the filling and ends after it, and logs every latency. The
+//! 99th percentile during the filling is compared with those just before and just after it in the
+//! same session; these two are compared with each other as well, which shows the noise of the
+//! machine. The first seconds, while the coordinator searches for its rate, are reported
+//! separately. Once a second the coordinator's permitted rate and its own measurements are sampled.
 
 use hf_tests::cluster::{Cluster, http_get, tool_ok};
 use std::process::{Child, Command, Stdio};
@@ -12,7 +14,7 @@ const CALM: u64 = 32;
 /// Seconds in which the rate is looked for.
 const BEGIN: u64 = 10;
 
-/// What is filled, MiB.
+/// Size of the replica that is filled, in MiB.
 fn fill_mib() -> u64 {
     std::env::var("FILL_MIB").ok().and_then(|s| s.parse().ok()).unwrap_or(512)
 }
@@ -85,7 +87,7 @@ fn gauge(page: &str, name: &str) -> u64 {
 
 pub fn run() {
     // Room for the volume, what its writes replace, and a volume whose space is not given back yet.
-    let c = &Cluster::prepared(3, |n| n.disk_size = format!("{}MiB", 4 * fill_mib()));
+    let c = &Cluster::prepared(3, |n| (n.sparse, n.disk_size) = (false, format!("{}MiB", 4 * fill_mib())));
     alone(c);
     println!(
         "\n4K rand writes at 1,000 IOPS while a third replica is filled with {} MiB; p99 in µs, of one session",

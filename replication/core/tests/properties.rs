@@ -1,10 +1,8 @@
 //! Properties of the wire format and of unaligned client requests: for any message and any request, not only for examples.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
+use crate::common::{BOOT, config, record};
 use bytes::Bytes;
-use common::{BOOT, config, record};
 use hf_policy::attributes::ReadFrom;
 use hf_policy::crc::{self, PayloadCrc};
 use hf_policy::*;

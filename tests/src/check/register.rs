@@ -1,10 +1,12 @@
 //! The history checker: every block is one register, every written value is unique.
 //!
-//! Operations are grouped by value. A value's zone runs from its earliest end to its latest start; it is *forward* if
-//! that is a span (some operation with the value ended before another one began), else *backward*. A history is
-//! linearizable iff no two forward zones overlap and no backward zone lies strictly inside a forward one (Gibbons and
-//! Korach, "Testing shared memories", 1997), every value read was written or is the initial one, and no read ended before
-//! its write began. Zero is the one value that is written often: see `check_zeroes`. Unanswered writes may take effect at any time after they began, or never. O(n log n) per block.
+//! Operations are grouped by value. A value's zone runs from its earliest end to its latest start;
+//! it is *forward* if that is a span (some operation with the value ended before another one
+//! began), else *backward*. A history is linearizable iff no two forward zones overlap and no
+//! backward zone lies strictly inside a forward one (Gibbons and Korach, "Testing shared memories",
+//! 1997), every value read was written or is the initial one, and no read ended before its write
+//! began. Zero is the one value that is written often: see `check_zeroes`. Unanswered writes may
+//! take effect at any time after they began, or never. O(n log n) per block.
 
 use std::collections::BTreeMap;
 
@@ -15,12 +17,12 @@ pub type Value = u64;
 struct Op {
     value: Value,
     start: u64,
-    /// `u64::MAX`: unanswered.
+    /// When it was answered, in µs; `u64::MAX` if it was not.
     end: u64,
     write: bool,
 }
 
-/// What was done, per block.
+/// Every read and write that was observed, by block.
 #[derive(Default, Clone, Debug)]
 pub struct History {
     ops: BTreeMap<u64, Vec<Op>>,
@@ -81,9 +83,9 @@ impl History {
 
 struct Zone {
     value: Value,
-    /// Earliest end.
+    /// Earliest end among the write and the reads of the value, in µs.
     from: u64,
-    /// Latest start.
+    /// Latest start among the write and the reads of the value, in µs.
     to: u64,
 }
 
@@ -131,9 +133,10 @@ fn check_block(ops: &[Op]) -> Result<(), String> {
     Ok(())
 }
 
-/// A zero that was read came from somewhere: from the beginning or from a zeroing that began before the read ended, and
-/// that no acknowledged write lies wholly behind and before the read. (Zeroes are not unique, so this asks for one possible
-/// origin, not for the origin: it never accuses wrongly.)
+/// A zero that was read came from somewhere: from the beginning or from a zeroing that began before
+/// the read ended, and that no acknowledged write lies wholly behind and before the read. (Zeroes
+/// are not unique, so this asks for one possible origin, not for the origin: it never accuses
+/// wrongly.)
 fn check_zeroes(ops: &[Op]) -> Result<(), String> {
     let initial = Op { value: 0, start: 0, end: 0, write: true };
     let origins: Vec<Op> = ops.iter().copied().filter(|o| o.write && o.value == 0).chain([initial]).collect();
@@ -206,8 +209,9 @@ mod tests {
         })
     }
 
-    /// A small history: unique values, beginnings and ends at any times, writes without an answer; values that were written are read, and, if
-    /// `zeroes`, so is the initial one, which is written again too.
+    /// A small history: unique values, beginnings and ends at any times, writes without an answer;
+    /// values that were written are read, and, if `zeroes`, so is the initial one, which is written
+    /// again too.
     fn any_history(rng: &mut hf_store::sim::Rng, zeroes: bool) -> Vec<Op> {
         let n = 2 + rng.below(6);
         let mut times: Vec<u64> = (1..=2 * n).collect();
@@ -231,8 +235,8 @@ mod tests {
         (0..n).map(op).collect()
     }
 
-    /// The checker against all orders there are: the same verdict wherever values are unique; with zeroes, which are not, it never
-    /// accuses wrongly, and what it lets pass is rare.
+    /// The checker against all orders there are: the same verdict wherever values are unique; with
+    /// zeroes, which are not, it never accuses wrongly, and what it lets pass is rare.
     #[test]
     fn the_checker_agrees_with_trying_every_order() {
         let mut rng = hf_store::sim::Rng::new(20_261_127);
