@@ -72,3 +72,8 @@ soak-now: build-now
 # Coverage-guided fuzzing of every parser; SECONDS_EACH=600 by default.
 fuzz: setup
 	@tests/fuzz.sh
+
+# The formal model of the replication protocol: the true one holds, each broken rule is noticed. Needs spin and gcc.
+.PHONY: model
+model:
+	@docs/model/check.sh

@@ -7,6 +7,7 @@ mod against;
 mod clients;
 mod links;
 mod rebuild;
+mod record;
 
 use hf_tests::cluster::{Cluster, tool_ok, until};
 use serde_json::Value;
@@ -72,7 +73,7 @@ impl Drop for QemuNbd {
 }
 
 fn main() {
-    // `hf-bench rebuild`, `hf-bench clients`, `hf-bench links`: that table alone.
+    // `hf-bench rebuild`, `clients`, `links`, `record`: that table alone.
     let mut args = std::env::args().skip(1);
     match args.next().as_deref() {
         Some("against") => return against::run(&args.next().unwrap()),
@@ -80,6 +81,7 @@ fn main() {
         Some("rebuild") => return rebuild::run(),
         Some("clients") => return clients::run(),
         Some("links") => return links::run(),
+        Some("record") => return record::run(),
         _ => {}
     }
     let c = Cluster::prepared(3, |n| n.sparse = false);
@@ -140,4 +142,5 @@ fn main() {
     clients::run();
     links::run();
     rebuild::run();
+    record::run();
 }

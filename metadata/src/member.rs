@@ -359,8 +359,11 @@ impl<L: Log, T> MetaNode<L, T> {
         self.raw.mut_store().commit(Batch { compact: Some(s), ..Batch::default() })
     }
 
+    /// An image costs what the whole record is large: with many volumes the log grows longer before the next one, so that the
+    /// cost per commit does not grow with the cluster.
     fn compact(&mut self) -> Result<(), LogError> {
-        if self.raw.store().entries_kept() > self.compact_after { self.save_image() } else { Ok(()) }
+        let most = self.compact_after.max(self.state.volumes.len() as u64 / 2);
+        if self.raw.store().entries_kept() > most { self.save_image() } else { Ok(()) }
     }
 
     /// Keeps the group at the number of voters that is asked for: nodes join as learners and become voters, all that are missing

@@ -68,9 +68,11 @@ impl Heard {
     /// What a node cannot make, as it told last.
     pub fn cannot_make(&mut self, state: &ClusterState, node: NodeId, rids: Vec<u64>) {
         if !rids.is_empty() {
-            let all = state.volumes.values().flat_map(|v| v.replicas()).map(|(_, r)| r);
-            let disks = all.filter(|r| r.node == node && rids.contains(&r.rid.0)).map(|r| (r.disk, Instant::now()));
-            self.refusing.extend(disks);
+            let disk = |rid: &u64| {
+                let v = state.volume_of_replica(Rid(*rid))?;
+                v.replicas().find(|(_, r)| r.rid.0 == *rid && r.node == node).map(|(_, r)| (r.disk, Instant::now()))
+            };
+            self.refusing.extend(rids.iter().filter_map(disk));
         }
         self.refused.insert(node, rids);
     }
@@ -340,7 +342,7 @@ mod tests {
             let both = [replica(vol, state), replica(vol + 10, ReplicaState::InSync)];
             let mut v = volume(vol);
             v.shards[0].replicas = both.into_iter().map(|r| (r.rid, r)).collect();
-            s.volumes.insert(v.id, v);
+            s.volumes.insert(v);
         }
         let start = |vol: u64| Command::SyncStart {
             vol: VolumeId(vol),

@@ -428,7 +428,7 @@ async fn an_empty_log_loses_the_old_ones_vote_and_gets_its_own() {
         anew(record(net, leader)) && s.voters.contains(&n) && !s.changing
     })
     .await;
-    let gone = |e: &hf_meta_core::record::NodeRecord| e.log.member == Some(1);
+    let gone = |e: &Arc<hf_meta_core::record::NodeRecord>| e.log.member == Some(1);
     assert!(!g.node(leader).state.borrow().nodes.get(&NodeId(n)).is_some_and(gone));
     g.agree().await;
     // It counts: with the other one cut off, the two of them are a majority.

@@ -259,12 +259,17 @@ impl Claim {
         }
     }
 
+    /// Takes as much of `most` bytes as there is, if that needs no waiting and is at least a small request's.
+    pub fn try_take_piece(&self, most: u64) -> Option<Permit> {
+        self.try_take(most.min(PIECE)).or_else(|| self.try_take(most.min(SMALL)))
+    }
+
     /// Takes as much of `most` bytes as there is without waiting, or waits for a small request's bytes: for who can cut a
     /// request into pieces. Says whether that took waiting.
     pub async fn take_piece(&self, most: u64) -> (Permit, bool) {
-        match self.try_take(most.min(PIECE)) {
+        match self.try_take_piece(most) {
             Some(p) => (p, false),
-            None => self.take(most.min(SMALL)).await,
+            None => (self.wait_for(most.min(SMALL)).await, true),
         }
     }
 

@@ -1,13 +1,14 @@
-//! Accepting connections: NBD is negotiated here, then the socket goes to the volume's reactor; replication's hello is read
-//! here, then the socket goes to the disk's.
+//! Accepting connections: NBD is negotiated here, then the socket goes to the volume's reactor; replication's
+//! hello is read here, then the socket goes to the disk's.
 
 use crate::export::{Door, Doors};
 use crate::member::Member;
 use crate::node::Node;
-use crate::reactor::{Mail, NbdStream};
 use hf_frontends::nbd::handshake::greeting;
 use hf_frontends::nbd::{Agreed, ExportInfo, Exports, Handshake, Next};
 use hf_policy::DiskId;
+use hf_reactor::Mail;
+use hf_reactor::net::Stream;
 use hf_repl_core::wire::{MAX_VERSION, MIN_VERSION, Refused};
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,7 +77,7 @@ async fn negotiate<S: AsyncRead + AsyncWrite + Unpin>(m: &Member, s: &mut S) -> 
     }
 }
 
-fn hand_over(m: &Member, agreed: Agreed, rest: Vec<u8>, stream: NbdStream, seat: OwnedSemaphorePermit) {
+fn hand_over(m: &Member, agreed: Agreed, rest: Vec<u8>, stream: Stream, seat: OwnedSemaphorePermit) {
     let Some(e) = m.exports.get(&agreed.export.name) else { return };
     m.reactors[e.reactor].send(Mail::Nbd { stream, agreed: Box::new(agreed), vol: e.vol, rest, seat });
 }
@@ -85,7 +86,7 @@ fn hand_over(m: &Member, agreed: Agreed, rest: Vec<u8>, stream: NbdStream, seat:
 async fn serve_nbd<S: AsyncRead + AsyncWrite + Unpin>(
     m: Arc<Member>,
     mut s: S,
-    into: fn(S) -> std::io::Result<NbdStream>,
+    into: fn(S) -> std::io::Result<Stream>,
 ) {
     match tokio::time::timeout(PATIENCE, negotiate(&m, &mut s)).await {
         Ok(Ok(Some((agreed, rest, seat)))) => {
@@ -126,25 +127,13 @@ async fn accept_each<S, A, F>(
 /// NBD over TCP.
 pub async fn accept_nbd(node: Arc<Node>, l: TcpListener) {
     let accept = || async { l.accept().await.map(|(s, _)| s) };
-    accept_each(
-        node,
-        |d| &d.nbd,
-        accept,
-        |m, s| serve_nbd(m, s, |s: tokio::net::TcpStream| s.into_std().map(NbdStream::Tcp)),
-    )
-    .await;
+    accept_each(node, |d| &d.nbd, accept, |m, s| serve_nbd(m, s, Stream::tcp)).await;
 }
 
 /// NBD over a Unix socket.
 pub async fn accept_nbd_unix(node: Arc<Node>, l: UnixListener) {
     let accept = || async { l.accept().await.map(|(s, _)| s) };
-    accept_each(
-        node,
-        |d| &d.nbd_unix,
-        accept,
-        |m, s| serve_nbd(m, s, |s: tokio::net::UnixStream| s.into_std().map(NbdStream::Unix)),
-    )
-    .await;
+    accept_each(node, |d| &d.nbd_unix, accept, |m, s| serve_nbd(m, s, Stream::unix)).await;
 }
 
 /// Replication from other nodes' coordinators.

@@ -1,5 +1,6 @@
-//! The agent: makes what runs here agree with the record. Desired state comes in as the view, actual state is reported; a
-//! crash at any step is finished on restart, because every step is decided from the two anew.
+//! The agent makes what runs on this node agree with the record. The desired state comes in as the view of
+//! the record, the actual state from the reactors. Every step is decided from these two alone, so a restart
+//! after a crash at any step finishes what was begun.
 
 mod changes;
 mod follow;
@@ -8,23 +9,23 @@ mod replicas;
 use crate::export::Entry;
 use crate::member::Member;
 use crate::node::Node;
-use crate::reactor::{Event, Mail};
 use hf_frontends::nbd::ExportInfo;
 use hf_meta_core::Command;
 use hf_meta_core::record::{Attachment, ClusterState, DiskState, VolumeRecord};
 use hf_meta_proto::pb;
-use hf_policy::{DiskId, Policy, Rid, SessionId, Term, VolumeId};
+use hf_policy::{DiskId, Rid, SessionId, Term, VolumeId};
+use hf_reactor::{Event, Mail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// What was begun and is not visible in the record yet.
+/// Steps that this process has begun and that the record does not show yet.
 #[derive(Default)]
 struct Begun {
     making: BTreeSet<Rid>,
     deleting: BTreeSet<Rid>,
-    /// Attachments this process coordinates.
+    /// Attachments that this process coordinates.
     running: BTreeMap<VolumeId, Running>,
     reattaching: BTreeSet<VolumeId>,
 }
@@ -33,9 +34,10 @@ struct Begun {
 #[derive(Clone, Copy)]
 struct Running {
     session: SessionId,
-    /// Where, as long as it lasts: its disk may move to another one meanwhile.
+    /// The volume's reactor, for as long as the attachment lasts, even if its disk moves to another reactor
+    /// meanwhile.
     reactor: usize,
-    /// It has begun to serve.
+    /// The coordinators have finished their take-over.
     ready: bool,
 }
 
@@ -56,7 +58,7 @@ pub fn start(node: Arc<Node>, m: Arc<Member>, events: mpsc::UnboundedReceiver<Ev
     tokio::spawn(converge(m, begun));
 }
 
-/// After a pause of this process nobody is let in before everything here obeys the newest record.
+/// After a pause of this process, lets no client in before everything here obeys the newest record.
 async fn feel_pulse(node: Arc<Node>, m: Arc<Member>) {
     m.pulse.run(|| m.catch_up(node.put_node())).await;
 }
@@ -64,17 +66,17 @@ async fn feel_pulse(node: Arc<Node>, m: Arc<Member>) {
 async fn tend_reserve(node: Arc<Node>) {
     loop {
         tokio::time::sleep(Duration::from_secs(5)).await;
-        // To take it is to allocate and sync: not on a thread that others wait for.
+        // Setting the reserve aside allocates and syncs, which must not block a thread that others wait for.
         let reserve = node.dir.reserve();
         match tokio::task::spawn_blocking(move || reserve.tend()).await {
             Ok(Ok(())) => {}
-            Ok(Err(e)) => tracing::warn!("the reserve of the data directory: {e}"),
-            Err(e) => tracing::warn!("the reserve of the data directory: {e}"),
+            Ok(Err(e)) => tracing::warn!("space for the metadata could not be set aside: {e}"),
+            Err(e) => tracing::warn!("space for the metadata could not be set aside: {e}"),
         }
     }
 }
 
-/// Tells the leader that this node lives, twice a second; learns who leads.
+/// Tells the leader twice a second that this node lives, and learns who leads.
 async fn heartbeat(m: Arc<Member>) {
     let mut rates = crate::repair::Rates::default();
     loop {
@@ -125,7 +127,8 @@ async fn beat(m: &Member, status: &hf_meta::status::RaftStatus, disks: Vec<pb::D
     }
 }
 
-/// The disks note how old the metadata log is whenever it was raised: an older copy of the log shows at the next start.
+/// Has the disks note the metadata log's age whenever it rises, so that an older copy of the log shows at the
+/// next start.
 async fn note_log_age(m: Arc<Member>) {
     let mut status = m.meta.status.clone();
     let mut noted = 0;
@@ -135,19 +138,20 @@ async fn note_log_age(m: Arc<Member>) {
     }
 }
 
-/// Until the node's record says where it is now.
+/// Proposes this node's record (addresses, labels, log) until a leader has accepted it.
 async fn announce_once(node: &Node, m: &Member) {
     loop {
         match m.propose_new(node.put_node()).await {
             Ok(Ok(_)) => return,
             Ok(Err(e)) => tracing::error!("this node's record was refused: {e}"),
-            Err(e) => tracing::debug!("announcing this node: {e}"),
+            Err(e) => tracing::debug!("this node's record could not be proposed: {e}"),
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
-/// If the record follows another log of this node, what an earlier process had wanted came late: it is told once more.
+/// Announces the node again when the record names another log of it: a late proposal of an earlier process
+/// was committed after ours.
 async fn announce_again(node: Arc<Node>, m: Arc<Member>) {
     let own = m.meta.status.borrow().own.log;
     let mut view = m.view.clone();
@@ -158,7 +162,8 @@ async fn announce_again(node: Arc<Node>, m: Arc<Member>) {
     }
 }
 
-/// At start: the node's record says where it is now, and configured disks are added.
+/// At start, updates the node's record, reports disks that are broken or work again, and adds the configured
+/// disks.
 async fn announce(node: Arc<Node>, m: Arc<Member>) {
     announce_once(&node, &m).await;
     tokio::spawn(announce_again(node.clone(), m.clone()));
@@ -167,7 +172,7 @@ async fn announce(node: Arc<Node>, m: Arc<Member>) {
         report_disk(&m, disk, DiskState::Failed(why));
     }
     m.freshen().await;
-    // A disk that was reported gone and is in service again.
+    // Disks that the record calls failed and that are in service again.
     let back: Vec<DiskId> = {
         let serving = m.disk_reactor.lock().map(|d| d.keys().copied().collect::<Vec<_>>()).unwrap_or_default();
         let state = m.view.borrow();
@@ -195,7 +200,7 @@ async fn announce(node: Arc<Node>, m: Arc<Member>) {
     }
 }
 
-/// What reactors say.
+/// Handles the reactors' events: proposals, attachments that begin or end, and failing disks.
 async fn listen(node: Arc<Node>, m: Arc<Member>, mut events: mpsc::UnboundedReceiver<Event>, begun: Arc<Mutex<Begun>>) {
     let changes = Arc::new(changes::Changes::default());
     while let Some(e) = events.recv().await {
@@ -220,8 +225,8 @@ async fn listen(node: Arc<Node>, m: Arc<Member>, mut events: mpsc::UnboundedRece
                 }
                 let m = m.clone();
                 tokio::spawn(async move {
-                    // A fenced session's detach is refused, which is right. Without a leader it is tried again as long as the
-                    // record still names the session.
+                    // The detach of a fenced session is refused, which is right. Without a leader the detach
+                    // is repeated as long as the record names the session.
                     let named = || {
                         m.view
                             .borrow()
@@ -242,7 +247,8 @@ async fn listen(node: Arc<Node>, m: Arc<Member>, mut events: mpsc::UnboundedRece
     }
 }
 
-/// A disk's health goes on record, however long that takes: what depends on it is safe meanwhile, only not yet moved.
+/// Has a disk's state recorded, however long that takes. Meanwhile the disk's data is safe, but not moved
+/// yet.
 fn report_disk(m: &Arc<Member>, disk: DiskId, state: DiskState) {
     let m = m.clone();
     tokio::spawn(async move {
@@ -265,8 +271,8 @@ fn ready(m: &Arc<Member>, begun: &Mutex<Begun>, vol: VolumeId, session: SessionI
     }
     let m = m.clone();
     tokio::spawn(async move {
-        // Clients' requests begin when this is recorded. Whoever is in sync from then on has noted this term: storage that does not
-        // remember it was put back.
+        // Clients' requests begin when this is recorded. From then on every member has noted this term, so
+        // storage that does not remember it was put back.
         let ours = |s: &ClusterState| s.volumes.get(&vol).is_some_and(|v| v.term == term);
         while m.propose_new(Command::Activated { vol, term }).await.is_err() && ours(&m.view.borrow()) {
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -274,9 +280,9 @@ fn ready(m: &Arc<Member>, begun: &Mutex<Begun>, vol: VolumeId, session: SessionI
     });
 }
 
-/// Shows the volume to clients as its policy says now, or takes it from them.
+/// Exports the volume as its present policy says, or withdraws the export.
 fn publish(m: &Member, v: &VolumeRecord, r: Running) {
-    let Ok(p) = Policy::from_attrs(&v.attrs) else { return };
+    let Ok(p) = v.policy() else { return };
     let session = r.session;
     let open = |a: &Attachment| !a.maintenance && !m.exports.is_ending(v.id, session);
     let on = p.exports.nbd && v.coordinator.as_ref().is_some_and(open);
@@ -299,14 +305,14 @@ fn publish(m: &Member, v: &VolumeRecord, r: Running) {
     });
 }
 
-/// The reactor of the volume's local disk, if there is one, so that socket and disk share a thread.
+/// The reactor for a volume: that of its local disk if there is one, so that socket and disk share a thread.
 fn reactor_of(m: &Member, v: &VolumeRecord) -> usize {
     let map = m.disk_reactor.lock().map(|d| d.clone()).unwrap_or_default();
     let local = v.replicas().filter(|(_, r)| r.node == m.node).find_map(|(_, r)| map.get(&r.disk).copied());
     local.unwrap_or(v.id.0 as usize % m.reactors.len())
 }
 
-/// Desired state in, steps out.
+/// Compares the record with this node, again and again, and begins the steps that are missing.
 async fn converge(m: Arc<Member>, begun: Arc<Mutex<Begun>>) {
     let mut rx = m.view.clone();
     loop {
@@ -324,12 +330,13 @@ async fn converge(m: Arc<Member>, begun: Arc<Mutex<Begun>>) {
         replicas::adopt_lineages(&m, &state, &held);
         replicas::delete(&m, &state, &begun);
         run_attachments(&m, &state, &begun);
-        // Reactors take what they are told in order: now they have done it.
+        // Reactors handle their mail in order, so an answer now means that they have handled everything
+        // above.
         for r in &m.reactors {
             r.status().await;
         }
         m.obeyed.send_replace(state.revision);
-        // Again now and then: a step that failed is tried again.
+        // Every 2 s at least, so that a step that failed is tried again.
         let _ = tokio::time::timeout(Duration::from_secs(2), rx.changed()).await;
     }
 }
@@ -356,7 +363,7 @@ fn run_attachments(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begu
         let Some(a) = v.coordinator.as_ref().filter(mine) else { continue };
         match b.running.get(&v.id) {
             Some(r) if r.session == a.session => {
-                // Size and rights may have changed.
+                // The volume's size or rights may have changed.
                 if r.ready {
                     publish(m, v, *r);
                 }
@@ -366,12 +373,12 @@ fn run_attachments(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begu
                 let reactor = reactor_of(m, v);
                 b.running.insert(v.id, Running { session: a.session, reactor, ready: false });
                 m.reactors[reactor].send(Mail::StartVolume { vol: v.id, session: a.session });
-                // It was asked to end before it had begun.
+                // The detach was asked for before the attachment had begun.
                 if m.exports.is_ending(v.id, a.session) {
                     m.reactors[reactor].send(Mail::StopVolume { vol: v.id, session: a.session });
                 }
             }
-            // Looking after replicas was interrupted: the leader will ask again if it is still needed.
+            // Maintenance of the replicas was interrupted; the leader asks again if it is still needed.
             _ if a.maintenance && a.node == m.node => {
                 b.reattaching.insert(v.id);
                 let (m, begun, vol, session) = (m.clone(), begun.clone(), v.id, a.session);
@@ -382,8 +389,8 @@ fn run_attachments(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begu
                     }
                 });
             }
-            // An attachment of this node's former life, or one that others looked after while it was away: it is taken up again
-            // under a new term.
+            // An attachment of an earlier process of this node, or one whose replicas others looked after
+            // while the node was away: it begins again under a new term.
             _ => {
                 b.reattaching.insert(v.id);
                 let (m, begun, vol, epoch) = (m.clone(), begun.clone(), v.id, v.epoch);

@@ -1,21 +1,22 @@
-//! The daemon's configuration: one TOML file; every key is also a flag and an environment variable. Unknown keys are refused.
+//! The daemon's configuration: one TOML file. Every key is also a flag and an environment variable. Unknown
+//! keys are refused.
 
-use crate::reactor::DiskOptions;
 use hf_host::config::{DiskConfig, File, is_address, parse_label};
 use hf_policy::attributes::Media;
+use hf_reactor::disk::DiskOptions;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// `holdfast node`: the daemon.
+/// Arguments of `holdfast node`, the daemon.
 #[derive(clap::Args, Debug, Clone, Default)]
 pub struct NodeArgs {
     /// Configuration file (TOML). Flags and environment variables win over it.
     #[arg(long, env = "HOLDFAST_CONFIG")]
     pub config: Option<PathBuf>,
-    /// This node's name: unique in the cluster.
+    /// Name of this node, unique in the cluster.
     #[arg(long, env = "HOLDFAST_NAME")]
     pub name: Option<String>,
-    /// Where the node keeps its identity and metadata.
+    /// Directory for the node's identity and metadata.
     #[arg(long, env = "HOLDFAST_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
     /// Address of the control plane (API, metadata), host:port.
@@ -33,7 +34,7 @@ pub struct NodeArgs {
     /// Address of /metrics and /healthz, host:port.
     #[arg(long, env = "HOLDFAST_HTTP")]
     pub http: Option<String>,
-    /// Reactors (default: one per core, at most one per disk).
+    /// Number of reactor threads (default: one per core, at most one per disk).
     #[arg(long, env = "HOLDFAST_REACTORS")]
     pub reactors: Option<usize>,
     /// How disks are accessed: io_uring or threads.
@@ -42,76 +43,80 @@ pub struct NodeArgs {
     /// A metadata voter that is away for longer is replaced by another node (default 2m).
     #[arg(long, env = "HOLDFAST_REPLACE_VOTER_AFTER")]
     pub replace_voter_after: Option<String>,
-    /// Bad blocks that a disk may meet before what it holds is moved elsewhere (default 256; 0: any number).
+    /// Bad blocks that a disk may meet before its replicas are moved elsewhere (default 256; 0: any number).
     #[arg(long, env = "HOLDFAST_DISK_ERROR_BUDGET")]
     pub disk_error_budget: Option<u64>,
     /// Replicas that a disk may hold at most (default 65536).
     #[arg(long, env = "HOLDFAST_DISK_REPLICAS")]
     pub disk_replicas: Option<u32>,
-    /// NBD connections at once, of all volumes; more are closed at once (default 10000).
+    /// NBD connections that are served at the same time, of all volumes; more are closed at once (default
+    /// 10000).
     #[arg(long, env = "HOLDFAST_NBD_CONNECTIONS")]
     pub nbd_connections: Option<usize>,
-    /// Memory of each disk for writes that are durable in its journal and not in their place yet (default 64MiB); more writes wait.
+    /// Memory of each disk for writes that are in its journal but not in place yet (default 64MiB); more
+    /// writes wait.
     #[arg(long, env = "HOLDFAST_WRITE_MEMORY")]
     pub write_memory: Option<String>,
-    /// Memory of each disk for chunk pages: where blocks are, and their checksums; 6 KiB for each MiB of data in use (default 48MiB).
+    /// Memory of each disk for chunk pages, which hold places and checksums of blocks; 6 KiB for each MiB of
+    /// data in use (default 48MiB).
     #[arg(long, env = "HOLDFAST_PAGE_MEMORY")]
     pub page_memory: Option<String>,
     /// Memory of the metadata's RocksDB: its memtables and its cache (default 32MiB).
     #[arg(long, env = "HOLDFAST_METADATA_MEMORY")]
     pub metadata_memory: Option<String>,
-    /// Memory of the node for payload: data of clients' requests and answers (default 512MiB); more requests wait.
+    /// Memory of the node for payload, the data of requests and answers (default 512MiB); more requests wait.
     #[arg(long, env = "HOLDFAST_PAYLOAD_MEMORY")]
     pub payload_memory: Option<String>,
     /// Log format: text or json.
     #[arg(long, env = "HOLDFAST_LOG_FORMAT", value_parser = ["text", "json"])]
     pub log_format: Option<String>,
-    /// A topology or free label, KEY=VALUE; several: again, or separated by commas. They replace the file's.
+    /// Topology or free label; repeat it or separate several by commas. Labels given here replace the file's.
     #[arg(long = "label", env = "HOLDFAST_LABELS", value_name = "KEY=VALUE", value_delimiter = ',')]
     pub labels: Vec<String>,
-    /// A disk to add, PATH[,size=SIZE][,media=MEDIA]; several: again, or separated by semicolons. They replace the file's.
+    /// Disk to add, PATH[,size=SIZE][,media=MEDIA]; repeat it or separate several by semicolons. Disks given
+    /// here replace the file's.
     #[arg(long = "disk", env = "HOLDFAST_DISKS", value_name = "DISK", value_delimiter = ';')]
     pub disks: Vec<String>,
 }
 
-/// Everything, checked.
+/// The whole configuration, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Node name.
+    /// Name of the node, unique in the cluster.
     pub name: String,
-    /// Data directory.
+    /// Directory for the node's identity and metadata.
     pub data_dir: PathBuf,
-    /// Control plane address.
+    /// Address of the control plane, `host:port`.
     pub api: String,
-    /// Replication address.
+    /// Address of replication, `host:port`.
     pub data: String,
-    /// NBD address.
+    /// Address of the NBD export, `host:port`.
     pub nbd: String,
-    /// NBD Unix socket.
+    /// Path of the Unix socket of the NBD export.
     pub nbd_socket: Option<PathBuf>,
-    /// NBD connections at once.
+    /// NBD connections that are served at once, at most.
     pub nbd_connections: usize,
-    /// Metrics address.
+    /// Address of `/metrics` and `/healthz`, `host:port`; `None`: not served.
     pub http: Option<String>,
-    /// Reactors.
+    /// Number of reactors, at least 1.
     pub reactors: usize,
-    /// How disks are used.
+    /// Options of all disks.
     pub disk_options: DiskOptions,
-    /// Bytes for the metadata's RocksDB.
+    /// Bytes of memory for the metadata's RocksDB.
     pub metadata_memory: usize,
-    /// Bytes for payload.
+    /// Bytes of memory for the payload of requests and answers.
     pub payload_memory: usize,
-    /// JSON logs.
+    /// Whether the log is JSON instead of text.
     pub json_logs: bool,
-    /// Microseconds.
+    /// Microseconds after which a metadata voter that is away is replaced.
     pub replace_voter_after: u64,
     /// Topology and free labels.
     pub labels: BTreeMap<String, String>,
-    /// Disks to add.
+    /// Disks to add when the node is part of a cluster.
     pub disks: Vec<DiskConfig>,
 }
 
-/// Reads values and keeps what is wrong with them, so that all of it is said at once.
+/// Reads values and collects what is wrong with them, so that all problems are reported at once.
 #[derive(Default)]
 struct Check(Vec<String>);
 
@@ -124,7 +129,7 @@ impl Check {
         v
     }
 
-    /// What was read, or nothing and a problem.
+    /// The value; if it is an error, notes the problem and returns the type's default.
     fn value<T: Default>(&mut self, key: &str, v: Result<T, String>) -> T {
         v.unwrap_or_else(|why| {
             self.0.push(format!("{key} = {why}"));
@@ -132,7 +137,7 @@ impl Check {
         })
     }
 
-    /// A size with bounds.
+    /// Parses a size from `least` to [`MOST_MEMORY`], in bytes.
     fn memory(&mut self, key: &str, v: Option<String>, default: &str, least: &str) -> usize {
         let v = v.unwrap_or_else(|| default.to_string());
         let (bytes, least_bytes) = (hf_policy::parse_size(&v), hf_policy::parse_size(least).unwrap_or(0));
@@ -145,7 +150,7 @@ impl Check {
         )
     }
 
-    /// A number of things, from one on.
+    /// Checks that `n` is from 1 to `most`.
     fn count(&mut self, key: &str, n: usize, most: usize) -> usize {
         if n == 0 || n > most {
             self.0.push(format!("{key} = {n} is not from 1 to {most}"));
@@ -164,10 +169,10 @@ impl Check {
     }
 }
 
-/// A typo, not a machine.
+/// Largest memory bound that is accepted, in bytes. A larger one is a typo.
 const MOST_MEMORY: u64 = 64 << 30;
 
-/// Microseconds after which a voter that is away is replaced.
+/// Microseconds after which a voter that is away is replaced; default 2 minutes, at least 5 s.
 fn voter_grace(given: Option<String>) -> Result<u64, String> {
     let grace = given.unwrap_or_else(|| "2m".into());
     hf_policy::parse_duration_us(&grace).and_then(|us| match us {
@@ -177,7 +182,7 @@ fn voter_grace(given: Option<String>) -> Result<u64, String> {
 }
 
 impl Config {
-    /// File, environment and flags, all problems at once.
+    /// Reads the file, the environment and the flags. The error lists all problems at once.
     pub fn load(args: NodeArgs) -> anyhow::Result<Config> {
         let file = match &args.config {
             None => File::default(),

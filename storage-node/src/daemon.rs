@@ -1,5 +1,5 @@
-//! The daemon: listens, waits to be given a cluster, then runs metadata, disks, reactors, exports and the agent until it is
-//! told to stop.
+//! The daemon: listens, waits to be given a cluster, then runs metadata, disks, reactors, exports and the
+//! agent until it is told to stop.
 
 use crate::config::Config;
 use crate::export::{Doors, ExportTable, Seats};
@@ -7,12 +7,12 @@ use crate::identity::{DataDir, random};
 use crate::listen::{bind, bind_socket, raise_descriptors};
 use crate::member::Member;
 use crate::node::{Joining, Node};
-use crate::reactor::{self, Memory};
 use hf_meta::log::FORGOT;
 use hf_meta::{MetaHandle, raft_net};
 use hf_meta_core::ClusterState;
 use hf_meta_proto::LeaderClient;
 use hf_policy::BootId;
+use hf_reactor::{self as reactor, Memory};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -203,8 +203,9 @@ async fn start_member(node: &Arc<Node>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Clean stop: no more requests are taken, those in flight are answered, disks are checkpointed, Raft ends. Volumes stay
-/// attached on record: the node takes them up again when it comes back, or another one takes them over.
+/// Clean stop: no more requests are taken, those in flight are answered, disks are checkpointed, Raft ends.
+/// Volumes stay attached on record: the node takes them up again when it comes back, or another one takes
+/// them over.
 async fn shutdown(node: &Node) {
     let Some(m) = node.member.get() else { return };
     m.exports.close();

@@ -1,5 +1,5 @@
-//! `holdfast dev`: a small cluster on this machine, for trying it out. Ctrl-C stops everything; the data stays in its
-//! directory, and the next start goes on with it.
+//! `holdfast dev`: runs a small cluster on this machine, for trying it out. Ctrl-C stops everything. The data
+//! stays in its directory, and the next start goes on with it.
 
 use crate::cli::args::DevArgs;
 use crate::cli::client::Client;
@@ -22,7 +22,7 @@ fn config(a: &DevArgs, dir: &Path, i: u16) -> String {
     )
 }
 
-/// Runs until Ctrl-C.
+/// Starts the nodes, founds a cluster if there is none yet, and runs until Ctrl-C.
 pub async fn run(a: DevArgs) -> Result<(), Failure> {
     let last = u32::from(a.port) + u32::from(a.nodes - 1) * 10 + 3;
     if a.port == 0 || last > 65_535 {
@@ -72,7 +72,7 @@ pub async fn run(a: DevArgs) -> Result<(), Failure> {
     println!("stopping");
     for c in &children {
         if let Some(pid) = c.id() {
-            // SAFETY: signals a child of ours that has not been waited for.
+            // SAFETY: signals a child of ours that has not been waited for, so its pid is still its own.
             unsafe { libc::kill(pid as i32, libc::SIGTERM) };
         }
     }

@@ -1,34 +1,35 @@
-//! The node's disks: adding (formatting) one, opening the known ones at start. What cannot be opened is reported, never
-//! reformatted: a disk whose store is gone was wiped, and its replicas count as lost.
+//! The node's disks: formats and adds a new one, and opens the known ones at start. A disk that cannot be
+//! opened is reported, never formatted again: if its store is gone it was wiped, and its replicas count as
+//! lost.
 
-use crate::disk::raw::{Blocking, DiskFile, OpenDiskError, check_vacant};
 use crate::identity::{Identity, KnownDisk, random};
 use crate::member::Member;
 use crate::node::Node;
-use crate::reactor::Mail;
 use hf_meta_core::record::DiskState;
 use hf_meta_core::{Command, Reply};
 use hf_policy::attributes::Media;
 use hf_policy::{ClusterId, DiskId, DiskUuid, LogAge, NodeId};
+use hf_reactor::Mail;
+use hf_reactor::disk::raw::{Blocking, DiskFile, OpenDiskError, check_vacant};
 use hf_store::format::superblock::Superblock;
 use hf_store::{Config, FormatParams, OpenError, Salt, Store, recovery};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a disk may take to show its superblock at start.
+/// How long the start waits for a disk's superblock.
 const SUPERBLOCK: Duration = Duration::from_secs(5);
 
 fn store_error(path: &Path, source: OpenError) -> OpenDiskError {
     OpenDiskError::Store { path: path.display().to_string(), source }
 }
 
-/// Opens a disk and replays its journal.
+/// Opens the store on a disk and replays its journal.
 fn open_store(file: &DiskFile, cfg: Config) -> Result<Store, OpenDiskError> {
     recovery::open(&mut Blocking(file), cfg).map_err(|e| store_error(&file.path, e))
 }
 
-/// Which reactor a disk goes to: the one with the fewest.
+/// The reactor for a new disk: the one with the fewest disks.
 fn assign(m: &Member, disk: DiskId) -> usize {
     let Ok(mut map) = m.disk_reactor.lock() else { return 0 };
     let count = |i: usize| map.values().filter(|r| **r == i).count();
@@ -37,8 +38,8 @@ fn assign(m: &Member, disk: DiskId) -> usize {
     best
 }
 
-/// How old each of this node's disks says that its metadata log is. Only superblocks are read; a disk that does not answer for long says
-/// nothing.
+/// The age of the metadata log that each of this node's disks has noted. Only superblocks are read; a disk
+/// that does not answer in time is left out.
 pub async fn noted_ages(id: &Identity) -> Vec<(String, LogAge)> {
     let mut asked = tokio::task::JoinSet::new();
     for (path, uuid, cluster, node) in id.disks.iter().map(|k| (k.path.clone(), k.uuid, id.cluster, id.node)) {
@@ -59,10 +60,10 @@ pub async fn noted_ages(id: &Identity) -> Vec<(String, LogAge)> {
 fn hand_over(node: &Node, m: &Member, disk: DiskId, file: DiskFile, mut store: Store) {
     let (own, noted) = (m.meta.status.borrow().own.clone(), store.superblock().log_age);
     if own.is_older_than(noted) {
-        // It was not there, or took long, when the log was looked at. What it says is left as it is.
+        // The disk was missing or slow when the log's age was compared. Its note is left as it is.
         return m.meta.is_older(noted, format!("disk {}", file.path.display()));
     }
-    // (A disk that an older release formatted has no salt yet.)
+    // A disk that an older release formatted has no salt yet.
     store.upgrade(Salt(random()));
     store.begin_with(own.age());
     let reactor = assign(m, disk);
@@ -70,7 +71,7 @@ fn hand_over(node: &Node, m: &Member, disk: DiskId, file: DiskFile, mut store: S
     m.reactors[reactor].send(mail);
 }
 
-/// At start: every disk this node was given.
+/// Opens every disk that was given to this node, at start.
 pub fn open_known(node: &Node, m: &Member) {
     let (known, cluster) = node.identity.lock().map(|i| (i.disks.clone(), i.cluster)).unwrap_or_default();
     for k in known {
@@ -86,7 +87,7 @@ pub fn open_known(node: &Node, m: &Member) {
     }
 }
 
-/// Is this the node that formatted it? (Disks from before that was written down say 0.)
+/// Whether this node formatted the disk. Disks of older releases say 0.
 fn made_by(sb: &Superblock, node: NodeId) -> bool {
     sb.node == NodeId(0) || sb.node == node
 }
@@ -115,17 +116,17 @@ fn open_one(k: &KnownDisk, cfg: Config, cluster: ClusterId, node: NodeId) -> Res
     Ok((file, store))
 }
 
-/// A disk to add.
+/// A disk that is to be added.
 pub struct NewDisk {
     /// Directory or device.
     pub path: PathBuf,
-    /// Bytes of a directory disk.
+    /// Bytes to use, for a disk in a directory.
     pub size: Option<u64>,
-    /// Its class, if the operator says so.
+    /// The disk's class, if the operator names one; otherwise the kernel is asked.
     pub media: Option<Media>,
 }
 
-/// Formats a disk and adds it to the pool.
+/// Formats a disk, has it recorded, and puts it into service.
 pub async fn add(node: &Arc<Node>, new: NewDisk) -> anyhow::Result<DiskId> {
     let m = node.member().map_err(|e| anyhow::anyhow!("{}", e.message()))?;
     let _one = node.admin.lock().await;
@@ -158,7 +159,7 @@ pub async fn add(node: &Arc<Node>, new: NewDisk) -> anyhow::Result<DiskId> {
     Ok(id)
 }
 
-/// The disks at a path that serve here. (A wiped one has the path, but another identity.)
+/// The disks at a path that are in service here. A wiped one has the same path, but another identity.
 fn in_service(node: &Node, m: &Member, path: &Path) -> Vec<DiskUuid> {
     let here = node.identity.lock().map(|i| i.disks.clone()).unwrap_or_default();
     let view = m.view.borrow();
@@ -171,7 +172,7 @@ fn in_service(node: &Node, m: &Member, path: &Path) -> Vec<DiskUuid> {
     at.map(|d| d.uuid).collect()
 }
 
-/// Opens what is there if it is ours, else makes and formats it.
+/// Opens the disk if it is this node's already; otherwise creates and formats it.
 fn prepare(
     path: &Path,
     size: Option<u64>,

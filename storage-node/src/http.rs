@@ -7,7 +7,7 @@ use axum::routing::get;
 use std::fmt::Write;
 use std::sync::Arc;
 
-/// Serves for ever.
+/// Answers requests until the process ends.
 pub async fn serve(node: Arc<Node>, l: tokio::net::TcpListener) {
     let app = axum::Router::new().route("/metrics", get(metrics)).route("/healthz", get(health)).with_state(node);
     if let Err(e) = axum::serve(l, app).await {
@@ -25,7 +25,7 @@ async fn health(State(node): State<Arc<Node>>) -> (StatusCode, String) {
         return (StatusCode::SERVICE_UNAVAILABLE, "no metadata leader\n".into());
     }
     if !node.dir.reserve().held() {
-        // It works, and should be looked at: 200, so that nobody restarts it for that.
+        // The node works but needs attention. The code is 200, so that no supervisor restarts it for that.
         return (StatusCode::OK, "ok, but the file system of data_dir is almost full: free space there\n".into());
     }
     (StatusCode::OK, "ok\n".into())
@@ -48,14 +48,17 @@ type VolumeMetric = (&'static str, &'static str, &'static str, fn(&hf_repl_core:
 const DISK: &[DiskMetric] = &[
     ("disk_capacity_bytes", "gauge", "Bytes for data.", |s| s.units_total * hf_store::UNIT_BYTES),
     ("disk_free_bytes", "gauge", "Bytes that can still be allocated.", |s| s.units_free * hf_store::UNIT_BYTES),
-    ("disk_replica_entries", "gauge", "Entries of the replica table in use, by replicas being deleted too.", |s| {
-        s.entries_used
-    }),
+    (
+        "disk_replica_entries",
+        "gauge",
+        "Entries of the replica table in use, including those of replicas that are being deleted.",
+        |s| s.entries_used,
+    ),
     ("disk_replica_entries_free", "gauge", "Replicas that can still be created.", |s| s.entries_free),
     (
         "disk_unaccounted_bytes",
         "gauge",
-        "Bytes that a lost chunk page was the only one to know of; they are being looked for.",
+        "Bytes of units whose place only a lost chunk page knew; a search for them is under way.",
         |s| s.units_unaccounted * hf_store::UNIT_BYTES,
     ),
     ("disk_journal_used_bytes", "gauge", "Journal bytes in use.", |s| s.journal_used),
@@ -68,9 +71,12 @@ const DISK: &[DiskMetric] = &[
     }),
     ("disk_stalls_total", "counter", "Times an operation had to wait for room.", |s| s.stalls),
     ("disk_journal_groups_total", "counter", "Journal writes.", |s| s.groups),
-    ("disk_journal_records_total", "counter", "Records in them: records / groups is the group commit's yield.", |s| {
-        s.records
-    }),
+    (
+        "disk_journal_records_total",
+        "counter",
+        "Records in journal groups; records / groups is the yield of group commit.",
+        |s| s.records,
+    ),
     ("disk_written_bytes_total", "counter", "Bytes written to the disk.", |s| s.disk_bytes_written),
     ("disk_writes_total", "counter", "Writes to the disk.", |s| s.disk_writes),
     ("disk_reads_total", "counter", "Reads from the disk.", |s| s.disk_reads),
@@ -100,7 +106,9 @@ const VOLUME: &[VolumeMetric] = &[
         s.sync.map_or(0, |x| x.chunks - x.chunks_done)
     }),
     ("volume_syncs_total", "counter", "Replicas brought back in.", |s| s.stats.syncs),
-    ("volume_syncs_failed_total", "counter", "Syncs that ended otherwise.", |s| s.stats.syncs_failed),
+    ("volume_syncs_failed_total", "counter", "Syncs that ended without bringing the replica in.", |s| {
+        s.stats.syncs_failed
+    }),
     ("volume_synced_blocks_total", "counter", "Blocks copied to replicas that were out.", |s| {
         s.stats.synced_blocks + s.sync.map_or(0, |x| x.copied_blocks)
     }),
@@ -113,41 +121,52 @@ const VOLUME: &[VolumeMetric] = &[
     }),
     ("volume_scrubbed_chunks_total", "counter", "Chunks read and compared by scrubs.", |s| s.stats.scrubbed_chunks),
     ("volume_copy_rate_bytes", "gauge", "Bytes a second that copying and scrubbing may take now.", |s| s.pace),
-    ("volume_copy_calm_p99_us", "gauge", "Clients' p99 undisturbed by copying, microseconds.", |s| s.pace_p99.0),
+    ("volume_copy_calm_p99_us", "gauge", "Clients' p99 latency while copying rests, in microseconds.", |s| {
+        s.pace_p99.0
+    }),
     (
         "volume_copy_beside_p99_us",
         "gauge",
-        "Clients' p99 beside copying, microseconds, in the last round with clients.",
+        "Clients' p99 latency beside copying in the last round with clients, in microseconds.",
         |s| s.pace_p99.1,
     ),
     ("volume_reconciled_blocks_total", "counter", "Blocks made equal by the take-over.", |s| s.reconciled_blocks),
 ];
 
-type ClientMetric = (&'static str, &'static str, fn(&crate::reactor::VolumeStatus) -> u64);
+type ClientMetric = (&'static str, &'static str, fn(&hf_reactor::VolumeStatus) -> u64);
 
 const CLIENTS: &[ClientMetric] = &[
     ("volume_connections", "NBD connections to the volume.", |v| v.connections as u64),
-    ("volume_requests_in_flight", "Requests admitted, of all its connections; at most queue_depth.", |v| v.requests),
-    ("volume_payload_bytes", "Bytes of requests and replies held for its clients; bounded.", |v| v.payload),
+    (
+        "volume_requests_in_flight",
+        "Requests in flight, over all connections of the volume; at most queue_depth.",
+        |v| v.requests,
+    ),
+    ("volume_payload_bytes", "Bytes of requests and replies held for the volume's clients; bounded.", |v| v.payload),
 ];
 
-type LinkMetric = (&'static str, &'static str, &'static str, fn(&crate::reactor::LinkStatus) -> u64);
+type LinkMetric = (&'static str, &'static str, &'static str, fn(&hf_reactor::LinkStatus) -> u64);
 
 const LINKS: &[LinkMetric] = &[
     ("link_sent_bytes_total", "counter", "Bytes of replication messages sent to a disk of another node.", |l| l.sent),
-    ("link_received_bytes_total", "counter", "Bytes of replication messages received from it.", |l| l.received),
-    ("link_in_flight_bytes", "gauge", "Bytes of payload sent to it and not confirmed yet.", |l| l.in_flight),
+    (
+        "link_received_bytes_total",
+        "counter",
+        "Bytes of replication messages received from a disk of another node.",
+        |l| l.received,
+    ),
+    ("link_in_flight_bytes", "gauge", "Bytes of payload sent on the link and not confirmed yet.", |l| l.in_flight),
     (
         "link_window_bytes",
         "gauge",
-        "Bytes of payload that may be in flight: what the link was measured to carry.",
+        "Bytes of payload that may be in flight on the link, by what it was measured to carry.",
         |l| l.window,
     ),
     ("link_queued_bytes", "gauge", "Bytes of payload that wait for their turn on the link.", |l| l.queued),
-    ("link_coming_bytes", "gauge", "Bytes of answers that it was asked for and that have not come.", |l| l.coming),
+    ("link_coming_bytes", "gauge", "Bytes of answers asked for over the link that have not come yet.", |l| l.coming),
 ];
 
-fn links(p: &mut Page, status: &[crate::reactor::ReactorStatus]) {
+fn links(p: &mut Page, status: &[hf_reactor::ReactorStatus]) {
     for (name, kind, help, get) in LINKS {
         p.head(name, kind, help);
         let links = status.iter().flat_map(|s| &s.links);
@@ -164,7 +183,7 @@ fn links(p: &mut Page, status: &[crate::reactor::ReactorStatus]) {
 }
 
 fn doors(p: &mut Page, doors: &crate::export::Doors) {
-    p.head("negotiating", "gauge", "Connections that have not said yet what they want; bounded.");
+    p.head("negotiating", "gauge", "Connections that still negotiate; bounded.");
     doors.all().iter().for_each(|(name, d)| p.line("negotiating", &format!("listener=\"{name}\""), d.here() as u64));
     p.head("negotiations_cut_total", "counter", "Connections closed while they negotiated, because newer ones came.");
     doors.all().iter().for_each(|(name, d)| p.line("negotiations_cut_total", &format!("listener=\"{name}\""), d.cut()));
@@ -174,6 +193,12 @@ async fn metrics(State(node): State<Arc<Node>>) -> String {
     let mut p = Page(String::new());
     p.head("up", "gauge", "1 while the daemon runs.");
     p.line("up", &format!("version=\"{}\"", env!("CARGO_PKG_VERSION")), 1);
+    p.head(
+        "broken_invariants_total",
+        "counter",
+        "Times an invariant of Holdfast's own code did not hold; what met it is taken out of service. Anything but 0 is a bug: please report it with the log.",
+    );
+    p.line("broken_invariants_total", "", hf_policy::broken::count());
     let Some(m) = node.member.get() else { return p.0 };
     let mut status = Vec::new();
     for r in &m.reactors {
@@ -182,17 +207,13 @@ async fn metrics(State(node): State<Arc<Node>>) -> String {
     let raft = m.meta.status.borrow().clone();
     p.head("raft_leader", "gauge", "1 if this node leads the metadata group.");
     p.line("raft_leader", "", u64::from(raft.is_leader));
-    p.head("raft_applied", "counter", "Raft index applied.");
+    p.head("raft_applied", "counter", "Index of the last Raft entry that was applied.");
     p.line("raft_applied", "", raft.applied);
     p.head("raft_log_age", "counter", "Age of the metadata log: raised at every start and while it changes.");
     p.line("raft_log_age", "", raft.own.age);
-    p.head("raft_log_waits", "gauge", "1 while the metadata log takes no part: it waits for a place of its own.");
+    p.head("raft_log_waits", "gauge", "1 while the metadata log takes no part, because it waits for a place.");
     p.line("raft_log_waits", "", u64::from(raft.waits));
-    p.head(
-        "data_dir_reserve",
-        "gauge",
-        "1 while space is set aside for the metadata; 0 when the file system of data_dir is full.",
-    );
+    p.head("data_dir_reserve", "gauge", "1 while space is set aside for the metadata; 0 when data_dir is full.");
     p.line("data_dir_reserve", "", u64::from(node.dir.reserve().held()));
     p.head("nbd_refused_total", "counter", "NBD connections closed at once because nbd_connections were open.");
     p.line("nbd_refused_total", "", m.seats.refused());
@@ -206,7 +227,7 @@ async fn metrics(State(node): State<Arc<Node>>) -> String {
             "Bytes of payload held for clients of all volumes; at most a half of payload_memory.",
             m.memory.exports.taken(),
         ),
-        ("payload_waiting", "Requests that wait for payload memory others hold.", m.memory.exports.waiting() as u64),
+        ("payload_waiting", "Requests that wait for payload memory in use.", m.memory.exports.waiting() as u64),
     ] {
         p.head(name, "gauge", help);
         p.line(name, "", value);

@@ -1,51 +1,42 @@
-//! What a node knows about itself between starts: its data directory's identity, and which disks it was given.
+//! The data directory: its lock, the node's identity in `node.json`, and the last view of the record.
 
+pub use hf_host::clock::random;
 pub use hf_host::identity::{FORMAT, Identity, IdentityError, KnownDisk};
 use hf_meta_core::ClusterState;
 use hf_policy::{BootId, ClusterId, NodeId};
+use rustix::fs::FlockOperation;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 const FILE: &str = "node.json";
-/// What a node without a log knows of the record.
+/// Name of the file with the last view of the record, kept by a node without a log.
 pub const VIEW: &str = "view.json";
 
-/// A data directory in use by this process; the lock goes with it.
+/// A data directory in use by this process. Its lock is held until this is dropped.
 pub struct DataDir {
-    /// Where.
+    /// Path of the directory.
     pub path: PathBuf,
     _lock: File,
 }
 
-/// 128 random bits.
-pub fn random() -> u128 {
-    let mut b = [0u8; 16];
-    // SAFETY: fills a local buffer; for 16 bytes getrandom is never partial once the pool is initialised.
-    let n = unsafe { libc::getrandom(b.as_mut_ptr().cast(), b.len(), 0) };
-    assert!(n == 16, "the kernel gave no random bytes");
-    u128::from_le_bytes(b) | 1
-}
-
 impl DataDir {
-    /// Opens and locks it.
+    /// Creates the directory if it is missing, and locks it. Fails if another process has it.
     pub fn open(path: &Path) -> anyhow::Result<DataDir> {
-        use std::os::fd::AsRawFd;
         std::fs::create_dir_all(path).map_err(|e| anyhow::anyhow!("data_dir {}: {e}", path.display()))?;
         let lock = File::create(path.join("lock"))?;
-        // SAFETY: plain system call on an open descriptor.
-        if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             anyhow::bail!("data_dir {} is in use by another holdfast process", path.display());
         }
         Ok(DataDir { path: path.to_path_buf(), _lock: lock })
     }
 
-    /// Space for the metadata when the file system is full.
+    /// The space set aside for the metadata for when the file system is full.
     pub fn reserve(&self) -> hf_meta::reserve::Reserve {
         hf_meta::reserve::Reserve::of(&self.path)
     }
 
-    /// Reads the identity, or makes one in an empty directory.
+    /// Reads the identity. In an empty directory, makes one and saves it.
     pub fn identity(&self) -> anyhow::Result<Identity> {
         let path = self.path.join(FILE);
         match std::fs::read(&path) {
@@ -78,7 +69,8 @@ impl DataDir {
         }
     }
 
-    /// Replaces the identity: written aside, synced, renamed, directory synced.
+    /// Replaces the identity atomically: the new file is written aside, synced and renamed, then the
+    /// directory is synced.
     pub fn save(&self, id: &Identity) -> anyhow::Result<()> {
         let (new, path) = (self.path.join("node.json.new"), self.path.join(FILE));
         let mut f = File::create(&new)?;
@@ -89,15 +81,16 @@ impl DataDir {
         Ok(())
     }
 
-    /// Keeps what a node without a log knows of the record: for its next start, while nobody answers, and for `holdfast rescue`. A crash
-    /// of the process leaves the last one or the one before; a power loss may leave none on some file systems: it comes with every change.
+    /// Saves the view of a node without a log, for a start at which no other node answers and for `holdfast
+    /// rescue`. After a crash of the process the last view or the one before is there. After a power loss
+    /// there may be none on some file systems; it is written again with the next change.
     pub fn save_view(&self, view: &ClusterState) -> anyhow::Result<()> {
         let new = self.path.join("view.json.new");
         std::fs::write(&new, serde_json::to_vec(view)?)?;
         Ok(std::fs::rename(&new, self.path.join(VIEW))?)
     }
 
-    /// What was kept.
+    /// The saved view of the data directory at `path`, if there is a readable one.
     pub fn view(path: &Path) -> Option<ClusterState> {
         serde_json::from_slice(&std::fs::read(path.join(VIEW)).ok()?).ok()
     }

@@ -1,11 +1,12 @@
-//! What the process asks of the system before it serves: sockets to listen on, and descriptors enough. A refusal names the key of the
-//! configuration and what to do.
+//! What the process asks of the system before it serves: listening sockets and enough descriptors. An error
+//! names the key of the configuration and what to do.
 
 use crate::export::NEGOTIATING;
+use rustix::process::{Resource, Rlimit};
 use std::path::Path;
 use tokio::net::{TcpListener, UnixListener};
 
-/// Listens at a TCP address of the configuration.
+/// Listens at the TCP address `addr`; `what` is its key in the configuration.
 pub async fn bind(what: &str, addr: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(addr).await.map_err(|e| match e.kind() {
         std::io::ErrorKind::AddrInUse => anyhow::anyhow!(
@@ -15,7 +16,8 @@ pub async fn bind(what: &str, addr: &str) -> anyhow::Result<TcpListener> {
     })
 }
 
-/// A socket that an earlier process left behind is replaced; anything else that stands there is not ours to remove.
+/// Listens at a Unix socket. A socket that an earlier process left behind is replaced; anything else at the
+/// path is an error.
 pub fn bind_socket(path: &Path) -> anyhow::Result<UnixListener> {
     use std::os::unix::fs::FileTypeExt;
     let named = |why: String| anyhow::anyhow!("nbd_socket = {}: {why}", path.display());
@@ -32,21 +34,20 @@ pub fn bind_socket(path: &Path) -> anyhow::Result<UnixListener> {
     UnixListener::bind(path).map_err(|e| named(e.to_string()))
 }
 
-/// What the metadata, disks, and other nodes may need beside NBD clients.
+/// Descriptors that the metadata, disks and other nodes may need beside NBD clients.
 const OTHER_DESCRIPTORS: u64 = 512;
-/// Connections at the three doors, before they are served.
+/// Descriptors of connections at the three listeners that are not served yet.
 const AT_DOORS: u64 = 3 * NEGOTIATING as u64;
 
-/// As many descriptors as the system allows: every connection takes one, and the usual first limit is 1024.
+/// Raises the limit of descriptors as far as the system allows: every connection takes one, and the usual
+/// soft limit is 1024.
 pub fn raise_descriptors(connections: usize) {
-    // SAFETY: fills, and hands back, a local struct.
-    let most = unsafe {
-        let mut l = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut l);
-        l.rlim_cur = l.rlim_max;
-        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const l);
-        l.rlim_max
-    };
+    let most = rustix::process::getrlimit(Resource::Nofile).maximum;
+    if let Err(e) = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }) {
+        tracing::warn!("the number of open descriptors cannot be raised: {e}");
+    }
+    // `None` means without a limit.
+    let most = most.unwrap_or(u64::MAX);
     if most < connections as u64 + AT_DOORS + OTHER_DESCRIPTORS {
         tracing::warn!(
             "the system allows {most} descriptors, too few for nbd_connections = {connections}: raise LimitNOFILE, or lower nbd_connections"

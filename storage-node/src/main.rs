@@ -1,4 +1,5 @@
-//! `holdfast`: one binary. `node` is the daemon, `dev` runs a small cluster on this machine, the rest is the client.
+//! `holdfast`: one binary. `node` is the daemon, `dev` runs a small cluster on this machine, the rest is the
+//! client.
 
 mod accept;
 mod agent;
@@ -7,7 +8,6 @@ mod cli;
 mod config;
 mod daemon;
 mod dev;
-mod disk;
 mod disks;
 mod export;
 mod http;
@@ -18,7 +18,6 @@ mod member;
 mod memory;
 mod node;
 mod pulse;
-mod reactor;
 mod repair;
 mod rescue;
 mod told;

@@ -3,7 +3,6 @@
 use crate::export::{ExportTable, Seats};
 use crate::identity::random;
 use crate::pulse::Pulse;
-use crate::reactor::{self, Memory};
 use crate::told::Told;
 use hf_meta::MetaHandle;
 use hf_meta::service::Heard;
@@ -12,6 +11,7 @@ use hf_meta_core::{ClusterState, Command, Envelope, Outcome};
 use hf_meta_proto::LeaderClient;
 use hf_meta_proto::pb::{self, peer_client::PeerClient};
 use hf_policy::{BootId, ClusterId, NodeId, RequestId, SessionId};
+use hf_reactor::{self as reactor, Memory};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -21,15 +21,15 @@ const REFUSED: usize = 256;
 
 /// A node that is part of a cluster.
 pub struct Member {
-    /// The cluster.
+    /// The cluster that the node is part of.
     pub cluster: ClusterId,
-    /// This node.
+    /// This node's id in the cluster.
     pub node: NodeId,
     /// Where it is reached; its record may not say so yet.
     pub api: String,
-    /// This process.
+    /// The id of this process.
     pub boot: BootId,
-    /// Raft.
+    /// The node's part in the metadata group.
     pub meta: MetaHandle,
     /// The newest state known here.
     pub view: watch::Receiver<Arc<ClusterState>>,
@@ -41,7 +41,7 @@ pub struct Member {
     pub told: Told,
     /// The leader's soft state.
     pub heard: Arc<Mutex<Heard>>,
-    /// Reactors.
+    /// The reactors, by their numbers.
     pub reactors: Vec<reactor::Handle>,
     /// The node's payload memory.
     pub memory: Memory,
@@ -105,8 +105,9 @@ impl Member {
         self.unmade.lock().map(|u| u.iter().take(REFUSED).map(|r| r.0).collect()).unwrap_or_default()
     }
 
-    /// Waits until this node's view is as new as the leader's is now, so that what an operator asks here is decided on the
-    /// present. Without a leader it returns false, at once: what is proposed then is compare-and-set anyway.
+    /// Waits until this node's view is as new as the leader's is now, so that what an operator asks here is
+    /// decided on the present. Without a leader it returns false, at once: what is proposed then is
+    /// compare-and-set anyway.
     pub async fn freshen(&self) -> bool {
         let status = self.meta.status.borrow().clone();
         if status.is_leader {
@@ -124,7 +125,8 @@ impl Member {
         matches!(seen, Ok(Ok(_)))
     }
 
-    /// Every address that may lead. (After a rescue from disks alone the record does not say where nodes are until they have.)
+    /// Every address that may lead. (After a rescue from disks alone the record does not say where nodes are
+    /// until they have.)
     pub fn peers(&self) -> Vec<String> {
         let known = self.view.borrow();
         let others = known.nodes.values().map(|n| n.addr.api.clone()).filter(|a| !a.is_empty() && *a != self.api);
@@ -142,8 +144,8 @@ impl Member {
         self.leader.propose(&envelope(request, cmd), &self.peers(), Duration::from_secs(15)).await
     }
 
-    /// Waits until everything here obeys a record that was the newest at some moment after this was called. A leader's own word is not
-    /// enough for that, it may have been succeeded: something is committed.
+    /// Waits until everything here obeys a record that was the newest at some moment after this was called. A
+    /// leader's own word is not enough for that, it may have been succeeded: something is committed.
     pub async fn catch_up(&self, nothing_new: Command) -> bool {
         let env = envelope(RequestId(random()), nothing_new);
         let asked = self.leader.propose_seen(&env, &self.peers(), Duration::from_secs(5)).await;

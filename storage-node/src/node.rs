@@ -15,17 +15,17 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// Asks the daemon to make this node a member of the cluster that its identity names; the answer goes there.
 pub type Joining = oneshot::Sender<anyhow::Result<()>>;
 
-/// The daemon.
+/// The daemon, whether or not it is part of a cluster yet.
 pub struct Node {
-    /// Configuration.
+    /// The configuration that it was started with.
     pub cfg: Config,
-    /// Data directory.
+    /// The data directory, locked for this process.
     pub dir: DataDir,
     /// Identity, as on disk.
     pub identity: Mutex<Identity>,
-    /// This process.
+    /// The id of this process.
     pub boot: BootId,
-    /// Set once.
+    /// Set once, when the node becomes part of a cluster.
     pub member: OnceLock<Arc<Member>>,
     /// Connections that have not said yet what they want.
     pub doors: Doors,

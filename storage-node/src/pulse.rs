@@ -1,27 +1,16 @@
-//! Notices when this process did not run for a while (stopped, suspended, starved). Meanwhile the record may have changed, and whoever changed it was told that
-//! this node does not obey yet: it serves nobody again before it has seen the newest record (docs/decisions/0024).
+//! Notices when this process did not run for a while, because it was stopped, suspended or starved. Meanwhile
+//! the record may have changed, and the caller of the change was told that this node does not obey yet. So
+//! the node serves nobody again before it has seen the newest record (docs/decisions/0024).
 
-use hf_policy::{MS, Tick};
+use hf_host::clock::{PAUSED, now};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// After so long without a beat this process was paused, in microseconds. Shorter than anybody waits before saying that a node is silent.
-pub const PAUSED: u64 = 1_500 * MS;
-/// From one beat to the next.
+/// Interval between two beats.
 const BEAT: Duration = Duration::from_millis(100);
 
-/// The node's monotonic clock (CLOCK_BOOTTIME: it goes on while the machine sleeps, as leases need).
-pub fn now() -> Tick {
-    // SAFETY: fills a local struct.
-    unsafe {
-        let mut t: libc::timespec = std::mem::zeroed();
-        libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut t);
-        Tick(t.tv_sec as u64 * 1_000_000 + t.tv_nsec as u64 / 1_000)
-    }
-}
-
-/// The pulse of this process, outside of its reactors (each of which has its own).
+/// The pulse of this process outside its reactors, each of which has its own.
 pub struct Pulse {
     last: AtomicU64,
     paused: watch::Sender<bool>,
@@ -38,14 +27,15 @@ impl Pulse {
         now().0.saturating_sub(self.last.load(Ordering::Relaxed)) > PAUSED
     }
 
-    /// Another beat; true if this process was paused since the last one.
+    /// Records a beat. True if this process was paused since the last one.
     fn beat(&self) -> bool {
         let late = self.is_late();
         self.last.store(now().0, Ordering::Relaxed);
         late
     }
 
-    /// Beats for ever. After a pause `refresh` is asked until it says that this node is up to date, without another pause meanwhile.
+    /// Beats for ever. After a pause, calls `refresh` until it says that this node is up to date and there
+    /// was no other pause meanwhile.
     pub async fn run<F: Future<Output = bool>>(&self, refresh: impl Fn() -> F) {
         loop {
             if self.beat() {
@@ -67,7 +57,7 @@ impl Pulse {
         }
     }
 
-    /// Waits until this process is known to have been up to date since its last pause.
+    /// Waits until this node is known to be up to date since its last pause.
     pub async fn fresh(&self) {
         let mut rx = self.paused.subscribe();
         while *rx.borrow_and_update() || self.is_late() {

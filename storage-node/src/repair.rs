@@ -1,9 +1,9 @@
-//! Repair, as run: the leader decides each second what replicas need (`hf_meta_core::plan::repair`), proposes it or asks a node to look
-//! after a detached volume; nodes report how far their syncs are. Operators' changes of nodes, disks and last resorts.
+//! Repair, and the operators' commands that change nodes, disks and replicas. The leader decides every
+//! [`EVERY`] what replicas need (`hf_meta_core::plan::repair`); it proposes that, or asks a node to look
+//! after a detached volume. Nodes report how far their syncs are.
 
 use crate::identity::random;
 use crate::member::Member;
-use crate::reactor::{Mail, VolumeStatus};
 use hf_meta_core::command::Job;
 use hf_meta_core::plan::Step;
 use hf_meta_core::plan::repair::steps;
@@ -11,15 +11,16 @@ use hf_meta_core::record::{ClusterState, DiskState, NodeMode, ReplicaRecord, Vol
 use hf_meta_core::{Command, Refusal};
 use hf_meta_proto::pb::{self, api_client::ApiClient, change_request::What};
 use hf_policy::{DiskId, Epoch, Lineage, NodeId, Rid, ShardId, VolumeId};
+use hf_reactor::{Mail, VolumeStatus};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tonic::Status;
 
-/// How often the leader looks.
+/// How often the leader decides what replicas need.
 const EVERY: Duration = Duration::from_millis(700);
 
-/// The leader's loop.
+/// Carries out the leader's decisions while this node leads; otherwise waits.
 pub async fn run(m: Arc<Member>) {
     loop {
         tokio::time::sleep(EVERY).await;
@@ -27,7 +28,8 @@ pub async fn run(m: Arc<Member>) {
         let state = m.view.borrow().clone();
         for step in steps(&state, &live, state.revision) {
             match step {
-                // Compare-and-set: what was overtaken is decided again in the next round.
+                // The command compares the epoch; a decision that was overtaken is made again in the next
+                // round.
                 Step::Do(cmd) => {
                     if let Ok(Err(e)) = m.propose_new(cmd).await {
                         tracing::debug!("repair: {e}");
@@ -40,7 +42,8 @@ pub async fn run(m: Arc<Member>) {
     }
 }
 
-/// `begin`: on this record; else the maintenance ends.
+/// Asks a node to look after a volume's replicas on the record of the epoch `begin`, or, if that is `None`,
+/// to stop.
 async fn ask(m: &Member, node: NodeId, vol: VolumeId, begin: Option<Epoch>) {
     let addr = m.view.borrow().nodes.get(&node).map(|n| n.addr.api.clone());
     let Some(ch) = addr.and_then(|a| hf_meta_proto::channel(&a).ok()) else { return };
@@ -52,7 +55,7 @@ async fn ask(m: &Member, node: NodeId, vol: VolumeId, begin: Option<Epoch>) {
     }
 }
 
-/// Does a coordinator hold a lease of one of the volume's replicas here?
+/// Whether some coordinator holds a lease of one of the volume's replicas on this node.
 async fn leased_here(m: &Member, v: &VolumeRecord) -> bool {
     let mut held = Vec::new();
     for r in &m.reactors {
@@ -61,16 +64,18 @@ async fn leased_here(m: &Member, v: &VolumeRecord) -> bool {
     v.replicas().any(|(_, r)| held.iter().any(|h| h.rid == r.rid && h.leased))
 }
 
-/// Begins or ends to look after a volume's replicas here.
+/// Begins or ends the maintenance of a volume's replicas on this node. Refused if the record has moved past
+/// `epoch`, or if the volume's coordinator is alive.
 pub async fn maintain(m: &Member, vol: VolumeId, begin: bool, epoch: Epoch) -> Result<(), Status> {
     let state = m.view.borrow().clone();
     let Some(v) = state.volumes.get(&vol) else { return Err(Status::not_found("no such volume")) };
     match (&v.coordinator, begin) {
         (Some(a), true) if a.maintenance && a.node == m.node => {}
         (_, true) if epoch != v.epoch => return Err(Status::aborted("the record has moved")),
-        // Cut off from the leader only, it works: its replicas know (protocol §7, partition).
+        // A coordinator that is cut off from the leader only still works; its leases of replicas show that
+        // (docs/protocol.md, "Volumes that nobody coordinates").
         (Some(a), true) if !a.maintenance && leased_here(m, v).await => {
-            return Err(Status::failed_precondition("whoever has the volume attached is alive"));
+            return Err(Status::failed_precondition("the coordinator of the volume is alive"));
         }
         (held, true) => {
             let (session, steal) = (m.new_session(), held.is_some());
@@ -87,12 +92,13 @@ pub async fn maintain(m: &Member, vol: VolumeId, begin: bool, epoch: Epoch) -> R
     Ok(())
 }
 
-/// How fast each sync of this node is, from one heartbeat to the next.
+/// The speed of each sync of this node, measured from one heartbeat to the next: time, bytes copied by then,
+/// bytes per second.
 #[derive(Default)]
 pub struct Rates(BTreeMap<(ShardId, Rid), (Instant, u64, u64)>);
 
 impl Rates {
-    /// A volume's syncs, with their speed.
+    /// The progress of a volume's syncs and scrubs, with their speed.
     pub fn progress(&mut self, v: &VolumeStatus) -> Vec<pb::SyncProgress> {
         let mut out = Vec::new();
         for (index, s) in v.shards.iter().enumerate() {
@@ -136,7 +142,7 @@ impl Rates {
     }
 }
 
-/// For `status`.
+/// The progress of syncs as JSON, for `status`.
 pub fn syncs_json(list: &[pb::SyncProgress]) -> Vec<serde_json::Value> {
     let one = |s: &pb::SyncProgress| {
         serde_json::json!({
@@ -151,7 +157,7 @@ fn not_found(kind: &str, name: &str) -> Status {
     Status::not_found(Refusal::NotFound { kind: kind.into(), name: name.into() }.to_string())
 }
 
-/// An operator's change: the command it is, and what to say when it is done.
+/// The command for an operator's change, and the text to answer when it is done.
 pub fn change(state: &ClusterState, what: Option<What>, up: &BTreeSet<NodeId>) -> Result<(Command, String), Status> {
     let node = |name: &str| state.node_named(name).map(|n| n.id).ok_or_else(|| not_found("node", name));
     let disk = |id: u64| {
@@ -183,7 +189,7 @@ pub fn change(state: &ClusterState, what: Option<What>, up: &BTreeSet<NodeId>) -
             (Command::PauseRebuild { paused }, format!("making and moving of replicas {word}"))
         }
         Some(What::Voters(n)) => {
-            (Command::SetVoters { voters: n as usize }, format!("{n} nodes vote, as soon as so many are there"))
+            (Command::SetVoters { voters: n as usize }, format!("{n} nodes vote as soon as that many are there"))
         }
         Some(What::ForceInsync(r)) => force(state, r, up)?,
         Some(What::Scrub(r)) => {
@@ -206,7 +212,7 @@ pub fn change(state: &ClusterState, what: Option<What>, up: &BTreeSet<NodeId>) -
             let said = if on {
                 "replicas move from full disks to empty ones; watch it with holdfast job list"
             } else {
-                "rebalancing is given up; what is on its way arrives"
+                "rebalancing is given up; copies under way are completed"
             };
             (Command::Rebalance { on }, said.to_string())
         }
@@ -222,7 +228,7 @@ pub fn change(state: &ClusterState, what: Option<What>, up: &BTreeSet<NodeId>) -
     })
 }
 
-/// A job that an operator holds, or lets go on.
+/// The command that holds a job or lets it go on, and the text to answer.
 fn pause(state: &ClusterState, r: pb::PauseJob) -> Result<(Command, String), Status> {
     let node = |name: &str| state.node_named(name).map(|n| n.id).ok_or_else(|| not_found("node", name));
     let disk = |id: u64| {
@@ -240,18 +246,19 @@ fn pause(state: &ClusterState, r: pb::PauseJob) -> Result<(Command, String), Sta
     let word = match (r.paused, of) {
         (false, _) => "goes on",
         (true, Job::Scrub(_)) => "is held",
-        (true, Job::Replica(_)) => "is held; a copy on its way to it ends",
-        (true, _) => "is held; copies on their way arrive",
+        (true, Job::Replica(_)) => "is held; a copy under way to it stops",
+        (true, _) => "is held; copies under way are completed",
     };
     Ok((Command::PauseJob { of, paused: r.paused }, format!("{name} {word}")))
 }
 
-/// The last resort. It asks for the volume's name once more, and refuses while a member of the set may still answer.
+/// The command for a force-insync. It is refused unless the volume's name is given once more, and while a
+/// member of the in-sync set may still answer.
 fn force(state: &ClusterState, r: pb::ForceInsync, up: &BTreeSet<NodeId>) -> Result<(Command, String), Status> {
     let v = state.volume_named(&r.volume).ok_or_else(|| not_found("volume", &r.volume))?;
     if r.confirm != r.volume {
         return Err(Status::invalid_argument(format!(
-            "this declares one replica of {} the truth and abandons whatever only the others hold; if that is meant, confirm with --confirm {}",
+            "this declares one replica of {} the truth and abandons what only the others hold; if you mean it, confirm with --confirm {}",
             r.volume, r.volume
         )));
     }
@@ -259,7 +266,7 @@ fn force(state: &ClusterState, r: pb::ForceInsync, up: &BTreeSet<NodeId>) -> Res
     let replica = shard.and_then(|s| s.replicas.get(&Rid(r.rid)));
     let Some(replica) = replica else { return Err(not_found("replica", &format!("#{} of shard {}", r.rid, r.shard))) };
     if replica.in_sync() && shard.is_some_and(|s| s.in_sync().len() == 1) {
-        return Err(Status::failed_precondition("that replica is the in-sync set already; attach the volume"));
+        return Err(Status::failed_precondition("that replica is already the only one in sync; attach the volume"));
     }
     if replica.store_uuid.is_none() {
         return Err(Status::failed_precondition(format!("replica {} was never filled: it holds nothing", r.rid)));

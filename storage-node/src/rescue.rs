@@ -1,16 +1,20 @@
-//! `holdfast rescue`: for the day when the metadata group is lost for good, that is, a majority of its voters never comes back.
+//! `holdfast rescue`: for the day when the metadata group is lost for good, that is, when a majority of its
+//! voters never comes back.
 //!
-//! Every data directory holds the cluster's record, at most a little old: voters in their log, the others in `view.json`. Every
-//! disk says of each replica which volume it belongs to, its history, how far it has got, the newest term it promised and the epoch of the
-//! record at that time (`meta_hint`). `propose` reads what is left of both and says what the newest record seems to be. That is a guess
-//! unless a majority of the voters' logs was read: what only the others had decided left no trace here, or only some. Where no data
-//! directory is left the disks alone are believed (`disks.rs`);
-//! `found` makes one surviving node the only voter of a group that begins with it; `follow` lets another survivor follow that.
-//! Nothing here runs on its own, and nothing is deleted: what is replaced is set aside.
+//! Every data directory holds the cluster's record, at most a little old: voters have it in their log, other
+//! nodes in `view.json`. Every disk says for each replica which volume and lineage it belongs to, how far it
+//! has got, the newest term that it promised, and the epoch of the record at that time.
+//!
+//! - `propose` reads what is left of both and reports what the newest record seems to be. The result is a
+//!   guess unless the logs of a majority of the voters were read, because decisions of the other voters may
+//!   have left no trace. If no data directory is left, the record is made from the disks alone (`disks.rs`).
+//! - `found` makes one surviving node the only voter of a group that begins with the proposal.
+//! - `follow` lets another survivor follow the new group.
+//!
+//! Nothing here runs by itself, and nothing is deleted: what is replaced is set aside.
 
 mod disks;
 
-use crate::disk::raw::{Blocking, DiskFile};
 use crate::identity::{DataDir, Identity, VIEW};
 use crate::inspect::{disk::chunks, raft};
 use hf_meta::raft_log::RaftLog;
@@ -18,45 +22,48 @@ use hf_meta_core::record::*;
 use hf_meta_core::{ClusterState, image};
 use hf_meta_proto::pb::{self, peer_client::PeerClient};
 use hf_policy::{BLOCK_BYTES, CHUNK_BYTES, DiskUuid, Rid, SHARD_BYTES, ShardId, Term, Ver, VolumeId};
+use hf_reactor::disk::raw::{Blocking, DiskFile};
 use hf_store::{Config, ReplicaRec, recovery};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How far revisions, epochs, terms and the Raft index jump: beyond whatever the lost majority may have decided meanwhile. (A replica
-/// that comes back after all would fence every coordinator of a lower term than it has promised.)
+/// How far revisions, epochs, terms and the Raft index jump, to be beyond whatever the lost majority may have
+/// decided meanwhile. (Otherwise a replica that comes back after all would fence every coordinator with a
+/// lower term than it has promised.)
 const JUMP: u64 = 1_000_000;
 
-/// What one disk holds of one replica.
+/// What one disk says about one replica.
 struct Found {
     rec: ReplicaRec,
     disk: DiskUuid,
     path: PathBuf,
-    /// The disk's superblock's.
+    /// Generation of the disk's superblock; the higher one of two copies of a disk counts.
     generation: u64,
     newest: Ver,
-    /// As far as its data goes.
+    /// Bytes from the shard's beginning to the end of the last chunk with data.
     bytes: u64,
 }
 
-/// What was read, and what follows from it.
+/// The record that a new group would begin with, and what it rests on.
 pub struct Proposal {
     /// The record to go on with.
     pub state: ClusterState,
     /// The newest Raft index and term that was seen.
     last: (u64, u64),
-    /// What it rests on, and what is a guess.
+    /// What was read, what the record rests on, and what is a guess.
     pub report: Value,
 }
 
-/// Reads data directories and disks, and proposes.
+/// Reads data directories and disks, and proposes a record. Fails only if nothing usable was found.
 pub fn propose(data_dirs: &[PathBuf], disks: &[PathBuf]) -> anyhow::Result<Proposal> {
     let (mut logs, mut sources) = (Logs::default(), Vec::new());
     let mut paths: Vec<PathBuf> = disks.to_vec();
     let mut notes: Vec<String> = Vec::new();
     for dir in data_dirs {
-        // (What cannot be read is as good as not there; the disks that it names are looked at all the same.)
+        // A directory that cannot be read counts as missing, but the disks that it names are read all the
+        // same.
         match logs.add(dir) {
             Ok(said) => sources.push(said),
             Err(e) => notes.push(format!("{}: {e:#}", dir.display())),
@@ -65,7 +72,7 @@ pub fn propose(data_dirs: &[PathBuf], disks: &[PathBuf]) -> anyhow::Result<Propo
             paths.extend(id.disks.into_iter().map(|d| d.path).filter(|p| p.exists()));
         }
     }
-    // (One disk under two names is one disk.)
+    // One disk under two names counts once.
     for p in &mut paths {
         *p = std::fs::canonicalize(&*p).unwrap_or_else(|_| p.clone());
     }
@@ -79,7 +86,7 @@ pub fn propose(data_dirs: &[PathBuf], disks: &[PathBuf]) -> anyhow::Result<Propo
     if best.disks.is_empty() {
         let why = notes.join("; ");
         anyhow::bail!(
-            "no data directory that was given holds the cluster's record, and no disk was: give all that are left. {why}"
+            "no given data directory holds the cluster's record, and no disk was given: give all that are left. {why}"
         );
     }
     let mut disks_read = 0;
@@ -97,13 +104,11 @@ pub fn propose(data_dirs: &[PathBuf], disks: &[PathBuf]) -> anyhow::Result<Propo
     restore_unknown(&mut best, &found, &mut notes);
     if disks_alone {
         disks::settle(&mut best, &mut notes);
-        notes.push("no data directory holds the record: this is what the disks alone say; names of nodes, and of each volume's policy all but its size and how many replicas were found, are not known".into());
+        notes.push("no data directory holds the record: this is what the disks alone say. The nodes' names are unknown; of each volume's policy only the size and the number of replicas that were found are known".into());
     }
     let ids: Vec<VolumeId> = best.volumes.keys().copied().collect();
     for id in ids {
-        if let Some(v) = best.volumes.get_mut(&id) {
-            volumes.push(judge(v, &found, &logs));
-        }
+        volumes.extend(best.volumes.update(&id, |v| judge(v, &found, &logs)));
     }
     begin_anew(&mut best);
     best.check().map_err(|e| anyhow::anyhow!("the proposal contradicts itself: {e}"))?;
@@ -115,41 +120,42 @@ pub fn propose(data_dirs: &[PathBuf], disks: &[PathBuf]) -> anyhow::Result<Propo
     Ok(Proposal { state: best, last, report })
 }
 
-/// The group is begun anew: nobody's log has a place in it yet, and nobody who knew more keeps what is not in it.
+/// Prepares the record for a new group: no node's log has a place in it yet, and nodes that knew more are
+/// made to drop it.
 fn begin_anew(state: &mut ClusterState) {
-    // (The number goes on: who still runs with the old record must not take a new log for an older one.)
+    // The number of the log rises, so that a node that still runs with the old record does not take a new log
+    // for an older one.
     state.revision += JUMP;
-    for n in state.nodes.values_mut() {
-        (n.log, n.rev) = (LogRecord { nth: n.log.nth + JUMP, ..LogRecord::default() }, state.revision);
-    }
+    let rev = state.revision;
+    state.nodes.update_all(|n| {
+        (n.log, n.rev) = (LogRecord { nth: n.log.nth + JUMP, ..LogRecord::default() }, rev);
+    });
     state.removed_members.clear();
-    // (Whoever knew more than this must not keep what is not in it: everybody is shown the whole.)
+    // A node that knew more must not keep it, so every follower is sent the whole record.
     (state.removals, state.removals_floor) = (Default::default(), state.revision);
-    for v in state.volumes.values_mut() {
-        v.rev = state.revision;
-    }
+    state.volumes.update_all(|v| v.rev = rev);
 }
 
-/// What data directories hold of the record.
+/// What the data directories hold of the record.
 #[derive(Default)]
 struct Logs {
-    /// Who votes, by the newest log.
+    /// Numbers of the voters, by the newest log.
     voters: Vec<u64>,
-    /// Nodes whose own log was read, and may be believed.
+    /// Voters whose own log was read and is not known to be an older copy.
     read: BTreeSet<u64>,
-    /// Where the newest log ends (term, index), and the record at its end.
+    /// The end of the newest log (term, index), and the record at that end.
     newest: Option<((u64, u64), ClusterState)>,
-    /// The newest of what else was found: followers' views, logs that are known to be older copies.
+    /// The newest record of all other sources: followers' views, and logs that are known to be older copies.
     other: ClusterState,
-    /// The highest index and term of any.
+    /// The highest Raft index and term of any log.
     last: (u64, u64),
 }
 
 impl Logs {
-    /// Reads one directory; what it has.
+    /// Reads one directory, and returns what it has for the report.
     fn add(&mut self, dir: &Path) -> anyhow::Result<Value> {
         let (known, view) = (raft::load(dir, &mut |_| {})?, DataDir::view(dir));
-        // What a voter saw before it had a vote may be years old.
+        // The view of a voter is from before it had a vote and may be years old, so it is ignored.
         if known.is_none() && identity(dir).is_ok_and(|id| id.has_log) {
             anyhow::bail!("{}: its metadata (meta) is gone", dir.display());
         }
@@ -163,7 +169,7 @@ impl Logs {
             }
             if let (false, Ok(id)) = (older, identity(dir)) {
                 self.read.insert(id.node.0);
-                // (Newest as Raft compares logs: by term, then by length.)
+                // The newest log as Raft compares logs: by term, then by length.
                 if self.newest.as_ref().is_none_or(|(at, _)| end > *at) {
                     (self.voters, self.newest) = (k.voters, Some((end, k.whole)));
                 }
@@ -177,13 +183,14 @@ impl Logs {
         Ok(said)
     }
 
-    /// Whatever was decided is in the newest of them.
+    /// Whether a majority of the voters was read, so that every decision is in the newest of their logs.
     fn are_complete(&self) -> bool {
         let here = self.voters.iter().filter(|v| self.read.contains(v)).count();
         here > self.voters.len() / 2
     }
 
-    /// The record to go on with: of a majority that of the newest log, else the newest that there is.
+    /// The record to go on with: of a majority, that of the newest log; otherwise the newest record that
+    /// there is.
     fn best(&self) -> ClusterState {
         match &self.newest {
             Some((_, s)) if self.are_complete() || s.revision >= self.other.revision => s.clone(),
@@ -211,7 +218,7 @@ fn replicas_on(path: &Path) -> anyhow::Result<Vec<Found>> {
     Ok(store.replicas().filter(|r| !r.deleting).map(one).collect())
 }
 
-/// Of two copies of one disk the newer one counts.
+/// Of two copies of one disk, the newer one counts.
 fn keep_newer(found: &mut BTreeMap<Rid, Found>, f: Found, notes: &mut Vec<String>) {
     if let Some(other) = found.get(&f.rec.rid) {
         let (newer, older) = if other.generation >= f.generation { (other, &f) } else { (&f, other) };
@@ -228,7 +235,7 @@ fn keep_newer(found: &mut BTreeMap<Rid, Found>, f: Found, notes: &mut Vec<String
     found.insert(f.rec.rid, f);
 }
 
-/// Replicas that the newest record does not know of: made after it was written.
+/// Adds replicas that were made after the newest record was written, so that it does not know them.
 fn restore_unknown(state: &mut ClusterState, found: &BTreeMap<Rid, Found>, notes: &mut Vec<String>) {
     let first_new = state.next.rid;
     for (rid, f) in found {
@@ -242,16 +249,17 @@ fn restore_unknown(state: &mut ClusterState, found: &BTreeMap<Rid, Found>, notes
             continue;
         };
         let ShardId { vol, index } = f.rec.shard;
-        let v = state.volumes.entry(vol).or_insert_with(|| unknown_volume(f));
+        let mut v = state.volumes.get(&vol).map_or_else(|| unknown_volume(f), |v| VolumeRecord::clone(v));
         while v.shards.len() <= index as usize {
             v.shards.push(ShardRecord::default());
         }
-        // The size that was noted when it was last attached; of before that was done, what its data says, and it can be grown.
+        // The size is the one noted when the volume was last attached. If none was noted (older releases),
+        // the data's end counts; the volume can be grown.
         let (begin, noted) = (u64::from(index) * SHARD_BYTES, f.rec.hint_size);
         let written = begin + f.bytes.clamp(BLOCK_BYTES, SHARD_BYTES);
         let grown = written > noted.next_multiple_of(CHUNK_BYTES);
         v.size = v.size.max(if grown { written } else { noted });
-        v.attrs.insert("size".into(), v.size.to_string());
+        v.attrs.set("size", v.size.to_string());
         let r = ReplicaRecord {
             rid: *rid,
             disk,
@@ -265,11 +273,12 @@ fn restore_unknown(state: &mut ClusterState, found: &BTreeMap<Rid, Found>, notes
             paused: false,
         };
         v.shards[index as usize].replicas.insert(*rid, r);
+        state.volumes.insert(v);
         state.next.rid = state.next.rid.max(rid.0 + 1);
         state.next.volume = state.next.volume.max(vol.0 + 1);
     }
-    // A shard of which nothing was found cannot be made up.
-    state.volumes.retain(|_, v| {
+    // A shard of which no replica was found cannot be made up.
+    state.volumes.retain(|v| {
         let shards = v.size.div_ceil(SHARD_BYTES);
         let whole = v.shards.len() as u64 >= shards && v.shards.iter().all(|s| !s.replicas.is_empty());
         if !whole {
@@ -299,9 +308,11 @@ fn unknown_volume(f: &Found) -> VolumeRecord {
     }
 }
 
-/// Which replicas of a volume count. A record that a majority of the voters has stands. One that is contradicted by what was found is not
-/// the newest, and members may have been dropped since: if all that count by it are here, only who has noted to hold most is believed. If
-/// some are not, nobody is promoted in their place: they may hold more, and `volume force-insync` is somebody's word, not a guess.
+/// Decides which replicas of a volume are in sync. A record that a majority of the voters has stands. A
+/// record that the disks contradict is not the newest, and members may have been dropped since. Then, if all
+/// its in-sync replicas were found, only the one that has noted to hold most is believed. If some were not
+/// found, no other replica is promoted in their place, because they may hold more: that is for an operator to
+/// decide, by `volume force-insync`.
 fn judge(v: &mut VolumeRecord, found: &BTreeMap<Rid, Found>, logs: &Logs) -> Value {
     let here: Vec<&Found> = v.shards.iter().flat_map(|s| mine_of(s, found)).filter_map(|r| found.get(&r)).collect();
     let heard = here.iter().map(|f| f.rec.hint_epoch).max().unwrap_or(0);
@@ -313,7 +324,8 @@ fn judge(v: &mut VolumeRecord, found: &BTreeMap<Rid, Found>, logs: &Logs) -> Val
     let (mut shards, mut missing) = (Vec::new(), Vec::new());
     for (index, s) in v.shards.iter_mut().enumerate() {
         let best = mine_of(s, found).into_iter().max_by_key(|r| {
-            // What it has noted to hold all of comes first: one that was being filled may have the newest writes, and holes.
+            // The noted watermark counts first: a replica that was being filled may have the newest writes,
+            // and holes.
             let f = &found[r];
             (f.rec.stable_known, f.rec.promised_term, f.newest, std::cmp::Reverse(*r))
         });
@@ -344,14 +356,14 @@ fn judge(v: &mut VolumeRecord, found: &BTreeMap<Rid, Found>, logs: &Logs) -> Val
     v.epoch = hf_policy::Epoch(v.epoch.0.max(heard) + JUMP);
     let said = match (stale, logs.are_complete()) {
         (true, _) => {
-            "a guess: what disks hold or have heard of is newer than the record; who has noted to hold most counts alone"
+            "a guess: what the disks hold or have heard of is newer than the record; only the replica that has noted to hold most counts"
         }
         (false, true) => "as recorded, by a majority of the voters",
         (false, false) if contradicted => {
-            "a guess: what disks hold or have heard of is newer than the record, but not all replicas that count by it were found: give their disks too; if they are lost, choose one with `volume force-insync` once the cluster is up"
+            "a guess: what the disks hold or have heard of is newer than the record, but not all replicas that it calls in sync were found: give their disks too; if they are lost, choose one with `volume force-insync` once the cluster is up"
         }
         (false, false) => {
-            "a guess: the newest record that was read, and nothing that was found contradicts it; but fewer than a majority of the voters' logs were read: a replica that counts may have been dropped since, and lack what was written then"
+            "a guess: nothing that was found contradicts the newest record that was read, but fewer than a majority of the voters' logs were read: a replica that it calls in sync may have been dropped since, and lack what was written then"
         }
     };
     json!({
@@ -360,7 +372,8 @@ fn judge(v: &mut VolumeRecord, found: &BTreeMap<Rid, Found>, logs: &Logs) -> Val
     })
 }
 
-/// A replica that is out by the record has been in sync since: it has noted to hold more than it was known to when it was dropped.
+/// Whether a replica that is out by the record has been in sync since: it has noted to hold more than its
+/// base.
 fn one_came_back(s: &ShardRecord, found: &BTreeMap<Rid, Found>) -> bool {
     let base = |r: &ReplicaRecord| match r.state {
         ReplicaState::InSync => None,
@@ -384,15 +397,16 @@ fn set_aside(dir: &Path, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes a stopped node the only voter of a group that begins with the proposal.
+/// Makes a stopped node the only voter of a group that begins with the proposal. Returns what to tell the
+/// operator.
 pub fn found(dir: &Path, own: Option<&Path>, p: Proposal, confirm: &str) -> anyhow::Result<String> {
     if confirm != p.state.name {
         anyhow::bail!(
-            "this founds the metadata of cluster {0} anew; whatever only lost voters knew is gone, and old voters that start again without `holdfast rescue follow` would contradict it. If that is meant: --confirm {0}",
+            "this founds the metadata of cluster {0} anew: what only lost voters knew is gone, and old voters that start again without `holdfast rescue follow` would contradict it. If you mean it, confirm with --confirm {0}",
             p.state.name
         );
     }
-    // Held until the end: a running daemon keeps this out.
+    // The lock is held until the end, so no daemon runs on this directory meanwhile.
     let lock = DataDir::open(dir)?;
     let id = disks::identity(&lock, own, &p.state)?;
     set_aside(dir, "meta")?;
@@ -409,7 +423,7 @@ pub fn found(dir: &Path, own: Option<&Path>, p: Proposal, confirm: &str) -> anyh
     ))
 }
 
-/// The record as nodes that run have it, for one that cannot read its own, or has no data directory any more.
+/// The record as running nodes have it, for a node that cannot read its own or has lost its data directory.
 pub async fn record_at(dir: &Path, own: Option<&Path>, seeds: &[String]) -> anyhow::Result<ClusterState> {
     let cluster = match own {
         Some(disk) => disks::owner(disk)?.0,
@@ -424,11 +438,11 @@ pub async fn record_at(dir: &Path, own: Option<&Path>, seeds: &[String]) -> anyh
             let req = pb::WatchRequest { from_revision: 0, follow: true, cluster: cluster.clone() };
             let first = c.watch(req).await?.into_inner().message().await?;
             let mut state = ClusterState::default();
-            let delta = first.ok_or_else(|| anyhow::anyhow!("it knows nothing of the cluster"))?.delta;
+            let delta = first.ok_or_else(|| anyhow::anyhow!("it has no record of the cluster"))?.delta;
             state.follow(serde_json::from_slice(&delta)?)?;
-            // (After a rescue from disks alone nobody's address is known until that node has started.)
+            // After a rescue from disks alone a node's address is unknown until that node has started.
             if state.nodes.values().all(|n| n.addr.api.is_empty()) {
-                anyhow::bail!("it has not told yet where it is; try again in a moment");
+                anyhow::bail!("that node has not announced its address yet; try again in a moment");
             }
             anyhow::Ok(state)
         };
@@ -441,20 +455,20 @@ pub async fn record_at(dir: &Path, own: Option<&Path>, seeds: &[String]) -> anyh
     anyhow::bail!("{}", why.join("; "))
 }
 
-/// Makes a stopped node forget what it voted on: it follows whoever leads. It must know where its peers are: from its own record, or from
-/// the one that was asked for.
+/// Makes a stopped node forget what it voted on, so that it follows the leader without a vote. It must know
+/// its peers' addresses, from its own record or from `known`.
 pub fn follow(dir: &Path, own: Option<&Path>, known: Option<ClusterState>) -> anyhow::Result<String> {
     let lock = DataDir::open(dir)?;
     let view = known.map_or_else(
         || {
             let mut logs = Logs::default();
             let read = logs.add(dir).map(|_| logs.best());
-            // (Of an old view only where its peers are is used.)
+            // Of an old view, only the peers' addresses are used.
             let old = || DataDir::view(dir).filter(|v| identity(dir).is_ok_and(|id| v.nodes.contains_key(&id.node)));
             read.or_else(|e| {
                 old().ok_or_else(|| {
                     anyhow::anyhow!(
-                        "where its peers are cannot be read here: {e:#}. Give --seed, the api address of one that runs"
+                        "the peers' addresses cannot be read here: {e:#}. Give --seed, the api address of a node that runs"
                     )
                 })
             })
@@ -462,13 +476,13 @@ pub fn follow(dir: &Path, own: Option<&Path>, known: Option<ClusterState>) -> an
         Ok,
     )?;
     let id = disks::identity(&lock, own, &view)?;
-    // Also after a power loss: what it knew that from is set aside.
+    // The file is synced, because the log from which these addresses came is set aside below.
     lock.save_view(&view)?;
     std::fs::File::open(dir.join(VIEW))?.sync_all()?;
     set_aside(dir, "meta")?;
     lock.save(&Identity { has_log: false, ..id.clone() })?;
     Ok(format!(
-        "node #{} will follow the group without a vote until it is given one.{}",
+        "node #{} will follow the group without a vote until the leader gives it one.{}",
         id.node,
         disks::elsewhere(&id, &view)
     ))

@@ -1,24 +1,24 @@
-//! What the leader has said last of how far the record has got.
+//! The newest revision of the record that the leader has told this node.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Without a word of the leader for so long nobody knows who hangs behind.
+/// After this time without an answer of the leader, the revision is unknown.
 const UNHEARD: Duration = Duration::from_secs(10);
 
-/// The revision that the leader has said last, and when.
+/// The revision that the leader has told last, and when.
 #[derive(Default)]
 pub struct Told(Mutex<Option<(u64, Instant)>>);
 
 impl Told {
-    /// The leader has answered.
+    /// Notes an answer of the leader.
     pub fn says(&self, revision: u64) {
         if let Ok(mut t) = self.0.lock() {
             *t = Some((revision, Instant::now()));
         }
     }
 
-    /// Is this, as far as is known, all there is?
+    /// Whether `revision` is at least what the leader told within [`UNHEARD`].
     pub fn is_all(&self, revision: u64) -> bool {
         let told = self.0.lock().ok().and_then(|t| *t);
         told.is_some_and(|(newest, at)| newest <= revision && at.elapsed() < UNHEARD)

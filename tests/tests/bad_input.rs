@@ -147,7 +147,7 @@ fn starts_that_cannot_be_are_refused_with_words() {
     // An unreachable seed.
     let nowhere = format!("127.0.0.1:{}", free_port());
     let e = run(&["--endpoint", &n.api, "node", "join", "--seed", &nowhere]).unwrap_err();
-    assert!(e.starts_with("[5]") && e.contains("no seed could take this node in") && e.contains(&nowhere), "{e}");
+    assert!(e.starts_with("[5]") && e.contains("no seed let this node join") && e.contains(&nowhere), "{e}");
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! | module | decides |
 //! | --- | --- |
 //! | [`record`] | what is stored |
+//! | [`cow`] | nothing: ordered collections whose clones share what is equal |
 //! | [`command`] | every mutation |
 //! | [`outcome`] | what a command replies, and why it is refused |
 //! | [`apply`] | what each command does, and when it is refused |
@@ -18,6 +19,7 @@
 
 pub mod apply;
 pub mod command;
+pub mod cow;
 pub mod image;
 pub mod limits;
 pub mod mutant;

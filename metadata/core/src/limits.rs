@@ -7,7 +7,7 @@
 use crate::command::Command;
 use crate::outcome::Refusal;
 use crate::record::{ClusterState, ReplicaState};
-use hf_policy::{DiskId, NodeId, Policy, Rid, VolumeId};
+use hf_policy::{DiskId, NodeId, Rid, VolumeId};
 use std::collections::BTreeSet;
 
 /// Syncs at once for each node that is up.
@@ -50,7 +50,7 @@ impl Going {
     fn is_urgent(&self, state: &ClusterState) -> bool {
         state.volumes.get(&self.vol).is_some_and(|v| {
             let in_sync = v.shards.get(self.shard as usize).map_or(0, |s| s.in_sync().len());
-            Policy::from_attrs(&v.attrs).is_ok_and(|p| in_sync < p.min_replicas as usize)
+            v.policy().is_ok_and(|p| in_sync < p.min_replicas as usize)
         })
     }
 

@@ -1,7 +1,9 @@
 //! Watch deltas: what changed between two revisions, so that a node that follows can miss any number of messages.
 
+use crate::record::records::shared;
 use crate::record::*;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Everything that changed in `(from, to]`, or the whole state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,13 +16,17 @@ pub enum Delta {
         /// Its revision afterwards.
         to: u64,
         /// Changed or new.
-        nodes: Vec<NodeRecord>,
+        #[serde(with = "shared")]
+        nodes: Vec<Arc<NodeRecord>>,
         /// Changed or new.
-        disks: Vec<DiskRecord>,
+        #[serde(with = "shared")]
+        disks: Vec<Arc<DiskRecord>>,
         /// Changed or new.
-        volumes: Vec<VolumeRecord>,
+        #[serde(with = "shared")]
+        volumes: Vec<Arc<VolumeRecord>>,
         /// New.
-        tombstones: Vec<Tombstone>,
+        #[serde(with = "shared")]
+        tombstones: Vec<Arc<Tombstone>>,
         /// Gone.
         removed: Vec<Removed>,
         /// New.
@@ -67,16 +73,21 @@ impl ClusterState {
         if from == 0 || from > self.revision || from < self.removals_floor || events_lost {
             return Some(Delta::Whole(Box::new(self.followers_view())));
         }
-        let newer = |rev: u64| rev > from;
+        // Both queues are in the order of revisions: what is newer stands together at the end.
+        let removed = self.removals.iter().rev().take_while(|(rev, _)| *rev > from).map(|(_, r)| *r);
+        let events = self.events.iter().rev().take_while(|e| e.rev > from).cloned();
+        let (mut removed, mut events): (Vec<Removed>, Vec<Event>) = (removed.collect(), events.collect());
+        removed.reverse();
+        events.reverse();
         Some(Delta::Changes {
             from,
             to: self.revision,
-            nodes: self.nodes.values().filter(|r| newer(r.rev)).cloned().collect(),
-            disks: self.disks.values().filter(|r| newer(r.rev)).cloned().collect(),
-            volumes: self.volumes.values().filter(|r| newer(r.rev)).cloned().collect(),
-            tombstones: self.tombstones.values().filter(|r| newer(r.rev)).cloned().collect(),
-            removed: self.removals.iter().filter(|(rev, _)| newer(*rev)).map(|(_, r)| *r).collect(),
-            events: self.events.iter().filter(|e| newer(e.rev)).cloned().collect(),
+            nodes: self.nodes.changed_since(from),
+            disks: self.disks.changed_since(from),
+            volumes: self.volumes.changed_since(from),
+            tombstones: self.tombstones.changed_since(from),
+            removed,
+            events,
             settings: Some(Settings {
                 voters: self.voters,
                 rebuild_paused: self.rebuild_paused,
@@ -103,10 +114,10 @@ impl ClusterState {
                     return Err(Gap { here: self.revision, delta: from });
                 }
                 self.revision = to;
-                self.nodes.extend(nodes.into_iter().map(|r| (r.id, r)));
-                self.disks.extend(disks.into_iter().map(|r| (r.id, r)));
-                self.volumes.extend(volumes.into_iter().map(|r| (r.id, r)));
-                self.tombstones.extend(tombstones.into_iter().map(|r| (r.rid, r)));
+                nodes.into_iter().for_each(|r| drop(self.nodes.insert(r)));
+                disks.into_iter().for_each(|r| drop(self.disks.insert(r)));
+                volumes.into_iter().for_each(|r| drop(self.volumes.insert(r)));
+                tombstones.into_iter().for_each(|r| drop(self.tombstones.insert(r)));
                 for r in removed {
                     // (Whoever follows this follower is told of it too.)
                     self.removed(r);

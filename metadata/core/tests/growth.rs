@@ -182,7 +182,7 @@ fn envelope(n: u128, cmd: Command) -> Envelope {
 /// A volume of `shards` shards, attached on node 1.
 fn large(shards: u32) -> (World, VolumeId) {
     let mut w = World::new(3, 3);
-    (1..=3).for_each(|i| w.s.disks.get_mut(&DiskId(i)).unwrap().capacity = 1 << 50);
+    w.s.disks.update_all(|d| d.capacity = 1 << 50);
     let vol = w.volume("v", &format!("size={}GiB replicas=3 min_replicas=1", u64::from(shards) * 64));
     attach(&mut w, vol, 1, 11).unwrap();
     (w, vol)
@@ -232,7 +232,7 @@ fn refusals_push_no_outcome_out() {
     assert_eq!((w.s.apply(&envelope(77, cmd)), w.s.revision), (Ok(Reply::Done), revision));
     // What could be done later, after it was refused, is refused again.
     let create =
-        Command::CreateVolume { name: "v".into(), attrs: v.attrs.clone(), lineage: Lineage(2), shards: Vec::new() };
+        Command::CreateVolume { name: "v".into(), attrs: (*v.attrs).clone(), lineage: Lineage(2), shards: Vec::new() };
     let refused = w.s.apply(&envelope(78, create.clone()));
     assert!(matches!(refused, Err(Refusal::Exists { .. })));
     let cmd = Command::ForceInsync {

@@ -8,7 +8,7 @@ use hf_policy::*;
 
 /// Every replica of every volume, as something to fill.
 fn all(w: &World) -> Vec<Going> {
-    let of = |v: &hf_meta_core::VolumeRecord| {
+    let of = |v: &std::sync::Arc<hf_meta_core::VolumeRecord>| {
         v.replicas().map(|(shard, r)| Going { vol: v.id, shard: shard.index, rid: r.rid }).collect::<Vec<_>>()
     };
     w.s.volumes.values().flat_map(of).collect()
@@ -16,7 +16,7 @@ fn all(w: &World) -> Vec<Going> {
 
 /// Drops every replica but the first of each volume.
 fn dropped(w: &mut World) -> Vec<Going> {
-    for v in w.s.volumes.clone().into_values() {
+    for v in w.s.volumes.clone().values() {
         let node = v.replicas().next().unwrap().1.node;
         let attach = Command::Attach {
             vol: v.id,

@@ -171,7 +171,7 @@ fn scrubs_begin_when_they_are_due_and_not_all_at_once() {
     w.live.wall_ms += 1;
     assert_eq!(due(&w), 3, "one per node at once");
     w.settle();
-    let done = |v: &&VolumeRecord| v.scrubbed.is_some_and(|s| s.report.chunks > 0);
+    let done = |v: &&std::sync::Arc<VolumeRecord>| v.scrubbed.is_some_and(|s| s.report.chunks > 0);
     assert_eq!(w.s.volumes.values().filter(done).count(), 10);
     assert!(w.s.volumes[&never].scrubbed.is_none());
     assert_eq!(due(&w), 0);

@@ -2,7 +2,7 @@
 //! are written and run stands in `script/mod.rs`; `UPDATE=1` writes them anew.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use crate::script::{Machine, difference, files, run};
+use crate::script::{self, Machine, difference, files, run};
 
 /// Runs every file of one machine; none may say anything else than what is committed.
 fn transcripts(prefix: &str, at_least: usize, mut new: impl FnMut() -> Box<dyn Machine>) {

@@ -9,20 +9,30 @@
 //! | [`disk`] | the four disk operations, and the plain interface used to format, open and inspect |
 //! | [`format`] | every byte on disk: superblock, index pages, chunk pages, journal groups |
 //! | [`geometry`] | where the regions lie |
-//! | [`alloc`] | which 64 KiB units are free; when freed ones may be used again (C7) |
-//! | [`engine`] | the state machine: journal, overlay, destage, checkpoint, reads |
+//! | [`engine`] | the state machine: wires the parts below |
+//! | `requests` | operations: what goes in and out; writes, reads, what must look at what is there |
+//! | `table` | which replicas, which of their chunks, in which slots; pages in memory |
+//! | `space` | which 64 KiB units and slots are free, promised, on their way back (C7) |
+//! | `journal` | groups in, a durable prefix out |
+//! | `overlay` | what is durable and not in place yet: apply, destage, pace |
+//! | `checkpoint` | makes the index say so and lets the journal go |
 //! | [`recovery`] | what a disk holds after a crash |
 //! | [`mutant`] | rules broken on purpose, for the tests of the tests |
 //! | [`sim`] | a simulated disk that loses, tears and damages what was not synced |
 
-pub mod alloc;
+mod checkpoint;
 pub mod disk;
 pub mod engine;
 pub mod format;
 pub mod geometry;
+mod journal;
 pub mod mutant;
+mod overlay;
 pub mod recovery;
+mod requests;
 pub mod sim;
+mod space;
+mod table;
 
 pub use disk::{DiskError, DiskOp, RawDisk};
 pub use engine::{Answer, Config, Content, CopyItem, Input, Op, OpId, Output, Stats, Store, StoreError};

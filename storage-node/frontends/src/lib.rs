@@ -1,3 +1,7 @@
-//! Export protocols as pure parsers: bytes in, requests out; results in, bytes out. No sockets, no state but the protocol's.
+//! Export protocols as pure front ends: bytes come in and requests go out, results come in and bytes go out. A
+//! front end keeps the protocol's state and nothing else; it has no sockets.
+//!
+//! [`door`] has the words that all of them share; each protocol has a folder.
 
+pub mod door;
 pub mod nbd;

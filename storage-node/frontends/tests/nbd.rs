@@ -1,4 +1,4 @@
-//! Golden negotiations and hostile input.
+//! Tests of the NBD negotiation: golden ones, and hostile input.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_frontends::nbd::handshake::greeting;
@@ -58,13 +58,14 @@ fn greeting_and_go_are_byte_exact() {
     assert!(a.structured && !a.base_allocation);
 }
 
-/// A client of simple replies is not offered what belongs to structured ones; INFO says what GO would, and negotiation goes on.
+/// A client with simple replies is not offered what needs structured ones. INFO says what GO would say, and
+/// the negotiation goes on.
 #[test]
 fn simple_clients_and_info_are_byte_exact() {
     let zeroes = "00".repeat(124);
     let mut h = Handshake::default();
     let mut out = Vec::new();
-    // EXPORT_NAME by a client that did not ask to be spared the zeroes.
+    // EXPORT_NAME from a client that did not set NO_ZEROES.
     let (_, next) = h.feed(&[vec![0, 0, 0, 1], opt(1, b"vol")].concat(), &One, &mut out);
     assert_eq!(hex(&out), ["0000000000100000", "0d6d", &zeroes].concat());
     assert!(matches!(next, Next::Transmission(a) if !a.structured));
@@ -115,7 +116,8 @@ fn the_text_of_a_refusal_stays_below_4096_bytes_whatever_the_name() {
     assert!(b.len() - 26 < 4096);
 }
 
-/// An OFFSET_DATA chunk carries at least one byte of data; a read of nothing is answered by a chunk of type NONE.
+/// An OFFSET_DATA chunk carries at least one byte of data; a read of nothing is answered by a chunk of type
+/// NONE.
 #[test]
 fn a_structured_read_of_length_0_has_no_data_chunk() {
     assert_eq!(
@@ -136,7 +138,7 @@ fn contexts_belong_to_the_export_they_were_set_for() {
     // Without structured replies first, the query is refused and nothing is selected.
     let Next::Transmission(a) = talk(&[opt(10, &q), opt(8, &[]), opt(7, &go)]).1 else { panic!() };
     assert!(!a.base_allocation);
-    // A later, empty selection takes it back.
+    // A later, empty selection removes the selection.
     let none = [name("vol"), 0u32.to_be_bytes().to_vec()].concat();
     let Next::Transmission(a) = talk(&[opt(8, &[]), opt(10, &q), opt(10, &none), opt(7, &go)]).1 else { panic!() };
     assert!(!a.base_allocation);

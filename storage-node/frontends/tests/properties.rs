@@ -1,5 +1,5 @@
-//! Properties of the NBD front end: a stream means the same however it is cut, every request is judged as its fields say, every
-//! reply can be read by who knows the protocol.
+//! Properties of the NBD front end: a stream means the same however it is cut, every request is judged by its
+//! fields, and every reply can be parsed by a client that follows the protocol.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_frontends::nbd::transmission::FLAG_DF;
@@ -27,7 +27,7 @@ fn named(n: &str) -> Vec<u8> {
     [&(n.len() as u32).to_be_bytes()[..], n.as_bytes()].concat()
 }
 
-/// An option: mostly well-formed, now and then not.
+/// An option, mostly well-formed, sometimes not.
 fn option() -> impl Strategy<Value = Vec<u8>> {
     let name = || prop::sample::select(&["vol", "ro", "nope", "grün"][..]);
     let info = (name(), prop::collection::vec(0..5u16, 0..4)).prop_map(|(n, wanted)| {
@@ -58,8 +58,8 @@ fn stream() -> impl Strategy<Value = Vec<u8>> {
         .prop_map(|(flags, options, rest)| [vec![0, 0, 0, flags], options.concat(), rest].concat())
 }
 
-/// Feeds pieces as a connection does: what was not consumed stays in front of the next piece. Returns the replies, what comes next
-/// and the bytes that were left.
+/// Feeds pieces as a connection does: what was not consumed stays in front of the next piece. Returns the
+/// replies, what comes next and the bytes that were left.
 fn talk(pieces: &[&[u8]]) -> (Vec<u8>, Next, Vec<u8>) {
     let (mut h, mut out, mut buf) = (Handshake::default(), Vec::new(), Vec::new());
     let mut pieces = pieces.iter();
@@ -75,7 +75,7 @@ fn talk(pieces: &[&[u8]]) -> (Vec<u8>, Next, Vec<u8>) {
     (out, Next::More, buf)
 }
 
-/// A failure prints its smallest example, which then becomes a test of its own: nothing is kept in files.
+/// A failure prints its smallest example, which then becomes a test of its own. Nothing is kept in files.
 fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
@@ -101,7 +101,7 @@ proptest! {
         prop_assert_eq!(talk(&single), talk(&[&s]));
     }
 
-    /// Every reply to an option is whole, and its text, if it is one, is text.
+    /// Every reply to an option is complete, and the text of an error is UTF-8.
     #[test]
     fn replies_to_options_are_whole(s in stream()) {
         let (out, next, _) = talk(&[&s]);
@@ -139,7 +139,8 @@ proptest! {
         prop_assert_eq!(parse_request(&raw), None, "a wrong magic ends the connection");
     }
 
-    /// Whatever is let through lies inside the export, has only flags that it may have, and changes nothing that is read-only.
+    /// Every accepted request lies inside the export, has only flags that are allowed, and does not write to
+    /// a read-only export.
     #[test]
     fn only_what_can_be_served_is_let_through(
         flags in prop_oneof![0..32u16, any::<u16>()],
@@ -174,7 +175,7 @@ proptest! {
         }
     }
 
-    /// An error's text is text, in whatever language, and as long as it says.
+    /// An error's text is UTF-8 in any language, and has the length that the reply says.
     #[test]
     fn an_error_reply_is_whole(cookie in any::<u64>(), text in "\\PC{0,300}") {
         let b = reply::error(true, cookie, Errno::Io, &text);
@@ -187,7 +188,8 @@ proptest! {
         prop_assert_eq!(reply::error(false, cookie, Errno::Io, &text).len(), 16);
     }
 
-    /// The extents of a block status describe a beginning of the truth: no byte is told to be a hole that is not.
+    /// The extents of a block status are a true description of a beginning of the range: no byte is reported
+    /// as a hole that is not one.
     #[test]
     fn a_block_status_describes_a_beginning_of_the_truth(
         lens in prop::collection::vec(prop_oneof![1..1000u64, 1..1u64 << 34], 1..6),

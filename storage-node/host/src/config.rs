@@ -1,79 +1,80 @@
-//! The daemon's configuration file, as it is written. What flags and the environment say beside it, and what all of it means, is the
-//! daemon's (`storage-node/src/config.rs`). Unknown keys are refused.
+//! The daemon's configuration file, as it is written. Unknown keys are refused. The daemon itself
+//! (`storage-node/src/config.rs`) merges it with flags and environment, and checks what the values mean.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// The file.
+/// The whole file; every key may be absent.
 #[derive(Serialize, Deserialize, Debug, Default, Clone, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct File {
-    /// Node name.
+    /// Name of the node, unique in the cluster.
     pub name: Option<String>,
-    /// Data directory.
+    /// Directory for the node's identity and metadata.
     pub data_dir: Option<PathBuf>,
-    /// Control plane address.
+    /// Address of the control plane, `host:port`.
     pub api: Option<String>,
-    /// Replication address.
+    /// Address of replication, `host:port`.
     pub data: Option<String>,
-    /// NBD address.
+    /// Address of the NBD export, `host:port`.
     pub nbd: Option<String>,
-    /// NBD Unix socket.
+    /// Path of the Unix socket of the NBD export.
     pub nbd_socket: Option<PathBuf>,
-    /// Metrics address.
+    /// Address of `/metrics` and `/healthz`, `host:port`; absent: not served.
     pub http: Option<String>,
-    /// Reactors.
+    /// Number of reactors.
     pub reactors: Option<usize>,
-    /// io_uring or threads.
+    /// How disks are accessed: `io_uring` or `threads`.
     pub disk_backend: Option<String>,
-    /// text or json.
+    /// Format of the log: `text` or `json`.
     pub log_format: Option<String>,
-    /// A duration.
+    /// Duration after which a metadata voter that is away is replaced.
     pub replace_voter_after: Option<String>,
-    /// Bad blocks a disk may meet.
+    /// Bad blocks that a disk may meet before its replicas are moved; 0: any number.
     pub disk_error_budget: Option<u64>,
     /// Replicas that a disk may hold at most.
     pub disk_replicas: Option<u32>,
-    /// At most so many.
+    /// NBD connections that are served at once, at most.
     pub nbd_connections: Option<usize>,
-    /// A size, per disk.
+    /// Size: memory of each disk for writes that are not in place yet.
     pub write_memory: Option<String>,
-    /// A size, per disk.
+    /// Size: memory of each disk for chunk pages.
     pub page_memory: Option<String>,
-    /// A size.
+    /// Size: memory of the metadata's RocksDB.
     pub metadata_memory: Option<String>,
-    /// Memory of the node for payload.
+    /// Size: memory of the node for the payload of requests and answers.
     pub payload_memory: Option<String>,
     /// Topology and free labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// Disks to add.
+    /// Disks that the node adds when it is part of a cluster.
     #[serde(default)]
     pub disk: Vec<DiskConfig>,
 }
 
-/// A disk that the node adds when it joins a cluster.
+/// A disk that the node adds when it is part of a cluster.
 #[derive(Serialize, Deserialize, Debug, Default, Clone, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct DiskConfig {
     /// Directory or block device.
     pub path: PathBuf,
-    /// How much of a directory's file system to use.
+    /// Size: how much of a directory's file system to use.
     pub size: Option<String>,
-    /// nvme, ssd, hdd; guessed if not given.
+    /// `nvme`, `ssd` or `hdd`; absent: as the kernel says.
     pub media: Option<String>,
 }
 
 impl File {
-    /// From TOML.
+    /// Parses the file's TOML text.
     pub fn parse(text: &str) -> Result<File, toml::de::Error> {
         toml::from_str(text)
     }
 }
 
 impl DiskConfig {
-    /// From `PATH[,size=SIZE][,media=MEDIA]`, as a flag or the environment says it.
+    /// Parses `PATH[,size=SIZE][,media=MEDIA]`, the form of flags and the environment. The error is for the
+    /// user.
     pub fn parse(text: &str) -> Result<DiskConfig, String> {
         let mut words = text.split(',');
         let path = words.next().unwrap_or_default();
@@ -92,7 +93,7 @@ impl DiskConfig {
     }
 }
 
-/// `key=value`, as a flag or the environment says a label.
+/// Parses `key=value`, the form of a label in flags and the environment. The error is for the user.
 pub fn parse_label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((k, v)) if !k.trim().is_empty() => Ok((k.trim().into(), v.trim().into())),
@@ -100,7 +101,7 @@ pub fn parse_label(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Is it `host:port`?
+/// Whether the text has the form `host:port`.
 pub fn is_address(v: &str) -> bool {
     v.rsplit_once(':').is_some_and(|(h, p)| !h.is_empty() && p.parse::<u16>().is_ok())
 }

@@ -1,37 +1,37 @@
-//! `node.json`: what a node knows about itself between starts.
+//! `node.json`: what a node keeps about itself between starts.
 
 use hf_policy::{BootId, ClusterId, DiskId, DiskUuid, NodeId};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// The format this release writes.
+/// The format version that this release writes; newer ones are refused.
 pub const FORMAT: u32 = 1;
 
-/// A disk this node was given.
+/// A disk that was given to this node.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct KnownDisk {
-    /// Where.
+    /// Directory or block device.
     pub path: PathBuf,
-    /// From its superblock.
+    /// Uuid from the disk's superblock.
     pub uuid: DiskUuid,
     /// Its number in the cluster.
     pub id: DiskId,
 }
 
-/// `node.json`.
+/// The contents of `node.json`.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Format of the data directory.
+    /// Format version of the data directory.
     pub format: u32,
-    /// Made once: a node without its directory is another node.
+    /// Random, made with the data directory: a node that lost its directory is another node.
     pub uuid: BootId,
     /// The cluster, once joined.
     pub cluster: ClusterId,
     /// The node's number, once joined.
     pub node: NodeId,
-    /// Its disks.
+    /// The disks that were given to this node.
     pub disks: Vec<KnownDisk>,
-    /// It has had a part in the metadata group: its log holds votes that it must not forget.
+    /// The node has taken part in the metadata group, so its log holds votes that it must not forget.
     #[serde(default)]
     pub has_log: bool,
 }
@@ -39,16 +39,17 @@ pub struct Identity {
 /// Why `node.json` cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// From the future.
+    /// A newer release wrote the file, in this format version.
     #[error("format {0}, this release knows up to {FORMAT}")]
     TooNew(u32),
-    /// Not what it should be.
+    /// The file is not valid JSON, or lacks a field.
     #[error("{0}")]
     Damaged(#[from] serde_json::Error),
 }
 
 impl Identity {
-    /// From the file's bytes. The format is asked first: a newer file need not look like ours otherwise.
+    /// Parses the file's bytes. The format is checked first, because a newer file may look different in
+    /// everything else.
     pub fn parse(bytes: &[u8]) -> Result<Identity, IdentityError> {
         #[derive(Deserialize)]
         struct Version {
@@ -61,7 +62,7 @@ impl Identity {
         Ok(serde_json::from_slice(bytes)?)
     }
 
-    /// To the file's bytes.
+    /// The file's bytes, as readable JSON.
     pub fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
         serde_json::to_vec_pretty(self)
     }

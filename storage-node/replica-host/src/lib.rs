@@ -1,6 +1,6 @@
 //! What a replica asks of its store, in the store's words, and the answers in the replica's: the two cores do not know each other.
 //!
-//! A package of its own so that the daemon (`storage-node/src/reactor/disk_host.rs`) and the simulator (`tests/src/sim/real.rs`) translate with
+//! A package of its own so that the daemon (`storage-node/reactor/src/disk/host.rs`) and the simulator (`tests/src/sim/real.rs`) translate with
 //! the same lines. Pure: no I/O, no state.
 
 use hf_policy::{ClusterId, Rid};

@@ -1,22 +1,24 @@
-//! Changes of the record that coordinators ask for. A node that goes concerns all shards of a volume at once: their changes wait for each
-//! other a moment and go into one command, because of several that name the same epoch only one could win.
+//! Proposes the changes of the record that coordinators ask for. When a node fails, all shards of a volume
+//! ask at once. Their changes wait a moment for each other and go into one command, because of several
+//! commands that name the same epoch only one could succeed (docs/decisions/0026).
 
 use crate::member::Member;
-use crate::reactor::Mail;
 use hf_meta_core::command::{Command, ShardChange, ShardStep};
 use hf_meta_core::outcome::Refusal;
 use hf_policy::{Epoch, SessionId, ShardId, Term, VolumeId};
+use hf_reactor::Mail;
 use hf_repl_core::coordinator::{Change, Proposed};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// How long the first change of a volume with several shards waits for others: members are looked after every 20 ms.
+/// How long the first change of a volume with several shards waits for others; coordinators check their
+/// members every 20 ms.
 const GATHER: Duration = Duration::from_millis(25);
-/// So many changes go into one command; a log entry stays well below a message's bound.
+/// Changes in one command, at most, so that a log entry stays well below the bound of a message.
 const AT_ONCE: usize = 1024;
 
-/// One coordinator's wish.
+/// One change that a coordinator asks for.
 pub(super) struct Asked {
     pub shard: ShardId,
     pub session: SessionId,
@@ -25,14 +27,15 @@ pub(super) struct Asked {
     pub change: Change,
 }
 
-/// What waits, by volume; a volume that is in here has a task that proposes it. (At most one change of each coordinator is open.)
+/// Changes that wait, by volume. Each volume in the map has a task that proposes them. Each coordinator has
+/// at most one open change.
 #[derive(Default)]
 pub(super) struct Changes(Mutex<BTreeMap<VolumeId, Vec<Asked>>>);
 
 impl Changes {
     pub(super) fn ask(self: &Arc<Self>, m: &Arc<Member>, asked: Asked) {
         let (all, m, vol) = (self.clone(), m.clone(), asked.shard.vol);
-        // The leader admits syncs one by one.
+        // Syncs are proposed one by one, because the leader admits each of them.
         if matches!(asked.change, Change::SyncStart { .. }) {
             tokio::spawn(async move { propose(&m, vec![asked]).await });
             return;
@@ -60,7 +63,8 @@ impl Changes {
         }
     }
 
-    /// What can go into one command; none if nothing waits, and then the task is over.
+    /// Takes the changes that can go into one command. If nothing waits, the result is empty and the volume's
+    /// task ends.
     fn take(&self, m: &Member, vol: VolumeId) -> Option<Vec<Asked>> {
         let mut w = self.0.lock().ok()?;
         let waiting = w.get_mut(&vol)?;
@@ -71,7 +75,7 @@ impl Changes {
         let (mut batch, mut later) = (BTreeMap::new(), Vec::new());
         for a in std::mem::take(waiting) {
             if (a.term, a.epoch) != newest {
-                // It was decided on an older record, and could only be refused.
+                // The change was decided on an older record and would be refused.
                 answer(m, &a, Proposed::Retry);
             } else if batch.len() < AT_ONCE || batch.contains_key(&a.shard) {
                 batch.insert(a.shard, a);
@@ -90,7 +94,8 @@ fn answer(m: &Member, a: &Asked, outcome: Proposed) {
     }
 }
 
-/// A single change goes as the command of its own name, which has been there longer.
+/// The command for these changes. A single change is sent as the command of its own name, which older nodes
+/// know too.
 fn command(batch: &[Asked]) -> Option<Command> {
     let first = batch.first()?;
     let (vol, epoch, term, shard) = (first.shard.vol, first.epoch, first.term, first.shard.index);
@@ -118,7 +123,7 @@ fn step(change: &Change) -> Option<ShardStep> {
 async fn propose(m: &Member, batch: Vec<Asked>) {
     let Some(cmd) = command(&batch) else { return };
     let outcome = match m.propose_new(cmd).await {
-        // Of several some may have been refused: their coordinators see that in the record.
+        // Some of several changes may have been refused; their coordinators see that in the record.
         Ok(Ok(_)) => Proposed::Done,
         Ok(Err(Refusal::StaleTerm { .. } | Refusal::NotAttached)) => Proposed::Stale,
         Ok(Err(Refusal::Busy(why))) => {
@@ -130,7 +135,7 @@ async fn propose(m: &Member, batch: Vec<Asked>) {
             Proposed::Retry
         }
         Err(e) => {
-            tracing::warn!("a change of a volume's replicas: {e}");
+            tracing::warn!("a change of a volume's replicas could not be proposed: {e}");
             Proposed::Unknown
         }
     };

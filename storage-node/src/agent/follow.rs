@@ -1,8 +1,9 @@
-//! How the record comes to this node: by its own Raft if that hears a leader, else from another node, by revision, so that after
-//! any gap it gets what it missed.
+//! How this node gets the record: from its own Raft if that hears a leader, otherwise from another node. The
+//! other node sends deltas from a revision on, so that after any gap this node gets what it missed.
 //!
-//! Nodes that follow others form a tree below the leader, in the order of their ids, so that thousands of them cost the leader
-//! little and no two wait for each other. Whoever sees that what it follows hangs behind what the leader says looks elsewhere.
+//! Nodes that follow others form a tree below the leader, in the order of their ids, so that thousands of
+//! them cost the leader little and no two wait for each other. A node that gets less than the leader says it
+//! has follows another node instead (docs/decisions/0033).
 
 use crate::member::Member;
 use crate::node::Node;
@@ -13,18 +14,18 @@ use hf_policy::NodeId;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// So many nodes follow one.
+/// Nodes that follow one node in the tree, at most.
 const BRANCHES: usize = 16;
-/// How long one that is followed may say nothing of what the leader has: at first, and at most. (A large delta takes long on a slow
-/// way, so that it grows with each attempt that brought nothing.)
+/// How long a followed node may send nothing although the leader has more. It doubles after each attempt that
+/// brought nothing, up to [`MOST_PATIENCE`], because a large delta takes long over a slow link.
 const PATIENCE: Duration = Duration::from_millis(1_500);
 const MOST_PATIENCE: Duration = Duration::from_secs(12);
-/// So many nodes are asked in a row whether they hear a leader.
+/// Nodes that are asked in a row whether they hear a leader, at most.
 const ASKED: usize = 8;
-/// Between two attempts.
+/// Pause between two attempts.
 const AGAIN: Duration = Duration::from_millis(300);
 
-/// The newest of what Raft applied here and what another node brought.
+/// Makes `state` the view, if it is newer than the present one.
 fn advance(m: &Member, state: Arc<ClusterState>) {
     m.view_tx.send_if_modified(|v| {
         let newer = state.revision > v.revision || (v.cluster != state.cluster && state.cluster.is_some());
@@ -35,7 +36,7 @@ fn advance(m: &Member, state: Arc<ClusterState>) {
     });
 }
 
-/// Takes what this node's own Raft brings.
+/// Takes over each new state that this node's own Raft has applied.
 pub async fn raft(m: Arc<Member>) {
     let mut rx = m.meta.state.clone();
     loop {
@@ -47,12 +48,13 @@ pub async fn raft(m: Arc<Member>) {
     }
 }
 
-/// Does its own Raft bring it the record? Not if it has no vote; nor if the way to who leads is cut from here, though others hear it.
+/// Whether this node's own Raft brings it the record. It does not if the node has no vote, or cannot reach
+/// the leader although others can.
 fn hears_raft(s: &RaftStatus, node: NodeId) -> bool {
     s.voters.contains(&node.0) && s.leader.is_some()
 }
 
-/// Follows another node whenever Raft does not bring the record.
+/// Follows another node whenever this node's own Raft does not bring the record.
 pub async fn others(node: Arc<Node>, m: Arc<Member>) {
     let (mut turn, mut patience) = (0, PATIENCE);
     let mut raft = m.meta.status.clone();
@@ -70,10 +72,10 @@ pub async fn others(node: Arc<Node>, m: Arc<Member>) {
     }
 }
 
-/// Whom to follow: in turn the one above in the tree, and any that hears who leads.
+/// The address of the node to follow: in turn the one above in the tree, and any node that hears a leader.
 async fn choose(m: &Member, turn: usize) -> Option<String> {
     let votes = m.votes();
-    // A voter that is cut off rather follows another voter.
+    // A voter that is cut off prefers another voter.
     if votes.contains(&m.api) {
         let others: Vec<String> = votes.into_iter().filter(|a| *a != m.api).collect();
         if let Some(hears) = m.leader.one_that_hears(&others).await {
@@ -99,7 +101,8 @@ async fn choose(m: &Member, turn: usize) -> Option<String> {
     }
 }
 
-/// The node above this one, of nodes in the order of their ids and where they are; the leader is at `leader`.
+/// The address of the node above `me` in the tree. `nodes`: ids in order, with addresses; `leader`: the
+/// leader's address.
 fn above<'a>(nodes: impl Iterator<Item = (NodeId, &'a str)>, leader: &'a str, me: NodeId) -> Option<&'a str> {
     let below: Vec<_> = nodes.filter(|(_, addr)| *addr != leader).collect();
     let place = below.iter().position(|(id, _)| *id == me)?;
@@ -109,7 +112,8 @@ fn above<'a>(nodes: impl Iterator<Item = (NodeId, &'a str)>, leader: &'a str, me
     }
 }
 
-/// Until it ends, or hangs behind, or Raft brings the record here.
+/// Follows the node at `addr` until the stream ends, the node falls behind the leader, or Raft brings the
+/// record here.
 async fn follow(node: &Node, m: &Member, addr: &str, patience: Duration) -> anyhow::Result<()> {
     let mut c = PeerClient::new(hf_meta_proto::channel(addr)?).max_decoding_message_size(hf_meta_proto::MAX_MESSAGE);
     let mut local = (**m.view.borrow()).clone();
@@ -118,14 +122,15 @@ async fn follow(node: &Node, m: &Member, addr: &str, patience: Duration) -> anyh
     let mut stream = tokio::time::timeout(patience, c.watch(request)).await??.into_inner();
     loop {
         let Ok(next) = tokio::time::timeout(patience, stream.message()).await else {
-            anyhow::ensure!(m.told.is_all(local.revision), "it hangs behind the leader");
+            anyhow::ensure!(m.told.is_all(local.revision), "it is behind the leader");
             continue;
         };
-        let Some(e) = next? else { anyhow::bail!("it has ended") };
+        let Some(e) = next? else { anyhow::bail!("the stream has ended") };
         local.follow(serde_json::from_slice(&e.delta)?)?;
-        // (Nothing but a start without peers and a rescue look at it: what cannot be kept is only told.)
+        // Only a start without peers and a rescue read the saved view, so a failure to save it is only a
+        // warning.
         if let Err(e) = node.dir.save_view(&local) {
-            tracing::warn!("what this node knows of the record is not kept: {e:#}");
+            tracing::warn!("the view of the record could not be saved: {e:#}");
         }
         advance(m, Arc::new(local.clone()));
         if hears_raft(&m.meta.status.borrow(), m.node) {
@@ -140,7 +145,8 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    /// From every node the way up ends at the leader, in few steps, and nobody has more below than a voter can serve.
+    /// From every node the path up ends at the leader in few steps, and no node has more than `BRANCHES`
+    /// below it.
     #[test]
     fn the_way_up_ends_at_the_leader() {
         for (n, leader, most) in [(1, 1, 0), (5, 3, 1), (20, 20, 2), (4_000, 7, 3)] {

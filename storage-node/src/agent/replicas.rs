@@ -1,25 +1,26 @@
-//! The replicas that the record wants on this node's disks, and those it wants gone: each step may be repeated (desired state in,
-//! actual state reported). Data goes only because a tombstone says so (I20).
+//! Makes the replicas that the record wants on this node's disks, and deletes those that it wants gone. Each
+//! step may be repeated. Data is deleted only if a tombstone says so (I20).
 //!
-//! A node that has just begun may see a record from before its last deletion. What that one wants is looked for in the leader's
-//! record first, or it would make again what nobody will ever tell it to delete (seeds 1205, 1562 over real raft members).
+//! A node that has just started may see a record from before its last deletion. So it looks into the leader's
+//! record before it makes a replica; otherwise it would make one again that no tombstone will ever delete
+//! (seeds 1205, 1562 over real raft members).
 
 use super::Begun;
 use crate::identity::random;
 use crate::member::Member;
-use crate::reactor::{Held, Mail};
 use hf_meta_core::Command;
 use hf_meta_core::record::{ClusterState, ReplicaRecord};
 use hf_policy::{BLOCK_BYTES, DiskId, Rid, SessionId, StoreUuid, Term, Ver, VolumeId};
+use hf_reactor::{Mail, ReplicaStatus};
 use hf_store::ReplicaRec;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use tokio::sync::oneshot;
 
-/// What each open disk holds.
-pub(super) type HeldHere = BTreeMap<DiskId, Vec<Held>>;
+/// The replicas that each open disk holds.
+pub(super) type HeldHere = BTreeMap<DiskId, Vec<ReplicaStatus>>;
 
-/// A last resort gave a volume a new lineage: its replicas here take it, each with the base that the record says.
+/// After a force-insync a volume has a new lineage: the replicas on this node adopt it.
 pub(super) fn adopt_lineages(m: &Member, state: &ClusterState, held: &HeldHere) {
     for v in state.volumes.values() {
         for (_, r) in v.replicas().filter(|(_, r)| r.node == m.node) {
@@ -36,9 +37,10 @@ pub(super) fn adopt_lineages(m: &Member, state: &ClusterState, held: &HeldHere) 
 
 pub(super) fn make(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begun>>, held: &HeldHere) {
     for v in state.volumes.values() {
-        // One whose storage is gone from a disk that works is made again; one that is other storage than recorded (put back from
-        // a copy) is reported. Either counts as unknown from then on.
-        let as_recorded = |r: &ReplicaRecord, l: &[Held]| {
+        // If a replica's storage is gone from a disk that works, the replica is made again. If its storage is
+        // not the recorded one (put back from a copy), that is reported. In both cases its contents count as
+        // unknown from then on.
+        let as_recorded = |r: &ReplicaRecord, l: &[ReplicaStatus]| {
             l.iter().any(|h| h.rid == r.rid && r.store_uuid.is_none_or(|known| known == h.store_uuid))
         };
         let lost = |r: &ReplicaRecord| !r.in_sync() && held.get(&r.disk).is_some_and(|l| !as_recorded(r, l));
@@ -55,7 +57,7 @@ pub(super) fn make(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begu
                 promised_term: Term(0),
                 promised_session: SessionId::NONE,
                 stable_known: Ver::ZERO,
-                // The whole shard: a volume grows without a change here.
+                // A replica always has room for a whole shard, so a volume grows without a change here.
                 blocks: hf_policy::SHARD_BYTES / BLOCK_BYTES,
                 deleting: false,
                 hint_epoch: v.epoch.0,
@@ -70,7 +72,7 @@ pub(super) fn make(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begu
 async fn make_one(m: Arc<Member>, vol: VolumeId, disk: DiskId, rec: ReplicaRec, begun: Arc<Mutex<Begun>>) {
     let (rid, mut store_uuid) = (rec.rid, rec.store_uuid);
     let reactor = m.disk_reactor.lock().ok().and_then(|d| d.get(&disk).copied());
-    // (Without a leader nothing is made: the next round tries again.)
+    // Without a leader nothing is made; the next round tries again.
     let fresh = m.freshen().await;
     let wanted =
         m.view.borrow().volumes.get(&vol).is_some_and(|v| v.replicas().any(|(_, r)| r.rid == rid && !r.leaving));
@@ -80,7 +82,8 @@ async fn make_one(m: Arc<Member>, vol: VolumeId, disk: DiskId, rec: ReplicaRec, 
         m.reactors[reactor].send(Mail::CreateReplica { disk, rec: Box::new(rec), reply: tx });
         let made = match rx.await {
             Ok(Ok(())) => true,
-            // Made before a crash that kept the record from hearing of it: tell which storage it has.
+            // The replica was made before a crash, and the record does not know it: report the storage that
+            // it has.
             Ok(Err(hf_store::StoreError::Exists(known))) => {
                 store_uuid = known;
                 true
@@ -103,7 +106,8 @@ async fn make_one(m: Arc<Member>, vol: VolumeId, disk: DiskId, rec: ReplicaRec, 
     }
 }
 
-/// The leader is told what cannot be made here, and gives it to another disk; the log is told once.
+/// Notes why a replica cannot be made here, or that it could. Heartbeats tell the leader, which chooses
+/// another disk; the reason is logged once.
 fn note_refused(m: &Member, rid: Rid, disk: DiskId, why: Option<String>) {
     let Ok(mut unmade) = m.unmade.lock() else { return };
     match why {
@@ -115,7 +119,7 @@ fn note_refused(m: &Member, rid: Rid, disk: DiskId, why: Option<String>) {
     }
 }
 
-/// What is not wanted here any more need not be told of.
+/// Forgets notes about replicas that the record no longer has.
 pub(super) fn forget_refused(m: &Member, state: &ClusterState) {
     let Ok(mut unmade) = m.unmade.lock() else { return };
     if !unmade.is_empty() {
@@ -124,12 +128,12 @@ pub(super) fn forget_refused(m: &Member, state: &ClusterState) {
     }
 }
 
-/// Data goes only because a tombstone says so (I20).
+/// Deletes the replicas that have a tombstone, and no others (I20).
 pub(super) fn delete(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begun>>) {
     for t in state.tombstones.values().filter(|t| t.node == m.node) {
         let reactor = m.disk_reactor.lock().ok().and_then(|d| d.get(&t.disk).copied());
         let Some(reactor) = reactor else { continue };
-        // (One that is being made is deleted once it is there.)
+        // A replica that is still being made is deleted in a later round.
         if !begun.lock().is_ok_and(|mut b| !b.making.contains(&t.rid) && b.deleting.insert(t.rid)) {
             continue;
         }

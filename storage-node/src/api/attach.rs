@@ -1,15 +1,15 @@
-//! Attaching on this node, taking the volume over if need be.
+//! Attaches a volume on this node, and takes it over from another node if need be.
 
 use super::{Answer, SERVING, Service, VISIBLE, find, refused, text, until};
 use crate::member::Member;
 use hf_meta_core::{Command, Refusal, Reply};
 use hf_meta_proto::pb;
-use hf_policy::{Policy, RequestId, VolumeId};
+use hf_policy::{RequestId, VolumeId};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use tonic::Status;
 
-/// What a volume that was asked to end waits for, in the words of its coordinators.
+/// What the detach of a volume waits for, as its coordinators tell.
 pub(super) async fn what_it_waits_for(m: &Member, vol: VolumeId) -> String {
     let (mut requests, mut all) = (0, BTreeSet::new());
     for r in &m.reactors {
@@ -21,13 +21,13 @@ pub(super) async fn what_it_waits_for(m: &Member, vol: VolumeId) -> String {
         }
     }
     match requests {
-        0 => "nothing is open here, and the record does not say so yet".into(),
+        0 => "no request is open here, but the record does not say yet that it is detached".into(),
         n => format!("{n} of its clients' requests are open ({})", all.into_iter().collect::<Vec<_>>().join("; ")),
     }
 }
 
 impl Service {
-    /// Attaches on this node.
+    /// Attaches the volume on this node, and answers when it is served.
     pub(super) async fn attach_here(
         &self,
         m: &Member,
@@ -41,17 +41,18 @@ impl Service {
             let v = find(&m.view.borrow().clone(), name)?;
             let mut steal = false;
             if let Some(a) = &v.coordinator {
-                // (A detach that is under way is given up by an attach: its clients' open requests
-                // end with an error.)
+                // An attach overrides a detach that is under way: the open requests of its clients end with
+                // an error.
                 let ours = a.node == m.node && m.is_ours(a.session) && !m.exports.is_ending(v.id, a.session);
                 if ours && !a.maintenance {
                     if v.activated == v.term {
                         return text(
-                            format!("volume {name} is attached here already"),
+                            format!("volume {name} is already attached here"),
                             serde_json::json!({"volume": name}),
                         );
                     }
-                    // It is on its way: another term would only begin again, and on slow disks never end.
+                    // The take-over is under way. Another term would begin it again, and on slow disks it
+                    // would never end.
                     break v.term;
                 }
                 steal = r.force || a.node == m.node || !self.liveness(m).await?.up.contains(&a.node);
@@ -74,7 +75,7 @@ impl Service {
             if v.term == term && v.coordinator.is_none() {
                 return Some(Err(Status::aborted(format!("volume {name} was detached meanwhile"))));
             }
-            let exported = Policy::from_attrs(&v.attrs).is_ok_and(|p| p.exports.nbd);
+            let exported = v.policy().is_ok_and(|p| p.exports.nbd);
             (v.activated == term && (!exported || m.exports.get(name).is_some())).then_some(Ok(exported))
         });
         let exported = match served.await {

@@ -1,5 +1,6 @@
-//! Changes of a policy, answered when they are in force: the node that has the volume attached obeys. If that node is silent the answer says
-//! so; it obeys then before it serves again, by its pulse, or because it is a new attachment.
+//! Changes of a policy, answered when they are in force, that is, when the node to which the volume is
+//! attached obeys. If that node is silent, the answer says so; the node then obeys before it serves again,
+//! because of its pulse or because it attaches anew.
 
 use super::{Answer, Service, VISIBLE, decide, find, internal, refused, request_id, until};
 use crate::member::Member;
@@ -7,15 +8,16 @@ use hf_meta_core::record::VolumeRecord;
 use hf_meta_core::{Command, plan};
 use hf_meta_proto::pb::{self, peer_client::PeerClient};
 use hf_policy::policy::AttrMap;
-use hf_policy::{Epoch, NodeId, Policy, VolumeId};
+use hf_policy::{Epoch, NodeId, VolumeId};
 use std::time::{Duration, Instant};
 use tonic::{Response, Status};
 
-/// How long a change waits for the attached node. Longer than a pause that goes unnoticed, and than a node's death does.
+/// How long a change waits for the attached node. It is longer than a pause that goes unnoticed, and than the
+/// leader takes to notice a node's death.
 const IN_FORCE: Duration = Duration::from_secs(6);
-/// Between two looks at what cannot be waited for otherwise.
+/// Interval at which conditions are checked that cannot be waited for otherwise.
 const LOOK: Duration = Duration::from_millis(20);
-/// A node that answers nothing for so long is asked again.
+/// A node that does not answer for this long is asked again.
 const ASK: Duration = Duration::from_secs(2);
 
 impl Service {
@@ -36,18 +38,18 @@ impl Service {
         let shows = |s: &hf_meta_core::ClusterState| s.volumes.get(&vol).filter(|n| n.epoch > before).map(|n| n.epoch);
         let why = match until(&m, VISIBLE, shows).await {
             Some(epoch) => in_force(&m, vol, epoch).await.err(),
-            None => Some("it cannot be seen here yet".to_string()),
+            None => Some("the change does not show in this node's record yet".to_string()),
         };
         let json = serde_json::json!({"volume": r.name, "in_force": why.is_none(), "not_yet": why});
         let text = match &why {
             None => format!("volume {} changed", r.name),
-            Some(_) => format!("volume {}: the change is recorded, and not in force yet", r.name),
+            Some(_) => format!("volume {}: the change is recorded, but not in force yet", r.name),
         };
         Ok(Response::new(pb::TextReply { text, json: json.to_string(), not_yet: why.unwrap_or_default() }))
     }
 }
 
-/// Waits until whoever has the volume attached obeys this record of it, or says what that waits for.
+/// Waits until the node with the volume obeys its record of this epoch. The error says what that waits for.
 async fn in_force(m: &Member, vol: VolumeId, epoch: Epoch) -> Result<(), String> {
     let end = Instant::now() + IN_FORCE;
     let mut why = String::new();
@@ -59,7 +61,7 @@ async fn in_force(m: &Member, vol: VolumeId, epoch: Epoch) -> Result<(), String>
         let Some(v) = m.view.borrow().volumes.get(&vol).cloned() else { return Ok(()) };
         let at = v.coordinator.as_ref().filter(|a| !a.maintenance || a.home.is_some());
         let Some(node) = at.map(|a| a.home.unwrap_or(a.node)) else {
-            // Nobody serves it: who attaches it finds all of this in the record.
+            // No node serves the volume; the next attach finds the change in the record.
             match left_to_make(&v) {
                 None => return Ok(()),
                 Some(what) => why = what,
@@ -79,17 +81,18 @@ async fn in_force(m: &Member, vol: VolumeId, epoch: Epoch) -> Result<(), String>
     }
 }
 
-/// Asks the node that has the volume attached.
+/// Asks the node to which the volume is attached, for at most `left`. The error says what it waits for, or
+/// that it is silent.
 async fn ask(m: &Member, node: NodeId, vol: VolumeId, epoch: Epoch, left: Duration) -> Result<(), String> {
     let (addr, name) = {
         let s = m.view.borrow();
         (s.nodes.get(&node).map(|n| n.addr.api.clone()), s.node_name(node))
     };
-    let silent = || format!("node {name}, which has the volume attached, does not answer");
+    let silent = || format!("node {name}, to which the volume is attached, does not answer");
     let channel = addr.and_then(|a| hf_meta_proto::channel(&a).ok()).ok_or_else(silent)?;
     let (cluster, patience) = (m.cluster.0.to_be_bytes().to_vec(), left.min(ASK));
     let req = pb::InForceRequest { cluster, vol: vol.0, epoch: epoch.0, patience_ms: patience.as_millis() as u64 };
-    // (Its own patience ends first, and then it says what it waits for.)
+    // The node's own patience ends first, and then it says what it waits for.
     match tokio::time::timeout(patience + ASK / 4, PeerClient::new(channel).in_force(req)).await {
         Ok(Ok(r)) => match r.into_inner().why {
             why if why.is_empty() => Ok(()),
@@ -100,7 +103,7 @@ async fn ask(m: &Member, node: NodeId, vol: VolumeId, epoch: Epoch, left: Durati
     }
 }
 
-/// What of the volume is still to be made.
+/// Text about the part of the volume that is still to be made; none if all is made.
 fn left_to_make(v: &VolumeRecord) -> Option<String> {
     let made = v.made_size();
     (made < v.size).then(|| {
@@ -112,7 +115,8 @@ fn left_to_make(v: &VolumeRecord) -> Option<String> {
     })
 }
 
-/// Waits until this node obeys: its reactors and exports know the record, all of it is made, and where nobody may write any more nobody does.
+/// Waits until this node obeys: its reactors and exports know the record, all of the volume is made, and if
+/// it became read-only no write is in flight. The error says what that waits for.
 pub(super) async fn obeys(m: &Member, vol: VolumeId, epoch: Epoch, patience: Duration) -> Result<(), String> {
     let end = Instant::now() + patience;
     let mut why = "it has not seen the change yet".to_string();
@@ -141,14 +145,14 @@ async fn waits_for(m: &Member, v: &VolumeRecord) -> Option<String> {
     if let Some(left) = left_to_make(v) {
         return Some(left);
     }
-    if !Policy::from_attrs(&v.attrs).is_ok_and(|p| p.read_only) {
+    if !v.policy().is_ok_and(|p| p.read_only) {
         return None;
     }
     let mut writes = 0;
     for r in &m.reactors {
         writes += r.status().await.volumes.iter().filter(|s| s.vol == v.id).map(|s| s.writes).sum::<usize>();
     }
-    (writes > 0).then(|| format!("{writes} writes that came before are not answered yet"))
+    (writes > 0).then(|| format!("{writes} earlier writes are not answered yet"))
 }
 
 impl Service {
@@ -167,7 +171,7 @@ impl Service {
         Ok(pb::InForceReply { why })
     }
 
-    /// The status in pieces of bounded size.
+    /// The status in pieces of at most [`PIECE`] bytes.
     pub(super) fn in_pieces(text: String) -> impl Iterator<Item = Result<pb::JsonReply, Status>> {
         let mut left = text.as_str();
         let mut pieces = Vec::new();
@@ -183,7 +187,7 @@ impl Service {
         pieces.into_iter()
     }
 
-    /// The pieces joined.
+    /// Joins the pieces of a status and parses it.
     pub(super) async fn joined(mut parts: tonic::Streaming<pb::JsonReply>) -> Result<serde_json::Value, Status> {
         let mut text = String::new();
         while let Some(p) = parts.message().await? {
@@ -193,5 +197,5 @@ impl Service {
     }
 }
 
-/// Bytes of a status in one message.
+/// Bytes of a status in one message, at most.
 const PIECE: usize = 1 << 20;

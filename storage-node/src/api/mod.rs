@@ -1,4 +1,4 @@
-//! The gRPC services of a node: what operators ask (`Api`) and what other nodes ask (`Peer`).
+//! The gRPC services of a node: `Api` for operators and `Peer` for other nodes.
 
 mod attach;
 mod force;
@@ -22,12 +22,12 @@ use tokio::sync::watch;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
-/// How long a change may take to show here after it was committed.
+/// How long a committed change may take to show in this node's view.
 const VISIBLE: Duration = Duration::from_secs(10);
-/// How long an attach may take to reach service.
+/// How long an attach may take until the volume is served.
 const SERVING: Duration = Duration::from_secs(30);
 
-/// Serves until told to stop.
+/// Serves both services until `stop` is true.
 pub async fn serve(node: Arc<Node>, l: TcpListener, mut stop: watch::Receiver<bool>) {
     let api = pb::api_server::ApiServer::new(Service(node.clone()));
     let peer = pb::peer_server::PeerServer::new(Service(node))
@@ -68,7 +68,7 @@ fn text(t: impl Into<String>, json: serde_json::Value) -> Answer<pb::TextReply> 
     Ok(Response::new(pb::TextReply { text: t.into(), json: json.to_string(), not_yet: String::new() }))
 }
 
-/// The caller's request id, or a fresh one.
+/// The caller's request id, or a new one if it sent none.
 fn request_id(given: &str) -> Result<RequestId, Status> {
     if given.is_empty() {
         return Ok(RequestId(random()));
@@ -76,9 +76,10 @@ fn request_id(given: &str) -> Result<RequestId, Status> {
     given.parse().map_err(|_| Status::invalid_argument("request_id is not 32 hexadecimal digits"))
 }
 
-/// Decides on the newest record and proposes; decides again as long as others change the record in between (a coordinator
-/// that drops a replica, the leader's repairs). All decisions have the one request id: what was refused for being overtaken is not kept, so
-/// that a caller who repeats the whole request meets the outcome of the one that was done.
+/// Makes a command from the newest record and proposes it; again as long as others change the record in
+/// between (a coordinator drops a replica, the leader repairs). All attempts share one request id. Refusals
+/// for being overtaken are not kept, so a caller that repeats the whole request gets the outcome of the
+/// attempt that was done.
 async fn decide(
     m: &Member,
     request: RequestId,
@@ -89,7 +90,8 @@ async fn decide(
         let decided = decide(&m.view.borrow().clone());
         let cmd = match decided {
             Ok(cmd) => cmd,
-            // Perhaps it is this very request that has made itself impossible: its caller repeats it.
+            // An earlier attempt of this very request may have been done and made it impossible now: the
+            // caller repeats it.
             Err(e) => match m.outcome_of(request).await {
                 Some(known) => return known.map_err(refused),
                 None => return Err(e),
@@ -108,7 +110,7 @@ async fn decide(
     }
 }
 
-/// Waits until something can be seen in the record here.
+/// Waits until `see` finds something in this node's view of the record; `None` after `patience`.
 async fn until<T>(m: &Member, patience: Duration, mut see: impl FnMut(&ClusterState) -> Option<T>) -> Option<T> {
     let mut rx = m.view.clone();
     let end = Instant::now() + patience;
@@ -121,7 +123,7 @@ async fn until<T>(m: &Member, patience: Duration, mut see: impl FnMut(&ClusterSt
     }
 }
 
-/// What a forwarded call met: who did not answer, and what to do about it.
+/// The error for a forwarded call: which node did not answer, and what to do about it.
 fn silent(e: Status, who: &str, advice: &str) -> Status {
     match e.code() {
         tonic::Code::Unavailable => Status::unavailable(format!("{who} does not answer ({}); {advice}", e.message())),
@@ -133,20 +135,20 @@ fn no_volume(name: &str) -> Refusal {
     Refusal::NotFound { kind: "volume".into(), name: name.into() }
 }
 
-fn find(state: &ClusterState, name: &str) -> Result<VolumeRecord, Status> {
+fn find(state: &ClusterState, name: &str) -> Result<Arc<VolumeRecord>, Status> {
     state.volume_named(name).cloned().ok_or_else(|| refused(no_volume(name)))
 }
 
 impl Service {
-    /// The same call on another node.
+    /// A client of the `Api` service of another node.
     fn api_of(&self, m: &Member, node: NodeId) -> Result<ApiClient<tonic::transport::Channel>, Status> {
         let addr = m.view.borrow().nodes.get(&node).map(|n| n.addr.api.clone());
         let addr = addr.ok_or_else(|| Status::not_found(format!("no node #{node}")))?;
         Ok(ApiClient::new(hf_meta_proto::channel(&addr).map_err(internal)?))
     }
 
-    /// The founding state in the log: the cluster and its first node; the log begins behind it. If a founding was cut
-    /// short before this node took it for its own, it is that one that goes on.
+    /// Writes the founding state to the log: the cluster and its first node. The log begins behind it. If an
+    /// earlier founding was cut short before it was noted in `node.json`, that one is completed.
     fn found(&self, name: String) -> Result<(ClusterId, String), Status> {
         let mut log = self.0.raft_log().map_err(internal)?;
         if !log.is_empty() {
@@ -247,7 +249,7 @@ impl Api for Service {
         }
         problems.dedup();
         Err(Status::unavailable(format!(
-            "no seed could take this node in ({}); check that the address is a node's api address, that it runs, and that it is part of a cluster",
+            "no seed let this node join ({}); check that each address is the api address of a node that runs and is part of a cluster",
             problems.join("; ")
         )))
     }
@@ -300,7 +302,8 @@ impl Api for Service {
         m.freshen().await;
         let mut vol = None;
         decide(&m, request_id(&r.request_id)?, |s| {
-            // The volume that had the name at first; a later one of the same name is not meant.
+            // The volume that had this name at the first attempt; a later volume of the same name is not
+            // meant.
             let v = match vol {
                 None => find(s, &r.name)?,
                 Some(id) => s.volumes.get(&id).cloned().ok_or_else(|| refused(no_volume(&r.name)))?,
@@ -355,7 +358,7 @@ impl Api for Service {
         }
         m.exports.end(v.id, a.session);
         for r in &m.reactors {
-            r.send(crate::reactor::Mail::StopVolume { vol: v.id, session: a.session });
+            r.send(hf_reactor::Mail::StopVolume { vol: v.id, session: a.session });
         }
         let gone = until(&m, SERVING, |s| {
             let now = s.volumes.get(&v.id).and_then(|x| x.coordinator.as_ref()).map(|x| x.session);
@@ -366,7 +369,7 @@ impl Api for Service {
             None => {
                 let waits = attach::what_it_waits_for(&m, v.id).await;
                 Err(Status::deadline_exceeded(format!(
-                    "volume {} is not exported any more, and not detached yet: {waits}; it is when they are answered. An attach gives them up",
+                    "volume {} is no longer exported, but not detached yet: {waits}. The detach goes on; an attach of the volume ends those requests with an error",
                     r.name
                 )))
             }
@@ -418,7 +421,7 @@ impl Api for Service {
     }
 }
 
-/// One stream after another.
+/// Joins a stream of streams, one after another.
 fn flatten<S, T>(mut outer: S) -> impl Stream<Item = T> + Send
 where
     S: Stream + Send + Unpin + 'static,

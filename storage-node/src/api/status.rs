@@ -1,4 +1,4 @@
-//! What `Status` answers: the record, the leader's liveness, and what this node serves.
+//! The answer of `Status`: the record, the leader's view of liveness, and what this node serves.
 
 use super::{Service, VISIBLE};
 use crate::member::Member;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tonic::Status;
 
 impl Service {
-    /// What the leader knows of liveness: asked of the leader itself, if that is not this node.
+    /// What the leader knows of liveness. If another node leads, it is asked.
     pub(super) async fn status_json(&self, m: &Member) -> Result<serde_json::Value, Status> {
         let raft = m.meta.status.borrow().clone();
         let known = m.liveness_as_leader();
@@ -37,7 +37,7 @@ impl Service {
         }))
     }
 
-    /// The leader's view, so that liveness is in it; this node's own if nobody leads.
+    /// The leader's status, which includes liveness; without a leader, this node's own.
     pub(super) async fn leader_json(&self, m: &Member) -> Result<serde_json::Value, Status> {
         let leader = m.meta.status.borrow().leader.filter(|l| *l != m.node);
         let leader = leader.or_else(|| {
@@ -49,7 +49,7 @@ impl Service {
         let addr = leader.and_then(|l| m.view.borrow().nodes.get(&l).map(|n| n.addr.api.clone()));
         if let Some(ch) = addr.and_then(|a| hf_meta_proto::channel(&a).ok()) {
             let mut c = ApiClient::new(ch);
-            // It may be large: the first piece shows that somebody is there.
+            // A status may be large; its first piece shows that the leader answers.
             let asked = tokio::time::timeout(Duration::from_millis(800), c.status_parts(pb::Empty {})).await;
             if let Ok(Ok(r)) = asked
                 && let Ok(Ok(v)) = tokio::time::timeout(VISIBLE, Self::joined(r.into_inner())).await
@@ -68,7 +68,7 @@ impl Service {
     }
 
     pub(super) async fn liveness(&self, m: &Member) -> Result<Liveness, Status> {
-        // Only the leader knows; to guess that nobody lives would take volumes from nodes that do.
+        // Only the leader knows which nodes live. A guess that none does would take volumes from live nodes.
         let end = Instant::now() + VISIBLE;
         loop {
             if let Some(live) = m.liveness_as_leader() {
@@ -79,7 +79,7 @@ impl Service {
             }
             if Instant::now() > end {
                 return Err(Status::unavailable(
-                    "no metadata leader answers, so nobody knows which nodes live; try again",
+                    "no metadata leader answers, so it is unknown which nodes live; try again",
                 ));
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -87,7 +87,7 @@ impl Service {
     }
 }
 
-/// What whoever leads knows of nodes and disks; of a size that does not depend on the number of volumes.
+/// What the leader knows of nodes and disks. Its size does not depend on the number of volumes.
 async fn ask_leader(m: &Member) -> Option<Liveness> {
     let leader = m.meta.status.borrow().leader.filter(|l| *l != m.node);
     let known = leader.and_then(|l| m.view.borrow().nodes.get(&l).map(|n| n.addr.api.clone()));
@@ -102,14 +102,14 @@ async fn ask_leader(m: &Member) -> Option<Liveness> {
     r.leader.then(|| Liveness {
         up: r.up.iter().map(|n| NodeId(*n)).collect(),
         used: r.used.iter().map(|d| (DiskId(d.disk), d.used)).collect(),
-        // (A leader of an older release does not say how large the tables are.)
+        // A leader of an older release does not say how large the tables are.
         entries: r.used.iter().filter(|d| d.entries > 0).map(|d| (DiskId(d.disk), d.entries)).collect(),
         refusing: r.refusing.iter().map(|d| DiskId(*d)).collect(),
         ..Liveness::default()
     })
 }
 
-fn volume_json(v: &crate::reactor::VolumeStatus) -> serde_json::Value {
+fn volume_json(v: &hf_reactor::VolumeStatus) -> serde_json::Value {
     let shards: Vec<_> = v
         .shards
         .iter()
@@ -125,7 +125,7 @@ fn volume_json(v: &crate::reactor::VolumeStatus) -> serde_json::Value {
     serde_json::json!({"volume": v.vol, "session": v.session, "shards": shards, "connections": v.connections})
 }
 
-fn disk_json(d: &crate::reactor::DiskStatus) -> serde_json::Value {
+fn disk_json(d: &hf_reactor::DiskStatus) -> serde_json::Value {
     serde_json::json!({
         "disk": d.disk, "backend": d.backend, "replicas": d.replicas.len(), "failed": d.failed,
         "journal_used": d.stats.journal_used, "overlay_bytes": d.stats.overlay_bytes,

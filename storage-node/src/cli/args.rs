@@ -10,13 +10,13 @@ use std::path::PathBuf;
     name = "holdfast",
     version,
     about,
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 refused by the present state, 5 nobody answered, 6 recorded but not in force yet."
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 refused in the present state, 5 no node answered, 6 recorded but not in force yet."
 )]
 pub struct Cli {
     /// API addresses of nodes, comma-separated; the first that answers is used.
     #[arg(long, global = true, env = "HOLDFAST_ENDPOINT", default_value = "127.0.0.1:7420")]
     pub(super) endpoint: String,
-    /// Output format.
+    /// Output format: text for people, json for programs.
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Text)]
     pub output: Format,
     #[command(subcommand)]
@@ -26,9 +26,9 @@ pub struct Cli {
 /// How results are printed.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// For people.
+    /// Text and tables for people.
     Text,
-    /// For programs.
+    /// JSON for programs.
     Json,
 }
 
@@ -38,7 +38,7 @@ pub(super) enum Commands {
     Node(Box<NodeCommand>),
     /// Run a small cluster on this machine.
     Dev(DevArgs),
-    /// Found a cluster, see how it is.
+    /// Found a cluster, show its state, change its voters.
     #[command(subcommand)]
     Cluster(ClusterCommand),
     /// Add and list disks.
@@ -47,27 +47,28 @@ pub(super) enum Commands {
     /// Create, use and delete volumes.
     #[command(subcommand)]
     Volume(VolumeCommand),
-    /// What a policy can say.
+    /// Show the attributes of a policy.
     #[command(subcommand)]
     Policy(PolicyCommand),
-    /// What happened.
+    /// Show what happened in the cluster.
     Events {
-        /// Go on as things happen.
+        /// Go on with new events as they happen.
         #[arg(short, long)]
         follow: bool,
     },
-    /// Replicas being made, moved or brought back in.
+    /// List, hold and give up jobs: copies, moves, drains, scrubs.
     #[command(subcommand)]
     Job(JobCommand),
-    /// Look into a stopped node's disks and metadata: what they hold, and whether they are whole. Writes nothing.
+    /// Inspect the disks and metadata of a stopped node, and verify them. Writes nothing.
     #[command(subcommand)]
     Inspect(InspectCommand),
-    /// When a majority of the metadata voters is lost for good: begin again with what is left. Nodes must be stopped.
+    /// Last resort when a majority of the metadata voters is lost for good: begin again with what is left.
+    /// Nodes must be stopped.
     #[command(subcommand)]
     Rescue(RescueCommand),
     /// Print a shell's completion script.
     Completions {
-        /// Which shell.
+        /// Name of the shell.
         shell: clap_complete::Shell,
     },
 }
@@ -83,57 +84,58 @@ pub(super) struct NodeCommand {
 
 #[derive(Subcommand, Debug)]
 pub(super) enum NodeSub {
-    /// List nodes.
+    /// List all nodes with their state.
     List,
     /// Make the node at --endpoint join a cluster.
     Join {
-        /// API addresses of nodes that are part of it.
+        /// API addresses of nodes of that cluster, comma-separated.
         #[arg(long, required = true, value_delimiter = ',')]
         seed: Vec<String>,
     },
-    /// Move a node's replicas elsewhere; it gets no new ones.
+    /// Move all replicas of a node elsewhere, and place no new ones there.
     Drain {
-        /// Its name.
+        /// Name of the node.
         name: String,
     },
-    /// A node will be away: nothing is rebuilt because of that.
+    /// Announce that a node will be away: nothing is rebuilt because of it.
     Maintenance {
-        /// Its name.
+        /// Name of the node.
         name: String,
     },
-    /// Ends a drain or maintenance.
+    /// End a node's drain or maintenance.
     Activate {
-        /// Its name.
+        /// Name of the node.
         name: String,
     },
-    /// Forget a node that holds no replica any more.
+    /// Remove a node that holds no replica any more.
     Remove {
-        /// Its name.
+        /// Name of the node.
         name: String,
     },
 }
 
 #[derive(Subcommand, Debug)]
 pub(super) enum JobCommand {
-    /// What is being made, moved or brought back in, with progress.
+    /// List jobs: replicas that are made, moved or brought back in, drains and scrubs, with progress.
     List {
-        /// Go on until nothing is left to do.
+        /// Repeat the list every second until no job is left.
         #[arg(short, long)]
         watch: bool,
     },
-    /// Give one job up: a move, a drain, a scrub, a rebalancing.
+    /// Give up one job: a move, a drain, a scrub, or rebalancing.
     Cancel {
-        /// Its name in the list.
+        /// Name of the job in the list.
         job: String,
     },
-    /// Hold a job, or, without a name, everything: no replica is made or moved and no scrub begun in the whole cluster.
+    /// Hold a job. Without a name, hold all: no replica is made or moved and no scrub begins in the whole
+    /// cluster.
     Pause {
-        /// Its name in the list: node/NAME, disk/ID, replica/ID, scrub/VOLUME or rebalance.
+        /// Name of the job in the list: node/NAME, disk/ID, replica/ID, scrub/VOLUME or rebalance.
         job: Option<String>,
     },
-    /// Go on with it.
+    /// Go on with a job that is held, or, without a name, with all.
     Resume {
-        /// Its name in the list: node/NAME, disk/ID, replica/ID, scrub/VOLUME or rebalance.
+        /// Name of the job in the list: node/NAME, disk/ID, replica/ID, scrub/VOLUME or rebalance.
         job: Option<String>,
     },
 }
@@ -146,43 +148,43 @@ pub(super) enum ClusterCommand {
         #[arg(long, default_value = "holdfast")]
         name: String,
     },
-    /// Nodes, leader, volumes at a glance.
+    /// Show the leader and the numbers of nodes, disks and volumes.
     Status,
-    /// Move replicas from full disks to empty ones, until that gains nothing more.
+    /// Move replicas from full disks to empty ones, until that no longer helps.
     Rebalance,
-    /// How many nodes should vote on metadata: 1, 3 or 5.
+    /// Set how many nodes vote on metadata: 1, 3 or 5.
     Voters {
-        /// So many.
+        /// Number of voters.
         count: u32,
     },
 }
 
 #[derive(Subcommand, Debug)]
 pub(super) enum DiskCommand {
-    /// Add a directory or block device of the node at --endpoint to its pool. It is formatted.
+    /// Format a directory or block device of the node at --endpoint and add it to the pool.
     Add {
         /// Directory on a mounted file system, or block device.
         path: String,
-        /// How much of a directory's file system to use.
+        /// How much of a directory's file system to use, such as 500GiB.
         #[arg(long)]
         size: Option<String>,
-        /// nvme, ssd or hdd (default: as the kernel says).
+        /// Class of the disk: nvme, ssd or hdd (default: as the kernel says).
         #[arg(long, default_value = "")]
         media: String,
     },
-    /// List disks.
+    /// List all disks with their use and state.
     List,
-    /// Move a disk's replicas elsewhere; it gets no new ones.
+    /// Move all replicas of a disk elsewhere, and place no new ones there.
     Drain {
-        /// Its number (holdfast disk list).
+        /// Number of the disk (holdfast disk list).
         id: u64,
-        /// Stop doing so.
+        /// End the drain instead.
         #[arg(long)]
         cancel: bool,
     },
-    /// Forget a disk that holds no replica any more.
+    /// Remove a disk that holds no replica any more.
     Remove {
-        /// Its number.
+        /// Number of the disk (holdfast disk list).
         id: u64,
     },
 }
@@ -191,89 +193,89 @@ pub(super) enum DiskCommand {
 pub(super) enum VolumeCommand {
     /// Create a volume: holdfast volume create NAME size=10GiB replicas=3 …
     Create {
-        /// Its name.
+        /// Name of the volume.
         name: String,
-        /// Its policy, key=value (holdfast policy attributes).
+        /// Attributes of its policy (holdfast policy attributes lists them).
         #[arg(value_name = "KEY=VALUE")]
         attrs: Vec<String>,
     },
-    /// List volumes.
+    /// List all volumes with their state.
     List,
-    /// Everything about a volume.
+    /// Show a volume: state, policy and replicas.
     Show {
-        /// Its name.
+        /// Name of the volume.
         name: String,
     },
     /// Delete a detached volume and its data.
     Delete {
-        /// Its name.
+        /// Name of the volume.
         name: String,
     },
-    /// Attach a volume on a node; hosts then use it there.
+    /// Attach a volume to a node, which exports it to clients.
     Attach {
-        /// Its name.
+        /// Name of the volume.
         name: String,
-        /// Where (default: the node at --endpoint).
+        /// Name of the node (default: the node at --endpoint).
         #[arg(long, default_value = "")]
         node: String,
-        /// Take it from a node that still answers.
+        /// Take the volume even from a node that still answers.
         #[arg(long)]
         force: bool,
     },
-    /// Detach a volume: its requests end, its connections close.
+    /// Detach a volume: open requests are answered, then its connections are closed.
     Detach {
-        /// Its name.
+        /// Name of the volume.
         name: String,
     },
     /// Grow a volume, attached or not.
     Resize {
-        /// Its name.
+        /// Name of the volume.
         name: String,
-        /// Its new size.
+        /// The new size, such as 20GiB.
         size: String,
     },
-    /// The last resort: declare one replica the truth, when no in-sync replica will ever come back. What only others hold is
-    /// lost.
+    /// Last resort when no in-sync replica will ever come back: declare one replica the truth. What only
+    /// others hold is lost.
     ForceInsync {
-        /// The volume's name.
+        /// Name of the volume.
         name: String,
-        /// The replica's number (holdfast volume show).
+        /// Number of the replica (holdfast volume show).
         #[arg(long)]
         replica: u64,
-        /// Which shard.
+        /// Number of the shard that the replica belongs to.
         #[arg(long, default_value_t = 0)]
         shard: u32,
-        /// Who orders it, for the record.
+        /// Name of the person who orders this, for the record.
         #[arg(long)]
         operator: String,
-        /// And why.
+        /// Reason, for the record.
         #[arg(long)]
         reason: String,
-        /// The volume's name once more.
+        /// Name of the volume once more, to confirm.
         #[arg(long, default_value = "")]
         confirm: String,
     },
     /// Read and compare every block of every replica now.
     Scrub {
-        /// Its name.
+        /// Name of the volume.
         name: String,
     },
     /// Move a replica to another disk: it is copied first, then removed where it was.
     Move {
-        /// The volume's name.
+        /// Name of the volume.
         name: String,
-        /// The replica's number (holdfast volume show).
+        /// Number of the replica (holdfast volume show).
         #[arg(long)]
         replica: u64,
-        /// Which shard.
+        /// Number of the shard that the replica belongs to.
         #[arg(long, default_value_t = 0)]
         shard: u32,
     },
-    /// Change attributes that may change online.
+    /// Change attributes of a volume's policy.
     Set {
-        /// Its name.
+        /// Name of the volume.
         name: String,
-        /// What changes, key=value.
+        /// Attributes to change; the value default takes one back.
         #[arg(value_name = "KEY=VALUE", required = true)]
         attrs: Vec<String>,
     },
@@ -281,35 +283,35 @@ pub(super) enum VolumeCommand {
 
 #[derive(Subcommand, Debug)]
 pub(super) enum InspectCommand {
-    /// A disk: superblock, replicas, versions, journal.
+    /// Show a disk: superblock, replicas, versions, journal.
     Disk {
-        /// Directory or block device.
+        /// Directory or block device of the disk.
         path: std::path::PathBuf,
         /// Read and check every block.
         #[arg(long)]
         verify: bool,
     },
-    /// A disk's journal: groups and records in force.
+    /// Show a disk's journal: the groups and records that are in force.
     Journal {
-        /// Directory or block device.
+        /// Directory or block device of the disk.
         path: std::path::PathBuf,
     },
-    /// One chunk (1 MiB) of a replica: each block's state, version and checksum.
+    /// Show one chunk (1 MiB) of a replica: each block's state, version and checksum.
     Chunk {
-        /// Directory or block device.
+        /// Directory or block device of the disk.
         path: std::path::PathBuf,
-        /// The replica's number.
+        /// Number of the replica.
         #[arg(long)]
         replica: u64,
-        /// The chunk's number.
+        /// Number of the chunk in the shard.
         #[arg(long)]
         chunk: u32,
     },
-    /// A node's metadata: image, log, and the record that follows from them.
+    /// Show a node's metadata: the image, the log, and the record that follows from them.
     Raft {
-        /// The node's data_dir.
+        /// Data directory of the stopped node.
         data_dir: std::path::PathBuf,
-        /// Every log entry, decoded.
+        /// Show every log entry too, decoded.
         #[arg(long)]
         log: bool,
     },
@@ -317,42 +319,45 @@ pub(super) enum InspectCommand {
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Remains {
-    /// Data directories of nodes that are left (all that can be had; copies will do). If there is none, the disks alone are believed.
+    /// Data directories of nodes that are left: give all that there are; copies will do. If there is none,
+    /// the disks alone count.
     #[arg(long = "data-dir", required_unless_present = "disks")]
     pub(super) data_dirs: Vec<std::path::PathBuf>,
-    /// Disks that are left, besides those the data directories name.
+    /// Disks that are left, besides those that the data directories name.
     #[arg(long = "disk")]
     pub(super) disks: Vec<std::path::PathBuf>,
 }
 
 #[derive(Subcommand, Debug)]
 pub(super) enum RescueCommand {
-    /// What the newest record seems to be, and where that is a guess. Writes nothing.
+    /// Show what the newest record seems to be, and where that is a guess. Writes nothing.
     Propose {
         #[command(flatten)]
         from: Remains,
     },
     /// Make one node the only voter of a group that begins with the proposal.
     Found {
-        /// That node's data directory.
+        /// Data directory of that node, which must be stopped.
         node: std::path::PathBuf,
         #[command(flatten)]
         from: Remains,
-        /// The cluster's name, to say that it is meant.
+        /// Name of the cluster, to confirm.
         #[arg(long, default_value = "")]
         confirm: String,
-        /// One of its disks, if they have outlived its data directory: an empty one is that node's from then on.
+        /// One of the node's disks, if its data directory was lost: an empty directory becomes that node's.
         #[arg(long)]
         own_disk: Option<std::path::PathBuf>,
     },
-    /// Let another node that is left follow the new group; or one whose own metadata are damaged or gone, the old one.
+    /// Let a node follow the group that runs: another survivor after found, or a node whose own metadata are
+    /// damaged or lost.
     Follow {
-        /// Its data directory.
+        /// Data directory of that node, which must be stopped.
         node: std::path::PathBuf,
-        /// API addresses of nodes that run: where its peers are is asked of them, if it cannot be read there.
+        /// API addresses of running nodes, to learn the peers' addresses if they cannot be read in the data
+        /// directory.
         #[arg(long, value_delimiter = ',')]
         seed: Vec<String>,
-        /// One of its disks, if they have outlived its data directory: an empty one is that node's from then on.
+        /// One of the node's disks, if its data directory was lost: an empty directory becomes that node's.
         #[arg(long)]
         own_disk: Option<std::path::PathBuf>,
     },
@@ -360,17 +365,17 @@ pub(super) enum RescueCommand {
 
 #[derive(Subcommand, Debug)]
 pub(super) enum PolicyCommand {
-    /// The reference of all attributes.
+    /// Print the reference of all attributes.
     Attributes,
 }
 
-/// `holdfast dev`.
+/// Arguments of `holdfast dev`.
 #[derive(clap::Args, Debug)]
 pub struct DevArgs {
-    /// How many nodes.
+    /// Number of nodes.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
     pub nodes: u16,
-    /// Where their data goes.
+    /// Directory for the nodes' data.
     #[arg(long, default_value = "holdfast-dev")]
     pub dir: PathBuf,
     /// Size of each node's one disk.
@@ -379,7 +384,7 @@ pub struct DevArgs {
     /// First port; each node takes four from here on.
     #[arg(long, default_value_t = 7420)]
     pub port: u16,
-    /// Cluster up, then stop again (for scripts).
+    /// Stop as soon as the cluster is up (for scripts).
     #[arg(long, hide = true)]
     pub once: bool,
 }

@@ -1,5 +1,5 @@
-//! The client's calls. Each mutating call has one request id and is repeated with it, on every endpoint in turn, until
-//! somebody answers.
+//! The client's calls. A call that changes something has one request id and is repeated with it, on every
+//! endpoint in turn, until one answers.
 
 use super::failure::Failure;
 use crate::identity::random;
@@ -11,14 +11,14 @@ use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
-/// A client of some endpoints.
+/// A client of several API endpoints.
 pub struct Client {
     endpoints: Vec<String>,
 }
 
-/// An endpoint that says nothing for so long is asked last.
+/// An endpoint that does not answer within this time is asked last.
 const ALIVE: Duration = Duration::from_millis(600);
-/// How long one call may take: an attach waits for take-over.
+/// How long one call may take; an attach waits for the take-over.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn failure(e: Status) -> Failure {
@@ -42,7 +42,8 @@ impl Client {
         Client { endpoints: endpoints.to_vec() }
     }
 
-    /// The endpoints, with those behind which nobody answers (a frozen machine still takes connections) last.
+    /// The endpoints in the order to ask them. Those where nothing answers come last: a frozen machine still
+    /// accepts connections.
     async fn lively_first(&self) -> Vec<&String> {
         if self.endpoints.len() < 2 {
             return self.endpoints.iter().collect();
@@ -50,7 +51,7 @@ impl Client {
         let mut silent = Vec::new();
         for (i, e) in self.endpoints.iter().enumerate() {
             let Ok(ch) = hf_meta_proto::channel(e) else { break };
-            // Any answer will do, a refusal too: this names no cluster.
+            // Any answer will do, also the refusal that this request gets because it names no cluster.
             let mut peer = pb::peer_client::PeerClient::new(ch);
             let asked = peer.heartbeat(pb::HeartbeatRequest::default());
             match tokio::time::timeout(ALIVE, asked).await {
@@ -72,7 +73,7 @@ impl Client {
             let client = ApiClient::new(channel).max_decoding_message_size(hf_meta_proto::MAX_MESSAGE);
             match tokio::time::timeout(PATIENCE, f(client)).await {
                 Ok(Ok(r)) => return Ok(r.into_inner()),
-                // Nobody there: the next endpoint; anything else is an answer.
+                // No node is there: try the next endpoint. Anything else is an answer.
                 Ok(Err(s)) if s.code() == Code::Unavailable && s.metadata().is_empty() => {
                     last = Some(Status::unavailable(format!("{e}: {}", s.message())));
                 }
@@ -90,7 +91,7 @@ impl Client {
         })
     }
 
-    /// Founds a cluster.
+    /// Founds a cluster on the node at the endpoint.
     pub async fn init(&self, name: &str) -> Result<pb::TextReply, Failure> {
         let req = pb::InitRequest { name: name.into(), request_id: id() };
         self.call(|mut c| {
@@ -99,7 +100,7 @@ impl Client {
         })
         .await
     }
-    /// Joins one.
+    /// Makes the node at the endpoint join the cluster of the `seeds`.
     pub async fn join(&self, seeds: &[String]) -> Result<pb::TextReply, Failure> {
         let req = pb::JoinClusterRequest { seeds: seeds.to_vec(), request_id: id() };
         self.call(|mut c| {
@@ -108,7 +109,7 @@ impl Client {
         })
         .await
     }
-    /// Everything.
+    /// The whole status of the cluster as JSON.
     pub async fn status(&self) -> Result<serde_json::Value, Failure> {
         let mut parts = self.call(|mut c| async move { c.status_parts(pb::Empty {}).await }).await?;
         let mut text = String::new();
@@ -117,7 +118,7 @@ impl Client {
         }
         serde_json::from_str(&text).map_err(|e| anyhow::anyhow!("unreadable answer: {e}").into())
     }
-    /// Adds a disk.
+    /// Adds a disk to the node at the endpoint.
     pub async fn add_disk(&self, path: &str, size: u64, media: &str) -> Result<pb::TextReply, Failure> {
         let req = pb::AddDiskRequest { path: path.into(), size, media: media.into(), request_id: id() };
         self.call(|mut c| {
@@ -171,7 +172,7 @@ impl Client {
         })
         .await
     }
-    /// Changes nodes, disks, or takes a last resort.
+    /// Sends an operator's change of nodes, disks, jobs or replicas.
     pub async fn change(&self, what: pb::change_request::What) -> Result<pb::TextReply, Failure> {
         let req = pb::ChangeRequest { request_id: id(), what: Some(what) };
         self.call(|mut c| {
@@ -180,7 +181,7 @@ impl Client {
         })
         .await
     }
-    /// Events, one by one.
+    /// Gives events to `on` one by one, as JSON; with `follow` also those that come later.
     pub async fn events(&self, follow: bool, mut on: impl FnMut(&str)) -> Result<(), Failure> {
         let mut stream =
             self.call(|mut c| async move {

@@ -1,18 +1,18 @@
-//! How a command fails: what is printed, and what the process exits with.
+//! How a command fails: what is printed, and with which code the process exits.
 
 use super::args::Format;
 
 /// A command that did not succeed.
 #[derive(Debug)]
 pub struct Failure {
-    /// What to print.
+    /// The error to print.
     pub error: anyhow::Error,
-    /// What to exit with.
+    /// The exit code of the process, from 1 to 6.
     pub code: u8,
 }
 
 impl Failure {
-    /// To standard error, in the form that was asked for.
+    /// Prints the error to standard error, in the chosen format.
     pub fn print(&self, o: Format) {
         let error = format!("{:#}", self.error);
         match o {
@@ -28,7 +28,7 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// Wrong usage.
+/// A failure because of wrong usage (exit code 2).
 pub fn usage(e: impl std::fmt::Display) -> Failure {
     Failure { error: anyhow::anyhow!("{e}"), code: 2 }
 }

@@ -1,5 +1,5 @@
-//! Jobs: whatever moves, copies or compares replicas. There is no job record: each is read off the cluster's record, so that it
-//! survives everything the record survives; its name says what it is about.
+//! Jobs: whatever moves, copies or compares replicas. No job has a record of its own. Each follows from the
+//! cluster's record, so it survives everything that the record survives, and its name says what it is about.
 
 use super::args::Format;
 use super::failure::Failure;
@@ -62,8 +62,9 @@ fn all(s: &Value) -> Vec<Job> {
     jobs
 }
 
-/// How far a drain is: replicas and bytes that are still there, and how long that takes at the speed of the copies that replace them.
-/// One that holds nothing any more is done, and no job (who waits for the end of all jobs would wait for ever).
+/// The progress of a drain: replicas and bytes that are still there, and how long that takes at the speed of
+/// the copies that replace them. A drain of what holds nothing any more is done and no job; otherwise a
+/// script that waits for the end of all jobs would wait for ever.
 fn drain(s: &Value, job: Job, there: impl Fn(&Value) -> bool) -> Option<Job> {
     let all = replicas(s);
     let left: Vec<_> = all.iter().filter(|(_, _, r)| there(r)).collect();
@@ -84,7 +85,7 @@ fn drain(s: &Value, job: Job, there: impl Fn(&Value) -> bool) -> Option<Job> {
     })
 }
 
-/// Every replica with its volume and shard.
+/// Every replica, with its volume and shard.
 fn replicas(s: &Value) -> Vec<(&Value, u64, &Value)> {
     let mut list = Vec::new();
     for v in objects(s, "volumes") {
@@ -102,7 +103,7 @@ fn scrub(s: &Value, v: &Value) -> Option<Job> {
         s["syncs"].as_array()?.iter().filter(|x| x["volume"] == v["id"] && x["stage"] == "scrub").collect();
     let sum = |k: &str| here.iter().filter_map(|x| x[k].as_u64()).sum::<u64>();
     let progress = match here.len() {
-        0 => "waits for its volume to be looked after".into(),
+        0 => "waits until a node looks after its volume".into(),
         _ => format!("{}/{} chunks, {} repaired", sum("chunks_done"), sum("chunks"), format_size(sum("copied_bytes"))),
     };
     let name = word(&v["name"]);
@@ -141,7 +142,7 @@ fn replica(s: &Value, v: &Value, shard: u64, r: &Value) -> Option<Job> {
         (number("chunks"), number("chunks_done"), number("copied_bytes"), number("bytes_per_second"));
     let progress =
         if sync.is_some() { format!("{done}/{all} chunks, {} copied", format_size(copied)) } else { "–".into() };
-    // At most so much is left: chunks are compared first, and only what differs is copied.
+    // This is an upper bound: chunks are compared first, and only what differs is copied.
     let left = (all - done.min(all)) * hf_policy::CHUNK_BYTES;
     let left = match rate {
         0 => "–".into(),
@@ -158,7 +159,7 @@ fn replica(s: &Value, v: &Value, shard: u64, r: &Value) -> Option<Job> {
     })
 }
 
-/// Prints what goes on; how much there is.
+/// Prints the jobs, and returns how many there are.
 pub fn list(s: &Value, o: Format) -> Result<usize, Failure> {
     let jobs = all(s);
     if o == Format::Json {
@@ -180,7 +181,7 @@ pub fn list(s: &Value, o: Format) -> Result<usize, Failure> {
     Ok(n)
 }
 
-/// What holds a job, or lets it go on; without a name, all of them.
+/// The change that holds a job or lets it go on; without a name, all jobs.
 pub fn pause(job: Option<String>, paused: bool) -> Result<What, Failure> {
     let Some(job) = job else { return Ok(What::RebuildPaused(paused)) };
     let mut what = pb::PauseJob { paused, ..Default::default() };
@@ -216,7 +217,7 @@ pub fn pause(job: Option<String>, paused: bool) -> Result<What, Failure> {
     Err(Failure { error, code: 2 })
 }
 
-/// What gives a job up.
+/// The change that gives a job up.
 pub fn cancel(s: &Value, id: &str) -> Result<What, Failure> {
     let refuse = |code, text: String| Err(Failure { error: anyhow::anyhow!("{text}"), code });
     if !all(s).iter().any(|j| j.id == id) {
@@ -281,7 +282,7 @@ mod tests {
         let said = job.map(|j| (j.what.as_str(), j.progress.as_str(), j.left.as_str()));
         assert_eq!(said, Some(("is being drained", "1 replicas, 8MiB left", "at most 9 s")));
         assert!(all(&status(2, true)).iter().any(|j| j.id == "node/n2" && j.what == "its drain is held"));
-        // Empty: drained, and nothing to wait for.
+        // The node or disk is empty, so its drain is done.
         assert_eq!(all(&status(3, false)).len(), 0);
     }
 }

@@ -1,5 +1,5 @@
-//! The command line. Exit codes: 0 done · 1 failed · 2 wrong usage · 3 not found · 4 refused by the present state ·
-//! 5 nobody answered · 6 recorded, not in force yet.
+//! The command line: parses it and runs the command. Exit codes: 0 done · 1 failed · 2 wrong usage · 3 not
+//! found · 4 refused in the present state · 5 no node answered · 6 recorded, but not in force yet.
 
 pub mod args;
 pub mod client;
@@ -22,7 +22,8 @@ fn logging(json: bool) {
     if json { sub.json().init() } else { sub.with_ansi(false).init() }
 }
 
-/// Reads the command line. Help and wrong usage are printed here, wrong usage as JSON too if that was asked for.
+/// Parses the command line. Help and wrong usage are printed here; wrong usage is printed as JSON if that was
+/// asked for.
 pub fn parse() -> Result<Cli, ExitCode> {
     Cli::try_parse().map_err(|e| {
         if !e.use_stderr() {
@@ -39,14 +40,14 @@ pub fn parse() -> Result<Cli, ExitCode> {
     })
 }
 
-/// Do the words, which are wrong otherwise, ask for JSON?
+/// Whether a command line that cannot be parsed asks for JSON.
 fn json_wanted(words: impl Iterator<Item = String>) -> bool {
     let words: Vec<String> = words.collect();
     let one = |w: &String| ["-ojson", "-o=json", "--output=json"].contains(&w.as_str());
     words.iter().any(one) || words.windows(2).any(|w| ["-o", "--output"].contains(&w[0].as_str()) && w[1] == "json")
 }
 
-/// Runs a command.
+/// Runs the command that was parsed.
 pub async fn run(cli: Cli) -> Result<(), Failure> {
     let endpoints: Vec<String> =
         cli.endpoint.split(',').map(|s| s.trim().to_string()).filter(|s| !s.is_empty()).collect();
@@ -174,7 +175,7 @@ async fn volume(c: &Client, v: VolumeCommand, o: Format) -> Result<(), Failure> 
     match v {
         VolumeCommand::Create { name, attrs } => {
             let attrs = parse(&attrs)?;
-            // Refused here already where that needs nobody else.
+            // What can be refused without the cluster is refused here.
             hf_policy::Policy::from_attrs(&attrs).map_err(usage)?;
             hf_policy::policy::valid_name(&name).map_err(|e| usage(format!("volume name \"{name}\": {e}")))?;
             show::text(c.create_volume(&name, attrs).await?, o)

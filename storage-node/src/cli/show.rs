@@ -106,7 +106,7 @@ pub fn disks(s: &Value, o: Format) -> Result<(), Failure> {
     }
     let row = |d: &Value| {
         let used = s["used"][d["id"].to_string()].as_u64();
-        // (Replicas, of how many that its table can hold.)
+        // Replicas on the disk, and how many its table can hold.
         let (placed, most) = (&s["replicas"][d["id"].to_string()], &s["entries"][d["id"].to_string()]);
         let placed = placed.as_u64().map_or("–".into(), |n| match most.as_u64() {
             Some(most) => format!("{n} of {most}"),
@@ -144,14 +144,14 @@ fn replicas(v: &Value) -> Vec<&Value> {
         .collect()
 }
 
-/// One word for how a volume is.
+/// A volume's state in one word, or a few.
 fn health(s: &Value, v: &Value) -> String {
     let all = replicas(v);
     let in_sync = all.iter().filter(|r| r["state"] == "in_sync").count();
     if all.iter().any(|r| r["state"] == "in_sync" && r["store_uuid"].is_null()) {
         return match v["term"].as_u64() {
             Some(0) => "creating".into(),
-            // What it has is served; its new shards wait for replicas.
+            // The part with replicas is served; new shards still wait for theirs.
             _ => "growing".into(),
         };
     }
@@ -243,7 +243,7 @@ pub fn cluster(s: &Value, o: Format) -> Result<(), Failure> {
     let up = s["up"].as_array().map_or(0, Vec::len);
     println!("cluster   {} ({})", word(&s["name"]), word(&s["cluster"]));
     let leader = if s["leader"].is_null() {
-        "none: no change is possible, attached volumes go on".into()
+        "none: no change is possible; attached volumes go on".into()
     } else {
         node_name(s, &s["leader"])
     };

@@ -1,7 +1,8 @@
 //! Room for connections: seats for those that are served, and places for those that have not said yet what they want.
 //!
-//! A peer that connects and says nothing holds no seat, and its place only as long as nobody else needs it: where all places
-//! are taken, the oldest connection that has had its time gives way. So silent peers, however many, delay nobody for long.
+//! A peer that connects and says nothing holds no seat, and its place only as long as nobody else needs it:
+//! where all places are taken, the oldest connection that has had its time gives way. So silent peers,
+//! however many, delay nobody for long.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +11,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 
-/// Negotiations at once at each listener; more wait in the listen queue until the oldest one is over, or has had [`GRACE`].
+/// Negotiations at once at each listener; more wait in the listen queue until the oldest one is over, or has
+/// had [`GRACE`].
 pub const NEGOTIATING: usize = 2048;
 /// How long a negotiation may take though all places are taken. A client that answers needs a few round trips.
 const GRACE: Duration = Duration::from_millis(500);
@@ -21,7 +23,7 @@ pub struct Doors {
     pub nbd: Arc<Door>,
     /// NBD over the Unix socket.
     pub nbd_unix: Arc<Door>,
-    /// Replication.
+    /// Links of other nodes to disks here.
     pub data: Arc<Door>,
 }
 
@@ -142,7 +144,8 @@ impl Door {
         }
     }
 
-    /// Runs `work` in a place of its own, which it gives up when it ends. Only the listener calls this, after [`Door::room`].
+    /// Runs `work` in a place of its own, which it gives up when it ends. Only the listener calls this, after
+    /// [`Door::room`].
     pub fn enter(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
         let Ok(mut g) = self.guests.lock() else { return };
         let key = g.next;

@@ -10,9 +10,9 @@ use std::sync::RwLock;
 pub struct Entry {
     /// What clients see.
     pub info: ExportInfo,
-    /// The volume.
+    /// The volume that is exported.
     pub vol: VolumeId,
-    /// The attachment.
+    /// The attachment by which this node serves it.
     pub session: SessionId,
     /// Where it is coordinated.
     pub reactor: usize,
@@ -82,7 +82,7 @@ impl ExportTable {
     pub fn has(&self, vol: VolumeId, session: SessionId) -> bool {
         self.all().iter().any(|e| e.vol == vol && e.session == session)
     }
-    /// One export.
+    /// The export of this name, if there is one.
     pub fn get(&self, name: &str) -> Option<Entry> {
         self.open.read().ok()?.as_ref()?.entries.get(name).cloned()
     }

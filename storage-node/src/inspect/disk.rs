@@ -1,7 +1,8 @@
-//! `holdfast inspect disk|journal|chunk`: what a disk holds. It is replayed in memory and verified.
+//! `holdfast inspect disk|journal|chunk`: shows what a disk holds. Its journal is replayed in memory only,
+//! and everything read is verified.
 
-use crate::disk::raw::{Blocking, DiskFile};
 use hf_policy::{BlockRange, CHUNK_BLOCKS, ChunkIx, Rid, Ver, format_size};
+use hf_reactor::disk::raw::{Blocking, DiskFile};
 use hf_store::engine::BlockInfo;
 use hf_store::format::group::{Body, Record};
 use hf_store::format::page::BlockState;
@@ -14,7 +15,7 @@ fn open(path: &Path) -> anyhow::Result<DiskFile> {
     DiskFile::look(path)?.ok_or_else(|| anyhow::anyhow!("{} holds no Holdfast disk", path.display()))
 }
 
-/// Every journal group in force, and its records.
+/// Every journal group that opening the disk would replay, with its records, as JSON.
 pub fn journal(path: &Path) -> anyhow::Result<Value> {
     let file = open(path)?;
     let mut raw = Blocking(&file);
@@ -43,7 +44,7 @@ fn record(r: &Record) -> Value {
     json!({"replica": r.rid, "kind": kind, "block": r.range.start.0, "blocks": r.range.len, "version": r.ver.to_string()})
 }
 
-/// One chunk of a replica: each block's state, version and checksum, read and verified.
+/// One chunk of a replica as JSON: each block's state, version and checksum, read and verified.
 pub fn chunk(path: &Path, rid: u64, chunk: u32) -> anyhow::Result<Value> {
     let file = open(path)?;
     let mut raw = Blocking(&file);
@@ -67,7 +68,8 @@ pub fn chunk(path: &Path, rid: u64, chunk: u32) -> anyhow::Result<Value> {
     Ok(json!({"path": path, "replica": rid, "chunk": chunk.0, "blocks": blocks, "damage": bad_blocks(bad)}))
 }
 
-/// Looks at a disk. `verify`: every block is read and checked. What is damaged is said, beside everything that can be read all the same.
+/// A disk as JSON; with `verify` every block is read and checked. `damage` says what is damaged; everything
+/// else that can be read is there all the same.
 pub fn disk(path: &Path, verify: bool) -> anyhow::Result<Value> {
     let file = open(path)?;
     let mut raw = Blocking(&file);
@@ -120,13 +122,13 @@ fn whole(
     }))
 }
 
-/// What is said of so many bad blocks.
+/// The text about `n` bad blocks; none if there are none.
 fn bad_blocks(n: u64) -> Option<String> {
     (n > 0)
         .then(|| format!("{n} blocks are bad; while the node runs, reads and scrubs replace them from other replicas"))
 }
 
-/// A disk, for people.
+/// Prints the result of [`disk`] for people.
 pub fn print(v: &Value) {
     let n = |v: &Value| v.as_u64().unwrap_or(0);
     let word = |v: &Value| v.as_str().map_or_else(|| v.to_string(), String::from);
@@ -159,7 +161,7 @@ pub fn print(v: &Value) {
     }
 }
 
-/// A replica's chunks, in order.
+/// All chunks of a replica that hold something, in order.
 pub fn chunks(store: &Store, rid: Rid) -> Vec<ChunkIx> {
     let mut all = Vec::new();
     let mut from = ChunkIx(0);
@@ -171,7 +173,7 @@ pub fn chunks(store: &Store, rid: Rid) -> Vec<ChunkIx> {
     }
 }
 
-/// Reads every block of these chunks: how many hold data, and how many are bad.
+/// Reads every block of these chunks. Returns how many hold data and how many are bad.
 fn check(raw: &mut Blocking<'_>, store: &mut Store, rid: Rid, chunks: &[ChunkIx]) -> anyhow::Result<(u64, u64)> {
     let (mut data, mut bad) = (0, 0);
     for chunk in chunks {

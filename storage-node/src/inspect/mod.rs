@@ -1,11 +1,12 @@
-//! `holdfast inspect`: any structure as text or JSON, from a node that is stopped. It reads and verifies; it writes nothing.
+//! `holdfast inspect`: shows any structure of a stopped node as text or JSON. It reads and verifies; it
+//! writes nothing.
 
 pub mod disk;
 pub mod raft;
 
 use serde_json::Value;
 
-/// For people: one line per leaf, lists numbered, what is short on one line.
+/// Prints a value for people: one line per leaf; short objects are on one line.
 pub fn print(v: &Value) {
     lines(v, 0);
 }

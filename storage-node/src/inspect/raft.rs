@@ -1,4 +1,5 @@
-//! `holdfast inspect raft`: a node's metadata: the image, the log behind it, and the record that follows from both.
+//! `holdfast inspect raft`: shows a node's metadata, that is the image, the log behind it, and the record
+//! that follows from both.
 
 use hf_meta::log::Log;
 use hf_meta::member::apply_command;
@@ -8,22 +9,23 @@ use hf_meta_core::{ClusterState, Envelope, image};
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// A node's data directory, as it is on disk.
+/// The metadata in a stopped node's data directory.
 pub struct Known {
-    /// The record: image plus committed log.
+    /// The record after the image and the committed part of the log.
     pub state: ClusterState,
-    /// The same with the rest of the log: what this node had, and did not know yet to be committed. Of logs that cannot be asked any more
-    /// the newest one counts whole, as in an election.
+    /// The record after the whole log, with entries that this node did not know to be committed. If the other
+    /// voters are lost, the newest log counts whole, as in an election.
     pub whole: ClusterState,
     /// The newest index and term in the log.
     pub last: (u64, u64),
-    /// What the log says of itself.
+    /// What the log says of itself: id, age, last starts.
     pub own: OwnLog,
-    /// Who votes, by the image's configuration and the log's changes of it.
+    /// Numbers of the voters: those of the image, changed by the log's entries.
     pub voters: Vec<u64>,
 }
 
-/// Reads the metadata of a stopped node. `None`: it never was part of the group.
+/// Reads the metadata of a stopped node and passes each log entry to `each`. `None`: the node never voted, so
+/// it has no log.
 pub fn load(data_dir: &Path, each: &mut dyn FnMut(Value)) -> anyhow::Result<Option<Known>> {
     let dir = data_dir.join("meta");
     if !dir.exists() {
@@ -45,7 +47,7 @@ pub fn load(data_dir: &Path, each: &mut dyn FnMut(Value)) -> anyhow::Result<Opti
                 Ok(env) => {
                     let outcome = committed.then(|| apply_command(&mut state, &env, log.conf()));
                     if !committed {
-                        // (What is refused changes nothing.)
+                        // A refusal changes nothing, so the outcome does not matter here.
                         let _ = apply_command(whole.get_or_insert_with(|| state.clone()), &env, log.conf());
                     }
                     json!({"at_ms": env.at_ms, "command": env.cmd, "outcome": outcome})
@@ -60,7 +62,7 @@ pub fn load(data_dir: &Path, each: &mut dyn FnMut(Value)) -> anyhow::Result<Opti
     Ok(Some(Known { state, whole, last, own: Log::own(&log).clone(), voters: log.conf().voters.clone() }))
 }
 
-/// The whole as JSON; with `log` every entry.
+/// The metadata as JSON; with `log`, every entry too.
 pub fn raft(data_dir: &Path, log: bool) -> anyhow::Result<Value> {
     let mut entries = Vec::new();
     let known = load(data_dir, &mut |e| entries.push(e))?;

@@ -1,5 +1,6 @@
-//! When no data directory is left: what the disks alone say. Each names its cluster, its node and its replicas; each replica its volume,
-//! history and size. Names of nodes, where they are, and the volumes' policies are not written there.
+//! Makes a record from disks alone, when no data directory is left. Each disk names its cluster, its node and
+//! its replicas, and each replica its volume, lineage and size. The nodes' names and addresses and the
+//! volumes' policies are on no disk.
 
 use super::*;
 use crate::identity::KnownDisk;
@@ -7,14 +8,14 @@ use hf_policy::attributes::Media;
 use hf_policy::{BootId, ClusterId, DiskId, NodeId};
 use hf_store::format::superblock::Superblock;
 
-/// What the cluster is called then: its name is on no disk.
+/// Name of a cluster that was made from disks alone, because its own name is on no disk.
 pub const NAME: &str = "rescued";
-/// Numbers begin so far beyond the highest that was found: lost disks may know others.
+/// New numbers begin this far beyond the highest one that was found, because lost disks may know higher ones.
 const BEYOND: u64 = 1_000;
-/// As many as a policy can ask for.
+/// The largest number of replicas that a policy can ask for.
 const MOST_REPLICAS: usize = 5;
 
-/// A record with these disks and their nodes, and nothing else.
+/// A record with these disks and their nodes, and nothing else. Disks that cannot be read are noted.
 pub(super) fn record(paths: &[PathBuf], notes: &mut Vec<String>) -> anyhow::Result<ClusterState> {
     let mut s = ClusterState { name: NAME.into(), ..ClusterState::default() };
     for path in paths {
@@ -34,9 +35,9 @@ pub(super) fn record(paths: &[PathBuf], notes: &mut Vec<String>) -> anyhow::Resu
             continue;
         }
         if s.disks.values().any(|d| d.uuid == sb.disk) {
-            continue; // Another copy of it: the newer one counts.
+            continue; // This is another copy of the disk; the newer one counts.
         }
-        s.nodes.entry(sb.node).or_insert_with(|| NodeRecord {
+        let node = NodeRecord {
             id: sb.node,
             name: format!("{NAME}-{}", sb.node),
             uuid: BootId(crate::identity::random()),
@@ -47,7 +48,10 @@ pub(super) fn record(paths: &[PathBuf], notes: &mut Vec<String>) -> anyhow::Resu
             drain_paused: false,
             log: LogRecord::default(),
             rev: 0,
-        });
+        };
+        if !s.nodes.contains_key(&node.id) {
+            s.nodes.insert(node);
+        }
         let id = DiskId(s.next.disk);
         s.next.disk += 1;
         let record = DiskRecord {
@@ -62,47 +66,50 @@ pub(super) fn record(paths: &[PathBuf], notes: &mut Vec<String>) -> anyhow::Resu
             drain_paused: false,
             rev: 0,
         };
-        s.disks.insert(id, record);
+        s.disks.insert(record);
     }
     s.next.node = s.nodes.keys().map(|n| n.0).max().unwrap_or(0) + 1;
     Ok(s)
 }
 
-/// Once replicas were entered: numbers that nobody can have had. And of each volume as many replicas are asked for as were found; nothing
-/// is made or taken away because the policy is not known.
+/// Completes the record after the replicas were entered. New numbers begin beyond all that a lost disk can
+/// know. Each volume asks for as many replicas as were found, so that none is made or removed although the
+/// policy is unknown. Names that are used twice are made different.
 pub(super) fn settle(s: &mut ClusterState, notes: &mut Vec<String>) {
     let next = &mut s.next;
     for n in [&mut next.node, &mut next.disk, &mut next.volume, &mut next.rid] {
         *n += BEYOND;
     }
     let mut names = BTreeSet::new();
-    for v in s.volumes.values_mut() {
+    s.volumes.update_all(|v| {
         let most = v.shards.iter().map(|s| s.replicas.len()).max().unwrap_or(1);
-        let _ = v.attrs.insert("replicas".into(), most.min(MOST_REPLICAS).to_string());
-        // (Deleted while a node was away, and made anew: that it was deleted is on no disk.)
+        v.attrs.set("replicas", most.min(MOST_REPLICAS).to_string());
+        // A volume was deleted while a node was away, and another one got its name; no disk says that the
+        // first was deleted.
         if !names.insert(v.name.clone()) {
             let other = format!("{:.50}-{}", v.name, v.id);
             notes.push(format!("two volumes were called {}: volume #{} is {other} now", v.name, v.id));
             v.name.clone_from(&other);
             names.insert(other);
         }
-    }
+    });
 }
 
-/// Disks of this node that the record knows and that are not where it says: they have to be added again.
+/// Text about the node's disks that the record knows and that are not where it says, so that they have to be
+/// added again.
 pub(super) fn elsewhere(id: &Identity, s: &ClusterState) -> String {
-    let here = |d: &&DiskRecord| id.disks.iter().any(|k| k.uuid == d.uuid);
+    let here = |d: &DiskRecord| id.disks.iter().any(|k| k.uuid == d.uuid);
     let not: Vec<String> = s.disks.values().filter(|d| d.node == id.node && !here(d)).map(|d| d.path.clone()).collect();
     match not.is_empty() {
         true => String::new(),
         false => format!(
-            " Not found here: its disks of {}. Once it runs, give it each with holdfast disk add; what they hold is kept",
+            " Its disks of {} were not found here: once the node runs, add each with holdfast disk add; what they hold is kept",
             not.join(", ")
         ),
     }
 }
 
-/// Disks of a node, where the record says that they are, or here.
+/// The disks of a node that are where the record says, or at the path `own`.
 fn disks_here(own: Option<&Path>, node: NodeId, s: &ClusterState) -> Vec<KnownDisk> {
     let at = |d: &DiskRecord, path: &Path| {
         let path = std::fs::canonicalize(path).ok()?;
@@ -113,7 +120,7 @@ fn disks_here(own: Option<&Path>, node: NodeId, s: &ClusterState) -> Vec<KnownDi
     of_node.filter_map(|d| own.and_then(|p| at(d, p)).or_else(|| at(d, Path::new(&d.path)))).collect()
 }
 
-/// Which cluster and node a disk belongs to.
+/// The cluster and node to which a disk belongs.
 pub(super) fn owner(path: &Path) -> anyhow::Result<(ClusterId, NodeId)> {
     let sb = superblock(path)?;
     if sb.node == NodeId(0) {
@@ -127,7 +134,8 @@ fn superblock(path: &Path) -> anyhow::Result<Superblock> {
     recovery::probe(&mut Blocking(&file)).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))
 }
 
-/// The node that a data directory belongs to. An empty one becomes the node of this disk, which has outlived it.
+/// The identity for a data directory. An empty directory becomes that of the node to which the disk `own`
+/// belongs.
 pub(super) fn identity(lock: &DataDir, own: Option<&Path>, s: &ClusterState) -> anyhow::Result<Identity> {
     let (id, dir) = (lock.identity()?, lock.path.display());
     let owner = own.map(owner).transpose()?;
@@ -143,7 +151,7 @@ pub(super) fn identity(lock: &DataDir, own: Option<&Path>, s: &ClusterState) -> 
     };
     match s.nodes.get(&node).filter(|_| cluster == s.cluster) {
         None => anyhow::bail!("{dir} belongs to node #{node} of cluster {cluster}, not to this one"),
-        // (As the record knows it: one from disks alone does not say what it was called before.)
+        // The uuid is the record's: one made from disks alone does not know the node's old uuid.
         Some(n) if id.cluster.is_some() => Ok(Identity { uuid: n.uuid, ..id }),
         Some(n) => Ok(Identity { cluster, node, uuid: n.uuid, disks: disks_here(own, node, s), ..id }),
     }

@@ -1,4 +1,4 @@
-//! What a rescue concludes from disks and logs.
+//! Tests of what a rescue concludes from disks and logs.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
@@ -36,10 +36,11 @@ fn with_a_disk() -> ClusterState {
         drain_paused: false,
         rev: 1,
     };
-    ClusterState { disks: BTreeMap::from([(disk.id, disk)]), ..ClusterState::default() }
+    ClusterState { disks: [disk].into_iter().collect(), ..ClusterState::default() }
 }
 
-/// What one disk says of its replica: the epoch it has heard of, the term it promised, its newest write, and what it has noted to hold.
+/// What one disk says of its replica: the epoch that it has heard of, the term that it promised, its newest
+/// write, and what it has noted to hold.
 struct Says(u64, u32, u64, Ver);
 
 fn found_of(Says(hint, term, seq, noted): Says, rid: u64) -> (Rid, Found) {
@@ -48,12 +49,12 @@ fn found_of(Says(hint, term, seq, noted): Says, rid: u64) -> (Rid, Found) {
     (rid, Found { rec, newest: Ver::new(term, seq), ..found(4) })
 }
 
-/// Three replicas in a record of epoch 5; `out`: those that are out by it, since this.
+/// A volume with three replicas in a record of epoch 5; `out` lists those that are out, with their bases.
 fn judged(disks: [Says; 3], out: [Option<Ver>; 3], logs: &Logs) -> (VolumeRecord, Value) {
     let all: BTreeMap<Rid, Found> = disks.into_iter().zip(7..).map(|(d, rid)| found_of(d, rid)).collect();
     let mut state = with_a_disk();
     restore_unknown(&mut state, &all, &mut Vec::new());
-    let mut v = state.volumes.remove(&VolumeId(4)).unwrap();
+    let mut v = VolumeRecord::clone(&state.volumes[&VolumeId(4)]);
     (v.epoch, v.term) = (hf_policy::Epoch(5), Term(4));
     for (r, out) in v.shards[0].replicas.values_mut().zip(out) {
         r.state = out.map_or(ReplicaState::InSync, |base| ReplicaState::Out { base });
@@ -74,8 +75,8 @@ fn noted(seq: u64) -> Ver {
     Ver::new(4, seq)
 }
 
-/// A record that nothing contradicts stands, whatever the disks hold beyond each other: the take-over makes them equal. It is certain
-/// only if a majority of the voters has it.
+/// A record that nothing contradicts stands, even if some disks hold more than others, because the take-over
+/// makes them equal. It is certain only if a majority of the voters has it.
 #[test]
 fn a_record_stands_while_nothing_contradicts_it_and_is_a_guess_unless_a_majority_has_it() {
     let disks = || [Says(5, 4, 9, noted(1)), Says(3, 4, 2, noted(0)), Says(4, 4, 12, noted(7))];
@@ -84,14 +85,15 @@ fn a_record_stands_while_nothing_contradicts_it_and_is_a_guess_unless_a_majority
         assert_eq!((in_sync(&v), said["guess"].as_bool()), (vec![7, 8, 9], Some(!certain)), "{said}");
         assert_eq!((v.term, v.epoch), (Term(1_000_004), hf_policy::Epoch(1_000_005)));
     }
-    // One that is out, and being filled: its newest write says nothing.
+    // The newest write of a replica that is out and being filled says nothing.
     let disks = [Says(5, 4, 9, noted(8)), Says(5, 4, 99, Ver::ZERO), Says(5, 4, 9, noted(3))];
     let (v, said) = judged(disks, [None, Some(Ver::ZERO), Some(noted(3))], &logs(&[1], &[1]));
     assert_eq!((in_sync(&v), said["guess"].as_bool()), (vec![7], Some(false)), "{said}");
 }
 
-/// If one has heard of a newer one, members may have been dropped since: who has noted to hold most counts alone, the others begin anew,
-/// and it is said to be a guess. The new term and epoch are far above all that any disk has heard of.
+/// If a disk has heard of a newer record, members may have been dropped since. Only the replica that has
+/// noted to hold most counts, the others begin anew, and the report calls it a guess. The new term and epoch
+/// are far above all that any disk has heard of.
 #[test]
 fn a_record_that_was_overtaken_is_guessed_from_who_has_noted_to_hold_most() {
     let all = logs(&[1, 2, 3], &[1]);
@@ -102,24 +104,25 @@ fn a_record_that_was_overtaken_is_guessed_from_who_has_noted_to_hold_most() {
     let others = v.shards[0].replicas.values().filter(|r| r.rid != Rid(8));
     assert!(others.into_iter().all(|r| r.state == ReplicaState::Out { base: Ver::ZERO }));
     assert!(said["decision"].as_str().is_some_and(|d| d.starts_with("a guess")), "{said}");
-    // The same where the record has nobody in sync: made up from disks alone.
+    // The same holds if the record has no replica in sync, because it was made from disks alone.
     let disks = [Says(1, 4, 3, noted(2)), Says(1, 4, 5, noted(4)), Says(1, 4, 99, Ver::ZERO)];
     let (v, said) = judged(disks, [Some(Ver::ZERO); 3], &all);
     assert_eq!((in_sync(&v), said["guess"].as_bool()), (vec![8], Some(true)), "{said}");
 }
 
-/// One was out when the record was written, came back in, and then the one that counts was dropped: all within a term, so that no
-/// epoch on a disk tells. What the first has noted does.
+/// One replica was out when the record was written and came back in, and then the replica that the record
+/// calls in sync was dropped. All of that was within a term, so no epoch on a disk shows it. The first one's
+/// watermark does.
 #[test]
 fn a_replica_that_came_back_in_after_the_record_was_written_shows_that_it_is_old() {
     let disks = || [Says(5, 4, 40, noted(30)), Says(5, 4, 90, noted(80)), Says(5, 4, 40, noted(20))];
     let out = [None, Some(noted(20)), Some(noted(20))];
     let (v, said) = judged(disks(), out, &logs(&[1, 2, 3], &[1]));
     assert_eq!((in_sync(&v), said["guess"].as_bool()), (vec![8], Some(true)), "{said}");
-    // A majority knows better: it noted that before a join that came to nothing.
+    // A majority of logs decides otherwise: the replica had noted that before a join that failed.
     let (v, said) = judged(disks(), out, &logs(&[1, 2, 3], &[1, 3]));
     assert_eq!((in_sync(&v), said["guess"].as_bool()), (vec![7], Some(false)), "{said}");
-    // Nor is it promoted while one that counts is merely not here: what that one holds nobody has seen.
+    // Nor is it promoted if the in-sync replica was merely not found, because that one may hold more.
     let mut v = v;
     v.shards[0].replicas.values_mut().nth(1).unwrap().state = ReplicaState::Out { base: noted(20) };
     let (_, f) = disks().into_iter().zip([7, 8]).map(|(d, rid)| found_of(d, rid)).nth(1).unwrap();
@@ -128,8 +131,9 @@ fn a_replica_that_came_back_in_after_the_record_was_written_shows_that_it_is_old
     assert!(said["decision"].as_str().is_some_and(|d| d.contains("force-insync")), "{said}");
 }
 
-/// The stored attribute is the exact size. (In rounded words, 1537 MiB became 1.50 GiB: the next change of any attribute made the
-/// volume a chunk shorter; 1639 MiB became 1.60 GiB, which is no multiple of 4 KiB, and the volume was never served.)
+/// The stored attribute is the exact size. (It was once rounded text: 1537 MiB became 1.50 GiB, and the next
+/// change of any attribute made the volume a chunk shorter; 1639 MiB became 1.60 GiB, which is no multiple of
+/// 4 KiB, and the volume was never served.)
 #[test]
 fn a_volume_that_is_made_up_from_its_disks_has_its_exact_size() {
     for chunks in [1, 100, 1024, 1536, 1537, 1639, 65536] {
@@ -139,7 +143,7 @@ fn a_volume_that_is_made_up_from_its_disks_has_its_exact_size() {
         let policy = Policy::from_attrs(&v.attrs);
         assert_eq!(policy.map(|p| p.size), Ok(v.size), "{chunks} chunks");
         assert_eq!(v.size, chunks * CHUNK_BYTES);
-        // Since the size is noted, that counts: the end may never have been written, or lie in the middle of a chunk.
+        // The noted size counts: the end may never have been written, or lie in the middle of a chunk.
         let size = (chunks + 7) * CHUNK_BYTES - 4096;
         let noted = |index| {
             let rec = ReplicaRec {
@@ -157,14 +161,14 @@ fn a_volume_that_is_made_up_from_its_disks_has_its_exact_size() {
             (state.volumes[&VolumeId(4)].size, state.volumes[&VolumeId(4)].shards.len()),
             (size, shards as usize)
         );
-        // Without its end it is not what it was, and not to be had shorter.
+        // A volume whose last shard was not found is left out, not served shorter.
         let (mut state, mut notes) = (with_a_disk(), Vec::new());
         restore_unknown(&mut state, &(0..shards - 1).map(noted).collect(), &mut notes);
         assert!(
             state.volumes.is_empty() && (shards == 1 || notes[0].contains("a shard was found on no disk")),
             "{notes:?}"
         );
-        // It was grown since that was noted: what was written there is not cut off.
+        // The volume was grown after its size was noted: what was written there is not cut off.
         let f = found(chunks);
         let f = Found { rec: ReplicaRec { hint_size: CHUNK_BYTES, ..f.rec }, ..f };
         let mut state = with_a_disk();
@@ -173,8 +177,8 @@ fn a_volume_that_is_made_up_from_its_disks_has_its_exact_size() {
     }
 }
 
-/// What the newest log holds counts, also what its node did not know yet to be committed: the others, who are gone, may have acted on it. A
-/// log that is known to be an older copy has no say.
+/// All of the newest log counts, also entries that its node did not know to be committed, because the lost
+/// voters may have acted on them. A log that is known to be an older copy does not count.
 #[test]
 fn a_majority_counts_with_the_whole_of_its_newest_log_and_without_older_copies() {
     use hf_meta::log::{Batch, Log};

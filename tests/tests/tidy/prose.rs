@@ -8,15 +8,12 @@ use std::collections::BTreeMap;
 /// A package's directory; its doc comments of one or two words, and its lines of comment over 120
 /// columns, at most.
 const TODAY: &[(&str, usize, usize)] = &[
-    ("metadata", 20, 35),
-    ("metadata/core", 165, 78),
+    ("metadata", 20, 36),
+    ("metadata/core", 166, 86),
     ("metadata/proto", 1, 3),
     ("replication", 4, 18),
     ("replication/core", 152, 156),
-    ("storage-node", 116, 111),
-    ("storage-node/chunk-store", 65, 125),
-    ("storage-node/frontends", 29, 12),
-    ("storage-node/host", 13, 7),
+    ("storage-node/chunk-store", 65, 126),
     ("storage-node/replica-host", 0, 2),
     ("tests", 6, 46),
     ("volume-policy", 49, 10),

@@ -92,10 +92,7 @@ impl ClusterState {
         if now != term {
             return Err(Refusal::StaleTerm { now: now.0 });
         }
-        if let Some(v) = self.volumes.get_mut(&vol) {
-            v.activated = term;
-            v.rev = rev;
-        }
+        self.volumes.update(&vol, |v| (v.activated, v.rev) = (term, rev));
         Ok(Reply::Done)
     }
 }

@@ -159,7 +159,7 @@ impl ClusterState {
         let shard = hf_policy::ShardId { vol, index: shard };
         let t = Tombstone { rid, shard, disk: r.disk, node: r.node, rev: self.revision };
         s.replicas.remove(&rid);
-        self.tombstones.insert(rid, t);
+        self.tombstones.insert(t);
         self.put_volume(v);
         Ok(Reply::Done)
     }

@@ -115,7 +115,8 @@ impl ClusterState {
     }
 
     fn volume(&self, vol: VolumeId) -> Result<&VolumeRecord, Refusal> {
-        self.volumes.get(&vol).ok_or_else(|| Refusal::NotFound { kind: "volume".into(), name: format!("#{vol}") })
+        let v = self.volumes.get(&vol).map(|v| &**v);
+        v.ok_or_else(|| Refusal::NotFound { kind: "volume".into(), name: format!("#{vol}") })
     }
 
     /// A coordinator's command: its term must be the record's, and someone must be attached. The term is asked first, so
@@ -135,7 +136,7 @@ impl ClusterState {
     fn put_volume(&mut self, mut v: VolumeRecord) {
         v.epoch = v.epoch.next();
         v.rev = self.revision;
-        self.volumes.insert(v.id, v);
+        self.volumes.insert(v);
     }
 
     fn event(&mut self, at_ms: u64, kind: &str, subject: impl Into<String>, text: impl Into<String>) {
@@ -150,8 +151,8 @@ impl ClusterState {
     pub(crate) fn removed(&mut self, what: Removed) {
         self.removals.push_back((self.revision, what));
         while self.removals.len() > REMOVALS_KEPT {
-            if let Some((rev, _)) = self.removals.pop_front() {
-                self.removals_floor = rev;
+            if let Some(oldest) = self.removals.pop_front() {
+                self.removals_floor = oldest.0;
             }
         }
     }

@@ -6,6 +6,7 @@ use crate::outcome::{Outcome, Refusal, Reply};
 use crate::record::*;
 use hf_policy::policy::valid_name;
 use hf_policy::{ClusterId, DiskId, NodeId};
+use std::sync::Arc;
 
 impl ClusterState {
     pub(super) fn init(&mut self, cluster: ClusterId, name: &str) -> Outcome {
@@ -22,11 +23,11 @@ impl ClusterState {
             return Ok(Reply::Done);
         };
         valid_name(name).map_err(|why| Refusal::Invalid(format!("node name \"{name}\": {why}")))?;
-        let same_name = self.nodes.values().find(|n| n.name == *name);
+        let same_name = self.node_named(name);
         if same_name.is_some_and(|n| n.uuid != *uuid) {
             return Err(Refusal::Exists { kind: "node".into(), name: name.clone() });
         }
-        let known = self.nodes.values().find(|n| n.uuid == *uuid).cloned();
+        let known = self.node_of_uuid(*uuid).cloned();
         if let (Some(number), None) = (node, &known) {
             return Err(Refusal::Invalid(format!(
                 "node {name} (#{number}) was removed from the cluster; to take part again it needs an empty data_dir, and joins anew"
@@ -48,16 +49,16 @@ impl ClusterState {
             rev: self.revision,
         };
         match known {
-            Some(n) if (NodeRecord { rev: n.rev, ..record.clone() }) == n => return Ok(Reply::Node(id)),
+            Some(n) if (NodeRecord { rev: n.rev, ..record.clone() }) == *n => return Ok(Reply::Node(id)),
             // It has begun anew where it was: nothing to tell people.
-            Some(n) if (NodeRecord { rev: n.rev, log: n.log, ..record.clone() }) == n => {}
+            Some(n) if (NodeRecord { rev: n.rev, log: n.log, ..record.clone() }) == *n => {}
             Some(_) => self.event(env.at_ms, "node.updated", name.clone(), format!("node {name} is at {}", addr.api)),
             None => {
                 self.next.node += 1;
                 self.event(env.at_ms, "node.joined", name.clone(), format!("node {name} joined at {}", addr.api));
             }
         }
-        self.nodes.insert(id, record);
+        self.nodes.insert(record);
         Ok(Reply::Node(id))
     }
 
@@ -71,12 +72,11 @@ impl ClusterState {
             return;
         }
         self.revision += 1;
-        self.removed_members.retain(|n, _| members.contains(n));
-        for n in self.nodes.values_mut() {
-            let member = now(n);
-            if n.log.member != member {
-                (n.log.member, n.rev) = (member, self.revision);
-            }
+        self.removed_members.retain(|n| members.contains(&n.id));
+        let rev = self.revision;
+        let changed: Vec<_> = self.nodes.values().filter(|n| n.log.member != now(n)).map(|n| (n.id, now(n))).collect();
+        for (id, member) in changed {
+            self.nodes.update(&id, |n| (n.log.member, n.rev) = (member, rev));
         }
     }
 
@@ -85,7 +85,7 @@ impl ClusterState {
         if !self.nodes.contains_key(node) {
             return Err(Refusal::NotFound { kind: "node".into(), name: format!("#{node}") });
         }
-        let known = self.disks.values().find(|d| d.uuid == *uuid).cloned();
+        let known = self.disk_of_uuid(*uuid).cloned();
         if let Some(other) = known.as_ref().filter(|d| d.node != *node) {
             let owner = self.node_name(other.node);
             return Err(Refusal::Invalid(format!("disk {path} belongs to node {owner} of this cluster")));
@@ -114,19 +114,19 @@ impl ClusterState {
             drain_paused: known.as_ref().is_some_and(|d| d.drain_paused),
             rev: self.revision,
         };
-        self.disks.insert(id, record);
+        self.disks.insert(record);
         Ok(Reply::Disk(id))
     }
 
     pub(super) fn set_node_mode(&mut self, at_ms: u64, node: NodeId, mode: NodeMode) -> Outcome {
         let rev = self.revision;
-        let Some(n) = self.nodes.get_mut(&node) else {
+        let set = |n: &mut NodeRecord| {
+            (n.mode, n.drain_paused, n.rev) = (mode, false, rev);
+            n.name.clone()
+        };
+        let Some(name) = self.nodes.update(&node, set) else {
             return Err(Refusal::NotFound { kind: "node".into(), name: format!("#{node}") });
         };
-        n.mode = mode;
-        n.drain_paused = false;
-        n.rev = rev;
-        let name = n.name.clone();
         let text = match mode {
             NodeMode::Active => format!("node {name} is active"),
             NodeMode::Draining => format!("node {name} is being drained"),
@@ -138,7 +138,7 @@ impl ClusterState {
 
     /// What still lives on a node or disk, in words; `None` if nothing.
     fn held(&self, on: impl Fn(NodeId, DiskId) -> bool) -> Option<String> {
-        let has = |v: &&VolumeRecord| v.replicas().any(|(_, r)| on(r.node, r.disk));
+        let has = |v: &&Arc<VolumeRecord>| v.replicas().any(|(_, r)| on(r.node, r.disk));
         let names: Vec<&str> = self.volumes.values().filter(has).map(|v| v.name.as_str()).take(5).collect();
         (!names.is_empty()).then(|| names.join(", "))
     }
@@ -173,7 +173,7 @@ impl ClusterState {
         }
         self.nodes.remove(&node);
         // Whether it is a member shows when the members are looked at next.
-        self.removed_members.insert(node, n.clone());
+        self.removed_members.insert(n.clone());
         self.removed(Removed::Node(node));
         self.event(at_ms, "node.removed", n.name.clone(), format!("node {} removed", n.name));
         Ok(Reply::Done)
@@ -181,13 +181,13 @@ impl ClusterState {
 
     pub(super) fn set_disk_draining(&mut self, at_ms: u64, disk: DiskId, draining: bool) -> Outcome {
         let rev = self.revision;
-        let Some(d) = self.disks.get_mut(&disk) else {
+        let set = |d: &mut DiskRecord| {
+            (d.draining, d.drain_paused, d.rev) = (draining, false, rev);
+            (d.node, d.path.clone())
+        };
+        let Some((node, path)) = self.disks.update(&disk, set) else {
             return Err(Refusal::NotFound { kind: "disk".into(), name: format!("#{disk}") });
         };
-        d.draining = draining;
-        d.drain_paused = false;
-        d.rev = rev;
-        let (node, path) = (d.node, d.path.clone());
         let name = self.node_name(node);
         let word = if draining { "is being drained" } else { "is in use again" };
         self.event(at_ms, "disk.draining", format!("{name}:{path}"), format!("disk {disk} of node {name} {word}"));
@@ -212,7 +212,7 @@ impl ClusterState {
 
     pub(super) fn set_disk_state(&mut self, env: &Envelope, disk: DiskId, state: &DiskState) -> Outcome {
         let (rev, at_ms) = (self.revision, env.at_ms);
-        let Some(d) = self.disks.get_mut(&disk) else {
+        let Some(d) = self.disks.get(&disk) else {
             return Err(Refusal::NotFound { kind: "disk".into(), name: format!("#{disk}") });
         };
         // Reports may overtake each other: what has failed for good stays so until it is in service again.
@@ -220,9 +220,8 @@ impl ClusterState {
         if late && env.v >= 2 && !mutant::is(Mutant::FailingForgetsFailed) {
             return Ok(Reply::Done);
         }
-        d.state = state.clone();
-        d.rev = rev;
         let (node, path) = (d.node, d.path.clone());
+        self.disks.update(&disk, |d| (d.state, d.rev) = (state.clone(), rev));
         let name = self.node_name(node);
         let text = match state {
             DiskState::Ok => format!("disk {disk} of node {name} is in service"),

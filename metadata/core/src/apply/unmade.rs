@@ -55,7 +55,7 @@ impl ClusterState {
                     node: old.node,
                     rev: self.revision,
                 };
-                self.tombstones.insert(rid, t);
+                self.tombstones.insert(t);
                 format!("is made on node {} instead", self.node_name(node))
             }
             None => {

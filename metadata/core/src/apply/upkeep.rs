@@ -123,26 +123,27 @@ impl ClusterState {
 
     fn pause_node(&mut self, id: NodeId, paused: bool) -> Result<String, Refusal> {
         let rev = self.revision;
-        let n = self.nodes.get_mut(&id).ok_or_else(|| not_found("node", id.0))?;
+        let n = self.nodes.get(&id).ok_or_else(|| not_found("node", id.0))?;
         if n.mode != NodeMode::Draining {
             return Err(Refusal::State(format!("node {} is not being drained", n.name)));
         }
-        (n.drain_paused, n.rev) = (paused, rev);
-        Ok(format!("the drain of node {}", n.name))
+        let name = format!("the drain of node {}", n.name);
+        self.nodes.update(&id, |n| (n.drain_paused, n.rev) = (paused, rev));
+        Ok(name)
     }
 
     fn pause_disk(&mut self, id: DiskId, paused: bool) -> Result<String, Refusal> {
         let rev = self.revision;
-        let d = self.disks.get_mut(&id).ok_or_else(|| not_found("disk", id.0))?;
+        let d = self.disks.get(&id).ok_or_else(|| not_found("disk", id.0))?;
         if !d.draining {
             return Err(Refusal::State(format!("disk {id} is not being drained")));
         }
-        (d.drain_paused, d.rev) = (paused, rev);
+        self.disks.update(&id, |d| (d.drain_paused, d.rev) = (paused, rev));
         Ok(format!("the drain of disk {id}"))
     }
 
     fn pause_scrub(&mut self, vol: VolumeId, paused: bool) -> Result<String, Refusal> {
-        let mut v = self.volumes.get(&vol).ok_or_else(|| not_found("volume", vol.0))?.clone();
+        let mut v = self.volume(vol)?.clone();
         let name = v.name.clone();
         let Some(s) = v.scrub.as_mut() else {
             return Err(Refusal::State(format!("volume {name} is not being scrubbed")));
@@ -153,8 +154,7 @@ impl ClusterState {
     }
 
     fn pause_replica(&mut self, rid: Rid, paused: bool) -> Result<String, Refusal> {
-        let holds = |v: &&VolumeRecord| v.replicas().any(|(_, r)| r.rid == rid);
-        let mut v = self.volumes.values().find(holds).ok_or_else(|| no_replica(rid))?.clone();
+        let mut v = VolumeRecord::clone(self.volume_of_replica(rid).ok_or_else(|| no_replica(rid))?);
         let Some(r) = v.shards.iter_mut().find_map(|s| s.replicas.get_mut(&rid)) else { return Err(no_replica(rid)) };
         if r.leaving {
             return Err(Refusal::State(format!("replica #{rid} leaves already: its successor is in sync")));

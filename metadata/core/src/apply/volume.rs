@@ -55,26 +55,23 @@ impl ClusterState {
         let records = self.new_shards(shards)?;
         let id = VolumeId(self.next.volume);
         self.next.volume += 1;
-        self.volumes.insert(
+        self.volumes.insert(VolumeRecord {
             id,
-            VolumeRecord {
-                id,
-                name: name.clone(),
-                attrs: hf_policy::policy::settled(attrs),
-                size: policy.size,
-                lineage: *lineage,
-                term: Term(0),
-                epoch: Epoch(1),
-                coordinator: None,
-                shards: records,
-                snaps: Vec::new(),
-                activated: Term(0),
-                scrub: None,
-                scrubbed: None,
-                created_ms: env.at_ms,
-                rev: self.revision,
-            },
-        );
+            name: name.clone(),
+            attrs: hf_policy::policy::settled(attrs).into(),
+            size: policy.size,
+            lineage: *lineage,
+            term: Term(0),
+            epoch: Epoch(1),
+            coordinator: None,
+            shards: records,
+            snaps: Vec::new(),
+            activated: Term(0),
+            scrub: None,
+            scrubbed: None,
+            created_ms: env.at_ms,
+            rev: self.revision,
+        });
         let text =
             format!("volume {name} created, {} with {} replicas", hf_policy::format_size(policy.size), policy.replicas);
         self.event(env.at_ms, "volume.created", name.clone(), text);
@@ -86,12 +83,12 @@ impl ClusterState {
         if let Some(a) = v.coordinator.as_ref().filter(|a| !a.maintenance) {
             return Err(Refusal::Attached { volume: v.name.clone(), node: self.node_name(a.node) });
         }
-        if Policy::from_attrs(&v.attrs).is_ok_and(|p| p.sticky) {
+        if v.policy().is_ok_and(|p| p.sticky) {
             return Err(Refusal::Sticky(v.name));
         }
         for (shard, r) in v.replicas() {
             let t = Tombstone { rid: r.rid, shard, disk: r.disk, node: r.node, rev: self.revision };
-            self.tombstones.insert(r.rid, t);
+            self.tombstones.insert(t);
         }
         self.volumes.remove(&vol);
         self.removed(Removed::Volume(vol));
@@ -103,15 +100,16 @@ impl ClusterState {
         let Command::SetPolicy { vol, epoch, change, new_shards } = &env.cmd else { return Ok(Reply::Done) };
         let mut v = self.volume_at(*vol, *epoch)?.clone();
         let attrs = change_online(&v.attrs, change).map_err(|e| Refusal::Invalid(e.to_string()))?;
-        let policy = Policy::from_attrs(&attrs).map_err(|e| Refusal::Invalid(e.to_string()))?;
+        let attrs = Attrs::from(attrs);
+        let policy = attrs.policy().map_err(|e| Refusal::Invalid(e.to_string()))?;
         if (v.shards.len() + new_shards.len()) as u64 != policy.size.div_ceil(SHARD_BYTES) {
             return Err(Refusal::Invalid("the placement does not cover the grown volume".into()));
         }
         let since = v.term;
         v.shards.extend(self.new_shards(new_shards)?.into_iter().map(|s| ShardRecord { since, ..s }));
         let words: Vec<String> = change.iter().map(|(k, t)| format!("{k}={t}")).collect();
-        v.attrs = attrs;
         v.size = policy.size;
+        v.attrs = attrs;
         let name = v.name.clone();
         self.put_volume(v);
         self.event(env.at_ms, "volume.policy", name.clone(), format!("volume {name}: {}", words.join(" ")));

@@ -1,7 +1,7 @@
 //! Shards that are not part of their volume yet, because replicas of theirs are still to be made: what the leader does when a node or
 //! disk that should make one cannot, or does not answer. Nothing was ever written there, so nothing is copied and nobody is asked.
 
-use super::inventory::Liveness;
+use super::inventory::{Liveness, find};
 use super::step::{Standing, standing};
 use crate::command::Command;
 use crate::mutant::{self, Mutant};
@@ -59,8 +59,7 @@ fn place(
 ) -> Option<DiskId> {
     let domain = |d: &DiskView| placement::domain_of(policy.failure_domain, d);
     let others = s.replicas.values().filter(|r| r.rid != old.rid && r.in_sync());
-    let taken: BTreeSet<String> =
-        others.filter_map(|r| inv.iter().find(|d| d.disk == r.disk).and_then(domain)).collect();
+    let taken: BTreeSet<String> = others.filter_map(|r| find(inv, r.disk).and_then(domain)).collect();
     let free = |d: &&DiskView| {
         !s.replicas.values().any(|r| r.disk == d.disk) && domain(d).is_none_or(|name| !taken.contains(&name))
     };

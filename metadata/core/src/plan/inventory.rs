@@ -27,20 +27,12 @@ pub struct Liveness {
 
 /// What placement sees of the cluster.
 pub fn inventory(state: &ClusterState, live: &Liveness) -> Vec<DiskView> {
-    let mut placed: BTreeMap<DiskId, u64> = BTreeMap::new();
-    let mut replicas: BTreeMap<DiskId, u64> = BTreeMap::new();
-    state.tombstones.values().for_each(|t| *replicas.entry(t.disk).or_default() += 1);
-    for v in state.volumes.values() {
-        for (shard, r) in v.replicas() {
-            *placed.entry(r.disk).or_default() += v.shard_bytes(shard.index);
-            *replicas.entry(r.disk).or_default() += 1;
-        }
-    }
     state
         .disks
         .values()
         .filter_map(|d| {
             let node = state.nodes.get(&d.node)?;
+            let load = state.load(d.id);
             Some(DiskView {
                 disk: d.id,
                 node: d.node,
@@ -49,12 +41,17 @@ pub fn inventory(state: &ClusterState, live: &Liveness) -> Vec<DiskView> {
                 media: d.media,
                 capacity: d.capacity,
                 used: live.used.get(&d.id).copied().unwrap_or(0),
-                placed: placed.get(&d.id).copied().unwrap_or(0),
-                replicas: replicas.get(&d.id).copied().unwrap_or(0),
+                placed: load.placed,
+                replicas: load.replicas,
                 entries: live.entries.get(&d.id).copied(),
                 node_up: live.up.contains(&d.node),
                 disk_ok: d.state == DiskState::Ok && !d.draining && node.mode == NodeMode::Active,
             })
         })
         .collect()
+}
+
+/// A disk of an inventory, which is in the order of disks.
+pub(crate) fn find(inventory: &[DiskView], disk: DiskId) -> Option<&DiskView> {
+    inventory.binary_search_by_key(&disk, |d| d.disk).ok().and_then(|i| inventory.get(i))
 }

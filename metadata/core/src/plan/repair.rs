@@ -5,7 +5,7 @@
 //! members out of the set; here they are marked as leaving.
 
 use super::growth;
-use super::inventory::{Liveness, inventory};
+use super::inventory::{Liveness, find, inventory};
 use super::step::{Standing, Step, standing};
 use super::upkeep::{may_take, rebalance, scrubs};
 use crate::command::Command;
@@ -39,7 +39,7 @@ fn sort<'a>(state: &ClusterState, live: &Liveness, policy: &Policy, inv: &[DiskV
     let mut domains = BTreeSet::new();
     let mut sorted = Shard { keep: Vec::new(), twins: Vec::new(), others: Vec::new() };
     for r in all {
-        let domain = inv.iter().find(|d| d.disk == r.disk).and_then(|d| placement::domain_of(policy.failure_domain, d));
+        let domain = find(inv, r.disk).and_then(|d| placement::domain_of(policy.failure_domain, d));
         match (standing(state, live, policy, r), domain) {
             (Standing::Keep, Some(d)) if domains.insert(d.clone()) => sorted.keep.push(r),
             (Standing::Keep, Some(_)) => sorted.twins.push(r),
@@ -71,12 +71,12 @@ pub fn steps(state: &ClusterState, live: &Liveness, salt: u64) -> Vec<Step> {
     }
     rebalance(state, live, &inv, &mut out);
     for v in state.volumes.values() {
-        let Ok(policy) = Policy::from_attrs(&v.attrs) else { continue };
-        attend(state, live, v, &policy, &mut out);
+        let Ok(policy) = v.policy() else { continue };
+        attend(state, live, v, policy, &mut out);
         if state.rebuild_paused {
             continue;
         }
-        if let Some(cmd) = growth::step(state, live, v, &policy, &inv, salt) {
+        if let Some(cmd) = growth::step(state, live, v, policy, &inv, salt) {
             if let Command::ReplaceUnmade { shard, disk: Some(disk), .. } = &cmd {
                 let taken = inv.iter_mut().filter(|d| d.disk == *disk);
                 taken.for_each(|d| d.placed += v.shard_bytes(*shard));
@@ -88,13 +88,13 @@ pub fn steps(state: &ClusterState, live: &Liveness, salt: u64) -> Vec<Step> {
             continue;
         }
         for (index, s) in v.shards.iter().enumerate().take(v.begun() as usize) {
-            let sorted = sort(state, live, &policy, &inv, s);
+            let sorted = sort(state, live, policy, &inv, s);
             // One change of a volume at a time: each moves its epoch.
             let held = s.replicas.values().any(|r| held(state, r));
             let refusing = &live.refusing;
             let limits =
                 Limits { per_disk: &per_disk, refusing, add: budget > 0, rebalancing: state.rebalancing, held };
-            let step = shard_step(v, index as u32, s, &policy, &sorted, &inv, &limits, salt);
+            let step = shard_step(v, index as u32, s, policy, &sorted, &inv, &limits, salt);
             if let Some(cmd) = step {
                 if let Command::AddReplica { disk, .. } = &cmd {
                     budget -= 1;
@@ -191,7 +191,7 @@ fn place_one(
     salt: u64,
 ) -> Option<DiskId> {
     let domain = |d: &DiskView| placement::domain_of(policy.failure_domain, d);
-    let of = |r: &&ReplicaRecord| inv.iter().find(|d| d.disk == r.disk).and_then(domain);
+    let of = |r: &&ReplicaRecord| find(inv, r.disk).and_then(domain);
     let taken: BTreeSet<String> = sorted.keep.iter().filter_map(of).collect();
     let free = |d: &&DiskView| {
         !s.replicas.values().any(|r| r.disk == d.disk) && domain(d).is_none_or(|name| !taken.contains(&name))
@@ -218,7 +218,7 @@ pub fn needs_coordinator(state: &ClusterState, live: &Liveness, v: &VolumeRecord
 /// Does the volume have a coordinator now, or will repair see to one? Not if its node is away for a short time.
 fn attended(state: &ClusterState, live: &Liveness, v: &VolumeRecord) -> bool {
     let Some(a) = v.coordinator.as_ref().filter(|a| !a.maintenance && !live.up.contains(&a.node)) else { return true };
-    Policy::from_attrs(&v.attrs).is_ok_and(|p| abandoned(state, live, &p, a.node))
+    v.policy().is_ok_and(|p| abandoned(state, live, p, a.node))
 }
 
 /// Has the node that has the volume attached been away for so long that its replicas are made anew elsewhere?

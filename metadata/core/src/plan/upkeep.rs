@@ -1,6 +1,6 @@
 //! Upkeep that the leader decides beside repair: which scrubs are due, and which replicas a rebalancing moves next.
 
-use super::inventory::Liveness;
+use super::inventory::{Liveness, find};
 use super::step::Step;
 use crate::command::Command;
 use crate::record::*;
@@ -13,7 +13,7 @@ pub(crate) fn scrubs(state: &ClusterState, live: &Liveness, out: &mut Vec<Step>)
     let going = state.volumes.values().filter(|v| v.scrub.as_ref().is_some_and(|s| !s.paused)).count();
     let mut due: Vec<(u64, &VolumeRecord)> = Vec::new();
     for v in state.volumes.values().filter(|v| v.scrub.is_none() && v.attachable()) {
-        let every = Policy::from_attrs(&v.attrs).map_or(0, |p| p.scrub_interval / 1000);
+        let every = v.policy().map_or(0, |p| p.scrub_interval / 1000);
         let last = v.scrubbed.map_or(v.created_ms, |s| s.at_ms);
         if every > 0 && live.wall_ms >= last.saturating_add(every) {
             due.push((last, v));
@@ -39,7 +39,7 @@ fn gains(from: &DiskView, to: &DiskView, bytes: u64) -> bool {
 /// May a rebalancing put what `r` holds onto `to`? Every such move makes the fuller of two disks emptier and the emptier one no
 /// fuller than that, so the moves come to an end.
 pub(crate) fn may_take(inv: &[DiskView], r: &ReplicaRecord, to: &DiskView, bytes: u64) -> bool {
-    inv.iter().find(|d| d.disk == r.disk).is_some_and(|from| gains(from, to, bytes))
+    find(inv, r.disk).is_some_and(|from| gains(from, to, bytes))
 }
 
 /// A replica of this shard that a rebalancing could move, and how much fuller its disk is than the best other one.
@@ -49,13 +49,13 @@ fn candidate<'a>(
     s: &'a ShardRecord,
     inv: &[DiskView],
 ) -> Option<(u128, &'a ReplicaRecord)> {
-    let policy = Policy::from_attrs(&v.attrs).ok()?;
+    let policy = v.policy().ok()?;
     let whole = s.replicas.len() == policy.replicas as usize;
     if !whole || s.replicas.values().any(|r| !r.in_sync() || r.leaving || r.moving) {
         return None;
     }
     let bytes = v.shard_bytes(index);
-    let view = |r: &ReplicaRecord| inv.iter().find(|d| d.disk == r.disk);
+    let view = |r: &ReplicaRecord| find(inv, r.disk);
     let domain = |d: &DiskView| placement::domain_of(policy.failure_domain, d);
     let one = Policy { replicas: 1, min_replicas: 1, ..policy.clone() };
     let best = |r: &'a ReplicaRecord| {

@@ -1,6 +1,8 @@
 //! Nodes.
 
 use super::log::LogRecord;
+use super::records::{Record, replace};
+use crate::cow::CowMap;
 use hf_policy::NodeId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -44,6 +46,46 @@ pub struct NodeRecord {
     pub log: LogRecord,
     /// Revision of the last change.
     pub rev: u64,
+}
+
+/// Nodes by name and by uuid.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NodeIndex {
+    names: CowMap<(String, NodeId), ()>,
+    uuids: CowMap<(u128Hex, NodeId), ()>,
+}
+
+impl NodeIndex {
+    /// The node of a name; of several (in input that this code did not write) the one with the least id.
+    pub(crate) fn named(&self, name: &str) -> Option<NodeId> {
+        let first = self.names.range_from(&(name.to_string(), NodeId(0))).next();
+        first.filter(|((n, _), ())| n == name).map(|((_, id), ())| *id)
+    }
+
+    /// The node of a uuid; of several the one with the least id.
+    pub(crate) fn of_uuid(&self, uuid: u128Hex) -> Option<NodeId> {
+        let first = self.uuids.range_from(&(uuid, NodeId(0))).next();
+        first.filter(|((u, _), ())| *u == uuid).map(|((_, id), ())| *id)
+    }
+}
+
+impl Record for NodeRecord {
+    type Key = NodeId;
+    type Index = NodeIndex;
+    const KIND: &'static str = "node";
+
+    fn key(&self) -> NodeId {
+        self.id
+    }
+    fn rev(&self) -> u64 {
+        self.rev
+    }
+    fn index(index: &mut NodeIndex, old: Option<&Self>, new: Option<&Self>) {
+        let name = |n: &NodeRecord| (n.name.clone(), n.id);
+        let uuid = |n: &NodeRecord| (n.uuid, n.id);
+        replace(&mut index.names, old.map(name), new.map(name));
+        replace(&mut index.uuids, old.map(uuid), new.map(uuid));
+    }
 }
 
 /// What the operator wants of a node.

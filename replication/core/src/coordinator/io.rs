@@ -1,7 +1,7 @@
 //! Client requests: a place in order on arrival, a range lock over whole blocks, parts per chunk, partial blocks merged
 //! under the lock, one answer (the worst part's).
 
-use super::{ClientId, ClientOp, ClientReply, Coordinator, IoError, Output, Phase};
+use super::{ClientId, ClientOp, ClientReply, Coordinator, Cx, IoError, Output, Phase};
 use crate::message::{BlockInfo, WriteKind};
 use bytes::{Bytes, BytesMut};
 use hf_meta_core::mutant::{self, Mutant};
@@ -57,10 +57,10 @@ impl Request {
 }
 
 impl Coordinator {
-    pub(super) fn client(&mut self, now: Tick, id: ClientId, op: ClientOp, out: &mut Vec<Output>) {
+    pub(super) fn client(&mut self, id: ClientId, op: ClientOp, cx: &mut Cx) {
         match self.phase {
-            Phase::Fenced => out.push(Output::Reply { id, result: Err(IoError::Fenced) }),
-            Phase::Serving if self.open() => self.begin_client(now, id, op, out),
+            Phase::Fenced => cx.out.push(Output::Reply { id, result: Err(IoError::Fenced) }),
+            Phase::Serving if self.open() => self.begin_client(id, op, cx),
             Phase::Sealing | Phase::Reconciling | Phase::Serving => self.queued.push_back((id, op)),
         }
     }
@@ -71,23 +71,23 @@ impl Coordinator {
         self.record.served || mutant::is(Mutant::ServesUnrecorded)
     }
 
-    pub(super) fn begin_queued(&mut self, now: Tick, out: &mut Vec<Output>) {
+    pub(super) fn begin_queued(&mut self, cx: &mut Cx) {
         if self.phase != Phase::Serving || !self.open() {
             return;
         }
         for (id, op) in std::mem::take(&mut self.queued) {
-            self.begin_client(now, id, op, out);
+            self.begin_client(id, op, cx);
         }
     }
 
-    fn begin_client(&mut self, now: Tick, client: ClientId, op: ClientOp, out: &mut Vec<Output>) {
+    fn begin_client(&mut self, client: ClientId, op: ClientOp, cx: &mut Cx) {
         if let ClientOp::Flush = op {
-            return self.flush(client, out);
+            return self.flush(client, cx);
         }
         let mut r = Request {
             client,
             op,
-            began: now,
+            began: cx.now,
             range: BlockRange::default(),
             merging: false,
             parts: Vec::new(),
@@ -100,10 +100,10 @@ impl Coordinator {
         let range = BlockRange::covering(off, len).filter(|x| x.end().0 <= self.cfg.blocks);
         let Some(range) = range else {
             self.stats.errors += 1;
-            return out.push(Output::Reply { id: client, result: Err(IoError::Invalid) });
+            return cx.out.push(Output::Reply { id: client, result: Err(IoError::Invalid) });
         };
         if range.is_empty() {
-            return out.push(Output::Reply { id: client, result: Ok(ClientReply::Done) });
+            return cx.out.push(Output::Reply { id: client, result: Ok(ClientReply::Done) });
         }
         r.range = range;
         if let ClientOp::Status { len, off } = &mut r.op {
@@ -115,41 +115,41 @@ impl Coordinator {
         self.requests.insert(id, r);
         let unlocked = mutant::is(if exclusive { Mutant::WriteWithoutLock } else { Mutant::ReadWithoutLock });
         if unlocked || self.locks.acquire(id, range, exclusive) {
-            self.locked(now, id, out);
+            self.locked(id, cx);
         }
     }
 
     /// A flush covers the writes that were answered before it was asked for, and an answered write is durable on every
     /// in-sync replica: there is nothing to wait for. (NBD, SCSI and virtio ask for no more than that.)
-    fn flush(&mut self, client: ClientId, out: &mut Vec<Output>) {
+    fn flush(&mut self, client: ClientId, cx: &mut Cx) {
         if mutant::is(Mutant::FlushWaits) && !self.requests.is_empty() {
             return self.queued.push_back((client, ClientOp::Flush));
         }
-        out.push(Output::Reply { id: client, result: Ok(ClientReply::Done) });
+        cx.out.push(Output::Reply { id: client, result: Ok(ClientReply::Done) });
     }
 
     /// Nobody waits for the answer any more: a read, or a question what blocks hold, ends here, and what members were asked for it is
     /// forgotten. Anything else is carried out.
-    pub(super) fn give_up(&mut self, now: Tick, client: ClientId, out: &mut Vec<Output>) {
+    pub(super) fn give_up(&mut self, client: ClientId, cx: &mut Cx) {
         let reads = |op: &ClientOp| matches!(op, ClientOp::Read { .. } | ClientOp::Status { .. });
         let before = self.queued.len();
         self.queued.retain(|(id, op)| *id != client || !reads(op));
         let of_client = |(_, r): &(&u64, &Request)| r.client == client && reads(&r.op);
         let id = self.requests.iter().find(of_client).map(|(id, _)| *id);
         if id.is_some() || self.queued.len() < before {
-            out.push(Output::Reply { id: client, result: Err(IoError::Io) });
+            cx.out.push(Output::Reply { id: client, result: Err(IoError::Io) });
         }
         let Some(id) = id else { return };
         self.requests.remove(&id);
         let parts: BTreeSet<u64> = self.reads.iter().filter(|(_, r)| r.request == id).map(|(id, _)| *id).collect();
         self.reads.retain(|read, _| !parts.contains(read));
-        self.forget_reads(&parts, out);
-        self.unlock(now, id, out);
+        self.forget_reads(&parts, cx);
+        self.unlock(id, cx);
     }
 
     /// The lock is held: begin.
-    fn locked(&mut self, now: Tick, id: u64, out: &mut Vec<Output>) {
-        if self.scrub_locked(now, id, out) {
+    fn locked(&mut self, id: u64, cx: &mut Cx) {
+        if self.scrub_locked(id, cx) {
             return;
         }
         let Some(r) = self.requests.get_mut(&id) else { return };
@@ -159,7 +159,7 @@ impl Coordinator {
             r.merging = true;
             edges
         } else if r.exclusive() {
-            return self.issue_write(now, id, out);
+            return self.issue_write(id, cx);
         } else {
             r.range.by_chunk().map(|(_, part)| part).collect()
         };
@@ -167,24 +167,20 @@ impl Coordinator {
         r.parts = vec![None; ranges.len()];
         let status = matches!(r.op, ClientOp::Status { .. });
         for (part, range) in ranges.into_iter().enumerate() {
-            if status {
-                self.start_status(now, id, part, range, out)
-            } else {
-                self.start_read(now, id, part, range, out)
-            }
+            if status { self.start_status(id, part, range, cx) } else { self.start_read(id, part, range, cx) }
         }
     }
 
     /// All bytes are known: number and send, if there is room.
-    fn issue_write(&mut self, now: Tick, id: u64, out: &mut Vec<Output>) {
+    fn issue_write(&mut self, id: u64, cx: &mut Cx) {
         let Some(r) = self.requests.get(&id) else { return };
         // The edges of a zero overwrite blocks that are there, or that read as zero anyway.
         let need = if matches!(r.op, ClientOp::Write { .. }) { Space::at_most(r.range) } else { Space::NONE };
-        if self.has_room(need) { self.send_writes(now, id, need, out) } else { self.probe(now, id, out) }
+        if self.has_room(need) { self.send_writes(id, need, cx) } else { self.probe(id, cx) }
     }
 
     /// Numbers and sends a request's writes, counted at `need`.
-    pub(super) fn send_writes(&mut self, now: Tick, id: u64, need: Space, out: &mut Vec<Output>) {
+    pub(super) fn send_writes(&mut self, id: u64, need: Space, cx: &mut Cx) {
         let Some(r) = self.requests.get_mut(&id) else { return };
         r.probe = None;
         r.owed = need;
@@ -193,40 +189,25 @@ impl Coordinator {
         r.left = writes.len();
         r.merging = false;
         for (range, kind) in writes {
-            self.start_write(now, id, range, kind, out);
+            self.start_write(id, range, kind, cx);
         }
     }
 
-    pub(super) fn read_done(
-        &mut self,
-        now: Tick,
-        id: u64,
-        part: usize,
-        infos: Vec<BlockInfo>,
-        data: Bytes,
-        out: &mut Vec<Output>,
-    ) {
+    pub(super) fn read_done(&mut self, id: u64, part: usize, infos: Vec<BlockInfo>, data: Bytes, cx: &mut Cx) {
         if let Some(p) = self.requests.get_mut(&id).and_then(|r| r.parts.get_mut(part)) {
             *p = Some((infos, data));
         }
-        self.read_over(now, id, part, Ok(()), out);
+        self.read_over(id, part, Ok(()), cx);
     }
 
     /// A read has come to its end, for a client's request or for the scrub.
-    pub(super) fn read_over(
-        &mut self,
-        now: Tick,
-        id: u64,
-        part: usize,
-        result: Result<(), IoError>,
-        out: &mut Vec<Output>,
-    ) {
-        if !self.scrub_part_done(now, id, part, result.is_ok(), out) {
-            self.part_done(now, id, result, out);
+    pub(super) fn read_over(&mut self, id: u64, part: usize, result: Result<(), IoError>, cx: &mut Cx) {
+        if !self.scrub_part_done(id, part, result.is_ok(), cx) {
+            self.part_done(id, result, cx);
         }
     }
 
-    pub(super) fn part_done(&mut self, now: Tick, id: u64, result: Result<(), IoError>, out: &mut Vec<Output>) {
+    pub(super) fn part_done(&mut self, id: u64, result: Result<(), IoError>, cx: &mut Cx) {
         let Some(r) = self.requests.get_mut(&id) else { return };
         // A request ends with its worst part's outcome (hazards: DRBD 497149ded).
         r.result = r.result.and(result);
@@ -235,12 +216,12 @@ impl Coordinator {
             return;
         }
         if r.merging && r.result.is_ok() {
-            return self.issue_write(now, id, out);
+            return self.issue_write(id, cx);
         }
         let Some(r) = self.requests.remove(&id) else { return };
         self.owed = self.owed.minus(r.owed);
-        self.probe_blocked(now, out);
-        self.pace.observe(now, r.began);
+        self.probe_blocked(cx);
+        self.pace.observe(cx.now, r.began);
         let (_, len) = r.span();
         match (&r.result, r.exclusive()) {
             (Err(_), _) => self.stats.errors += 1,
@@ -255,14 +236,14 @@ impl Coordinator {
                 self.stats.read_bytes += len;
             }
         }
-        out.push(Output::Reply { id: r.client, result: r.result.map(|()| reply(&r)) });
-        self.unlock(now, id, out);
+        cx.out.push(Output::Reply { id: r.client, result: r.result.map(|()| reply(&r)) });
+        self.unlock(id, cx);
     }
 
     /// Lets a lock go; who waited for it goes on.
-    pub(super) fn unlock(&mut self, now: Tick, id: u64, out: &mut Vec<Output>) {
+    pub(super) fn unlock(&mut self, id: u64, cx: &mut Cx) {
         for next in self.locks.release(id) {
-            self.locked(now, next, out);
+            self.locked(next, cx);
         }
     }
 }

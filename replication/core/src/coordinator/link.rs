@@ -1,7 +1,7 @@
 //! Requests to members. Each stays pending until it is answered, the member is dropped, or the attachment ends; it is repeated
 //! after a reconnect and after half the timeout (replicas make repeats harmless by versions).
 
-use super::{Coordinator, Output, Phase};
+use super::{Coordinator, Cx, Output, Phase};
 use crate::message::{Content, CopyItem, Envelope, Msg, Nack, unlisted};
 use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::{BootId, Fate, HasFate, Rid, Seq, Tick, Ver};
@@ -69,28 +69,28 @@ pub(super) struct Pending {
 }
 
 impl Coordinator {
-    pub(super) fn request(&mut self, now: Tick, rid: Rid, what: For, msg: Msg, out: &mut Vec<Output>) {
+    pub(super) fn request(&mut self, rid: Rid, what: For, msg: Msg, cx: &mut Cx) {
         let req = self.id();
         if self.members.get(&rid).is_some_and(|m| m.up && (!m.unproven || what == For::Seal)) {
-            out.push(Output::Send { rid, env: self.envelope(rid, req), msg: msg.clone() });
+            cx.out.push(Output::Send { rid, env: self.envelope(rid, req), msg: msg.clone() });
         }
-        self.pending.insert(req, Pending { rid, what, msg, began: now, first: now, sent: now });
+        self.pending.insert(req, Pending { rid, what, msg, began: cx.now, first: cx.now, sent: cx.now });
     }
 
     /// Asks, or asks once more under the same number: an answer to either is an answer, however long it takes. (Under a new number
     /// each time, a member that answers more slowly than it is asked would never be heard.)
-    pub(super) fn ask_again(&mut self, now: Tick, rid: Rid, what: For, msg: Msg, out: &mut Vec<Output>) {
+    pub(super) fn ask_again(&mut self, rid: Rid, what: For, msg: Msg, cx: &mut Cx) {
         match self.pending.iter_mut().find(|(_, p)| p.rid == rid && p.what == what) {
             Some((req, p)) => {
                 p.msg = msg;
                 let req = *req;
-                self.resend(now, req, out);
+                self.resend(req, cx);
             }
-            None => self.request(now, rid, what, msg, out),
+            None => self.request(rid, what, msg, cx),
         }
     }
 
-    pub(super) fn peer_up(&mut self, now: Tick, rid: Rid, boot: BootId, out: &mut Vec<Output>) {
+    pub(super) fn peer_up(&mut self, rid: Rid, boot: BootId, cx: &mut Cx) {
         let Some(m) = self.members.get_mut(&rid) else { return };
         m.up = true;
         let mut reborn = m.unproven;
@@ -108,38 +108,38 @@ impl Coordinator {
         m.boot = boot;
         m.lease_asked = false;
         if reborn && !mutant::is(Mutant::RebornIsBelieved) {
-            return self.ask_for_proof(now, rid, out);
+            return self.ask_for_proof(rid, cx);
         }
-        self.catch_up(now, rid, out);
+        self.catch_up(rid, cx);
     }
 
     /// Nothing that this member says counts until it has shown that it holds what its predecessor
     /// had said.
-    pub(super) fn ask_for_proof(&mut self, now: Tick, rid: Rid, out: &mut Vec<Output>) {
+    pub(super) fn ask_for_proof(&mut self, rid: Rid, cx: &mut Cx) {
         let Some(m) = self.members.get_mut(&rid) else { return };
         m.unproven = true;
         m.lease_until = Tick(0);
         self.pending.retain(|_, p| !(p.rid == rid && p.what == For::Seal));
         let (position, held) = (m.position, Ver { term: self.record.term, seq: Seq(0) });
         let msg = Msg::Seal { epoch: self.record.epoch, held, position, stable: Ver::ZERO };
-        self.request(now, rid, For::Seal, msg, out);
+        self.request(rid, For::Seal, msg, cx);
     }
 
     /// A member that began anew holds what it had acknowledged: it is relied upon again.
-    pub(super) fn proven(&mut self, now: Tick, rid: Rid, out: &mut Vec<Output>) {
+    pub(super) fn proven(&mut self, rid: Rid, cx: &mut Cx) {
         if let Some(m) = self.members.get_mut(&rid).filter(|m| m.unproven) {
             m.unproven = false;
-            self.catch_up(now, rid, out);
+            self.catch_up(rid, cx);
         }
     }
 
     /// A member is there again: whatever it was asked is asked once more.
-    fn catch_up(&mut self, now: Tick, rid: Rid, out: &mut Vec<Output>) {
+    fn catch_up(&mut self, rid: Rid, cx: &mut Cx) {
         let again: Vec<u64> = self.pending.iter().filter(|(_, p)| p.rid == rid).map(|(r, _)| *r).collect();
         for req in again {
-            self.resend(now, req, out);
+            self.resend(req, cx);
         }
-        self.drive_leases(now, out);
+        self.drive_leases(cx);
     }
 
     pub(super) fn peer_down(&mut self, now: Tick, rid: Rid) {
@@ -152,13 +152,13 @@ impl Coordinator {
         }
     }
 
-    fn resend(&mut self, now: Tick, req: u64, out: &mut Vec<Output>) {
+    fn resend(&mut self, req: u64, cx: &mut Cx) {
         let Some(p) = self.pending.get_mut(&req) else { return };
-        p.sent = now;
+        p.sent = cx.now;
         let (rid, what, msg) = (p.rid, p.what, p.msg.clone());
         if self.members.get(&rid).is_some_and(|m| m.up && (!m.unproven || what == For::Seal)) {
             self.stats.resends += 1;
-            out.push(Output::Send { rid, env: self.envelope(rid, req), msg });
+            cx.out.push(Output::Send { rid, env: self.envelope(rid, req), msg });
         }
     }
 
@@ -191,18 +191,18 @@ impl Coordinator {
     }
 
     /// What members were asked for these reads is wanted by nobody.
-    pub(super) fn forget_reads(&mut self, reads: &std::collections::BTreeSet<u64>, out: &mut Vec<Output>) {
+    pub(super) fn forget_reads(&mut self, reads: &std::collections::BTreeSet<u64>, cx: &mut Cx) {
         let asked = |p: &Pending| matches!(p.what, For::Read(id) if reads.contains(&id));
         let forgotten: Vec<(u64, Rid)> =
             self.pending.iter().filter(|(_, p)| asked(p)).map(|(req, p)| (*req, p.rid)).collect();
         for (req, rid) in forgotten {
             self.pending.remove(&req);
-            out.push(Output::Forget { rid, req });
+            cx.out.push(Output::Forget { rid, req });
         }
     }
 
     /// Repeats what is unanswered for half the timeout; suspects who left something unanswered for all of it.
-    pub(super) fn expire(&mut self, now: Tick, out: &mut Vec<Output>) {
+    pub(super) fn expire(&mut self, cx: &mut Cx) {
         let timeout = self.cfg.replica_timeout;
         let mut again = Vec::new();
         let mut late = Vec::new();
@@ -212,22 +212,22 @@ impl Coordinator {
                 continue;
             }
             let m = self.members.get(&p.rid);
-            let lost = m.is_some_and(|m| !m.up && now.since(m.down_since) >= crate::timing::RECONNECT);
-            if now.since(p.first) >= timeout || lost {
+            let lost = m.is_some_and(|m| !m.up && cx.now.since(m.down_since) >= crate::timing::RECONNECT);
+            if cx.now.since(p.first) >= timeout || lost {
                 late.push((p.rid, *req));
-            } else if now.since(p.sent) >= timeout / 2 {
+            } else if cx.now.since(p.sent) >= timeout / 2 {
                 again.push(*req);
             }
         }
         for req in again {
-            self.resend(now, req, out);
+            self.resend(req, cx);
         }
         for (rid, req) in late {
             let what = self.pending.get(&req).map(|p| p.what);
             // Background work is no reason to drop a member that serves.
             let copying = what.is_some_and(|w| w.is_sync() && !matches!(w, For::Mirror(_)));
-            if let Some(p) = self.pending.get(&req).filter(|p| copying && now.since(p.first) >= timeout) {
-                self.width.failed(now, p.began);
+            if let Some(p) = self.pending.get(&req).filter(|p| copying && cx.now.since(p.first) >= timeout) {
+                self.width.failed(cx.now, p.began);
             }
             if copying && self.record.in_sync.contains_key(&rid) {
                 self.fail_sync("the source is slow");
@@ -235,19 +235,19 @@ impl Coordinator {
                 // A scrub says what it has mended: it waits for a while. Nobody waits for the
                 // others. (A copy that comes later does no harm: it is compare-and-set; but
                 // clients' writes wait for the chunk's lock.)
-                let first = self.pending.get(&req).map_or(now, |p| p.first);
-                if self.scrub_mends(id) && now.since(first) < crate::timing::DEAD {
-                    self.resend(now, req, out);
+                let first = self.pending.get(&req).map_or(cx.now, |p| p.first);
+                if self.scrub_mends(id) && cx.now.since(first) < crate::timing::DEAD {
+                    self.resend(req, cx);
                 } else {
                     self.pending.remove(&req);
-                    self.scrub_mended(now, id, 0, out);
+                    self.scrub_mended(id, 0, cx);
                 }
             } else if what.is_some_and(For::is_scrub) {
                 self.pending.remove(&req);
-                self.scrub_unanswered(now, rid, out);
+                self.scrub_unanswered(rid, cx);
             } else {
                 self.suspect(rid);
-                self.resend_late(now, req, out);
+                self.resend_late(req, cx);
             }
         }
     }
@@ -268,21 +268,21 @@ impl Coordinator {
     }
 
     /// A late request goes on being repeated, and a read is moved to another member.
-    fn resend_late(&mut self, now: Tick, req: u64, out: &mut Vec<Output>) {
+    fn resend_late(&mut self, req: u64, cx: &mut Cx) {
         let Some(p) = self.pending.get(&req) else { return };
         if let For::Read(id) = p.what
             && self.record.in_sync.len() > 1
         {
             let rid = p.rid;
             self.pending.remove(&req);
-            return self.read_elsewhere(now, id, rid, out);
+            return self.read_elsewhere(id, rid, cx);
         }
-        if now.since(p.sent) >= self.cfg.replica_timeout {
-            self.resend(now, req, out);
+        if cx.now.since(p.sent) >= self.cfg.replica_timeout {
+            self.resend(req, cx);
         }
     }
 
-    pub(super) fn message(&mut self, now: Tick, rid: Rid, env: Envelope, msg: Msg, out: &mut Vec<Output>) {
+    pub(super) fn message(&mut self, rid: Rid, env: Envelope, msg: Msg, cx: &mut Cx) {
         let Some(m) = self.members.get_mut(&rid) else { return };
         // A reply to another session or from another process is a reply to nothing we know (hazards: Crucible cc8c5a09).
         if env.session != self.cfg.session || env.rid != rid || (m.boot != BootId::NONE && env.boot != m.boot) {
@@ -298,11 +298,11 @@ impl Coordinator {
                 m.broken = true;
                 self.suspect(rid);
             }
-            Msg::Nack(_) => m.heard = now,
+            Msg::Nack(_) => m.heard = cx.now,
             _ => {
-                m.heard = now;
+                m.heard = cx.now;
                 m.broken = false;
-                self.unsuspect(now, rid);
+                self.unsuspect(cx.now, rid);
             }
         }
         let Some(m) = self.members.get_mut(&rid) else { return };
@@ -316,77 +316,75 @@ impl Coordinator {
             }
             Msg::LeaseAck { sent_at, credit } => {
                 m.credit = *credit;
-                return self.lease_granted(now, rid, *sent_at, out);
+                return self.lease_granted(rid, *sent_at, cx);
             }
-            Msg::Nack(Nack::StaleTerm { .. }) => return self.fence(out),
+            Msg::Nack(Nack::StaleTerm { .. }) => return self.fence(cx),
             _ => {}
         }
         let Some(what) = self.pending.get(&env.req).filter(|p| p.rid == rid).map(|p| p.what) else { return };
         if let Msg::Nack(nack) = msg {
-            return self.nack(now, rid, env.req, what, nack, out);
+            return self.nack(rid, env.req, what, nack, cx);
         }
         if let Msg::SealWait { us } = msg {
-            return if what == For::SyncSeal { self.target_wait(now, us) } else { self.seal_wait(now, rid, us) };
+            return if what == For::SyncSeal { self.target_wait(cx.now, us) } else { self.seal_wait(cx.now, rid, us) };
         }
         let Some(p) = self.pending.remove(&env.req) else { return };
-        self.copying_answered(now, &p);
+        self.copying_answered(cx.now, &p);
         match (what, msg) {
-            (For::Seal, Msg::SealAck { stable, max_ver, .. }) => self.sealed(now, rid, stable, max_ver, out),
-            (For::Write(seq), Msg::WriteAck { .. }) => self.write_acked(now, seq, rid, out),
-            (For::Read(id), Msg::ReadAck { infos, data }) => self.read_arrived(now, id, rid, infos, data, out),
+            (For::Seal, Msg::SealAck { stable, max_ver, .. }) => self.sealed(rid, stable, max_ver, cx),
+            (For::Write(seq), Msg::WriteAck { .. }) => self.write_acked(seq, rid, cx),
+            (For::Read(id), Msg::ReadAck { infos, data }) => self.read_arrived(id, rid, infos, data, cx),
             (For::Read(id), Msg::ChunkVersionsAck { infos }) => {
-                self.read_arrived(now, id, rid, unlisted(&infos), bytes::Bytes::new(), out);
+                self.read_arrived(id, rid, unlisted(&infos), bytes::Bytes::new(), cx);
             }
-            (For::Reserve(id), Msg::ReserveAck { needs, .. }) => self.reserve_answered(now, id, rid, needs, out),
-            (For::List, Msg::ChunkListAck { chunks, more }) => self.listed(now, rid, chunks, more, out),
-            (For::Versions(c), Msg::ChunkVersionsAck { infos }) => self.versions(now, rid, c, unlisted(&infos), out),
-            (For::Source(c, b), Msg::ReadAck { infos, data }) => self.source(now, rid, c, b, infos, data, out),
-            (For::Copy(c), Msg::CopyAck { .. }) => self.copied(now, rid, c, out),
+            (For::Reserve(id), Msg::ReserveAck { needs, .. }) => self.reserve_answered(id, rid, needs, cx),
+            (For::List, Msg::ChunkListAck { chunks, more }) => self.listed(rid, chunks, more, cx),
+            (For::Versions(c), Msg::ChunkVersionsAck { infos }) => self.versions(rid, c, unlisted(&infos), cx),
+            (For::Source(c, b), Msg::ReadAck { infos, data }) => self.source(rid, c, b, infos, data, cx),
+            (For::Copy(c), Msg::CopyAck { .. }) => self.copied(rid, c, cx),
             (For::Repair(id), Msg::CopyAck { applied }) => {
                 let Msg::Copy { items } = &p.msg else { return };
                 // (To be told that a block is lost is no repair.)
                 let mended = |(i, yes): &(&CopyItem, &bool)| **yes && i.content != Content::Bad;
                 let blocks = items.iter().zip(&applied).filter(mended).count() as u64;
                 self.stats.repaired_blocks += blocks;
-                self.scrub_mended(now, id, blocks, out);
+                self.scrub_mended(id, blocks, cx);
             }
             (For::ScrubList, Msg::ChunkListAck { chunks, more }) => self.scrub_listed(rid, chunks, more),
-            (For::ScrubVerify(c), Msg::ChunkVersionsAck { infos }) => {
-                self.scrub_verified(now, rid, c, unlisted(&infos), out)
-            }
-            (For::Mark, Msg::SealAck { .. }) => self.marked(now, rid, out),
-            (For::SyncSeal, Msg::SealAck { stable, .. }) => self.target_sealed(now, stable, out),
-            (For::SyncMark, Msg::SealAck { .. }) => self.target_marked(now, out),
-            (For::SyncList, Msg::ChunkListAck { chunks, more }) => self.sync_listed(now, rid, chunks, more, out),
-            (For::SyncVersions(c), Msg::ChunkVersionsAck { infos }) => self.sync_versions(now, rid, c, infos, out),
-            (For::SyncRead(c, b), Msg::ReadAck { infos, data }) => self.sync_read(now, rid, c, b, infos, data, out),
-            (For::SyncCopy(c), Msg::CopyAck { .. }) => self.sync_copied(now, c, out),
-            (For::Mirror(seq), Msg::WriteAck { .. }) => self.mirror_acked(now, seq, rid, out),
+            (For::ScrubVerify(c), Msg::ChunkVersionsAck { infos }) => self.scrub_verified(rid, c, unlisted(&infos), cx),
+            (For::Mark, Msg::SealAck { .. }) => self.marked(rid, cx),
+            (For::SyncSeal, Msg::SealAck { stable, .. }) => self.target_sealed(stable, cx),
+            (For::SyncMark, Msg::SealAck { .. }) => self.target_marked(cx),
+            (For::SyncList, Msg::ChunkListAck { chunks, more }) => self.sync_listed(rid, chunks, more, cx),
+            (For::SyncVersions(c), Msg::ChunkVersionsAck { infos }) => self.sync_versions(rid, c, infos, cx),
+            (For::SyncRead(c, b), Msg::ReadAck { infos, data }) => self.sync_read(rid, c, b, infos, data, cx),
+            (For::SyncCopy(c), Msg::CopyAck { .. }) => self.sync_copied(c, cx),
+            (For::Mirror(seq), Msg::WriteAck { .. }) => self.mirror_acked(seq, rid, cx),
             // An answer of the wrong kind: the request stays open, and time decides.
             (_, _) => drop(self.pending.insert(env.req, p)),
         }
     }
 
-    fn nack(&mut self, now: Tick, rid: Rid, req: u64, what: For, nack: Nack, out: &mut Vec<Output>) {
+    fn nack(&mut self, rid: Rid, req: u64, what: For, nack: Nack, cx: &mut Cx) {
         match (nack.fate(), what) {
             (Fate::Refuse, For::Write(seq)) => {
                 if let Some(p) = self.pending.remove(&req) {
-                    self.write_refused(now, seq, rid, p.msg, out);
+                    self.write_refused(seq, rid, p.msg, cx);
                 }
             }
             (Fate::Retry, _) => {} // repeated by `expire`
             (_, For::Read(id)) => {
                 self.pending.remove(&req);
-                self.read_refused(now, id, rid, out);
+                self.read_refused(id, rid, cx);
             }
-            (_, For::Seal) => self.seal_refused(now, rid),
+            (_, For::Seal) => self.seal_refused(cx.now, rid),
             (_, For::Repair(id)) => {
                 self.pending.remove(&req);
-                self.scrub_mended(now, id, 0, out);
+                self.scrub_mended(id, 0, cx);
             }
             (_, For::ScrubList | For::ScrubVerify(_)) => {
                 self.pending.remove(&req);
-                self.scrub_unanswered(now, rid, out);
+                self.scrub_unanswered(rid, cx);
             }
             _ => self.suspect(rid),
         }

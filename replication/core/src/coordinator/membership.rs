@@ -1,7 +1,7 @@
 //! Suspects, drops, records, fencing. At most one proposal is open. The record precedes reliance (I3): a member counts
 //! until the commit that drops it is seen here.
 
-use super::{Change, Coordinator, IoError, Member, Output, Phase, Proposed, Record};
+use super::{Change, Coordinator, Cx, IoError, Member, Output, Phase, Proposed, Record};
 use crate::range_lock::RangeLock;
 use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::{Epoch, Rid, Tick};
@@ -52,13 +52,13 @@ impl Coordinator {
         self.pending.values_mut().for_each(|p| p.first = now);
     }
 
-    pub(super) fn drive_membership(&mut self, now: Tick, out: &mut Vec<Output>) {
+    pub(super) fn drive_membership(&mut self, cx: &mut Cx) {
         let leaving = self.phase == Phase::Serving && !self.record.leaving.is_empty();
         let given_up = self.sync_given_up();
         if (self.suspects.is_empty() && !leaving && given_up.is_none()) || self.phase == Phase::Fenced {
             return;
         }
-        if self.proposal.as_ref().is_some_and(|p| now < p.until) {
+        if self.proposal.as_ref().is_some_and(|p| cx.now < p.until) {
             return;
         }
         let required = self.required();
@@ -79,7 +79,7 @@ impl Coordinator {
             rids.extend(going);
         }
         // Nobody is dropped in favour of members of which none is known to be there: they may be what was lost.
-        let alive = |m: &Member| m.up && !m.broken && !m.unproven && now.since(m.heard) < crate::timing::DEAD;
+        let alive = |m: &Member| m.up && !m.broken && !m.unproven && cx.now.since(m.heard) < crate::timing::DEAD;
         let kept = in_sync.keys().filter(|r| !rids.contains(r)).filter_map(|r| self.members.get(r));
         if !kept.into_iter().any(alive) {
             rids.clear();
@@ -91,7 +91,7 @@ impl Coordinator {
         }
         // (Who is dropped while serving has noted this term, also if that is not recorded yet.)
         let base = if self.phase == Phase::Serving { self.stable } else { self.served(self.takeover.s_star) };
-        self.propose(now, self.drop_of(rids, base), out);
+        self.propose(self.drop_of(rids, base), cx);
     }
 
     /// The drop of these, with what they have told of their journals. (Not during a take-over: a member that was sealed has told how far its
@@ -103,32 +103,32 @@ impl Coordinator {
         Change::Drop { rids, base, told }
     }
 
-    pub(super) fn propose(&mut self, now: Tick, change: Change, out: &mut Vec<Output>) {
-        if self.proposal.as_ref().is_some_and(|p| now < p.until) {
+    pub(super) fn propose(&mut self, change: Change, cx: &mut Cx) {
+        if self.proposal.as_ref().is_some_and(|p| cx.now < p.until) {
             return;
         }
         let (epoch, term) = (self.record.epoch, self.record.term);
-        self.proposal = Some(Proposal { epoch, until: now.plus(PROPOSAL) });
-        out.push(Output::Propose { epoch, term, change });
+        self.proposal = Some(Proposal { epoch, until: cx.now.plus(PROPOSAL) });
+        cx.out.push(Output::Propose { epoch, term, change });
     }
 
-    pub(super) fn on_proposed(&mut self, now: Tick, outcome: Proposed, out: &mut Vec<Output>) {
+    pub(super) fn on_proposed(&mut self, outcome: Proposed, cx: &mut Cx) {
         let Some(p) = self.proposal.as_mut() else { return };
         match outcome {
             // The record itself is what counts; if it does not come, the proposal is repeated.
-            Proposed::Done | Proposed::Unknown => p.until = p.until.min(now.plus(PROPOSAL)),
-            Proposed::Retry | Proposed::Stale => p.until = now.plus(AGAIN),
+            Proposed::Done | Proposed::Unknown => p.until = p.until.min(cx.now.plus(PROPOSAL)),
+            Proposed::Retry | Proposed::Stale => p.until = cx.now.plus(AGAIN),
             // The place is free for a change that is needed more.
             Proposed::Busy => {
                 self.proposal = None;
-                self.sync_refused(now, out);
+                self.sync_refused(cx);
             }
         }
-        self.next_tick = self.next_tick.min(now.plus(AGAIN));
+        self.next_tick = self.next_tick.min(cx.now.plus(AGAIN));
     }
 
     /// Raft's record has changed: the only thing that changes the set.
-    pub(super) fn on_record(&mut self, now: Tick, record: Record, out: &mut Vec<Output>) {
+    pub(super) fn on_record(&mut self, record: Record, cx: &mut Cx) {
         if self.phase == Phase::Fenced {
             return;
         }
@@ -136,7 +136,7 @@ impl Coordinator {
             // Only that is recorded without a new epoch.
             if record.served && record.term == self.record.term && !self.record.served {
                 self.record.served = true;
-                self.begin_queued(now, out);
+                self.begin_queued(cx);
             }
             return;
         }
@@ -144,7 +144,7 @@ impl Coordinator {
             return;
         }
         if record.term != self.record.term || record.session != Some(self.cfg.session) {
-            return self.fence(out);
+            return self.fence(cx);
         }
         let gone: BTreeSet<Rid> =
             self.record.in_sync.keys().copied().filter(|r| !record.in_sync.contains_key(r)).collect();
@@ -164,12 +164,12 @@ impl Coordinator {
         let (in_sync, others) = (&self.record.in_sync, &self.record.out);
         self.members.retain(|r, _| in_sync.contains_key(r) || others.contains_key(r));
         self.sync_retry.retain(|r, _| others.contains_key(r));
-        self.sync_record(now, out);
-        self.begin_queued(now, out);
+        self.sync_record(cx);
+        self.begin_queued(cx);
         if gone.is_empty() {
             // The policy may ask for fewer members now: held writes are looked at again.
-            self.recheck_probes(now, out);
-            return self.recheck_writes(now, out);
+            self.recheck_probes(cx);
+            return self.recheck_writes(cx);
         }
         self.stats.drops += gone.len() as u64;
         for (_, m) in self.members.iter_mut().filter(|(r, _)| gone.contains(r)) {
@@ -184,19 +184,19 @@ impl Coordinator {
         for (req, what) in lost {
             self.pending.remove(&req);
             if let super::link::For::Read(id) = what {
-                self.read_elsewhere(now, id, Rid(0), out);
+                self.read_elsewhere(id, Rid(0), cx);
             }
         }
-        self.scrub_without(now, &gone, out);
-        self.recheck_probes(now, out);
-        self.recheck_writes(now, out);
-        self.recheck_reads(now, &gone, out);
-        self.membership_changed(now, out);
+        self.scrub_without(&gone, cx);
+        self.recheck_probes(cx);
+        self.recheck_writes(cx);
+        self.recheck_reads(&gone, cx);
+        self.membership_changed(cx);
     }
 
     /// A newer term exists. Whatever is outstanding has an unknown outcome and is failed; this attachment never serves
     /// again, even if the node attaches anew (I19).
-    pub(super) fn fence(&mut self, out: &mut Vec<Output>) {
+    pub(super) fn fence(&mut self, cx: &mut Cx) {
         if self.phase == Phase::Fenced || mutant::is(Mutant::IgnoreFence) {
             return;
         }
@@ -204,7 +204,7 @@ impl Coordinator {
         let mut ids: Vec<_> = self.queued.drain(..).map(|(id, _)| id).collect();
         ids.extend(std::mem::take(&mut self.requests).into_values().map(|r| r.client));
         self.stats.errors += ids.len() as u64;
-        out.extend(ids.into_iter().map(|id| Output::Reply { id, result: Err(IoError::Fenced) }));
+        cx.out.extend(ids.into_iter().map(|id| Output::Reply { id, result: Err(IoError::Fenced) }));
         self.writes.clear();
         self.again.clear();
         self.owed = hf_policy::Space::NONE;
@@ -214,8 +214,8 @@ impl Coordinator {
         self.scrub = None;
         self.locks = RangeLock::default();
         self.sync = None;
-        self.give_place_back(out);
-        out.push(Output::Fenced);
-        self.say_drained(out);
+        self.give_place_back(cx);
+        cx.out.push(Output::Fenced);
+        self.say_drained(cx);
     }
 }

@@ -45,6 +45,14 @@ use crate::timing;
 use hf_policy::{Rid, Tick, Ver};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+/// What every handler of an input is given: the moment of the step, and where its outputs go.
+pub(crate) struct Cx<'a> {
+    /// The moment of the step, on the driver's monotonic clock. It does not change within a step.
+    pub now: Tick,
+    /// The driver's list of outputs, to which this step appends.
+    pub out: &'a mut Vec<Output>,
+}
+
 /// One shard's coordinator.
 pub struct Coordinator {
     cfg: Config,
@@ -129,7 +137,7 @@ impl Coordinator {
             stop: stop::Stop::No,
             stats: Stats::default(),
         };
-        c.drive_seal(now, out);
+        c.drive_seal(&mut Cx { now, out });
         c
     }
 
@@ -138,40 +146,41 @@ impl Coordinator {
         if self.next_deadline().is_some_and(|d| now.since(d) > PAUSED) {
             self.restart_clocks(now);
         }
+        let cx = &mut Cx { now, out };
         match input {
-            Input::Client { id, op } => self.client(now, id, op, out),
-            Input::GiveUp { id } => self.give_up(now, id, out),
-            Input::Message { rid, env, msg } => self.message(now, rid, env, msg, out),
+            Input::Client { id, op } => self.client(id, op, cx),
+            Input::GiveUp { id } => self.give_up(id, cx),
+            Input::Message { rid, env, msg } => self.message(rid, env, msg, cx),
             Input::Waits { reqs } => self.waits(now, &reqs),
-            Input::PeerUp { rid, boot } => self.peer_up(now, rid, boot, out),
+            Input::PeerUp { rid, boot } => self.peer_up(rid, boot, cx),
             Input::PeerDown { rid } => self.peer_down(now, rid),
-            Input::Record(r) => self.on_record(now, r, out),
-            Input::Proposed(p) => self.on_proposed(now, p, out),
-            Input::SyncGo => self.place_granted(out),
-            Input::Stop => self.stop(out),
+            Input::Record(r) => self.on_record(r, cx),
+            Input::Proposed(p) => self.on_proposed(p, cx),
+            Input::SyncGo => self.place_granted(cx),
+            Input::Stop => self.stop(cx),
             Input::Tick => {}
         }
-        self.settle(now, out);
+        self.settle(cx);
     }
 
     /// After every input: deadlines, and what became possible. Cheap when nothing is due.
-    fn settle(&mut self, now: Tick, out: &mut Vec<Output>) {
+    fn settle(&mut self, cx: &mut Cx) {
         if self.phase == Phase::Fenced {
             return;
         }
-        if now >= self.next_tick {
-            self.next_tick = now.plus(TICK);
-            self.expire(now, out);
-            self.suspect_silent(now);
-            self.drive_again(now, out);
-            self.drive_takeover(now, out);
-            self.drive_leases(now, out);
+        if cx.now >= self.next_tick {
+            self.next_tick = cx.now.plus(TICK);
+            self.expire(cx);
+            self.suspect_silent(cx.now);
+            self.drive_again(cx);
+            self.drive_takeover(cx);
+            self.drive_leases(cx);
         }
-        self.pace.run(now, self.sync.is_some() || (self.scrubbing() && !self.record.scrub_paused));
-        self.drive_sync(now, out);
-        self.drive_scrub(now, out);
-        self.drive_membership(now, out);
-        self.drive_stop(out);
+        self.pace.run(cx.now, self.sync.is_some() || (self.scrubbing() && !self.record.scrub_paused));
+        self.drive_sync(cx);
+        self.drive_scrub(cx);
+        self.drive_membership(cx);
+        self.drive_stop(cx);
     }
 
     /// When the driver should step with [`Input::Tick`] at the latest.

@@ -4,11 +4,11 @@
 //! has older data because its disk lost a write.
 
 use super::link::For;
-use super::{Coordinator, IoError, Output};
+use super::{Coordinator, Cx, IoError};
 use crate::message::{BlockInfo, BlockState, Content, CopyItem, Msg};
 use bytes::{Bytes, BytesMut};
 use hf_policy::attributes::ReadFrom;
-use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, Rid, Tick, Ver, crc};
+use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, Rid, Ver, crc};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A block that a member does not have as it should.
@@ -133,43 +133,29 @@ impl Read {
 }
 
 impl Coordinator {
-    pub(super) fn start_read(
-        &mut self,
-        now: Tick,
-        request: u64,
-        part: usize,
-        range: BlockRange,
-        out: &mut Vec<Output>,
-    ) {
-        self.begin_read(now, Read::new(request, part, range, false), out);
+    pub(super) fn start_read(&mut self, request: u64, part: usize, range: BlockRange, cx: &mut Cx) {
+        self.begin_read(Read::new(request, part, range, false), cx);
     }
 
-    pub(super) fn start_status(
-        &mut self,
-        now: Tick,
-        request: u64,
-        part: usize,
-        range: BlockRange,
-        out: &mut Vec<Output>,
-    ) {
-        self.begin_read(now, Read::new(request, part, range, true), out);
+    pub(super) fn start_status(&mut self, request: u64, part: usize, range: BlockRange, cx: &mut Cx) {
+        self.begin_read(Read::new(request, part, range, true), cx);
     }
 
-    pub(super) fn begin_read(&mut self, now: Tick, read: Read, out: &mut Vec<Output>) {
-        self.last_read = now;
+    pub(super) fn begin_read(&mut self, read: Read, cx: &mut Cx) {
+        self.last_read = cx.now;
         let id = self.id();
         self.reads.insert(id, read);
-        self.send_read(now, id, out);
+        self.send_read(id, cx);
     }
 
-    fn send_read(&mut self, now: Tick, id: u64, out: &mut Vec<Output>) {
+    fn send_read(&mut self, id: u64, cx: &mut Cx) {
         let Some(r) = self.reads.get(&id) else { return };
         let msg = r.msg();
         match self.choose(&r.tried.clone()) {
-            Some(rid) => self.request(now, rid, For::Read(id), msg, out),
+            Some(rid) => self.request(rid, For::Read(id), msg, cx),
             None => {
                 if let Some(r) = self.reads.remove(&id) {
-                    self.read_over(now, r.request, r.part, Err(IoError::Io), out);
+                    self.read_over(r.request, r.part, Err(IoError::Io), cx);
                 }
             }
         }
@@ -196,7 +182,7 @@ impl Coordinator {
 
     /// A member did not answer, or was dropped: another one is asked. If all were tried, those that were merely slow are
     /// tried again; those that answered "bad" are not.
-    pub(super) fn read_elsewhere(&mut self, now: Tick, id: u64, not: Rid, out: &mut Vec<Output>) {
+    pub(super) fn read_elsewhere(&mut self, id: u64, not: Rid, cx: &mut Cx) {
         let Some(r) = self.reads.get_mut(&id) else { return };
         if r.arrived.is_some() {
             return;
@@ -209,28 +195,20 @@ impl Coordinator {
             self.choose(&bad)
         });
         match rid {
-            Some(rid) => self.request(now, rid, For::Read(id), msg, out),
-            None => self.send_read(now, id, out),
+            Some(rid) => self.request(rid, For::Read(id), msg, cx),
+            None => self.send_read(id, cx),
         }
     }
 
     /// A member cannot serve the read and will not: it is not asked again, and if nobody is left the client gets EIO.
-    pub(super) fn read_refused(&mut self, now: Tick, id: u64, rid: Rid, out: &mut Vec<Output>) {
+    pub(super) fn read_refused(&mut self, id: u64, rid: Rid, cx: &mut Cx) {
         if let Some(r) = self.reads.get_mut(&id) {
             r.tried.insert(rid);
-            self.send_read(now, id, out);
+            self.send_read(id, cx);
         }
     }
 
-    pub(super) fn read_arrived(
-        &mut self,
-        now: Tick,
-        id: u64,
-        rid: Rid,
-        infos: Vec<BlockInfo>,
-        data: Bytes,
-        out: &mut Vec<Output>,
-    ) {
+    pub(super) fn read_arrived(&mut self, id: u64, rid: Rid, infos: Vec<BlockInfo>, data: Bytes, cx: &mut Cx) {
         let Some(r) = self.reads.get_mut(&id) else { return };
         let n = r.range.len as usize;
         let first = r.range.start.in_chunk();
@@ -246,35 +224,34 @@ impl Coordinator {
         self.stats.bad_blocks += bad as u64;
         let Some(arrived) = arrived else {
             r.tried.insert(rid);
-            return self.send_read(now, id, out);
+            return self.send_read(id, cx);
         };
         let (infos, data) = (arrived.infos.clone(), arrived.data.clone());
         let (wrong, range, request) = (std::mem::take(&mut r.wrong), r.range, r.request);
         r.arrived = Some(arrived);
         if !wrong.is_empty() {
-            self.repair(now, (request, range), wrong, &infos, &data, out);
+            self.repair((request, range), wrong, &infos, &data, cx);
         }
         let arrived = self.reads.get(&id).and_then(|r| r.arrived.as_ref());
-        if arrived.is_some_and(|a| !self.is_current(now, a)) {
+        if arrived.is_some_and(|a| !self.is_current(cx.now, a)) {
             self.stats.lease_waits += 1;
             match self.cfg.strict_reads {
-                true => self.ask_to_confirm(now, out),
-                false => self.ask_leases(now, out),
+                true => self.ask_to_confirm(cx),
+                false => self.ask_leases(cx),
             }
         }
-        self.deliver_reads(now, out);
+        self.deliver_reads(cx);
     }
 
     /// What one member had whole replaces what was bad on others. The range is locked, so that all of them mean the same
     /// version; the copy is compare-and-set, so that a later write wins over it.
     fn repair(
         &mut self,
-        now: Tick,
         (request, range): (u64, BlockRange),
         wrong: Vec<Wrong>,
         infos: &[BlockInfo],
         data: &Bytes,
-        out: &mut Vec<Output>,
+        cx: &mut Cx,
     ) {
         let mut items: BTreeMap<Rid, Vec<CopyItem>> = BTreeMap::new();
         for Wrong { rid, block, ver: seen, state } in wrong {
@@ -293,28 +270,28 @@ impl Coordinator {
             });
         }
         for (rid, items) in items {
-            self.request(now, rid, For::Repair(request), Msg::Copy { items }, out);
+            self.request(rid, For::Repair(request), Msg::Copy { items }, cx);
         }
     }
 
     /// Hands on what has arrived and is covered by leases at this moment, which is after the data arrived.
-    pub(super) fn deliver_reads(&mut self, now: Tick, out: &mut Vec<Output>) {
+    pub(super) fn deliver_reads(&mut self, cx: &mut Cx) {
         let ready: Vec<u64> = self
             .reads
             .iter()
-            .filter(|(_, r)| r.arrived.as_ref().is_some_and(|a| self.is_current(now, a)))
+            .filter(|(_, r)| r.arrived.as_ref().is_some_and(|a| self.is_current(cx.now, a)))
             .map(|(id, _)| *id)
             .collect();
         for id in ready {
             if let Some(Read { request, part, arrived: Some(a), .. }) = self.reads.remove(&id) {
-                self.read_done(now, request, part, a.infos, a.data, out);
+                self.read_done(request, part, a.infos, a.data, cx);
             }
         }
     }
 
     /// Members left the set: what only they were asked is asked of others; what they supplied is good only if they are
     /// still relied upon.
-    pub(super) fn recheck_reads(&mut self, now: Tick, gone: &BTreeSet<Rid>, out: &mut Vec<Output>) {
+    pub(super) fn recheck_reads(&mut self, gone: &BTreeSet<Rid>, cx: &mut Cx) {
         let lost: Vec<u64> = self
             .reads
             .iter_mut()
@@ -329,9 +306,9 @@ impl Coordinator {
             })
             .collect();
         for id in lost {
-            self.send_read(now, id, out);
+            self.send_read(id, cx);
         }
-        self.deliver_reads(now, out);
+        self.deliver_reads(cx);
     }
 }
 

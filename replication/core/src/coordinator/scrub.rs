@@ -8,10 +8,10 @@
 
 use super::link::For;
 use super::read::{Read, Wrong};
-use super::{Change, Coordinator, Output, Phase};
+use super::{Change, Coordinator, Cx, Phase};
 use crate::message::{BlockInfo, BlockState, Content, CopyItem, Msg};
 use hf_meta_core::record::ScrubReport;
-use hf_policy::{BlockIx, BlockRange, CHUNK_BLOCKS, CHUNK_BYTES, ChunkIx, Rid, Tick, Ver};
+use hf_policy::{BlockIx, BlockRange, CHUNK_BLOCKS, CHUNK_BYTES, ChunkIx, Rid, Ver};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The chunk that is being looked at.
@@ -71,10 +71,10 @@ impl Coordinator {
         self.scrub.as_ref().is_some_and(|s| !s.over())
     }
 
-    pub(super) fn drive_scrub(&mut self, now: Tick, out: &mut Vec<Output>) {
+    pub(super) fn drive_scrub(&mut self, cx: &mut Cx) {
         let wanted = self.record.scrub.filter(|_| self.phase == Phase::Serving && !self.stopping());
         if self.scrub.as_ref().map(|s| s.id) != wanted {
-            self.end_scrub(now, out);
+            self.end_scrub(cx);
             self.scrub = wanted.map(|id| Scrub {
                 id,
                 from: ChunkIx(0),
@@ -91,7 +91,7 @@ impl Coordinator {
         }
         if s.over() {
             let change = Change::Scrubbed { id: s.id, report: s.report };
-            return self.propose(now, change, out);
+            return self.propose(change, cx);
         }
         // (While nobody can be asked, nothing would ever be answered, or everything be skipped.)
         if s.look.is_some() || !self.record.in_sync.keys().any(|r| self.is_present(*r)) {
@@ -99,12 +99,12 @@ impl Coordinator {
         }
         let Some(s) = self.scrub.as_mut() else { return };
         if let Some(chunk) = s.todo.front().copied() {
-            if self.pace.ready(now) {
+            if self.pace.ready(cx.now) {
                 if let Some(s) = self.scrub.as_mut() {
                     s.todo.pop_front();
                     s.look = Some(Look { chunk, ..Look::default() });
                 }
-                self.look(now, out);
+                self.look(cx);
             }
         } else if s.listing.is_none() {
             let from = s.from;
@@ -113,7 +113,7 @@ impl Coordinator {
                 s.listing = Some((members.clone(), Vec::new()));
             }
             for rid in members {
-                self.request(now, rid, For::ScrubList, Msg::ChunkList { since: Ver::ZERO, from }, out);
+                self.request(rid, For::ScrubList, Msg::ChunkList { since: Ver::ZERO, from }, cx);
             }
         }
     }
@@ -152,7 +152,7 @@ impl Coordinator {
     }
 
     /// Asks everybody to read and verify the chunk.
-    fn look(&mut self, now: Tick, out: &mut Vec<Output>) {
+    fn look(&mut self, cx: &mut Cx) {
         let members = self.present();
         let whole = members.len() == self.record.in_sync.len();
         let Some(look) = self.scrub.as_mut().and_then(|s| s.look.as_mut()) else { return };
@@ -162,29 +162,22 @@ impl Coordinator {
         let chunk = look.chunk;
         for rid in members {
             self.pace.spend(CHUNK_BYTES);
-            self.request(now, rid, For::ScrubVerify(chunk), Msg::Verify { chunk }, out);
+            self.request(rid, For::ScrubVerify(chunk), Msg::Verify { chunk }, cx);
         }
-        self.looked(now, out);
+        self.looked(cx);
     }
 
-    pub(super) fn scrub_verified(
-        &mut self,
-        now: Tick,
-        rid: Rid,
-        chunk: ChunkIx,
-        infos: Vec<BlockInfo>,
-        out: &mut Vec<Output>,
-    ) {
+    pub(super) fn scrub_verified(&mut self, rid: Rid, chunk: ChunkIx, infos: Vec<BlockInfo>, cx: &mut Cx) {
         let Some(look) = self.scrub.as_mut().and_then(|s| s.look.as_mut()) else { return };
         if look.chunk != chunk || !look.open.remove(&rid) {
             return;
         }
         look.answers.insert(rid, infos);
-        self.looked(now, out);
+        self.looked(cx);
     }
 
     /// A member did not answer in time, or cannot: the walk goes on without it.
-    pub(super) fn scrub_unanswered(&mut self, now: Tick, rid: Rid, out: &mut Vec<Output>) {
+    pub(super) fn scrub_unanswered(&mut self, rid: Rid, cx: &mut Cx) {
         let Some(s) = self.scrub.as_mut() else { return };
         if let Some((open, _)) = s.listing.as_mut()
             && open.remove(&rid)
@@ -195,21 +188,21 @@ impl Coordinator {
         let Some(look) = self.scrub.as_mut().and_then(|s| s.look.as_mut()) else { return };
         if look.open.remove(&rid) {
             look.partial = true;
-            self.looked(now, out);
+            self.looked(cx);
         }
     }
 
     /// Members left the set.
-    pub(super) fn scrub_without(&mut self, now: Tick, gone: &BTreeSet<Rid>, out: &mut Vec<Output>) {
+    pub(super) fn scrub_without(&mut self, gone: &BTreeSet<Rid>, cx: &mut Cx) {
         if let Some(look) = self.scrub.as_mut().and_then(|s| s.look.as_mut()) {
             look.answers.retain(|r, _| !gone.contains(r));
         }
-        gone.iter().for_each(|rid| self.scrub_unanswered(now, *rid, out));
-        self.scrub_chunk_over(now, out);
+        gone.iter().for_each(|rid| self.scrub_unanswered(*rid, cx));
+        self.scrub_chunk_over(cx);
     }
 
     /// Everybody has answered: is all well?
-    fn looked(&mut self, now: Tick, out: &mut Vec<Output>) {
+    fn looked(&mut self, cx: &mut Cx) {
         let blocks = self.cfg.blocks;
         let Some(look) = self.scrub.as_mut().and_then(|s| s.look.as_mut()) else { return };
         if !look.open.is_empty() || look.mending {
@@ -219,7 +212,7 @@ impl Coordinator {
         let count = (blocks.saturating_sub(first.0)).min(CHUNK_BLOCKS) as usize;
         let found = judge(&look.answers, count);
         if found.is_empty() {
-            return self.chunk_scrubbed(now, out);
+            return self.chunk_scrubbed(cx);
         }
         if !look.held {
             // Writes on their way look like this too: again, when there are none.
@@ -229,24 +222,24 @@ impl Coordinator {
                 look.lock = Some(id);
             }
             if self.locks.acquire(id, range, false) {
-                self.scrub_locked(now, id, out);
+                self.scrub_locked(id, cx);
             }
             return;
         }
-        self.fix(now, first, found, out);
+        self.fix(first, found, cx);
     }
 
     /// The lock is held. True if it was the scrub's.
-    pub(super) fn scrub_locked(&mut self, now: Tick, id: u64, out: &mut Vec<Output>) -> bool {
+    pub(super) fn scrub_locked(&mut self, id: u64, cx: &mut Cx) -> bool {
         let Some(look) = self.scrub.as_mut().and_then(|s| s.look.as_mut()).filter(|l| l.lock == Some(id)) else {
             return false;
         };
         look.held = true;
-        self.look(now, out);
+        self.look(cx);
         true
     }
 
-    fn fix(&mut self, now: Tick, first: BlockIx, found: Vec<Finding>, out: &mut Vec<Output>) {
+    fn fix(&mut self, first: BlockIx, found: Vec<Finding>, cx: &mut Cx) {
         let mut reads = Vec::new();
         let mut told: BTreeMap<Rid, Vec<CopyItem>> = BTreeMap::new();
         let Some(s) = self.scrub.as_mut() else { return };
@@ -276,21 +269,21 @@ impl Coordinator {
             }
         }
         if reads.is_empty() && told.is_empty() {
-            return self.chunk_scrubbed(now, out);
+            return self.chunk_scrubbed(cx);
         }
         look.mending = true;
         for (rid, items) in told {
-            self.request(now, rid, For::Repair(lock), Msg::Copy { items }, out);
+            self.request(rid, For::Repair(lock), Msg::Copy { items }, cx);
         }
-        reads.into_iter().for_each(|r| self.begin_read(now, r, out));
+        reads.into_iter().for_each(|r| self.begin_read(r, cx));
     }
 
     /// A block was replaced where it was wrong, or nobody has it. True if the read was the scrub's.
-    pub(super) fn scrub_part_done(&mut self, now: Tick, id: u64, part: usize, ok: bool, out: &mut Vec<Output>) -> bool {
+    pub(super) fn scrub_part_done(&mut self, id: u64, part: usize, ok: bool, cx: &mut Cx) -> bool {
         let Some(s) = self.scrub.as_mut() else { return false };
         let Some(look) = s.look.as_mut().filter(|l| l.lock == Some(id)) else { return false };
         s.report.lost += u64::from(look.fixing.remove(&part) && !ok);
-        self.scrub_chunk_over(now, out);
+        self.scrub_chunk_over(cx);
         true
     }
 
@@ -310,25 +303,25 @@ impl Coordinator {
     }
 
     /// A member has taken copies, or will not.
-    pub(super) fn scrub_mended(&mut self, now: Tick, id: u64, blocks: u64, out: &mut Vec<Output>) {
+    pub(super) fn scrub_mended(&mut self, id: u64, blocks: u64, cx: &mut Cx) {
         if self.scrub_mends(id) {
             if let Some(s) = self.scrub.as_mut() {
                 s.report.repaired += blocks;
             }
-            self.scrub_chunk_over(now, out);
+            self.scrub_chunk_over(cx);
         }
     }
 
     /// Goes on with the next chunk when everything that was wrong in this one is mended, durably, or known to be lost.
-    fn scrub_chunk_over(&mut self, now: Tick, out: &mut Vec<Output>) {
+    fn scrub_chunk_over(&mut self, cx: &mut Cx) {
         let Some(look) = self.scrub.as_ref().and_then(|s| s.look.as_ref()).filter(|l| l.mending) else { return };
         let copies = |p: &super::link::Pending| matches!(p.what, For::Repair(id) if look.lock == Some(id));
         if look.fixing.is_empty() && !self.pending.values().any(copies) {
-            self.chunk_scrubbed(now, out);
+            self.chunk_scrubbed(cx);
         }
     }
 
-    fn chunk_scrubbed(&mut self, now: Tick, out: &mut Vec<Output>) {
+    fn chunk_scrubbed(&mut self, cx: &mut Cx) {
         let Some(s) = self.scrub.as_mut() else { return };
         let Some(look) = s.look.take() else { return };
         if look.partial {
@@ -338,17 +331,17 @@ impl Coordinator {
         }
         self.stats.scrubbed_chunks += 1;
         if let Some(id) = look.lock {
-            self.unlock(now, id, out);
+            self.unlock(id, cx);
         }
     }
 
     /// Given up, or reported: what it holds is let go.
-    fn end_scrub(&mut self, now: Tick, out: &mut Vec<Output>) {
+    fn end_scrub(&mut self, cx: &mut Cx) {
         let Some(s) = self.scrub.take() else { return };
         self.pending.retain(|_, p| !p.what.is_scrub());
         if let Some(id) = s.look.and_then(|l| l.lock) {
             self.reads.retain(|_, r| r.request != id);
-            self.unlock(now, id, out);
+            self.unlock(id, cx);
         }
     }
 }

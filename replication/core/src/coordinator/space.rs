@@ -7,9 +7,9 @@
 //! disk are told apart by the disk itself (`write_refused`).
 
 use super::link::For;
-use super::{Coordinator, IoError, Output};
+use super::{Coordinator, Cx, IoError};
 use crate::message::Msg;
-use hf_policy::{CHUNK_BYTES, Rid, Space, Tick, UNIT_BYTES};
+use hf_policy::{CHUNK_BYTES, Rid, Space, UNIT_BYTES};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Below this much room members are asked first. It covers what other volumes may have in flight to the same disk.
@@ -38,14 +38,14 @@ impl Coordinator {
     }
 
     /// Asks every member what the request's data would take.
-    pub(super) fn probe(&mut self, now: Tick, id: u64, out: &mut Vec<Output>) {
+    pub(super) fn probe(&mut self, id: u64, cx: &mut Cx) {
         let Some(range) = self.requests.get(&id).map(|r| r.range) else { return };
         let mut probe = Probe::default();
         for rid in self.required() {
             let parts = range.by_chunk();
             for (_, part) in parts {
                 *probe.waiting.entry(rid).or_default() += 1;
-                self.request(now, rid, For::Reserve(id), Msg::Reserve { range: part }, out);
+                self.request(rid, For::Reserve(id), Msg::Reserve { range: part }, cx);
             }
         }
         if let Some(r) = self.requests.get_mut(&id) {
@@ -53,7 +53,7 @@ impl Coordinator {
         }
     }
 
-    pub(super) fn reserve_answered(&mut self, now: Tick, id: u64, rid: Rid, needs: u64, out: &mut Vec<Output>) {
+    pub(super) fn reserve_answered(&mut self, id: u64, rid: Rid, needs: u64, cx: &mut Cx) {
         let Some(p) = self.requests.get_mut(&id).and_then(|r| r.probe.as_mut()) else { return };
         if let Some(left) = p.waiting.get_mut(&rid) {
             *left -= 1;
@@ -63,11 +63,11 @@ impl Coordinator {
         }
         let sum = p.needs.entry(rid).or_default();
         *sum = sum.plus(Space::of_needs(needs));
-        self.decide_probe(now, id, out);
+        self.decide_probe(id, cx);
     }
 
     /// Everybody required has answered: go, drop who has no room, or refuse.
-    fn decide_probe(&mut self, now: Tick, id: u64, out: &mut Vec<Output>) {
+    fn decide_probe(&mut self, id: u64, cx: &mut Cx) {
         let required = self.required();
         let Some(p) = self.requests.get_mut(&id).and_then(|r| r.probe.as_mut()) else { return };
         if required.iter().any(|r| p.waiting.contains_key(r)) {
@@ -89,7 +89,7 @@ impl Coordinator {
             return;
         }
         if short.is_empty() {
-            return self.send_writes(now, id, most, out);
+            return self.send_writes(id, most, cx);
         }
         if left >= (self.cfg.min_replicas as usize).max(1) {
             // The others go on without them; the request waits for the record to say so.
@@ -99,23 +99,23 @@ impl Coordinator {
             r.probe = None;
             r.left = 1;
         }
-        self.part_done(now, id, Err(IoError::NoSpace), out);
+        self.part_done(id, Err(IoError::NoSpace), cx);
     }
 
     /// A write in flight has ended: what waits for room that it was counted at asks again.
-    pub(super) fn probe_blocked(&mut self, now: Tick, out: &mut Vec<Output>) {
+    pub(super) fn probe_blocked(&mut self, cx: &mut Cx) {
         for id in std::mem::take(&mut self.blocked) {
             if self.requests.get(&id).is_some_and(|r| r.probe.is_some()) {
-                self.probe(now, id, out);
+                self.probe(id, cx);
             }
         }
     }
 
     /// The set has changed: who is out is not asked for room.
-    pub(super) fn recheck_probes(&mut self, now: Tick, out: &mut Vec<Output>) {
+    pub(super) fn recheck_probes(&mut self, cx: &mut Cx) {
         let ids: Vec<u64> = self.requests.iter().filter(|(_, r)| r.probe.is_some()).map(|(id, _)| *id).collect();
         for id in ids {
-            self.decide_probe(now, id, out);
+            self.decide_probe(id, cx);
         }
     }
 

@@ -7,9 +7,8 @@
 //! sync also when the place is granted later.
 
 use super::sync::Permit;
-use super::{Coordinator, Output, Phase};
+use super::{Coordinator, Cx, Output, Phase};
 use hf_meta_core::mutant::{self, Mutant};
-use hf_policy::Tick;
 use std::fmt;
 
 /// What a stop waits for, for people.
@@ -66,24 +65,24 @@ pub(super) enum Stop {
 impl Coordinator {
     /// Lets everything end that nobody waits for, then says [`Output::Drained`]; once more if it is
     /// asked once more.
-    pub(super) fn stop(&mut self, out: &mut Vec<Output>) {
+    pub(super) fn stop(&mut self, cx: &mut Cx) {
         self.stop = Stop::Draining;
         if self.phase == Phase::Fenced {
-            self.say_drained(out);
+            self.say_drained(cx);
         }
     }
 
-    pub(super) fn say_drained(&mut self, out: &mut Vec<Output>) {
+    pub(super) fn say_drained(&mut self, cx: &mut Cx) {
         if self.stop == Stop::Draining {
             self.stop = Stop::Drained;
-            out.push(Output::Drained);
+            cx.out.push(Output::Drained);
         }
     }
 
     /// After every input.
-    pub(super) fn drive_stop(&mut self, out: &mut Vec<Output>) {
+    pub(super) fn drive_stop(&mut self, cx: &mut Cx) {
         if self.unanswered() == 0 {
-            self.say_drained(out);
+            self.say_drained(cx);
         }
     }
 
@@ -109,27 +108,27 @@ impl Coordinator {
 
     /// Nobody waits for it any more: the sync ends, unless the record may name its target a member
     /// already; the place goes back.
-    pub(super) fn sync_unwanted(&mut self, now: Tick, out: &mut Vec<Output>) {
+    pub(super) fn sync_unwanted(&mut self, cx: &mut Cx) {
         if self.joining().is_some() {
-            self.drive_joining(now, out);
+            self.drive_joining(cx);
         } else if self.sync.is_some() {
-            self.end_sync(now, out);
+            self.end_sync(cx);
         } else if !mutant::is(Mutant::StopKeepsItsPlace) {
-            self.give_place_back(out);
+            self.give_place_back(cx);
         }
     }
 
     /// The place of a sync that was asked for or granted, and is not used.
-    pub(super) fn give_place_back(&mut self, out: &mut Vec<Output>) {
+    pub(super) fn give_place_back(&mut self, cx: &mut Cx) {
         if std::mem::replace(&mut self.permit, Permit::None) != Permit::None {
-            out.push(Output::SyncOver);
+            cx.out.push(Output::SyncOver);
         }
     }
 
     /// The place is there. Whoever does not want it any more gives it back.
-    pub(super) fn place_granted(&mut self, out: &mut Vec<Output>) {
+    pub(super) fn place_granted(&mut self, cx: &mut Cx) {
         match self.permit {
-            Permit::None => out.push(Output::SyncOver),
+            Permit::None => cx.out.push(Output::SyncOver),
             Permit::Asked { .. } | Permit::Granted => self.permit = Permit::Granted,
         }
     }

@@ -4,7 +4,7 @@
 //! Un-acknowledged writes roll forward if any sealed member has them; blocks are old or new, never mixed.
 
 use super::link::For;
-use super::{Coordinator, Output, Phase};
+use super::{Coordinator, Cx, Output, Phase};
 use crate::message::{BlockInfo, BlockState, Content, CopyItem, Msg};
 use crate::timing::{SEAL, SEAL_EVERY};
 use bytes::Bytes;
@@ -75,42 +75,43 @@ impl Takeover {
 }
 
 impl Coordinator {
-    pub(super) fn drive_takeover(&mut self, now: Tick, out: &mut Vec<Output>) {
+    pub(super) fn drive_takeover(&mut self, cx: &mut Cx) {
         match self.phase {
-            Phase::Sealing => self.drive_seal(now, out),
-            Phase::Reconciling => self.drive_reconcile(now, out),
+            Phase::Sealing => self.drive_seal(cx),
+            Phase::Reconciling => self.drive_reconcile(cx),
             Phase::Serving | Phase::Fenced => {}
         }
     }
 
     /// Seals whoever is not sealed, again and again; goes on when all are, drops the missing when time is up.
-    pub(super) fn drive_seal(&mut self, now: Tick, out: &mut Vec<Output>) {
+    pub(super) fn drive_seal(&mut self, cx: &mut Cx) {
         let unsealed: Vec<Rid> =
             self.record.in_sync.keys().filter(|r| !self.takeover.sealed.contains_key(r)).copied().collect();
         let enough = mutant::is(Mutant::SealOne) && !self.takeover.sealed.is_empty();
         if unsealed.is_empty() || enough {
-            return self.begin_reconcile(now, out);
+            return self.begin_reconcile(cx);
         }
         for rid in &unsealed {
-            if self.takeover.again.get(rid).is_some_and(|t| now < *t) {
+            if self.takeover.again.get(rid).is_some_and(|t| cx.now < *t) {
                 continue;
             }
-            self.takeover.again.insert(*rid, now.plus(SEAL_EVERY));
+            self.takeover.again.insert(*rid, cx.now.plus(SEAL_EVERY));
             let held = Ver { term: self.record.activated, seq: Seq(0) };
             let msg = Msg::Seal { epoch: self.record.epoch, held, position: 0, stable: Ver::ZERO };
-            self.ask_again(now, *rid, For::Seal, msg, out);
+            self.ask_again(*rid, For::Seal, msg, cx);
         }
         // The others' time begins with the first answer of any kind: while one waits for a lease to run out, they may come.
-        let late = self.takeover.first_heard.is_some_and(|t| now.since(t) >= SEAL) && !self.takeover.sealed.is_empty();
+        let late =
+            self.takeover.first_heard.is_some_and(|t| cx.now.since(t) >= SEAL) && !self.takeover.sealed.is_empty();
         // Who answers "wait" is alive and will be sealed; who is silent or refuses is missing.
         let missing = |r: &&Rid| {
-            let heard = self.members.get(r).is_some_and(|m| m.up && now.since(m.heard) < SEAL);
+            let heard = self.members.get(r).is_some_and(|m| m.up && cx.now.since(m.heard) < SEAL);
             !heard || self.takeover.refused.contains(r)
         };
         let missing: Vec<Rid> = unsealed.iter().filter(missing).copied().collect();
         if late && !missing.is_empty() {
             let base = self.served(self.sealed_stable());
-            self.propose(now, self.drop_of(missing, base), out);
+            self.propose(self.drop_of(missing, base), cx);
         }
     }
 
@@ -143,33 +144,33 @@ impl Coordinator {
         self.takeover.again.insert(rid, now.plus(SEAL_EVERY));
     }
 
-    pub(super) fn sealed(&mut self, now: Tick, rid: Rid, stable: Ver, max_ver: Ver, out: &mut Vec<Output>) {
+    pub(super) fn sealed(&mut self, rid: Rid, stable: Ver, max_ver: Ver, cx: &mut Cx) {
         self.takeover.refused.remove(&rid);
         self.takeover.sealed.insert(rid, (stable, max_ver));
-        self.takeover.first_heard.get_or_insert(now);
+        self.takeover.first_heard.get_or_insert(cx.now);
         match self.phase {
-            Phase::Sealing => self.drive_seal(now, out),
-            Phase::Serving => self.proven(now, rid, out),
+            Phase::Sealing => self.drive_seal(cx),
+            Phase::Serving => self.proven(rid, cx),
             Phase::Reconciling | Phase::Fenced => {}
         }
     }
 
     /// The set changed while taking over: start again with who is left (everything done so far was idempotent).
-    pub(super) fn membership_changed(&mut self, now: Tick, out: &mut Vec<Output>) {
+    pub(super) fn membership_changed(&mut self, cx: &mut Cx) {
         let t = &mut self.takeover;
         t.sealed.retain(|r, _| self.record.in_sync.contains_key(r));
         t.refused.retain(|r| self.record.in_sync.contains_key(r));
         match self.phase {
-            Phase::Sealing => self.drive_seal(now, out),
+            Phase::Sealing => self.drive_seal(cx),
             Phase::Reconciling => {
                 self.pending.clear();
-                self.begin_reconcile(now, out);
+                self.begin_reconcile(cx);
             }
             Phase::Serving | Phase::Fenced => {}
         }
     }
 
-    fn begin_reconcile(&mut self, now: Tick, out: &mut Vec<Output>) {
+    fn begin_reconcile(&mut self, cx: &mut Cx) {
         self.phase = Phase::Reconciling;
         let s_star = self.sealed_stable();
         let members = self.required();
@@ -200,34 +201,27 @@ impl Coordinator {
         };
         for rid in self.takeover.listing.clone() {
             let msg = Msg::ChunkList { since: self.takeover.since, from: ChunkIx(0) };
-            self.request(now, rid, For::List, msg, out);
+            self.request(rid, For::List, msg, cx);
         }
-        self.drive_reconcile(now, out);
+        self.drive_reconcile(cx);
     }
 
-    pub(super) fn listed(
-        &mut self,
-        now: Tick,
-        rid: Rid,
-        chunks: Vec<(ChunkIx, Ver)>,
-        more: bool,
-        out: &mut Vec<Output>,
-    ) {
+    pub(super) fn listed(&mut self, rid: Rid, chunks: Vec<(ChunkIx, Ver)>, more: bool, cx: &mut Cx) {
         let last = chunks.last().map(|(c, _)| *c);
         self.takeover.todo.extend(chunks.into_iter().map(|(c, _)| c));
         match (more, last) {
             (true, Some(c)) => {
                 let msg = Msg::ChunkList { since: self.takeover.since, from: ChunkIx(c.0 + 1) };
-                self.request(now, rid, For::List, msg, out);
+                self.request(rid, For::List, msg, cx);
             }
             _ => {
                 self.takeover.listing.remove(&rid);
-                self.drive_reconcile(now, out);
+                self.drive_reconcile(cx);
             }
         }
     }
 
-    fn drive_reconcile(&mut self, now: Tick, out: &mut Vec<Output>) {
+    fn drive_reconcile(&mut self, cx: &mut Cx) {
         if !self.takeover.listing.is_empty() {
             return;
         }
@@ -235,17 +229,17 @@ impl Coordinator {
             let Some(chunk) = self.takeover.todo.pop_first() else { break };
             self.takeover.active.insert(chunk, Recon::default());
             for rid in self.required() {
-                self.request(now, rid, For::Versions(chunk), Msg::ChunkVersions { chunk, since: Ver::ZERO }, out);
+                self.request(rid, For::Versions(chunk), Msg::ChunkVersions { chunk, since: Ver::ZERO }, cx);
             }
         }
         if self.takeover.active.is_empty() && self.takeover.todo.is_empty() {
-            self.mark(now, out);
+            self.mark(cx);
         }
     }
 
     /// Equal everywhere. Each notes durably that it holds what came before this term, and is served from when all have: a copy of its disk
     /// from before that moment is known by it (seed 1282).
-    fn mark(&mut self, now: Tick, out: &mut Vec<Output>) {
+    fn mark(&mut self, cx: &mut Cx) {
         match &self.takeover.unmarked {
             None => {
                 let members = self.required();
@@ -254,18 +248,18 @@ impl Coordinator {
                 let stable = self.term_begins();
                 for rid in members {
                     let msg = Msg::Seal { epoch: self.record.epoch, held, position: 0, stable };
-                    self.request(now, rid, For::Mark, msg, out);
+                    self.request(rid, For::Mark, msg, cx);
                 }
             }
-            Some(left) if left.is_empty() => self.serve(now, out),
+            Some(left) if left.is_empty() => self.serve(cx),
             Some(_) => {}
         }
     }
 
-    pub(super) fn marked(&mut self, now: Tick, rid: Rid, out: &mut Vec<Output>) {
+    pub(super) fn marked(&mut self, rid: Rid, cx: &mut Cx) {
         if let Some(left) = self.takeover.unmarked.as_mut().filter(|_| self.phase == Phase::Reconciling) {
             left.remove(&rid);
-            self.drive_reconcile(now, out);
+            self.drive_reconcile(cx);
         }
     }
 
@@ -275,25 +269,18 @@ impl Coordinator {
     }
 
     /// Equal everywhere, and known to be: serve, as soon as the record says so.
-    fn serve(&mut self, now: Tick, out: &mut Vec<Output>) {
+    fn serve(&mut self, cx: &mut Cx) {
         self.phase = Phase::Serving;
         self.stable = self.term_begins();
         self.suspects.clear();
-        self.last_read = now;
-        self.next_lease = now;
-        out.push(Output::Ready);
-        self.drive_leases(now, out);
-        self.begin_queued(now, out);
+        self.last_read = cx.now;
+        self.next_lease = cx.now;
+        cx.out.push(Output::Ready);
+        self.drive_leases(cx);
+        self.begin_queued(cx);
     }
 
-    pub(super) fn versions(
-        &mut self,
-        now: Tick,
-        rid: Rid,
-        chunk: ChunkIx,
-        infos: Vec<BlockInfo>,
-        out: &mut Vec<Output>,
-    ) {
+    pub(super) fn versions(&mut self, rid: Rid, chunk: ChunkIx, infos: Vec<BlockInfo>, cx: &mut Cx) {
         let all = self.record.in_sync.len();
         let relied = self.takeover.relied();
         let Some(a) = self.takeover.active.get_mut(&chunk) else { return };
@@ -311,21 +298,20 @@ impl Coordinator {
         }
         for (src, block) in fetch {
             let range = BlockRange { start: block, len: 1 };
-            self.request(now, src, For::Source(chunk, block), Msg::Read { range }, out);
+            self.request(src, For::Source(chunk, block), Msg::Read { range }, cx);
         }
-        self.copy_if_fetched(now, chunk, out);
+        self.copy_if_fetched(chunk, cx);
     }
 
     #[allow(clippy::too_many_arguments)]
     pub(super) fn source(
         &mut self,
-        now: Tick,
         rid: Rid,
         chunk: ChunkIx,
         block: BlockIx,
         infos: Vec<BlockInfo>,
         data: Bytes,
-        out: &mut Vec<Output>,
+        cx: &mut Cx,
     ) {
         let relied = self.takeover.relied();
         let Some(a) = self.takeover.active.get_mut(&chunk) else { return };
@@ -343,13 +329,13 @@ impl Coordinator {
             if let Some(src) = compare(&mut a.items, &a.versions, relied, block, block.in_chunk()) {
                 a.sources.insert(block);
                 let range = BlockRange { start: block, len: 1 };
-                return self.request(now, src, For::Source(chunk, block), Msg::Read { range }, out);
+                return self.request(src, For::Source(chunk, block), Msg::Read { range }, cx);
             }
         }
-        self.copy_if_fetched(now, chunk, out);
+        self.copy_if_fetched(chunk, cx);
     }
 
-    fn copy_if_fetched(&mut self, now: Tick, chunk: ChunkIx, out: &mut Vec<Output>) {
+    fn copy_if_fetched(&mut self, chunk: ChunkIx, cx: &mut Cx) {
         let Some(a) = self.takeover.active.get_mut(&chunk).filter(|a| a.sources.is_empty() && a.copying == 0) else {
             return;
         };
@@ -358,26 +344,26 @@ impl Coordinator {
         let early = mutant::is(Mutant::ServeBeforeCopied);
         if a.copying == 0 {
             self.takeover.active.remove(&chunk);
-            return self.drive_reconcile(now, out);
+            return self.drive_reconcile(cx);
         }
         if early {
             self.takeover.active.remove(&chunk);
         }
         for (rid, items) in items.into_iter().filter(|(_, l)| !l.is_empty()) {
             self.takeover.copied += items.len() as u64;
-            self.request(now, rid, For::Copy(chunk), Msg::Copy { items }, out);
+            self.request(rid, For::Copy(chunk), Msg::Copy { items }, cx);
         }
         if early {
-            self.drive_reconcile(now, out);
+            self.drive_reconcile(cx);
         }
     }
 
-    pub(super) fn copied(&mut self, now: Tick, _rid: Rid, chunk: ChunkIx, out: &mut Vec<Output>) {
+    pub(super) fn copied(&mut self, _rid: Rid, chunk: ChunkIx, cx: &mut Cx) {
         let Some(a) = self.takeover.active.get_mut(&chunk) else { return };
         a.copying -= 1;
         if a.copying == 0 {
             self.takeover.active.remove(&chunk);
-            self.drive_reconcile(now, out);
+            self.drive_reconcile(cx);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Rule W: one number, the same bytes to every required member, answered when all have acknowledged.
 
 use super::link::For;
-use super::{Coordinator, IoError, Output};
+use super::{Coordinator, Cx, IoError};
 use crate::message::{Msg, WriteKind};
 use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::{BlockRange, Rid, Seq, Tick, Ver};
@@ -31,14 +31,7 @@ pub(super) struct Write {
 }
 
 impl Coordinator {
-    pub(super) fn start_write(
-        &mut self,
-        now: Tick,
-        request: u64,
-        range: BlockRange,
-        kind: WriteKind,
-        out: &mut Vec<Output>,
-    ) {
+    pub(super) fn start_write(&mut self, request: u64, range: BlockRange, kind: WriteKind, cx: &mut Cx) {
         let again = mutant::is(Mutant::ReuseSeq) && self.seq % 7 == 3 && !self.writes.contains_key(&self.seq);
         self.seq += u64::from(!again);
         let seq = self.seq;
@@ -50,7 +43,7 @@ impl Coordinator {
         if mutant::is(Mutant::JoinCountsLate) && waiting.len() > 1 {
             waiting.retain(|r| self.record.in_sync.contains_key(r));
         }
-        waiting.extend(self.mirror(now, seq, range, &kind, out));
+        waiting.extend(self.mirror(seq, range, &kind, cx));
         let w = Write {
             request,
             waiting,
@@ -64,35 +57,35 @@ impl Coordinator {
         for rid in members {
             let kind = self.kind_for(rid, range, &kind);
             let msg = Msg::Write { seq, range, stable: self.stable_for(rid), kind };
-            self.request(now, rid, For::Write(seq), msg, out);
+            self.request(rid, For::Write(seq), msg, cx);
         }
     }
 
-    pub(super) fn write_acked(&mut self, now: Tick, seq: u64, rid: Rid, out: &mut Vec<Output>) {
+    pub(super) fn write_acked(&mut self, seq: u64, rid: Rid, cx: &mut Cx) {
         if let Some(w) = self.writes.get_mut(&seq) {
             w.waiting.remove(&rid);
             if mutant::is(Mutant::AckByOne) {
                 w.waiting.clear();
             }
             w.applied = true;
-            self.mirror_now(now, seq, out);
-            self.write_settle(now, seq, out);
+            self.mirror_now(seq, cx);
+            self.write_settle(seq, cx);
         }
     }
 
     /// A member has no space. If all say so, nothing was applied anywhere and the client is told; if some applied it, the
     /// others have fallen behind and are dropped: the outcome is uniform (I15).
-    pub(super) fn write_refused(&mut self, now: Tick, seq: u64, rid: Rid, msg: Msg, out: &mut Vec<Output>) {
+    pub(super) fn write_refused(&mut self, seq: u64, rid: Rid, msg: Msg, cx: &mut Cx) {
         let Some(w) = self.writes.get_mut(&seq) else { return };
         w.refused.insert(rid);
         if let Msg::Write { range, kind, .. } = msg {
             w.what = Some((range, kind));
         }
-        self.write_settle(now, seq, out);
+        self.write_settle(seq, cx);
     }
 
     /// Answers a write that waits for nobody any more.
-    fn write_settle(&mut self, now: Tick, seq: u64, out: &mut Vec<Output>) {
+    fn write_settle(&mut self, seq: u64, cx: &mut Cx) {
         let enough = self.record.in_sync.len() >= self.cfg.min_replicas as usize;
         let enough = enough || mutant::is(Mutant::AckBelowMinReplicas);
         let Some(w) = self.writes.get_mut(&seq) else { return };
@@ -104,8 +97,8 @@ impl Coordinator {
             // Who went out may have it, and would keep it as a write of this term when it is back: the client cannot be told that nothing
             // was applied. Its write waits for space, under a newer number each time, which overwrites whatever that member has.
             return match what.filter(|_| uncertain) {
-                Some((range, kind)) => self.again.push((now.plus(AGAIN), request, range, kind)),
-                None => self.part_done(now, request, Err(IoError::NoSpace), out),
+                Some((range, kind)) => self.again.push((cx.now.plus(AGAIN), request, range, kind)),
+                None => self.part_done(request, Err(IoError::NoSpace), cx),
             };
         }
         if !w.waiting.is_empty() {
@@ -118,12 +111,12 @@ impl Coordinator {
             let request = w.request;
             self.writes.remove(&seq);
             self.advance_stable();
-            self.part_done(now, request, Ok(()), out);
+            self.part_done(request, Ok(()), cx);
         }
     }
 
     /// The in-sync set has shrunk (its commit was seen): who is out no longer counts.
-    pub(super) fn recheck_writes(&mut self, now: Tick, out: &mut Vec<Output>) {
+    pub(super) fn recheck_writes(&mut self, cx: &mut Cx) {
         let seqs: Vec<u64> = self.writes.keys().copied().collect();
         for seq in seqs {
             if let Some(w) = self.writes.get_mut(&seq) {
@@ -133,17 +126,17 @@ impl Coordinator {
                 w.waiting.retain(counts);
                 w.refused.retain(counts);
             }
-            self.write_settle(now, seq, out);
+            self.write_settle(seq, cx);
         }
     }
 
     /// Writes that were refused, of which some member out of the set may have had a part, are tried again.
-    pub(super) fn drive_again(&mut self, now: Tick, out: &mut Vec<Output>) {
-        let (due, later) = std::mem::take(&mut self.again).into_iter().partition(|(at, ..)| *at <= now);
+    pub(super) fn drive_again(&mut self, cx: &mut Cx) {
+        let (due, later) = std::mem::take(&mut self.again).into_iter().partition(|(at, ..)| *at <= cx.now);
         self.again = later;
         let due: Vec<Again> = due;
         for (_, request, range, kind) in due {
-            self.start_write(now, request, range, kind, out);
+            self.start_write(request, range, kind, cx);
             // Still: until some number of it was applied everywhere.
             if let Some(w) = self.writes.get_mut(&self.seq) {
                 w.uncertain = true;

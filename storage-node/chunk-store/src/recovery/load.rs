@@ -1,13 +1,13 @@
 //! Reads the index half that a superblock names: large reads, one after the other, however large the disk is.
 
 use super::{BLOCK, OpenError, damaged, read};
-use crate::alloc::Units;
 use crate::disk::RawDisk;
 use crate::engine::{Config, Store};
 use crate::format::replica::{REPLICA_BYTES, ReplicaRec};
 use crate::format::superblock::Superblock;
 use crate::format::{Salt, index};
 use crate::geometry::EXTENSION_PAGES;
+use crate::space::Units;
 use bytes::Bytes;
 use hf_policy::BLOCK_SIZE;
 

@@ -1,4 +1,5 @@
-//! Option haggling. [`Handshake::feed`] consumes whole options from a buffer and returns what to send and what comes next.
+//! The negotiation of options. [`Handshake::feed`] consumes whole options from a buffer; it returns what to
+//! send and what comes next.
 
 use super::{MAX_REQUEST, MAX_TEXT, MINIMUM, PREFERRED, cut};
 
@@ -7,10 +8,11 @@ const IHAVEOPT: u64 = 0x4948_4156_454f_5054;
 const REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 const FLAG_FIXED_NEWSTYLE: u16 = 1;
 const FLAG_NO_ZEROES: u16 = 2;
-/// An option longer than this ends the connection: no option of ours needs a tenth of it.
+/// Bytes of an option's data, at most; a longer option ends the connection. No option that is served needs a
+/// tenth of it.
 const MAX_OPTION: u32 = 16 << 10;
-/// With so many bytes to send, no further option is looked at before they are sent: a client that asks again and again for a
-/// long list must take it.
+/// Bytes of unsent answers from which on no further option is read. So a client that asks for a long list
+/// again and again has to take it.
 const MAX_OUT: usize = 256 << 10;
 const MAX_NAME: usize = 4096;
 
@@ -36,26 +38,26 @@ const INFO_NAME: u16 = 1;
 const INFO_DESCRIPTION: u16 = 2;
 const INFO_BLOCK_SIZE: u16 = 3;
 
-/// The one metadata context we know, and its number on the wire.
+/// The name of the only metadata context that is served.
 pub const BASE_ALLOCATION: &str = "base:allocation";
-/// Its id.
+/// The id of [`BASE_ALLOCATION`] on the wire.
 pub const BASE_ALLOCATION_ID: u32 = 1;
 
 /// An export, as clients see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportInfo {
-    /// Its name.
+    /// Name by which clients ask for the export.
     pub name: String,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// No writes.
+    /// Writes, trims and zeroes are refused.
     pub read_only: bool,
-    /// For people.
+    /// Text that a client may show to its user.
     pub description: String,
 }
 
 impl ExportInfo {
-    /// The transmission flags. Only who gets structured replies may ask that they are not fragmented.
+    /// The transmission flags. DF (no fragmented replies) is offered only with structured replies.
     pub fn flags(&self, structured: bool) -> u16 {
         const HAS_FLAGS: u16 = 1;
         const READ_ONLY: u16 = 1 << 1;
@@ -64,7 +66,8 @@ impl ExportInfo {
         const TRIM: u16 = 1 << 5;
         const WRITE_ZEROES: u16 = 1 << 6;
         let df = u16::from(structured) << 7;
-        // One coordinator behind all connections, and every acknowledgement durable: safe by construction.
+        // Several connections are safe: one coordinator serves them all, and every acknowledgement means
+        // durable.
         const MULTI_CONN: u16 = 1 << 8;
         const CACHE: u16 = 1 << 10;
         const FAST_ZERO: u16 = 1 << 11;
@@ -73,37 +76,37 @@ impl ExportInfo {
     }
 }
 
-/// Who knows the exports of this node.
+/// The exports of this node, as the negotiation asks for them.
 pub trait Exports {
-    /// Names, for LIST.
+    /// Names of all exports, for LIST.
     fn list(&self) -> Vec<String>;
-    /// One export; or why it cannot be had, for the client's user.
+    /// The export of this name, or the reason why it cannot be used, for the client's user.
     fn find(&self, name: &str) -> Result<ExportInfo, String>;
 }
 
-/// What was agreed; the transmission phase starts with this and nothing else.
+/// The result of a negotiation. The transmission phase starts with this and nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Agreed {
-    /// The export.
+    /// The export that the client chose.
     pub export: ExportInfo,
-    /// Structured replies.
+    /// The client asked for structured replies.
     pub structured: bool,
     /// `base:allocation` was selected for this export.
     pub base_allocation: bool,
 }
 
-/// What comes after what was fed.
+/// What has to happen after [`Handshake::feed`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// More bytes are needed.
+    /// Send the answers, then feed more bytes.
     More,
-    /// Send what is to be sent, then close.
+    /// Send the answers, then close the connection.
     Close,
-    /// Send what is to be sent, then transmission begins with what is left of the buffer.
+    /// Send the answers; then the transmission phase begins with the rest of the buffer.
     Transmission(Box<Agreed>),
 }
 
-/// A negotiation.
+/// The state of one negotiation.
 #[derive(Default, Debug)]
 pub struct Handshake {
     flags_seen: bool,
@@ -133,14 +136,15 @@ fn reply(out: &mut Vec<u8>, option: u32, kind: u32, data: &[u8]) {
     out.extend_from_slice(data);
 }
 
-/// A refusal with a text of bounded length: a reason may repeat the name that the client sent.
+/// Appends a refusal. Its text is cut, because a reason may repeat a long name that the client sent.
 fn refuse(out: &mut Vec<u8>, option: u32, kind: u32, why: &str) {
     reply(out, option, kind, cut(why, MAX_TEXT).as_bytes());
 }
 
 impl Handshake {
-    /// Consumes whole messages from the front of `buf`; says how many bytes, what to send, and what comes next. There may be more
-    /// whole messages in the rest of the buffer if something was consumed.
+    /// Consumes whole messages from the front of `buf` and appends the answers to `out`. Returns how many
+    /// bytes were consumed and what comes next. If something was consumed, the rest of the buffer may hold
+    /// more whole messages.
     pub fn feed(&mut self, buf: &[u8], exports: &dyn Exports, out: &mut Vec<u8>) -> (usize, Next) {
         let mut used = 0;
         if !self.flags_seen {
@@ -206,7 +210,7 @@ impl Handshake {
         Box::new(Agreed { structured: self.structured, base_allocation, export })
     }
 
-    /// The old way: no error reply exists, an unknown name can only be answered by closing.
+    /// The old way to choose an export. It has no error reply: an unknown name closes the connection.
     fn export_name(&mut self, data: &[u8], exports: &dyn Exports, out: &mut Vec<u8>) -> Next {
         let found = core::str::from_utf8(data).ok().and_then(|name| exports.find(name).ok());
         let Some(e) = found else { return Next::Close };

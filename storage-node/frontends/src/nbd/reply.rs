@@ -1,4 +1,5 @@
-//! Replies, simple and structured. Heads only: payload travels beside them, uncopied.
+//! Replies, simple and structured. These functions make the heads only; the payload is sent beside them
+//! without a copy.
 
 use super::handshake::BASE_ALLOCATION_ID;
 
@@ -16,21 +17,21 @@ const STATE_ZERO: u32 = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Errno {
-    /// EPERM.
+    /// EPERM: the export is read-only.
     Perm = 1,
-    /// EIO.
+    /// EIO: no in-sync replica has the data whole.
     Io = 5,
-    /// ENOMEM.
+    /// ENOMEM: the server lacks memory for the request.
     NoMem = 12,
-    /// EINVAL.
+    /// EINVAL: the request makes no sense, or was not negotiated.
     Invalid = 22,
-    /// ENOSPC.
+    /// ENOSPC: a write ends beyond the end of the export, or the disks are full.
     NoSpace = 28,
-    /// EOVERFLOW.
+    /// EOVERFLOW: a structured read is longer than the largest request.
     Overflow = 75,
-    /// ENOTSUP.
+    /// ENOTSUP: the combination of flags is not served.
     NotSup = 95,
-    /// ESHUTDOWN.
+    /// ESHUTDOWN: the attachment is over.
     Shutdown = 108,
 }
 
@@ -54,13 +55,14 @@ fn chunk_of_many(cookie: u64, kind: u16, len: u32, last: bool) -> Vec<u8> {
     b
 }
 
-/// A request without data in its answer is done. Simple replies are allowed for these even when structured ones were
-/// negotiated; structured is sent all the same, as strict clients expect.
+/// The reply to a request that is done and has no data in its answer. A simple reply would be allowed here
+/// even if structured ones were negotiated; a structured one is sent all the same, as strict clients expect.
 pub fn done(structured: bool, cookie: u64) -> Vec<u8> {
     if structured { chunk(cookie, TYPE_NONE, 0) } else { simple(cookie, 0) }
 }
 
-/// The head of a read's answer; `len` bytes follow. A chunk of data holds at least one byte, so a read of nothing is done.
+/// The head of a read's answer; `len` bytes of data follow. A chunk of data holds at least one byte, so a
+/// read of zero bytes gets the reply of [`done`].
 pub fn read_head(structured: bool, cookie: u64, offset: u64, len: u32) -> Vec<u8> {
     if !structured || len == 0 {
         return done(structured, cookie);
@@ -68,15 +70,15 @@ pub fn read_head(structured: bool, cookie: u64, offset: u64, len: u32) -> Vec<u8
     data_head(cookie, offset, len, true)
 }
 
-/// The head of a chunk of a structured read's answer; `len` bytes follow, at least one. More chunks follow unless it is the
-/// `last` one.
+/// The head of one chunk of a structured read's answer; `len` bytes of data follow, at least one. Unless it
+/// is the `last` one, more chunks follow.
 pub fn data_head(cookie: u64, offset: u64, len: u32, last: bool) -> Vec<u8> {
     let mut b = chunk_of_many(cookie, TYPE_OFFSET_DATA, len + 8, last);
     b.extend_from_slice(&offset.to_be_bytes());
     b
 }
 
-/// A request failed.
+/// The reply to a request that failed. The text is cut at 256 bytes.
 pub fn error(structured: bool, cookie: u64, errno: Errno, text: &str) -> Vec<u8> {
     if !structured {
         return simple(cookie, errno as u32);
@@ -84,7 +86,7 @@ pub fn error(structured: bool, cookie: u64, errno: Errno, text: &str) -> Vec<u8>
     error_chunk(cookie, errno, text, true)
 }
 
-/// A chunk that says that a structured request failed; more chunks follow unless it is the `last` one.
+/// A chunk that says that a structured request failed. Unless it is the `last` one, more chunks follow.
 pub fn error_chunk(cookie: u64, errno: Errno, text: &str, last: bool) -> Vec<u8> {
     let text = super::cut(text, 256).as_bytes();
     let mut b = chunk_of_many(cookie, TYPE_ERROR, 6 + text.len() as u32, last);
@@ -94,9 +96,11 @@ pub fn error_chunk(cookie: u64, errno: Errno, text: &str, last: bool) -> Vec<u8>
     b
 }
 
-/// Allocation extents: (bytes, is a hole that reads as zero).
+/// The reply to a block status. `extents`: bytes, and whether they are a hole that reads as zero. `one`:
+/// report the first extent only.
 pub fn block_status(cookie: u64, extents: &[(u64, bool)], one: bool) -> Vec<u8> {
-    // Nothing may follow an extent that had to be shortened: it would be taken for what comes right behind.
+    // An extent whose length does not fit is shortened and ends the list: a following extent would be taken
+    // for the bytes right behind.
     let fits = |len: u64| u32::try_from(len).ok();
     let whole = extents.iter().take_while(|(len, _)| fits(*len).is_some()).count();
     let take = if one { 1 } else { whole + 1 };

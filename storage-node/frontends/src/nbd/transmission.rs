@@ -1,50 +1,50 @@
-//! Request headers.
+//! The headers of requests in the transmission phase: parsing, and the checks that need no I/O.
 
 /// Bytes of a request header.
 pub const HEADER_BYTES: usize = 28;
 const MAGIC: u32 = 0x2560_9513;
-/// FUA.
+/// FUA: answer when the write is durable. Every answer means that here.
 pub const FLAG_FUA: u16 = 1;
-/// NO_HOLE.
+/// NO_HOLE: zeroes must take space.
 pub const FLAG_NO_HOLE: u16 = 2;
-/// DF.
+/// DF: the structured reply to a read must not be fragmented.
 pub const FLAG_DF: u16 = 4;
-/// REQ_ONE.
+/// REQ_ONE: report one extent only.
 pub const FLAG_REQ_ONE: u16 = 8;
-/// FAST_ZERO.
+/// FAST_ZERO: refuse a write of zeroes that is not faster than data.
 pub const FLAG_FAST_ZERO: u16 = 16;
 
-/// A command.
+/// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Read.
+    /// Read `len` bytes.
     Read,
     /// Write; `len` payload bytes follow the header.
     Write,
-    /// The client leaves.
+    /// The client leaves; there is no reply.
     Disconnect,
-    /// Flush.
+    /// Flush: earlier answered writes must be durable.
     Flush,
-    /// Trim.
+    /// Trim: the bytes are no longer needed, and read as zero here.
     Trim,
-    /// Prefetch: nothing to do here.
+    /// Prefetch into a cache: there is nothing to do here.
     Cache,
-    /// Write zeroes.
+    /// Write `len` zero bytes, which are not sent.
     WriteZeroes,
-    /// Block status.
+    /// Report which bytes are allocated.
     BlockStatus,
-    /// A command we do not know.
+    /// A command that is not served, with its number.
     Unknown(u16),
 }
 
-/// A request header.
+/// A parsed request header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Flags.
+    /// The `FLAG_…` bits of the command.
     pub flags: u16,
-    /// Command.
+    /// What the request asks for.
     pub command: Command,
-    /// The client's name for it.
+    /// The client's name for the request; the reply repeats it.
     pub cookie: u64,
     /// Offset in bytes.
     pub offset: u64,
@@ -52,7 +52,7 @@ pub struct Request {
     pub len: u32,
 }
 
-/// Parses a header; `None` means the stream is not NBD (any more) and must be closed.
+/// Parses a header. `None`: the stream is not NBD, or no longer in step, and the connection must be closed.
 pub fn parse_request(b: &[u8; HEADER_BYTES]) -> Option<Request> {
     let be16 = |at: usize| u16::from_be_bytes([b[at], b[at + 1]]);
     let be32 = |at: usize| u32::from_be_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
@@ -75,7 +75,8 @@ pub fn parse_request(b: &[u8; HEADER_BYTES]) -> Option<Request> {
 }
 
 impl Request {
-    /// Is it one that this export can be asked? Flags, bounds and rights; the errno to answer if not.
+    /// Checks flags, bounds and rights against an export of `size` bytes and what was negotiated. An error is
+    /// the errno to answer with.
     pub fn check(
         &self,
         size: u64,
@@ -107,7 +108,8 @@ impl Request {
         }
         let inside = self.offset.checked_add(u64::from(self.len)).is_some_and(|end| end <= size);
         if !inside {
-            // Data or zeroes beyond the end are "no space", everything else is an invalid argument (proto.md, "Error values").
+            // Data or zeroes beyond the end are "no space"; everything else beyond the end is an invalid
+            // argument (proto.md, "Error values").
             let fills = matches!(self.command, Command::Write | Command::WriteZeroes);
             return Err(if fills { Errno::NoSpace } else { Errno::Invalid });
         }

@@ -1,5 +1,6 @@
-//! The hand-over under shuttle: thousands of schedules, random and with few preemptions (PCT). A lost wake-up leaves the reactor
-//! waiting with nobody left to ring: shuttle calls that a deadlock and fails.
+//! Tests of the hand-over under shuttle, in thousands of schedules, random ones and ones with few preemptions
+//! (PCT). A lost wake-up leaves the reactor waiting with no thread left to ring; shuttle reports that as a
+//! deadlock.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::{Bell, Workers};
@@ -12,12 +13,12 @@ const SCHEDULES: usize = 3000;
 #[derive(Clone, Default)]
 struct Level(Arc<(Mutex<u64>, Condvar)>);
 
-/// An eventfd as edge-triggered epoll sees it (tokio's AsyncFd): each ring is told once.
+/// An eventfd as edge-triggered epoll sees it (tokio's AsyncFd): each ring is reported once.
 #[derive(Clone, Default)]
 struct Edge(Arc<(Mutex<bool>, Condvar)>);
 
 trait Wait: Bell + Clone + Default {
-    /// Blocks until rung, as the reactor's `watch` does.
+    /// Blocks until the bell was rung, as the reactor's `watch` does.
     fn wait(&self);
 }
 
@@ -45,7 +46,7 @@ impl Bell for Edge {
         *self.0.0.lock().unwrap() = true;
         self.0.1.notify_all();
     }
-    /// Reading the eventfd takes no edge back.
+    /// Reading the eventfd does not take an edge back.
     fn silence(&self) {}
 }
 
@@ -60,13 +61,13 @@ impl Wait for Edge {
     }
 }
 
-/// Random schedules, and such as differ in few preemptions.
+/// Runs the test under random schedules, and under schedules with few preemptions.
 fn everywhere(f: impl Fn() + Send + Sync + Clone + 'static) {
     shuttle::check_random(f.clone(), SCHEDULES);
     shuttle::check_pct(f, SCHEDULES, 3);
 }
 
-/// The reactor: submits in two turns, reaps until all has come back.
+/// Acts as the reactor: submits jobs in two turns, and reaps until all results have come back.
 fn all_come_back<B: Wait>(threads: usize, jobs: u32) {
     let bell = B::default();
     let mut w = Workers::new(threads, bell.clone(), |j: u32| j * 10);
@@ -98,7 +99,7 @@ fn no_wake_up_is_lost_where_each_ring_is_told_once() {
     everywhere(|| all_come_back::<Edge>(3, 3));
 }
 
-/// The pool goes while its threads work: they end, whoever they wait for.
+/// The pool is dropped while its threads work: they end, whatever they wait for.
 #[test]
 fn threads_end_with_their_pool() {
     everywhere(|| {
@@ -117,14 +118,15 @@ fn threads_end_with_their_pool() {
         w.submit(1);
         w.submit(2);
         drop(w);
-        // The last thread drops the job's function.
+        // The last thread to end drops `run`, and `ends` with it.
         while *ended.lock().unwrap() == 0 {
             thread::yield_now();
         }
     });
 }
 
-/// The same protocol with one step in the wrong place; these show that the tests above would notice.
+/// The same protocol, with one step in the wrong place if asked. It shows that the tests above would notice
+/// that.
 struct Wrong<B> {
     queue: Arc<Mutex<Vec<u32>>>,
     bell: B,

@@ -5,7 +5,7 @@
 //! and on how soon it is answered.
 
 use super::super::link::{For, Pending};
-use super::super::{Coordinator, Output};
+use super::super::{Coordinator, Cx};
 use crate::message::{BlockInfo, BlockState, Content, CopyItem, Msg};
 use bytes::Bytes;
 use hf_meta_core::mutant::{self, Mutant};
@@ -98,22 +98,22 @@ impl Copying {
 }
 
 impl Coordinator {
-    pub(super) fn drive_copying(&mut self, now: Tick, out: &mut Vec<Output>) {
+    pub(super) fn drive_copying(&mut self, cx: &mut Cx) {
         while self.sync.as_ref().is_some_and(|s| s.may_begin())
-            && self.pace.ready(now)
+            && self.pace.ready(cx.now)
             && self.sync.as_ref().is_some_and(|s| s.copying.busy() < self.pace.at_once().min(self.width.bytes()))
         {
-            if !self.begin_piece(now, out) && !self.begin_chunk(now, out) {
+            if !self.begin_piece(cx) && !self.begin_chunk(cx) {
                 break;
             }
         }
         let piece = self.piece_blocks() as usize;
         let full = |c: &Copying| c.outbox.len() >= piece || !c.expects();
         while self.sync.as_ref().is_some_and(|s| !s.copying.outbox.is_empty() && full(&s.copying)) {
-            self.send_copies(now, out);
+            self.send_copies(cx);
         }
         if self.sync.as_ref().is_some_and(|s| s.todo.is_empty() && s.copying.is_empty()) {
-            self.begin_joining(now, out);
+            self.begin_joining(cx);
         }
     }
 
@@ -134,16 +134,16 @@ impl Coordinator {
         self.width.answered(now, p.began, bytes, of, self.cfg.replica_timeout);
     }
 
-    fn begin_piece(&mut self, now: Tick, out: &mut Vec<Output>) -> bool {
+    fn begin_piece(&mut self, cx: &mut Cx) -> bool {
         let most = self.piece_blocks();
         let piece = self.sync.as_mut().and_then(|s| s.copying.next_piece(most));
         let Some((chunk, range, from)) = piece else { return false };
         self.pace.spend(range.bytes());
-        self.request(now, from, For::SyncRead(chunk, range.start), Msg::Read { range }, out);
+        self.request(from, For::SyncRead(chunk, range.start), Msg::Read { range }, cx);
         true
     }
 
-    fn begin_chunk(&mut self, now: Tick, out: &mut Vec<Output>) -> bool {
+    fn begin_chunk(&mut self, cx: &mut Cx) -> bool {
         let Some(source) = self.choose(&BTreeSet::new()) else { return false };
         let Some(s) = self.sync.as_mut().filter(|s| s.copying.active.len() < PARALLEL) else { return false };
         let Some(chunk) = s.todo.pop_first() else { return false };
@@ -153,18 +153,17 @@ impl Coordinator {
         let target = (!asked).then(Listed::new);
         s.copying.active.insert(chunk, Job { from: source, target, ..Job::default() });
         for r in asked.then_some(rid).into_iter().chain([source]) {
-            self.request(now, r, For::SyncVersions(chunk), Msg::ChunkVersions { chunk, since }, out);
+            self.request(r, For::SyncVersions(chunk), Msg::ChunkVersions { chunk, since }, cx);
         }
         true
     }
 
     pub(in crate::coordinator) fn sync_versions(
         &mut self,
-        now: Tick,
         rid: Rid,
         chunk: ChunkIx,
         infos: Vec<(u8, BlockInfo)>,
-        out: &mut Vec<Output>,
+        cx: &mut Cx,
     ) {
         let term = self.record.term;
         let Some(s) = self.sync.as_mut() else { return };
@@ -185,7 +184,7 @@ impl Coordinator {
             .map(|at| first + u64::from(at))
             .collect();
         job.runs = runs(&wanted).into();
-        self.chunk_goes_on(now, chunk, out);
+        self.chunk_goes_on(chunk, cx);
     }
 
     /// A piece arrived from a member. The blocks that it does not have whole another one is asked for; what nobody has is marked lost
@@ -193,13 +192,12 @@ impl Coordinator {
     #[allow(clippy::too_many_arguments)]
     pub(in crate::coordinator) fn sync_read(
         &mut self,
-        now: Tick,
         rid: Rid,
         chunk: ChunkIx,
         start: BlockIx,
         infos: Vec<BlockInfo>,
         data: Bytes,
-        out: &mut Vec<Output>,
+        cx: &mut Cx,
     ) {
         let job = |s: &mut super::Sync| s.copying.active.get_mut(&chunk)?.reading.remove(&start);
         let Some((len, mut tried)) = self.sync.as_mut().and_then(job) else { return };
@@ -240,12 +238,12 @@ impl Coordinator {
             s.copying.outbox.push(CopyItem { block, seen, src: info.ver, content, repair });
         }
         for (range, next) in elsewhere.into_iter().filter_map(|r| Some((r, next?))) {
-            self.request(now, next, For::SyncRead(chunk, range.start), Msg::Read { range }, out);
+            self.request(next, For::SyncRead(chunk, range.start), Msg::Read { range }, cx);
         }
-        self.chunk_goes_on(now, chunk, out);
+        self.chunk_goes_on(chunk, cx);
     }
 
-    fn send_copies(&mut self, now: Tick, out: &mut Vec<Output>) {
+    fn send_copies(&mut self, cx: &mut Cx) {
         let most = self.piece_blocks() as usize;
         let Some(s) = self.sync.as_mut() else { return };
         let rid = s.rid;
@@ -256,27 +254,27 @@ impl Coordinator {
         let number = s.copying.last;
         let chunks = items.iter().map(|i| i.block.chunk()).collect();
         s.copying.sent.insert(number, (items.len() as u64 * BLOCK_BYTES, chunks));
-        self.request(now, rid, For::SyncCopy(number), Msg::Copy { items }, out);
+        self.request(rid, For::SyncCopy(number), Msg::Copy { items }, cx);
     }
 
     /// The target has a message of copies, or live writes have overtaken what was in it.
-    pub(in crate::coordinator) fn sync_copied(&mut self, now: Tick, number: u64, out: &mut Vec<Output>) {
+    pub(in crate::coordinator) fn sync_copied(&mut self, number: u64, cx: &mut Cx) {
         let Some(s) = self.sync.as_mut() else { return };
         let Some((bytes, chunks)) = s.copying.sent.remove(&number) else { return };
         s.copied += bytes / BLOCK_BYTES;
         for chunk in chunks {
-            self.chunk_goes_on(now, chunk, out);
+            self.chunk_goes_on(chunk, cx);
         }
     }
 
-    fn chunk_goes_on(&mut self, now: Tick, chunk: ChunkIx, out: &mut Vec<Output>) {
+    fn chunk_goes_on(&mut self, chunk: ChunkIx, cx: &mut Cx) {
         if let Some(s) = self.sync.as_mut()
             && s.copying.is_over(chunk)
         {
             s.copying.active.remove(&chunk);
             s.done += 1;
         }
-        self.drive_copying(now, out);
+        self.drive_copying(cx);
     }
 
     /// A member left the set: chunks it was the source of begin again with another one.

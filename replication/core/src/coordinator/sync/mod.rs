@@ -18,7 +18,7 @@ mod turn;
 pub(super) use turn::{Permit, PutOff};
 
 use super::link::For;
-use super::{Coordinator, Output, Phase, SyncStatus};
+use super::{Coordinator, Cx, Output, Phase, SyncStatus};
 use crate::message::{Msg, WriteKind};
 use crate::timing::{DEAD, SEAL_EVERY};
 use hf_meta_core::mutant::{self, Mutant};
@@ -93,33 +93,33 @@ impl Coordinator {
         self.sync.as_ref().filter(|s| s.stage == SyncStage::Joining).map(|s| s.rid)
     }
 
-    pub(super) fn drive_sync(&mut self, now: Tick, out: &mut Vec<Output>) {
+    pub(super) fn drive_sync(&mut self, cx: &mut Cx) {
         let idle = self.sync.is_none() && self.record.out.is_empty() && self.permit == Permit::None;
         if self.phase != Phase::Serving || idle {
             return;
         }
         if !self.may_sync() {
-            return self.sync_unwanted(now, out);
+            return self.sync_unwanted(cx);
         }
         let over = |s: &Sync| s.failed.is_some() || !self.is_wanted(s.rid);
-        if self.better_candidate(now) {
-            self.give_way(now, out);
+        if self.better_candidate(cx.now) {
+            self.give_way(cx);
         } else if self.sync.as_ref().is_some_and(|s| over(s) && s.stage != SyncStage::Joining) {
-            self.end_sync(now, out);
+            self.end_sync(cx);
         }
         match self.sync.as_ref().map(|s| s.stage) {
-            None => self.begin_sync(now, out),
-            Some(SyncStage::Proposed) => self.drive_proposed(now, out),
-            Some(SyncStage::Sealing) => self.drive_target_seal(now, out),
-            Some(SyncStage::Listing) => self.drive_listing(now, out),
-            Some(SyncStage::Copying) => self.drive_copying(now, out),
-            Some(SyncStage::Joining) => self.drive_joining(now, out),
+            None => self.begin_sync(cx),
+            Some(SyncStage::Proposed) => self.drive_proposed(cx),
+            Some(SyncStage::Sealing) => self.drive_target_seal(cx),
+            Some(SyncStage::Listing) => self.drive_listing(cx),
+            Some(SyncStage::Copying) => self.drive_copying(cx),
+            Some(SyncStage::Joining) => self.drive_joining(cx),
         }
     }
 
-    fn begin_sync(&mut self, now: Tick, out: &mut Vec<Output>) {
-        let Some(rid) = self.sync_candidate(now) else { return self.give_place_back(out) };
-        if !self.permitted(out) {
+    fn begin_sync(&mut self, cx: &mut Cx) {
+        let Some(rid) = self.sync_candidate(cx.now) else { return self.give_place_back(cx) };
+        if !self.permitted(cx) {
             return;
         }
         let Some(o) = self.record.out.get(&rid) else { return };
@@ -131,7 +131,7 @@ impl Coordinator {
             store: o.store_uuid.unwrap_or_default(),
             base: o.base,
             since: Ver::ZERO,
-            ask_again: now,
+            ask_again: cx.now,
             sealing: None,
             mirror_from: 0,
             mirrored: BTreeMap::new(),
@@ -148,10 +148,10 @@ impl Coordinator {
             marked: false,
             failed: None,
         });
-        self.drive_proposed(now, out);
+        self.drive_proposed(cx);
     }
 
-    fn drive_proposed(&mut self, now: Tick, out: &mut Vec<Output>) {
+    fn drive_proposed(&mut self, cx: &mut Cx) {
         let Some((rid, sync_id)) = self.sync.as_ref().map(|s| (s.rid, s.sync_id)) else { return };
         if let Some(o) = self.record.out.get(&rid).filter(|o| o.sync_id == Some(sync_id)).copied() {
             if let Some(s) = self.sync.as_mut() {
@@ -160,24 +160,24 @@ impl Coordinator {
                 s.base = o.base;
                 s.stage = SyncStage::Sealing;
             }
-            return self.drive_target_seal(now, out);
+            return self.drive_target_seal(cx);
         }
-        self.propose(now, super::Change::SyncStart { rid, sync_id }, out);
+        self.propose(super::Change::SyncStart { rid, sync_id }, cx);
     }
 
-    fn drive_target_seal(&mut self, now: Tick, out: &mut Vec<Output>) {
-        let heard = self.sync.as_ref().and_then(|s| self.members.get(&s.rid)).map_or(now, |m| m.heard);
-        let Some(s) = self.sync.as_mut().filter(|s| now >= s.ask_again) else { return };
-        let since = *s.sealing.get_or_insert(now);
-        if now.since(since.max(heard)) >= DEAD {
+    fn drive_target_seal(&mut self, cx: &mut Cx) {
+        let heard = self.sync.as_ref().and_then(|s| self.members.get(&s.rid)).map_or(cx.now, |m| m.heard);
+        let Some(s) = self.sync.as_mut().filter(|s| cx.now >= s.ask_again) else { return };
+        let since = *s.sealing.get_or_insert(cx.now);
+        if cx.now.since(since.max(heard)) >= DEAD {
             // It would hold its place for as long as it likes.
             return self.fail_sync("the target does not answer");
         }
-        s.ask_again = now.plus(SEAL_EVERY);
+        s.ask_again = cx.now.plus(SEAL_EVERY);
         let (rid, held) = (s.rid, s.base);
         let position = self.dropped_at(rid);
         let msg = Msg::Seal { epoch: self.record.epoch, held, position, stable: Ver::ZERO };
-        self.ask_again(now, rid, For::SyncSeal, msg, out);
+        self.ask_again(rid, For::SyncSeal, msg, cx);
     }
 
     pub(super) fn target_wait(&mut self, now: Tick, us: u64) {
@@ -187,7 +187,7 @@ impl Coordinator {
     }
 
     /// The target is fenced for everybody else and its pipeline is empty: mirror from the next write on.
-    pub(super) fn target_sealed(&mut self, now: Tick, watermark: Ver, out: &mut Vec<Output>) {
+    pub(super) fn target_sealed(&mut self, watermark: Ver, cx: &mut Cx) {
         let (seq, target) = (self.seq, self.sync.as_ref().map(|s| s.rid));
         let known = target.is_some_and(|rid| self.dropped_at(rid) > 0);
         let trusted = known || mutant::is(Mutant::SyncTrustsBase);
@@ -197,19 +197,12 @@ impl Coordinator {
         s.since = if trusted { s.base } else { since(s.base, watermark) };
         let (rid, since) = (s.rid, s.since);
         let msg = Msg::ChunkList { since, from: ChunkIx(0) };
-        self.request(now, rid, For::SyncList, msg, out);
-        self.drive_listing(now, out);
+        self.request(rid, For::SyncList, msg, cx);
+        self.drive_listing(cx);
     }
 
     /// A new write on its way: does it go to the target too, and must the client wait for that?
-    pub(super) fn mirror(
-        &mut self,
-        now: Tick,
-        seq: u64,
-        range: BlockRange,
-        kind: &WriteKind,
-        out: &mut Vec<Output>,
-    ) -> Option<Rid> {
+    pub(super) fn mirror(&mut self, seq: u64, range: BlockRange, kind: &WriteKind, cx: &mut Cx) -> Option<Rid> {
         let s = self.sync.as_mut().filter(|s| s.mirrors() && s.failed.is_none())?;
         let zero = matches!(kind, WriteKind::Zero { .. });
         let trim = zero && mutant::is(Mutant::SyncForgetsTrims);
@@ -225,16 +218,16 @@ impl Coordinator {
         // If all members refuse it for lack of space it was never there, and must not be on the target either (I15).
         match self.sync.as_mut().filter(|_| !zero && !slow) {
             Some(s) => drop(s.deferred.insert(seq, msg)),
-            None => self.request(now, rid, For::Mirror(seq), msg, out),
+            None => self.request(rid, For::Mirror(seq), msg, cx),
         }
         slow.then_some(rid)
     }
 
     /// A member has applied it, so it will be on all of them: the target gets it too.
-    pub(super) fn mirror_now(&mut self, now: Tick, seq: u64, out: &mut Vec<Output>) {
+    pub(super) fn mirror_now(&mut self, seq: u64, cx: &mut Cx) {
         let late = self.sync.as_mut().and_then(|s| Some((s.rid, s.deferred.remove(&seq)?)));
         if let Some((rid, msg)) = late {
-            self.request(now, rid, For::Mirror(seq), msg, out);
+            self.request(rid, For::Mirror(seq), msg, cx);
         }
     }
 
@@ -262,19 +255,19 @@ impl Coordinator {
         }
     }
 
-    pub(super) fn mirror_acked(&mut self, now: Tick, seq: u64, rid: Rid, out: &mut Vec<Output>) {
+    pub(super) fn mirror_acked(&mut self, seq: u64, rid: Rid, cx: &mut Cx) {
         if let Some(s) = self.sync.as_mut().filter(|s| s.rid == rid)
             && let Some(bytes) = s.mirrored.remove(&seq)
         {
             s.behind -= bytes;
         }
         if self.writes.get(&seq).is_some_and(|w| w.waiting.contains(&rid)) {
-            self.write_acked(now, seq, rid, out);
+            self.write_acked(seq, rid, cx);
         }
     }
 
     /// Once everything up to M is on the whole set, any member's list is complete.
-    fn drive_listing(&mut self, now: Tick, out: &mut Vec<Output>) {
+    fn drive_listing(&mut self, cx: &mut Cx) {
         // (A write that is held back because too few members are in sync is on all of those that are.)
         let can_send = |r: &Rid| self.members.get(r).is_some_and(|m| m.up && !m.unproven);
         if !self.record.in_sync.keys().any(can_send) {
@@ -291,18 +284,11 @@ impl Coordinator {
         if let (None, Some(x)) = (s.source_listing, source) {
             s.source_listing = Some(x);
             let msg = Msg::ChunkList { since: s.since, from: ChunkIx(0) };
-            self.request(now, x, For::SyncList, msg, out);
+            self.request(x, For::SyncList, msg, cx);
         }
     }
 
-    pub(super) fn sync_listed(
-        &mut self,
-        now: Tick,
-        rid: Rid,
-        chunks: Vec<(ChunkIx, Ver)>,
-        more: bool,
-        out: &mut Vec<Output>,
-    ) {
+    pub(super) fn sync_listed(&mut self, rid: Rid, chunks: Vec<(ChunkIx, Ver)>, more: bool, cx: &mut Cx) {
         let Some(s) = self.sync.as_mut().filter(|s| s.stage == SyncStage::Listing) else { return };
         let last = chunks.last().map(|(c, _)| *c);
         let chunks = chunks.into_iter().map(|(c, _)| c);
@@ -314,7 +300,7 @@ impl Coordinator {
         }
         if let (true, Some(c)) = (more, last) {
             let msg = Msg::ChunkList { since: s.since, from: ChunkIx(c.0 + 1) };
-            return self.request(now, rid, For::SyncList, msg, out);
+            return self.request(rid, For::SyncList, msg, cx);
         }
         if rid == s.rid {
             s.target_listed = true;
@@ -328,12 +314,12 @@ impl Coordinator {
             if self.put_off_lacks_less() {
                 return self.fail_sync("the one that was being filled before needs less copying");
             }
-            self.drive_copying(now, out);
+            self.drive_copying(cx);
         }
     }
 
     /// From here on the target counts. Writes that are on their way wait for it too.
-    fn begin_joining(&mut self, now: Tick, out: &mut Vec<Output>) {
+    fn begin_joining(&mut self, cx: &mut Cx) {
         let Some(s) = self.sync.as_mut().filter(|s| s.failed.is_none()) else { return };
         s.stage = SyncStage::Joining;
         let (rid, deferred) = (s.rid, std::mem::take(&mut s.deferred));
@@ -344,14 +330,14 @@ impl Coordinator {
             }
         }
         for (seq, msg) in deferred {
-            self.request(now, rid, For::Mirror(seq), msg, out);
+            self.request(rid, For::Mirror(seq), msg, cx);
         }
-        self.next_lease = now;
-        self.drive_joining(now, out);
+        self.next_lease = cx.now;
+        self.drive_joining(cx);
     }
 
     /// What clients were told of before must be on it before Add is proposed.
-    pub(super) fn drive_joining(&mut self, now: Tick, out: &mut Vec<Output>) {
+    pub(super) fn drive_joining(&mut self, cx: &mut Cx) {
         let Some(s) = self.sync.as_ref() else { return };
         if s.failed.is_some() || self.suspects.contains(&s.rid) {
             return; // given up by a Drop, see membership
@@ -366,17 +352,17 @@ impl Coordinator {
             let (held, stable) = (s.base, self.term_begins());
             let msg = Msg::Seal { epoch: self.record.epoch, held, position: 0, stable };
             if !asked {
-                self.request(now, rid, For::SyncMark, msg, out);
+                self.request(rid, For::SyncMark, msg, cx);
             }
             return;
         }
-        self.propose(now, super::Change::Add { rid, store_uuid }, out);
+        self.propose(super::Change::Add { rid, store_uuid }, cx);
     }
 
-    pub(super) fn target_marked(&mut self, now: Tick, out: &mut Vec<Output>) {
+    pub(super) fn target_marked(&mut self, cx: &mut Cx) {
         if let Some(s) = self.sync.as_mut() {
             s.marked = true;
-            self.drive_joining(now, out);
+            self.drive_joining(cx);
         }
     }
 

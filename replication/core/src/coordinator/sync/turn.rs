@@ -1,6 +1,6 @@
 //! Whose turn it is to be brought in: one member at a time, the one that lacks least first, and only when there is room for it.
 
-use super::{Coordinator, Output, Rid, SyncStage, Tick, Ver};
+use super::{Coordinator, Cx, Output, Rid, SyncStage, Tick, Ver};
 use hf_meta_core::mutant::{self, Mutant};
 
 /// A fill that was put off for one that came back.
@@ -50,10 +50,10 @@ impl Coordinator {
     }
 
     /// What is being filled waits for one that came back.
-    pub(super) fn give_way(&mut self, now: Tick, out: &mut Vec<Output>) {
+    pub(super) fn give_way(&mut self, cx: &mut Cx) {
         let at = self.sync.as_ref().filter(|s| s.stage == SyncStage::Copying);
         let put_off = at.map(|s| PutOff { rid: s.rid, left: s.total - s.done, first: false });
-        self.end_sync(now, out);
+        self.end_sync(cx);
         self.put_off = self.put_off.take().or(put_off);
     }
 
@@ -71,14 +71,14 @@ impl Coordinator {
     }
 
     /// May it begin? If not, that is asked for; again if clients' writes have come to wait for it.
-    pub(super) fn permitted(&mut self, out: &mut Vec<Output>) -> bool {
+    pub(super) fn permitted(&mut self, cx: &mut Cx) -> bool {
         let urgent = self.is_short_of_members();
         match self.permit {
             Permit::Granted => true,
             Permit::Asked { urgent: asked } if asked || !urgent => false,
             Permit::None | Permit::Asked { .. } => {
                 self.permit = Permit::Asked { urgent };
-                out.push(Output::WantSync { urgent });
+                cx.out.push(Output::WantSync { urgent });
                 false
             }
         }

@@ -1,0 +1,66 @@
+//! What the cluster remembers of a disk.
+
+use super::records::{Record, replace};
+use crate::cow::CowMap;
+use hf_policy::attributes::Media;
+use hf_policy::{DiskId, DiskUuid, NodeId};
+use serde::{Deserialize, Serialize};
+
+/// A disk's health, as recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskState {
+    /// In use.
+    Ok,
+    /// Failed for good (C4), and why.
+    Failed(String),
+    /// It met more bad blocks than its error budget: it serves what it holds until that lives elsewhere, and gets nothing new.
+    Failing(String),
+}
+
+/// A disk of a node's pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskRecord {
+    /// Its number.
+    pub id: DiskId,
+    /// Its node.
+    pub node: NodeId,
+    /// From its superblock.
+    pub uuid: DiskUuid,
+    /// Directory or device on its node, for people.
+    pub path: String,
+    /// Its class; never `any`.
+    pub media: Media,
+    /// Bytes for data.
+    pub capacity: u64,
+    /// Health.
+    pub state: DiskState,
+    /// Its replicas move elsewhere, and it gets no new ones.
+    #[serde(default)]
+    pub draining: bool,
+    /// Its drain is held: nothing more is begun because of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drain_paused: bool,
+    /// Revision of the last change.
+    pub rev: u64,
+}
+
+/// Disks by uuid.
+pub type DiskIndex = CowMap<(DiskUuid, DiskId), ()>;
+
+impl Record for DiskRecord {
+    type Key = DiskId;
+    type Index = DiskIndex;
+    const KIND: &'static str = "disk";
+
+    fn key(&self) -> DiskId {
+        self.id
+    }
+    fn rev(&self) -> u64 {
+        self.rev
+    }
+    fn index(index: &mut DiskIndex, old: Option<&Self>, new: Option<&Self>) {
+        let uuid = |d: &DiskRecord| (d.uuid, d.id);
+        replace(index, old.map(uuid), new.map(uuid));
+    }
+}

@@ -1,0 +1,324 @@
+//! Checkpoints: destage everything up to a journal group, then make the index say so, then let the journal go.
+//!
+//! 1. destage every chunk dirty at the start
+//! 2. sync
+//! 3. read back every chunk page that was written (C13)
+//! 4. write the changed index pages to the other half
+//! 5. sync
+//! 6. write the superblock, durable
+//!
+//! Only then are the journal's groups and the freed units used again (C7). Between 2 and 6 nothing is destaged, so that no page
+//! the new index names is overwritten. No step needs journal space.
+
+use crate::engine::{OpId, Output, Purpose, State, Store};
+use crate::overlay::pace::Kind;
+use crate::space::Leaving;
+use crate::table::Key;
+pub(crate) mod index;
+
+use crate::disk::{DiskError, DiskOp};
+use crate::format::superblock::JournalTail;
+use bytes::Bytes;
+use hf_policy::{BLOCK_SIZE, LogAge};
+use std::collections::{BTreeSet, VecDeque};
+
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+enum Phase {
+    #[default]
+    Idle,
+    Destaging,
+    Syncing,
+    Verifying,
+    WritingIndex,
+    SyncingIndex,
+    WritingSuper,
+    /// A superblock on its own: only the log's age changes.
+    Noting,
+}
+
+#[derive(Default)]
+pub(crate) struct Checkpoint {
+    phase: Phase,
+    upto: u64,
+    work: VecDeque<Key>,
+    jobs: usize,
+    outstanding: usize,
+    /// Slots whose page copy changed since the last commit.
+    changed: BTreeSet<u32>,
+    verify: VecDeque<u32>,
+    /// Index pages to write, and the units of the replica table that they go with.
+    pages: VecDeque<u32>,
+    extensions: Vec<u32>,
+    tail: JournalTail,
+    last_read: u64,
+    requested: bool,
+    /// Operations wait for units that the next checkpoint frees.
+    space_awaited: bool,
+    /// Entries of deleted replicas without chunks.
+    emptied: Leaving,
+    /// Answered by the next superblock that is begun, and by the one that is on its way.
+    notes: Vec<OpId>,
+    noting: Vec<OpId>,
+    /// Answered by the running checkpoint, and by the next.
+    now: Vec<OpId>,
+    next: Vec<OpId>,
+}
+
+/// Pages verified, or index pages written, at once.
+const PARALLEL: usize = 16;
+/// Index pages in one write.
+const PAGES_AT_ONCE: u32 = 64;
+
+impl Checkpoint {
+    pub(crate) fn job_ended(&mut self) {
+        self.jobs = self.jobs.saturating_sub(1);
+    }
+    pub(crate) fn destaging(&self) -> usize {
+        self.jobs
+    }
+    pub(crate) fn destaged(&mut self, slot: u32) {
+        self.changed.insert(slot);
+    }
+    pub(crate) fn emptied(&mut self, replica: u32, after_group: u64) {
+        self.emptied.push(replica, after_group);
+        self.requested = true;
+    }
+    /// The journal names the replica once more, or another one that has its entry: that is not free yet.
+    pub(crate) fn not_emptied(&mut self, replica: u32) {
+        self.emptied.forget(replica);
+    }
+    /// A chunk that must be destaged in this checkpoint too, though nobody wrote to it.
+    pub(crate) fn add_work(&mut self, key: Key) {
+        self.work.push_back(key);
+    }
+    pub(crate) fn await_space(&mut self) {
+        self.space_awaited = true;
+        self.requested = true;
+    }
+    pub(crate) fn space_awaited(&self) -> bool {
+        self.space_awaited
+    }
+    pub(crate) fn take_ops(&mut self) -> Vec<OpId> {
+        [&mut self.now, &mut self.next, &mut self.notes, &mut self.noting]
+            .into_iter()
+            .flat_map(std::mem::take)
+            .collect()
+    }
+}
+
+impl Store {
+    pub(crate) fn request_checkpoint(&mut self, id: OpId) {
+        self.checkpoint.next.push(id);
+        self.checkpoint.requested = true;
+    }
+
+    /// The next superblock has it: there is one at once, unless a checkpoint is under way and writes one anyway.
+    pub(crate) fn note_log_age(&mut self, id: OpId, age: LogAge) {
+        self.sb.note(age);
+        self.checkpoint.notes.push(id);
+    }
+
+    /// About once a second: a store that was quiet since the last time empties its overlay and journal.
+    pub(crate) fn housekeep(&mut self, _out: &mut Vec<Output>) {
+        let quiet = !std::mem::replace(&mut self.active_since_housekeep, false);
+        let dirty =
+            self.overlay.chunks.values().any(|c| c.is_dirty()) || self.journal.used() > 0 || self.space_is_leaving();
+        if quiet && dirty {
+            self.checkpoint.requested = true;
+        }
+    }
+
+    /// Will a checkpoint give units, slots or table entries back?
+    fn space_is_leaving(&self) -> bool {
+        self.space.units.pending() > 0 || !self.space.leaving_slots.is_empty() || !self.checkpoint.emptied.is_empty()
+    }
+
+    /// Does what the present phase allows.
+    pub(crate) fn drive_checkpoint(&mut self, out: &mut Vec<Output>) {
+        if self.state != State::Serving {
+            return;
+        }
+        self.space.units.reap(self.oldest_read());
+        if matches!(self.checkpoint.phase, Phase::Idle | Phase::Destaging) {
+            self.drive_delete(out);
+        }
+        let full = self.journal.is_half_full() || self.overlay.bytes * 2 >= self.cfg.overlay_bytes;
+        // Space that only a checkpoint gives back, while little is free.
+        let starved =
+            self.space.units.pending() > 0 && self.space.units.free() < self.space.promised_units + self.reserve() * 2;
+        if self.checkpoint.phase == Phase::Idle && !self.checkpoint.notes.is_empty() {
+            self.checkpoint.phase = Phase::Noting;
+            self.write_superblock(Purpose::Checkpoint, out);
+        }
+        if self.checkpoint.phase == Phase::Idle && (self.checkpoint.requested || full || starved) {
+            self.begin_checkpoint();
+        }
+        if self.checkpoint.phase == Phase::Destaging {
+            self.drive_destage(out);
+        }
+    }
+
+    fn begin_checkpoint(&mut self) {
+        let work =
+            self.overlay.chunks.iter().filter(|(_, c)| c.is_dirty() || c.destage.is_some()).map(|(k, _)| *k).collect();
+        let ck = &mut self.checkpoint;
+        ck.phase = Phase::Destaging;
+        ck.requested = false;
+        ck.upto = self.journal.applied;
+        ck.work = work;
+        let next: Vec<OpId> = ck.next.drain(..).collect();
+        ck.now.extend(next);
+    }
+
+    /// A foreground operation's time tells what destaging does to it.
+    pub(crate) fn took(&mut self, tag: u64, us: u64) {
+        let kind = match self.disk.purposes.get(&tag) {
+            Some(Purpose::Group(_)) => Kind::Group,
+            Some(Purpose::Data { .. }) => Kind::Read,
+            _ => return,
+        };
+        // (What syncs and index writes do to others is no reason to destage fewer chunks.)
+        match self.checkpoint.phase {
+            Phase::Idle => self.pace.took(kind, us, false),
+            Phase::Destaging => self.pace.took(kind, us, true),
+            _ => {}
+        }
+    }
+
+    /// Chunks that may be destaged at once now.
+    fn destage_limit(&self) -> usize {
+        let part = |used: u64, of: u64| used * 1000 / of.max(1);
+        let journal = part(self.journal.used(), self.sb.geometry.journal_bytes);
+        let overlay = part((self.overlay.bytes + self.journal.payload()) as u64, self.cfg.overlay_bytes as u64);
+        let ck = &self.checkpoint;
+        if ck.space_awaited || !ck.now.is_empty() || !ck.next.is_empty() {
+            return self.cfg.destage_jobs;
+        }
+        self.pace.limit(journal.max(overlay), self.journal.in_flight() || !self.reads.jobs.is_empty())
+    }
+
+    fn drive_destage(&mut self, out: &mut Vec<Output>) {
+        let limit = self.destage_limit();
+        while self.checkpoint.jobs < limit {
+            let Some(key) = self.checkpoint.work.pop_front() else { break };
+            self.checkpoint.jobs += 1;
+            if !self.destage(key, out) {
+                self.checkpoint.jobs -= 1;
+            }
+            if matches!(self.state, State::Failed(_)) {
+                return;
+            }
+        }
+        if self.checkpoint.jobs == 0 && self.checkpoint.work.is_empty() {
+            self.give_adopted_back();
+            self.checkpoint.phase = Phase::Syncing;
+            self.disk_op(Purpose::Checkpoint, DiskOp::Sync, out);
+        }
+    }
+
+    /// A sync, an index write or the superblock has completed.
+    pub(crate) fn checkpoint_step_done(&mut self, out: &mut Vec<Output>) {
+        match self.checkpoint.phase {
+            Phase::Syncing => {
+                self.checkpoint.phase = Phase::Verifying;
+                self.checkpoint.verify = self.checkpoint.changed.iter().copied().collect();
+                self.drive_verify(out);
+            }
+            Phase::WritingIndex => {
+                self.checkpoint.outstanding -= 1;
+                self.drive_index(out);
+            }
+            Phase::SyncingIndex => {
+                self.checkpoint.phase = Phase::WritingSuper;
+                self.sb.half ^= 1;
+                self.sb.index_gen += 1;
+                self.sb.index_digest = {
+                    let crcs = &self.index.crcs[self.sb.half as usize];
+                    let pages = self.sb.geometry.pages_with(self.checkpoint.extensions.len());
+                    crate::format::index::digest(&crcs[..(pages as usize).min(crcs.len())])
+                };
+                self.sb.extensions = std::mem::take(&mut self.checkpoint.extensions);
+                self.sb.tail = self.checkpoint.tail;
+                self.write_superblock(Purpose::Checkpoint, out);
+            }
+            Phase::WritingSuper => self.committed(out),
+            Phase::Noting => {
+                self.durable_sb = self.sb.generation;
+                self.checkpoint.phase = Phase::Idle;
+                self.noted(out);
+            }
+            Phase::Idle | Phase::Destaging | Phase::Verifying => {}
+        }
+    }
+
+    fn drive_verify(&mut self, out: &mut Vec<Output>) {
+        while self.checkpoint.outstanding < PARALLEL {
+            let Some(slot) = self.checkpoint.verify.pop_front() else { break };
+            let Some(copy) = self.table.slots[slot as usize].as_ref().and_then(|s| s.copy) else { continue };
+            self.checkpoint.outstanding += 1;
+            let op = DiskOp::Read { off: self.sb.geometry.page_off(slot, copy), len: BLOCK_SIZE as u32 };
+            self.disk_op(Purpose::Verify(slot), op, out);
+        }
+        if self.checkpoint.outstanding == 0 {
+            self.prepare_index();
+            self.checkpoint.phase = Phase::WritingIndex;
+            self.drive_index(out);
+        }
+    }
+
+    /// A page just written must read back whole, or the journal that could repair it would go for nothing (C13).
+    pub(crate) fn page_verified(&mut self, slot: u32, result: Result<Bytes, DiskError>, out: &mut Vec<Output>) {
+        self.checkpoint.outstanding -= 1;
+        if let Some(e) = self.table.slots[slot as usize] {
+            let good = match (result, self.table.page_id((e.replica, e.chunk))) {
+                (Ok(block), Some(id)) => crate::format::page::Page::decode(&block, id, e.page_crc).is_some(),
+                (Err(_), _) => false,
+                (_, None) => true,
+            };
+            if !good {
+                return self.fail(format!("chunk page {slot} does not read back as it was written"), out);
+            }
+        }
+        self.drive_verify(out);
+    }
+
+    fn committed(&mut self, out: &mut Vec<Output>) {
+        self.durable_sb = self.sb.generation;
+        for slot in std::mem::take(&mut self.checkpoint.changed) {
+            self.table.committed[slot as usize] = self.table.slots[slot as usize].as_ref().and_then(|s| s.copy);
+        }
+        self.journal.trim(self.checkpoint.tail);
+        self.space.units.checkpointed(self.checkpoint.upto, self.checkpoint.last_read);
+        self.space.units.reap(self.oldest_read());
+        let upto = self.checkpoint.upto;
+        let emptied = self.checkpoint.emptied.freed_by(upto);
+        self.free_replicas(emptied);
+        let slots = self.space.leaving_slots.freed_by(upto);
+        self.space.free_slots.extend(slots);
+        self.reckoning.committed();
+        // Entries that this one came too early for.
+        self.checkpoint.requested |= !self.checkpoint.emptied.is_empty();
+        self.stats.checkpoints += 1;
+        self.checkpoint.space_awaited = false;
+        self.checkpoint.phase = Phase::Idle;
+        for id in std::mem::take(&mut self.checkpoint.now) {
+            out.push(Output::Done { id, result: Ok(crate::engine::Answer::Done) });
+        }
+        self.noted(out);
+    }
+
+    fn noted(&mut self, out: &mut Vec<Output>) {
+        for id in std::mem::take(&mut self.checkpoint.noting) {
+            out.push(Output::Done { id, result: Ok(crate::engine::Answer::Done) });
+        }
+    }
+
+    /// Writes the next superblock generation: durable, two copies in one write.
+    pub(crate) fn write_superblock(&mut self, pending: Purpose, out: &mut Vec<Output>) {
+        self.sb.generation += 1;
+        self.checkpoint.noting.append(&mut self.checkpoint.notes);
+        let block = Bytes::from(self.sb.encode());
+        let op = DiskOp::Write { off: self.sb.offset(), bufs: vec![block.clone(), block], durable: true };
+        self.disk_op(pending, op, out);
+    }
+}

@@ -1,0 +1,315 @@
+//! Which units belong to nothing? A chunk's page alone knows where its units are. When a page is lost for good (its replica is
+//! deleted, or a destage writes it anew) they stay allocated and nobody refers to them: orphans. How many there are follows from
+//! the index: what the bitmap says less what the slots' masks say. Which they are shows when every page has been looked at.
+//!
+//! A page that cannot be read *now* may be readable again. As long as there is one, what no other page refers to may be its
+//! own, and nothing is given away. Only when an acknowledged write has no other place left ("pressed") is such a page given up: it
+//! is written down as lost in the very checkpoint whose destages use its units, so that never two pages refer to a unit.
+
+use crate::disk::{DiskError, DiskOp};
+use crate::engine::{Output, Purpose, State, Store};
+use crate::format::index::SlotEntry;
+use crate::format::page::{NO_UNIT, Page};
+use crate::format::superblock::Superblock;
+use crate::mutant::{self, Mutant};
+use crate::overlay::Place;
+use crate::space::Units;
+use crate::table::Key;
+use crate::{CHUNK_UNITS, UNIT_BLOCKS};
+use bytes::Bytes;
+use hf_policy::BLOCK_SIZE;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A page that is read to learn its units: of which slot, which copy with which checksum, and is it the second try?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Look {
+    slot: u32,
+    copy: u8,
+    crc: u32,
+    again: bool,
+}
+
+#[derive(Default)]
+struct Run {
+    /// Slots below this one were looked at, or are being.
+    next: u32,
+    outstanding: usize,
+    /// Slots that have units and whose page could not be read: which copy, with which checksum.
+    unreadable: BTreeMap<u32, (u8, u32)>,
+}
+
+#[derive(Default)]
+pub(crate) struct Reckoning {
+    orphans: u64,
+    /// Looking would find nothing before another page is lost for good.
+    futile: bool,
+    run: Option<Run>,
+    /// Chunks whose destage waits for a unit.
+    parked: Vec<Key>,
+    /// How often this checkpoint has looked for units already.
+    tries: u32,
+    /// Units that chunks without a page may take in this checkpoint.
+    adoptable: Vec<u32>,
+    /// Slots whose page counts as lost even if it could be read again.
+    given_up: BTreeSet<u32>,
+}
+
+/// Pages read at once: in the background, and when writes wait.
+const DEPTH: usize = 1;
+const PRESSED_DEPTH: usize = 64;
+/// A page may be lost while the others are looked at: then they are looked at again, but not for ever.
+const MOST_TRIES: u32 = 8;
+/// Slots passed over in one step in the background.
+const SLOTS_A_STEP: u32 = 1 << 16;
+
+impl Reckoning {
+    /// What is owed when a disk is opened. An index whose slots claim more units than are allocated cannot be.
+    pub(crate) fn owed(units: &Units, slots: &[Option<SlotEntry>], sb: &Superblock) -> Result<Reckoning, String> {
+        let own = &sb.extensions;
+        let distinct: BTreeSet<&u32> = own.iter().collect();
+        if distinct.len() != own.len() || own.iter().any(|u| !units.is_allocated(*u)) {
+            return Err("the replica table goes on in units that it does not have".into());
+        }
+        let masks: u64 = slots.iter().flatten().map(|s| u64::from(s.units.count_ones())).sum();
+        let allocated = u64::from(units.total() - units.free());
+        Ok(Reckoning { orphans: allocated.saturating_sub(masks + own.len() as u64), ..Reckoning::default() })
+    }
+
+    pub(crate) fn orphans(&self) -> u64 {
+        self.orphans
+    }
+
+    /// Will units be found, as far as is known?
+    fn promises_units(&self) -> bool {
+        self.orphans > 0 && !self.futile
+    }
+
+    pub(crate) fn gave_up(&self, slot: u32) -> bool {
+        self.given_up.contains(&slot)
+    }
+
+    /// A unit that counted as nobody's has an owner.
+    pub(crate) fn adopted(&mut self) {
+        self.orphans = self.orphans.saturating_sub(1);
+    }
+
+    /// A checkpoint is durable.
+    pub(crate) fn committed(&mut self) {
+        self.tries = 0;
+    }
+}
+
+impl Store {
+    /// A slot's page goes for good: the units it has and `page` does not know are nobody's from then on.
+    pub(crate) fn orphaned(&mut self, slot: u32, page: &Page) {
+        self.reckoning.given_up.remove(&slot);
+        let mask = self.table.slots[slot as usize].as_ref().map_or(0, |s| s.units);
+        let lost = mask & !page.unit_mask();
+        if lost != 0 && !mutant::is(Mutant::LostUnitsForgotten) {
+            self.reckoning.orphans += u64::from(lost.count_ones());
+            self.reckoning.futile = false;
+        }
+    }
+
+    /// Is there a unit for everything that this chunk's destage places? Where its page is lost nothing was promised for the units
+    /// it had. If not it is parked until the pages have been looked through.
+    pub(crate) fn parks(&mut self, key: Key, old: &Page) -> bool {
+        let Some(c) = self.overlay.chunks.get(&key) else { return false };
+        let mut need = 0u16;
+        for (at, ov) in &c.blocks {
+            if matches!(ov.place, Place::Mem(_)) {
+                need |= 1 << (*at as usize / UNIT_BLOCKS).min(CHUNK_UNITS - 1);
+            }
+        }
+        let need = (need & !old.unit_mask() & !c.promise).count_ones();
+        let spare =
+            self.space.units.free().saturating_sub(self.space.promised_units) as usize + self.reckoning.adoptable.len();
+        let waits = self.reckoning.tries < MOST_TRIES && !mutant::is(Mutant::LostUnitsForgotten);
+        if spare >= need as usize || !waits {
+            return false;
+        }
+        self.reckoning.parked.push(key);
+        true
+    }
+
+    /// A unit for data. One that nothing was promised for may be of those that a lost page had.
+    pub(crate) fn unit_for(&mut self, promised: bool) -> Option<u32> {
+        if !promised && let Some(unit) = self.reckoning.adoptable.pop() {
+            self.reckoning.adopted();
+            self.space.units.saw(unit);
+            return Some(unit);
+        }
+        let unit = self.space.units.take()?;
+        self.space.units.settle(unit);
+        Some(unit)
+    }
+
+    /// Looks at pages, as long as there is something to find.
+    pub(crate) fn drive_reckoning(&mut self, out: &mut Vec<Output>) {
+        let pressed = !self.reckoning.parked.is_empty();
+        if self.reckoning.run.is_none() {
+            let wanted = pressed || self.reckoning.promises_units() && self.reckoning.adoptable.is_empty();
+            if !wanted || self.state != State::Serving {
+                return;
+            }
+            self.space.units.begin_reckoning();
+            self.table.extensions.iter().for_each(|u| self.space.units.saw(*u));
+            self.reckoning.run = Some(Run::default());
+        }
+        let hurry = pressed || self.checkpoint.space_awaited();
+        let mut steps = 0;
+        while let Some(run) = self.reckoning.run.as_mut() {
+            if run.outstanding >= if hurry { PRESSED_DEPTH } else { DEPTH } || (!hurry && steps == SLOTS_A_STEP) {
+                return;
+            }
+            if run.next as usize == self.table.slots.len() {
+                if run.outstanding > 0 || self.look_again(out) {
+                    return;
+                }
+                return self.end_reckoning(out);
+            }
+            let slot = run.next;
+            run.next += 1;
+            steps += 1;
+            self.look(slot, false, out);
+        }
+    }
+
+    /// What could not be read and was written anew since is looked at once more.
+    fn look_again(&mut self, out: &mut Vec<Output>) -> bool {
+        let Some(run) = self.reckoning.run.as_mut() else { return false };
+        let is_as_before = |slot: &u32, (copy, crc): &mut (u8, u32)| {
+            self.table.slots[*slot as usize].is_some_and(|e| e.copy == Some(*copy) && e.page_crc == *crc)
+        };
+        let before: Vec<u32> = run.unreadable.keys().copied().collect();
+        run.unreadable.retain(is_as_before);
+        let changed: Vec<u32> = before.into_iter().filter(|s| !run.unreadable.contains_key(s)).collect();
+        changed.into_iter().for_each(|slot| self.look(slot, false, out));
+        self.reckoning.run.as_ref().is_some_and(|r| r.outstanding > 0)
+    }
+
+    fn look(&mut self, slot: u32, again: bool, out: &mut Vec<Output>) {
+        if self.knows(slot) {
+            return;
+        }
+        let Some((copy, crc)) = self.table.slots[slot as usize].as_ref().and_then(|e| Some((e.copy?, e.page_crc)))
+        else {
+            return;
+        };
+        if let Some(run) = self.reckoning.run.as_mut() {
+            run.outstanding += 1;
+        }
+        let op = DiskOp::Read { off: self.sb.geometry.page_off(slot, copy), len: BLOCK_SIZE as u32 };
+        self.disk_op(Purpose::Reckon(Look { slot, copy, crc, again }), op, out);
+    }
+
+    /// Are the slot's units known without a look at the disk? Then they are noted.
+    fn knows(&mut self, slot: u32) -> bool {
+        let Some(e) = self.table.slots[slot as usize] else { return true };
+        if e.units == 0 {
+            return true;
+        }
+        let key = (e.replica, e.chunk);
+        // A destage has both its pages in memory; which of them a crash leaves behind is open.
+        if let Some((old, new)) =
+            self.overlay.chunks.get(&key).and_then(|c| c.destage.as_ref()).map(|d| (d.old.clone(), d.new.clone()))
+        {
+            self.saw_units(&old);
+            self.saw_units(&new);
+            return true;
+        }
+        match self.page_of(key) {
+            Ok(page) if e.units & !page.unit_mask() == 0 => {
+                self.saw_units(&page);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn saw_units(&mut self, page: &Page) {
+        page.units.iter().filter(|u| **u != NO_UNIT).for_each(|u| self.space.units.saw(*u));
+    }
+
+    /// A page was read for its units.
+    pub(crate) fn looked(&mut self, look: Look, result: Result<Bytes, DiskError>, out: &mut Vec<Output>) {
+        let Some(run) = self.reckoning.run.as_mut() else { return };
+        run.outstanding -= 1;
+        let slot = look.slot;
+        if self.knows(slot) {
+            return;
+        }
+        let Some(e) = self.table.slots[slot as usize] else { return };
+        if e.copy != Some(look.copy) || e.page_crc != look.crc {
+            return self.look(slot, false, out); // It was written anew meanwhile.
+        }
+        let page = match (result, self.table.page_id((e.replica, e.chunk))) {
+            (Ok(block), Some(id)) => Page::decode(&block, id, e.page_crc),
+            _ => None,
+        };
+        match page.filter(|_| !self.reckoning.gave_up(slot)) {
+            Some(page) => self.saw_units(&page),
+            None if !look.again => self.look(slot, true, out),
+            None => {
+                if let Some(run) = self.reckoning.run.as_mut() {
+                    run.unreadable.insert(slot, (look.copy, look.crc));
+                }
+            }
+        }
+    }
+
+    fn end_reckoning(&mut self, out: &mut Vec<Output>) {
+        let Some(run) = self.reckoning.run.take() else { return };
+        // What could not be read then may be known by now.
+        let unreadable: Vec<u32> = run.unreadable.into_keys().filter(|s| !self.knows(*s)).collect();
+        for key in self.overlay_keys() {
+            let units: Vec<u32> = self.overlay.chunks.get(&key).map(crate::overlay::Chunk::units).unwrap_or_default();
+            units.into_iter().for_each(|u| self.space.units.saw(u));
+        }
+        let found = self.space.units.end_reckoning();
+        let parked = std::mem::take(&mut self.reckoning.parked);
+        if parked.is_empty() {
+            if !unreadable.is_empty() && !mutant::is(Mutant::UnreadableUnitsGiven) {
+                self.reckoning.futile = true;
+                return;
+            }
+            self.reckoning.orphans = 0;
+            let applied = self.journal.applied;
+            found.into_iter().for_each(|u| self.space.units.release(u, applied));
+            return;
+        }
+        self.reckoning.tries += 1;
+        self.reckoning.adoptable = found;
+        for slot in unreadable {
+            self.give_up(slot, &parked);
+        }
+        for key in parked {
+            self.destage_go(key, out);
+        }
+    }
+
+    fn overlay_keys(&self) -> Vec<Key> {
+        self.overlay.chunks.iter().filter(|(_, c)| c.is_dirty()).map(|(k, _)| *k).collect()
+    }
+
+    /// The page is lost from now on, whatever a later read may say; this checkpoint writes that down.
+    fn give_up(&mut self, slot: u32, parked: &[Key]) {
+        let Some(e) = self.table.slots[slot as usize] else { return };
+        let key = (e.replica, e.chunk);
+        self.reckoning.given_up.insert(slot);
+        self.pages.cache.remove(slot);
+        if !parked.contains(&key) {
+            self.chunk_mut(key).rewrite = true;
+            self.checkpoint.add_work(key);
+        }
+    }
+
+    /// Every chunk of the checkpoint is destaged: what was left over of lost pages' units is free once it is durable, and with it
+    /// every record that may name them.
+    pub(crate) fn give_adopted_back(&mut self) {
+        let left = std::mem::take(&mut self.reckoning.adoptable);
+        self.reckoning.orphans = self.reckoning.orphans.saturating_sub(left.len() as u64);
+        let applied = self.journal.applied;
+        left.into_iter().for_each(|u| self.space.units.release(u, applied));
+    }
+}

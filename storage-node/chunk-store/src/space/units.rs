@@ -1,0 +1,307 @@
+//! Which 64 KiB units are free. A freed unit is used again only after the checkpoint that no longer refers to it is
+//! durable (C7) and every read that might still look at it has ended. The same holds for the slots and table entries of
+//! deleted replicas ([`super::Leaving`]), but for the reads.
+
+use crate::format::index::PAGE_UNITS;
+use std::collections::{BTreeSet, VecDeque};
+
+/// A unit on its way to being free.
+#[derive(Clone, Copy, Debug)]
+struct Leaver {
+    unit: u32,
+    /// Needs a checkpoint that covers the journal up to this group.
+    after_group: u64,
+    /// Set once that checkpoint is durable: reads up to this number must have ended.
+    after_read: Option<u64>,
+}
+
+/// The units' state.
+#[derive(Debug)]
+pub struct Units {
+    bits: Vec<u64>,
+    total: u32,
+    free: u32,
+    cursor: u32,
+    /// Allocated, but no chunk page refers to them yet: not written as allocated by a checkpoint, because a crash forgets
+    /// them unless a journal record names them.
+    volatile: BTreeSet<u32>,
+    pending: VecDeque<Leaver>,
+    /// The units in `pending`.
+    leaving: BTreeSet<u32>,
+    /// While pages are looked through: the units that some page is known to refer to.
+    seen: Option<Vec<u64>>,
+    /// How many of `pending` wait only for reads.
+    reapable: usize,
+    dirty_pages: BTreeSet<u32>,
+}
+
+impl Units {
+    /// All free.
+    pub fn new(total: u32) -> Units {
+        Units {
+            bits: vec![0; (total as usize).div_ceil(64)],
+            total,
+            free: total,
+            cursor: 0,
+            volatile: BTreeSet::new(),
+            pending: VecDeque::new(),
+            leaving: BTreeSet::new(),
+            seen: None,
+            reapable: 0,
+            dirty_pages: BTreeSet::new(),
+        }
+    }
+
+    /// From the checkpoint's bitmap bytes.
+    pub fn load(total: u32, bytes: &[u8]) -> Option<Units> {
+        let mut u = Units::new(total);
+        let bytes = bytes.get(..(total as usize).div_ceil(8))?;
+        for (word, eight) in u.bits.iter_mut().zip(bytes.chunks(8)) {
+            let mut le = [0; 8];
+            le[..eight.len()].copy_from_slice(eight);
+            *word = u64::from_le_bytes(le);
+        }
+        if let Some(last) = u.bits.last_mut().filter(|_| !total.is_multiple_of(64)) {
+            *last &= (1 << (total % 64)) - 1;
+        }
+        u.free = total - u.bits.iter().map(|w| w.count_ones()).sum::<u32>();
+        Some(u)
+    }
+
+    /// Units that can be allocated now.
+    pub fn free(&self) -> u32 {
+        self.free
+    }
+    /// Units that will be free after the next checkpoint.
+    pub fn pending(&self) -> u32 {
+        self.pending.len() as u32
+    }
+    /// All.
+    pub fn total(&self) -> u32 {
+        self.total
+    }
+
+    /// Is it allocated, as far as the bitmap says?
+    pub fn is_allocated(&self, unit: u32) -> bool {
+        unit < self.total && self.get(unit)
+    }
+
+    fn get(&self, i: u32) -> bool {
+        self.bits[i as usize / 64] >> (i % 64) & 1 == 1
+    }
+
+    fn set(&mut self, i: u32, on: bool) {
+        let (word, bit) = (i as usize / 64, 1u64 << (i % 64));
+        if on {
+            assert!(self.bits[word] & bit == 0, "unit {i} allocated twice");
+            self.bits[word] |= bit;
+            self.free -= 1;
+        } else {
+            assert!(self.bits[word] & bit != 0, "unit {i} freed twice");
+            self.bits[word] &= !bit;
+            self.free += 1;
+        }
+        self.dirty_pages.insert(i / PAGE_UNITS as u32);
+    }
+
+    /// Takes a free unit, near the last one taken, so that chunks written together lie together.
+    pub fn take(&mut self) -> Option<u32> {
+        if self.free == 0 {
+            return None;
+        }
+        let words = self.bits.len();
+        let start = self.cursor as usize / 64;
+        for step in 0..=words {
+            let w = (start + step) % words;
+            let mut candidates = !self.bits[w];
+            if step == 0 {
+                candidates &= u64::MAX << (self.cursor % 64);
+            }
+            if candidates != 0 {
+                let i = (w * 64) as u32 + candidates.trailing_zeros();
+                if i < self.total {
+                    self.set(i, true);
+                    self.volatile.insert(i);
+                    self.cursor = (i + 1) % self.total;
+                    return Some(i);
+                }
+            }
+        }
+        None
+    }
+
+    /// A journal record names this unit: it is in use, if it is not known to be already.
+    pub fn claim(&mut self, unit: u32) {
+        if unit < self.total && !self.get(unit) {
+            self.set(unit, true);
+            self.volatile.insert(unit);
+        }
+    }
+
+    /// Will a checkpoint give units back, or let pages know of units that only the journal names?
+    pub fn in_motion(&self) -> bool {
+        !self.pending.is_empty() || !self.volatile.is_empty()
+    }
+
+    /// Allocated, and no chunk page refers to it yet?
+    pub fn is_volatile(&self, unit: u32) -> bool {
+        self.volatile.contains(&unit)
+    }
+
+    /// A chunk page refers to it now.
+    pub fn settle(&mut self, unit: u32) {
+        self.saw(unit);
+        if self.volatile.remove(&unit) {
+            self.dirty_pages.insert(unit / PAGE_UNITS as u32);
+        }
+    }
+
+    /// Nothing will refer to it after a checkpoint that covers journal group `group`.
+    pub fn release(&mut self, unit: u32, group: u64) {
+        self.volatile.remove(&unit);
+        self.dirty_pages.insert(unit / PAGE_UNITS as u32);
+        self.leaving.insert(unit);
+        self.pending.push_back(Leaver { unit, after_group: group, after_read: None });
+    }
+
+    /// A checkpoint that covers the journal up to `group` is durable; reads up to `read` may still be looking.
+    pub fn checkpointed(&mut self, group: u64, read: u64) {
+        for p in self.pending.iter_mut().filter(|p| p.after_read.is_none() && p.after_group <= group) {
+            p.after_read = Some(read);
+            self.reapable += 1;
+        }
+    }
+
+    /// Frees what no running read can see; `oldest_read` is the oldest that runs.
+    pub fn reap(&mut self, oldest_read: u64) {
+        // Called after every input: nothing to look at unless a checkpoint has freed something.
+        if self.reapable == 0 {
+            return;
+        }
+        let mut kept = VecDeque::new();
+        while let Some(p) = self.pending.pop_front() {
+            match p.after_read {
+                Some(r) if r < oldest_read => {
+                    self.reapable -= 1;
+                    self.leaving.remove(&p.unit);
+                    self.set(p.unit, false);
+                }
+                _ => kept.push_back(p),
+            }
+        }
+        self.pending = kept;
+    }
+
+    /// Bitmap pages that changed.
+    pub fn take_dirty(&mut self) -> BTreeSet<u32> {
+        std::mem::take(&mut self.dirty_pages)
+    }
+
+    /// A bitmap page's bytes: what is allocated and referred to by a page.
+    pub fn page_bytes(&self, page: u32) -> Vec<u8> {
+        const WORDS: usize = PAGE_UNITS / 64;
+        let at = page as usize * WORDS;
+        let words = self.bits.iter().skip(at).take(WORDS);
+        let mut out: Vec<u8> = words.flat_map(|w| w.to_le_bytes()).collect();
+        out.resize(WORDS * 8, 0);
+        let first = page.saturating_mul(PAGE_UNITS as u32);
+        let all = first..first.saturating_add(PAGE_UNITS as u32);
+        for i in self.volatile.range(all.clone()).chain(self.leaving.range(all)) {
+            let i = i - first;
+            out[i as usize / 8] &= !(1 << (i % 8));
+        }
+        out
+    }
+
+    /// Pages are looked through from now on: which units do they refer to?
+    pub fn begin_reckoning(&mut self) {
+        self.seen = Some(vec![0; self.bits.len()]);
+    }
+
+    /// A page refers to this unit.
+    pub fn saw(&mut self, unit: u32) {
+        if let Some(word) = self.seen.as_mut().and_then(|s| s.get_mut(unit as usize / 64)) {
+            *word |= 1 << (unit % 64);
+        }
+    }
+
+    /// Every page was looked at: units that are allocated although nothing refers to them, nor will.
+    pub fn end_reckoning(&mut self) -> Vec<u32> {
+        let seen = self.seen.take().unwrap_or_default();
+        let mut found = Vec::new();
+        for (w, (bits, seen)) in self.bits.iter().zip(seen).enumerate() {
+            let mut left = bits & !seen;
+            while left != 0 {
+                found.push((w * 64) as u32 + left.trailing_zeros());
+                left &= left - 1;
+            }
+        }
+        found.retain(|u| !self.volatile.contains(u) && !self.leaving.contains(u));
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_freed_unit_waits_for_its_checkpoint_and_its_readers() {
+        let mut u = Units::new(3);
+        let a: Vec<_> = (0..3).map(|_| u.take().unwrap()).collect();
+        assert_eq!(u.take(), None);
+        u.release(a[1], 10);
+        u.checkpointed(9, 5);
+        u.reap(u64::MAX);
+        assert_eq!(u.take(), None, "its checkpoint has not come");
+        u.checkpointed(10, 5);
+        u.reap(5);
+        assert_eq!(u.take(), None, "read 5 may still look at it");
+        u.reap(6);
+        assert_eq!(u.take(), Some(a[1]));
+    }
+
+    #[test]
+    fn numbers_of_units_go_up_to_256_tib() {
+        let total = u32::MAX - 1;
+        let mut u = Units::new(total);
+        u.cursor = total - 2;
+        let (a, b) = (u.take().unwrap(), u.take().unwrap());
+        assert_eq!((a, b), (total - 2, total - 1));
+        assert_eq!(u.take(), Some(0), "the search begins again at the first");
+        u.settle(a);
+        u.settle(b);
+        let page = a / PAGE_UNITS as u32;
+        let bytes = u.page_bytes(page);
+        assert_eq!(bytes.len(), PAGE_UNITS / 8);
+        assert_eq!(bytes.iter().map(|b| b.count_ones()).sum::<u32>(), 2);
+        u.release(b, 1);
+        assert_eq!(u.page_bytes(page).iter().map(|b| b.count_ones()).sum::<u32>(), 1);
+    }
+
+    #[test]
+    fn what_nothing_refers_to_is_found() {
+        let mut u = Units::new(200);
+        let taken: Vec<u32> = (0..6).filter_map(|_| u.take()).collect();
+        taken[..5].iter().for_each(|i| u.settle(*i));
+        u.release(taken[4], 1);
+        u.begin_reckoning();
+        u.saw(taken[0]);
+        let late = u.take().unwrap();
+        u.settle(late);
+        assert_eq!(
+            u.end_reckoning(),
+            taken[1..4],
+            "nor one that is volatile, on its way out, or has got a page meanwhile"
+        );
+    }
+
+    #[test]
+    fn volatile_units_are_not_in_the_checkpoint() {
+        let mut u = Units::new(100);
+        let (a, b) = (u.take().unwrap(), u.take().unwrap());
+        u.settle(a);
+        let back = Units::load(100, &u.page_bytes(0)).unwrap();
+        assert!(back.get(a) && !back.get(b));
+    }
+}
