@@ -1,4 +1,5 @@
-# Two commands: `make demo` and `make test`. Both set the machine up themselves.
+# Two commands: `make demo` and `make test`; `make check` is the everyday part of the tests. Each
+# sets the machine up itself.
 SHELL := /bin/bash
 export CARGO_TARGET_DIR := $(or $(HOLDFAST_TARGET_DIR),$(HOME)/.cache/holdfast/target)
 # RocksDB: Debian's library if it is there, else the bundled C++ (slow to compile).
@@ -8,7 +9,7 @@ export ROCKSDB_INCLUDE_DIR ?= /usr/include
 endif
 HOLDFAST := $(CARGO_TARGET_DIR)/debug/holdfast
 
-.PHONY: demo test lint bench soak fuzz setup build setup-test
+.PHONY: demo test check lint bench soak fuzz setup build setup-test
 
 setup:
 	@deploy/setup.sh build
@@ -35,16 +36,23 @@ lint:
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; else echo "cargo-deny is not installed: skipped (cargo install cargo-deny)"; fi
 
+# TESTS=words: only the tests whose names contain one of them.
 test: setup-test
 	@$(MAKE) --no-print-directory test-now
 .PHONY: test-now
 test-now: lint build-now
-	HOLDFAST=$(HOLDFAST) cargo test --locked --workspace --no-fail-fast -- --show-output
-	cargo test --locked -p hf-tests --features mutants --test mutants --test growth -- --nocapture
-	cargo test --locked -p hf-repl-core --features mutants --test transcripts --test links a_broken_rule
-	cargo test --locked -p hf-meta-core --features mutants --test rules
-	cargo test --locked -p hf-store --features mutants --test mutants every_broken_rule -- --nocapture
-	cargo test --locked -p hf-store --features mutants --test order_mutants
+	HOLDFAST=$(HOLDFAST) $(CARGO_TARGET_DIR)/debug/hf-run $(TESTS)
+
+# For every change: style, unit and golden tests, 1,000 seeds of the simulator; no test of real
+# daemons, no rules broken on purpose.
+check: setup-test
+	@$(MAKE) --no-print-directory check-now
+.PHONY: check-now
+check-now:
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo test --locked --workspace --no-run --lib --bins --test all --test pure --test tidy
+	$(CARGO_TARGET_DIR)/debug/hf-run --check $(TESTS)
 
 # AGAINST=path: beside another build of the daemon, job by job in turn.
 bench: setup-test

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The main job, told as it happens: three daemons, a replicated volume, a real file system image, a node killed under a verifying load,
-# the volume used elsewhere. Leaves nothing behind. Needs: HOLDFAST (the binary), fio, libnbd-bin, qemu-utils, e2fsprogs.
+# The main job, told as it happens: three daemons, a replicated volume, a real file system image, a
+# node killed under a verifying load, the volume used elsewhere. Leaves nothing behind. Needs:
+# HOLDFAST (the binary), fio, libnbd-bin, qemu-utils, e2fsprogs.
 set -euo pipefail
 H=${HOLDFAST:-holdfast}
 D=$(mktemp -d "${TMPDIR:-/tmp}/holdfast-demo.XXXXXX")

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Coverage-guided fuzzing of every parser, SECONDS_EACH (default 600) each; new inputs go to the corpus's working copy, crashes stop it.
+# Coverage-guided fuzzing of every parser, SECONDS_EACH (default 600) each; new inputs go to the
+# corpus's working copy, crashes stop it.
 set -euo pipefail
 cd "$(dirname "$0")/fuzz"
 command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz

@@ -84,7 +84,7 @@ fn main() {
         Some("record") => return record::run(),
         _ => {}
     }
-    let c = Cluster::new(3);
+    let c = Cluster::prepared(3, |n| n.sparse = false);
     let pids: Vec<u32> = c.nodes.iter().filter_map(|n| n.pid()).collect();
     let mut table: Vec<(String, Vec<Row>)> = Vec::new();
 

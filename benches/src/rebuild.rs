@@ -13,7 +13,7 @@ const CALM: u64 = 32;
 /// Seconds in which the rate is looked for.
 const BEGIN: u64 = 10;
 
-/// What is filled, MiB.
+/// Size of the replica that is filled, in MiB.
 fn fill_mib() -> u64 {
     std::env::var("FILL_MIB").ok().and_then(|s| s.parse().ok()).unwrap_or(512)
 }
@@ -86,7 +86,7 @@ fn gauge(page: &str, name: &str) -> u64 {
 
 pub fn run() {
     // Room for the volume, what its writes replace, and a volume whose space is not given back yet.
-    let c = &Cluster::prepared(3, |n| n.disk_size = format!("{}MiB", 4 * fill_mib()));
+    let c = &Cluster::prepared(3, |n| (n.sparse, n.disk_size) = (false, format!("{}MiB", 4 * fill_mib())));
     alone(c);
     println!(
         "\n4K rand writes at 1,000 IOPS while a third replica is filled with {} MiB; p99 in µs, of one session",

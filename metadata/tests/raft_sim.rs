@@ -7,7 +7,9 @@
 //! replays one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "log_faults/mod.rs"]
 mod log_faults;
+#[path = "sim_log/mod.rs"]
 mod sim_log;
 
 use hf_meta::log::{Batch, LogError};
@@ -449,7 +451,7 @@ fn members_agree_whatever_fails_and_answered_requests_stay() {
         for seed in (first..seeds).step_by(threads as usize) {
             let r = std::panic::catch_unwind(|| run(seed));
             let r = r.unwrap_or_else(|_| {
-                panic!("seed {seed}; replay: HOLDFAST_RAFT_SEED={seed} cargo test -p hf-meta --test raft_sim")
+                panic!("seed {seed}; replay: HOLDFAST_RAFT_SEED={seed} cargo test -p hf-meta --test all raft_sim")
             });
             sum = add(sum, r);
         }

@@ -3,10 +3,12 @@
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// The binary under test: `HOLDFAST`, or the workspace's.
@@ -23,34 +25,86 @@ pub fn binary() -> PathBuf {
     p
 }
 
-/// A port nobody listens on now.
+/// A port on which nobody listens now.
 pub fn free_port() -> u16 {
     free_ports(1)
 }
 
-/// The first of `n` ports in a row nobody listens on now. Given out once per process, and from below the range that the kernel takes
-/// outgoing connections' ports from: between asking and listening nobody else gets them.
-pub fn free_ports(n: u32) -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
+/// The first of `n` ports in a row on which nobody listens now; at most [`PORTS`]. No port is given
+/// out twice on this machine while this process lives: tests run side by side in many processes.
+pub fn free_ports(n: u16) -> u16 {
+    static OURS: Mutex<Vec<PortBlock>> = Mutex::new(Vec::new());
+    let free = |first: u16| (first..first + n).all(|p| TcpListener::bind(("127.0.0.1", p)).is_ok());
+    let mut ours = OURS.lock().unwrap_or_else(|e| e.into_inner());
     loop {
-        let first = NEXT.fetch_add(n, Ordering::Relaxed).wrapping_add(std::process::id().wrapping_mul(131)) % 20_000;
-        let first = 10_000 + first as u16;
-        if (first..first + n as u16).all(|p| TcpListener::bind(("127.0.0.1", p)).is_ok()) {
+        let Some(block) = ours.last_mut().filter(|b| b.next + n <= b.end) else {
+            ours.push(PortBlock::claim());
+            continue;
+        };
+        let first = block.next;
+        block.next += n;
+        if free(first) {
             return first;
         }
     }
 }
 
-/// Waits for a condition; panics with its last words after a generous time.
+/// Ports that a process takes at once.
+pub const PORTS: u16 = 50;
+
+/// Ports that are ours alone as long as the listener lives: its abstract name is taken, in this
+/// network namespace, until the process ends.
+struct PortBlock {
+    next: u16,
+    end: u16,
+    _name: UnixListener,
+}
+
+impl PortBlock {
+    /// From 10,000 to 30,000: below the ports that the kernel gives to outgoing connections.
+    fn claim() -> PortBlock {
+        let blocks = 20_000 / u32::from(PORTS);
+        let start = std::process::id();
+        let claimed = (0..blocks).find_map(|i| {
+            let block = (start + i) % blocks;
+            let name = SocketAddr::from_abstract_name(format!("holdfast-test-ports-{block}")).unwrap();
+            let first = 10_000 + block as u16 * PORTS;
+            Some(PortBlock { next: first, end: first + PORTS, _name: UnixListener::bind_addr(&name).ok()? })
+        });
+        claimed.expect("every block of ports is taken by some test")
+    }
+}
+
+/// A wait without progress ends after this time.
+const STUCK: Duration = Duration::from_secs(120);
+/// A wait ends after this time even if the state still changes.
+const HOPELESS: Duration = Duration::from_secs(900);
+
+/// Waits for a condition. Panics with its last words when they have not changed for [`STUCK`]: a
+/// slow machine that gets on is waited for.
 pub fn until<T>(what: &str, mut f: impl FnMut() -> Result<T, String>) -> T {
-    let end = Instant::now() + Duration::from_secs(90);
+    let began = Instant::now();
+    let (mut said, mut moved) = (String::new(), began);
     loop {
         match f() {
             Ok(t) => return t,
-            Err(e) if Instant::now() > end => panic!("gave up waiting for {what}: {e}"),
-            Err(_) => std::thread::sleep(Duration::from_millis(30)),
+            Err(e) if e != said => (said, moved) = (e, Instant::now()),
+            Err(_) => {}
         }
+        if moved.elapsed() > STUCK || began.elapsed() > HOPELESS {
+            panic!("gave up waiting for {what}, after {} s: {said}", began.elapsed().as_secs());
+        }
+        // The longer it takes, the less often is asked: each question costs processor time that the daemons may need.
+        std::thread::sleep((began.elapsed() / 20).clamp(Duration::from_millis(20), Duration::from_millis(300)));
     }
+}
+
+/// Makes a directory disk's file before the daemon does, of the size that its configuration names,
+/// and without taking its space. (The daemon takes all the space of a file that it makes itself.)
+pub fn sparse_disk(dir: &Path, size: &str) {
+    let size = hf_policy::parse_size(size).unwrap();
+    std::fs::create_dir_all(dir).unwrap();
+    std::fs::File::create(dir.join("holdfast.disk")).unwrap().set_len(size).unwrap();
 }
 
 pub struct NodeProcess {
@@ -69,7 +123,11 @@ pub struct NodeProcess {
     /// The disk that its configuration names: a directory, or a block device.
     pub disk: PathBuf,
     pub disk_size: String,
-    /// Further lines of its configuration, right after those of its disk: the disk's media, more disks, labels.
+    /// The disk's file takes only the space of what is written to it, when it is a directory below
+    /// `dir` (see [`sparse_disk`]).
+    pub sparse: bool,
+    /// Further lines of its configuration, after those of its disk: the disk's media, more disks,
+    /// labels.
     pub more: String,
     /// The kernel refuses it io_uring, as a container runtime's seccomp profile does.
     pub refused: Option<crate::seccomp::Refused>,
@@ -90,6 +148,7 @@ impl NodeProcess {
             data_dir: dir.join("data"),
             disk: dir.join("disk"),
             disk_size: "512MiB".into(),
+            sparse: true,
             more: String::new(),
             refused: None,
             dir,
@@ -121,8 +180,19 @@ impl NodeProcess {
         c
     }
 
+    /// Gives the node one more disk, before its first start.
+    pub fn second_disk(&mut self, size: &str) {
+        let path = self.dir.join("disk2");
+        sparse_disk(&path, size);
+        self.more += &format!("[[disk]]\npath = \"{}\"\nsize = \"{size}\"\n", path.display());
+    }
+
     pub fn start_with(&mut self, config: &str) {
         let file = self.dir.join("node.toml");
+        let first = !file.exists() && config.contains("[[disk]]");
+        if first && self.sparse && self.disk == self.dir.join("disk") {
+            sparse_disk(&self.disk, &self.disk_size);
+        }
         std::fs::write(&file, config).unwrap();
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.join("log")).unwrap();
         let mut words = self.wrap.clone();
@@ -168,7 +238,7 @@ impl NodeProcess {
         self.child.as_ref().map(Child::id)
     }
 
-    /// SIGKILL.
+    /// Kills the daemon with SIGKILL, and waits for its end.
     pub fn kill(&mut self) {
         if let Some(mut c) = self.child.take() {
             c.kill().unwrap();
@@ -340,7 +410,7 @@ pub fn inspect(args: &[&str]) -> Value {
     v
 }
 
-/// What a node's http address answers to GET, with the status line.
+/// The answer of a node's http address to GET, with the status line.
 pub fn http_get(addr: &str, path: &str) -> Result<String, String> {
     let ask = || -> std::io::Result<String> {
         let mut s = TcpStream::connect(addr)?;

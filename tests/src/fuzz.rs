@@ -1,10 +1,12 @@
-//! What every parser must bear: bytes from anybody. One function per parser, for cargo-fuzz (`tests/fuzz`, `make fuzz`) and for the
-//! committed corpus, which `tests/tests/corpus.rs` replays. Checksums are put right first, or no fuzzer would ever get past them;
-//! what is accepted must survive being written and read again.
+//! What every parser must bear: bytes from anybody. One function per parser, for cargo-fuzz
+//! (`tests/fuzz`, `make fuzz`) and for the committed corpus, which `tests/tests/corpus.rs` replays.
+//! Checksums are put right first, or no fuzzer would ever get past them; what is accepted must
+//! survive being written and read again.
 //!
-//! Not here: HTTP (`/metrics`, `/healthz`) and HTTP/2 are read by hyper, and our handlers look at nothing but the path that the router
-//! matched; `tests/tests/bad_input.rs` throws garbage at those ports of a real daemon. Raft's own handling of a
-//! well-formed but false message is raft-rs's, and only members of the cluster are heard (`metadata/tests/raft_sim.rs`).
+//! Not here: HTTP (`/metrics`, `/healthz`) and HTTP/2 are read by hyper, and our handlers look at
+//! nothing but the path that the router matched; `tests/tests/bad_input.rs` throws garbage at those
+//! ports of a real daemon. Raft's own handling of a well-formed but false message is raft-rs's, and
+//! only members of the cluster are heard (`metadata/tests/raft_sim.rs`).
 
 mod files;
 mod messages;
@@ -244,7 +246,8 @@ fn index_page(data: &[u8]) {
     }
 }
 
-/// A disk on which these bytes lie over a formatted one, in pieces: `(block, bytes)`, each with a right checksum for a journal group.
+/// A disk on which these bytes lie over a formatted one, in pieces: `(block, bytes)`, each with a
+/// right checksum for a journal group.
 fn disk_open(data: &[u8]) {
     let mut disk = SimDisk::new(16 << 20);
     let p = FormatParams {

@@ -1,4 +1,5 @@
-//! Two small blocking NBD clients: the verifying writer's hands, and one that says exactly what it is told to.
+//! Two small blocking NBD clients: one for verified reads and writes, and one that sends exactly
+//! the bytes it is given.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -91,7 +92,7 @@ impl Nbd {
     }
 }
 
-/// A client that says exactly what it is told to.
+/// A client that sends exactly the bytes it is given.
 pub struct Wire {
     pub s: TcpStream,
     structured: bool,

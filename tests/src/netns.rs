@@ -1,5 +1,6 @@
-//! Several hosts on one machine: network namespaces on one bridge, all inside a namespace of the test's own, so that nothing of
-//! the machine's network is touched. Cuts are nft rules on the bridge: neither end notices, as with a pulled cable.
+//! Several hosts on one machine: network namespaces on one bridge, all inside a namespace of the
+//! test's own, so that nothing of the machine's network is touched. Cuts are nft rules on the
+//! bridge: neither end notices, as with a pulled cable.
 //!
 //! Needs root, iproute2 and nftables.
 
@@ -21,7 +22,7 @@ fn enter(ns: &std::fs::File) {
 }
 
 impl Hosts {
-    /// Builds them.
+    /// Builds the namespaces, the bridge and the links between them.
     pub fn new(n: usize) -> Hosts {
         static NTH: AtomicU32 = AtomicU32::new(0);
         let prefix = format!("hf{}.{}", std::process::id(), NTH.fetch_add(1, Ordering::Relaxed));
@@ -56,7 +57,7 @@ impl Hosts {
         format!("{}-{host}", self.prefix)
     }
 
-    /// What a command begins with to run on a host.
+    /// The words that a command line begins with to run on a host.
     pub fn wrap(&self, host: usize) -> Vec<String> {
         ["ip", "netns", "exec", &self.name(host)].map(String::from).to_vec()
     }
@@ -78,7 +79,8 @@ impl Hosts {
         self.on(0, &["nft", &format!("flush chain bridge f forward{rules}")]);
     }
 
-    /// What a host sends is limited to so many kbit/s, with a queue of 200 ms, or not any more.
+    /// Limits what a host sends to a rate in kbit/s, with a queue of 200 ms; `None` lifts the
+    /// limit.
     pub fn rate(&self, host: usize, kbit: Option<u64>) {
         let args = ["tc", "qdisc", "del", "dev", "eth0", "root"];
         let _ = std::process::Command::new("ip").args(["netns", "exec", &self.name(host)]).args(args).output();
@@ -103,7 +105,7 @@ impl Hosts {
         })
     }
 
-    /// Bytes a second of plain TCP from one host to another, over so many bytes.
+    /// Throughput of plain TCP from one host to another over `bytes` bytes, in bytes per second.
     pub fn plain_tcp(&self, from: usize, to: usize, bytes: usize) -> f64 {
         let listener = self.inside(from, || std::net::TcpListener::bind((Hosts::addr(from), 0)).unwrap());
         let addr = listener.local_addr().unwrap();

@@ -1,4 +1,5 @@
-//! Volumes whose only replica is on another host than the one that has them attached: everything that is read crosses a link.
+//! Volumes whose only replica is on another host than the one that has them attached: everything
+//! that is read crosses a link.
 
 use crate::cluster::{Cluster, tool_ok};
 use crate::nbd::Nbd;
@@ -11,7 +12,8 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// So many volumes, `v0` and on, of `size` bytes, full of data: the volume's number and one in every byte.
+    /// Makes `volumes` volumes, `v0` and on, of `size` bytes, and fills them: every byte is the
+    /// volume's number plus one.
     pub fn new(volumes: usize, size: usize) -> Remote {
         let hosts = Hosts::new(3);
         let mut i = 0;
@@ -54,7 +56,8 @@ impl Remote {
         (self.metric(1, "holdfast_volume_resends_total"), self.metric(1, "holdfast_link_received_bytes_total"))
     }
 
-    /// Bytes a second at which so many connections read the first `bytes` of `v0` together, 64 KiB at a time each.
+    /// Throughput in bytes per second when `connections` connections read the first `bytes` of `v0`
+    /// together, each 64 KiB at a time.
     pub fn read_together(&self, bytes: u64, connections: u64) -> f64 {
         const PIECE: u64 = 64 << 10;
         let began = std::time::Instant::now();

@@ -1,4 +1,5 @@
-//! A process that is refused a system call: io_uring, as Docker's default seccomp profile refuses it, or one that fails.
+//! A process that is refused a system call: io_uring, as Docker's default seccomp profile refuses
+//! it, or one that fails.
 
 use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter, sock_fprog};
 

@@ -1,5 +1,6 @@
-//! A user of a volume whose every operation is written down and judged by the history checker: unique tags in every sector, reads,
-//! writes and trims over a few hot blocks in several chunks, some requests of two blocks, also across the border of two chunks.
+//! A user of a volume whose every operation is written down and judged by the history checker:
+//! unique tags in every sector, reads, writes and trims over a few hot blocks in several chunks,
+//! some requests of two blocks, also across the border of two chunks.
 
 use crate::check::register::History;
 use crate::nbd::Nbd;
@@ -14,7 +15,7 @@ const GROUP: u64 = 4;
 /// From one group to the next, bytes: every second one lies across the border of two chunks.
 const APART: u64 = 512 << 10;
 
-/// What all users of one volume saw.
+/// The observations of all users of one volume, and the judge of them.
 pub struct Witness {
     history: Mutex<History>,
     origin: Instant,
@@ -31,7 +32,7 @@ impl Default for Witness {
     }
 }
 
-/// How a user's work ended.
+/// How one user's work ended.
 #[derive(Debug, Default)]
 pub struct Worked {
     /// The longest that one operation took.
@@ -42,7 +43,8 @@ pub struct Worked {
     pub failed: Option<String>,
 }
 
-/// Tells users to stop when it goes: also when the test fails among them, which would wait for them for ever otherwise.
+/// Tells the users to stop when it is dropped: also when the test fails between them, which would
+/// otherwise wait for them for ever.
 pub struct StopAtEnd<'a>(pub &'a AtomicBool);
 
 impl Drop for StopAtEnd<'_> {
@@ -56,7 +58,7 @@ pub fn failures(users: &[Worked]) -> usize {
     users.iter().filter(|u| u.failed.is_some()).count()
 }
 
-/// Users whose attachment stood all along: not one of their operations may have failed.
+/// For users whose attachment was never taken away: none of their operations may have failed.
 pub fn nothing_failed(users: &[Worked], context: &str) {
     let all: Vec<&str> = users.iter().filter_map(|u| u.failed.as_deref()).collect();
     assert!(all.is_empty(), "{context}: a user saw a failure: {all:?}");
@@ -72,7 +74,8 @@ fn tag_of(b: &[u8]) -> u64 {
 }
 
 impl Witness {
-    /// Of blocks around a place in the volume, of which some lie on both sides of it; from 1 MiB before it to 3 MiB behind it.
+    /// A witness of blocks on both sides of `place` in the volume, from 1 MiB before it to 3 MiB
+    /// after it.
     pub fn around(place: u64) -> Witness {
         let base = place - 2 * APART - GROUP / 2 * 4096;
         let zero = || AtomicU64::new(0);
@@ -100,7 +103,7 @@ impl Witness {
         (h.writes, h.reads)
     }
 
-    /// Is all that was seen what one register per block could have shown?
+    /// Fails unless one register per block could have shown all observations.
     pub fn judge(&self, context: &str) {
         self.history.lock().unwrap().check().unwrap_or_else(|e| panic!("{context}: {e}"));
     }
@@ -163,8 +166,9 @@ pub fn percentile(of: &mut [Duration], p: f64) -> u128 {
     of.get(at).map_or(0, Duration::as_millis)
 }
 
-/// Says whether a measured wait keeps the limit that a quiet machine has to keep. A loaded one may miss it, and fails nothing; ten times
-/// the limit, and 10 s at least, is no load: something waits for what does not come.
+/// Says whether a measured wait keeps the limit that a quiet machine has to keep. A loaded one may
+/// miss it, and fails nothing; ten times the limit, and 10 s at least, is no load: something waits
+/// for what does not come.
 pub fn limit(what: &str, worst_ms: u128, limit_ms: u128) {
     let kept = if worst_ms < limit_ms { "kept" } else { "NOT KEPT on this machine, now" };
     println!("limit of {what}: {worst_ms} ms of {limit_ms} ms: {kept}");

@@ -1,5 +1,5 @@
-//! Sectors that a disk cannot read any more, under real daemons: each costs the block that lies there and nothing beside it, whatever
-//! size clients read in and whoever is filled from that disk.
+//! Sectors that a disk can no longer read, under real daemons. Each costs the block in it and no
+//! other, for every size of client reads and for every replica that is filled from that disk.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::{Cluster, http_get, inspect, until};
@@ -48,7 +48,7 @@ impl Disks {
         for (node, i) in bad {
             let file = self.c.nodes[*node].dir.join("platters").join(FILE);
             let places = find(&file, *i..*i + 1);
-            // (What is left of it in the journal is not looked at again: it was destaged.)
+            // (Its copy in the journal is not read again: it was destaged.)
             let at = *places.last().expect("the block is on that disk");
             self.fs[*node].unreadable(FILE, at);
         }
@@ -84,7 +84,7 @@ impl Disks {
         (at, (64 << 10) + of(last, "at") + of(last, "bytes"))
     }
 
-    /// The sum of a metric over what it is labelled with.
+    /// The sum of a metric over all its labels.
     fn metric(&self, node: usize, name: &str) -> u64 {
         let page = http_get(&self.c.nodes[node].http, "/metrics").unwrap_or_default();
         let lines = page.lines().filter(|l| l.starts_with(&format!("{name}{{")));
@@ -99,7 +99,8 @@ impl Drop for Disks {
     }
 }
 
-/// Reads all of it in pieces of a mebibyte; blocks that cannot be had are found by halving. None may be anything but itself.
+/// Reads all of it in pieces of a mebibyte; blocks that cannot be had are found by halving. None
+/// may be anything but itself.
 fn lost(nbd: &mut Nbd) -> Vec<u64> {
     let (mut todo, mut lost) = (vec![(0, 256), (256, 256), (512, 256), (768, 256)], Vec::new());
     while let Some((at, n)) = todo.pop() {
@@ -131,14 +132,16 @@ fn bad_sectors_on_every_disk_cost_nothing_as_long_as_each_block_is_whole_somewhe
     d.c.ok(&["volume", "set", "v", "read_from=local"]);
     let bad = || (0..2).map(|n| d.metric(n, "holdfast_disk_bad_blocks_total")).collect::<Vec<_>>();
     assert_eq!(lost(&mut d.connect("v")), [] as [u64; 0], "a read over damage on both sides is put together from both");
-    // What the reading node lacked was written again there, and so can be read; of the other's it was asked for what it has.
+    // The reading node's lost blocks were written again there, so they can be read. Of the other
+    // node's blocks only those were asked for that it still has.
     until("the repairs", || {
         let left = d.fs[0].left_unreadable();
         if left == 0 { Ok(()) } else { Err(format!("{left} sectors of n1 are not written again")) }
     });
     // (A read that takes long is sent again, and counts again.)
     assert!((3..30).contains(&bad()[0]), "counted on the disk they are on, one by one: {:?}", bad());
-    // A third replica is filled from these two, with every block from whoever has it; then it is all there is.
+    // A third replica is filled from these two, each block from the one that has it; then the two
+    // are taken away.
     d.damage(&[(0, 700), (1, 710)]);
     until("attach", || d.c.cli(&["volume", "attach", "v", "--node", "n1", "--force"]));
     d.c.ok(&["volume", "set", "v", "replicas=1", "min_replicas=1", "nodes=n3"]);
@@ -175,7 +178,7 @@ fn a_volume_of_one_replica_loses_what_cannot_be_read_and_nothing_beside_it_also_
     });
     let mut nbd = d.connect("v");
     assert_eq!(lost(&mut nbd), [5, 300, 301], "lost there too, and still no other");
-    // What is written is there.
+    // All that was written is there.
     for i in [5, 300, 301] {
         nbd.write(i * 4096, &block(i)).unwrap();
     }
@@ -183,8 +186,9 @@ fn a_volume_of_one_replica_loses_what_cannot_be_read_and_nothing_beside_it_also_
     println!("3 sectors of a volume's only replica could not be read: 3 blocks lost, and no more after it moved");
 }
 
-/// Nobody reads the volume: the scrub that its policy asks for finds what a disk cannot read any more, mends it, and the disk, which has
-/// met more than it may, is emptied onto the node that has none of it yet.
+/// Nobody reads the volume: the scrub that its policy asks for finds what a disk cannot read any
+/// more, mends it, and the disk, which has met more than it may, is emptied onto the node that has
+/// none of it yet.
 #[test]
 fn a_scheduled_scrub_finds_a_failing_disk_which_is_emptied() {
     let mut d = Disks::new(4);
@@ -212,8 +216,9 @@ fn a_scheduled_scrub_finds_a_failing_disk_which_is_emptied() {
     );
 }
 
-/// Sectors of the journal: what is in force there is this replica's only copy, so a disk that cannot read it is given up, and its replicas
-/// are made anew elsewhere. One that is not in force costs nothing.
+/// Sectors of the journal: what is in force there is this replica's only copy, so a disk that
+/// cannot read it is given up, and its replicas are made anew elsewhere. One that is not in force
+/// costs nothing.
 #[test]
 fn an_unreadable_journal_costs_the_disk_only_where_it_is_in_force() {
     let mut d = Disks::new(3);

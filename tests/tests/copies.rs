@@ -1,6 +1,8 @@
-//! A payload's bytes stay where the socket's reader put them: the very same memory is sent to other replicas and written to the
-//! journal or the disk. Shown by address, through the real coordinator, replica and store. (The reader itself puts them into a
-//! buffer that the disk can take, `replication/src/link.rs` and `storage-node/reactor/src/export/driver.rs`: the one copy there is.)
+//! A payload's bytes stay where the socket's reader put them: the very same memory is sent to other
+//! replicas and written to the journal or the disk. Shown by address, through the real coordinator,
+//! replica and store. (The reader itself puts them into a buffer that the disk can take,
+//! `replication/src/link.rs` and `storage-node/reactor/src/export/driver.rs`: the one copy there
+//! is.)
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "../../replication/core/tests/common/mod.rs"]

@@ -1,4 +1,5 @@
-//! The fuzzers' committed corpus, replayed: every input that ever reached something new, and every one that ever crashed.
+//! The fuzzers' committed corpus, replayed: every input that ever reached something new, and every
+//! one that ever crashed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::fuzz::TARGETS;
@@ -15,7 +16,7 @@ fn every_parser_bears_its_corpus() {
             .collect();
         for f in &files {
             let data = std::fs::read(f).unwrap();
-            // The file's name is in the panic's way out, for whoever looks for it.
+            // (The message names the file.)
             let ran = std::panic::catch_unwind(|| run(&data));
             assert!(ran.is_ok(), "{name} does not bear {}", f.display());
             // And damaged a little everywhere.
@@ -36,8 +37,9 @@ fn every_parser_bears_its_corpus() {
     }
 }
 
-/// What ten minutes of fuzzing found to reach each place in a parser, or a part of it: inputs in a row, each behind its length (two bytes,
-/// little endian). Made by `-set_cover_merge=1` of the fuzzers' working corpora.
+/// What ten minutes of fuzzing found to reach each place in a parser, or a part of it: inputs in a
+/// row, each behind its length (two bytes, little endian). Made by `-set_cover_merge=1` of the
+/// fuzzers' working corpora.
 fn found(pack: &Path) -> Vec<Vec<u8>> {
     let bytes = std::fs::read(pack).unwrap_or_else(|e| panic!("{}: {e}", pack.display()));
     let (mut left, mut all) = (&bytes[..], Vec::new());
@@ -50,7 +52,8 @@ fn found(pack: &Path) -> Vec<Vec<u8>> {
     all
 }
 
-/// What is replayed here is what is fuzzed: every target has its file, which names it, and its entry in the fuzzers' manifest.
+/// What is replayed here is what is fuzzed: every target has its file, which names it, and its
+/// entry in the fuzzers' manifest.
 #[test]
 fn every_target_is_fuzzed() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");

@@ -1,5 +1,5 @@
-//! Bits rot on real disks' files: what is bad is served from another replica and made good at once; with no copy left it is
-//! EIO, never zeros or old data.
+//! Bits rot in the files of real disks. A bad block is served from another replica and repaired at
+//! once; with no good copy left the read fails with EIO and never returns zeroes or old data.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::{Cluster, inspect, run, tool_ok, until};
@@ -84,7 +84,7 @@ fn rotten_blocks_are_served_from_elsewhere_and_healed_and_never_passed_off() {
         assert_eq!(nbd.read(i * 4096, 4096).unwrap_err().raw_os_error(), Some(libc::EIO), "block {i}");
     }
     assert!(nbd.read(1004 * 4096, 4096).unwrap() == block(1004));
-    // What was read is whole again on the reading node.
+    // The blocks that were read are whole again on the reading node.
     until("the repairs", || {
         let n = metric(&c, 0, "holdfast_volume_repaired_blocks_total");
         if n >= 400 { Ok(()) } else { Err(format!("{n} of 400 repaired")) }
@@ -130,13 +130,15 @@ fn rotten_blocks_are_served_from_elsewhere_and_healed_and_never_passed_off() {
     );
 }
 
-/// The pages of a replica rot, and so the versions and checksums of all its blocks. Whoever takes the volume up next must not conclude from
-/// that that anything is lost: everything is served from elsewhere, and mended within the same attachment.
+/// A replica's pages rot, and with them the versions and checksums of all its blocks. The next
+/// coordinator must not conclude that anything is lost: everything is served from other replicas
+/// and repaired within the same attachment.
 #[test]
 fn rotten_chunk_pages_take_nothing_with_them_and_are_healed() {
     let mut c = Cluster::new(3);
     let nbd = written(&c);
-    // n1, which has it attached, dies in the middle of things: what it wrote last must be compared by whoever comes.
+    // n1 has the volume attached and dies with writes in flight: the next coordinator must compare
+    // the last ones.
     c.nodes[0].kill();
     drop(nbd);
     c.nodes[1].stop();

@@ -1,5 +1,6 @@
-//! The daemon and its client as an operator meets them: configuration and who wins, what is refused at start, what happens
-//! when a step is cut short and repeated, errors for machines, events as they happen.
+//! The daemon and its client as an operator meets them: which configuration wins, what the daemon
+//! refuses at start, steps that are cut short and repeated, errors for machines, events as they
+//! happen.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_meta_proto::pb::{self, api_client::ApiClient};
@@ -37,7 +38,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     let s: Value =
         serde_json::from_str(&run(&["--endpoint", &flag_api, "node", "list", "-o", "json"]).unwrap()).unwrap();
     assert!(s.to_string().contains("of-the-environment") && !s.to_string().contains("of-the-file"), "{s}");
-    // What only the file says holds too; what the environment replaced is not there.
+    // The file's own values hold too; those that the environment replaced are not used.
     TcpStream::connect(&n.nbd).unwrap();
     assert!(http_get(&env_http, "/healthz").unwrap().starts_with("HTTP/1.1 200"));
     assert!(
@@ -223,7 +224,7 @@ fn a_repeated_request_has_the_first_ones_outcome() {
     }
     assert_eq!(volumes().len(), 0);
     assert!(delete(1, 0x400).unwrap_err().contains("no volume v"));
-    // A late repetition does not touch what has the name now.
+    // A late repetition does not touch the volume that has the name now.
     create(0, 0x500, "32MiB").unwrap();
     delete(1, 0x300).unwrap();
     create(2, 0x100, "64MiB").unwrap();
@@ -253,7 +254,7 @@ fn errors_are_json_when_json_was_asked_for() {
     assert!(e["error"].as_str().unwrap().contains("no volume nope"));
     let (code, stderr, _) = out(&["volume", "show", "nope"]);
     assert_eq!((code, stderr.starts_with("holdfast: ")), (Some(3), true), "{stderr}");
-    // What the command line itself refuses, wherever the wish for JSON stands.
+    // The command line's own refusals, wherever `-o json` stands.
     for args in
         [&["volume", "shwo", "v", "-o", "json"][..], &["--output=json", "volume", "show"], &["-ojson", "--what"]]
     {
@@ -344,8 +345,8 @@ fn disk_says(c: &Cluster, what: &[&str]) {
     });
 }
 
-/// Its bytes are gone, not only its mount: it is never formatted by itself, takes part again when an operator adds it, and holds
-/// everything again then.
+/// Its bytes are gone, not only its mount: it is never formatted by itself, takes part again when
+/// an operator adds it, and holds everything again then.
 #[test]
 fn a_wiped_disk_is_told_and_serves_again_once_it_is_added() {
     let mut c = Cluster::new(3);
@@ -402,8 +403,8 @@ fn disks_that_were_exchanged_are_told_and_serve_when_they_are_back() {
     });
 }
 
-/// C11: what a crashed process left in the page cache may never reach the media, so a disk whose file system cannot be synced is not
-/// used, and loses nothing by that.
+/// C11: data that a crashed process left in the page cache may never reach the media. So a disk
+/// whose file system cannot be synced is not used, and loses nothing by that.
 #[test]
 fn a_disk_is_not_trusted_before_its_file_system_is_synced() {
     let mut c = Cluster::new(1);
@@ -423,7 +424,8 @@ fn a_disk_is_not_trusted_before_its_file_system_is_synced() {
     assert_eq!(nbd.read(4096, 4096).unwrap(), vec![7; 4096]);
 }
 
-/// Its log is gone, its identity is not: it must not vote as if it had never voted, whoever leads or not.
+/// A node whose log is gone and whose identity is not must not vote as if it had never voted, with
+/// or without a leader.
 #[test]
 fn a_voter_whose_metadata_is_gone_does_not_begin_anew() {
     let mut c = Cluster::new(3);

@@ -1,21 +1,14 @@
-//! `make demo`, run whole: what it tells stands in its lines, and it leaves nothing behind, also when it fails half-way.
+//! `make demo`, run whole: it tells its story in these lines, and leaves nothing behind, also when
+//! it fails half-way.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use hf_tests::cluster::binary;
-use std::net::TcpListener;
+use hf_tests::cluster::{binary, free_ports};
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// A base so that the demo's ports (base + 10·node + 0..2, four nodes) are free now.
+/// The base of the demo's ports: base + 10 · node + 0..2, four nodes.
 fn ports() -> u16 {
-    let offset = std::process::id() * 53;
-    (0..400)
-        .map(|i| 10_000 + ((offset + i * 50) % 20_000) as u16)
-        .find(|base| {
-            let all = (1..=4).flat_map(|n| (0..3).map(move |k| base + n * 10 + k));
-            all.map(|port| TcpListener::bind(("127.0.0.1", port))).all(|l| l.is_ok())
-        })
-        .unwrap()
+    free_ports(43)
 }
 
 fn demo(binary: &Path, dir: &Path, patience: &str) -> Output {

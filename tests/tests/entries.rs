@@ -1,12 +1,12 @@
-//! Many small volumes on small disks, on real daemons: the table of replicas grows when it is full; where it may not, a create is
-//! refused at once and with the number, and nothing stays half made.
+//! Many small volumes on small disks, on real daemons: the table of replicas grows when it is full;
+//! where it may not, a create is refused at once and with the number, and nothing stays half made.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::{Cluster, http_get, until};
 use hf_tests::nbd::Nbd;
 use serde_json::Value;
 
-/// Every disk under 16 GiB has so many entries before its table grows.
+/// Replica entries of every disk under 16 GiB before its table grows.
 const ENTRIES: u64 = 64;
 
 fn disk(c: &Cluster) -> Value {

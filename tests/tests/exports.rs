@@ -13,9 +13,7 @@ fn connect(c: &Cluster, node: usize, volume: &str) -> Nbd {
 fn a_volume_whose_local_replica_moved_to_another_reactor_takes_new_connections() {
     let c = Cluster::prepared(1, |n| {
         n.env.push(("HOLDFAST_REACTORS".into(), "2".into()));
-        let second = n.dir.join("disk2");
-        std::fs::create_dir_all(&second).unwrap();
-        n.more = format!("[[disk]]\npath = \"{}\"\nsize = \"512MiB\"\n", second.display());
+        n.second_disk("512MiB");
     });
     c.ok(&["volume", "create", "v", "size=16MiB", "replicas=1"]);
     c.ok(&["volume", "attach", "v", "--node", "n1"]);

@@ -1,10 +1,11 @@
-//! Clients that ask for much and finish nothing, and connections without end: what others of the same node notice of it.
-//!
-//! Times are printed, and asserted at ten times and more of what is promised: the machine may be busy.
+//! Clients that ask for much and finish nothing, and connections without end: how much other
+//! clients of the same node notice. Times are printed; a test fails only at ten times the promised
+//! time, because the machine may be busy.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::{Cluster, descriptors, http_get, until};
 use hf_tests::nbd::{Nbd, Wire};
+use hf_tests::user::limit;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
@@ -50,7 +51,7 @@ fn wires(c: &Cluster, volume: &str, n: usize, structured: bool) -> Vec<Wire> {
     (0..n).map(|_| Wire::go(&c.nodes[0].nbd, volume, structured).unwrap()).collect()
 }
 
-/// Waits until the node has begun all that it can of what was asked: the rest waits for memory.
+/// Waits until the node has begun every request for which there is memory.
 fn settled(c: &Cluster, least: u64) {
     until("the node to have nothing to do", || {
         let page = http_get(&c.nodes[0].http, "/metrics").unwrap();
@@ -73,7 +74,7 @@ fn pour(w: &mut Wire, mut bytes: u64) -> u64 {
     sent
 }
 
-/// What a client of a volume waits for each kind of request; none may take long.
+/// Measures how long a client of a volume waits for each kind of request.
 fn nobody_waits(c: &Cluster, volume: &str, why: &str) {
     let began = Instant::now();
     let mut one = connect(c, volume);
@@ -90,7 +91,7 @@ fn nobody_waits(c: &Cluster, volume: &str, why: &str) {
     println!("{why}: {said:.1?}");
     for (what, took) in said {
         let most = if what == "32 MiB" { 2500 } else { 1000 };
-        assert!(took < Duration::from_millis(most), "{why}: {what} waited {took:?}");
+        limit(&format!("{why}: {what}"), took.as_millis(), most);
     }
 }
 
@@ -173,7 +174,8 @@ fn all_read(w: &mut Wire, fill: &[u8]) {
     }
 }
 
-/// Ten volumes with unread reads of 32 MiB: the node's budget holds, and what was used comes back to the system.
+/// Ten volumes with unread reads of 32 MiB: the node's budget holds, and the memory is given back
+/// to the system.
 #[test]
 fn payload_memory_has_a_bound_for_the_node_and_is_given_back() {
     let c = Cluster::prepared(1, |n| {
@@ -233,7 +235,7 @@ fn silent_peers_delay_nobody() {
             println!("{} silent peers: a client waited {worst:?} at the most", held.len());
         }
     }
-    assert!(worst < Duration::from_secs(5), "{worst:?}");
+    limit("a client beside silent peers", worst.as_millis(), 5_000);
     let page = http_get(&c.nodes[0].http, "/metrics").unwrap();
     let value = |name: &str| {
         let line = page.lines().find_map(|l| l.strip_prefix(&format!("holdfast_{name}{{listener=\"nbd\"}} ")));
@@ -259,7 +261,8 @@ fn latency(nbd: &mut Nbd, n: usize) -> (u64, u64) {
     (all[n / 2], all[n * 99 / 100])
 }
 
-/// Thousands of connections to one volume, and all of them leaving at once: what it costs the others.
+/// The cost to other clients when thousands of connections are open to one volume, and when all of
+/// them leave at once.
 #[test]
 fn thousands_of_connections_cost_others_little() {
     let c = Cluster::new(1);
@@ -283,8 +286,8 @@ fn thousands_of_connections_cost_others_little() {
     println!(
         "{n} connections came in {came:?}, the first request took {request:?}; another volume's read: {alone:?} µs alone, {beside:?} beside"
     );
-    assert!(request < Duration::from_secs(1), "{request:?}");
-    assert!(beside.1 < alone.1 + 10_000, "{alone:?} {beside:?}");
+    limit("the first request", request.as_millis(), 1_000);
+    limit("another volume's read, beyond what it waits alone", u128::from(beside.1.saturating_sub(alone.1) / 1000), 10);
     // All leave at once, by a goodbye, a half-close or a reset, and newcomers come behind them.
     for (i, nbd) in first.iter_mut().enumerate() {
         match i % 2 {
@@ -295,7 +298,7 @@ fn thousands_of_connections_cost_others_little() {
     let began = Instant::now();
     connect(&c, "v").write(0, &[2; 4096]).unwrap();
     println!("a newcomer behind {n} that leave: {:?}", began.elapsed());
-    assert!(began.elapsed() < Duration::from_secs(5));
+    limit("a newcomer behind those that leave", began.elapsed().as_millis(), 5_000);
     drop(first);
     until("all connections to end", || match metric(&c, "nbd_connections{}") {
         1 => Ok(()),

@@ -1,5 +1,6 @@
-//! SIGSTOP and SIGCONT of replicas, of the coordinator's node and of the metadata leader, each of them also where a node is two of these,
-//! under a user whose every operation is judged by the history checker; how long the user waits is printed.
+//! Replicas, the coordinator's node and the metadata leader are stopped (SIGSTOP) and continued,
+//! also where one node is two of these, under a user whose every operation the history checker
+//! judges. The user's waits are printed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::{Cluster, until};
@@ -35,7 +36,8 @@ fn whole(c: &Cluster) {
     });
 }
 
-/// A user of the volume on `home` works while another node is stopped, until `over`; how long its longest operation took.
+/// A user of the volume on `home` works while another node is stopped, until `over`; how long its
+/// longest operation took.
 fn freeze_while(c: &Cluster, w: &Witness, (home, victim): (usize, usize), over: impl Fn()) -> Duration {
     let mut nbd = connect(c, home);
     let stop = AtomicBool::new(false);
@@ -63,7 +65,8 @@ fn frozen_replicas_cost_a_bounded_wait_and_no_truth() {
     let w = Witness::default();
     let (mut waits, mut led) = (Vec::new(), Vec::new());
     for round in 0..rounds {
-        // Of who leads the metadata, and must be replaced before anybody can be dropped, and of who does not.
+        // In turn the node that leads the metadata, which must be replaced before any replica can
+        // be dropped, and one that does not lead.
         let leads = c.leader();
         let home = (leads + 1 + round / 2 % 2) % 3;
         let victim = if round % 2 == 0 { leads } else { 3 - leads - home };
@@ -88,7 +91,8 @@ fn frozen_replicas_cost_a_bounded_wait_and_no_truth() {
     }
 }
 
-/// The metadata's leader is stopped where it holds nothing of the volume: another one leads, and whoever uses the volume notices nothing.
+/// The metadata leader is stopped while it holds nothing of the volume: another node leads, and the
+/// volume's user notices nothing.
 #[test]
 fn a_frozen_metadata_leader_disturbs_no_volume_beside_it() {
     let c = Cluster::new(3);
@@ -133,7 +137,8 @@ fn a_frozen_coordinator_that_wakes_after_a_take_over_serves_nothing_old() {
     let w = Witness::default();
     let (mut took, mut led) = (Vec::new(), Vec::new());
     for round in 0..rounds {
-        // By leases, and without them; from who leads the metadata, and from who does not.
+        // With leases and without them; from a node that leads the metadata and from one that does
+        // not.
         c.ok(&["volume", "set", "v", &format!("strict_reads={}", round % 4 >= 2)]);
         let leads = c.leader();
         let old = if round % 2 == 0 { leads } else { (leads + 1) % 3 };
@@ -175,7 +180,8 @@ fn a_frozen_coordinator_that_wakes_after_a_take_over_serves_nothing_old() {
     }
 }
 
-/// Reads need their leases: who can give none any more must not hold them up, also where nothing is written.
+/// Reads need leases: a replica that can no longer give any must not hold them up, even if nothing
+/// is written.
 #[test]
 fn a_volume_that_is_only_read_goes_on_when_replicas_die_or_freeze() {
     let mut c = Cluster::new(3);

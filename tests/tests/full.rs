@@ -1,6 +1,6 @@
-//! Small file systems that something else fills to the last byte, with a node's metadata and its disk on each: clients notice
-//! nothing, the metadata goes on from its reserve, a restart works, and what was given up comes back when there is space. On one node, and
-//! on three at once.
+//! Small file systems that something else fills to the last byte, each with a node's metadata and
+//! its disk. Clients notice nothing, the metadata goes on from its reserve, a restart works, and
+//! the reserve returns when there is space. On one node, and on three at once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::{Cluster, LoopDevice, http_get, tool, tool_ok, until};
@@ -105,7 +105,8 @@ fn full_on_all(nodes: usize) {
             });
             assert!(health(&n.http).unwrap().contains("almost full"));
         }
-        // Everything the volume may hold fits, whatever the file system says: its disk's space was taken when it was made.
+        // Everything the volume may hold fits, whatever the file system says: its disk's space was
+        // taken when it was made.
         let mut n = connect(&c);
         for i in 24..32 {
             n.write(i << 20, &vec![i as u8; 1 << 20]).unwrap();

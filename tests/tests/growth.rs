@@ -1,4 +1,5 @@
-//! Volumes of several shards that grow under faults: seeds of a simulator of their own, and what it notices when a rule is broken.
+//! Volumes of several shards that grow under faults: seeds of a simulator of their own. With a
+//! broken rule, some seed must fail.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::sim::growth::{Grown, run};
@@ -9,7 +10,7 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|s| s.parse().ok())
 }
 
-/// `HOLDFAST_GROWTH_SEEDS=n`, `HOLDFAST_GROWTH_SEED=s`.
+/// `HOLDFAST_GROWTH_SEEDS=n` runs seeds 0..n; `HOLDFAST_GROWTH_SEED=s` replays one.
 #[test]
 fn what_a_volume_has_stays_usable_while_it_grows_under_faults() {
     if let Some(seed) = number("HOLDFAST_GROWTH_SEED") {
@@ -20,7 +21,7 @@ fn what_a_volume_has_stays_usable_while_it_grows_under_faults() {
     let mut total = Grown::default();
     for seed in 0..seeds {
         let g = run(seed, STEPS).unwrap_or_else(|e| {
-            panic!("seed {seed}: {e}\nreplay: HOLDFAST_GROWTH_SEED={seed} cargo test -p hf-tests --test growth")
+            panic!("seed {seed}: {e}\nreplay: HOLDFAST_GROWTH_SEED={seed} cargo test -p hf-tests --test pure growth")
         });
         total.growths += g.growths;
         total.crashes += g.crashes;

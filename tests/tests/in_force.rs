@@ -1,6 +1,7 @@
-//! An answer to a change of a volume means that the attached node obeys: its next client sees the new size, and no write is acknowledged
-//! after `read_only`. If that node is silent the answer says so (exit code 6), and it obeys before it serves again. A volume grows over a
-//! shard's border though a node is lost in that moment. All on real daemons.
+//! An answer to a change of a volume means that the attached node obeys: its next client sees the
+//! new size, and no write is acknowledged after `read_only`. If that node is silent the answer says
+//! so (exit code 6), and it obeys before it serves again. A volume grows over a shard's border
+//! though a node is lost in that moment. All on real daemons.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::{Cluster, http_get, run, until};
@@ -98,8 +99,8 @@ fn no_write_is_acknowledged_after_read_only() {
     }
 }
 
-/// The attached node is stopped, once as a follower of the metadata and once as their leader. What a client sent it meanwhile is refused
-/// when it wakes, and the next client sees the new size.
+/// The attached node is stopped, once as a follower of the metadata and once as their leader. What
+/// a client sent it meanwhile is refused when it wakes, and the next client sees the new size.
 #[test]
 fn a_node_that_was_silent_obeys_before_it_serves_again() {
     let c = Cluster::new(3);
@@ -130,7 +131,7 @@ fn a_node_that_was_silent_obeys_before_it_serves_again() {
             assert!(after.write(0, &[3; 4096]).is_err() && before.write(0, &[3; 4096]).is_err());
             assert_eq!(after.read(0, 4096).unwrap(), [1; 4096]);
         });
-        // The attachment stands, and whoever asks now is told that it is in force.
+        // The attachment stands, and a client that asks now is told that it is in force.
         let v = c.volume("v");
         assert_eq!(v["term"], 1, "{v}");
         at(&c, (home + 1) % 3, &["volume", "set", "v", "read_only=false"]).unwrap();
@@ -140,7 +141,8 @@ fn a_node_that_was_silent_obeys_before_it_serves_again() {
     }
 }
 
-/// Two askers, of whom the second comes before the first one's term is served: it waits for that one and takes nothing away.
+/// Two askers, of whom the second comes before the first one's term is served: it waits for that
+/// one and takes nothing away.
 #[test]
 fn an_attach_that_is_asked_for_again_waits_for_the_first() {
     let c = Cluster::new(3);
@@ -192,8 +194,9 @@ fn a_replica_that_comes_later_is_read_locally() {
     assert!(got < MIB, "{got} bytes came over the network");
 }
 
-/// A node dies and the volume grows over a shard's border before anybody has noticed. What it had stays usable, also after another node
-/// has taken it, and the new part is there without the dead one.
+/// A node dies, and the volume grows over a shard's border before the death is noticed. The old
+/// part stays usable, also after another node has taken the volume, and the new part works without
+/// the dead node.
 #[test]
 fn a_volume_that_grows_while_a_node_dies_locks_nobody_out() {
     let mut c = Cluster::prepared(3, |n| n.disk_size = "7GiB".into());
@@ -206,7 +209,8 @@ fn a_volume_that_grows_while_a_node_dies_locks_nobody_out() {
     assert!(said.as_ref().map_or_else(|e| e.starts_with("[6]"), |_| true), "{said:?}");
     let v = c.volume("v");
     assert_eq!(v["shards"].as_array().unwrap().len(), 2);
-    // The home goes too, while nobody may have seen to the new shard yet; it comes back, and so does what it had.
+    // The attachment's node dies too, possibly before the new shard was made; it returns, and the
+    // old part is there.
     c.nodes[home].kill();
     c.nodes[home].start();
     let mut nbd = connect(&c, home);

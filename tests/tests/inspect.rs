@@ -1,4 +1,5 @@
-//! The tools for looking: every structure can be printed and verified from a stopped node, and what is damaged is said.
+//! The inspectors: they print and verify every structure of a stopped node, and name the damage
+//! that they find.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::{Cluster, inspect, run, tool_ok, until};
@@ -15,7 +16,7 @@ fn strings(v: &Value) -> Vec<&str> {
     v.as_array().unwrap().iter().filter_map(Value::as_str).collect()
 }
 
-/// A node with a volume and data, killed: what was written is still in the journal.
+/// A node with a volume and data, killed while the writes are still in the journal.
 fn killed() -> Cluster {
     let mut c = Cluster::new(1);
     c.ok(&["volume", "create", "v", "size=16MiB", "replicas=1"]);
@@ -158,7 +159,8 @@ fn in_metadata(c: &Cluster, data: &Path) {
             continue;
         }
         let copy = copy(c, data, &format!("data-{name}"));
-        // (Of a log the first record's content, behind its header: others follow it, so it is no tail that a crash has torn.)
+        // (Of a log the first record's content, behind its header: others follow it, so it is no
+        // tail that a crash has torn.)
         let at = if name.ends_with(".sst") { vec![len / 3, len / 2] } else { vec![7 + 4] };
         damage(&copy.join("meta").join(&name), &at);
         let said = run(&["inspect", "raft", str(&copy), "--log"]);

@@ -1,6 +1,7 @@
-//! Nodes with two disks and two reactors each: coordinators and replicas of a node sit on different threads and different disks. A
-//! disk is added, a replica moves to it and nodes are killed, under users whose every operation is judged. Then a volume of
-//! several shards: its users work on both sides of and across a shard's border, and it grows over another one meanwhile.
+//! Nodes with two disks and two reactors each: coordinators and replicas of a node sit on different
+//! threads and different disks. A disk is added, a replica moves to it and nodes are killed, under
+//! users whose every operation is judged. Then a volume of several shards: its users work on both
+//! sides of and across a shard's border, and it grows over another one meanwhile.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::{Cluster, NodeProcess, run, until};
@@ -8,24 +9,18 @@ use hf_tests::nbd::Nbd;
 use hf_tests::user::{StopAtEnd, Witness, Worked, nothing_failed};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
-
-/// One test after the other: their disks take 24 GiB.
-static ONE: Mutex<()> = Mutex::new(());
 
 const SHARD: u64 = 64 << 30;
 
-/// A volume, the node that it is used on, and who watches.
+/// A volume, the node through which it is used, and the witness of its users.
 type Used<'a> = (&'a str, usize, &'a Witness);
 
 fn cluster() -> Cluster {
     Cluster::prepared(3, |n| {
-        n.disk_size = "4GiB".into();
+        n.disk_size = "1GiB".into();
         n.env.push(("HOLDFAST_REACTORS".into(), "2".into()));
-        let second = n.dir.join("disk2");
-        std::fs::create_dir_all(&second).unwrap();
-        n.more = format!("[[disk]]\npath = \"{}\"\nsize = \"4GiB\"\n", second.display());
+        n.second_disk("1GiB");
     })
 }
 
@@ -118,11 +113,10 @@ fn move_to_a_new_disk(c: &Cluster, volume: &str) {
 
 #[test]
 fn disks_and_reactors_of_a_node_work_together_whatever_moves_or_dies() {
-    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
     let mut c = cluster();
     assert!(c.nodes.iter().all(|n| reactors(n) == 2));
-    // The shards of one volume are on both disks of every node, so one of them is not on its coordinator's thread; others have
-    // a replica here and there, or none where they are attached.
+    // The shards of one volume are on both disks of every node, so one of them is not on its
+    // coordinator's thread; others have a replica here and there, or none where they are attached.
     c.ok(&["volume", "create", "wide", "size=100GiB"]);
     assert!((1..=3).all(|n| disks_on(&c, "wide", n).len() == 2));
     for (name, nodes) in [("moved", "n1,n3"), ("near", "n1,n2"), ("far", "n1,n2"), ("far2", "n1,n2")] {
@@ -150,7 +144,8 @@ fn disks_and_reactors_of_a_node_work_together_whatever_moves_or_dies() {
     });
     nothing_failed(&worked, "a disk was added");
     verify(&c, &used, "a disk was added");
-    // Who has attachments dies: they are taken up again by its next life, the disk that was added included.
+    // Nodes with attachments die. Their next life takes the attachments up again, also on the disk
+    // that was added.
     for victim in [0, 2] {
         let worked = busy(&mut c, &used, |c| {
             c.nodes[victim].kill();
@@ -169,7 +164,6 @@ fn disks_and_reactors_of_a_node_work_together_whatever_moves_or_dies() {
 
 #[test]
 fn a_volume_of_several_shards_grows_over_a_border_under_its_users() {
-    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
     let mut c = cluster();
     c.ok(&["volume", "create", "v", "size=100GiB"]);
     c.ok(&["volume", "attach", "v", "--node", "n1"]);

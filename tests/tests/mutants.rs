@@ -1,5 +1,5 @@
-//! Each rule of the protocol is broken once, and the simulator must notice. A mutant that nobody notices means that the rule is
-//! not tested, or not needed.
+//! Each rule of the protocol is broken once, and the simulator must notice. A mutant that nobody
+//! notices means that the rule is not tested, or not needed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_meta_core::mutant::{self, ALL, GROWTH, Mutant, OF_LINKS, RECORD};
@@ -10,7 +10,8 @@ use std::sync::Mutex;
 /// Over real members, without changes of the replica set.
 const STILL: [&str; 5] = ["holds", "changes", "chunks", "forces", "detach"];
 
-/// Seeds that notice the rarer ones, and what they run without: tried first, so that the search is short as long as they hold.
+/// Seeds that catch the rarer mutants, and the faults that they run without. They are tried first,
+/// so that the search is short as long as they hold.
 const HINTS: &[(Mutant, Metadata, u64, &[&str])] = &[
     (Mutant::SyncForgetsZeroesOfNothing, Metadata::StandIn, 5097, &["chunks", "forces", "detach"]),
     (Mutant::OneNotesForAll, Metadata::Raft, 8922, &STILL),
@@ -46,7 +47,8 @@ fn caught(m: Mutant, meta: Metadata, budget: u64, off: &[&str]) -> Option<(u64, 
     found
 }
 
-/// `HOLDFAST_MUTANT_SEEDS=n`: each gets n seeds. `HOLDFAST_MUTANT_FROM=s`: from seed s on. `HOLDFAST_MUTANT=Name`: only that one. `HOLDFAST_SIM_OFF=fault,fault`: without these.
+/// `HOLDFAST_MUTANT_SEEDS=n`: each gets n seeds. `HOLDFAST_MUTANT_FROM=s`: from seed s on.
+/// `HOLDFAST_MUTANT=Name`: only that one. `HOLDFAST_SIM_OFF=fault,fault`: without these.
 /// `HOLDFAST_MUTANT_RAFT=1`: over real raft-rs members.
 #[test]
 fn every_broken_rule_is_noticed() {

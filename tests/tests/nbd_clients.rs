@@ -1,4 +1,5 @@
-//! What the public NBD clients do with our exports: libnbd's tools on images of odd sizes, and what is counted of it.
+//! The public NBD clients against our exports: libnbd's tools on images of odd sizes, and the
+//! metrics that count them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::{Cluster, http_get, tool_ok};
@@ -24,7 +25,8 @@ fn metric(c: &Cluster, name: &str, volume: &str) -> u64 {
     page.lines().filter(|l| l.starts_with(&begin)).map(|l| l.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
 }
 
-/// libnbd refuses to send less than the advertised minimum, so an image whose size is no multiple of it could not be copied.
+/// libnbd refuses to send less than the advertised minimum, so an image whose size is no multiple
+/// of it could not be copied.
 #[test]
 fn nbdcopy_moves_images_of_any_number_of_sectors() {
     let c = cluster(&[&["v", "block_size=4096"], &["s", "block_size=512"]]);

@@ -1,13 +1,14 @@
-//! NBD, byte by byte, against real daemons: what is answered when a client leaves in any way, what its leaving does to others,
-//! bounds per volume, and a clean stop under load.
+//! NBD byte by byte, against real daemons: clients that leave in every way, the effect on other
+//! clients, bounds per volume, and a clean stop under load.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::{Cluster, tool_ok, until};
 use hf_tests::nbd::{Nbd, Wire};
+use hf_tests::user::limit;
 use std::collections::BTreeSet;
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const READ: u16 = 0;
 const WRITE: u16 = 1;
@@ -187,7 +188,8 @@ fn goodbyes(c: &Cluster) {
     idle(c, "v", 0);
 }
 
-/// Keeps `n` clients of a volume busy with writes, in windows of 16, while `during` goes on; how many writes were answered.
+/// Keeps `n` clients of a volume busy with writes, in windows of 16, while `during` goes on; how
+/// many writes were answered.
 fn busy(c: &Cluster, volume: &str, n: u64, during: impl FnOnce(&AtomicU64)) -> u64 {
     let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|s| {
@@ -245,8 +247,8 @@ fn one_at_a_time(c: &Cluster) {
     idle(c, "v", 0);
 }
 
-/// Requests of a client that left wait behind others'; the same client comes back and writes the same blocks anew. Nothing of
-/// what it sent before may be done after that.
+/// Requests of a client that left wait behind other clients' requests; the same client returns and
+/// writes the same blocks anew. None of its earlier requests may be applied after that.
 fn late_requests<T>(c: &Cluster, how: &str, leave: impl Fn(Wire) -> T) {
     busy(c, "v", 4, |_| {
         for round in 0..5 {
@@ -319,8 +321,8 @@ fn resets_under_load(c: &Cluster) {
     assert_eq!(metric(c, "nbd_connections{}"), 0);
 }
 
-/// Clients that announce much and send little: each holds the memory of one piece, and others of the volume do not wait. (How
-/// much more may be tried: floods.rs.)
+/// Clients that announce much and send little: each holds the memory of one piece, and others of
+/// the volume do not wait. (How much more may be tried: floods.rs.)
 fn stalled_clients(c: &Cluster) {
     let mut greedy: Vec<Wire> = (0..12).map(|_| wire(c, "v", false)).collect();
     for w in &mut greedy {
@@ -337,7 +339,7 @@ fn stalled_clients(c: &Cluster) {
     let other = began.elapsed();
     nbd(c, "v").write(0, &[1; 4096]).unwrap();
     println!("another volume waited {other:?}, the same volume {:?}", began.elapsed());
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    limit("a client beside stalled ones", began.elapsed().as_millis(), 2_000);
     drop(greedy);
     idle(c, "v", 0);
 }
@@ -393,7 +395,7 @@ fn a_clean_stop_under_load_answers_what_it_took() {
         let mut back = until("the export", || Nbd::connect(&c.nodes[0].nbd, "v").map_err(|e| e.to_string()));
         for (first, done) in &answered {
             println!("round {round}: {} answered", done.len());
-            // What was answered was done, and what was done was answered.
+            // Every answered write was done, and every write that was done was answered.
             let data = back.read(first * 4096, 400 * 4096).unwrap();
             let written = (0..400).filter(|i| data[*i as usize * 4096] == round).collect::<BTreeSet<u64>>();
             assert_eq!(written, *done);

@@ -1,5 +1,5 @@
-//! Real daemons in less usual shapes: raw block devices, followers outside the Raft group, systemd, `holdfast dev`, volumes of
-//! several shards, requests at the bound, many idle connections.
+//! Real daemons in less usual shapes: raw block devices, followers outside the Raft group, systemd,
+//! `holdfast dev`, volumes of several shards, requests at the bound, many idle connections.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::{Cluster, LoopDevice, binary, descriptors, free_ports, run, tool_ok, until};
@@ -229,7 +229,7 @@ fn there_is_room_for_so_many_connections_and_no_more() {
     for _ in 0..5 {
         assert!(connect().is_err(), "one more than there may be");
     }
-    // Those who are there are served, and who leaves makes room.
+    // Connected clients are served, and a client that leaves makes room.
     for (i, nbd) in held.iter_mut().enumerate() {
         nbd.write(i as u64 * 4096, &[i as u8 + 1; 4096]).unwrap();
     }
@@ -242,7 +242,8 @@ fn there_is_room_for_so_many_connections_and_no_more() {
     c.nodes[0].stop();
 }
 
-/// The bounds of the configuration are the ones that hold: RocksDB writes down what it was given, the disk says what it uses.
+/// The configured bounds are in force: RocksDB logs the options it was given, and the disk reports
+/// the memory it uses.
 #[test]
 fn memory_is_what_the_configuration_allows() {
     let c = Cluster::prepared(1, |n| {
@@ -357,7 +358,7 @@ fn full_disks_refuse_alike_and_give_way_when_space_returns() {
     let (full, errno) = fill(&mut nbd, 0, 512);
     assert_eq!(errno, Some(libc::ENOSPC), "after {full} MiB");
     assert!(full > 150, "only {full} MiB of two disks of 256 MiB were used");
-    // Nobody was dropped for it, what was written is there, and what needs no new space goes on.
+    // No replica was dropped, the written data is there, and writes that need no new space succeed.
     assert_eq!(in_sync(&c, "v"), 2);
     assert!(nbd.read(0, 1 << 20).unwrap() == pattern(0, 1 << 20));
     nbd.write(5 << 20, &pattern(77, 1 << 20)).unwrap();

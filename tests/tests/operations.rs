@@ -1,5 +1,6 @@
-//! A day of an operator on five daemons with two disks each, by the command line: what is drained, moved, removed, evened out and replaced,
-//! how far it is, how it is given up; while users go on, and while whoever leads the metadata dies.
+//! An operator's day on five daemons with two disks each, by the command line: draining, moving,
+//! removing, rebalancing and replacing, with progress and cancelling, under users and while the
+//! metadata leader dies.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::{Cluster, binary, run, until};
@@ -16,13 +17,12 @@ const MIB: u64 = 24;
 /// Five nodes of two disks each.
 fn five() -> Cluster {
     Cluster::prepared(5, |n| {
-        let second = n.dir.join("disk2");
-        std::fs::create_dir_all(&second).unwrap();
-        n.more = format!("[[disk]]\npath = \"{}\"\nsize = \"512MiB\"\n", second.display());
+        n.second_disk("512MiB");
     })
 }
 
-/// Reads and writes one volume until it is told to stop; what it read must be what it wrote, and nothing may fail.
+/// Reads and writes one volume until told to stop. It must read what it wrote, and nothing may
+/// fail.
 struct User {
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<u64>>,
@@ -138,8 +138,8 @@ fn an_operators_day() {
     c.ok(&["disk", "remove", &disk]);
     assert!(c.status().unwrap()["disks"][&disk].is_null());
 
-    // A node is drained while whoever leads the metadata is killed: the drain goes on under the next leader. `--watch` ends when
-    // nothing is left to do.
+    // A node is drained while the metadata leader is killed: the drain continues under the next
+    // leader. `--watch` ends when nothing is left to do.
     c.ok(&["job", "pause"]);
     c.ok(&["node", "drain", "n3"]);
     let three = node_id(&c, "n3");
@@ -224,7 +224,7 @@ fn votes_are_with_others(c: &Cluster, away: &[u64]) -> BTreeSet<u64> {
     })
 }
 
-/// Any odd number of nodes may vote, and what is created then is in force at once.
+/// Any odd number of nodes may vote, and volumes that are created then are in force at once.
 fn voters_can_be_any_odd_number(c: &Cluster) {
     let e = c.cli(&["cluster", "voters", "2"]).unwrap_err();
     assert!(e.starts_with("[2]") || e.starts_with("[4]"), "{e}");
@@ -238,8 +238,8 @@ fn voters_can_be_any_odd_number(c: &Cluster) {
     }
 }
 
-/// From one voter to three and five and back, a voter that is lost and replaced without anybody asking, a node that is away for maintenance
-/// beside one that is lost.
+/// From one voter to three and five and back, a voter that is lost and replaced without anybody
+/// asking, a node that is away for maintenance beside one that is lost.
 #[test]
 fn votes_maintenance_and_loss() {
     let mut c = Cluster::with(5, &["--replace-voter-after", "5s"]);
@@ -256,10 +256,11 @@ fn votes_maintenance_and_loss() {
         let name = s["nodes"][node.to_string()]["name"].as_str().unwrap().to_string();
         c.nodes.iter().position(|n| n.name == name).unwrap()
     };
-    // Two of its three nodes go away: one is in maintenance, the other one is lost, and may have had a vote. The volume is attached on the third.
+    // Two of its three nodes go away: one is in maintenance, the other one is lost, and may have
+    // had a vote. The volume is attached on the third.
     let leader = c.status().unwrap()["leader"].as_u64().unwrap();
     let mut others: Vec<(u64, u64)> = before.clone();
-    // (The leader stays: who leads knows for how long others are away.)
+    // (The leader stays: it knows how long other nodes have been away.)
     others.sort_by_key(|(n, _)| *n == leader);
     let [(kept, rid), (lost, gone), (home, _)] = others[..] else { panic!("{before:?}") };
     let (i_kept, i_lost, i_home) = (index(kept), index(lost), index(home));
@@ -270,12 +271,12 @@ fn votes_maintenance_and_loss() {
     c.ok(&["node", "maintenance", &c.nodes[i_kept].name]);
     c.nodes[i_kept].kill();
     nbd.write(0, &[8; 1 << 20]).unwrap();
-    // (Its vote first, if it had one: without two of three votes nobody could say who is in sync.)
+    // (Its vote first, if it had one: without two of three votes the in-sync set cannot change.)
     votes_are_with_others(&c, &[kept]);
     c.nodes[i_lost].kill();
     nbd.write(0, &[9; 1 << 20]).unwrap();
-    // The lost one's replica is made anew elsewhere, the other one's is not, though it has been away for longer. (The lost one itself is
-    // kept until as many are in sync as there should be.)
+    // The lost one's replica is made anew elsewhere, the other one's is not, though it has been
+    // away for longer. (The lost one itself is kept until as many are in sync as there should be.)
     until("the lost replica to be replaced", || {
         let v = c.volume("v");
         let all: Vec<Value> = v["shards"][0]["replicas"].as_object().unwrap().values().cloned().collect();
@@ -288,7 +289,7 @@ fn votes_maintenance_and_loss() {
     let list = c.ok(&["job", "list"]);
     assert!(list.contains(&format!("replica/{rid}")) && list.contains("waits for its node"), "{list}");
     let now = votes_are_with_others(&c, &[kept, lost]);
-    // It comes back from maintenance with what it had; the lost one comes too late.
+    // It returns from maintenance with its data; the lost node returns too late.
     c.nodes[i_kept].start();
     c.ok(&["node", "activate", &c.nodes[i_kept].name]);
     until("the volume to be whole", || {

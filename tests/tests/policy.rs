@@ -1,5 +1,5 @@
-//! What a volume's policy says is what real daemons do: writes held below `min_replicas`, read-only volumes, reads spread over the
-//! replicas, failure domains and media that placement keeps to, and the patience of `replica_timeout`.
+//! Real daemons keep to a volume's policy: writes held below `min_replicas`, read-only volumes,
+//! reads spread over the replicas, failure domains and media in placement, and `replica_timeout`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::{Cluster, tool, tool_ok, until};
@@ -32,7 +32,7 @@ fn nodes_of(c: &Cluster, volume: &str) -> BTreeSet<String> {
     replicas(c, volume).iter().map(name).collect()
 }
 
-/// The sum of a metric over what a node shows whose line contains `of`.
+/// The sum of a node's metric over the lines that contain `of`.
 fn metric(c: &Cluster, node: usize, name: &str, of: &str) -> u64 {
     let page = tool_ok("curl", &["-sf", &format!("http://{}/metrics", c.nodes[node].http)]);
     let lines = page.lines().filter(|l| l.starts_with(&format!("holdfast_{name}{{")) && l.contains(of));
@@ -41,7 +41,8 @@ fn metric(c: &Cluster, node: usize, name: &str, of: &str) -> u64 {
 
 #[test]
 fn below_min_replicas_writes_wait_and_reads_go_on() {
-    // Two of the volume's three nodes do not vote, so that killing two leaves a majority: the policy holds the write, not Raft.
+    // Two of the volume's three nodes do not vote, so that killing two leaves a majority: the
+    // policy holds the write, not Raft.
     let mut c = Cluster::new(5);
     let voters = c.status().unwrap()["voters"].as_array().unwrap().clone();
     let votes = |i: &usize| voters.contains(&serde_json::json!(*i as u64 + 1));
@@ -171,7 +172,7 @@ fn reads_come_from_where_the_policy_says() {
     let mut nbd = connect(&c, 0, "v");
     let data: Vec<u8> = (0..16u32 << 20).map(|i| (i / 4096 * 31 + i) as u8).collect();
     nbd.write(0, &data).unwrap();
-    // What is still in memory is not read from a disk.
+    // Blocks that are still in memory are not read from a disk.
     until("all of it to be in place on every disk", || {
         let left: Vec<u64> = (0..3).map(|n| metric(&c, n, "disk_overlay_bytes", "")).collect();
         if left == [0, 0, 0] { Ok(()) } else { Err(format!("{left:?}")) }
@@ -244,7 +245,8 @@ fn placement_keeps_to_failure_domains_and_media() {
     assert_eq!(nbd.read(0, 4096).unwrap(), vec![5; 4096]);
 }
 
-/// Freezes a replica for three seconds under a write, and for longer if it is to be dropped and is not yet; how often one was dropped.
+/// Freezes a replica for three seconds under a write, and for longer if it is to be dropped and is
+/// not yet; how often one was dropped.
 fn freeze_under_a_write(c: &Cluster, timeout: &str, dropped: bool) -> u64 {
     c.ok(&["volume", "set", "v", &format!("replica_timeout={timeout}")]);
     let drops = || metric(c, 0, "volume_drops_total", "volume=\"v\"");

@@ -1,7 +1,8 @@
-//! Power loss of all nodes at once: the daemons as they are, RocksDB included, on disks that lose what was not synced
-//! (`hf_tests::faultfs`). Every acknowledged write is there afterwards, and the cluster comes back by itself.
-//! `HOLDFAST_POWER_CYCLES` sets how often (25 in CI). Then disks that fail a write, a sync, or stop answering, and the same under the
-//! metadata's RocksDB. (Reads that fail: `bad_sectors.rs`.)
+//! Power loss of all nodes at once: the daemons as they are, RocksDB included, on disks that lose
+//! what was not synced (`hf_tests::faultfs`). Every acknowledged write is there afterwards, and the
+//! cluster comes back by itself. `HOLDFAST_POWER_CYCLES` sets how often (25 in CI). Then disks that
+//! fail a write, a sync, or stop answering, and the same under the metadata's RocksDB. (Reads that
+//! fail: `bad_sectors.rs`.)
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_store::sim::Rng;
@@ -57,7 +58,7 @@ impl Drop for Powered {
         if std::thread::panicking() {
             eprintln!("{}", self.c.cli(&["cluster", "status", "-o", "json"]).unwrap_or_else(|e| e));
         }
-        // First who uses the disks, then the disks, then the directory they are in.
+        // First the daemons that use the disks, then the disks, then the directory they are in.
         self.c.nodes.iter_mut().for_each(|n| n.kill());
         self.disks.clear();
     }
@@ -128,7 +129,8 @@ fn a_disk_that_fails_costs_its_replica_and_nothing_else() {
     {
         let home = p.c.nodes[0].name.clone();
         until("attach", || p.c.cli(&["volume", "attach", "v", "--node", &home]));
-        // The first failure is final (C4): later calls succeed, and must not be believed. The coordinator's own disk too.
+        // The first failure is final (C4): later calls succeed, and must not be believed. The
+        // coordinator's own disk too.
         let victim = [1, 2, 0][round];
         let worked = p.busy(0, 2, &w, |p| {
             p.disks[victim].rule(Rule { call, path: "holdfast.disk", errno, after: 3, count: 1 });
@@ -143,7 +145,8 @@ fn a_disk_that_fails_costs_its_replica_and_nothing_else() {
         assert!(worked.iter().all(|u| u.done > 0));
         nothing_failed(&worked, &format!("{call:?} errno {errno} on n{}", victim + 1));
         failed += failures(&worked);
-        // The daemon lives on; after its restart the disk is taken back in, and what it lacks is copied to it.
+        // The daemon lives on. After its restart the disk is taken back in, and the missing blocks
+        // are copied to it.
         p.disks[victim].clear();
         p.c.nodes[victim].stop();
         p.c.nodes[victim].start();
@@ -173,8 +176,9 @@ fn a_disk_that_fails_costs_its_replica_and_nothing_else() {
     );
 }
 
-/// RocksDB's own log cannot be written or synced, once: what was to be durable then may not be, so the node that keeps it stops, whatever
-/// later calls say (C4). Nobody else notices, whoever led; begun again, it takes part, with nothing lost that it had acknowledged.
+/// One write or sync of RocksDB's own log fails. Data that should be durable may not be, so that
+/// node stops, even if later calls succeed (C4). No other node notices, whoever led; restarted, the
+/// node takes part and has lost nothing that it acknowledged.
 #[test]
 fn a_failing_file_system_under_the_metadata_stops_its_node_and_nothing_else() {
     let mut p = Powered::new(3);

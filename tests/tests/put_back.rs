@@ -1,6 +1,8 @@
-//! A disk is put back from an older copy of itself (hazard 2): it looks healthy, it carries the right names, and it lacks what was
-//! acknowledged since. It must count as storage of unknown history: never a source, compared as a whole before it is relied upon.
-//! The same with a node's data directory (hazard 18): what it voted for and acknowledged since is gone, so it must not vote.
+//! A disk is restored from an older copy of itself (hazard 2): it looks healthy and carries the
+//! right names, but lacks the writes acknowledged since. It must count as storage of unknown
+//! history: never a source, and compared as a whole before it is relied upon. The same with a
+//! node's data directory (hazard 18): its later votes and acknowledgements are gone, so it must not
+//! vote.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::{Cluster, http_get, inspect, run, until};
@@ -127,7 +129,8 @@ fn voters(c: &Cluster) -> Result<Vec<u64>, String> {
     Ok(s["voters"].as_array().into_iter().flatten().filter_map(serde_json::Value::as_u64).collect())
 }
 
-/// Nobody leads that could tell by what was acknowledged; the node's own disks do, and without them whoever it asks for a vote.
+/// No leader knows what it acknowledged; its own disks do, and without them the nodes that it asks
+/// for a vote.
 fn says_that_it_takes_part(c: &Cluster, node: usize) {
     until("it to say that it takes part", || {
         let page = http_get(&c.nodes[node].http, "/metrics")?;
@@ -166,7 +169,7 @@ fn a_data_directory_that_was_put_back_does_not_vote_while_nobody_leads() {
         if !with_disks {
             std::fs::rename(&c.nodes[victim].disk, c.dir.path().join("disk-away")).unwrap();
         }
-        // The two of them would be a majority, with what only the third one has left out.
+        // Together they would be a majority, without the entries that only the third one has.
         c.nodes[other].start();
         c.nodes[victim].start();
         assert_eq!(c.nodes[victim].wait_end(), Some(1), "{}", c.nodes[victim].log());
@@ -182,7 +185,7 @@ fn a_data_directory_that_was_put_back_does_not_vote_while_nobody_leads() {
         until("the others to go on", || c.cli(&["volume", "list"]));
         assert_eq!(c.volume("v")["name"], "v");
     }
-    // What the message says: it takes part again, with a vote of its own.
+    // As the message says, it takes part again, with a vote of its own.
     run(&["rescue", "follow", &dir.display().to_string()]).unwrap();
     votes_anew(&mut c, victim, leader);
 }
@@ -208,8 +211,9 @@ fn votes_anew(c: &mut Cluster, victim: usize, third: usize) {
     });
 }
 
-/// A voter's metadata rot, in the middle of what RocksDB would otherwise take for the end of its log. It does not start, and says what to do;
-/// nothing can be read there, so another node is asked.
+/// A voter's metadata rot, in the middle of what RocksDB would otherwise take for the end of its
+/// log. It does not start, and says what to do; nothing can be read there, so another node is
+/// asked.
 #[test]
 fn a_node_whose_metadata_are_damaged_does_not_vote_with_what_is_left() {
     let mut c = Cluster::new(3);
@@ -248,8 +252,9 @@ fn a_node_whose_metadata_are_damaged_does_not_vote_with_what_is_left() {
     votes_anew(&mut c, victim, leader);
 }
 
-/// The system's disk of a node dies, and with it the data directory; its other disks are whole. It is the same node again, with what they hold,
-/// and takes part in the group anew. A disk of another node is refused.
+/// A node's system disk dies, and with it the data directory; its other disks are whole. The node
+/// keeps its identity and its replicas, and joins the group anew. A disk of another node is
+/// refused.
 #[test]
 fn a_node_whose_data_directory_is_lost_is_itself_again_with_its_disks() {
     let mut c = Cluster::new(3);

@@ -1,5 +1,5 @@
-//! What the sockets refuse, as the other side sees it: every error number of NBD that a client can provoke, and hellos of
-//! replication that cannot be accepted.
+//! Refusals at the sockets as the other side sees them: every NBD error that a client can provoke,
+//! and replication hellos that cannot be accepted.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_repl_core::wire::{HELLO_BYTES, Hello, HelloReply, MAX_VERSION, MIN_VERSION, Refused};
@@ -54,7 +54,7 @@ fn requests_that_cannot_be_done_get_the_number_the_protocol_names() {
             // Nobody negotiated base:allocation.
             refused(STATUS, 0, 0, 4096, EINVAL);
         }
-        // The connection stands, and nothing was written by what was refused.
+        // The connection stands, and the refused requests wrote nothing.
         w.send(10, 0, READ, END - 4096, 4096, &[]).unwrap();
         let r = w.reply().unwrap();
         assert_eq!((r.cookie, r.error), (10, 0));
@@ -72,7 +72,8 @@ fn requests_that_cannot_be_done_get_the_number_the_protocol_names() {
     }
 }
 
-/// Whoever is overtaken by another node's attachment answers what it still gets with ESHUTDOWN, or not at all; never with success.
+/// A coordinator that another node's attachment has overtaken answers later requests with ESHUTDOWN
+/// or not at all, never with success.
 #[test]
 fn a_coordinator_that_was_overtaken_shuts_its_clients_down() {
     let c = Cluster::new(3);

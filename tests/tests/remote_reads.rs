@@ -1,5 +1,6 @@
-//! Volumes whose only replica is on another host: large and many reads over links of any rate end, at the link's rate, without anything
-//! being asked twice, anybody dropped, or memory growing beyond its bound.
+//! Volumes whose only replica is on another host: large and many reads over links of any rate end,
+//! at the link's rate, without anything being asked twice, anybody dropped, or memory growing
+//! beyond its bound.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::tool_ok;
@@ -11,7 +12,8 @@ use std::time::Instant;
 /// One after the other: each measures what the machine takes.
 static MACHINE: Mutex<()> = Mutex::new(());
 
-/// At most one request in a hundred was sent again on a link that stood, and nobody dropped; what came is little more than what was read.
+/// On a link that stood, at most one request in a hundred was repeated and no replica was dropped;
+/// little more was received than was read.
 fn sound(w: &Remote, what: &str, before: (u64, u64), (read, requests): (u64, u64)) {
     let after = w.counters();
     let (resends, received) = (after.0 - before.0, after.1 - before.1);

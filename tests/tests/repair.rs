@@ -89,7 +89,8 @@ fn replicas_move_come_and_go_under_a_user_that_notices_nothing() {
         let s = c.status()?;
         if s["tombstones"].as_object().unwrap().is_empty() { Ok(()) } else { Err(s["tombstones"].to_string()) }
     });
-    // A node that stays away longer than rebuild_after is replaced; what it held is removed when it returns.
+    // A node that stays away longer than `rebuild_after` is replaced; its old replica is removed
+    // when it returns.
     c.ok(&["volume", "set", "v", "replicas=3"]);
     let before = settled(&c, "v", 3, None);
     let lost = (0..4).find(|i| *i != at && before.contains(&id(&c, &c.nodes[*i].name))).unwrap();
@@ -184,7 +185,8 @@ fn the_last_resort_asks_twice_and_leaves_a_trace() {
     assert!(nbd.read(2 << 20, 1 << 20).unwrap() == pattern(3, 1 << 20));
 }
 
-/// Nobody asks: the node with the attachment dies and stays away, the volume gets its replicas elsewhere, and waits for it.
+/// Nobody asks: the node with the attachment dies and stays away, the volume gets its replicas
+/// elsewhere, and waits for it.
 #[test]
 fn a_volume_whose_node_is_gone_is_made_whole_and_waits_for_it() {
     let mut c = Cluster::new(4);
@@ -216,8 +218,8 @@ fn a_volume_whose_node_is_gone_is_made_whole_and_waits_for_it() {
     settled(&c, "v", 3, Some(1));
 }
 
-/// The abandoned history is not lost after all: its disk returns with newer versions than the truth that was declared meanwhile. It is
-/// made equal to that, and nothing of it is ever served.
+/// The abandoned history is not lost after all: its disk returns with newer versions than the truth
+/// that was declared meanwhile. It is made equal to that, and nothing of it is ever served.
 #[test]
 fn an_abandoned_history_that_comes_back_is_not_believed() {
     let mut c = Cluster::new(3);
@@ -226,7 +228,8 @@ fn an_abandoned_history_that_comes_back_is_not_believed() {
     let mut nbd = Nbd::connect(&c.nodes[1].nbd, "v").unwrap();
     nbd.write(0, &pattern(1, 1 << 20)).unwrap();
     c.nodes[2].kill();
-    // Only n2 has these: a place that stays empty in the other history, one that is overwritten there, one that is as it was.
+    // Only n2 has these: a place that stays empty in the other history, one that is overwritten
+    // there, one that is as it was.
     for (at, tag) in [(1 << 20, 2), (2 << 20, 3), (0, 4)] {
         nbd.write(at, &pattern(tag, 1 << 20)).unwrap();
     }

@@ -1,4 +1,5 @@
-//! The last resort: two of three voters are lost for good, or the metadata of all nodes, and what is left is begun again.
+//! The last resort: two of three voters are lost for good, or the metadata of all nodes, and what
+//! is left is begun again.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::{Cluster, run, until};
@@ -53,7 +54,8 @@ fn a_cluster_whose_voters_are_lost_for_good_is_begun_again_with_what_is_left() {
     let from = ["--data-dir", &voter_dir, "--data-dir", &follower_dir];
     let p = json(&[&["rescue", "propose"], &from[..]].concat());
     assert_eq!(p["volumes"][0]["volume"], "v", "{p}");
-    // One of three voters was read: what the two others may have decided without it nobody knows, and two replicas are missing.
+    // One of three voters was read: the two others may have decided more, and two replicas are
+    // missing.
     assert_eq!((&p["volumes"][0]["guess"], p["voters_read"].as_array().unwrap().len()), (&true.into(), 1), "{p}");
     assert_eq!(p["volumes"][0]["missing"].as_array().unwrap().len(), 2, "{p}");
     assert_eq!(p["replicas_found"], 1, "{p}");
@@ -69,7 +71,8 @@ fn a_cluster_whose_voters_are_lost_for_good_is_begun_again_with_what_is_left() {
     until("the volume to be in use again", || c.cli(&["volume", "attach", "v", "--node", &name]));
     w.read_all(&mut connect(&c, voter)).unwrap();
     w.judge("after the rescue");
-    // The cluster works: a change is possible, the follower sees it, and who is lost is replaced.
+    // The cluster works: a change is possible, the follower sees it, and the lost nodes are
+    // replaced.
     let here = format!("nodes={name},{}", c.nodes[follower].name);
     c.ok(&["volume", "set", "v", "replicas=2", "min_replicas=1", &here]);
     until("another replica, on the node that is left", || {
@@ -80,7 +83,7 @@ fn a_cluster_whose_voters_are_lost_for_good_is_begun_again_with_what_is_left() {
     });
 }
 
-/// Two volumes with data; what the replica of `v` on n3 lacks, because that node was killed.
+/// Two volumes with data. n3 was killed before the last writes, so its replica of `v` lacks them.
 fn with_data(c: &mut Cluster) -> Witness {
     c.ok(&["volume", "create", "v", "size=16MiB", "min_replicas=1"]);
     c.ok(&["volume", "create", "two", "size=24MiB", "replicas=2", "nodes=n1,n2"]);
@@ -96,7 +99,7 @@ fn with_data(c: &mut Cluster) -> Witness {
         let (w, stop, end) = (&w, &stop, StopAtEnd(&stop));
         let user = s.spawn(move || w.work(&mut nbd, stop));
         until("some work", || if w.done() > 3 * BLOCKS { Ok(()) } else { Err(w.done().to_string()) });
-        // From here on n3 lacks what is written.
+        // From here on n3 lacks the writes.
         c.nodes[2].kill();
         let before = w.done();
         until("more work", || if w.done() > before + 3 * BLOCKS { Ok(()) } else { Err(w.done().to_string()) });
@@ -106,8 +109,9 @@ fn with_data(c: &mut Cluster) -> Witness {
     w
 }
 
-/// Every node's data directory is gone, with the system's disk perhaps; what they pooled is left. The volumes come back from that, with who held
-/// most of each; who had been away catches up; what policies were is not known.
+/// Every node's data directory is gone, as if with the system disks; the pool's disks are left. The
+/// volumes are restored from them, each from the replica with the most data; replicas that had been
+/// away catch up; policies are lost.
 #[test]
 fn a_cluster_of_which_only_the_disks_are_left_is_begun_again() {
     let mut c = Cluster::new(3);

@@ -1,4 +1,5 @@
-//! Real daemons: a replica that was away catches up, under load, with little more traffic than what it missed.
+//! Real daemons: a replica that was away catches up under load, with little more traffic than the
+//! bytes it missed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::{Cluster, tool_ok, until};
@@ -59,7 +60,7 @@ impl Model {
     }
 }
 
-/// n1 dies, and n3 takes the volume: what is read there is its own copy.
+/// n1 dies and n3 takes the volume, so that reads there are of its own copy.
 fn on_what_was_away(c: &mut Cluster, node: usize) -> Nbd {
     c.ok(&["volume", "set", "v", "read_from=local"]);
     c.nodes[node].kill();
@@ -80,7 +81,7 @@ fn a_returned_replica_catches_up_under_load_and_then_carries_the_volume() {
     }
     for round in 0..3u64 {
         c.nodes[2].kill();
-        // What it misses: scattered blocks, a large piece, and a trim.
+        // The writes it misses: scattered blocks, a large piece, and a trim.
         for i in 0..200 {
             model.put(&mut nbd, (i * 7919 + round * 31) % BLOCKS, 1);
         }
@@ -104,7 +105,7 @@ fn a_returned_replica_catches_up_under_load_and_then_carries_the_volume() {
         println!("round {round}: {missed} blocks missed, {copied} copied, {live} live writes meanwhile");
         assert!(copied as f64 <= 1.1 * (missed + live) as f64, "{copied} blocks copied for {missed} missed");
     }
-    // The one that was away carries the volume alone: what it reads is its own copy.
+    // The replica that was away carries the volume alone, so that reads are of its own copy.
     drop(nbd);
     let mut nbd = on_what_was_away(&mut c, 0);
     model.check(&mut nbd);
@@ -126,8 +127,9 @@ fn link_bytes(c: &Cluster, disk: &str, nodes: &[usize]) -> u64 {
     nodes.iter().flat_map(|node| ways.iter().map(|w| metric(c, *node, w))).sum()
 }
 
-/// One block of every chunk, the worst case for what comes with each block; then blocks all over the place; then large pieces: all bytes
-/// between the coordinator and the disk that was away, both ways, against the bytes that were dirtied.
+/// Dirties one block of every chunk (the worst case for the overhead per block), then random
+/// blocks, then large pieces. Compares all bytes between the coordinator and the returning disk,
+/// both ways, with the dirtied bytes.
 #[test]
 fn the_traffic_of_a_resync_is_little_more_than_what_was_dirtied() {
     const CHUNKS: u64 = 96;
@@ -151,7 +153,8 @@ fn the_traffic_of_a_resync_is_little_more_than_what_was_dirtied() {
     for (what, pieces) in pieces {
         let moves = what.contains("another coordinator");
         if moves {
-            // Much was written just before the drop: only who knows how far the disk's journal was then need not look at all of it.
+            // Much was written just before the drop: only who knows how far the disk's journal was
+            // then need not look at all of it.
             (0..CHUNKS).for_each(|i| model.put(&mut nbd, i * 256, 256));
         }
         c.nodes[2].kill();
@@ -178,14 +181,14 @@ fn the_traffic_of_a_resync_is_little_more_than_what_was_dirtied() {
         println!("resync of {what}: {dirtied} bytes dirtied, {traffic} bytes on the wire: {ratio:.3}");
         assert!(ratio <= 1.1, "{what}: {traffic} bytes for {dirtied}");
     }
-    // What it holds now is everything.
+    // Now it holds everything.
     drop(nbd);
     let mut nbd = on_what_was_away(&mut c, node);
     model.check(&mut nbd);
 }
 
-/// A resync that is cut short, by the death of the node that is brought in and by a change of the coordinator, goes on where it was: what was
-/// copied is not copied again.
+/// A resync that is interrupted, by the death of its target and by a change of the coordinator,
+/// continues where it was: nothing is copied twice.
 #[test]
 fn a_resync_that_is_interrupted_goes_on_where_it_was() {
     const MIB: u64 = 48;
@@ -235,8 +238,8 @@ fn a_resync_that_is_interrupted_goes_on_where_it_was() {
     model.check(&mut nbd);
 }
 
-/// Six volumes, attached on two nodes, have a replica on a node that returns: its disk receives two of them at once, whoever
-/// coordinates them, and in the end all.
+/// Six volumes, attached on two nodes, have a replica on a node that returns. At most two of them
+/// are copied to its disk at once, whichever node coordinates them, and in the end all.
 #[test]
 fn the_return_of_a_node_is_no_storm() {
     const VOLUMES: usize = 6;

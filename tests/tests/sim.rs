@@ -1,5 +1,6 @@
-//! The protocol under loss, duplication, reordering, crashes, partitions and take-overs: 20,000 seeds over a model of the store, and
-//! some thousand over the real chunk store on simulated disks, with power loss and failing writes.
+//! The protocol under loss, duplication, reordering, crashes, partitions and take-overs: 20,000
+//! seeds over a model of the store, and some thousand over the real chunk store on simulated disks,
+//! with power loss and failing writes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::sim::{LATER, Metadata, Outcome, Stores, run_on, run_without};
@@ -14,16 +15,16 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|s| s.parse().ok())
 }
 
-/// A seed that once failed, and what was not there yet then.
+/// A seed that failed once, and the faults that did not exist yet then.
 type Pinned = (u64, &'static [&'static str]);
 
-/// What came last.
+/// The faults that were added last.
 const NEW: [&str; 5] = ["unrecorded", "holds", "chunks", "forces", "detach"];
 
 /// ... over real members, whose replica set did not change either.
 const GROUP: [&str; 6] = ["unrecorded", "holds", "changes", "chunks", "forces", "detach"];
 
-/// Seeds from before there was any of what came later.
+/// Seeds from before any of the later faults existed.
 const fn old(seed: u64) -> Pinned {
     (seed, LATER)
 }
@@ -33,7 +34,8 @@ const fn lenient(seed: u64) -> Pinned {
     (seed, &["strict", "busy", "pages", "copies", "unrecorded", "holds", "chunks", "forces", "detach"])
 }
 
-/// Seeds 0..n and those that ever failed, on all cores; `one` replays a single one and tells what it did.
+/// Runs seeds 0..n and every pinned one, on all cores. With `name` set in the environment it
+/// replays that single seed and prints its outcome.
 fn judge(meta: Metadata, stores: Stores, name: &str, pinned: &[Pinned], default: u64) -> Option<(u64, Outcome)> {
     if let Some(seed) = number(name) {
         println!("seed {seed}: {:?}", run_on(meta, seed, 12_000, stores, &off()));
@@ -50,7 +52,7 @@ fn judge(meta: Metadata, stores: Stores, name: &str, pinned: &[Pinned], default:
         for seed in (first..seeds).step_by(threads as usize) {
             // (An assertion's own words are above it.)
             let run = || run_on(meta, seed, 12_000, stores, &off);
-            let replay = || format!("replay: {name}={seed} cargo test -p hf-tests --test sim");
+            let replay = || format!("replay: {name}={seed} cargo test -p hf-tests --test pure sim");
             match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
                 Ok(Ok(o)) => total.add(&o),
                 Ok(Err(e)) => panic!("seed {seed}: {e}\n{}", replay()),
@@ -125,7 +127,7 @@ fn histories_stay_linearizable_and_the_volume_stays_alive() {
     judge(Metadata::StandIn, Stores::Model, "HOLDFAST_SIM_SEED", &PINNED, 20_000);
 }
 
-/// `HOLDFAST_REAL_SEEDS=n`, `HOLDFAST_REAL_SEED=s`.
+/// `HOLDFAST_REAL_SEEDS=n` runs seeds 0..n; `HOLDFAST_REAL_SEED=s` replays one.
 #[test]
 fn the_same_over_the_real_chunk_store_on_disks_that_lose_power_fail_and_rot() {
     let Some((seeds, total)) = judge(Metadata::StandIn, Stores::Real, "HOLDFAST_REAL_SEED", &PINNED_REAL, 1_500) else {
@@ -134,7 +136,8 @@ fn the_same_over_the_real_chunk_store_on_disks_that_lose_power_fail_and_rot() {
     assert!(total.failed_disks > seeds / 8 && total.rots > seeds / 8 && total.full > 0, "{total:?}");
 }
 
-/// The second configuration: real raft-rs members on the simulated nodes. `HOLDFAST_GROUP_SEEDS=n`, `HOLDFAST_GROUP_SEED=s`.
+/// The second configuration: real raft-rs members on the simulated nodes. `HOLDFAST_GROUP_SEEDS=n`,
+/// `HOLDFAST_GROUP_SEED=s`.
 #[test]
 fn the_same_over_real_raft_members_that_crash_and_are_cut_off_with_their_nodes() {
     let run = judge(Metadata::Raft, Stores::Model, "HOLDFAST_GROUP_SEED", &PINNED_GROUP, 3_000);
@@ -145,7 +148,7 @@ fn the_same_over_real_raft_members_that_crash_and_are_cut_off_with_their_nodes()
     assert!(total.adds > seeds / 8 && total.deletions > seeds / 8 && total.moves > 0 && total.drains > 0, "{total:?}");
 }
 
-/// What cannot be repeated cannot be mended.
+/// A failure that cannot be repeated cannot be debugged.
 #[test]
 fn a_seed_is_the_same_run_every_time() {
     for (stores, seed) in [(Stores::Model, 7), (Stores::Model, 8), (Stores::Real, 7), (Stores::Real, 8)] {

@@ -1,5 +1,5 @@
 //! Golden bytes of everything that the record stores or sends as JSON: each command, each record and outcome,
-//! the image, a delta. `UPDATE=1 cargo test -p hf-meta-core --test formats` writes them anew; a change of a
+//! the image, a delta. `UPDATE=1 cargo test -p hf-meta-core --test all formats` writes them anew; a change of a
 //! line that was there before needs a new version of commands (decisions/0035). And the rules of versions:
 //! what is unknown is refused, by all alike.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]

@@ -3,8 +3,7 @@
 //! push no outcome out.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod world;
-
+use crate::world::World;
 use hf_meta_core::command::{COMMAND_VERSION, ShardChange, ShardStep};
 use hf_meta_core::plan::Step;
 use hf_meta_core::plan::repair::steps;
@@ -12,7 +11,6 @@ use hf_meta_core::record::*;
 use hf_meta_core::{Command, Envelope, Refusal, Reply, plan};
 use hf_policy::policy::parse_pairs;
 use hf_policy::*;
-use world::World;
 
 /// A volume of one shard, attached on node 1.
 fn attached(nodes: u64, attrs: &str) -> (World, VolumeId) {

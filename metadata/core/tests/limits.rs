@@ -1,12 +1,10 @@
 //! How many replicas are filled at once: per disk, per cluster, and what no longer counts.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod world;
-
+use crate::world::World;
 use hf_meta_core::limits::{Going, SYNCS_PER_DISK, SYNCS_PER_NODE, URGENT, room};
 use hf_meta_core::{Command, Refusal};
 use hf_policy::*;
-use world::World;
 
 /// Every replica of every volume, as something to fill.
 fn all(w: &World) -> Vec<Going> {

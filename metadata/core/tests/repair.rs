@@ -3,8 +3,7 @@
 //! many at once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod world;
-
+use crate::world::World;
 use hf_meta_core::Command;
 use hf_meta_core::command::Job;
 use hf_meta_core::limits::{Going, SYNCS_PER_DISK, SYNCS_PER_NODE, URGENT};
@@ -13,7 +12,6 @@ use hf_meta_core::plan::repair::steps;
 use hf_meta_core::record::*;
 use hf_policy::policy::parse_pairs;
 use hf_policy::*;
-use world::World;
 
 #[test]
 fn whatever_happens_repair_ends_with_what_the_policy_asks_for() {

@@ -3,14 +3,12 @@
 //! broken, and its assertion must fail.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod world;
-
+use crate::world::World;
 use hf_meta_core::command::{COMMAND_VERSION, ShardChange, ShardStep};
 use hf_meta_core::record::{DiskState, ReplicaRecord, ReplicaState};
 use hf_meta_core::{Command, Envelope, plan};
 use hf_policy::policy::parse_pairs;
 use hf_policy::*;
-use world::World;
 
 /// Three replicas, of which #3 was dropped with a base.
 fn one_is_out() -> (World, VolumeId, Vec<Rid>) {

@@ -1,8 +1,7 @@
 //! Upkeep: rebalancing comes to an end and leaves disks even; moves, failing disks and scrubs end with what was wanted.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod world;
-
+use crate::world::World;
 use hf_meta_core::Command;
 use hf_meta_core::command::Job;
 use hf_meta_core::plan::Step;
@@ -11,7 +10,6 @@ use hf_meta_core::plan::repair::steps;
 use hf_meta_core::record::*;
 use hf_policy::attributes::Media;
 use hf_policy::*;
-use world::World;
 
 /// How much fuller the fullest disk is than the emptiest, in percent of the fullest.
 fn unevenness(w: &World) -> u64 {

@@ -4,10 +4,8 @@
 //! pattern over a few blocks and members is tried.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
+use crate::common::{BOOT, config, record};
 use bytes::Bytes;
-use common::{BOOT, config, record};
 use hf_meta_core::record::ScrubReport;
 use hf_policy::*;
 use hf_repl_core::IoError;

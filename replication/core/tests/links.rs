@@ -3,11 +3,8 @@
 //! queue.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-mod link;
-
+use crate::link::{Load, Net, Way};
 use hf_policy::*;
-use link::{Load, Net, Way};
 
 const RATES: [u64; 3] = [125_000, 25_000_000, 1_250_000_000];
 const DELAYS: [u64; 3] = [0, MS, 20 * MS];

@@ -2,10 +2,8 @@
 //! states meet, when the obstacles are gone all clients are answered, and nothing is held any more.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::world::World;
-use common::{config, record};
+use crate::common::world::World;
+use crate::common::{config, record};
 use hf_policy::*;
 use hf_repl_core::coordinator::{self as co, Change, ClientOp, Input, SyncStage};
 use hf_repl_core::timing::DEAD;

@@ -2,10 +2,8 @@
 //! not only for examples.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
+use crate::common::{BOOT, config, record};
 use bytes::Bytes;
-use common::{BOOT, config, record};
 use hf_policy::attributes::ReadFrom;
 use hf_policy::crc::{self, PayloadCrc};
 use hf_policy::*;

@@ -1,10 +1,8 @@
 //! Bugs that were found by reading, each as the sequence that triggered it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
+use crate::common::{BOOT, SESSION, config, durable, envelope, record};
 use bytes::Bytes;
-use common::{BOOT, SESSION, config, durable, envelope, record};
 use hf_policy::*;
 use hf_repl_core::coordinator::{self as co, ClientOp, Coordinator, Input, Output};
 use hf_repl_core::message::{Envelope, Msg, Nack};

@@ -3,10 +3,8 @@
 //! member whose connection had gone between two leases.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
+use crate::common::{BOOT, config, record};
 use bytes::Bytes;
-use common::{BOOT, config, record};
 use hf_policy::attributes::ReadFrom;
 use hf_policy::*;
 use hf_repl_core::coordinator::{self as co, ClientOp, Coordinator, Input, Output};

@@ -4,9 +4,7 @@
 //! carries in time, or attempt after attempt would fail half way, and send the rest for nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::{BOOT, config, record};
+use crate::common::{BOOT, config, record};
 use hf_policy::*;
 use hf_repl_core::coordinator::{self as co, Change, Coordinator, Input, Output, Phase};
 use hf_repl_core::message::{BlockInfo, BlockState, Content, Envelope, Msg};

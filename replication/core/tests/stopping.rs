@@ -2,10 +2,8 @@
 //! holds, and says what it waits for.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::world::World;
-use common::{config, record};
+use crate::common::world::World;
+use crate::common::{config, record};
 use hf_policy::*;
 use hf_repl_core::coordinator::{self as co, Change, Input};
 

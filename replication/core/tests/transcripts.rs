@@ -3,10 +3,7 @@
 //! writes them anew.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-mod script;
-
-use script::{Machine, difference, files, run};
+use crate::script::{self, Machine, difference, files, run};
 
 /// Runs every file of one machine; none may say anything else than what is committed.
 fn transcripts(prefix: &str, at_least: usize, mut new: impl FnMut() -> Box<dyn Machine>) {

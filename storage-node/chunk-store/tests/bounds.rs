@@ -1,10 +1,8 @@
 //! Bounds that hold under any load: memory, and a journal that is full and drains all the same (C13).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
+use crate::common::*;
 use bytes::Bytes;
-use common::*;
 use hf_store::*;
 
 /// Submits many more writes than fit, in bursts, and looks at the store after every completion.

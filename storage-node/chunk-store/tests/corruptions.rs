@@ -10,9 +10,8 @@
 // (Two threads of the test share what they find; the store has no lock.)
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_types)]
 
-mod common;
+use crate::common::*;
 use bytes::Bytes;
-use common::*;
 use hf_policy::*;
 use hf_store::format::page::BlockState;
 use hf_store::geometry::Geometry;

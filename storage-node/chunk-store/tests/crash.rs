@@ -2,9 +2,7 @@
 //! was acknowledged must be there, whole; what was not may be there, whole; nothing else.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-#[path = "common/mod.rs"]
-mod common;
-use common::*;
+use crate::common::*;
 use hf_policy::*;
 use hf_store::format::page::BlockState;
 use hf_store::sim::{Rng, SimDisk};

@@ -2,10 +2,7 @@
 //! replicas: it grows when it is full, over any crash, and what does not fit is refused with the number.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-#[path = "common/mod.rs"]
-mod common;
-
-use common::*;
+use crate::common::*;
 use hf_policy::*;
 use hf_store::geometry::EXTENSION_ENTRIES;
 use hf_store::sim::Rng;

@@ -2,9 +2,8 @@
 //! future disks are refused.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
+use crate::common::*;
 use bytes::Bytes;
-use common::*;
 use hf_policy::*;
 use hf_store::format::page::BlockState;
 use hf_store::sim::Rng;

@@ -3,11 +3,8 @@
 //! it was written, over any crash.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-#[path = "common/mod.rs"]
-mod common;
-
+use crate::common::*;
 use bytes::Bytes;
-use common::*;
 use hf_policy::*;
 use hf_store::format::group::{Body, Group, Record};
 use hf_store::format::index;

@@ -2,11 +2,8 @@
 //! deleted, when the chunk is written anew, and at once when the disk is full and an acknowledged write needs them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-#[path = "common/mod.rs"]
-mod common;
-
+use crate::common::*;
 use bytes::Bytes;
-use common::*;
 use hf_policy::*;
 use hf_store::format::page::BlockState;
 use hf_store::sim::Rng;

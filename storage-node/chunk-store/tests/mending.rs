@@ -1,9 +1,7 @@
 //! Conditional copies over what is lost: which of them mend it, and which would bring back what was overwritten.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use hf_policy::*;
 use hf_store::engine::CopyItem;
 use hf_store::format::page::BlockState;

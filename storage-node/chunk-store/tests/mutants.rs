@@ -1,16 +1,8 @@
 //! Each rule of the store that can be broken on purpose is broken once, and a test must notice.
-//! `cargo test -p hf-store --features mutants --test mutants every_broken_rule`
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::duplicate_mod, dead_code)]
+//! `cargo test -p hf-store --features mutants --test all mutants::every_broken_rule`
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "crash.rs"]
-mod crash;
-#[path = "entries.rs"]
-mod entries;
-#[path = "hostile.rs"]
-mod hostile;
-#[path = "lost_pages.rs"]
-mod lost_pages;
-
+use crate::{crash, entries, hostile, lost_pages};
 use hf_store::mutant::{self, ALL, Mutant};
 
 /// The tests that notice each: the first alone is enough, the others are there to be tried by whoever breaks a rule.

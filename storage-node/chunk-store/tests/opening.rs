@@ -1,9 +1,7 @@
 //! Opening a disk: one test per row of the decision tables in docs/disk-format.md, and bytes that pin format version 1.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use hf_policy::BlockRange;
 use hf_store::format::group::Group;
 use hf_store::format::index;

@@ -2,14 +2,7 @@
 //! nobody notices means that the rule is not tested, or not needed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-#[path = "common/order.rs"]
-mod order;
-#[path = "common/rewritten.rs"]
-mod rewritten;
-#[path = "common/room.rs"]
-mod room;
-
+use crate::common::{order, rewritten, room};
 use hf_store::mutant::{self, Mutant};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

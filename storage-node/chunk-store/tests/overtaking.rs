@@ -2,12 +2,8 @@
 //! (C3).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-#[path = "common/order.rs"]
-mod order;
-
+use crate::common::order::{self, Act, Bench, Kind};
 use hf_policy::Ver;
-use order::{Act, Bench, Kind};
 use proptest::prelude::*;
 
 fn act(kind: Kind, start: u64, len: u32, seq: u64) -> Act {

@@ -2,9 +2,7 @@
 //! always is.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-#[path = "common/rewritten.rs"]
-mod rewritten;
+use crate::common::rewritten;
 
 #[test]
 fn a_read_that_meets_rewrites_is_no_bad_block() {

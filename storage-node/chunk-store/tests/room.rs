@@ -1,9 +1,7 @@
 //! What a disk says it has room for, it takes; what only has to wait for space waits (I15).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-#[path = "common/room.rs"]
-mod room;
+use crate::common::room;
 
 #[test]
 fn an_empty_disk_takes_requests_of_every_size() {

@@ -6,10 +6,8 @@
 //! disk that has lost everything that is not durable.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
+use crate::common::{RID, config, params, rec};
 use bytes::Bytes;
-use common::{RID, config, params, rec};
 use hf_policy::*;
 use hf_store::format::group::{Body, Group};
 use hf_store::format::page::BlockState;
@@ -321,7 +319,7 @@ impl World {
             Promise::EmptyJournal => assert_eq!(store.stats().replayed_groups, 0, "the journal was not emptied"),
             Promise::Replica(want) => assert_eq!(store.replica(RID), Some(&want), "the promise was lost"),
             Promise::Blocks(list) => {
-                let all = common::read_all(&mut disk, &mut store, RID);
+                let all = crate::common::read_all(&mut disk, &mut store, RID);
                 for (b, ver, state) in list {
                     let got = all.get(&b.0).map(|(i, _)| *i).unwrap_or_default();
                     let zero = |s| matches!(s, BlockState::Zero | BlockState::Absent);

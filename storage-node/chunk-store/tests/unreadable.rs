@@ -1,10 +1,8 @@
 //! Sectors that the disk cannot read: each costs the blocks that lie there, no others, and no more than until they are written again.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
+use crate::common::*;
 use bytes::Bytes;
-use common::*;
 use hf_policy::*;
 use hf_store::format::page::BlockState;
 use hf_store::sim::SimDisk;

@@ -139,7 +139,7 @@ impl Driver {
     /// Does one of the waiting things, chosen by `choice`. False: nothing waits.
     fn turn(&mut self, choice: u8) -> bool {
         let n = self.begun.len();
-        if choice % 3 == 0 && n > 0 {
+        if choice.is_multiple_of(3) && n > 0 {
             let (task, end) = self.begun.remove(choice as usize / 3 % n);
             self.feed(In::Ended(task, end));
             return true;
@@ -192,7 +192,8 @@ impl Driver {
     /// Ends the connection; requests in flight still end.
     fn finish(&mut self) {
         self.feed(In::Closing(self.asleep));
-        (self.waits.clear(), self.reads.clear());
+        self.waits.clear();
+        self.reads.clear();
         while let Some((task, end)) = self.begun.pop() {
             self.feed(In::Ended(task, end));
         }

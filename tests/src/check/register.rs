@@ -17,12 +17,12 @@ pub type Value = u64;
 struct Op {
     value: Value,
     start: u64,
-    /// When it was answered; `u64::MAX`: it was not.
+    /// When it was answered, in µs; `u64::MAX` if it was not.
     end: u64,
     write: bool,
 }
 
-/// The operations on each block.
+/// Every read and write that was observed, by block.
 #[derive(Default, Clone, Debug)]
 pub struct History {
     ops: BTreeMap<u64, Vec<Op>>,
@@ -83,9 +83,9 @@ impl History {
 
 struct Zone {
     value: Value,
-    /// The earliest end of its operations.
+    /// Earliest end among the write and the reads of the value, in µs.
     from: u64,
-    /// The latest start of its operations.
+    /// Latest start among the write and the reads of the value, in µs.
     to: u64,
 }
 

@@ -1,8 +1,9 @@
-//! A directory on a disk that fails on command: a FUSE pass-through that remembers, per file, what was written since its last
-//! sync. Power loss takes that back, wholly or by random sectors; rules make calls fail. The daemon and its RocksDB run on it
-//! unchanged, O_DIRECT and io_uring included.
+//! A directory on a disk that fails on command: a FUSE pass-through that remembers, per file, what
+//! was written since its last sync. Power loss takes that back, wholly or by random sectors; rules
+//! make calls fail. The daemon and its RocksDB run on it unchanged, O_DIRECT and io_uring included.
 //!
-//! Not modelled: directory entries (create, rename, unlink) count as durable at once, and a file's own sync makes all of it durable.
+//! Not modelled: directory entries (create, rename, unlink) count as durable at once, and a file's
+//! own sync makes all of it durable.
 
 mod passing;
 
@@ -25,7 +26,8 @@ pub enum Call {
     Sync,
 }
 
-/// One fault: this call, on files whose path contains `path`, fails with `errno` after `after` more of them, `count` times.
+/// One fault: this call, on files whose path contains `path`, fails with `errno` after `after` more
+/// of them, `count` times.
 #[derive(Clone, Debug)]
 pub struct Rule {
     pub call: Call,
@@ -35,7 +37,7 @@ pub struct Rule {
     pub count: u64,
 }
 
-/// What power loss leaves of what was not synced.
+/// How much of the unsynced writes a power loss leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
     Nothing,
@@ -49,7 +51,7 @@ struct Change {
     old: Vec<u8>,
     new: Vec<u8>,
     size: u64,
-    /// Written with O_DSYNC: it is there in any case, whatever becomes of what it lies on.
+    /// Written with O_DSYNC: power loss never undoes it, whatever lies under it.
     durable: bool,
 }
 
@@ -111,7 +113,8 @@ impl FaultFs {
         self.shared.state.lock().unwrap().rules.push(r);
     }
 
-    /// These 4 KiB of a file cannot be read any more, EIO, until they are written again: the disk puts other sectors in their place.
+    /// These 4 KiB of a file cannot be read any more, EIO, until they are written again: the disk
+    /// puts other sectors in their place.
     pub fn unreadable(&self, path: &'static str, off: u64) {
         self.shared.state.lock().unwrap().unreadable.push((path, off));
     }
@@ -137,7 +140,8 @@ impl FaultFs {
         self.shared.thawed.notify_all();
     }
 
-    /// Power loss; whoever used it must be gone. Returns how many writes were in danger.
+    /// The power goes. The processes that used the file system must have ended. Returns how many
+    /// writes were unsynced.
     pub fn power_loss(&self, keep: Keep, rng: &mut Rng) -> usize {
         let mut s = self.shared.state.lock().unwrap();
         let mut lost = 0;

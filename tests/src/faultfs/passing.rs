@@ -1,4 +1,5 @@
-//! The pass-through itself: every call goes to the directory behind, past the rules and the memory of what is not synced.
+//! The pass-through itself: every call goes to the directory behind, past the rules and the memory
+//! of what is not synced.
 
 use super::{Call, Change, Shared, State};
 use fuser::*;
@@ -115,7 +116,7 @@ impl Passing {
         FileHandle(fh)
     }
 
-    /// Remembers what a change is about to overwrite.
+    /// Remembers the bytes that a change is about to overwrite.
     fn note(s: &mut State, ino: u64, f: &File, off: u64, new: &[u8], durable: bool) -> std::io::Result<()> {
         if durable && !s.changes.contains_key(&ino) {
             return Ok(());

@@ -1,9 +1,10 @@
-//! What a node reads from its data directory and from its administrator.
+//! Fuzz targets of the files that a node reads: those of its data directory, and its
+//! administrator's configuration.
 
 use hf_host_config::{config, identity::Identity};
 use hf_meta_core::{ClusterState, image};
 
-/// `node.json`.
+/// Parses `node.json`, the node's identity.
 pub(super) fn node_identity(data: &[u8]) {
     match Identity::parse(data) {
         Ok(id) => {
@@ -15,7 +16,7 @@ pub(super) fn node_identity(data: &[u8]) {
     }
 }
 
-/// The configuration file, and what the daemon asks of its values.
+/// The configuration file, and the daemon's checks of its values.
 pub(super) fn node_config(data: &[u8]) {
     let Ok(text) = core::str::from_utf8(data) else { return };
     let _ = config::is_address(text);
@@ -30,7 +31,8 @@ pub(super) fn node_config(data: &[u8]) {
     }
 }
 
-/// `view.json`: the cluster as a follower knew it last; also what a rescue reads and judges.
+/// `view.json`: the last state of the cluster that a follower knew. A rescue reads and judges it
+/// too.
 pub(super) fn cluster_view(data: &[u8]) {
     let Ok(s) = serde_json::from_slice::<ClusterState>(data) else { return };
     let _ = s.check();

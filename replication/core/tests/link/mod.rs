@@ -4,7 +4,7 @@
 //! The pipe is a switch with a buffer without end: whatever is put into it waits its turn. Stores
 //! answer after a fixed time. Time jumps from event to event.
 
-use super::common;
+use crate::common;
 use bytes::{Bytes, BytesMut};
 use hf_policy::*;
 use hf_repl_core::coordinator::{self as co, ClientOp, Coordinator, Phase};

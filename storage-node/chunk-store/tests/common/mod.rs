@@ -2,6 +2,9 @@
 #![allow(dead_code)]
 
 mod beside;
+pub mod order;
+pub mod rewritten;
+pub mod room;
 
 use bytes::Bytes;
 use hf_policy::crc;

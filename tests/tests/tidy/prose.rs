@@ -1,0 +1,104 @@
+//! Comments as a stranger reads them: no doc comment of one or two words, no line of comment over
+//! 120 columns. Each package has the number that stands today, which may only shrink. (It also
+//! counts what else the house counts: assertions, long files.)
+
+use super::super::sources;
+use std::collections::BTreeMap;
+
+/// A package's directory; its doc comments of one or two words, and its lines of comment over 120
+/// columns, at most.
+const TODAY: &[(&str, usize, usize)] = &[
+    ("metadata", 20, 36),
+    ("metadata/core", 166, 86),
+    ("metadata/proto", 1, 3),
+    ("replication", 4, 18),
+    ("replication/core", 152, 156),
+    ("storage-node/chunk-store", 65, 126),
+    ("storage-node/replica-host", 0, 2),
+    ("tests", 6, 46),
+    ("volume-policy", 49, 10),
+];
+
+/// Columns of a line of comment.
+const COLUMNS: usize = 120;
+
+/// Doc comments of one or two words: line numbers and texts.
+fn terse(text: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    let mut now: Option<(usize, String)> = None;
+    for (i, line) in text.lines().chain([""]).enumerate() {
+        let doc = line.trim_start().strip_prefix("///").filter(|rest| !rest.starts_with('/'));
+        match (doc, &mut now) {
+            (Some(words), Some((_, all))) => *all += words,
+            (Some(words), None) => now = Some((i + 1, words.to_string())),
+            (None, _) => found.extend(now.take().filter(|(_, all)| all.split_whitespace().count() <= 2)),
+        }
+    }
+    found
+}
+
+/// Lines of comment that are too long, by their numbers.
+fn wide(text: &str) -> Vec<usize> {
+    let long = |l: &str| l.trim_start().starts_with("//") && l.chars().count() > COLUMNS;
+    text.lines().enumerate().filter(|(_, l)| long(l)).map(|(i, _)| i + 1).collect()
+}
+
+/// The package that a file belongs to.
+fn package(path: &str) -> &str {
+    let at = ["/src/", "/tests/", "/runner/", "/fuzz/"].iter().filter_map(|d| path.find(d)).min();
+    &path[..at.unwrap_or(0)]
+}
+
+#[test]
+fn comments_are_sentences_of_a_readable_width() {
+    let (mut docs, mut lines): (BTreeMap<String, Vec<String>>, BTreeMap<String, Vec<String>>) = Default::default();
+    for (path, text) in sources() {
+        let here = package(&path).to_string();
+        docs.entry(here.clone()).or_default().extend(terse(&text).iter().map(|(n, t)| format!("{path}:{n}:{t}")));
+        lines.entry(here).or_default().extend(wide(&text).iter().map(|n| format!("{path}:{n}")));
+    }
+    let mut bad = Vec::new();
+    for (package, found) in &docs {
+        let most = TODAY.iter().find(|(p, ..)| p == package).map_or((0, 0), |(_, d, w)| (*d, *w));
+        let (few, long) = (found, &lines[package]);
+        println!("    (\"{package}\", {}, {}), // at most {} and {}", few.len(), long.len(), most.0, most.1);
+        if few.len() > most.0 {
+            bad.push(format!(
+                "{package}: {} doc comments of one or two words, at most {}:\n{}",
+                few.len(),
+                most.0,
+                few.join("\n")
+            ));
+        }
+        if long.len() > most.1 {
+            bad.push(format!(
+                "{package}: {} lines of comment over {COLUMNS} columns, at most {}:\n{}",
+                long.len(),
+                most.1,
+                long.join("\n")
+            ));
+        }
+    }
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
+}
+
+#[test]
+fn what_the_house_counts() {
+    let all = sources();
+    let found = super::modules::look(&all);
+    let product =
+        |p: &&(String, String)| p.0.contains("src/") && !p.0.starts_with("tests/") && !p.0.ends_with("/broken.rs");
+    let assertions = |t: &str| t.matches("broken!(").count() + t.matches("invariant!(").count();
+    println!(
+        "circles {}, arrows up {}, doc comments of one or two words {}, lines of comment over {COLUMNS} columns {}, assertions {}, files over 400 lines {}",
+        found.circles.len(),
+        found.up.len(),
+        all.iter().map(|(_, t)| terse(t).len()).sum::<usize>(),
+        all.iter().map(|(_, t)| wide(t).len()).sum::<usize>(),
+        all.iter().filter(product).map(|(_, t)| assertions(t)).sum::<usize>(),
+        all.iter().filter(|(_, t)| t.lines().count() > 400).count(),
+    );
+    found.circles.iter().chain(&found.up).for_each(|c| println!("{c}"));
+    assert_eq!(terse("/// One word.\nfn f() {}\n/// Two\n/// words.\n/// Here are three.\n").len(), 1);
+    assert_eq!(terse("    /// Which.\n    x: u8,\n").len(), 1);
+}
