@@ -24,7 +24,7 @@ use crate::space::{Space, Units};
 use crate::table::pages::Pages;
 use crate::table::{Key, Table};
 use bytes::Bytes;
-use hf_policy::{ChunkIx, LogAge, Rid, Ver};
+use hf_policy::{BLOCK_BYTES, ChunkIx, LogAge, Rid, Ver, broken, invariant};
 use std::collections::BTreeMap;
 
 /// Where the store stands.
@@ -140,6 +140,7 @@ impl Store {
 
     /// Before [`Store::start`]: a disk of format version 1 becomes one of version 2, with this salt. (docs/decisions/0019)
     pub fn upgrade(&mut self, salt: Salt) {
+        invariant!(self.disk.last == 0, "a disk is upgraded after its store was started");
         if self.sb.salt.is_none() {
             self.sb.salt = salt;
             self.sb.salted_from = self.journal.applied + 1;
@@ -223,10 +224,13 @@ impl Store {
     }
 
     fn disk_done(&mut self, tag: u64, result: Result<Bytes, DiskError>, out: &mut Vec<Output>) {
-        let Some(pending) = self.disk.purposes.remove(&tag) else { return };
         if matches!(self.state, State::Failed(_)) {
-            return;
+            return; // What was in flight when the store failed counts for nothing.
         }
+        let Some(pending) = self.disk.purposes.remove(&tag) else {
+            broken!("disk operation {tag} has ended and was not in flight");
+            return;
+        };
         match (pending, result) {
             (Purpose::Page(slot, again), result) => self.page_loaded(slot, again, result, out),
             (Purpose::Data { read, run }, result) => self.data_read(read, run, result, out),
@@ -234,11 +238,17 @@ impl Store {
             (Purpose::Reckon(look), result) => self.looked(look, result, out),
             (_, Err(e)) => self.fail(e.0, out),
             (Purpose::Super, Ok(_)) => {
+                invariant!(
+                    self.state == State::Starting,
+                    "a store that serves has written the superblock of its start"
+                );
                 self.durable_sb = self.sb.generation;
                 if std::mem::take(&mut self.upgrading) {
                     return self.write_superblock(Purpose::Super, out);
                 }
                 self.state = State::Serving;
+                // The second one may have taken up what came meanwhile.
+                self.noted(out);
             }
             (Purpose::Group(seq), Ok(_)) => self.group_durable(seq, out),
             (Purpose::Direct(number), Ok(_)) => self.direct_written(number, out),
@@ -273,15 +283,24 @@ impl Store {
 
     pub(crate) fn disk_op(&mut self, pending: Purpose, op: DiskOp, out: &mut Vec<Output>) {
         let tag = self.number();
+        let end = self.sb.geometry.disk_bytes;
         match &op {
-            DiskOp::Write { bufs, .. } => {
+            DiskOp::Write { off, bufs, .. } => {
+                let len = bufs.iter().map(|b| b.len() as u64).sum::<u64>();
+                invariant!(len > 0 && off + len <= end, "a write of {len} bytes at {off}, on a disk of {end}");
+                invariant!((off | len).is_multiple_of(BLOCK_BYTES), "a write of {len} bytes at {off} is not of blocks");
                 self.stats.disk_writes += 1;
-                self.stats.disk_bytes_written += bufs.iter().map(|b| b.len() as u64).sum::<u64>();
+                self.stats.disk_bytes_written += len;
             }
             DiskOp::Sync => self.stats.disk_syncs += 1,
-            DiskOp::Read { .. } => self.stats.disk_reads += 1,
+            DiskOp::Read { off, len } => {
+                let len = u64::from(*len);
+                invariant!(len > 0 && off + len <= end, "a read of {len} bytes at {off}, on a disk of {end}");
+                self.stats.disk_reads += 1;
+            }
         }
-        self.disk.purposes.insert(tag, pending);
+        let before = self.disk.purposes.insert(tag, pending);
+        invariant!(before.is_none(), "tag {tag} was given twice");
         out.push(Output::Disk { tag, op });
     }
 

@@ -20,6 +20,22 @@
 //! | [`mutant`] | rules broken on purpose, for the tests of the tests |
 //! | [`sim`] | a simulated disk that loses, tears and damages what was not synced |
 
+/// Lowers a count that is kept beside what it counts. One that would fall below zero is wrong: it is reported, and stays at
+/// zero.
+macro_rules! lower {
+    ($count:expr, $by:expr, $what:literal) => {{
+        let by = $by;
+        match $count.checked_sub(by) {
+            Some(left) => $count = left,
+            None => {
+                hf_policy::broken!("the number of {} is {}, and falls by {by}", $what, $count);
+                $count = 0;
+            }
+        }
+    }};
+}
+
+mod check;
 mod checkpoint;
 pub mod disk;
 pub mod engine;

@@ -44,6 +44,9 @@ mutants! {
     SlowNeverWaits,
     /// A destage gives units back under writes in flight that rely on them.
     FreesHeldUnits,
+    /// A promise of space that was spent stays in the sum of all promises. (Data is as it should be, until the sum says that
+    /// the disk is full: only the store's own checks can notice.)
+    SpentPromiseCounts,
 }
 
 #[cfg(feature = "mutants")]

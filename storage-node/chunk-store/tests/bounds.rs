@@ -42,6 +42,7 @@ fn memory_keeps_its_bounds_whatever_comes() {
             ..Config::default()
         };
         let mut w = World::with(seed, 96 << 20, 16 << 20, cfg);
+        w.every = 50;
         let mut most = 0;
         overrun(&mut w, 3000, |w| {
             let s = w.store.stats();
@@ -68,6 +69,7 @@ fn a_full_journal_drains_and_trims_and_deletes_fit_into_it() {
             ..Config::default()
         };
         let mut w = World::with(seed, 64 << 20, 4 << 20, cfg);
+        w.every = 50;
         let (mut fullest, mut while_full) = (0, 0);
         overrun(&mut w, 4000, |w| {
             let s = w.store.stats();
@@ -105,6 +107,7 @@ fn destaging_gives_way_to_a_foreground_that_suffers() {
             ..Config::default()
         };
         let mut w = World::with(3, 96 << 20, 16 << 20, cfg);
+        w.every = 50;
         w.took = Some(200);
         let (mut at_once, mut steady) = (0, 0);
         for i in 0..30_000u64 {
@@ -137,6 +140,7 @@ fn destaging_gives_way_to_a_foreground_that_suffers() {
 #[test]
 fn a_checkpoint_queues_no_more_at_once_than_a_ring_takes() {
     let mut w = World::with(1, 256 << 20, 16 << 20, Config::default());
+    w.every = 50;
     let blocks = (0..BLOCKS).step_by(2);
     for block in blocks {
         w.write(hf_policy::BlockRange::new(block, 1));
@@ -199,6 +203,7 @@ fn a_large_index_is_read_and_written_in_pieces() {
         most = most.max(step);
         all += step;
     }
+    w.store.check();
     assert!(all > 12_000 * 4096, "{all}");
     assert!(most <= 4 << 20, "{most} bytes in one step");
 }

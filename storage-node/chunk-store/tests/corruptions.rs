@@ -180,6 +180,7 @@ fn go_on(disk: &mut SimDisk, store: &mut Store, term: Term, truth: &mut Truth) -
         let op = Op::Write { rid: RID, ver, start: BlockIx(block), crcs: crc::payloads(&data), data: data.clone() };
         truth.insert(block, (ver, Some(data)));
         store.step(Input::Op { id: chunk, op }, &mut out);
+        store.check();
     }
     let mut checkpointed = false;
     loop {
@@ -191,11 +192,15 @@ fn go_on(disk: &mut SimDisk, store: &mut Store, term: Term, truth: &mut Truth) -
             }
         }
         match disk.complete(0) {
-            Some((tag, result)) => store.step(Input::DiskDone { tag, result }, &mut out),
+            Some((tag, result)) => {
+                store.step(Input::DiskDone { tag, result }, &mut out);
+                store.check();
+            }
             None if checkpointed => return Ok(()),
             None => {
                 checkpointed = true;
                 store.step(Input::Op { id: 99, op: Op::Checkpoint }, &mut out);
+                store.check();
             }
         }
     }

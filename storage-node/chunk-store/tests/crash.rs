@@ -135,6 +135,27 @@ pub fn what_a_replay_found_in_a_cache_survives_the_power_loss_after_it() {
     w.quiesce();
 }
 
+/// Random acts of all kinds, each answered as the model says. The store verifies its own state after each.
+pub fn a_random_life(seed: u64) {
+    let mut w = World::new(seed, 24 << 20);
+    for _ in 0..400 {
+        w.random_step();
+    }
+    w.quiesce();
+    w.submit(Op::Checkpoint, "checkpoint");
+    w.quiesce();
+    for chunk in 0..BLOCKS / 256 {
+        w.read(BlockRange::new(chunk * 256, 256));
+    }
+    w.quiesce();
+    assert!(w.reads_checked >= BLOCKS / 256 && w.refused == 0 && w.failed.is_none(), "{:?}", w.store.stats());
+}
+
+#[test]
+pub fn a_random_life_breaks_no_invariant() {
+    a_random_life(77);
+}
+
 /// Long runs without a crash: reads always match, the journal wraps many times, units are neither lost nor doubled.
 #[test]
 fn a_long_life_keeps_reads_right_and_space_accounted() {

@@ -134,6 +134,7 @@ impl Run {
     fn complete(&mut self, i: usize) {
         let Some((tag, result)) = self.disk.complete(i) else { return };
         self.store.step(Input::DiskDone { tag, result }, &mut self.out);
+        self.store.check();
         self.drain();
     }
 
@@ -142,6 +143,7 @@ impl Run {
         self.states.push(after);
         self.begun.push(Begun { id, checkpoint: matches!(op, Op::Checkpoint), promise, applied });
         self.store.step(Input::Op { id, op }, &mut self.out);
+        self.store.check();
         self.drain();
     }
 
@@ -247,6 +249,7 @@ impl Run {
 fn look(disk: &mut SimDisk, store: &mut Store) -> Seen {
     let mut out = Vec::new();
     store.step(Input::Op { id: 1, op: Op::Read { rid: RID, range: BlockRange::new(0, 2) } }, &mut out);
+    store.check();
     loop {
         for o in std::mem::take(&mut out) {
             match o {
@@ -272,6 +275,7 @@ fn look(disk: &mut SimDisk, store: &mut Store) -> Seen {
         }
         let (tag, result) = disk.complete(0).expect("an answer");
         store.step(Input::DiskDone { tag, result }, &mut out);
+        store.check();
     }
 }
 
@@ -284,6 +288,7 @@ fn recover(disk: &mut SimDisk, number: u64) -> Seen {
         let mut out = Vec::new();
         store.start(&mut out);
         store.step(Input::Op { id: 2, op: Op::Checkpoint }, &mut out);
+        store.check();
         loop {
             for o in std::mem::take(&mut out) {
                 match o {
@@ -294,6 +299,7 @@ fn recover(disk: &mut SimDisk, number: u64) -> Seen {
             }
             let Some((tag, result)) = disk.complete(0) else { break };
             store.step(Input::DiskDone { tag, result }, &mut out);
+            store.check();
         }
         let mut again = recovery::open(disk, config()).unwrap();
         assert_eq!(look(disk, &mut again), seen, "a checkpoint after the recovery changed something");

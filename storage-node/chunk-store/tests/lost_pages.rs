@@ -107,6 +107,33 @@ pub fn a_lost_page_on_a_full_disk_costs_no_acknowledged_write() {
     assert_eq!(w.store.stats().units_unaccounted, 0);
 }
 
+/// The same, and the power goes after the first checkpoint that makes room for the chunk whose page is lost: what the checkpoint takes
+/// out of the journal must be in place.
+#[test]
+pub fn a_checkpoint_waits_for_a_chunk_whose_lost_page_was_given_up() {
+    let c = Rid(7);
+    let mut w = World::new(5, 64 << 20);
+    w.ask(Op::CreateReplica(other(7))).unwrap();
+    for u in 0..16 {
+        w.put(RID, Ver::new(1, 1 + u), u * 16, &unit(1, u * 16));
+    }
+    w.quiesce();
+    let full = |w: &mut World, n: u64| w.try_put(c, Ver::new(1, n + 1), n * 16, &unit(50 + n, n * 16)).is_err();
+    assert!((0..4000).any(|n| full(&mut w, n)), "the disk is never full");
+    w.settle_space();
+    rot(&mut w, RID);
+    w.reopen();
+    for u in 0..16 {
+        w.try_put(RID, Ver::new(2, u + 1), u * 16, &[tagged(1000 + u, u * 16)]).unwrap();
+    }
+    w.ask(Op::Checkpoint).unwrap();
+    w.disk.crash_keeping(|_| false);
+    w.reopen();
+    for u in 0..16 {
+        assert_eq!(w.look_at(RID, u * 16).1, tagged(1000 + u, u * 16), "unit {u}");
+    }
+}
+
 /// A page that cannot be read for a while (a bus, a controller) is not lost: its units are nobody else's, however many of another
 /// chunk are missed.
 #[test]

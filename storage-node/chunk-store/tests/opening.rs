@@ -247,3 +247,18 @@ fn golden_bytes_pin_format_version_2() {
     ];
     assert_eq!(got, want, "{CHANGED}");
 }
+
+/// An upgrade writes the superblock twice before the store serves. A log's age that is noted before the second write goes with it
+/// and is answered when it is durable.
+#[test]
+fn a_log_age_noted_during_an_upgrade_is_answered_when_the_store_serves() {
+    let mut w = World::version_1(1, 24 << 20);
+    w.quiesce();
+    w.disk.abandon();
+    w.store = recovery::open(&mut w.disk, config()).unwrap();
+    w.store.upgrade(SALT);
+    w.store.start(&mut w.out);
+    w.note_age();
+    w.quiesce();
+    assert_eq!((w.aged, w.store.superblock().log_age.age), (1, 1));
+}

@@ -248,7 +248,9 @@ impl World {
 
     fn step(&mut self, input: Input) {
         let mut out = Vec::new();
-        self.store.as_mut().expect("open first").step(input, &mut out);
+        let store = self.store.as_mut().expect("open first");
+        store.step(input, &mut out);
+        store.check();
         self.take(out);
     }
 

@@ -5,7 +5,7 @@ use crate::disk::DiskOp;
 use crate::engine::{Output, Purpose, Store};
 use crate::format::{Salt, index};
 use bytes::Bytes;
-use hf_policy::BLOCK_SIZE;
+use hf_policy::{BLOCK_SIZE, broken, invariant};
 use std::collections::BTreeSet;
 
 /// What is known of the two halves of the index.
@@ -25,6 +25,17 @@ impl Index {
         both[half as usize] = crcs;
         Index { dirty, crcs: both }
     }
+
+    /// Verifies that both halves have as many pages as the index.
+    pub(crate) fn check(&self, pages: u32) {
+        for (half, crcs) in self.crcs.iter().enumerate() {
+            invariant!(crcs.len() == pages as usize, "half {half} has {} checksums for {pages} pages", crcs.len());
+        }
+        for (half, dirty) in self.dirty.iter().enumerate() {
+            let last = dirty.last().copied();
+            invariant!(last.is_none_or(|p| p < pages), "page {last:?} of half {half} changed, of {pages} pages");
+        }
+    }
 }
 
 impl Store {
@@ -32,6 +43,8 @@ impl Store {
     /// destaged or deleted meanwhile, and what groups change in them is of no more than those groups, which a replay repeats.
     /// A replica that is created meanwhile may have no entry in it; slots without a page, as its chunks have, are left out.
     pub(crate) fn prepare_index(&mut self) {
+        let busy = self.checkpoint.jobs + self.checkpoint.outstanding;
+        invariant!(busy == 0, "the index is chosen while {busy} chunks are destaged or pages read back");
         let g = self.sb.geometry;
         let base = g.replica_pages() + g.slot_pages();
         for p in self.space.units.take_dirty() {
@@ -51,7 +64,10 @@ impl Store {
         while self.checkpoint.outstanding < PARALLEL {
             let Some(first) = self.checkpoint.pages.pop_front() else { break };
             let place = |ck: &Checkpoint, page| self.sb.geometry.index_page_off(half, page, &ck.extensions);
-            let Some(off) = place(&self.checkpoint, first) else { continue };
+            let Some(off) = place(&self.checkpoint, first) else {
+                broken!("index page {first} has changed and lies nowhere");
+                continue;
+            };
             let mut last = first;
             while last - first + 1 < PAGES_AT_ONCE
                 && self.checkpoint.pages.front() == Some(&(last + 1))
@@ -75,16 +91,23 @@ impl Store {
         let salt = if page < self.sb.geometry.index_pages() { Salt::NONE } else { self.sb.salt };
         let (generation, payload) = (self.sb.index_gen + 1, self.index_payload(page));
         let (block, crc) = index::encode_page(self.sb.disk, salt, page, generation, &payload);
-        self.index.crcs[half as usize][page as usize] = crc;
+        invariant!(payload.len() <= index::PAYLOAD, "index page {page} holds {} bytes", payload.len());
+        match self.index.crcs[half as usize].get_mut(page as usize) {
+            Some(known) => *known = crc,
+            None => broken!("index page {page} is written, beyond the index"),
+        }
         Bytes::from(block)
     }
 
     pub(crate) fn mark_index(&mut self, page: u32) {
+        let pages = self.index.crcs[0].len();
+        invariant!((page as usize) < pages, "page {page} of an index of {pages} pages has changed");
         self.index.dirty[0].insert(page);
         self.index.dirty[1].insert(page);
     }
 
     pub(crate) fn mark_slot(&mut self, slot: u32) {
+        invariant!(slot < self.sb.geometry.slots, "slot {slot} has changed, beyond the table");
         self.mark_index(self.sb.geometry.replica_pages() + slot / index::PAGE_SLOTS as u32);
     }
 

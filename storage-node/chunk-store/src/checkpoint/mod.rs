@@ -10,16 +10,17 @@
 //! Only then are the journal's groups and the freed units used again (C7). Between 2 and 6 nothing is destaged, so that no page
 //! the new index names is overwritten. No step needs journal space.
 
+pub(crate) mod index;
+
 use crate::engine::{OpId, Output, Purpose, State, Store};
 use crate::overlay::pace::Kind;
 use crate::space::Leaving;
 use crate::table::Key;
-pub(crate) mod index;
 
 use crate::disk::{DiskError, DiskOp};
 use crate::format::superblock::JournalTail;
 use bytes::Bytes;
-use hf_policy::{BLOCK_SIZE, LogAge};
+use hf_policy::{BLOCK_SIZE, LogAge, broken, invariant};
 use std::collections::{BTreeSet, VecDeque};
 
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -70,8 +71,56 @@ const PARALLEL: usize = 16;
 const PAGES_AT_ONCE: u32 = 64;
 
 impl Checkpoint {
+    /// Verifies that what is under way belongs to the phase. `applied`: the last group that was applied.
+    pub(crate) fn check(&self, applied: u64) {
+        let phase = &self.phase;
+        self.emptied.check();
+        let destages = *phase == Phase::Destaging;
+        invariant!(destages || self.jobs == 0, "{} chunks are destaged while {phase:?}", self.jobs);
+        invariant!(destages || self.work.is_empty(), "chunks wait to be destaged while {phase:?}");
+        invariant!(!destages || self.jobs > 0, "nothing is destaged and the checkpoint does not go on");
+        let verifies = *phase == Phase::Verifying;
+        invariant!(verifies || self.verify.is_empty(), "pages wait to be read back while {phase:?}");
+        let writes = *phase == Phase::WritingIndex;
+        invariant!(writes || self.pages.is_empty(), "index pages wait to be written while {phase:?}");
+        let counts = verifies || writes;
+        invariant!(
+            counts == (self.outstanding > 0),
+            "{} operations are on their way while {phase:?}",
+            self.outstanding
+        );
+        invariant!(self.outstanding <= PARALLEL, "{} operations of a checkpoint at once", self.outstanding);
+        let idle = matches!(phase, Phase::Idle | Phase::Noting);
+        invariant!(!idle || self.now.is_empty(), "operations wait for a checkpoint that does not run");
+        invariant!(self.upto <= applied, "a checkpoint covers group {}, {applied} was applied", self.upto);
+        invariant!(!self.space_awaited || self.requested || !idle, "space is awaited and no checkpoint comes");
+    }
+
+    /// Operations that the phase has at the disk: syncs and writes of the index or the superblock, and pages read back.
+    pub(crate) fn at_the_disk(&self) -> (usize, usize) {
+        match self.phase {
+            Phase::Idle | Phase::Destaging => (0, 0),
+            Phase::Verifying => (0, self.outstanding),
+            Phase::WritingIndex => (self.outstanding, 0),
+            Phase::Syncing | Phase::SyncingIndex | Phase::WritingSuper | Phase::Noting => (1, 0),
+        }
+    }
+
+    /// Does a superblock that is on its way answer every note of a log's age that was taken into it?
+    pub(crate) fn notes_are_on_their_way(&self, starting: bool) -> bool {
+        self.noting.is_empty() || starting || matches!(self.phase, Phase::Noting | Phase::WritingSuper)
+    }
+
+    /// Entries of deleted replicas that have no chunks and wait for a checkpoint.
+    pub(crate) fn waits_to_be_free(&self, replica: u32) -> bool {
+        self.emptied.iter().any(|r| r == replica)
+    }
+
     pub(crate) fn job_ended(&mut self) {
-        self.jobs = self.jobs.saturating_sub(1);
+        lower!(self.jobs, 1, "chunks being destaged");
+    }
+    pub(crate) fn is_destaging(&self) -> bool {
+        self.phase == Phase::Destaging
     }
     pub(crate) fn destaging(&self) -> usize {
         self.jobs
@@ -108,6 +157,7 @@ impl Checkpoint {
 
 impl Store {
     pub(crate) fn request_checkpoint(&mut self, id: OpId) {
+        invariant!(!self.checkpoint.next.contains(&id), "operation {id} asks for a checkpoint twice");
         self.checkpoint.next.push(id);
         self.checkpoint.requested = true;
     }
@@ -162,6 +212,9 @@ impl Store {
         let work =
             self.overlay.chunks.iter().filter(|(_, c)| c.is_dirty() || c.destage.is_some()).map(|(k, _)| *k).collect();
         let ck = &mut self.checkpoint;
+        invariant!(ck.phase == Phase::Idle, "a checkpoint begins while another one is {:?}", ck.phase);
+        invariant!(ck.jobs == 0 && ck.outstanding == 0, "a checkpoint begins before the last one has ended");
+        invariant!(ck.upto <= self.journal.applied, "a checkpoint covers less than the last one: {}", ck.upto);
         ck.phase = Phase::Destaging;
         ck.requested = false;
         ck.upto = self.journal.applied;
@@ -175,7 +228,7 @@ impl Store {
         let kind = match self.disk.purposes.get(&tag) {
             Some(Purpose::Group(_)) => Kind::Group,
             Some(Purpose::Data { .. }) => Kind::Read,
-            _ => return,
+            _ => return, // Nobody in the foreground waits for other operations, or this one has ended.
         };
         // (What syncs and index writes do to others is no reason to destage fewer chunks.)
         match self.checkpoint.phase {
@@ -203,7 +256,7 @@ impl Store {
             let Some(key) = self.checkpoint.work.pop_front() else { break };
             self.checkpoint.jobs += 1;
             if !self.destage(key, out) {
-                self.checkpoint.jobs -= 1;
+                self.checkpoint.job_ended();
             }
             if matches!(self.state, State::Failed(_)) {
                 return;
@@ -225,10 +278,12 @@ impl Store {
                 self.drive_verify(out);
             }
             Phase::WritingIndex => {
-                self.checkpoint.outstanding -= 1;
+                lower!(self.checkpoint.outstanding, 1, "operations of a checkpoint");
                 self.drive_index(out);
             }
             Phase::SyncingIndex => {
+                let (tail, last) = (self.checkpoint.tail.seq, self.sb.tail.seq);
+                invariant!(tail >= last, "a checkpoint takes the journal's tail back from {last} to {tail}");
                 self.checkpoint.phase = Phase::WritingSuper;
                 self.sb.half ^= 1;
                 self.sb.index_gen += 1;
@@ -247,13 +302,16 @@ impl Store {
                 self.checkpoint.phase = Phase::Idle;
                 self.noted(out);
             }
-            Phase::Idle | Phase::Destaging | Phase::Verifying => {}
+            Phase::Idle | Phase::Destaging | Phase::Verifying => {
+                broken!("a sync or write of a checkpoint has ended while it is {:?}", self.checkpoint.phase);
+            }
         }
     }
 
     fn drive_verify(&mut self, out: &mut Vec<Output>) {
         while self.checkpoint.outstanding < PARALLEL {
             let Some(slot) = self.checkpoint.verify.pop_front() else { break };
+            // The slot's chunk was deleted since its page was written: nothing relies on the page.
             let Some(copy) = self.table.slots[slot as usize].as_ref().and_then(|s| s.copy) else { continue };
             self.checkpoint.outstanding += 1;
             let op = DiskOp::Read { off: self.sb.geometry.page_off(slot, copy), len: BLOCK_SIZE as u32 };
@@ -268,7 +326,8 @@ impl Store {
 
     /// A page just written must read back whole, or the journal that could repair it would go for nothing (C13).
     pub(crate) fn page_verified(&mut self, slot: u32, result: Result<Bytes, DiskError>, out: &mut Vec<Output>) {
-        self.checkpoint.outstanding -= 1;
+        invariant!(self.checkpoint.phase == Phase::Verifying, "slot {slot} is read back by no checkpoint");
+        lower!(self.checkpoint.outstanding, 1, "operations of a checkpoint");
         if let Some(e) = self.table.slots[slot as usize] {
             let good = match (result, self.table.page_id((e.replica, e.chunk))) {
                 (Ok(block), Some(id)) => crate::format::page::Page::decode(&block, id, e.page_crc).is_some(),
@@ -284,6 +343,12 @@ impl Store {
 
     fn committed(&mut self, out: &mut Vec<Output>) {
         self.durable_sb = self.sb.generation;
+        invariant!(self.sb.tail == self.checkpoint.tail, "the superblock names another tail than its checkpoint");
+        invariant!(
+            self.checkpoint.outstanding == 0,
+            "a checkpoint is durable and {} of its operations are not",
+            self.checkpoint.outstanding
+        );
         for slot in std::mem::take(&mut self.checkpoint.changed) {
             self.table.committed[slot as usize] = self.table.slots[slot as usize].as_ref().and_then(|s| s.copy);
         }
@@ -307,7 +372,7 @@ impl Store {
         self.noted(out);
     }
 
-    fn noted(&mut self, out: &mut Vec<Output>) {
+    pub(crate) fn noted(&mut self, out: &mut Vec<Output>) {
         for id in std::mem::take(&mut self.checkpoint.noting) {
             out.push(Output::Done { id, result: Ok(crate::engine::Answer::Done) });
         }
@@ -315,6 +380,8 @@ impl Store {
 
     /// Writes the next superblock generation: durable, two copies in one write.
     pub(crate) fn write_superblock(&mut self, pending: Purpose, out: &mut Vec<Output>) {
+        let (last, durable) = (self.sb.generation, self.durable_sb);
+        invariant!(last == durable, "a superblock is written while {last} is on its way, after {durable}");
         self.sb.generation += 1;
         self.checkpoint.noting.append(&mut self.checkpoint.notes);
         let block = Bytes::from(self.sb.encode());

@@ -12,6 +12,7 @@ use crate::geometry::JOURNAL_OFF;
 use crate::mutant::{self, Mutant};
 use crate::table::Key;
 use bytes::Bytes;
+use hf_policy::{BLOCK_SIZE, broken, invariant};
 use std::collections::VecDeque;
 
 /// The chunks that a record is in flight in.
@@ -25,7 +26,7 @@ pub(crate) enum Chunks {
 }
 
 impl Chunks {
-    fn keys(&self) -> &[Key] {
+    pub(crate) fn keys(&self) -> &[Key] {
         match self {
             Chunks::None => &[],
             Chunks::One(key) => std::slice::from_ref(key),
@@ -99,6 +100,12 @@ impl Journal {
 
     /// Recovery found this group at `off`.
     pub(crate) fn replayed(&mut self, seq: u64, off: u64, bytes: u64, crc: u32) {
+        invariant!(seq == self.next_seq, "group {seq} is replayed where {} should be", self.next_seq);
+        invariant!(
+            off == self.head || off == 0,
+            "group {seq} is replayed at {off}, the last one ends at {}",
+            self.head
+        );
         let pad = if off == self.head { 0 } else { self.capacity - self.head };
         self.live.push_back(Live { seq, end: off + bytes, crc, bytes: bytes + pad });
         self.used += bytes + pad;
@@ -106,6 +113,56 @@ impl Journal {
         self.next_seq = seq + 1;
         self.prev_crc = crc;
         self.applied = seq;
+    }
+
+    /// Verifies the ring, the chain of group numbers, and that what is on its way is counted.
+    pub(crate) fn check(&self) {
+        let used: u64 = self.live.iter().map(|l| l.bytes).sum();
+        invariant!(self.used == used, "{} bytes of the journal are in use, its groups have {used}", self.used);
+        invariant!(self.used < self.capacity, "{} bytes of a journal of {} are in use", self.used, self.capacity);
+        let first = self.live.front().map_or(self.next_seq, |l| l.seq);
+        invariant!(first == self.tail.seq, "the oldest group is {first}, the tail names {}", self.tail.seq);
+        for (i, l) in self.live.iter().enumerate() {
+            invariant!(l.seq == first + i as u64, "group {} stands where {} should", l.seq, first + i as u64);
+            invariant!(l.end <= self.capacity && l.bytes > 0, "group {} ends at {}, beyond the ring", l.seq, l.end);
+        }
+        let (end, crc) = self.live.back().map_or((self.tail.off, self.tail.prev_crc), |l| (l.end, l.crc));
+        invariant!((end, crc) == (self.head, self.prev_crc), "the next group does not follow the last one");
+        invariant!(first + self.live.len() as u64 == self.next_seq, "group {} is the next one", self.next_seq);
+        let flying = self.flying.front().map_or(self.next_seq, |f| f.seq);
+        invariant!(self.applied + 1 == flying, "group {flying} is on its way, {} was applied", self.applied);
+        for (i, f) in self.flying.iter().enumerate() {
+            invariant!(f.seq == flying + i as u64, "group {} was begun out of turn", f.seq);
+            invariant!(!f.records.is_empty(), "group {} holds nothing", f.seq);
+        }
+        invariant!(flying + self.flying.len() as u64 == self.next_seq, "a group is neither applied nor on its way");
+        invariant!(self.flying.front().is_none_or(|f| !f.durable), "group {flying} is durable and was not applied");
+        invariant!(self.tail.seq <= flying, "a checkpoint covers group {flying}, which was not applied");
+        let payload: usize = self.records().map(|q| q.payload.len()).sum();
+        invariant!(self.payload == payload, "{} payload bytes are on their way, not {payload}", self.payload);
+        for q in self.records() {
+            let blocks = q.record.payload_blocks();
+            invariant!(
+                q.payload.len() == blocks * BLOCK_SIZE,
+                "a record of {blocks} blocks has {} bytes",
+                q.payload.len()
+            );
+        }
+    }
+
+    /// Where the journal's live part begins, as the last durable checkpoint says.
+    pub(crate) fn tail(&self) -> JournalTail {
+        self.tail
+    }
+
+    /// Records that are queued or in groups on their way.
+    pub(crate) fn records(&self) -> impl Iterator<Item = &Queued> {
+        self.flying.iter().flat_map(|f| &f.records).chain(&self.queue)
+    }
+
+    /// Groups whose write has not completed.
+    pub(crate) fn being_written(&self) -> impl Iterator<Item = u64> {
+        self.flying.iter().filter(|f| !f.durable).map(|f| f.seq)
     }
 
     pub(crate) fn used(&self) -> u64 {
@@ -130,6 +187,13 @@ impl Journal {
     }
 
     pub(crate) fn push(&mut self, q: Queued) {
+        let blocks = q.record.payload_blocks();
+        invariant!(q.payload.len() == blocks * BLOCK_SIZE, "a record of {blocks} blocks has {} bytes", q.payload.len());
+        invariant!(
+            q.record.header_bytes() <= MAX_RECORD_BYTES,
+            "a record does not fit into a group: {:?}",
+            q.record.range
+        );
         self.payload += q.payload.len();
         self.queue.push_back(q);
     }
@@ -143,6 +207,7 @@ impl Journal {
 
     pub(crate) fn take_ops(&mut self) -> Vec<OpId> {
         let queued = self.queue.drain(..);
+        self.payload = 0;
         queued.chain(self.flying.drain(..).flat_map(|f| f.records)).filter_map(|q| q.op).collect()
     }
 
@@ -167,11 +232,14 @@ impl Journal {
 
     /// That checkpoint is durable: its groups' space may be used again.
     pub(crate) fn trim(&mut self, tail: JournalTail) {
-        while self.live.front().is_some_and(|l| l.seq < tail.seq) {
-            if let Some(l) = self.live.pop_front() {
-                self.used -= l.bytes;
-            }
+        invariant!(tail.seq >= self.tail.seq, "the journal's tail goes back from {} to {}", self.tail.seq, tail.seq);
+        invariant!(tail.seq <= self.applied + 1, "the tail passes group {}, the last that was applied", self.applied);
+        while self.live.front().is_some_and(|l| l.seq < tail.seq)
+            && let Some(l) = self.live.pop_front()
+        {
+            lower!(self.used, l.bytes, "bytes of the journal in use");
         }
+        invariant!(!self.live.is_empty() || self.used == 0, "a journal without groups has {} bytes in use", self.used);
         self.tail = tail;
     }
 
@@ -195,6 +263,7 @@ impl Journal {
         }
         // A zero of many chunks may be longer than a group; it is repeated until it is answered.
         let n = if whole == 0 { taken } else { whole };
+        invariant!(n > 0 && n <= self.queue.len(), "a group takes {n} of {} records", self.queue.len());
         self.queue.drain(..n).collect()
     }
 }
@@ -230,7 +299,16 @@ impl Store {
                 }
                 return;
             };
+            let in_payload: usize = payload.iter().map(Bytes::len).sum();
+            let blocks = group.payload_blocks as usize;
+            invariant!(
+                in_payload == blocks * BLOCK_SIZE,
+                "a group of {blocks} blocks has {in_payload} bytes of payload"
+            );
             let j = &mut self.journal;
+            invariant!(off + bytes <= j.capacity, "group {} of {bytes} bytes goes beyond the ring", group.seq);
+            invariant!(j.used + bytes + pad < j.capacity, "group {} is written over live ones", group.seq);
+            invariant!(group.acked_through < group.seq, "group {} says that it was durable", group.seq);
             j.live.push_back(Live { seq: group.seq, end: off + bytes, crc, bytes: bytes + pad });
             j.used += bytes + pad;
             j.head = off + bytes;
@@ -248,13 +326,18 @@ impl Store {
 
     /// A group's write has completed; the durable prefix is applied and answered.
     pub(crate) fn group_durable(&mut self, seq: u64, out: &mut Vec<Output>) {
-        if let Some(f) = self.journal.flying.iter_mut().find(|f| f.seq == seq) {
-            f.durable = true;
-        }
-        while self.journal.flying.front().is_some_and(|f| f.durable) {
-            let Some(f) = self.journal.flying.pop_front() else { break };
+        let Some(f) = self.journal.flying.iter_mut().find(|f| f.seq == seq) else {
+            broken!("group {seq} is durable and was not on its way");
+            return;
+        };
+        invariant!(!f.durable, "group {seq} has become durable twice");
+        f.durable = true;
+        while self.journal.flying.front().is_some_and(|f| f.durable)
+            && let Some(f) = self.journal.flying.pop_front()
+        {
+            invariant!(f.seq == self.journal.applied + 1, "group {} follows {}", f.seq, self.journal.applied);
             for q in f.records {
-                self.journal.payload -= q.payload.len();
+                lower!(self.journal.payload, q.payload.len(), "payload bytes on their way");
                 if let Err(why) = self.apply(&q.record, q.payload, f.seq) {
                     // Only memory and disk corruption can get here: what was made cannot be applied.
                     return self.fail(why, out);
@@ -269,15 +352,19 @@ impl Store {
     }
 
     fn record_applied(&mut self, key: Key) {
-        let Some(c) = self.overlay.chunks.get_mut(&key) else { return };
-        c.inflight -= 1;
+        let Some(c) = self.overlay.chunks.get_mut(&key) else {
+            broken!("a record of chunk {key:?} is applied, and the chunk knows of none in flight");
+            return;
+        };
+        lower!(c.inflight, 1, "operations of a chunk in flight");
         if c.inflight == 0 {
             if !c.slow.is_empty() {
                 self.requests.slow_ready.push_back(key);
             }
             if !c.is_dirty() && c.destage.is_none() {
                 // No destage comes that would end them.
-                self.space.promised_units -= std::mem::take(&mut c.promise).count_ones();
+                let promise = std::mem::take(&mut c.promise).count_ones();
+                lower!(self.space.promised_units, promise, "units promised");
             }
             let held = std::mem::take(&mut c.held);
             if held != 0 && (c.trim.is_some() || c.zeroed() != 0) {
@@ -289,7 +376,8 @@ impl Store {
 
     pub(crate) fn drop_if_idle(&mut self, key: Key) {
         if self.overlay.chunks.get(&key).is_some_and(|c| c.is_idle()) {
-            self.overlay.chunks.remove(&key).into_iter().for_each(|c| self.space.returning -= c.returning.count_ones());
+            let returning = self.overlay.chunks.remove(&key).map_or(0, |c| c.returning.count_ones());
+            lower!(self.space.returning, returning, "units on their way back");
         }
     }
 }

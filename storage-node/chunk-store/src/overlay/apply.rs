@@ -9,7 +9,7 @@ use crate::table::Key;
 use crate::{CHUNK_UNITS, UNIT_BLOCKS};
 use bytes::Bytes;
 use hf_policy::crc::SeededCrc;
-use hf_policy::{BLOCK_SIZE, ChunkIx, Ver};
+use hf_policy::{BLOCK_SIZE, ChunkIx, Ver, broken, invariant};
 
 impl Store {
     /// Applies one record. An error means that it contradicts the store's state.
@@ -25,6 +25,8 @@ impl Store {
         }
         match &rec.body {
             Body::Data { crcs } => {
+                let bytes = crcs.len() * BLOCK_SIZE;
+                invariant!(payload.len() == bytes, "a record of {bytes} bytes comes with {}", payload.len());
                 let key = (rec.replica, rec.range.start.chunk().0);
                 for (i, crc) in crcs.iter().enumerate() {
                     let at = (rec.range.start.in_chunk() + i) as u16;
@@ -86,6 +88,8 @@ impl Store {
             Some(s) => *s,
             None => {
                 let s = self.space.free_slots.pop().ok_or("no chunk slot is left for an acknowledged write")?;
+                let before = self.table.slots[s as usize];
+                invariant!(before.is_none(), "slot {s} was free and has {before:?}");
                 self.table.slots[s as usize] = Some(SlotEntry {
                     replica: key.0,
                     chunk: key.1,
@@ -97,13 +101,17 @@ impl Store {
                 self.table.map.insert(key, s);
                 if let Some(c) = self.overlay.chunks.get_mut(&key).filter(|c| c.slot_promised) {
                     c.slot_promised = false;
-                    self.space.promised_slots -= 1;
+                    lower!(self.space.promised_slots, 1, "slots promised");
                 }
                 s
             }
         };
-        if let Some(e) = self.table.slots[slot as usize].as_mut() {
-            e.max_ver = e.max_ver.max(ver);
+        match self.table.slots[slot as usize].as_mut() {
+            Some(e) => {
+                invariant!((e.replica, e.chunk) == key, "slot {slot} of chunk {key:?} is that of {e:?}");
+                e.max_ver = e.max_ver.max(ver);
+            }
+            None => broken!("chunk {key:?} has slot {slot}, which is free"),
         }
         self.mark_slot(slot);
         self.recount(key);
@@ -134,6 +142,9 @@ impl Store {
             Place::Zero | Place::Bad => (0, 0),
         };
         let zero = matches!(ov.place, Place::Zero);
+        if let Place::Unit(u) = ov.place {
+            invariant!(self.space.units.is_allocated(u), "block {at} of chunk {key:?} is in unit {u}, which is free");
+        }
         let c = self.chunk_mut(key);
         c.top = c.top.max(ver);
         c.mem |= mem;
@@ -143,6 +154,7 @@ impl Store {
         if let Some(c) = self.overlay.chunks.get_mut(&key).filter(|_| zero) {
             let zeros = &mut c.zeros[at as usize / UNIT_BLOCKS];
             *zeros += 1;
+            invariant!(usize::from(*zeros) <= UNIT_BLOCKS, "{zeros} blocks of a unit of chunk {key:?} are zero");
             if usize::from(*zeros) == UNIT_BLOCKS {
                 c.mem &= !unit;
             }
@@ -165,7 +177,7 @@ impl Store {
     pub(crate) fn superseded(&mut self, key: Key, at: u16, old: Option<OverlayBlock>) {
         let Some(old) = old else { return };
         match old.place {
-            Place::Mem(_) => self.overlay.bytes -= BLOCK_SIZE,
+            Place::Mem(_) => lower!(self.overlay.bytes, BLOCK_SIZE, "bytes in the overlay"),
             Place::Unit(unit) => {
                 let first = at / UNIT_BLOCKS as u16 * UNIT_BLOCKS as u16;
                 let still = self.overlay.chunks.get(&key).is_some_and(|c| {
@@ -177,11 +189,10 @@ impl Store {
                     self.no_longer_fresh(key, first);
                 }
             }
-            Place::Zero => {
-                if let Some(c) = self.overlay.chunks.get_mut(&key) {
-                    c.zeros[at as usize / UNIT_BLOCKS] -= 1;
-                }
-            }
+            Place::Zero => match self.overlay.chunks.get_mut(&key) {
+                Some(c) => lower!(c.zeros[at as usize / UNIT_BLOCKS], 1, "zero blocks of a unit"),
+                None => broken!("a zero block of chunk {key:?} is replaced, and the chunk is not known"),
+            },
             Place::Bad => {}
         }
     }
@@ -189,7 +200,10 @@ impl Store {
     /// A fresh unit is no longer referred to: unless another one has its place, the page's unit
     /// stays.
     fn no_longer_fresh(&mut self, key: Key, first: u16) {
-        let Some(c) = self.overlay.chunks.get_mut(&key) else { return };
+        let Some(c) = self.overlay.chunks.get_mut(&key) else {
+            broken!("a fresh unit of chunk {key:?} is replaced, and the chunk is not known");
+            return;
+        };
         let mut range = c.blocks.range(first..first + UNIT_BLOCKS as u16);
         if !range.any(|(_, o)| matches!(o.place, Place::Unit(_))) {
             c.fresh &= !(1 << (first as usize / UNIT_BLOCKS));
@@ -219,7 +233,10 @@ impl Store {
         for key in keys {
             let mask =
                 self.table.map.get(&key).and_then(|s| self.table.slots[*s as usize].as_ref()).map_or(0, |s| s.units);
-            let Some(c) = self.overlay.chunks.get_mut(&key) else { continue };
+            let Some(c) = self.overlay.chunks.get_mut(&key) else {
+                broken!("chunk {key:?} has gone while units were promised");
+                continue;
+            };
             let mut need = 0u16;
             for (at, ov) in &c.blocks {
                 if matches!(ov.place, Place::Mem(_)) {

@@ -13,7 +13,7 @@ use crate::table::pages::Waiter;
 use crate::{CHUNK_UNITS, UNIT_BLOCKS};
 use bytes::Bytes;
 use hf_policy::crc::SeededCrc;
-use hf_policy::{BLOCK_BYTES, BLOCK_SIZE};
+use hf_policy::{BLOCK_BYTES, BLOCK_SIZE, broken, invariant};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -23,6 +23,7 @@ const WRITES_IN_FLIGHT: u32 = 16;
 impl Store {
     /// Begins to destage a dirty chunk; true if a job is now running.
     pub(crate) fn destage(&mut self, key: Key, out: &mut Vec<Output>) -> bool {
+        // The checkpoint listed the chunk at its start; since then it may have been deleted.
         let Some(c) = self.overlay.chunks.get(&key) else { return false };
         if !c.is_dirty() || c.destage.is_some() {
             return false;
@@ -35,9 +36,13 @@ impl Store {
     }
 
     pub(crate) fn destage_go(&mut self, key: Key, out: &mut Vec<Output>) {
-        let (Ok(old), Some(&slot), Some(id)) = (self.page_of(key), self.table.map.get(&key), self.table.page_id(key))
-        else {
-            return self.checkpoint.job_ended();
+        let old = match self.page_of(key) {
+            Ok(page) => page,
+            // It was put out of the cache, or given up, while the chunk waited for a unit.
+            Err(slot) => return self.load_page(slot, Waiter::Destage(key), out),
+        };
+        let (Some(&slot), Some(id)) = (self.table.map.get(&key), self.table.page_id(key)) else {
+            return self.checkpoint.job_ended(); // The chunk was deleted while its page was read.
         };
         if !self.overlay.chunks.get(&key).is_some_and(|c| c.is_dirty() && c.destage.is_none()) {
             return self.checkpoint.job_ended();
@@ -45,16 +50,18 @@ impl Store {
         if self.parks(key, &old) {
             return;
         }
+        self.orphaned(slot, &old);
         let (new, writes, moved) = match self.merge(key, &old) {
             Ok(m) => m,
             Err(why) => return self.fail(why, out),
         };
         let trim = self.overlay.chunks.get(&key).and_then(|c| c.trim);
+        invariant!(self.checkpoint.is_destaging(), "chunk {key:?} is destaged, and no checkpoint waits for it");
         let copy = if self.table.committed[slot as usize] == Some(0) { 1 } else { 0 };
         let (page, page_crc) = new.encode(id);
-        self.orphaned(slot, &old);
-        if let Some(e) = self.table.slots[slot as usize].as_mut() {
-            e.units = new.unit_mask();
+        match self.table.slots[slot as usize].as_mut() {
+            Some(e) => e.units = new.unit_mask(),
+            None => broken!("chunk {key:?} has slot {slot}, which is free"),
         }
         let page_off = self.sb.geometry.page_off(slot, copy);
         let mut left = VecDeque::from(writes);
@@ -126,6 +133,8 @@ impl Store {
             if let Some(c) = self.overlay.chunks.get_mut(&key) {
                 c.fresh &= !(1 << u);
             }
+            let has_page = self.space.units.is_settled(new_unit);
+            invariant!(has_page, "the page of chunk {key:?} gets unit {new_unit}, which is free or on its way to it");
             if before != NO_UNIT && before != new_unit {
                 self.space.units.release(before, applied);
             }
@@ -159,7 +168,8 @@ impl Store {
             c.promise &= !spent;
             // Promises of blocks that were zeroed meanwhile are spent too, once nothing is in flight.
             let stale = if c.inflight == 0 { std::mem::take(&mut c.promise) } else { 0 };
-            self.space.promised_units -= spent.count_ones() + stale.count_ones();
+            let spent = if mutant::is(Mutant::SpentPromiseCounts) { 0 } else { spent };
+            lower!(self.space.promised_units, spent.count_ones() + stale.count_ones(), "units promised");
         }
         Ok(())
     }
@@ -179,13 +189,19 @@ impl Store {
     }
 
     pub(crate) fn destage_written(&mut self, key: Key, out: &mut Vec<Output>) {
-        let Some(c) = self.overlay.chunks.get_mut(&key) else { return };
-        let Some(d) = c.destage.as_mut() else { return };
-        d.outstanding -= 1;
+        let Some(c) = self.overlay.chunks.get_mut(&key) else {
+            broken!("a destage of chunk {key:?} wrote, and the chunk is not known");
+            return;
+        };
+        let Some(d) = c.destage.as_mut() else {
+            broken!("chunk {key:?} has written and is not destaged");
+            return;
+        };
+        lower!(d.outstanding, 1, "writes of a destage");
         if !d.left.is_empty() || d.outstanding > 0 {
             return self.destage_more(key, out);
         }
-        let Some(d) = c.destage.take() else { return };
+        let Some(d) = c.destage.take() else { return }; // (It is there: see above.)
         if c.trim == d.trim {
             c.trim = None;
         }
@@ -199,20 +215,26 @@ impl Store {
             (c.mem, c.fresh) = (0, 0);
         }
         if c.blocks.is_empty() && c.inflight == 0 {
-            self.space.promised_units -= std::mem::take(&mut c.promise).count_ones();
+            let promise = std::mem::take(&mut c.promise).count_ones();
+            lower!(self.space.promised_units, promise, "units promised");
         }
         for (at, ov) in gone {
             self.superseded(key, at, ov);
         }
         self.recount(key);
-        if let Some(&slot) = self.table.map.get(&key) {
-            if let Some(e) = self.table.slots[slot as usize].as_mut() {
-                e.copy = Some(d.copy);
-                e.page_crc = d.page_crc;
+        match self.table.map.get(&key).copied() {
+            Some(slot) => {
+                let relied_on = self.table.committed[slot as usize] == Some(d.copy);
+                invariant!(!relied_on, "slot {slot}: the page copy that the last checkpoint relies on is written over");
+                if let Some(e) = self.table.slots[slot as usize].as_mut() {
+                    e.copy = Some(d.copy);
+                    e.page_crc = d.page_crc;
+                }
+                self.pages.cache.put(slot, d.new);
+                self.mark_slot(slot);
+                self.checkpoint.destaged(slot);
             }
-            self.pages.cache.put(slot, d.new);
-            self.mark_slot(slot);
-            self.checkpoint.destaged(slot);
+            None => broken!("chunk {key:?} has lost its slot while it was destaged"),
         }
         self.stats.destaged += 1;
         self.pace.destaged();

@@ -13,8 +13,8 @@ use crate::mutant::{self, Mutant};
 use crate::table::Key;
 use crate::{CHUNK_UNITS, UNIT_BLOCKS};
 use bytes::Bytes;
-use hf_policy::Ver;
 use hf_policy::crc::SeededCrc;
+use hf_policy::{BLOCK_SIZE, Ver, invariant};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -24,6 +24,16 @@ pub(crate) struct Overlay {
     pub chunks: BTreeMap<Key, Chunk>,
     /// Bytes of the blocks that are in memory.
     pub bytes: usize,
+}
+
+impl Overlay {
+    /// Verifies each chunk, and that the bytes in memory are counted.
+    pub(crate) fn check(&self) {
+        self.chunks.iter().for_each(|(key, c)| c.check(*key));
+        let blocks = self.chunks.values().flat_map(|c| c.blocks.values());
+        let bytes = blocks.filter(|b| matches!(b.place, Place::Mem(_))).count() * BLOCK_SIZE;
+        invariant!(self.bytes == bytes, "{} bytes are in the overlay, not {bytes}", self.bytes);
+    }
 }
 
 /// Where an acknowledged, not yet destaged block is.
@@ -129,5 +139,33 @@ impl Chunk {
     }
     pub(crate) fn is_dirty(&self) -> bool {
         !self.blocks.is_empty() || self.trim.is_some() || self.rewrite
+    }
+
+    fn check(&self, key: Key) {
+        let mut zeros = [0u8; CHUNK_UNITS];
+        for (at, b) in &self.blocks {
+            let u = *at as usize / UNIT_BLOCKS;
+            invariant!(u < CHUNK_UNITS, "block {at} is beyond its chunk {key:?}");
+            invariant!(b.ver <= self.top, "block {at} of {key:?} has version {:?}, beyond {:?}", b.ver, self.top);
+            match &b.place {
+                Place::Mem(data) => {
+                    invariant!(data.len() == BLOCK_SIZE, "block {at} of {key:?} has {} bytes", data.len());
+                    invariant!(self.mem >> u & 1 == 1, "unit {u} of {key:?} is not known to have data in memory");
+                }
+                Place::Zero => zeros[u.min(CHUNK_UNITS - 1)] += 1,
+                Place::Unit(_) | Place::Bad => {}
+            }
+        }
+        invariant!(zeros == self.zeros, "zero blocks of {key:?}: {zeros:?}, counted as {:?}", self.zeros);
+        let held = self.held;
+        invariant!(held == 0 || self.inflight > 0, "units {held:#x} of {key:?} are held for nothing in flight");
+        invariant!(self.direct == 0 || self.inflight > 0, "units of {key:?} are being written by nothing in flight");
+        invariant!(!self.slot_promised || self.inflight > 0, "a slot is promised to {key:?} for nothing in flight");
+        if let Some(d) = &self.destage {
+            invariant!(d.copy < 2, "the destage of {key:?} writes a third copy of its page");
+            invariant!(d.outstanding > 0, "the destage of {key:?} writes nothing and has not ended");
+            let last = d.left.back().is_none_or(|(_, bufs)| bufs.len() == 1);
+            invariant!(last, "the destage of {key:?} does not end with its page");
+        }
     }
 }

@@ -5,6 +5,8 @@
 //! at once, down to one; when they do not, one more. Fill forces: from half full, where a checkpoint begins, to three quarters
 //! the least number rises from one to all there are, so that a destage that was slowed always ends before clients have to wait.
 
+use hf_policy::invariant;
+
 /// A foreground operation's kind: each has its own measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -87,6 +89,12 @@ impl Pace {
         }
         let over = fill.saturating_sub(500).min(250) as usize;
         self.allowed.max(1 + (self.most - 1) * over / 250)
+    }
+
+    /// Verifies that destaging is slowed down at most to one chunk at once, and never stopped.
+    pub(crate) fn check(&self) {
+        invariant!((1..=self.most).contains(&self.allowed), "{} of {} chunks at once", self.allowed, self.most);
+        invariant!(self.samples < SAMPLES, "{} samples and no decision", self.samples);
     }
 
     /// The number that the foreground allows.

@@ -4,13 +4,14 @@ pub(crate) mod read;
 pub(crate) mod slow;
 pub(crate) mod write;
 
+use crate::UNIT_BLOCKS;
 use crate::disk::{DiskError, DiskOp};
 use crate::format::page::BlockState;
 use crate::format::replica::ReplicaRec;
 use crate::table::Key;
 use bytes::Bytes;
 use hf_policy::crc::PayloadCrc;
-use hf_policy::{BlockIx, BlockRange, ChunkIx, Fate, HasFate, LogAge, Rid, Term, Ver};
+use hf_policy::{BlockIx, BlockRange, ChunkIx, Fate, HasFate, LogAge, Rid, Term, Ver, invariant};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use write::Direct;
 
@@ -311,4 +312,19 @@ pub(crate) struct Requests {
     pub directs: BTreeMap<u64, Direct>,
     /// Replica changes that must not overtake writes submitted before them.
     pub after_directs: VecDeque<(OpId, Op)>,
+}
+
+impl Requests {
+    /// Verifies that what waits waits for something, and that operations are in order.
+    pub(crate) fn check(&self) {
+        for (number, d) in &self.directs {
+            invariant!(d.outstanding > 0, "direct write {number} has no write on its way and has not ended");
+            let whole = d.record.range.len as usize == d.units().len() * UNIT_BLOCKS;
+            invariant!(whole, "direct write {number} is not of whole units: {:?}", d.record.range);
+        }
+        let not_a_change = |(_, op): &&(OpId, Op)| !matches!(op, Op::UpdateReplica(_) | Op::DeleteReplica { .. });
+        invariant!(self.after_directs.iter().find(not_a_change).is_none(), "a change of no replica waits as one");
+        let reads = self.waiting.iter().filter(|(_, op)| matches!(op, Op::Read { .. } | Op::Checkpoint)).count();
+        invariant!(reads == 0, "{reads} operations wait for room that need none");
+    }
 }

@@ -10,7 +10,7 @@ use crate::table::Key;
 use crate::table::pages::Waiter;
 use bytes::{Bytes, BytesMut};
 use hf_policy::crc::PayloadCrc;
-use hf_policy::{BlockIx, BlockRange, CHUNK_BLOCKS, ChunkIx, Rid, Term, Ver};
+use hf_policy::{BlockIx, BlockRange, CHUNK_BLOCKS, ChunkIx, Rid, Term, Ver, broken, invariant};
 use std::collections::VecDeque;
 
 impl Store {
@@ -27,6 +27,7 @@ impl Store {
 
     fn run_slow_chunk(&mut self, key: Key, out: &mut Vec<Output>) {
         loop {
+            // The chunk was dropped since it was queued here: its operations have ended, or its replica was deleted.
             let Some(c) = self.overlay.chunks.get(&key) else { return };
             if c.slow.is_empty() {
                 return self.drop_if_idle(key);
@@ -44,7 +45,10 @@ impl Store {
                     return;
                 }
             };
-            let Some((id, op)) = self.overlay.chunks.get_mut(&key).and_then(|c| c.slow.pop_front()) else { return };
+            let Some((id, op)) = self.overlay.chunks.get_mut(&key).and_then(|c| c.slow.pop_front()) else {
+                broken!("the operations of chunk {key:?} have gone while its page was looked up");
+                return;
+            };
             match op {
                 Op::Write { .. } => self.slow_write(id, key, op, &page, out),
                 Op::Zero { keep: true, .. } => self.slow_zero_kept(id, key, op, &page, out),
@@ -56,7 +60,7 @@ impl Store {
                         .collect();
                     out.push(Output::Done { id, result: Ok(Answer::Versions(list)) });
                 }
-                _ => {}
+                _ => broken!("operation {id} waits in chunk {key:?} and is not of a chunk"),
             }
         }
     }
@@ -67,7 +71,10 @@ impl Store {
 
     /// A write that is not newer than everything in its chunk: only its newer blocks are written (C3).
     fn slow_write(&mut self, id: OpId, key: Key, op: Op, page: &Page, out: &mut Vec<Output>) {
-        let Op::Write { rid, ver, start, ref data, ref crcs } = op else { return };
+        let Op::Write { rid, ver, start, ref data, ref crcs } = op else {
+            broken!("operation {id} is written and is no write");
+            return;
+        };
         let first = start.in_chunk();
         let newer: Vec<bool> = (0..crcs.len()).map(|i| self.current(key, first + i, page).ver < ver).collect();
         let top = self.chunk_mut(key).top;
@@ -95,9 +102,15 @@ impl Store {
     }
 
     fn push_part(&mut self, key: Key, record: Record, payload: Bytes, op: Option<OpId>, answer: Answer) {
+        let (range, ver) = (record.range, record.ver);
+        invariant!(
+            range.is_empty() || ChunkIx(key.1).blocks().intersect(range) == range,
+            "{range:?} is not of chunk {key:?}"
+        );
         let c = self.chunk_mut(key);
+        invariant!(c.direct == 0 || ver <= c.top, "a record of {ver:?} overtakes a direct write of chunk {key:?}");
         c.inflight += 1;
-        c.top = c.top.max(record.ver);
+        c.top = c.top.max(ver);
         let chunks = crate::journal::Chunks::One(key);
         self.journal.push(crate::journal::Queued { record, payload, chunks, op, answer });
     }
@@ -138,7 +151,11 @@ impl Store {
 
     /// Zeroes that are noted in every chunk, one chunk after another.
     fn slow_zero_kept(&mut self, id: OpId, key: Key, op: Op, page: &Page, out: &mut Vec<Output>) {
-        let Op::Zero { rid, ver, range, .. } = op else { return };
+        let Op::Zero { rid, ver, range, .. } = op else {
+            broken!("operation {id} is zeroed and is no zero");
+            return;
+        };
+        invariant!(range.start.chunk().0 == key.1, "a zero of {range:?} is begun in chunk {key:?}");
         let whole = ChunkIx(key.1).blocks();
         let part = range.intersect(whole);
         let first = part.start.in_chunk();

@@ -10,7 +10,7 @@ use crate::table::Key;
 use crate::{CHUNK_UNITS, UNIT_BLOCKS};
 use bytes::Bytes;
 use hf_policy::crc::{Identity, PayloadCrc, SeededCrc};
-use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, ChunkIx, Rid, Seq, Ver};
+use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, ChunkIx, Rid, Seq, Ver, broken, invariant};
 
 /// A large write whose data goes to fresh units before its mapping goes to the journal.
 pub(crate) struct Direct {
@@ -18,6 +18,13 @@ pub(crate) struct Direct {
     pub key: Key,
     pub record: Record,
     pub outstanding: u32,
+}
+
+impl Direct {
+    /// The fresh units that its data goes to.
+    pub(crate) fn units(&self) -> &[u32] {
+        if let Body::Map { units, .. } = &self.record.body { units } else { &[] }
+    }
 }
 
 /// Whole units from here on skip the journal's double write.
@@ -56,7 +63,7 @@ impl Store {
                 self.go_slow(id, (r, chunk), op, out);
             }
             Op::Versions { chunk, .. } => self.go_slow(id, (r, chunk.0), op, out),
-            _ => {}
+            _ => broken!("operation {id} is admitted and is not of a chunk"),
         }
     }
 
@@ -97,14 +104,20 @@ impl Store {
     }
 
     pub(crate) fn seeds(&self, key: Key, ver: Ver, start: BlockIx, crcs: &[PayloadCrc]) -> Vec<SeededCrc> {
-        let Some(p) = self.table.page_id(key) else { return Vec::new() };
+        let Some(p) = self.table.page_id(key) else {
+            broken!("blocks of chunk {key:?} get checksums, and its replica is gone");
+            return Vec::new();
+        };
         let at = |i: usize| Identity { shard: p.shard, rid: p.rid, block: BlockIx(start.0 + i as u64), ver };
         crcs.iter().enumerate().map(|(i, c)| at(i).seed(*c)).collect()
     }
 
     /// A write that is newer than everything in its chunk: no look at the page is needed.
     pub(crate) fn fast_write(&mut self, id: OpId, key: Key, op: Op, out: &mut Vec<Output>) {
-        let Op::Write { rid, ver, start, data, crcs } = op else { return };
+        let Op::Write { rid, ver, start, data, crcs } = op else {
+            broken!("operation {id} is written and is no write");
+            return;
+        };
         let blocks = crcs.len();
         let direct = self.goes_direct(start, blocks);
         let wanted = unit_mask(start.in_chunk(), blocks);
@@ -116,6 +129,11 @@ impl Store {
         }
         let seeded = self.seeds(key, ver, start, &crcs);
         let c = self.chunk_mut(key);
+        invariant!(ver > c.top, "a write of {ver:?} goes past {:?} of chunk {key:?}", c.top);
+        invariant!(
+            c.direct & wanted == 0 || mutant::is(Mutant::DirectOvertaken),
+            "a write overtakes a direct one in chunk {key:?}"
+        );
         c.top = ver;
         c.inflight += 1;
         let range = BlockRange { start, len: blocks as u32 };
@@ -155,7 +173,12 @@ impl Store {
     ) {
         let n = range.len as usize / UNIT_BLOCKS;
         let units: Vec<u32> = (0..n).filter_map(|_| self.space.units.take()).collect();
-        debug_assert_eq!(units.len(), n, "admission counted the free units");
+        if units.len() < n {
+            broken!("admission counted {n} free units, there were {}", units.len());
+            return self.fail("the count of free units is wrong".into(), out);
+        }
+        let distinct = units.iter().all(|u| self.space.units.is_volatile(*u));
+        invariant!(distinct, "a direct write goes to a unit that a page has");
         let unit_bytes = UNIT_BLOCKS * BLOCK_SIZE;
         let number = self.number();
         let mut runs = Vec::new();
@@ -177,13 +200,18 @@ impl Store {
     }
 
     pub(crate) fn direct_written(&mut self, number: u64, _out: &mut Vec<Output>) {
-        let Some(d) = self.requests.directs.get_mut(&number) else { return };
-        d.outstanding -= 1;
+        let Some(d) = self.requests.directs.get_mut(&number) else {
+            broken!("direct write {number} has written and is not known");
+            return;
+        };
+        lower!(d.outstanding, 1, "writes of a direct write");
         if d.outstanding == 0
             && let Some(d) = self.requests.directs.remove(&number)
         {
             let units = unit_mask(d.record.range.start.in_chunk(), d.record.range.len as usize);
-            self.chunk_mut(d.key).direct &= !units;
+            let c = self.chunk_mut(d.key);
+            invariant!(c.direct & units == units, "chunk {:?} does not know of direct write {number}", d.key);
+            c.direct &= !units;
             self.enqueue(d.id, Chunks::One(d.key), d.record, Bytes::new());
         }
     }
@@ -219,6 +247,7 @@ impl Store {
         let known = if mutant::is(Mutant::ZeroOfFirstChunk) { 1 } else { keys.len() };
         for k in &keys[..known] {
             let c: &mut Chunk = self.chunk_mut(*k);
+            invariant!(ver > c.top, "a zero of {ver:?} goes past {:?} of chunk {k:?}", c.top);
             c.top = ver;
             c.inflight += 1;
         }

@@ -7,15 +7,15 @@
 
 use crate::engine::{Op, OpId, Output, Store, StoreError};
 use crate::mutant::{self, Mutant};
-use crate::overlay::Place;
+use crate::overlay::{Chunk, Place};
 use crate::requests::write::unit_mask;
 use crate::table::Key;
 use crate::{UNIT_BLOCKS, UNIT_BYTES};
-use hf_policy::{BlockRange, Rid, Space};
+use hf_policy::{BlockRange, Rid, Space, invariant};
 
 impl Store {
     /// The units that the chunk's page has, or will have when its destage ends.
-    fn page_units(&self, key: Key) -> u16 {
+    pub(crate) fn page_units(&self, key: Key) -> u16 {
         let slot = self.table.map.get(&key).copied();
         slot.and_then(|s| self.table.slots[s as usize].as_ref()).map_or(0, |s| s.units)
     }
@@ -61,7 +61,8 @@ impl Store {
             return out.push(Output::Done { id, result: Err(e) });
         }
         self.chunk_mut(key).slow.push_front((id, op));
-        self.requests.short.insert(key);
+        let known = !self.requests.short.insert(key);
+        invariant!(!known, "chunk {key:?} goes on while its first operation waits for space");
         self.checkpoint.await_space();
     }
 
@@ -77,13 +78,11 @@ impl Store {
     /// changes.
     pub(crate) fn recount(&mut self, key: Key) {
         let page = self.page_units(key);
+        // A chunk that the overlay does not know frees nothing by a destage.
         let Some(c) = self.overlay.chunks.get_mut(&key) else { return };
-        let destaged = c.destage.as_ref().is_some_and(|d| d.trim == c.trim);
-        let trimmed = if c.trim.is_some() && !destaged { !c.mem } else { 0 };
-        // (What a destage moves is in the overlay until it ends.)
-        let parts = if c.destage.is_none() && !mutant::is(Mutant::PartsAreNoRoom) { c.zeroed() } else { 0 };
-        let now = page & (c.fresh | (trimmed | parts) & !c.held);
-        self.space.returning = self.space.returning + now.count_ones() - c.returning.count_ones();
+        let now = returns(c, page);
+        self.space.returning += now.count_ones();
+        lower!(self.space.returning, c.returning.count_ones(), "units on their way back");
         c.returning = now;
     }
 
@@ -125,4 +124,13 @@ impl Store {
     pub(crate) fn reserve(&self) -> u32 {
         self.space.units.total() / 128 + 2
     }
+}
+
+/// The units that a chunk's next destage gives back, of those its page has.
+pub(crate) fn returns(c: &Chunk, page: u16) -> u16 {
+    let destaged = c.destage.as_ref().is_some_and(|d| d.trim == c.trim);
+    let trimmed = if c.trim.is_some() && !destaged { !c.mem } else { 0 };
+    // (What a destage moves is in the overlay until it ends.)
+    let parts = if c.destage.is_none() && !mutant::is(Mutant::PartsAreNoRoom) { c.zeroed() } else { 0 };
+    page & (c.fresh | (trimmed | parts) & !c.held)
 }

@@ -1,5 +1,6 @@
 //! Slots and table entries of deleted replicas, on their way to being free.
 
+use hf_policy::invariant;
 use std::collections::VecDeque;
 
 /// Slots or table entries on their way to being free: each needs a checkpoint that covers the journal up to the group that
@@ -10,6 +11,8 @@ pub struct Leaving(VecDeque<(u32, u64)>);
 impl Leaving {
     /// `what` was given back when `group` was the last that was applied. Groups never fall.
     pub fn push(&mut self, what: u32, group: u64) {
+        let last = self.0.back().map_or(0, |(_, group)| *group);
+        invariant!(last <= group, "{what} is given back at group {group}, after one of group {last}");
         self.0.push_back((what, group));
     }
     /// It is not given back after all.
@@ -20,6 +23,17 @@ impl Leaving {
     pub fn freed_by(&mut self, group: u64) -> Vec<u32> {
         let n = self.0.iter().take_while(|(_, after)| *after <= group).count();
         self.0.drain(..n).map(|(what, _)| what).collect()
+    }
+    /// Verifies that groups never fall.
+    pub fn check(&self) {
+        let pairs = self.0.iter().zip(self.0.iter().skip(1));
+        for ((what, before), (next, after)) in pairs {
+            invariant!(before <= after, "{next} was given back at group {after}, after {what} at group {before}");
+        }
+    }
+    /// Those that wait.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = u32> {
+        self.0.iter().map(|(what, _)| *what)
     }
     /// Does none wait?
     pub fn is_empty(&self) -> bool {

@@ -12,6 +12,8 @@ pub(crate) use leaving::Leaving;
 pub(crate) use units::Units;
 
 use crate::format::index::SlotEntry;
+use hf_policy::invariant;
+use std::collections::BTreeSet;
 
 /// Units and chunk slots: free, promised, on their way back.
 pub(crate) struct Space {
@@ -40,5 +42,18 @@ impl Space {
             promised_units: 0,
             returning: 0,
         }
+    }
+
+    /// Verifies the units' own state, and that what is promised is there.
+    pub(crate) fn check(&self) {
+        self.units.check();
+        self.leaving_slots.check();
+        let (free, promised) = (self.units.free(), self.promised_units);
+        invariant!(promised <= free, "{promised} units are promised and {free} are free");
+        let (free, promised) = (self.free_slots.len(), self.promised_slots);
+        invariant!(promised as usize <= free, "{promised} slots are promised and {free} are free");
+        let distinct: BTreeSet<u32> = self.free_slots.iter().copied().chain(self.leaving_slots.iter()).collect();
+        let listed = self.free_slots.len() + self.leaving_slots.iter().len();
+        invariant!(distinct.len() == listed, "a slot is free, or on its way to being free, twice");
     }
 }

@@ -17,7 +17,7 @@ use crate::space::Units;
 use crate::table::Key;
 use crate::{CHUNK_UNITS, UNIT_BLOCKS};
 use bytes::Bytes;
-use hf_policy::BLOCK_SIZE;
+use hf_policy::{BLOCK_SIZE, broken, invariant};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A page that is read to learn its units: of which slot, which copy with which checksum, and is it the second try?
@@ -90,7 +90,34 @@ impl Reckoning {
 
     /// A unit that counted as nobody's has an owner.
     pub(crate) fn adopted(&mut self) {
-        self.orphans = self.orphans.saturating_sub(1);
+        lower!(self.orphans, 1, "units that belong to nothing");
+    }
+
+    /// Pages that are being read for their units.
+    pub(crate) fn reading(&self) -> usize {
+        self.run.as_ref().map_or(0, |r| r.outstanding)
+    }
+
+    /// Chunks whose destage waits for a unit.
+    pub(crate) fn parked(&self) -> &[Key] {
+        &self.parked
+    }
+
+    /// Units that a lost page had and the running checkpoint may give to others.
+    pub(crate) fn adoptable(&self) -> &[u32] {
+        &self.adoptable
+    }
+
+    /// Verifies that what is set aside is counted, and that only pages that were looked at count as unreadable.
+    pub(crate) fn check(&self) {
+        let (set_aside, orphans) = (self.adoptable.len() as u64, self.orphans);
+        invariant!(set_aside <= orphans, "{set_aside} units are set aside of {orphans} that belong to nothing");
+        invariant!(self.tries <= MOST_TRIES, "a checkpoint looked for units {} times", self.tries);
+        if let Some(run) = &self.run {
+            invariant!(run.outstanding <= PRESSED_DEPTH, "{} pages are read at once", run.outstanding);
+            let last = run.unreadable.last_key_value().map(|(slot, _)| *slot);
+            invariant!(last.is_none_or(|s| s < run.next), "slot {last:?} could not be read and was not looked at");
+        }
     }
 
     /// A checkpoint is durable.
@@ -102,11 +129,11 @@ impl Reckoning {
 impl Store {
     /// A slot's page goes for good: the units it has and `page` does not know are nobody's from then on.
     pub(crate) fn orphaned(&mut self, slot: u32, page: &Page) {
-        self.reckoning.given_up.remove(&slot);
+        let counted = self.reckoning.given_up.remove(&slot);
         let mask = self.table.slots[slot as usize].as_ref().map_or(0, |s| s.units);
         let lost = mask & !page.unit_mask();
         if lost != 0 && !mutant::is(Mutant::LostUnitsForgotten) {
-            self.reckoning.orphans += u64::from(lost.count_ones());
+            self.reckoning.orphans += if counted { 0 } else { u64::from(lost.count_ones()) };
             self.reckoning.futile = false;
         }
     }
@@ -114,7 +141,11 @@ impl Store {
     /// Is there a unit for everything that this chunk's destage places? Where its page is lost nothing was promised for the units
     /// it had. If not it is parked until the pages have been looked through.
     pub(crate) fn parks(&mut self, key: Key, old: &Page) -> bool {
-        let Some(c) = self.overlay.chunks.get(&key) else { return false };
+        let Some(c) = self.overlay.chunks.get(&key) else {
+            broken!("chunk {key:?} has gone while it is destaged");
+            return false;
+        };
+        invariant!(!self.reckoning.parked.contains(&key), "chunk {key:?} waits for a unit and is destaged");
         let mut need = 0u16;
         for (at, ov) in &c.blocks {
             if matches!(ov.place, Place::Mem(_)) {
@@ -177,7 +208,10 @@ impl Store {
 
     /// What could not be read and was written anew since is looked at once more.
     fn look_again(&mut self, out: &mut Vec<Output>) -> bool {
-        let Some(run) = self.reckoning.run.as_mut() else { return false };
+        let Some(run) = self.reckoning.run.as_mut() else {
+            broken!("pages are looked at again, and nobody looks at any");
+            return false;
+        };
         let is_as_before = |slot: &u32, (copy, crc): &mut (u8, u32)| {
             self.table.slots[*slot as usize].is_some_and(|e| e.copy == Some(*copy) && e.page_crc == *crc)
         };
@@ -192,6 +226,7 @@ impl Store {
         if self.knows(slot) {
             return;
         }
+        // A slot without a page names no units.
         let Some((copy, crc)) = self.table.slots[slot as usize].as_ref().and_then(|e| Some((e.copy?, e.page_crc)))
         else {
             return;
@@ -233,13 +268,19 @@ impl Store {
 
     /// A page was read for its units.
     pub(crate) fn looked(&mut self, look: Look, result: Result<Bytes, DiskError>, out: &mut Vec<Output>) {
-        let Some(run) = self.reckoning.run.as_mut() else { return };
-        run.outstanding -= 1;
+        let Some(run) = self.reckoning.run.as_mut() else {
+            broken!("slot {} was looked at, and nobody looks at pages", look.slot);
+            return;
+        };
+        lower!(run.outstanding, 1, "pages that are looked at");
         let slot = look.slot;
         if self.knows(slot) {
             return;
         }
-        let Some(e) = self.table.slots[slot as usize] else { return };
+        let Some(e) = self.table.slots[slot as usize] else {
+            broken!("slot {slot} is free and its units are not known");
+            return;
+        };
         if e.copy != Some(look.copy) || e.page_crc != look.crc {
             return self.look(slot, false, out); // It was written anew meanwhile.
         }
@@ -259,7 +300,11 @@ impl Store {
     }
 
     fn end_reckoning(&mut self, out: &mut Vec<Output>) {
-        let Some(run) = self.reckoning.run.take() else { return };
+        let Some(run) = self.reckoning.run.take() else {
+            broken!("every page was looked at, and nobody looks at any");
+            return;
+        };
+        invariant!(run.outstanding == 0, "{} pages are still being looked at", run.outstanding);
         // What could not be read then may be known by now.
         let unreadable: Vec<u32> = run.unreadable.into_keys().filter(|s| !self.knows(*s)).collect();
         for key in self.overlay_keys() {
@@ -273,6 +318,8 @@ impl Store {
                 self.reckoning.futile = true;
                 return;
             }
+            let (found, counted) = (found, self.reckoning.orphans);
+            invariant!(found.len() as u64 == counted, "{} units belong to nothing, counted as {counted}", found.len());
             self.reckoning.orphans = 0;
             let applied = self.journal.applied;
             found.into_iter().for_each(|u| self.space.units.release(u, applied));
@@ -294,9 +341,15 @@ impl Store {
 
     /// The page is lost from now on, whatever a later read may say; this checkpoint writes that down.
     fn give_up(&mut self, slot: u32, parked: &[Key]) {
-        let Some(e) = self.table.slots[slot as usize] else { return };
+        let Some(e) = self.table.slots[slot as usize] else {
+            broken!("slot {slot} is free and its page is given up");
+            return;
+        };
         let key = (e.replica, e.chunk);
-        self.reckoning.given_up.insert(slot);
+        if self.reckoning.given_up.insert(slot) {
+            // Counted here and not when its chunk is destaged: until then the running checkpoint gives them to others.
+            self.reckoning.orphans += u64::from(e.units.count_ones());
+        }
         self.pages.cache.remove(slot);
         if !parked.contains(&key) {
             self.chunk_mut(key).rewrite = true;
@@ -308,7 +361,7 @@ impl Store {
     /// every record that may name them.
     pub(crate) fn give_adopted_back(&mut self) {
         let left = std::mem::take(&mut self.reckoning.adoptable);
-        self.reckoning.orphans = self.reckoning.orphans.saturating_sub(left.len() as u64);
+        lower!(self.reckoning.orphans, left.len() as u64, "units that belong to nothing");
         let applied = self.journal.applied;
         left.into_iter().for_each(|u| self.space.units.release(u, applied));
     }

@@ -3,6 +3,7 @@
 //! deleted replicas ([`super::Leaving`]), but for the reads.
 
 use crate::format::index::PAGE_UNITS;
+use hf_policy::{broken, invariant};
 use std::collections::{BTreeSet, VecDeque};
 
 /// A unit on its way to being free.
@@ -92,14 +93,16 @@ impl Units {
 
     fn set(&mut self, i: u32, on: bool) {
         let (word, bit) = (i as usize / 64, 1u64 << (i % 64));
+        if (self.bits[word] & bit != 0) == on {
+            broken!("unit {i} is {} twice", if on { "allocated" } else { "freed" });
+            return;
+        }
+        self.bits[word] ^= bit;
         if on {
-            assert!(self.bits[word] & bit == 0, "unit {i} allocated twice");
-            self.bits[word] |= bit;
-            self.free -= 1;
+            lower!(self.free, 1, "free units");
         } else {
-            assert!(self.bits[word] & bit != 0, "unit {i} freed twice");
-            self.bits[word] &= !bit;
             self.free += 1;
+            invariant!(self.free <= self.total, "{} of {} units are free", self.free, self.total);
         }
         self.dirty_pages.insert(i / PAGE_UNITS as u32);
     }
@@ -121,12 +124,15 @@ impl Units {
                 let i = (w * 64) as u32 + candidates.trailing_zeros();
                 if i < self.total {
                     self.set(i, true);
-                    self.volatile.insert(i);
+                    invariant!(!self.leaving.contains(&i), "unit {i} is taken while it is on its way out");
+                    let known = !self.volatile.insert(i);
+                    invariant!(!known, "unit {i} is taken and waits for a page already");
                     self.cursor = (i + 1) % self.total;
                     return Some(i);
                 }
             }
         }
+        broken!("{} units are free and none is found", self.free);
         None
     }
 
@@ -151,6 +157,8 @@ impl Units {
     /// A chunk page refers to it now.
     pub fn settle(&mut self, unit: u32) {
         self.saw(unit);
+        invariant!(self.is_allocated(unit), "a page refers to unit {unit}, which is free");
+        invariant!(!self.leaving.contains(&unit), "a page refers to unit {unit}, which is on its way out");
         if self.volatile.remove(&unit) {
             self.dirty_pages.insert(unit / PAGE_UNITS as u32);
         }
@@ -158,6 +166,10 @@ impl Units {
 
     /// Nothing will refer to it after a checkpoint that covers journal group `group`.
     pub fn release(&mut self, unit: u32, group: u64) {
+        if !self.is_allocated(unit) || self.leaving.contains(&unit) {
+            broken!("unit {unit} is given back, and is free or on its way to it");
+            return;
+        }
         self.volatile.remove(&unit);
         self.dirty_pages.insert(unit / PAGE_UNITS as u32);
         self.leaving.insert(unit);
@@ -182,8 +194,9 @@ impl Units {
         while let Some(p) = self.pending.pop_front() {
             match p.after_read {
                 Some(r) if r < oldest_read => {
-                    self.reapable -= 1;
-                    self.leaving.remove(&p.unit);
+                    lower!(self.reapable, 1, "units that wait for reads only");
+                    let known = self.leaving.remove(&p.unit);
+                    invariant!(known, "unit {} is freed and was not on its way out", p.unit);
                     self.set(p.unit, false);
                 }
                 _ => kept.push_back(p),
@@ -213,8 +226,48 @@ impl Units {
         out
     }
 
+    /// Verifies the counts, and that a unit is in one state at a time.
+    pub fn check(&self) {
+        let set: u32 = self.bits.iter().map(|w| w.count_ones()).sum();
+        invariant!(self.free == self.total - set, "{} units are free, the bitmap says {}", self.free, self.total - set);
+        invariant!(
+            self.total.is_multiple_of(64) || self.bits.last().is_none_or(|w| w >> (self.total % 64) == 0),
+            "the bitmap goes on beyond unit {}",
+            self.total
+        );
+        invariant!(self.cursor < self.total || self.total == 0, "the search begins at unit {}", self.cursor);
+        invariant!(self.pending.len() == self.leaving.len(), "a unit is on its way out twice");
+        for p in &self.pending {
+            invariant!(self.leaving.contains(&p.unit), "unit {} is on its way out and not known to be", p.unit);
+            invariant!(self.is_allocated(p.unit), "unit {} is on its way out and free", p.unit);
+        }
+        for u in &self.volatile {
+            invariant!(self.is_allocated(*u), "unit {u} is free and waits for a page to refer to it");
+            invariant!(!self.leaving.contains(u), "unit {u} waits for a page to refer to it and is on its way out");
+        }
+        let reapable = self.pending.iter().filter(|p| p.after_read.is_some()).count();
+        invariant!(self.reapable == reapable, "{} units wait for reads only, not {}", reapable, self.reapable);
+        let pages = self.total.div_ceil(PAGE_UNITS as u32);
+        invariant!(self.dirty_pages.last().is_none_or(|p| *p < pages), "a page beyond the bitmap changed");
+        invariant!(
+            self.seen.as_ref().is_none_or(|s| s.len() == self.bits.len()),
+            "the reckoning has a bitmap of its own size"
+        );
+    }
+
+    /// The units that no chunk page refers to yet.
+    pub fn volatile(&self) -> &BTreeSet<u32> {
+        &self.volatile
+    }
+
+    /// Allocated, and neither on its way out nor waiting for a page: what a page may refer to.
+    pub fn is_settled(&self, unit: u32) -> bool {
+        self.is_allocated(unit) && !self.volatile.contains(&unit) && !self.leaving.contains(&unit)
+    }
+
     /// Pages are looked through from now on: which units do they refer to?
     pub fn begin_reckoning(&mut self) {
+        invariant!(self.seen.is_none(), "a reckoning begins while another one runs");
         self.seen = Some(vec![0; self.bits.len()]);
     }
 
@@ -227,7 +280,10 @@ impl Units {
 
     /// Every page was looked at: units that are allocated although nothing refers to them, nor will.
     pub fn end_reckoning(&mut self) -> Vec<u32> {
-        let seen = self.seen.take().unwrap_or_default();
+        let Some(seen) = self.seen.take() else {
+            broken!("a reckoning ends that was not begun");
+            return Vec::new();
+        };
         let mut found = Vec::new();
         for (w, (bits, seen)) in self.bits.iter().zip(seen).enumerate() {
             let mut left = bits & !seen;

@@ -10,7 +10,7 @@ use crate::format::superblock::MAX_EXTENSIONS;
 use crate::geometry::{EXTENSION_ENTRIES, EXTENSION_PAGES};
 use crate::mutant::{self, Mutant};
 use bytes::Bytes;
-use hf_policy::{BlockRange, Rid, Ver};
+use hf_policy::{BlockRange, Rid, Ver, invariant};
 
 impl Store {
     /// How many units the table has, those whose record is on its way included.
@@ -45,7 +45,12 @@ impl Store {
             return Ok(index as u32);
         }
         let unit = if self.more_units() > 0 { self.space.units.take() } else { None }.ok_or(full)?;
-        let first = self.table.replicas.len();
+        let (first, fixed) = (self.table.replicas.len(), self.sb.geometry.replicas as usize);
+        invariant!(first >= fixed, "the replica table has {first} entries, {fixed} of them in its fixed part");
+        invariant!(
+            (first - fixed).is_multiple_of(EXTENSION_ENTRIES as usize),
+            "the replica table ends at entry {first}"
+        );
         self.table.replicas.resize(first + EXTENSION_ENTRIES as usize, None);
         let body = Body::Extend { unit };
         let record = Record { replica: first as u32, rid: Rid(0), range: BlockRange::default(), ver: Ver::ZERO, body };
@@ -77,6 +82,7 @@ impl Store {
         }
         self.space.units.claim(unit);
         self.space.units.settle(unit);
+        invariant!(self.space.units.is_settled(unit), "the replica table goes on in unit {unit}, which is in motion");
         self.table.extensions.push(unit);
         if mutant::is(Mutant::TableNamedEarly) {
             self.sb.extensions = self.table.extensions.clone();

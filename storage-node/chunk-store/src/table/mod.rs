@@ -10,8 +10,8 @@ pub(crate) mod replicas;
 use crate::format::index::SlotEntry;
 use crate::format::page::PageId;
 use crate::format::replica::ReplicaRec;
-use hf_policy::Rid;
-use std::collections::{BTreeMap, VecDeque};
+use hf_policy::{Rid, invariant};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A chunk of a replica: (index in the replica table, chunk).
 pub(crate) type Key = (u32, u32);
@@ -62,5 +62,29 @@ impl Table {
     pub(crate) fn page_id(&self, key: Key) -> Option<PageId> {
         let r = self.replicas.get(key.0 as usize)?.as_ref()?;
         Some(PageId { shard: r.shard, rid: r.rid, chunk: key.1 })
+    }
+
+    /// Verifies that the two tables and what is looked up in them agree.
+    pub(crate) fn check(&self) {
+        let used = self.replicas.iter().flatten().count();
+        invariant!(self.by_rid.len() == used, "{} replicas are known, {used} entries are in use", self.by_rid.len());
+        for (rid, i) in &self.by_rid {
+            let entry = self.replicas.get(*i as usize).and_then(Option::as_ref);
+            invariant!(entry.is_some_and(|r| r.rid == *rid), "entry {i} is not that of replica {rid}");
+        }
+        for (key, slot) in &self.map {
+            let entry = self.slots.get(*slot as usize).and_then(Option::as_ref);
+            let its = entry.is_some_and(|e| (e.replica, e.chunk) == *key);
+            invariant!(its, "slot {slot} is not that of chunk {key:?}");
+            invariant!(self.page_id(*key).is_some(), "slot {slot} belongs to no replica");
+        }
+        let taken = self.slots.iter().flatten().count();
+        invariant!(self.map.len() == taken, "{taken} slots are taken, and {} chunks are known", self.map.len());
+        invariant!(self.committed.len() == self.slots.len(), "a slot has no committed copy noted, or one too many has");
+        invariant!(self.committed.iter().flatten().all(|c| *c < 2), "a page has two copies");
+        let distinct: BTreeSet<&u32> = self.extensions.iter().collect();
+        invariant!(distinct.len() == self.extensions.len(), "the replica table goes on in one unit twice");
+        let beyond = self.deleting.iter().find(|r| **r as usize >= self.replicas.len());
+        invariant!(beyond.is_none(), "entry {beyond:?} is being deleted, beyond the table");
     }
 }

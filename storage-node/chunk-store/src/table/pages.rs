@@ -9,7 +9,7 @@ use crate::table::Key;
 use crate::{UNIT_BLOCKS, UNIT_BYTES};
 use bytes::Bytes;
 use hf_policy::crc::{Identity, PayloadCrc, SeededCrc};
-use hf_policy::{BLOCK_BYTES, BLOCK_SIZE, BlockIx, ChunkIx, Ver};
+use hf_policy::{BLOCK_BYTES, BLOCK_SIZE, BlockIx, ChunkIx, Ver, broken, invariant};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -41,11 +41,33 @@ impl Cache {
 
     fn get(&mut self, slot: u32) -> Option<Arc<Page>> {
         let (page, stamp) = self.pages.get_mut(&slot)?;
-        self.order.remove(stamp);
+        let was = self.order.remove(stamp);
+        invariant!(was == Some(slot), "the page of slot {slot} has lost its place in the order");
         self.next += 1;
         *stamp = self.next;
         self.order.insert(self.next, slot);
         Some(page.clone())
+    }
+
+    /// A page, without a use of it.
+    pub(crate) fn peek(&self, slot: u32) -> Option<&Page> {
+        self.pages.get(&slot).map(|(page, _)| page.as_ref())
+    }
+
+    /// The slots whose pages are here.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &u32> {
+        self.pages.keys()
+    }
+
+    fn check(&self) {
+        let (pages, order) = (self.pages.len(), self.order.len());
+        invariant!(pages == order, "{pages} pages are in the cache, {order} in the order of their use");
+        invariant!(pages <= self.capacity, "{pages} pages are in a cache of {}", self.capacity);
+        for (slot, (_, stamp)) in &self.pages {
+            invariant!(self.order.get(stamp) == Some(slot), "the page of slot {slot} has lost its place in the order");
+        }
+        let last = self.order.last_key_value().map_or(0, |(stamp, _)| *stamp);
+        invariant!(last <= self.next, "a page was used at {last}, which has not come");
     }
 
     pub(crate) fn put(&mut self, slot: u32, page: Arc<Page>) {
@@ -54,8 +76,12 @@ impl Cache {
         self.order.insert(self.next, slot);
         self.pages.insert(slot, (page, self.next));
         while self.pages.len() > self.capacity {
-            let Some((_, oldest)) = self.order.pop_first() else { break };
-            self.pages.remove(&oldest);
+            let Some((_, oldest)) = self.order.pop_first() else {
+                broken!("{} pages are in the cache and none was used", self.pages.len());
+                break;
+            };
+            let known = self.pages.remove(&oldest);
+            invariant!(known.is_some(), "the page of slot {oldest} was used last and is not in the cache");
         }
     }
 
@@ -76,6 +102,18 @@ pub(crate) struct Pages {
 impl Pages {
     pub(crate) fn new(capacity: usize) -> Pages {
         Pages { cache: Cache::new(capacity), loading: BTreeMap::new() }
+    }
+
+    /// Verifies the cache, and that each page that is being read is read for somebody.
+    pub(crate) fn check(&self) {
+        self.cache.check();
+        let nobody = self.loading.iter().find(|(_, w)| w.is_empty());
+        invariant!(nobody.is_none(), "the page of slot {:?} is read for nobody", nobody.map(|(slot, _)| slot));
+    }
+
+    /// How often somebody of this kind waits for a page.
+    pub(crate) fn waiting(&self, which: impl Fn(&Waiter) -> bool) -> usize {
+        self.loading.values().flatten().filter(|w| which(w)).count()
     }
 }
 
@@ -110,7 +148,9 @@ impl Store {
     }
 
     fn ask_page(&mut self, slot: u32, again: bool, out: &mut Vec<Output>) {
-        let copy = self.table.slots[slot as usize].as_ref().and_then(|s| s.copy).unwrap_or(0);
+        let copy = self.table.slots[slot as usize].as_ref().and_then(|s| s.copy);
+        invariant!(copy.is_some(), "the page of slot {slot} is asked for, and it has none");
+        let copy = copy.unwrap_or(0);
         let op = DiskOp::Read { off: self.sb.geometry.page_off(slot, copy), len: BLOCK_SIZE as u32 };
         self.disk_op(Purpose::Page(slot, again), op, out);
     }
@@ -127,6 +167,7 @@ impl Store {
             return self.ask_page(slot, true, out);
         }
         let waiters = self.pages.loading.remove(&slot).unwrap_or_default();
+        invariant!(!waiters.is_empty(), "the page of slot {slot} was read for nobody");
         if let Some(e) = self.table.slots[slot as usize] {
             let id = self.table.page_id((e.replica, e.chunk));
             let page = match (result, id) {

@@ -10,7 +10,7 @@ use crate::overlay::Place;
 use crate::table::Key;
 use crate::table::pages::Waiter;
 use bytes::Bytes;
-use hf_policy::{BLOCK_SIZE, BlockRange, Rid, Ver};
+use hf_policy::{BLOCK_SIZE, BlockRange, Rid, Ver, broken, invariant};
 
 impl Store {
     pub(crate) fn replica_op(&mut self, id: OpId, op: Op, out: &mut Vec<Output>) {
@@ -23,6 +23,7 @@ impl Store {
 
     /// Is a write of this replica, submitted before operation `id`, not yet in the journal's queue? (Ids are given in order.)
     fn has_earlier(&self, rid: Rid, id: OpId) -> bool {
+        // An unknown replica has no writes; the change itself is refused.
         let Some(&r) = self.table.by_rid.get(&rid) else { return false };
         let of = |op: &Op| match op {
             Op::Write { rid: x, .. } | Op::Zero { rid: x, .. } | Op::Copy { rid: x, .. } => *x == rid,
@@ -44,7 +45,10 @@ impl Store {
             let rid = match &op {
                 Op::UpdateReplica(rec) => rec.rid,
                 Op::DeleteReplica { rid } => *rid,
-                _ => Rid(0),
+                _ => {
+                    broken!("operation {id} waits as a change of a replica and is none");
+                    continue;
+                }
             };
             if held.contains(&rid) || self.has_earlier(rid, id) {
                 held.insert(rid);
@@ -66,8 +70,10 @@ impl Store {
             Err(e) => return out.push(Output::Done { id, result: Err(e) }),
         };
         // The entry is taken at once, so that two creations cannot choose the same; it is announced when durable.
-        self.table.replicas[index as usize] = Some(rec.clone());
-        self.table.by_rid.insert(rec.rid, index);
+        let before = self.table.replicas[index as usize].replace(rec.clone());
+        invariant!(before.is_none(), "entry {index} was free and has {:?}", before.map(|r| r.rid));
+        let before = self.table.by_rid.insert(rec.rid, index);
+        invariant!(before.is_none(), "replica {} is made and has entry {before:?}", rec.rid);
         self.push_replica(id, index, rec);
     }
 
@@ -75,7 +81,10 @@ impl Store {
         let (rid, new) = match op {
             Op::UpdateReplica(rec) => (rec.rid, Some(rec)),
             Op::DeleteReplica { rid } => (rid, None),
-            _ => return,
+            _ => {
+                broken!("operation {id} is done as a change of a replica and is none");
+                return;
+            }
         };
         let known =
             self.table.by_rid.get(&rid).copied().and_then(|r| Some((r, self.table.replicas[r as usize].clone()?)));
@@ -152,6 +161,8 @@ impl Store {
         for k in keys {
             self.forget_chunk(k);
         }
+        let left = self.table.map.range((r, 0)..=(r, u32::MAX)).next();
+        invariant!(left.is_none(), "entry {r} has chunk {left:?} and counts as empty");
         let after = if mutant::is(Mutant::EntryReusedEarly) { 0 } else { self.journal.applied };
         self.checkpoint.emptied(r, after);
     }
@@ -191,7 +202,13 @@ impl Store {
             if self.journal.changes_replica(r) {
                 continue;
             }
+            let left = self.table.map.range((r, 0)..=(r, u32::MAX)).next();
+            invariant!(
+                left.is_none() || mutant::is(Mutant::EntryReusedEarly),
+                "entry {r} has chunk {left:?} and is given back"
+            );
             if let Some(rec) = self.table.replicas[r as usize].take() {
+                invariant!(rec.deleting, "the entry of replica {} is given back, which is not deleted", rec.rid);
                 self.table.by_rid.remove(&rec.rid);
             }
             self.mark_index(self.sb.geometry.replica_page(r));
@@ -200,13 +217,15 @@ impl Store {
 
     fn forget_chunk(&mut self, key: Key) {
         if let Some(c) = self.overlay.chunks.remove(&key) {
-            self.space.promised_units -= c.promise.count_ones();
-            self.space.promised_slots -= u32::from(c.slot_promised);
-            self.space.returning -= c.returning.count_ones();
+            invariant!(c.inflight == 0 && c.destage.is_none(), "chunk {key:?} is dropped while it is busy");
+            invariant!(c.slow.is_empty(), "chunk {key:?} is dropped and {} operations wait in it", c.slow.len());
+            lower!(self.space.promised_units, c.promise.count_ones(), "units promised");
+            lower!(self.space.promised_slots, u32::from(c.slot_promised), "slots promised");
+            lower!(self.space.returning, c.returning.count_ones(), "units on their way back");
             // What was written after the deletion, which had not been answered yet.
             for ov in c.blocks.into_values() {
                 match ov.place {
-                    Place::Mem(_) => self.overlay.bytes -= BLOCK_SIZE,
+                    Place::Mem(_) => lower!(self.overlay.bytes, BLOCK_SIZE, "bytes in the overlay"),
                     Place::Unit(u) if self.space.units.is_volatile(u) => {
                         self.space.units.release(u, self.journal.applied)
                     }
@@ -218,8 +237,12 @@ impl Store {
 
     pub(crate) fn delete_chunk(&mut self, key: Key, _out: &mut Vec<Output>) {
         let gone = self.table.replicas[key.0 as usize].as_ref().is_some_and(|x| x.deleting);
-        let (Ok(page), Some(&slot)) = (self.page_of(key), self.table.map.get(&key)) else { return };
+        let (Ok(page), Some(&slot)) = (self.page_of(key), self.table.map.get(&key)) else {
+            broken!("chunk {key:?} is deleted, and its page is not at hand");
+            return;
+        };
         if !gone {
+            broken!("chunk {key:?} is deleted, and its replica is not");
             return;
         }
         for unit in page.units.iter().filter(|u| **u != NO_UNIT && **u < self.sb.geometry.units) {

@@ -30,6 +30,7 @@ impl World {
         let id = self.next;
         self.next += 1;
         self.store.step(Input::Op { id, op }, &mut self.out);
+        self.check();
         loop {
             let mine = |o: &Output| matches!(o, Output::Done { id: of, .. } if *of == id);
             if let Some(at) = self.out.iter().position(mine)
@@ -41,7 +42,10 @@ impl World {
             self.drain();
             let i = rng.below(self.disk.pending() as u64) as usize;
             match self.disk.complete(i) {
-                Some((tag, result)) => self.store.step(Input::DiskDone { tag, result }, &mut self.out),
+                Some((tag, result)) => {
+                    self.store.step(Input::DiskDone { tag, result }, &mut self.out);
+                    self.check();
+                }
                 None => panic!("nothing is on its way, and no answer"),
             }
         }

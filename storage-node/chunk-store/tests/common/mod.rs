@@ -46,6 +46,8 @@ pub struct World {
     pub age: u64,
     pub ages: BTreeMap<OpId, u64>,
     pub aged: u64,
+    pub inputs: u64,
+    pub every: u64,
 }
 
 pub fn rec() -> ReplicaRec {
@@ -134,6 +136,8 @@ impl World {
             age: 0,
             ages: BTreeMap::new(),
             aged: 0,
+            inputs: 0,
+            every: 1,
         };
         w.drain();
         w.submit(Op::CreateReplica(rec()), "create");
@@ -154,6 +158,7 @@ impl World {
         let id = self.next;
         self.next += 1;
         self.store.step(Input::Op { id, op }, &mut self.out);
+        self.check();
         let mut answer = None;
         loop {
             let mine = |o: &Output| matches!(o, Output::Done { id: of, .. } if *of == id);
@@ -164,7 +169,10 @@ impl World {
             }
             self.drain();
             match self.disk.complete(0) {
-                Some((tag, result)) => self.store.step(Input::DiskDone { tag, result }, &mut self.out),
+                Some((tag, result)) => {
+                    self.store.step(Input::DiskDone { tag, result }, &mut self.out);
+                    self.check();
+                }
                 None if answer.is_some() || self.disk.pending() == 0 => return answer.expect("an answer"),
                 None => {}
             }
@@ -178,8 +186,17 @@ impl World {
         self.ages.insert(id, self.age);
     }
 
+    /// Verifies the store's own state, after each `every` inputs.
+    fn check(&mut self) {
+        self.inputs += 1;
+        if self.inputs.is_multiple_of(self.every) {
+            self.store.check();
+        }
+    }
+
     pub fn input(&mut self, input: Input) {
         self.store.step(input, &mut self.out);
+        self.check();
         self.drain();
     }
 
@@ -443,7 +460,10 @@ pub fn read_chunks(disk: &mut SimDisk, store: &mut Store, rid: Rid, n: u64) -> B
         }
         match disk.complete(0) {
             Some((tag, result)) => store.step(Input::DiskDone { tag, result }, &mut out),
-            None => return all,
+            None => {
+                store.check();
+                return all;
+            }
         }
     }
 }

@@ -149,6 +149,7 @@ pub fn a_unit_stays_while_a_write_to_it_is_in_flight() {
     w.ask(Op::Zero { rid: RID, ver: Ver::new(1, 2), range: BlockRange::new(0, 256), keep: false }).unwrap();
     // Its group stays on its way while a checkpoint destages the zero.
     w.store.step(Input::Op { id: 1 << 40, op: write(RID, 3, BlockRange::new(0, 1)) }, &mut w.out);
+    w.store.check();
     let group = |o: &Output| matches!(o, Output::Disk { op: DiskOp::Write { durable: true, .. }, .. });
     let at = w.out.iter().position(group).expect("a journal group");
     let Output::Disk { tag, op: DiskOp::Write { off, bufs, .. } } = w.out.remove(at) else { return };
@@ -161,6 +162,7 @@ pub fn a_unit_stays_while_a_write_to_it_is_in_flight() {
     }
     hf_store::RawDisk::write(&mut w.disk, off, &bufs.concat()).unwrap();
     w.store.step(Input::DiskDone { tag, result: Ok(Bytes::new()) }, &mut w.out);
+    w.store.check();
     w.out.retain(|o| !matches!(o, Output::Done { id, .. } if *id == 1 << 40));
     w.ask(Op::Checkpoint).unwrap();
     assert_eq!(w.store.failed(), None, "an acknowledged write has no place to go");
@@ -186,6 +188,7 @@ pub fn what_was_zeroed_is_room_once() {
     let mut w = full();
     for (i, op) in again(20_001).enumerate() {
         w.store.step(Input::Op { id: (1 << 40) + i as u64, op }, &mut w.out);
+        w.store.check();
     }
     assert!(!covered(&w, needs(&w, other)), "what is in flight takes it: {:?}", w.store.room());
     assert_eq!(needs(&w, zeroed), Space::NONE, "it has it already");
@@ -241,6 +244,7 @@ pub fn a_promise_ends_with_what_it_was_for() {
     let mut held = Vec::new();
     for (i, op) in [write(RID, 3, BlockRange::new(512, 1)), zero].into_iter().enumerate() {
         w.store.step(Input::Op { id: (1 << 40) + i as u64, op }, &mut w.out);
+        w.store.check();
         held.append(&mut w.out);
     }
     let group = |o: &Output| matches!(o, Output::Disk { op: DiskOp::Write { durable: true, .. }, .. });
@@ -250,6 +254,7 @@ pub fn a_promise_ends_with_what_it_was_for() {
         let Output::Disk { tag, op: DiskOp::Write { off, bufs, .. } } = o else { return };
         hf_store::RawDisk::write(&mut w.disk, off, &bufs.concat()).unwrap();
         w.store.step(Input::DiskDone { tag, result: Ok(Bytes::new()) }, &mut w.out);
+        w.store.check();
         w.out.retain(|o| !matches!(o, Output::Done { .. }));
     }
     for _ in 0..3 {
