@@ -1,10 +1,12 @@
-//! Verifies the whole store: each part by itself, then what one part says of another.
+//! Verifies the whole store: each part by itself, then what the parts say of each other.
 //!
-//! Each part has a `check` of its own, which reads only that part. What is here needs several of them: sums that are kept
-//! beside what they count, references from one part into another, and disk operations in flight, each of which somebody
-//! waits for. It looks at everything, so the tests and the simulator call it after every event and the daemon never does.
+//! Each part has a `check` of its own that reads only that part. The checks in this file need
+//! several parts: sums kept beside what they count, references from one part into another, and disk
+//! operations in flight, each of which something waits for. Their cost grows with the disk, so
+//! tests and the simulator call [`Store::check`] after every event and the daemon never does.
 //!
-//! A store that has failed is not looked at: it has dropped what was on its way and answers nothing any more.
+//! A store that has failed is not verified: it has dropped what was under way and answers nothing
+//! any more.
 
 use crate::engine::{Purpose, State, Store};
 use crate::format::group::Body;
@@ -19,7 +21,8 @@ use hf_policy::invariant;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Store {
-    /// Verifies every part and what they say of each other, by [`hf_policy::invariant!`]. Its cost grows with the disk.
+    /// Verifies every part and what they say of each other, by [`hf_policy::invariant!`]. Its cost
+    /// grows with the disk.
     pub fn check(&self) {
         if matches!(self.state, State::Failed(_)) {
             return;
@@ -56,7 +59,7 @@ impl Store {
         invariant!(self.checkpoint.notes_are_on_their_way(starting), "a log's age waits for no superblock");
     }
 
-    /// What is promised is the sum of what each chunk was promised.
+    /// The totals of promises are the sums over all chunks.
     fn check_promises(&self) {
         let chunks = || self.overlay.chunks.values();
         let units: u32 = chunks().map(|c| c.promise.count_ones()).sum();
@@ -77,10 +80,11 @@ impl Store {
         }
     }
 
-    /// Every allocated unit is a page's, the replica table's, on its way in or out, or known to be nobody's.
+    /// Every allocated unit belongs to a page or the replica table, is waiting for its first page,
+    /// is being freed, or is a known orphan.
     fn check_units(&self) {
         let units = &self.space.units;
-        // (The units of a page that was given up count as nobody's already.)
+        // (The units of a page that was given up count as orphans already.)
         let of_a_page = |(slot, _): &(usize, &Option<SlotEntry>)| !self.reckoning.gave_up(*slot as u32);
         let slots = self.table.slots.iter().enumerate().filter(of_a_page).filter_map(|(_, e)| e.as_ref());
         let pages: u64 = slots.map(|e| u64::from(e.units.count_ones())).sum();
@@ -109,7 +113,7 @@ impl Store {
         invariant!(lost.is_none(), "unit {lost:?} waits for a page, and nothing on its way names it");
     }
 
-    /// Every slot is a chunk's, free, or on its way to being free.
+    /// Every slot belongs to a chunk, is free, or is being freed.
     fn check_slots(&self) {
         let (free, leaving) = (&self.space.free_slots, &self.space.leaving_slots);
         let slots = &self.table.slots;
@@ -119,7 +123,7 @@ impl Store {
         invariant!(known == slots.len(), "{known} of {} slots are accounted for", slots.len());
     }
 
-    /// Pages that are at hand refer to units of their own, as their slots say.
+    /// Pages in memory name units of their own, as their slots say.
     fn check_pages(&self) {
         let mut owners: BTreeMap<u32, u32> = BTreeMap::new();
         for (key, slot) in &self.table.map {
@@ -142,12 +146,13 @@ impl Store {
         }
     }
 
-    /// A chunk is known while something of it is in motion, and whatever waits in it is come back to.
+    /// A chunk has an entry in the overlay only while it needs one, and something will come back to
+    /// every operation that waits in it.
     fn check_chunks(&self) {
         let parked: BTreeSet<&Key> = self.reckoning.parked().iter().collect();
         for (key, c) in &self.overlay.chunks {
             let replica = self.table.replicas.get(key.0 as usize).and_then(Option::as_ref);
-            // A deleted replica's chunks go together, when none of them is busy.
+            // (The chunks of a deleted replica go together, when none of them is busy.)
             let deleted = replica.is_none_or(|r| r.deleting);
             invariant!(deleted || !c.is_idle(), "chunk {key:?} is idle and still known");
             let acked = !c.blocks.is_empty() || c.trim.is_some();
@@ -167,7 +172,8 @@ impl Store {
                 c.slow.is_empty() || comes_back,
                 "operations of chunk {key:?} wait, and nothing comes back to them"
             );
-            // What is acknowledged and not in place is in the journal's live part: a crash brings it back.
+            // An acknowledged block that is not in place is in the journal's live part: a crash
+            // restores it.
             let trim = c.trim.map(|(_, group)| group);
             let oldest = c.blocks.values().map(|b| b.group).chain(trim).min();
             let tail = self.journal.tail().seq;
@@ -198,7 +204,7 @@ impl Store {
         invariant!(counted == jobs, "{counted} chunks count as being destaged, {jobs} are");
     }
 
-    /// Chunks know of each operation that is not applied yet.
+    /// Each chunk counts its operations that are not applied yet.
     fn check_operations(&self) {
         let mut inflight: BTreeMap<Key, (u32, u16)> = BTreeMap::new();
         for key in self.journal.records().flat_map(|q| q.chunks.keys()) {
@@ -218,7 +224,8 @@ impl Store {
         invariant!(unknown.is_none(), "an operation of chunk {unknown:?} is in flight, and the chunk is not known");
     }
 
-    /// Each disk operation in flight is somebody's, and everybody who waits for one has one in flight.
+    /// Each disk operation in flight has an owner that waits for it, and every owner that waits has
+    /// one in flight.
     fn check_in_flight(&self) {
         let (mut reads, mut directs, mut destages) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let (mut pages, mut groups) = (BTreeSet::new(), BTreeSet::new());
@@ -269,7 +276,7 @@ impl Store {
         invariant!(directs.is_empty() && destages.is_empty(), "a write is on its way for nobody");
     }
 
-    /// A deleted replica's entry is on its way to being free.
+    /// The entry of a deleted replica will be freed.
     fn check_deletions(&self) {
         for (i, r) in self.table.replicas.iter().enumerate() {
             if !r.as_ref().is_some_and(|r| r.deleting) {

@@ -1,4 +1,5 @@
-//! Bounds that hold under any load: memory, and a journal that is full and drains all the same (C13).
+//! Bounds that hold under any load: memory, and a journal that is full and drains all the same
+//! (C13).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -95,7 +96,8 @@ fn a_full_journal_drains_and_trims_and_deletes_fit_into_it() {
     }
 }
 
-/// While groups take much longer beside destaging than without, one chunk at a time goes in place; when they do not, many.
+/// While groups take much longer beside destaging than without, one chunk at a time goes in place;
+/// when they do not, many.
 #[test]
 fn destaging_gives_way_to_a_foreground_that_suffers() {
     let most_at_once = |beside: u64| {
@@ -175,8 +177,8 @@ impl RawDisk for Counted<'_> {
     }
 }
 
-/// A large disk: its index is read in large pieces, and the first checkpoint, which writes all of the other half, never holds more
-/// than a few MiB of it.
+/// A large disk: its index is read in large pieces, and the first checkpoint, which writes all of
+/// the other half, never holds more than a few MiB of it.
 #[test]
 fn a_large_index_is_read_and_written_in_pieces() {
     let mut w = World::with(1, 1 << 40, 8 << 20, Config::default());

@@ -14,7 +14,8 @@ mod lost_pages;
 use hf_policy::broken;
 use hf_store::mutant::{self, ALL, Mutant};
 
-/// The tests that notice each: the first alone is enough, the others are there to be tried by whoever breaks a rule.
+/// The tests that notice each: the first alone is enough, the others are there to be tried by
+/// whoever breaks a rule.
 fn watchers(m: Mutant) -> &'static [fn()] {
     match m {
         Mutant::AnySaltWillDo => &[hostile::a_disk_of_version_1_gets_a_salt_when_it_is_opened],
@@ -61,8 +62,8 @@ fn every_broken_rule_of_the_store_is_noticed() {
     assert!(missed.is_empty(), "not noticed: {missed:?}");
 }
 
-/// As a release build does it: what is broken is told and nothing panics; all data is as it should be, and no other test could
-/// have noticed.
+/// As a release build does it: what is broken is told and nothing panics; all data is as it should
+/// be, and no other test could have noticed.
 #[test]
 fn a_broken_invariant_is_told_though_no_data_is_wrong() {
     let life = |m| {

@@ -1,14 +1,16 @@
-//! Checkpoints: destage everything up to a journal group, then make the index say so, then let the journal go.
+//! Checkpoints: destage everything up to a journal group, make the index cover it, then free the
+//! journal's groups.
 //!
-//! 1. destage every chunk dirty at the start
+//! 1. destage every chunk that is dirty at the start
 //! 2. sync
 //! 3. read back every chunk page that was written (C13)
 //! 4. write the changed index pages to the other half
 //! 5. sync
-//! 6. write the superblock, durable
+//! 6. write the superblock, durably
 //!
-//! Only then are the journal's groups and the freed units used again (C7). Between 2 and 6 nothing is destaged, so that no page
-//! the new index names is overwritten. No step needs journal space.
+//! Only then are the journal's groups and the freed units used again (C7). Nothing is destaged
+//! between 2 and 6, so that no page that the new index names is overwritten. No step needs journal
+//! space.
 
 pub(crate) mod index;
 
@@ -33,7 +35,7 @@ enum Phase {
     WritingIndex,
     SyncingIndex,
     WritingSuper,
-    /// A superblock on its own: only the log's age changes.
+    /// A superblock is written by itself: only the log's age changes.
     Noting,
 }
 
@@ -44,34 +46,37 @@ pub(crate) struct Checkpoint {
     work: VecDeque<Key>,
     jobs: usize,
     outstanding: usize,
-    /// Slots whose page copy changed since the last commit.
+    /// Slots whose page was written since the last commit.
     changed: BTreeSet<u32>,
     verify: VecDeque<u32>,
-    /// Index pages to write, and the units of the replica table that they go with.
+    /// Index pages to write, and the extensions of the replica table as of the same moment.
     pages: VecDeque<u32>,
     extensions: Vec<u32>,
     tail: JournalTail,
     last_read: u64,
     requested: bool,
-    /// Operations wait for units that the next checkpoint frees.
+    /// True if operations wait for space that the next checkpoint frees.
     space_awaited: bool,
-    /// Entries of deleted replicas without chunks.
+    /// Entries of deleted replicas whose chunks are all gone.
     emptied: Leaving,
-    /// Answered by the next superblock that is begun, and by the one that is on its way.
+    /// Operations that note a log's age: answered by the next superblock (`notes`), or by the one
+    /// being written (`noting`).
     notes: Vec<OpId>,
     noting: Vec<OpId>,
-    /// Answered by the running checkpoint, and by the next.
+    /// Operations that ask for a checkpoint: answered by the running one (`now`), or by the next
+    /// (`next`).
     now: Vec<OpId>,
     next: Vec<OpId>,
 }
 
-/// Pages verified, or index pages written, at once.
+/// Largest number of pages read back, or of index writes, in flight.
 const PARALLEL: usize = 16;
-/// Index pages in one write.
+/// Largest number of index pages in one write.
 const PAGES_AT_ONCE: u32 = 64;
 
 impl Checkpoint {
-    /// Verifies that what is under way belongs to the phase. `applied`: the last group that was applied.
+    /// Verifies that the work under way belongs to the phase. `applied` is the last group that was
+    /// applied.
     pub(crate) fn check(&self, applied: u64) {
         let phase = &self.phase;
         self.emptied.check();
@@ -96,7 +101,8 @@ impl Checkpoint {
         invariant!(!self.space_awaited || self.requested || !idle, "space is awaited and no checkpoint comes");
     }
 
-    /// Operations that the phase has at the disk: syncs and writes of the index or the superblock, and pages read back.
+    /// Number of disk operations that the phase has in flight: syncs and writes, and pages read
+    /// back.
     pub(crate) fn at_the_disk(&self) -> (usize, usize) {
         match self.phase {
             Phase::Idle | Phase::Destaging => (0, 0),
@@ -106,12 +112,12 @@ impl Checkpoint {
         }
     }
 
-    /// Does a superblock that is on its way answer every note of a log's age that was taken into it?
+    /// True if a superblock being written answers every noted log age that it carries.
     pub(crate) fn notes_are_on_their_way(&self, starting: bool) -> bool {
         self.noting.is_empty() || starting || matches!(self.phase, Phase::Noting | Phase::WritingSuper)
     }
 
-    /// Entries of deleted replicas that have no chunks and wait for a checkpoint.
+    /// True if this entry is of a deleted replica and waits for a checkpoint.
     pub(crate) fn waits_to_be_free(&self, replica: u32) -> bool {
         self.emptied.iter().any(|r| r == replica)
     }
@@ -132,11 +138,12 @@ impl Checkpoint {
         self.emptied.push(replica, after_group);
         self.requested = true;
     }
-    /// The journal names the replica once more, or another one that has its entry: that is not free yet.
+    /// The journal names the replica again, or another one that has its entry: the entry is not
+    /// free yet.
     pub(crate) fn not_emptied(&mut self, replica: u32) {
         self.emptied.forget(replica);
     }
-    /// A chunk that must be destaged in this checkpoint too, though nobody wrote to it.
+    /// Adds a chunk that the running checkpoint must destage although nothing was written to it.
     pub(crate) fn add_work(&mut self, key: Key) {
         self.work.push_back(key);
     }
@@ -162,13 +169,15 @@ impl Store {
         self.checkpoint.requested = true;
     }
 
-    /// The next superblock has it: there is one at once, unless a checkpoint is under way and writes one anyway.
+    /// Takes a log's age into the next superblock, which is written at once unless a checkpoint is
+    /// under way and writes one anyway.
     pub(crate) fn note_log_age(&mut self, id: OpId, age: LogAge) {
         self.sb.note(age);
         self.checkpoint.notes.push(id);
     }
 
-    /// About once a second: a store that was quiet since the last time empties its overlay and journal.
+    /// Comes about once a second: a store that was quiet since the last time empties its overlay
+    /// and journal.
     pub(crate) fn housekeep(&mut self, _out: &mut Vec<Output>) {
         let quiet = !std::mem::replace(&mut self.active_since_housekeep, false);
         let dirty =
@@ -178,12 +187,12 @@ impl Store {
         }
     }
 
-    /// Will a checkpoint give units, slots or table entries back?
+    /// True if a checkpoint will free units, slots or table entries.
     fn space_is_leaving(&self) -> bool {
         self.space.units.pending() > 0 || !self.space.leaving_slots.is_empty() || !self.checkpoint.emptied.is_empty()
     }
 
-    /// Does what the present phase allows.
+    /// Goes on as far as the phase allows.
     pub(crate) fn drive_checkpoint(&mut self, out: &mut Vec<Output>) {
         if self.state != State::Serving {
             return;
@@ -193,7 +202,7 @@ impl Store {
             self.drive_delete(out);
         }
         let full = self.journal.is_half_full() || self.overlay.bytes * 2 >= self.cfg.overlay_bytes;
-        // Space that only a checkpoint gives back, while little is free.
+        // Only a checkpoint frees the units that are being freed, and few are free.
         let starved =
             self.space.units.pending() > 0 && self.space.units.free() < self.space.promised_units + self.reserve() * 2;
         if self.checkpoint.phase == Phase::Idle && !self.checkpoint.notes.is_empty() {
@@ -223,14 +232,14 @@ impl Store {
         ck.now.extend(next);
     }
 
-    /// A foreground operation's time tells what destaging does to it.
+    /// The duration of a foreground operation shows what destaging costs it.
     pub(crate) fn took(&mut self, tag: u64, us: u64) {
         let kind = match self.disk.purposes.get(&tag) {
             Some(Purpose::Group(_)) => Kind::Group,
             Some(Purpose::Data { .. }) => Kind::Read,
             _ => return, // Nobody in the foreground waits for other operations, or this one has ended.
         };
-        // (What syncs and index writes do to others is no reason to destage fewer chunks.)
+        // (The effect of syncs and index writes is no reason to destage fewer chunks.)
         match self.checkpoint.phase {
             Phase::Idle => self.pace.took(kind, us, false),
             Phase::Destaging => self.pace.took(kind, us, true),
@@ -238,7 +247,7 @@ impl Store {
         }
     }
 
-    /// Chunks that may be destaged at once now.
+    /// How many chunks may be destaged at once now.
     fn destage_limit(&self) -> usize {
         let part = |used: u64, of: u64| used * 1000 / of.max(1);
         let journal = part(self.journal.used(), self.sb.geometry.journal_bytes);
@@ -269,7 +278,7 @@ impl Store {
         }
     }
 
-    /// A sync, an index write or the superblock has completed.
+    /// A sync, an index write or the superblock's write has completed.
     pub(crate) fn checkpoint_step_done(&mut self, out: &mut Vec<Output>) {
         match self.checkpoint.phase {
             Phase::Syncing => {
@@ -324,7 +333,8 @@ impl Store {
         }
     }
 
-    /// A page just written must read back whole, or the journal that could repair it would go for nothing (C13).
+    /// A page just written must read back as it was written: otherwise the checkpoint would free
+    /// the journal records that can repair it (C13).
     pub(crate) fn page_verified(&mut self, slot: u32, result: Result<Bytes, DiskError>, out: &mut Vec<Output>) {
         invariant!(self.checkpoint.phase == Phase::Verifying, "slot {slot} is read back by no checkpoint");
         lower!(self.checkpoint.outstanding, 1, "operations of a checkpoint");
@@ -361,7 +371,7 @@ impl Store {
         let slots = self.space.leaving_slots.freed_by(upto);
         self.space.free_slots.extend(slots);
         self.reckoning.committed();
-        // Entries that this one came too early for.
+        // Some entries need one more checkpoint.
         self.checkpoint.requested |= !self.checkpoint.emptied.is_empty();
         self.stats.checkpoints += 1;
         self.checkpoint.space_awaited = false;
@@ -378,7 +388,7 @@ impl Store {
         }
     }
 
-    /// Writes the next superblock generation: durable, two copies in one write.
+    /// Writes the next superblock generation durably: two copies in one write.
     pub(crate) fn write_superblock(&mut self, pending: Purpose, out: &mut Vec<Output>) {
         let (last, durable) = (self.sb.generation, self.durable_sb);
         invariant!(last == durable, "a superblock is written while {last} is on its way, after {durable}");

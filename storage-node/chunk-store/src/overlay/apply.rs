@@ -1,5 +1,5 @@
-//! Applies durable records to the overlay; used alike when a group completes and when one is replayed, so that a crash
-//! changes nothing (C6).
+//! Applies durable records to the overlay. Running and replay use the same code, so a crash changes
+//! nothing (C6).
 
 use crate::engine::Store;
 use crate::format::group::{Body, Record};
@@ -12,7 +12,8 @@ use hf_policy::crc::SeededCrc;
 use hf_policy::{BLOCK_SIZE, ChunkIx, Ver, broken, invariant};
 
 impl Store {
-    /// Applies one record. An error means that it contradicts the store's state.
+    /// Applies one record of journal group `group`. An error means that the record contradicts the
+    /// store's state.
     pub(crate) fn apply(&mut self, rec: &Record, payload: Bytes, group: u64) -> Result<(), String> {
         if let Body::Replica(r) = &rec.body {
             return self.apply_replica(rec.replica, r);
@@ -37,7 +38,8 @@ impl Store {
             }
             Body::Map { units, crcs } => self.apply_map(rec, units, crcs, group),
             Body::Zero => self.apply_zero(rec, group),
-            // (Never by the chunk's trim version: a copy may also go back to an older zero.)
+            // (Never by the chunk's trim version: a copy may also restore a zero that is older than
+            // it.)
             Body::Bad | Body::ZeroKept => {
                 let key = (rec.replica, rec.range.start.chunk().0);
                 for b in rec.range.iter() {
@@ -61,8 +63,8 @@ impl Store {
         self.touched(key, rec.ver)
     }
 
-    /// Zeroes: whole chunks by their trim version, edges block by block. A chunk that was never written is zero already and
-    /// stays without an entry (docs/decisions/0004).
+    /// Applies a zero: whole chunks get a trim version, partly covered ones a zero per block. A
+    /// chunk that was never written is zero already and gets no entry (docs/decisions/0004).
     fn apply_zero(&mut self, rec: &Record, group: u64) -> Result<(), String> {
         let (first, last) = (rec.range.start.chunk().0, rec.range.end().0.div_ceil(hf_policy::CHUNK_BLOCKS) as u32);
         let keys: Vec<Key> = self.table.map.range((rec.replica, first)..(rec.replica, last)).map(|(k, _)| *k).collect();
@@ -82,7 +84,7 @@ impl Store {
         Ok(())
     }
 
-    /// The chunk has a version it did not have; it gets its slot here if it has none.
+    /// Records that the chunk holds version `ver`. A chunk without a slot gets one here.
     fn touched(&mut self, key: Key, ver: Ver) -> Result<(), String> {
         let slot = match self.table.map.get(&key) {
             Some(s) => *s,
@@ -172,8 +174,8 @@ impl Store {
         }
     }
 
-    /// An overlay entry is no longer needed by the overlay: accounts for its memory, and frees its fresh unit if that was
-    /// the last block referring to it and no page owns it.
+    /// Accounts for an overlay block that was replaced or destaged. Its fresh unit is freed if no
+    /// other block refers to it and no page owns it.
     pub(crate) fn superseded(&mut self, key: Key, at: u16, old: Option<OverlayBlock>) {
         let Some(old) = old else { return };
         match old.place {
@@ -197,8 +199,8 @@ impl Store {
         }
     }
 
-    /// A fresh unit is no longer referred to: unless another one has its place, the page's unit
-    /// stays.
+    /// No block refers to a fresh unit any more. Unless another fresh unit takes its place, the
+    /// page keeps the unit it has.
     fn no_longer_fresh(&mut self, key: Key, first: u16) {
         let Some(c) = self.overlay.chunks.get_mut(&key) else {
             broken!("a fresh unit of chunk {key:?} is replaced, and the chunk is not known");
@@ -211,8 +213,9 @@ impl Store {
         }
     }
 
-    /// Replay: the units a record names are in use again. One that is allocated already is owned by a page that was
-    /// written after the record and committed before the journal let go of it.
+    /// Replay: marks the units that a record names as allocated. A unit that is allocated already
+    /// belongs to a page that was written after the record and committed before the journal freed
+    /// the record's group.
     pub(crate) fn claim_for_replay(&mut self, rec: &Record) -> Result<(), String> {
         let Body::Map { units, .. } = &rec.body else { return Ok(()) };
         if self.table.by_rid.get(&rec.rid) != Some(&rec.replica) {
@@ -227,7 +230,7 @@ impl Store {
         Ok(())
     }
 
-    /// Units the overlay will need when it is destaged, promised anew after a replay.
+    /// Promises, after a replay, the units that the overlay will need when it is destaged.
     pub(crate) fn promise_after_replay(&mut self) {
         let keys: Vec<Key> = self.overlay.chunks.keys().copied().collect();
         for key in keys {

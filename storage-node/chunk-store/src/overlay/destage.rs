@@ -1,7 +1,8 @@
-//! Destage: a chunk's overlay goes in place and its page to the copy the last checkpoint does not rely on.
+//! Destage: moves a chunk's overlay in place, and writes its page to the copy that the last
+//! checkpoint does not rely on.
 //!
-//! Until the next checkpoint is durable nothing depends on what is written here: the journal still holds every block,
-//! and the old page copy still stands. So the writes need no order among themselves.
+//! Until the next checkpoint is durable nothing depends on these writes: the journal still holds
+//! every block, and the old page copy is untouched. So the writes need no order among themselves.
 
 use crate::disk::DiskOp;
 use crate::engine::{Output, Purpose, Store};
@@ -17,11 +18,11 @@ use hf_policy::{BLOCK_BYTES, BLOCK_SIZE, broken, invariant};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Writes of one chunk's destage in flight at once.
+/// Largest number of writes in flight for the destage of one chunk.
 const WRITES_IN_FLIGHT: u32 = 16;
 
 impl Store {
-    /// Begins to destage a dirty chunk; true if a job is now running.
+    /// Begins to destage a dirty chunk. Returns true if a job now runs for it.
     pub(crate) fn destage(&mut self, key: Key, out: &mut Vec<Output>) -> bool {
         // The checkpoint listed the chunk at its start; since then it may have been deleted.
         let Some(c) = self.overlay.chunks.get(&key) else { return false };
@@ -38,7 +39,7 @@ impl Store {
     pub(crate) fn destage_go(&mut self, key: Key, out: &mut Vec<Output>) {
         let old = match self.page_of(key) {
             Ok(page) => page,
-            // It was put out of the cache, or given up, while the chunk waited for a unit.
+            // (The page was evicted, or given up, while the chunk waited for a unit.)
             Err(slot) => return self.load_page(slot, Waiter::Destage(key), out),
         };
         let (Some(&slot), Some(id)) = (self.table.map.get(&key), self.table.page_id(key)) else {
@@ -75,8 +76,8 @@ impl Store {
         self.destage_more(key, out);
     }
 
-    /// Keeps some of the chunk's writes in flight: a step may not queue all that sixteen chunks can
-    /// have, ahead of what clients wait for.
+    /// Submits writes up to the bound in flight. One step may not queue all writes of sixteen
+    /// chunks ahead of operations that clients wait for.
     fn destage_more(&mut self, key: Key, out: &mut Vec<Output>) {
         while let Some(d) = self.overlay.chunks.get_mut(&key).and_then(|c| c.destage.as_mut())
             && d.outstanding < WRITES_IN_FLIGHT
@@ -87,7 +88,8 @@ impl Store {
         }
     }
 
-    /// The chunk's new page, the data writes it needs, and the blocks it takes from the overlay.
+    /// Merges the overlay into the chunk's page: returns the new page, the data writes, and the
+    /// blocks that it moves.
     #[allow(clippy::type_complexity)]
     fn merge(
         &mut self,
@@ -100,7 +102,8 @@ impl Store {
             page.trim_ver = page.trim_ver.max(ver);
             page.blocks.iter_mut().filter(|m| m.ver <= ver).for_each(|m| *m = BlockMeta::default());
         }
-        // A copy may have put back what a trim of a lost history had covered.
+        // (A copy may have restored blocks that are older than the trim, which was part of a lost
+        // history.)
         if c.blocks.values().any(|ov| ov.ver < page.trim_ver) {
             page.spell_out_trim();
         }
@@ -124,8 +127,8 @@ impl Store {
             let crc = if state == BlockState::Data { ov.crc } else { SeededCrc(0) };
             page.blocks[*at as usize] = BlockMeta { ver: ov.ver, crc, state };
         }
-        // Records that name a unit freed here are of groups up to this one; and the page without it is in the very next
-        // checkpoint, because nothing is destaged while one commits.
+        // Records that name a unit freed here are in groups up to `applied`. The page without the
+        // unit is part of the very next checkpoint, because nothing is destaged while one commits.
         let applied = self.journal.applied;
         for (u, new_unit) in mapped.into_iter().enumerate().filter(|(_, m)| *m != NO_UNIT) {
             let before = std::mem::replace(&mut page.units[u], new_unit);
@@ -140,7 +143,7 @@ impl Store {
             }
         }
         self.place_data(key, &mut page, &data)?;
-        // What is in flight to a unit relies on its being there: it was promised none.
+        // Operations in flight rely on units that the page has; they were promised none.
         let held = self.overlay.chunks.get(&key).map_or(0, |c| c.held);
         let held = if mutant::is(Mutant::FreesHeldUnits) { 0 } else { held };
         for u in (0..CHUNK_UNITS).filter(|u| held >> u & 1 == 0) {
@@ -154,7 +157,7 @@ impl Store {
         Ok((page, writes, moved))
     }
 
-    /// Gives every unit that will hold data a place; its promise is spent.
+    /// Allocates a unit for all data that has none, and spends the promises for them.
     fn place_data(&mut self, key: Key, page: &mut Page, data: &[(u16, Bytes)]) -> Result<(), String> {
         for (at, _) in data {
             let u = *at as usize / UNIT_BLOCKS;
@@ -166,7 +169,7 @@ impl Store {
         if let Some(c) = self.overlay.chunks.get_mut(&key) {
             let spent = c.promise & page.unit_mask();
             c.promise &= !spent;
-            // Promises of blocks that were zeroed meanwhile are spent too, once nothing is in flight.
+            // (Promises for blocks that were zeroed meanwhile end too, once nothing is in flight.)
             let stale = if c.inflight == 0 { std::mem::take(&mut c.promise) } else { 0 };
             let spent = if mutant::is(Mutant::SpentPromiseCounts) { 0 } else { spent };
             lower!(self.space.promised_units, spent.count_ones() + stale.count_ones(), "units promised");
@@ -174,7 +177,7 @@ impl Store {
         Ok(())
     }
 
-    /// Data writes, neighbours merged.
+    /// The data writes of a destage; adjacent blocks share a write.
     fn data_writes(&self, page: &Page, data: Vec<(u16, Bytes)>) -> Vec<(u64, Vec<Bytes>)> {
         let mut writes: Vec<(u64, Vec<Bytes>)> = Vec::new();
         for (at, bytes) in data {

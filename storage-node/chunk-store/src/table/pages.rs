@@ -1,4 +1,5 @@
-//! Chunk pages in memory: a bounded cache, loads shared by all who wait, and what a block effectively holds.
+//! Chunk pages in memory: a bounded cache, reads shared by everybody who waits for a page, and what
+//! a block effectively holds.
 
 use crate::disk::{DiskError, DiskOp};
 use crate::engine::BlockInfo;
@@ -13,7 +14,7 @@ use hf_policy::{BLOCK_BYTES, BLOCK_SIZE, BlockIx, ChunkIx, Ver, broken, invarian
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Who waits for a page.
+/// What waits for a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waiter {
     Read(u64),
@@ -22,7 +23,7 @@ pub(crate) enum Waiter {
     Delete(Key),
 }
 
-/// Decoded pages, least recently used first out.
+/// A cache of decoded pages; the least recently used one is evicted.
 pub(crate) struct Cache {
     pages: BTreeMap<u32, (Arc<Page>, u64)>,
     order: BTreeMap<u64, u32>,
@@ -49,12 +50,12 @@ impl Cache {
         Some(page.clone())
     }
 
-    /// A page, without a use of it.
+    /// A page, if it is in the cache; does not count as a use.
     pub(crate) fn peek(&self, slot: u32) -> Option<&Page> {
         self.pages.get(&slot).map(|(page, _)| page.as_ref())
     }
 
-    /// The slots whose pages are here.
+    /// The slots whose pages are in the cache.
     pub(crate) fn slots(&self) -> impl Iterator<Item = &u32> {
         self.pages.keys()
     }
@@ -92,10 +93,10 @@ impl Cache {
     }
 }
 
-/// Chunk pages in memory and on their way into it.
+/// The page cache, and the pages being read into it.
 pub(crate) struct Pages {
     pub cache: Cache,
-    /// Slots whose page is being read, and who waits for each.
+    /// What waits for each page that is being read, by slot.
     pub loading: BTreeMap<u32, Vec<Waiter>>,
 }
 
@@ -104,20 +105,20 @@ impl Pages {
         Pages { cache: Cache::new(capacity), loading: BTreeMap::new() }
     }
 
-    /// Verifies the cache, and that each page that is being read is read for somebody.
+    /// Verifies the cache, and that something waits for each page that is being read.
     pub(crate) fn check(&self) {
         self.cache.check();
         let nobody = self.loading.iter().find(|(_, w)| w.is_empty());
         invariant!(nobody.is_none(), "the page of slot {:?} is read for nobody", nobody.map(|(slot, _)| slot));
     }
 
-    /// How often somebody of this kind waits for a page.
+    /// Number of waiters of one kind.
     pub(crate) fn waiting(&self, which: impl Fn(&Waiter) -> bool) -> usize {
         self.loading.values().flatten().filter(|w| which(w)).count()
     }
 }
 
-/// Where a block's bytes are.
+/// Where the bytes of a block are.
 #[derive(Clone, Debug)]
 pub(crate) enum Src {
     Zero,
@@ -127,7 +128,8 @@ pub(crate) enum Src {
 }
 
 impl Store {
-    /// The chunk's page if it is at hand; else the slot to load it from.
+    /// The chunk's page if it is in memory (an empty one if the chunk has none); otherwise the slot
+    /// to read it from.
     pub(crate) fn page_of(&mut self, key: Key) -> Result<Arc<Page>, u32> {
         if let Some(d) = self.overlay.chunks.get(&key).and_then(|c| c.destage.as_ref()) {
             return Ok(d.old.clone());
@@ -162,7 +164,8 @@ impl Store {
         result: Result<Bytes, DiskError>,
         out: &mut Vec<Output>,
     ) {
-        // A page is 256 blocks, and what is taken for lost may be written down as lost: the disk is asked twice.
+        // A page that counts as lost takes 256 blocks with it, and that may be written down: so a
+        // failed read is tried once more.
         if result.is_err() && !again {
             return self.ask_page(slot, true, out);
         }
@@ -186,13 +189,14 @@ impl Store {
                 Waiter::Read(number) => self.read_go(number, out),
                 Waiter::Slow(key) => self.requests.slow_ready.push_back(key),
                 Waiter::Destage(key) => self.destage_go(key, out),
-                // The next settle comes back to it.
+                // (Deleting goes on when this input is settled.)
                 Waiter::Delete(_) => {}
             }
         }
     }
 
-    /// What a block effectively holds: overlay, then the chunk's trim, then the page.
+    /// What a block effectively holds: the overlay's entry, else the chunk's trim, else the page's
+    /// entry.
     pub(crate) fn effective(&self, key: Key, at: u16, page: &Page) -> (BlockMeta, Src) {
         if let Some(c) = self.overlay.chunks.get(&key) {
             if let Some(ov) = c.blocks.get(&at) {
@@ -229,7 +233,8 @@ impl Store {
         Src::Disk(off)
     }
 
-    /// A block's entry as told to others: its payload checksum instead of the seeded one.
+    /// A block's entry as reported to other nodes: with the checksum of its bytes instead of the
+    /// seeded one.
     pub(crate) fn info(&self, key: Key, at: u16, m: BlockMeta) -> BlockInfo {
         let crc = match (m.state, self.table.page_id(key)) {
             (BlockState::Data, Some(p)) => {

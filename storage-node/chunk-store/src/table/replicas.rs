@@ -1,5 +1,5 @@
-//! Replica entries: create, promise, delete. Changes are journal records, so a promise is as durable as a write (C1) and is
-//! ordered after every write submitted before it.
+//! Replica entries: create, promise, delete. A change is a journal record, so a promise is as
+//! durable as a write (C1) and comes after every write submitted before it.
 
 use crate::engine::{Answer, Op, OpId, Output, Store, StoreError};
 use crate::format::group::{Body, Record};
@@ -21,7 +21,8 @@ impl Store {
         self.run_after_directs(out);
     }
 
-    /// Is a write of this replica, submitted before operation `id`, not yet in the journal's queue? (Ids are given in order.)
+    /// True if a write of this replica that was submitted before operation `id` is not in the
+    /// journal's queue yet. (Ids rise.)
     fn has_earlier(&self, rid: Rid, id: OpId) -> bool {
         // An unknown replica has no writes; the change itself is refused.
         let Some(&r) = self.table.by_rid.get(&rid) else { return false };
@@ -38,7 +39,8 @@ impl Store {
                 .any(|(_, c)| c.slow.iter().any(|(i, op)| *i < id && of(op)))
     }
 
-    /// Replica changes whose earlier writes are all on their way; in order per replica, past those of others.
+    /// Does the replica changes whose earlier writes are all in the journal's queue. Changes of one
+    /// replica keep their order; those of others may pass.
     pub(crate) fn run_after_directs(&mut self, out: &mut Vec<Output>) {
         let mut held = std::collections::BTreeSet::new();
         for (id, op) in std::mem::take(&mut self.requests.after_directs) {
@@ -69,7 +71,8 @@ impl Store {
             Ok(index) => index,
             Err(e) => return out.push(Output::Done { id, result: Err(e) }),
         };
-        // The entry is taken at once, so that two creations cannot choose the same; it is announced when durable.
+        // The entry is taken at once, so that a second creation does not choose it; the replica is
+        // announced when its record is durable.
         let before = self.table.replicas[index as usize].replace(rec.clone());
         invariant!(before.is_none(), "entry {index} was free and has {:?}", before.map(|r| r.rid));
         let before = self.table.by_rid.insert(rec.rid, index);
@@ -112,7 +115,8 @@ impl Store {
         let Some(entry) = self.table.replicas.get_mut(index as usize) else {
             return Err(format!("a journal record names replica entry {index}, beyond the table"));
         };
-        // A deletion is for good: a change that was made before it was known comes behind it.
+        // A deletion is final: it also holds for a change that was submitted before it and applied
+        // after it.
         let deleted = entry.as_ref().is_some_and(|b| b.rid == rec.rid && b.deleting);
         let rec = ReplicaRec { deleting: rec.deleting || deleted, ..rec.clone() };
         let before = entry.replace(rec.clone());
@@ -130,7 +134,7 @@ impl Store {
         Ok(())
     }
 
-    /// Gives back a deleted replica's chunks, one page at a time.
+    /// Frees the chunks of deleted replicas, one page at a time.
     pub(crate) fn drive_delete(&mut self, out: &mut Vec<Output>) {
         while let Some(&r) = self.table.deleting.front() {
             if !self.table.replicas[r as usize].as_ref().is_some_and(|x| x.deleting) {
@@ -153,8 +157,9 @@ impl Store {
         }
     }
 
-    /// All chunks are gone. The entry itself is freed when a checkpoint without them is durable: until then a crash brings
-    /// them back, and they must still be known as deleted.
+    /// All chunks of a deleted replica are gone. Its entry is free only after a checkpoint without
+    /// the chunks is durable: until then a crash brings them back, and they must be known as
+    /// deleted.
     fn finish_delete(&mut self, r: u32) {
         self.table.deleting.pop_front();
         let keys: Vec<Key> = self.overlay.chunks.range((r, 0)..=(r, u32::MAX)).map(|(k, _)| *k).collect();
@@ -167,8 +172,9 @@ impl Store {
         self.checkpoint.emptied(r, after);
     }
 
-    /// A journal of an older release may use an entry again before the records of the replica that had it have left the
-    /// journal. Its chunks had all been given back by then: what a replay made of those records goes.
+    /// A journal of an older release may use an entry again while it still has records of the
+    /// replica that had it before. All its chunks had been freed by then, so what a replay made of
+    /// those records is dropped.
     fn forget_dead(&mut self, r: u32, rid: Rid) {
         self.table.by_rid.remove(&rid);
         self.table.deleting.retain(|d| *d != r);
@@ -186,7 +192,7 @@ impl Store {
         }
     }
 
-    /// What the overlay holds of a chunk is given up, its fresh units too.
+    /// Drops a chunk's overlay, its fresh units included.
     fn drop_overlay(&mut self, key: Key) {
         let old = self.overlay.chunks.get_mut(&key).map(|c| (c.trim = None, std::mem::take(&mut c.blocks)).1);
         for (at, ov) in old.unwrap_or_default() {
@@ -195,10 +201,12 @@ impl Store {
         self.recount(key);
     }
 
-    /// A checkpoint that covers all their records and knows none of their chunks is durable: these entries may be used again.
+    /// A checkpoint is durable that covers all records of these entries and has none of their
+    /// chunks: the entries are free.
     pub(crate) fn free_replicas(&mut self, emptied: Vec<u32>) {
         for r in emptied {
-            // A second deletion on its way would meet whoever has the entry by then; it gives the entry back when it is applied.
+            // A second deletion that is not applied yet would apply to the next owner of the entry.
+            // Applying it frees the entry again.
             if self.journal.changes_replica(r) {
                 continue;
             }
@@ -222,7 +230,7 @@ impl Store {
             lower!(self.space.promised_units, c.promise.count_ones(), "units promised");
             lower!(self.space.promised_slots, u32::from(c.slot_promised), "slots promised");
             lower!(self.space.returning, c.returning.count_ones(), "units on their way back");
-            // What was written after the deletion, which had not been answered yet.
+            // Blocks written after the deletion was submitted and before it was applied.
             for ov in c.blocks.into_values() {
                 match ov.place {
                     Place::Mem(_) => lower!(self.overlay.bytes, BLOCK_SIZE, "bytes in the overlay"),

@@ -3,7 +3,8 @@
 use super::*;
 
 impl World {
-    /// A write of any replica, beside the model: blocks `at..at + n`, each the same bytes or its own.
+    /// A write of any replica, beside the model: blocks `at..at + n`, each the same bytes or its
+    /// own.
     pub fn put(&mut self, rid: Rid, ver: Ver, at: u64, blocks: &[Bytes]) -> OpId {
         let data = Bytes::from(blocks.concat());
         let crcs = crc::payloads(&data);
@@ -59,7 +60,8 @@ impl World {
         }
     }
 
-    /// The process ends where it is, and the disk is opened anew; nothing is known of what was on its way.
+    /// The process ends where it is, and the disk is opened anew; nothing is known of what was on
+    /// its way.
     pub fn reopen(&mut self) {
         self.flights.clear();
         self.reads.clear();

@@ -1,4 +1,5 @@
-//! A store on a simulated disk beside a model: what was acknowledged must be there, what was not may be, nothing else.
+//! A store on a simulated disk beside a model: what was acknowledged must be there, what was not
+//! may be, nothing else.
 #![allow(dead_code)]
 
 mod beside;
@@ -42,7 +43,8 @@ pub struct World {
     pub failed: Option<String>,
     /// How long operations take; none: all over the place.
     pub took: Option<u64>,
-    /// The last age of a log that was told, those on their way, and the newest that was answered: it must be on the disk.
+    /// The last age of a log that was told, those on their way, and the newest that was answered:
+    /// it must be on the disk.
     pub age: u64,
     pub ages: BTreeMap<OpId, u64>,
     pub aged: u64,
@@ -419,7 +421,8 @@ impl World {
         }
     }
 
-    /// What each block may hold after a crash now: its acknowledged content, or that of a write in flight.
+    /// What each block may hold after a crash now: its acknowledged content, or that of a write in
+    /// flight.
     pub fn allowed(&self) -> BTreeMap<u64, Vec<Held>> {
         let mut m: BTreeMap<u64, Vec<Held>> = BTreeMap::new();
         for b in 0..BLOCKS {
