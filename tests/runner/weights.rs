@@ -30,7 +30,7 @@ impl fmt::Display for Weight {
     }
 }
 
-/// The table.
+/// The table of `weights.txt`.
 pub struct Weights(Vec<(String, Weight)>);
 
 impl Weights {
