@@ -72,6 +72,27 @@ impl Drop for QemuNbd {
     }
 }
 
+/// Prints the table: for each job a line per target, with the ratio against the first target.
+fn show(table: &[(String, Vec<Row>)]) {
+    println!(
+        "\nmedian of 3 runs; ratio = IOPS against qemu-nbd with the same durability in this run; CPU of all daemons\n"
+    );
+    println!(
+        "{:<20} {:<24} {:>8} {:>6} {:>9} {:>9} {:>14}",
+        "job", "target", "IOPS", "ratio", "p50 µs", "p99 µs", "CPU s / 1,000"
+    );
+    for (i, (job, _, _)) in JOBS.iter().enumerate() {
+        for (target, rows) in table {
+            let r = &rows[i];
+            let ratio = r.iops / table[0].1[i].iops.max(1.0);
+            println!(
+                "{job:<20} {target:<24} {:>8.0} {ratio:>6.2} {:>9.0} {:>9.0} {:>14.3}",
+                r.iops, r.p50, r.p99, r.cpu
+            );
+        }
+    }
+}
+
 fn main() {
     // `hf-bench rebuild`, `clients`, `links`, `record`: that table alone.
     let mut args = std::env::args().skip(1);
@@ -121,23 +142,7 @@ fn main() {
         c.ok(&["volume", "detach", &name]);
         c.ok(&["volume", "delete", &name]);
     }
-    println!(
-        "\nmedian of 3 runs; ratio = IOPS against qemu-nbd with the same durability in this run; CPU of all daemons\n"
-    );
-    println!(
-        "{:<20} {:<24} {:>8} {:>6} {:>9} {:>9} {:>14}",
-        "job", "target", "IOPS", "ratio", "p50 µs", "p99 µs", "CPU s / 1,000"
-    );
-    for (i, (job, _, _)) in JOBS.iter().enumerate() {
-        for (target, rows) in &table {
-            let r = &rows[i];
-            let ratio = r.iops / table[0].1[i].iops.max(1.0);
-            println!(
-                "{job:<20} {target:<24} {:>8.0} {ratio:>6.2} {:>9.0} {:>9.0} {:>14.3}",
-                r.iops, r.p50, r.p99, r.cpu
-            );
-        }
-    }
+    show(&table);
     drop(c);
     clients::run();
     links::run();

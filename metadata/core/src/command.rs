@@ -7,6 +7,7 @@
 
 mod envelope;
 
+pub use crate::version::{COMMAND_VERSION, FIRST_VERSION};
 pub use envelope::*;
 
 use crate::record::{Addresses, DiskState, NodeMode, OwnLog, ScrubReport};

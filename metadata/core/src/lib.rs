@@ -13,6 +13,7 @@
 //! | [`outcome`] | what a command replies, and why it is refused |
 //! | [`apply`] | what each command does, and when it is refused |
 //! | [`plan`] | what the leader decides before it proposes: placement, repair, scrubs, rebalancing |
+//! | [`version`] | the versions of commands |
 //! | [`limits`] | how many replicas are filled at once |
 //! | [`mutant`] | rules broken on purpose, for the mutation test |
 //! | [`image`] | the snapshot encoding, versioned |
@@ -27,6 +28,7 @@ pub mod mutant;
 pub mod outcome;
 pub mod plan;
 pub mod record;
+pub mod version;
 pub mod view;
 
 pub use command::{Command, Envelope, Logged};

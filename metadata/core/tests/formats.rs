@@ -95,7 +95,15 @@ fn commands() -> Vec<Command> {
     all.extend(modes.map(|mode| Command::SetNodeMode { node, mode }));
     let jobs = [Job::Node(node), Job::Disk(disk), Job::Rebalance, Job::Scrub(vol), Job::Replica(rid)];
     all.extend(jobs.map(pause));
-    all.extend([
+    all.extend(later_commands(report));
+    all
+}
+
+/// The rest of them.
+fn later_commands(report: ScrubReport) -> Vec<Command> {
+    let (vol, epoch, term, shard, rid, disk) = (VolumeId(1), Epoch(3), Term(2), 0, Rid(4), DiskId(2));
+    let base = Ver { term, seq: Seq(40) };
+    vec![
         Command::RemoveDisk { disk },
         Command::PauseRebuild { paused: true },
         Command::Move { vol, shard, epoch, rid, moving: true },
@@ -108,8 +116,7 @@ fn commands() -> Vec<Command> {
         Command::SnapAdd { vol, epoch, term, id: 1, cuts: vec![base] },
         Command::SnapDel { vol, epoch, id: 1 },
         Command::RaiseVersion { to: 2 },
-    ]);
-    all
+    ]
 }
 
 /// The match has no wildcard, so that a new command does not compile until it is here, and in [`commands`].
@@ -154,80 +161,90 @@ fn number(cmd: &Command) -> usize {
 }
 const KINDS: usize = 35;
 
-/// A state with every kind of record in it, by commands alone.
-fn state() -> ClusterState {
-    let mut s = ClusterState::default();
-    let mut request = 100;
-    let mut run = |s: &mut ClusterState, cmd: Command| -> Outcome {
-        request += 1;
-        s.apply(&envelope(request, cmd))
-    };
-    run(&mut s, Command::Init { cluster: ClusterId(7), name: "c".into() }).unwrap();
+/// Applies commands, each under a request id of its own.
+struct Runs(u128);
+
+impl Runs {
+    fn run(&mut self, s: &mut ClusterState, cmd: Command) -> Outcome {
+        self.0 += 1;
+        s.apply(&envelope(self.0, cmd))
+    }
+}
+
+/// Five nodes with a disk each, of which one is removed again, and three volumes whose replicas are made.
+fn nodes_and_volumes(s: &mut ClusterState, r: &mut Runs) {
+    r.run(s, Command::Init { cluster: ClusterId(7), name: "c".into() }).unwrap();
     for i in 1..=5u64 {
         let at = |port: u32| format!("10.0.0.{i}:{port}");
         let addr = Addresses { api: at(1), data: at(2), nbd: at(3) };
         let (name, uuid, version, log) = (format!("n{i}"), BootId(20 + u128::from(i)), "0.1.0".to_string(), own_log());
         let labels = BTreeMap::from([("rack".to_string(), format!("r{i}"))]);
-        run(&mut s, Command::PutNode { name, node: None, uuid, addr, labels, version, log: Box::new(log) }).unwrap();
+        r.run(s, Command::PutNode { name, node: None, uuid, addr, labels, version, log: Box::new(log) }).unwrap();
         let (node, uuid, path, media) = (NodeId(i), DiskUuid(30 + u128::from(i)), format!("/disk{i}"), Media::Ssd);
-        run(&mut s, Command::PutDisk { node, uuid, path, media, capacity: 1 << 40 }).unwrap();
+        r.run(s, Command::PutDisk { node, uuid, path, media, capacity: 1 << 40 }).unwrap();
     }
     s.set_members(&[NodeId(1), NodeId(5)]);
-    run(&mut s, Command::RemoveNode { node: NodeId(5) }).unwrap();
+    r.run(s, Command::RemoveNode { node: NodeId(5) }).unwrap();
     for (name, attrs) in
         [("a", "size=65GiB replicas=3"), ("b", "size=1GiB replicas=1 label.app=db"), ("c", "size=1GiB replicas=1")]
     {
         let attrs = parse_pairs(attrs.split_whitespace()).unwrap();
         let one = if name == "a" { vec![DiskId(1), DiskId(2), DiskId(3)] } else { vec![DiskId(1)] };
         let shards = vec![one.clone(); if name == "a" { 2 } else { 1 }];
-        run(&mut s, Command::CreateVolume { name: name.into(), attrs, lineage: Lineage(5), shards }).unwrap();
+        r.run(s, Command::CreateVolume { name: name.into(), attrs, lineage: Lineage(5), shards }).unwrap();
     }
     let made: Vec<_> = s.volumes.values().flat_map(|v| v.replicas().map(|(_, r)| (v.id, r.rid))).collect();
     for (vol, rid) in made {
-        run(&mut s, Command::ReplicaMade { vol, rid, store_uuid: StoreUuid(40 + u128::from(rid.0)) }).unwrap();
+        r.run(s, Command::ReplicaMade { vol, rid, store_uuid: StoreUuid(40 + u128::from(rid.0)) }).unwrap();
     }
+}
+
+/// A state with every kind of record in it, by commands alone.
+fn state() -> ClusterState {
+    let (mut s, mut r) = (ClusterState::default(), Runs(100));
+    nodes_and_volumes(&mut s, &mut r);
     let (vol, shard, node) = (VolumeId(1), 0, NodeId(1));
     let epoch = |s: &ClusterState| s.volumes[&VolumeId(1)].epoch;
     let e = epoch(&s);
-    run(&mut s, Command::Attach { vol, epoch: e, node, session: SessionId(11), steal: false, maintenance: false })
+    r.run(&mut s, Command::Attach { vol, epoch: e, node, session: SessionId(11), steal: false, maintenance: false })
         .unwrap();
     let term = s.volumes[&vol].term;
-    run(&mut s, Command::Activated { vol, term }).unwrap();
+    r.run(&mut s, Command::Activated { vol, term }).unwrap();
     let base = Ver { term, seq: Seq(40) };
     let e = epoch(&s);
-    run(&mut s, Command::Drop { vol, shard, epoch: e, term, rids: vec![Rid(2)], base, told: [(Rid(2), 77)].into() })
+    r.run(&mut s, Command::Drop { vol, shard, epoch: e, term, rids: vec![Rid(2)], base, told: [(Rid(2), 77)].into() })
         .unwrap();
     let e = epoch(&s);
-    run(&mut s, Command::AddReplica { vol, shard, epoch: e, disk: DiskId(4) }).unwrap();
+    r.run(&mut s, Command::AddReplica { vol, shard, epoch: e, disk: DiskId(4) }).unwrap();
     let e = epoch(&s);
-    run(&mut s, Command::SyncStart { vol, shard, epoch: e, term, rid: Rid(2), sync_id: 9 }).unwrap();
+    r.run(&mut s, Command::SyncStart { vol, shard, epoch: e, term, rid: Rid(2), sync_id: 9 }).unwrap();
     let e = epoch(&s);
-    run(&mut s, Command::Move { vol, shard, epoch: e, rid: Rid(3), moving: true }).unwrap();
-    run(&mut s, Command::PauseJob { of: Job::Replica(Rid(3)), paused: true }).unwrap();
+    r.run(&mut s, Command::Move { vol, shard, epoch: e, rid: Rid(3), moving: true }).unwrap();
+    r.run(&mut s, Command::PauseJob { of: Job::Replica(Rid(3)), paused: true }).unwrap();
     let e = epoch(&s);
-    run(&mut s, Command::Leave { vol, shard, epoch: e, rid: Rid(3) }).unwrap();
+    r.run(&mut s, Command::Leave { vol, shard, epoch: e, rid: Rid(3) }).unwrap();
     let e = epoch(&s);
-    run(&mut s, Command::SnapAdd { vol, epoch: e, term, id: 1, cuts: vec![base, Ver::ZERO] }).unwrap();
+    r.run(&mut s, Command::SnapAdd { vol, epoch: e, term, id: 1, cuts: vec![base, Ver::ZERO] }).unwrap();
     let e = epoch(&s);
-    run(&mut s, Command::Scrub { vol, epoch: e, on: true }).unwrap();
+    r.run(&mut s, Command::Scrub { vol, epoch: e, on: true }).unwrap();
     let id = s.volumes[&vol].scrub.as_ref().unwrap().id;
     let e = epoch(&s);
-    run(
+    r.run(
         &mut s,
         Command::Scrubbed { vol, shard, epoch: e, term, id, report: ScrubReport { lost: 1, ..Default::default() } },
     )
     .unwrap();
-    run(&mut s, Command::PauseJob { of: Job::Scrub(vol), paused: true }).unwrap();
+    r.run(&mut s, Command::PauseJob { of: Job::Scrub(vol), paused: true }).unwrap();
     let e = epoch(&s);
-    run(
+    r.run(
         &mut s,
         Command::Attach { vol, epoch: e, node: NodeId(3), session: SessionId(12), steal: true, maintenance: true },
     )
     .unwrap();
     let e = s.volumes[&VolumeId(3)].epoch;
-    run(&mut s, Command::DeleteVolume { vol: VolumeId(3), epoch: e }).unwrap();
+    r.run(&mut s, Command::DeleteVolume { vol: VolumeId(3), epoch: e }).unwrap();
     let e = s.volumes[&VolumeId(2)].epoch;
-    run(
+    r.run(
         &mut s,
         Command::SetPolicy {
             vol: VolumeId(2),
@@ -237,13 +254,13 @@ fn state() -> ClusterState {
         },
     )
     .unwrap();
-    run(&mut s, Command::SetNodeMode { node: NodeId(2), mode: NodeMode::Draining }).unwrap();
-    run(&mut s, Command::PauseJob { of: Job::Node(NodeId(2)), paused: true }).unwrap();
-    run(&mut s, Command::SetDiskDraining { disk: DiskId(3), draining: true }).unwrap();
-    run(&mut s, Command::SetDiskState { disk: DiskId(4), state: DiskState::Failed("it died".into()) }).unwrap();
-    run(&mut s, Command::Rebalance { on: true }).unwrap();
-    run(&mut s, Command::PauseJob { of: Job::Rebalance, paused: true }).unwrap();
-    run(&mut s, Command::DeleteVolume { vol: VolumeId(9), epoch: Epoch(1) }).unwrap_err();
+    r.run(&mut s, Command::SetNodeMode { node: NodeId(2), mode: NodeMode::Draining }).unwrap();
+    r.run(&mut s, Command::PauseJob { of: Job::Node(NodeId(2)), paused: true }).unwrap();
+    r.run(&mut s, Command::SetDiskDraining { disk: DiskId(3), draining: true }).unwrap();
+    r.run(&mut s, Command::SetDiskState { disk: DiskId(4), state: DiskState::Failed("it died".into()) }).unwrap();
+    r.run(&mut s, Command::Rebalance { on: true }).unwrap();
+    r.run(&mut s, Command::PauseJob { of: Job::Rebalance, paused: true }).unwrap();
+    r.run(&mut s, Command::DeleteVolume { vol: VolumeId(9), epoch: Epoch(1) }).unwrap_err();
     s.check().unwrap();
     s
 }

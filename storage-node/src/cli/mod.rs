@@ -3,6 +3,7 @@
 
 pub mod args;
 pub mod client;
+mod dev;
 pub mod failure;
 mod jobs;
 mod show;

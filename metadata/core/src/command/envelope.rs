@@ -8,20 +8,9 @@
 
 use super::Command;
 use crate::record::ClusterState;
+use crate::version::COMMAND_VERSION;
 use hf_policy::RequestId;
 use serde::{Deserialize, Serialize};
-
-/// The newest version of commands that this code can encode and apply.
-///
-/// New in 2: [`Command::Together`], [`Command::ReplaceUnmade`]; a volume can be attached while new shards of
-/// it are still to be made, which are part of it from the moment they are; refusals that can only be repeated
-/// are not kept; a disk that has failed is not failing again; [`Command::RaiseVersion`] (docs/wire.md).
-pub const COMMAND_VERSION: u32 = 2;
-
-/// The version of a state that does not say one: it was written before states had one, by code that knew
-/// commands up to this version. Also the version with which every cluster begins. It never changes, or logs
-/// would be read differently.
-pub const FIRST_VERSION: u32 = 2;
 
 /// A command as it stands in the Raft log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -258,7 +258,8 @@ impl<'de, T: Record> Deserialize<'de> for Records<T> {
 
 /// A list of shared records in JSON: the records themselves.
 pub(crate) mod shared {
-    use super::*;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::sync::Arc;
 
     pub(crate) fn serialize<T: Serialize, S: Serializer>(list: &[Arc<T>], s: S) -> Result<S::Ok, S::Error> {
         s.collect_seq(list.iter().map(|r| &**r))

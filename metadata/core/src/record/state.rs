@@ -2,9 +2,9 @@
 
 use super::records::{Record, Records};
 use super::{DiskRecord, Load, NodeRecord, VolumeRecord, u128Hex};
-use crate::command::{COMMAND_VERSION, FIRST_VERSION};
 use crate::cow::{CowMap, CowQueue};
 use crate::outcome::Outcome;
+use crate::version::{COMMAND_VERSION, FIRST_VERSION};
 use hf_policy::{ClusterId, DiskId, DiskUuid, NodeId, RequestId, Rid, ShardId, VolumeId};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};

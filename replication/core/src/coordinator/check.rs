@@ -133,7 +133,7 @@ impl Coordinator {
             return Ok(());
         }
         let locks: BTreeSet<u64> = self.requests.locks.ids().collect();
-        let owners: BTreeSet<u64> = self.requests.ids().chain(self.scrub.lock()).collect();
+        let owners: BTreeSet<u64> = self.requests.ids().chain(self.scrub.range_lock()).collect();
         if locks == owners { Ok(()) } else { Err(format!("{locks:?} are locked, by {owners:?}")) }
     }
 

@@ -159,7 +159,7 @@ impl Coordinator {
     /// Names everything that is still held.
     pub fn check_released(&self) -> Result<(), String> {
         let over = self.phase == Phase::Fenced || self.stop == Stop::Drained;
-        let scrub = self.scrub.lock();
+        let scrub = self.scrub.range_lock();
         let held = [
             (self.requests.unanswered() > 0, "client requests"),
             (self.requests.locks.len() > usize::from(scrub.is_some()), "range locks"),

@@ -101,7 +101,7 @@ impl Scrub {
     }
 
     /// The lock that the walk holds, or waits for.
-    pub fn lock(&self) -> Option<u64> {
+    pub fn range_lock(&self) -> Option<u64> {
         self.look().and_then(|l| l.lock)
     }
 
