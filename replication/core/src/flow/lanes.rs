@@ -1,22 +1,27 @@
-//! A queue of several volumes' items that takes turns between them by bytes (deficit round robin: M. Shreedhar and
-//! G. Varghese, 1995), so that one volume's backlog delays another volume by a turn and not by its length.
+//! A queue of several volumes' items that takes turns between them by bytes (deficit round robin:
+//! M. Shreedhar and G. Varghese, 1995), so that one volume's backlog delays another volume by a
+//! turn and not by its length.
 
-use hf_policy::ShardId;
+use hf_policy::{ShardId, broken, invariant};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Bytes a shard may send in one turn.
 const TURN: u64 = 128 << 10;
 
+/// One shard's items, and their costs in bytes.
 struct Lane<T> {
     items: VecDeque<(u64, T)>,
-    /// Bytes it may still send in this turn.
+    /// Bytes that it may still send in this turn.
     left: u64,
 }
 
 /// The queue. Within one shard the order is kept.
 pub(super) struct Lanes<T> {
+    /// Only shards that have items.
     by: BTreeMap<ShardId, Lane<T>>,
+    /// The same shards, in the order of their turns.
     turns: VecDeque<ShardId>,
+    /// The cost of all items.
     bytes: u64,
 }
 
@@ -27,6 +32,7 @@ impl<T> Default for Lanes<T> {
 }
 
 impl<T> Lanes<T> {
+    /// Puts an item of `cost` bytes behind the others of its shard.
     pub fn push(&mut self, shard: ShardId, cost: u64, item: T) {
         self.bytes += cost;
         let lane = self.by.entry(shard).or_insert_with(|| {
@@ -34,8 +40,10 @@ impl<T> Lanes<T> {
             Lane { items: VecDeque::new(), left: 0 }
         });
         lane.items.push_back((cost, item));
+        invariant!(self.by.len() == self.turns.len(), "{} lanes take {} turns", self.by.len(), self.turns.len());
     }
 
+    /// No shard has an item.
     pub fn is_empty(&self) -> bool {
         self.turns.is_empty()
     }
@@ -45,12 +53,15 @@ impl<T> Lanes<T> {
         self.bytes
     }
 
-    /// The cost of the item whose turn it is.
+    /// The cost of the item whose turn it is; `None` if there is none.
     pub fn next_cost(&mut self) -> Option<u64> {
         loop {
             let shard = *self.turns.front()?;
-            let lane = self.by.get_mut(&shard)?;
-            let cost = lane.items.front()?.0;
+            let first = self.by.get_mut(&shard).and_then(|lane| Some((lane.items.front()?.0, lane)));
+            let Some((cost, lane)) = first else {
+                broken!("it is the turn of shard {shard:?}, which has nothing");
+                return None;
+            };
             if lane.left >= cost {
                 return Some(cost);
             }
@@ -60,44 +71,61 @@ impl<T> Lanes<T> {
         }
     }
 
-    /// The item whose turn it is, to look at.
+    /// Looks at the item whose turn it is.
     pub fn peek(&mut self) -> Option<&T> {
         self.next_cost()?;
         let lane = self.by.get(self.turns.front()?)?;
         lane.items.front().map(|(_, item)| item)
     }
 
-    /// The item whose turn it is.
+    /// Takes the item whose turn it is.
     pub fn pop(&mut self) -> Option<T> {
         let cost = self.next_cost()?;
         let shard = *self.turns.front()?;
         let lane = self.by.get_mut(&shard)?;
-        let (_, item) = lane.items.pop_front()?;
-        lane.left -= cost;
-        self.bytes -= cost;
+        let Some((_, item)) = lane.items.pop_front() else {
+            broken!("it is the turn of shard {shard:?}, which has nothing");
+            return None;
+        };
+        invariant!(lane.left >= cost, "an item of {cost} bytes goes in a turn that has {}", lane.left);
+        invariant!(self.bytes >= cost, "an item of {cost} bytes goes, and all have {}", self.bytes);
+        lane.left = lane.left.saturating_sub(cost);
+        self.bytes = self.bytes.saturating_sub(cost);
         if lane.items.is_empty() {
             self.by.remove(&shard);
             self.turns.pop_front();
         }
+        self.emptied();
         Some(item)
     }
 
-    /// The first item of the first shard, in the order of turns, for which `may` says yes.
+    /// Takes the first item of the first shard, in the order of turns, for which `may` says yes.
     pub fn pop_of(&mut self, may: impl Fn(&ShardId) -> bool) -> Option<T> {
         let at = self.turns.iter().position(may)?;
         let shard = self.turns[at];
         let lane = self.by.get_mut(&shard)?;
-        let (cost, item) = lane.items.pop_front()?;
+        let Some((cost, item)) = lane.items.pop_front() else {
+            broken!("shard {shard:?} has a turn, and nothing to send");
+            return None;
+        };
         lane.left = lane.left.saturating_sub(cost);
-        self.bytes -= cost;
+        invariant!(self.bytes >= cost, "an item of {cost} bytes goes, and all have {}", self.bytes);
+        self.bytes = self.bytes.saturating_sub(cost);
         if lane.items.is_empty() {
             self.by.remove(&shard);
             self.turns.remove(at);
         }
+        self.emptied();
         Some(item)
     }
 
-    /// Takes out what `gone` names.
+    /// An item has gone.
+    fn emptied(&self) {
+        invariant!(self.by.len() == self.turns.len(), "{} lanes take {} turns", self.by.len(), self.turns.len());
+        invariant!(!self.is_empty() || self.bytes == 0, "nothing is queued, and that is {} bytes", self.bytes);
+    }
+
+    /// Removes the items that `gone` names, and says how many they were.
     pub fn remove(&mut self, gone: impl Fn(&T) -> bool) -> usize {
         let mut removed = 0;
         for lane in self.by.values_mut() {
@@ -110,6 +138,7 @@ impl<T> Lanes<T> {
         }
         self.by.retain(|_, l| !l.items.is_empty());
         self.turns.retain(|s| self.by.contains_key(s));
+        self.emptied();
         removed
     }
 }

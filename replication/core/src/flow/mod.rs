@@ -1,18 +1,19 @@
-//! One end of a replication link: who sends next, how much may be in flight, and what is known of requests
-//! that are not answered.
+//! One end of a replication link: who sends next, how much may be in flight, and what is known of
+//! requests without an answer.
 //!
-//! A link is one TCP connection that many volumes share. Everything that is written into it arrives in order
-//! and nothing can be taken back, so this decides *before* that: small messages (leases, seals,
-//! acknowledgements) go first; payload takes turns between volumes ([`lanes`]) and is cut into pieces where
-//! the link is slow, so that small messages fit between them; no more payload is in flight than keeps the
-//! link busy ([`window`]), and no more than the other end has said it will hold ([`sender`]); no more answers
-//! are asked for than the way back and the other end's disk keep up with ([`asked`]). At the serving end, a
-//! request is begun when there is room for its answer, and never twice ([`served`]).
+//! A link is one TCP connection that many volumes share. Everything that is written into it arrives
+//! in order and nothing can be taken back, so this decides *before* that: small messages (leases,
+//! seals, acknowledgements) go first; payload takes turns between volumes ([`lanes`]) and is cut
+//! into pieces where the link is slow, so that small messages fit between them; no more payload is
+//! in flight than keeps the link busy ([`window`]), and no more than the other end has said it will
+//! hold ([`sender`]); no more answers are asked for than the way back and the other end's disk keep
+//! up with ([`asked`]). At the serving end, a request is begun when there is room for its answer,
+//! and never twice ([`served`]).
 //!
-//! It promises that a request which waits its turn is told apart from one that is lost ([`Flow::waits`]): the
-//! coordinator repeats nothing that waits, and drops no member for it. It does not promise delivery: a link
-//! that ends takes everything with it, and the coordinator sends again over the next one. Rules:
-//! docs/protocol.md, "Links".
+//! It promises that a request which waits its turn is told apart from one that is lost
+//! ([`Flow::waits`]): the coordinator repeats nothing that waits, and drops no member for it. It
+//! does not promise delivery: a link that ends takes everything with it, and the coordinator sends
+//! again over the next one. Rules: docs/protocol.md, "Links".
 
 mod asked;
 mod lanes;
@@ -25,7 +26,7 @@ use crate::wire::{self, Frame, Header, LinkFields};
 use asked::{Coming, LIST_ANSWER, Moved, Requests, read_answer};
 use bytes::Bytes;
 use hf_meta_core::mutant::{self, Mutant};
-use hf_policy::{MS, Rid, SessionId, ShardId, Tick};
+use hf_policy::{MS, Rid, SessionId, ShardId, Tick, broken, invariant};
 use lanes::Lanes;
 use sender::{FIRST_LIMIT, Sender};
 use served::{Begin, MOST_PARKED, Served};
@@ -34,27 +35,28 @@ use std::collections::VecDeque;
 /// Names a request on a link: attachments of one volume that follow each other use the same request ids.
 pub type Key = (ShardId, Rid, SessionId, u64);
 
-/// Small messages that may wait at one end; the link is given up beyond that.
+/// The most small messages that wait at one end; the link is given up beyond that.
 const MOST_SMALL: usize = 256 << 10;
-/// Bytes of answers that the serving end makes at once however slow the link is; the last one may be larger.
+/// Bytes of answers that the serving end makes at once however slow the link is; the last one may
+/// be larger.
 const LEAST_ANSWERS: u64 = 256 << 10;
 
 /// How often the other end is told of a frame that is still coming, in microseconds.
 const TELL_EVERY: u64 = 100 * MS;
 
-/// No answer has come for so long: those that are awaited are stuck, in microseconds.
+/// When no answer has come for this long, those that are awaited are stuck, in microseconds.
 const STUCK: u64 = 100 * MS;
 
 /// Which end of the link this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The coordinator's: sends requests. What it asks for has its memory already.
+    /// The coordinator's end, which sends requests. What it asks for has its memory already.
     Asking,
-    /// The replica's disk: answers them. What it will hold is granted by credit.
+    /// The replica's disk, which answers them. What it will hold is granted by credit.
     Serving,
 }
 
-/// The key of a message.
+/// The key by which a link knows a message.
 pub fn key(env: &Envelope) -> Key {
     (env.shard, env.rid, env.session, env.req)
 }
@@ -62,26 +64,31 @@ pub fn key(env: &Envelope) -> Key {
 /// A payload of which some pieces are not sent yet.
 struct Cut {
     key: Key,
+    /// What is left of it; never empty.
     pieces: VecDeque<Bytes>,
 }
 
-/// See the module.
+/// One end of a link.
 pub struct Flow {
     end: End,
+    /// Small messages, in order.
     small: VecDeque<(Envelope, Msg)>,
     /// Messages that count against the window.
     large: Lanes<(Key, Frame)>,
     /// Small requests with large answers.
     asking: Lanes<(Envelope, Msg)>,
+    /// The payload that is being sent in pieces.
     cut: Option<Cut>,
     out: Sender,
+    /// At the asking end: requests without an answer.
     requests: Requests,
+    /// At the serving end: requests without an answer.
     served: Served,
     /// Counted bytes received, and when the last came.
     received: Moved,
-    /// Of them those of the frame that is coming in.
+    /// Bytes of them that belong to the frame that is coming in.
     early: u64,
-    /// What the other end was told it may send in all.
+    /// Bytes that the other end was told it may send in all.
     granted: u64,
     /// When the other end was last told anything.
     told_at: Tick,
@@ -91,10 +98,11 @@ pub struct Flow {
     answers: u64,
     /// The other end wants to be told what has been received.
     ack_due: bool,
+    /// The other end broke a bound.
     broken: bool,
 }
 
-/// A message's cost, as far as it is not small.
+/// Bytes of the answer to a message; 0 if the answer is small.
 fn answer_cost(msg: &Msg) -> u64 {
     match msg {
         Msg::Read { range } => read_answer(u64::from(range.len)),
@@ -203,11 +211,11 @@ impl Flow {
         (ask || self.ack_due || self.grants_more()).then(|| self.seal(now, wire::encode_link(None), ask, 0))
     }
 
-    /// The next small request with a large answer. Beyond the window, and only when no answer has come for a
-    /// while, a shard goes of which nothing is under way: whatever holds up the others' answers is not to
-    /// hold up its.
+    /// The next small request with a large answer. Beyond the window one goes only if no answer has
+    /// come for a while, and if nothing of its shard is in flight: what holds up the others'
+    /// answers is not to hold up this one's.
     fn next_question(&mut self, now: Tick) -> Option<(Envelope, Msg)> {
-        // A repeat of what has been answered meanwhile is wanted by nobody.
+        // A repeat of what has been answered meanwhile is not wanted any more.
         while self.asking.peek().is_some_and(|(env, _)| !self.requests.is_open(&key(env))) {
             self.asking.pop();
         }
@@ -224,11 +232,12 @@ impl Flow {
         self.asking.pop_of(|shard| requests.is_idle(shard))
     }
 
+    /// The next message with payload, or the next piece of the one that was begun.
     fn pop_large(&mut self, now: Tick) -> Option<Frame> {
         if self.cut.is_some() {
             return self.pop_piece(now);
         }
-        // A repeat of what has been answered meanwhile is wanted by nobody.
+        // A repeat of what has been answered meanwhile is not wanted any more.
         while self.end == End::Asking && self.large.peek().is_some_and(|(k, _)| !self.requests.is_open(k)) {
             self.large.pop();
         }
@@ -253,12 +262,17 @@ impl Flow {
         Some(self.seal(now, head, ask, payload as u32))
     }
 
+    /// The next piece of the payload that is being sent.
     fn pop_piece(&mut self, now: Tick) -> Option<Frame> {
         if !self.out.may_go_on() {
             return None;
         }
         let most = self.out.piece();
-        let cut = self.cut.as_mut()?;
+        let Some(cut) = self.cut.as_mut() else {
+            broken!("a piece is to be sent of no payload");
+            return None;
+        };
+        invariant!(!cut.pieces.is_empty(), "nothing is left of the payload that is being sent");
         let mut piece = Vec::new();
         let mut left = most;
         while left > 0
@@ -291,6 +305,7 @@ impl Flow {
         }
     }
 
+    /// Writes what this end says of the link into a frame that goes out now.
     fn seal(&mut self, now: Tick, mut frame: Frame, ask: bool, parts: u32) -> Frame {
         self.ack_due = false;
         self.told_at = now;
@@ -299,7 +314,7 @@ impl Flow {
         frame
     }
 
-    /// What the other end may send in all, by what is held for it now.
+    /// Bytes that the other end may send in all, by what is held for it now.
     fn would_grant(&self) -> u64 {
         match self.end {
             End::Asking => u64::MAX,
@@ -315,15 +330,16 @@ impl Flow {
         self.end == End::Serving && (more >= self.hold / 2 || (short && more > 0 && self.served.holding() == 0))
     }
 
-    /// Bytes of a frame's payload have come, and more are coming. On a slow link a frame takes long: that it
-    /// moves is a sign of life, and the other end is told now and then.
+    /// Bytes of a frame's payload have come, and more are coming. On a slow link a frame takes
+    /// long: that it moves is a sign of life, and the other end is told now and then.
     pub fn on_bytes(&mut self, now: Tick, bytes: u64) {
         self.early += bytes;
         self.count(now, bytes);
         self.ack_due |= now.since(self.told_at) >= TELL_EVERY;
     }
 
-    /// A whole frame has come, and with it what the other end says of the link. Called for every frame, in order.
+    /// A whole frame has come, and with it what the other end says of the link. Called for every
+    /// frame, in order.
     pub fn on_header(&mut self, now: Tick, h: &Header) {
         self.out.told(now, &h.link);
         self.ack_due |= h.link.ask;
@@ -333,6 +349,7 @@ impl Flow {
         }
     }
 
+    /// Counted bytes have come in.
     fn count(&mut self, now: Tick, bytes: u64) {
         self.received = Moved { bytes: self.received.bytes + bytes, at: now };
         if self.end == End::Serving {
@@ -340,8 +357,8 @@ impl Flow {
         }
     }
 
-    /// A whole message has come, of `bytes` that counted. It comes back if it is to be looked at now. At the
-    /// asking end it may be an answer: [`Flow::answered`] is to follow.
+    /// A whole message has come, of `bytes` that counted. It is returned if it is to be looked at
+    /// now. At the asking end it may be an answer: [`Flow::answered`] is to follow.
     pub fn on_message(&mut self, now: Tick, env: Envelope, msg: Msg, bytes: u64) -> Option<(Envelope, Msg)> {
         let key = key(&env);
         if self.end == End::Asking {
@@ -371,8 +388,8 @@ impl Flow {
         }
     }
 
-    /// The answer to a request has come and the coordinator has taken it. (Not before: while it has not, the
-    /// request still waits.)
+    /// The answer to a request has come and the coordinator has taken it. (Not before: while it has
+    /// not, the request still waits.)
     pub fn answered(&mut self, now: Tick, key: &Key) {
         self.requests.over(now, key);
     }
@@ -412,12 +429,12 @@ impl Flow {
         self.served.over(&key(env));
     }
 
-    /// These will never be answered at this end: the replica is gone or begins anew.
+    /// Requests to this replica will never be answered at this end: it is gone, or begins anew.
     pub fn forget_replica(&mut self, rid: Rid) {
         self.served.forget(|k| k.1 == rid, key);
     }
 
-    /// Requests whose answers are wanted by nobody are forgotten; what has not been sent is not sent.
+    /// Forgets the requests whose answers are not wanted any more; what has not been sent is not sent.
     pub fn keep_wanted(&mut self, wanted: impl Fn(&Key) -> bool) {
         self.requests.forget(|k| !wanted(k));
         let requests = &self.requests;
@@ -427,7 +444,7 @@ impl Flow {
         }
     }
 
-    /// Nobody waits for the answer to this request any more: if it has not been sent it is not.
+    /// The answer to this request is not wanted any more: if it has not been sent it is not.
     pub fn forget(&mut self, k: &Key) {
         if !self.requests.withdraw(k) {
             self.asking.remove(|(env, _)| key(env) == *k);
@@ -435,7 +452,8 @@ impl Flow {
         }
     }
 
-    /// Does a request wait its turn, on a link that moves? If not, and it is not answered, its answer is missing.
+    /// Does a request wait its turn, on a link that moves? If not, and it is not answered, its
+    /// answer is missing.
     pub fn waits(&self, now: Tick, key: &Key, patience: u64) -> bool {
         let out = Moved { bytes: self.out.acked(), at: self.out.moved_at };
         self.requests.waits(now, key, patience, out, self.received)
@@ -446,7 +464,7 @@ impl Flow {
         self.served.holding()
     }
 
-    /// Bytes of payload that wait to be sent, and of answers on their way here.
+    /// Bytes of payload that wait to be sent, and of answers in flight to this end.
     pub fn queued(&self) -> (u64, u64) {
         (self.large.bytes(), self.requests.coming())
     }

@@ -1,41 +1,47 @@
-//! The bytes that one end of a link has sent and the other has not yet confirmed: how many there may be, and
-//! when to ask.
+//! The bytes that one end of a link has sent and the other has not confirmed: how many there may
+//! be, and when to ask for confirmation.
 
 use super::window::{Sample, Window};
 use crate::wire::LinkFields;
 use hf_meta_core::mutant::{self, Mutant};
-use hf_policy::{MS, Tick};
+use hf_policy::{MS, Tick, invariant};
 use std::collections::VecDeque;
 
 /// The window of a new link, in bytes.
 const FIRST: u64 = 64 << 10;
 /// The least window: four of the smallest pieces, a quarter of a second of 1 Mbit/s.
 const FLOOR: u64 = 32 << 10;
-/// The smallest piece of a payload. With a header of 160 bytes, 98 % of it are payload.
+/// The smallest piece of a payload, in bytes. With a header of 160 bytes, 98 % of it are payload.
 const LEAST_PIECE: u64 = 8 << 10;
-/// The queue in the network that is tolerated, in microseconds: enough to ride out how a busy machine schedules.
+/// The queue in the network that is tolerated, in microseconds: enough for the delays of a busy
+/// machine's scheduler.
 const SLACK: u64 = 40 * MS;
-/// What a new link may be sent before the other end has said anything: its largest frame.
+/// Bytes that a new link may be sent before the other end has said anything: its largest frame.
 pub(super) const FIRST_LIMIT: u64 = 1_280 << 10;
 
-/// A question for confirmation that is under way.
+/// A request for confirmation that is in flight.
 #[derive(Debug)]
 struct Mark {
-    /// Bytes sent when it was asked, itself included.
+    /// Bytes sent when it was asked, the asking frame included.
     pos: u64,
     at: Tick,
     /// Bytes confirmed by then.
     acked: u64,
+    /// Little else was in flight.
     alone: bool,
 }
 
+/// One direction of a link, at its sending end.
 #[derive(Debug)]
 pub(super) struct Sender {
     /// The other end confirms and grants; otherwise nothing is held back.
     credited: bool,
     window: Window,
+    /// Bytes given to the link since it came up.
     sent: u64,
+    /// Bytes of them that the other end has confirmed.
     acked: u64,
+    /// Bytes that the other end has said it will take in all.
     limit: u64,
     marks: VecDeque<Mark>,
     /// Something has waited for the window since the last sample.
@@ -45,6 +51,7 @@ pub(super) struct Sender {
 }
 
 impl Sender {
+    /// The sender of a link that came up at `now`.
     pub fn new(now: Tick, credited: bool) -> Sender {
         Sender {
             credited,
@@ -58,8 +65,9 @@ impl Sender {
         }
     }
 
-    /// Bytes under way.
+    /// Bytes in flight.
     pub fn in_flight(&self) -> u64 {
+        invariant!(self.acked <= self.sent, "{} bytes are confirmed of {}", self.acked, self.sent);
         self.sent - self.acked
     }
 
@@ -73,12 +81,12 @@ impl Sender {
         self.acked
     }
 
-    /// Bytes that may be under way.
+    /// Bytes that may be in flight.
     pub fn window(&self) -> u64 {
         self.window.bytes()
     }
 
-    /// Payload goes in pieces of so many bytes, so that small messages need not wait for a large one.
+    /// Bytes of one piece of a payload: it is cut so that small messages need not wait for a large one.
     pub fn piece(&self) -> usize {
         if !self.credited {
             return usize::MAX;
@@ -104,6 +112,7 @@ impl Sender {
         let alone = self.in_flight() <= FLOOR;
         self.sent += bytes;
         let asked = self.marks.back().map_or(self.acked, |m| m.pos);
+        invariant!(asked <= self.sent, "byte {asked} is to be confirmed, and {} are sent", self.sent);
         let ask = self.credited && self.sent - asked >= self.window.bytes() / 8;
         if ask {
             self.marks.push_back(Mark { pos: self.sent, at: now, acked: self.acked, alone });
@@ -111,8 +120,8 @@ impl Sender {
         ask
     }
 
-    /// Nothing may go, and nothing that is under way asks for confirmation: that has to be asked for by
-    /// itself. (The window has become smaller than what was under way.)
+    /// Nothing may go, and nothing in flight asks for confirmation: that has to be asked for by
+    /// itself. (The window has become smaller than what was in flight.)
     pub fn must_ask(&mut self, now: Tick) -> bool {
         let must = self.credited && self.blocked && self.marks.is_empty() && self.in_flight() > 0;
         if must {
@@ -122,13 +131,15 @@ impl Sender {
         must
     }
 
-    /// The other end has told what it has received and what it will take. It cannot have received more than was sent.
+    /// The other end has told what it has received and what it will take. It cannot have received
+    /// more than was sent.
     pub fn told(&mut self, now: Tick, link: &LinkFields) {
         self.limit = self.limit.max(link.limit);
         let received = link.received.min(self.sent);
         if received <= self.acked {
-            return;
+            return; // It tells nothing new.
         }
+        invariant!(received <= self.sent, "more is confirmed than was sent");
         let newly = received - self.acked;
         self.acked = received;
         self.moved_at = now;
@@ -138,7 +149,8 @@ impl Sender {
         }
         if let Some(m) = last {
             let limited = std::mem::take(&mut self.blocked);
-            let delivered = received - m.acked;
+            invariant!(m.acked <= received, "less is confirmed than was when it was asked for");
+            let delivered = received.saturating_sub(m.acked);
             self.window.sample(now, Sample { sent: m.at, acked: newly, delivered, limited, alone: m.alone });
         }
     }

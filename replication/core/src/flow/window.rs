@@ -1,19 +1,21 @@
 //! How many bytes of one kind may be in flight over a link: as many as keep it busy, and little more.
 //!
-//! Whatever is in flight beyond that waits in a queue of the network, where it delays everybody and nobody can
-//! take it back or let something more urgent overtake it. The window grows while answers come as soon as they ever
-//! did (it doubles in a round trip, as TCP's slow start, RFC 5681 §3.1). When answers are later than the shortest
-//! round trip by more than the slack, it becomes what the link was measured to carry in that round trip plus the
-//! slack. The idea that a longer round trip tells of a queue is TCP Vegas'; the one of a measured rate, and of
-//! emptying the queue now and then to see the true round trip again, is BBR's.
+//! Bytes beyond that wait in a queue of the network, where they delay everybody and can neither be
+//! taken back nor overtaken by something more urgent. The window grows while answers come as soon
+//! as they ever did (it doubles in a round trip, as TCP's slow start, RFC 5681 §3.1). When answers
+//! are later than the shortest round trip by more than the slack, it becomes what the link was
+//! measured to carry in that round trip plus the slack. The idea that a longer round trip tells of
+//! a queue is TCP Vegas'; that of a measured rate, and of emptying the queue now and then to see
+//! the true round trip again, is BBR's.
 //!
 //! It promises: never below the floor; one decrease per round trip. It does not decide who sends next.
 
-use hf_policy::{MS, Tick};
+use hf_policy::{MS, Tick, invariant};
 
 /// Upper bound of any window, in bytes: more than 10 Gbit/s carry in 40 ms.
 const MOST: u64 = 64 << 20;
-/// After so long without an answer as soon as the shortest round trip, that one is measured again, in microseconds.
+/// When no answer has been as fast as the shortest round trip for this long, that one is measured
+/// again, in microseconds.
 const STALE: u64 = 10_000 * MS;
 
 /// What one answer tells.
@@ -34,11 +36,12 @@ pub(super) struct Sample {
 /// The window of one direction of one link.
 #[derive(Debug)]
 pub(super) struct Window {
+    /// From `floor` to [`MOST`].
     bytes: u64,
     floor: u64,
     /// A queue of this length, in microseconds of the link's time, is tolerated.
     slack: u64,
-    /// The shortest round trip, in microseconds.
+    /// The shortest round trip, in microseconds; `u64::MAX` before the first.
     least: u64,
     /// When a round trip was last as short as that.
     least_at: Tick,
@@ -49,6 +52,7 @@ pub(super) struct Window {
 }
 
 impl Window {
+    /// A window that begins with `first` bytes.
     pub fn new(now: Tick, first: u64, floor: u64, slack: u64) -> Window {
         Window { bytes: first.max(floor), floor, slack, least: u64::MAX, least_at: now, cut_at: now, probe: None }
     }
@@ -60,6 +64,7 @@ impl Window {
 
     /// Takes what an answer tells.
     pub fn sample(&mut self, now: Tick, s: Sample) {
+        invariant!(s.sent <= now, "an answer came before its question");
         let took = now.since(s.sent).max(1);
         let probed = self.probe.is_some_and(|since| s.sent >= since && s.alone);
         if probed || took <= self.least.saturating_add(self.slack / 8) {
@@ -79,6 +84,7 @@ impl Window {
         } else if queued <= self.slack && s.limited {
             self.bytes = (self.bytes + s.acked).min(MOST);
         }
+        invariant!((self.floor..=MOST).contains(&self.bytes), "a window of {} bytes", self.bytes);
     }
 }
 
@@ -89,8 +95,9 @@ mod tests {
     const FLOOR: u64 = 32 << 10;
     const SLACK: u64 = 40 * MS;
 
-    /// Runs a link of `rate` bytes a second and `way` microseconds of round trip, always full, for `secs` seconds.
-    /// Answers the window in the end, the bytes carried in the last second and the longest queue then, in us.
+    /// Runs a link of `rate` bytes a second and `way` microseconds of round trip, always full, for
+    /// `secs` seconds. Answers the window in the end, the bytes carried in the last second and the
+    /// longest queue then, in us.
     fn full_link(rate: u64, way: u64, secs: u64) -> (u64, u64, u64) {
         let mut w = Window::new(Tick(0), 64 << 10, FLOOR, SLACK);
         let mut flying = std::collections::VecDeque::new();
