@@ -1,5 +1,5 @@
-//! What many clients cost each other: writes with a flush behind each on many connections, and a
-//! volume beside another one that thousands of connections are open to.
+//! What many clients cost each other: writes with a flush behind each on many connections, and a volume
+//! beside another one that thousands of connections are open to.
 
 use hf_tests::cluster::{Cluster, descriptors};
 use hf_tests::nbd::Nbd;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// Connections that open to one volume while another one is measured.
 const MANY: usize = 10_000;
 
-/// Microseconds at the median and at the 99th percentile.
+/// Latencies at the median and at the 99th percentile, in microseconds.
 fn percentiles(mut all: Vec<u64>) -> (u64, u64) {
     all.sort_unstable();
     let at = |percent: usize| all.get(all.len() * percent / 100).copied().unwrap_or(0);

@@ -1,5 +1,5 @@
-//! What reads of a remote replica get of a link, beside plain TCP over the same link in the same
-//! run: unshaped, at 200 Mbit/s and at 1 Mbit/s.
+//! What reads of a remote replica get of a link, beside plain TCP over the same link in the same run:
+//! unshaped, at 200 Mbit/s and at 1 Mbit/s.
 
 use hf_tests::remote::Remote;
 

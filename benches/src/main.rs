@@ -1,6 +1,6 @@
-//! `make bench`: fio's nbd engine on volumes with 1, 2 and 3 replicas, beside qemu-nbd on a raw
-//! file with the same durability (every write durable before it is answered), in one run. Take the
-//! ratios; absolute figures mean little on a shared machine.
+//! `make bench`: fio's nbd engine on volumes with 1, 2 and 3 replicas, beside qemu-nbd on a raw file with the
+//! same durability (every write durable before it is answered), in one run. Take the ratios; absolute figures
+//! mean little on a shared machine.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod against;
@@ -13,7 +13,7 @@ use hf_tests::cluster::{Cluster, tool_ok, until};
 use serde_json::Value;
 use std::process::{Child, Command};
 
-/// Name, fio options, is it a write?
+/// The jobs: name, fio options, and whether it writes.
 const JOBS: &[(&str, &[&str], bool)] = &[
     ("4K rand write QD1", &["--rw=randwrite", "--bs=4k", "--iodepth=1"], true),
     ("4K rand write QD32", &["--rw=randwrite", "--bs=4k", "--iodepth=32"], true),
@@ -23,7 +23,7 @@ const JOBS: &[(&str, &[&str], bool)] = &[
     ("1M seq read QD8", &["--rw=read", "--bs=1M", "--iodepth=8"], false),
 ];
 
-/// Clock ticks a process has used.
+/// Processor time that a process has used, in seconds.
 fn cpu(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let rest = stat.rsplit(") ").next().unwrap_or("");

@@ -1,9 +1,8 @@
-//! Measures what filling a third replica costs clients, by the volume's `rebuild_impact`. One fio
-//! session at a fixed load begins before the filling and ends after it, and logs every latency. The
-//! 99th percentile during the filling is compared with those just before and just after it in the
-//! same session; these two are compared with each other as well, which shows the noise of the
-//! machine. The first seconds, while the coordinator searches for its rate, are reported
-//! separately. Once a second the coordinator's permitted rate and its own measurements are sampled.
+//! What filling a third replica costs clients, by the volume's `rebuild_impact`. One fio session at a fixed
+//! load begins before the filling and goes on after it; every single latency is logged, so that the 99th
+//! percentile beside the filling stands against that of the same session just before and after, and those two
+//! against each other: what the machine does by itself. The beginning, when the rate is looked for, stands by
+//! itself too. The rate that the coordinator allowed, and what it measured itself, are sampled once a second.
 
 use hf_tests::cluster::{Cluster, http_get, tool_ok};
 use std::process::{Child, Command, Stdio};

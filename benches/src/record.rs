@@ -1,10 +1,10 @@
 //! `hf-bench record`: the metadata core alone, in one process without disks or network, on clusters of 1,000 nodes with
 //! 1,000, 10,000 and 100,000 volumes.
 //!
-//! What it shows: the cost of one commit must not grow with the cluster. A commit here is what a
-//! node does for each one: apply the command, publish the state while a reader holds the one
-//! before, and tell a follower what changed, which takes it. The plan of a create, made before its
-//! commit, has a column of its own: it looks at every disk. Not measured: Raft, disk, network.
+//! What it shows: the cost of one commit must not grow with the cluster. A commit here is what a node does
+//! for each one: apply the command, publish the state while a reader holds the one before, and tell a
+//! follower what changed, which takes it. The plan of a create, made before its commit, has a column of its
+//! own: it looks at every disk. Not measured: Raft, disk, network.
 
 use hf_meta_core::command::COMMAND_VERSION;
 use hf_meta_core::plan::{self, Liveness};

@@ -1,38 +1,40 @@
-//! One member of the metadata group, without threads, clocks or sockets: inputs in, then one Ready after another in numbered steps.
-//! `raft_loop.rs` runs it over RocksDB; the simulator runs it over a simulated disk (`metadata/tests/raft_sim.rs`).
+//! One member of the metadata group, without threads, clocks or sockets: it takes inputs, then works off one
+//! Ready after another in numbered steps. `raft_loop.rs` runs it over RocksDB; the simulator runs it over a
+//! simulated disk (`metadata/tests/raft_sim.rs`).
 
 use crate::log::{Batch, Log, LogError};
 use crate::status::{Proposed, RaftStatus};
 use crate::voters;
 use hf_meta_core::plan::Liveness;
 use hf_meta_core::record::{Judgement, LogRecord, Logs, OwnLog};
-use hf_meta_core::{ClusterState, Command, Envelope, Outcome, image};
+use hf_meta_core::{ClusterState, Command, Envelope, Logged, Outcome, image};
 use hf_policy::{LogAge, NodeId, RequestId};
 use prost_old::Message as _;
 use raft::eraftpb::{ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType, Snapshot};
 use raft::{RawNode, StateRole};
 use std::collections::BTreeMap;
 
-/// The log is compacted when it has this many entries.
+/// The log is compacted when it has this many entries, or more if there are many volumes.
 const COMPACT_AFTER: u64 = 2_000;
-/// Proposals that wait for their outcome.
+/// Requests that may wait for their outcome at once.
 const MAX_WAITING: usize = 4096;
-/// Ticks from one look at who should vote to the next.
+/// Ticks between two looks at which nodes should vote.
 const PLAN_TICKS: u64 = 5;
-/// A member stands for election after so many ticks (tenths of a second) of silence, another number in each term. Wide enough that
-/// few votes are split; narrow, because a volume on a frozen leader's node waits for it.
+/// Ticks of silence (tenths of a second) after which a member stands for election, drawn anew in each term.
+/// The range is wide enough that few votes are split, and narrow because a volume on a frozen leader's node
+/// waits that long.
 pub const ELECTION_TICKS: std::ops::Range<usize> = 10..15;
 
-/// Ticks that an heir is given to take over.
+/// Ticks for which one node is asked to take over leadership before the next one is.
 const HEIR_TICKS: u64 = 20;
-/// Ticks from one raising of the log's age to the next, while it changes.
+/// Ticks between two raises of the log's age, while the log changes.
 const AGE_TICKS: u64 = 100;
 
-/// A member. `T` names a proposal to whoever made it.
+/// A member of the group. `T` is the ticket by which a caller knows its proposal.
 pub struct MetaNode<L: Log, T> {
-    /// Raft.
+    /// The Raft state machine of raft-rs.
     pub raw: RawNode<L>,
-    /// The applied state.
+    /// The state after every applied entry.
     pub state: ClusterState,
     applied: u64,
     commands: u64,
@@ -41,19 +43,20 @@ pub struct MetaNode<L: Log, T> {
     ticks: u64,
     compact_after: u64,
     voter_grace_ms: u64,
-    /// The end of the log, and the hard state, when its age was last raised.
+    /// The index of the last entry, and the hard state, when the log's age was last raised.
     aged: (u64, HardState),
     age_due: bool,
-    /// It was last told that it takes no part yet.
+    /// The last judgement of this log was that it takes no part yet.
     waits: bool,
-    /// To send, in order, and what is sent along: as it was when the message was made.
+    /// Messages to be sent, in order, each with the logs as they were when it was made.
     pub out: Vec<(Message, Logs)>,
-    /// What proposals came to.
+    /// Outcomes of proposals, to be told to their callers.
     pub answers: Vec<(T, Proposed)>,
 }
 
 impl<L: Log, T> MetaNode<L, T> {
-    /// From what is durable. `noted`: ages that were noted on the node's disks, and where.
+    /// A member from what is durable. `noted`: log ages that were noted on the node's disks, each with its
+    /// place. Fails if one of them proves that the log is an older copy.
     pub fn new(
         id: u64,
         mut log: L,
@@ -113,18 +116,18 @@ impl<L: Log, T> MetaNode<L, T> {
         Ok(n)
     }
 
-    /// For tests: another bound on the log's length.
+    /// Sets another bound on the log's length; for tests.
     pub fn compact_after(&mut self, entries: u64) {
         self.compact_after = entries;
     }
 
-    /// A tenth of a second has passed.
+    /// Tells that a tenth of a second has passed.
     pub fn tick(&mut self) {
         self.raw.tick();
         self.ticks += 1;
         self.age_due |= self.ticks.is_multiple_of(AGE_TICKS);
         if !self.is_leader() {
-            // Who answered the last time it led says nothing about now.
+            // Which nodes answered when it last led says nothing about now.
             self.live = Liveness::default();
         }
         if self.ticks.is_multiple_of(PLAN_TICKS) {
@@ -132,7 +135,7 @@ impl<L: Log, T> MetaNode<L, T> {
         }
     }
 
-    /// Where it stands.
+    /// Its place in the group, for others to see.
     pub fn status(&self) -> RaftStatus {
         let conf = self.raw.store().conf();
         let leader = self.raw.raft.leader_id;
@@ -150,12 +153,12 @@ impl<L: Log, T> MetaNode<L, T> {
         }
     }
 
-    /// Does it lead?
+    /// Does this member lead the group?
     pub fn is_leader(&self) -> bool {
         self.raw.raft.state == StateRole::Leader
     }
 
-    /// Proposes a command; the answer comes with the same `ticket`.
+    /// Proposes a command. The answer comes in `answers`, with the same `ticket`.
     pub fn propose(&mut self, env: &Envelope, ticket: T) {
         // A non-leader refuses here: raft 0.7.0 would forward proposals, and lose their outcomes.
         if !self.is_leader() {
@@ -173,13 +176,13 @@ impl<L: Log, T> MetaNode<L, T> {
         }
     }
 
-    /// A message from another member, and what it says of the logs at both ends.
+    /// Takes a message from another member, with what the sender says of the logs at both ends.
     pub fn step(&mut self, m: Message, logs: Logs) -> Result<(), LogError> {
         // Local messages never come from outside.
         if raft::raw_node::is_local_msg(m.msg_type()) || m.to != self.raw.raft.id {
             return Ok(());
         }
-        // What a log that is gone had acknowledged may still be on its way.
+        // Acknowledgements of a log that is gone may still be under way.
         if self.log_record(m.from).is_newer_than(logs.from) {
             return Ok(());
         }
@@ -201,14 +204,14 @@ impl<L: Log, T> MetaNode<L, T> {
         Ok(())
     }
 
-    /// Somebody has noted what proves that this log is an older copy.
+    /// Ends with an error: `by` has noted an age that proves that this log is an older copy.
     pub fn is_older(&mut self, noted: LogAge, by: String) -> Result<(), LogError> {
         let own = self.raw.store().own();
         let what = if noted.log == own.log { format!("age {}", noted.age) } else { "a later log".into() };
         self.never_again(LogError::Older { here: own.age, noted: what, by })
     }
 
-    /// This log takes no part any more, however often it is started from now on.
+    /// Notes durably that this log never takes part again, then ends with `why`.
     fn never_again(&mut self, why: LogError) -> Result<(), LogError> {
         let own = OwnLog { older: true, ..self.raw.store().own().clone() };
         self.raw.mut_store().set_own(own)?;
@@ -223,7 +226,7 @@ impl<L: Log, T> MetaNode<L, T> {
         }
     }
 
-    /// What this member has applied of a node's log.
+    /// What this member's state says of a node's log.
     pub fn log_record(&self, node: u64) -> LogRecord {
         self.state.member(NodeId(node)).map_or(LogRecord::default(), |n| n.log)
     }
@@ -232,7 +235,7 @@ impl<L: Log, T> MetaNode<L, T> {
         (self.raw.raft.raft_log.last_index(), HardState { commit: 0, ..self.raw.raft.hard_state() })
     }
 
-    /// Now and then the log is older by one, if it has changed: a copy from before shows.
+    /// Raises the log's age now and then while the log changes, so that a copy from before is recognised.
     fn age(&mut self) -> Result<(), LogError> {
         let now = self.end_of_log();
         if std::mem::take(&mut self.age_due) && self.aged != now {
@@ -243,13 +246,14 @@ impl<L: Log, T> MetaNode<L, T> {
         Ok(())
     }
 
-    /// A node could not be reached.
+    /// Tells that a node could not be reached.
     pub fn unreachable(&mut self, node: u64) {
         self.raw.report_unreachable(node);
     }
 
-    /// The leader's process is gone: this member stands for election without waiting for its silence to last, and asks the others
-    /// to vote although they heard the leader lately, as after a leader's own wish (`MsgTimeoutNow`, Raft thesis §3.10).
+    /// Tells that the leader's process is gone. This member stands for election without waiting for an
+    /// election timeout, and asks the others to vote although they heard the leader lately, as after a
+    /// leader's own wish (`MsgTimeoutNow`, Raft thesis §3.10).
     pub fn leader_gone(&mut self, leader: u64) {
         let (me, known) = (self.raw.raft.id, self.raw.raft.leader_id);
         if known != leader && known != 0 || self.is_leader() {
@@ -260,13 +264,13 @@ impl<L: Log, T> MetaNode<L, T> {
         let _ = self.raw.step(m);
     }
 
-    /// An image did, or did not, get on its way.
+    /// Tells whether an image was sent to a node.
     pub fn snapshot_sent(&mut self, to: u64, sent: bool) {
         let status = if sent { raft::SnapshotStatus::Finish } else { raft::SnapshotStatus::Failure };
         self.raw.report_snapshot(to, status);
     }
 
-    /// Who answers.
+    /// Takes the leader's view of which nodes answer.
     pub fn live(&mut self, live: Liveness) {
         self.live = live;
     }
@@ -318,18 +322,19 @@ impl<L: Log, T> MetaNode<L, T> {
                 EntryType::EntryNormal if e.data.is_empty() => {}
                 EntryType::EntryNormal => {
                     // A command this node cannot read would fork its state: stop instead.
-                    let env = Envelope::decode(&e.data).map_err(|x| LogError::Damaged(x.to_string()))?;
-                    let outcome = apply_command(&mut self.state, &env, self.raw.store().conf());
+                    let entry = Logged::decode(&e.data, &self.state).map_err(|x| LogError::Damaged(x.to_string()))?;
+                    let outcome = apply_entry(&mut self.state, &entry, self.raw.store().conf());
                     self.commands += 1;
-                    let waited = self.waiting.remove(&env.request).unwrap_or_default().into_iter();
+                    let waited = self.waiting.remove(&entry.request()).unwrap_or_default().into_iter();
                     self.answers.extend(waited.map(|t| (t, Proposed::Outcome(outcome.clone()))));
                 }
                 EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
                     let cc = conf_change(&e)?;
                     let conf = self.raw.apply_conf_change(&cc).map_err(|x| LogError::Damaged(x.to_string()))?;
                     let me = self.raw.raft.id;
-                    // A change that an earlier leader proposed can take this one's own vote. raft 0.7.0 lets it lead on without a place in
-                    // its own configuration, which commits nothing any more or panics (raft_sim seeds 1027 and 3166): it steps down.
+                    // A change that an earlier leader proposed can take this one's own vote. raft 0.7.0 lets
+                    // it lead on without a place in its own configuration, which commits nothing any more or
+                    // panics (raft_sim seeds 1027 and 3166): it steps down.
                     if self.is_leader() && !conf.voters.contains(&me) && !conf.voters_outgoing.contains(&me) {
                         let term = self.raw.raft.term;
                         self.raw.raft.become_follower(term, 0);
@@ -359,16 +364,16 @@ impl<L: Log, T> MetaNode<L, T> {
         self.raw.mut_store().commit(Batch { compact: Some(s), ..Batch::default() })
     }
 
-    /// An image costs what the whole record is large: with many volumes the log grows longer before the next one, so that the
-    /// cost per commit does not grow with the cluster.
+    /// An image costs what the whole record is large: with many volumes the log grows longer before the next
+    /// one, so that the cost per commit does not grow with the cluster.
     fn compact(&mut self) -> Result<(), LogError> {
         let most = self.compact_after.max(self.state.volumes.len() as u64 / 2);
         if self.raw.store().entries_kept() > most { self.save_image() } else { Ok(()) }
     }
 
-    /// Keeps the group at the number of voters that is asked for: nodes join as learners and become voters, all that are missing
-    /// at once, when they have caught up (so that a group of one never rests on two); a voter that was removed from the
-    /// cluster, or stays away, gives its place to another node.
+    /// Keeps the group at the number of voters that is asked for. Nodes join as learners; when all that are
+    /// missing have caught up they become voters at once, so that a group of one never rests on two. A voter
+    /// that was removed from the cluster, or stays away, gives its seat to another node.
     fn plan_voters(&mut self) {
         if !self.is_leader() {
             return;
@@ -380,7 +385,7 @@ impl<L: Log, T> MetaNode<L, T> {
         {
             return;
         }
-        // A node gets a place for the log that it has told of.
+        // A node gets a seat for the log that it has told of.
         let told = |n: &NodeId| self.log_record(n.0).nth > 0;
         let lost = self.state.nodes.values().chain(self.state.removed_members.values()).filter(|n| n.log.is_lost());
         let present = voters::Present {
@@ -393,9 +398,10 @@ impl<L: Log, T> MetaNode<L, T> {
         };
         let me = self.raw.raft.id;
         if !present.known.contains(&me) {
-            // Removed from the cluster: somebody else leads, and takes this vote away.
+            // This node was removed from the cluster: another one is to lead, and takes this vote away.
             let there = |n: &u64| present.up.contains(n) && !present.relogged.contains(n) && self.caught_up(*n);
-            // By turns: one whose log is gone would be waited for, and what tells so not be taken (raft_sim seed 1289).
+            // By turns: a transfer to a node whose log is gone would be waited for, and meanwhile nothing
+            // that tells so is proposed (raft_sim seed 1289).
             let heirs: Vec<u64> = conf.voters.iter().copied().filter(|n| *n != me && there(n)).collect();
             let heir = heirs.get((self.ticks / HEIR_TICKS) as usize % heirs.len().max(1)).copied();
             if let Some(n) = heir {
@@ -412,17 +418,17 @@ impl<L: Log, T> MetaNode<L, T> {
     }
 }
 
-/// What a command in the log does to the record, under the configuration of its place there.
-pub fn apply_command(state: &mut ClusterState, env: &Envelope, conf: &ConfState) -> Outcome {
-    let outcome = state.apply(env);
-    if matches!(env.cmd, Command::PutNode { .. }) {
+/// Applies an entry of the log to the record, under the group's configuration at that entry.
+pub fn apply_entry(state: &mut ClusterState, entry: &Logged, conf: &ConfState) -> Outcome {
+    let outcome = state.apply_entry(entry);
+    if matches!(entry, Logged::Command(Envelope { cmd: Command::PutNode { .. }, .. })) {
         // The founder is a member before it has told of its log.
         state.set_members(&members(conf));
     }
     outcome
 }
 
-/// Everybody whom a configuration names.
+/// Every node that a configuration names.
 fn members(c: &ConfState) -> Vec<NodeId> {
     let parts = [&c.voters, &c.voters_outgoing, &c.learners, &c.learners_next];
     parts.into_iter().flatten().map(|n| NodeId(*n)).collect()

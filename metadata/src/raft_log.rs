@@ -17,7 +17,7 @@ use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 use rocksdb::{BlockBasedOptions, Cache, DB, DBRecoveryMode, IteratorMode, Options, WriteBatch, WriteOptions};
 use std::path::{Path, PathBuf};
 
-/// RocksDB's memory if nobody says otherwise, bytes.
+/// RocksDB's memory unless set otherwise, in bytes.
 const MEMORY: usize = 32 << 20;
 const K_FORMAT: &[u8] = b"format";
 const K_OWN: &[u8] = b"own";
@@ -38,9 +38,9 @@ fn key(index: u64) -> Vec<u8> {
     [LOG, &index.to_be_bytes()].concat()
 }
 
-/// The storage. Cheap to read: what Raft asks for often is kept in memory.
+/// Raft's storage in RocksDB. What Raft asks for often is kept in memory too.
 pub struct RaftLog {
-    /// None only if it could not be opened again.
+    /// None only if the database could not be opened again after a failed write.
     db: Option<DB>,
     dir: PathBuf,
     reserve: Option<Reserve>,
@@ -54,12 +54,13 @@ pub struct RaftLog {
 }
 
 impl RaftLog {
-    /// Opens or creates it.
+    /// Opens the storage of a directory, or creates it.
     pub fn open(dir: &Path) -> Result<RaftLog, LogError> {
         RaftLog::open_within(dir, MEMORY)
     }
 
-    /// The same, with a bound on RocksDB's memory: half for memtables, half for the cache (indices and filters of tables are in it).
+    /// The same with a bound on RocksDB's memory, in bytes: half for memtables, half for the cache, which
+    /// holds indices and filters of tables too.
     pub fn open_within(dir: &Path, memory: usize) -> Result<RaftLog, LogError> {
         let mut log = RaftLog::load(open_db(dir, memory)?, dir)?;
         if !log.own.log.is_some() {
@@ -69,12 +70,12 @@ impl RaftLog {
         Ok(RaftLog { memory, ..log })
     }
 
-    /// From now on space is made by giving this up when the file system is full.
+    /// Makes space by giving up this reserve when the file system is full.
     pub fn with_reserve(self, reserve: Reserve) -> RaftLog {
         RaftLog { reserve: Some(reserve), ..self }
     }
 
-    /// Opens it to look at it; writes nothing.
+    /// Opens the storage of a stopped node for reading; writes nothing.
     pub fn open_read_only(dir: &Path) -> Result<RaftLog, LogError> {
         RaftLog::load(DB::open_for_read_only(&options(MEMORY)?, dir, false)?, dir)
     }
@@ -119,8 +120,8 @@ impl RaftLog {
         self.commit(Batch { install: Some(s), hard: Some(hard), ..Batch::default() })
     }
 
-    /// Founds a cluster anew from a state that was rescued: this node is the only voter, and its log goes on behind everything that
-    /// was known, in a later term.
+    /// Founds a cluster anew from a rescued state. This node is the only voter; its log goes on behind
+    /// everything that was known, in a later term.
     pub fn found_again(&mut self, voter: u64, image: Vec<u8>, index: u64, term: u64) -> Result<(), LogError> {
         let mut s = Snapshot { data: image, ..Default::default() };
         s.mut_metadata().index = index;
@@ -201,8 +202,9 @@ impl RaftLog {
         self.db.as_ref().ok_or_else(|| LogError::Damaged("it was closed and could not be opened again".into()))
     }
 
-    /// Durable when it returns. On a full file system the reserve is given up and it is written once more, by a store that was opened
-    /// anew (RocksDB takes no more writes after a failed one): whatever of the batch had got into the first one's log is the same.
+    /// Writes a batch; it is durable on return. If the file system is full the reserve is given up, the
+    /// database is opened anew (RocksDB takes no write after a failed one) and the batch is written once
+    /// more: what the first attempt left in the write-ahead log is the same.
     fn write(&mut self, w: WriteBatch) -> Result<(), LogError> {
         let bytes = w.data().to_vec();
         let full = match self.db()?.write_opt(w, &synced()) {
@@ -235,8 +237,8 @@ fn random() -> Result<u64, LogError> {
     Ok(u64::from_be_bytes(b) | 1)
 }
 
-/// Alike for the daemon and for whoever only reads: by default RocksDB would pass over a WAL that is damaged in its middle, as if it
-/// ended there.
+/// The same options for the daemon and for readers: by default RocksDB would read a write-ahead log that is
+/// damaged in its middle as if it ended there.
 fn options(memory: usize) -> Result<Options, LogError> {
     let mut o = Options::default();
     let mut tables = BlockBasedOptions::default();
@@ -273,7 +275,7 @@ impl Log for RaftLog {
     fn conf(&self) -> &ConfState {
         &self.conf
     }
-    /// Durable with the next image; until then the log holds the changes.
+    /// The configuration is durable with the next image; until then the log holds its changes.
     fn set_conf(&mut self, conf: ConfState) {
         self.conf = conf;
     }

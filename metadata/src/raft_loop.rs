@@ -1,4 +1,5 @@
-//! The only owner of the Raft node: one thread that selects over ticks, messages and proposals; `member.rs` says what follows.
+//! The only owner of the Raft node: one thread that selects over ticks, messages and proposals. `member.rs`
+//! decides what follows from each.
 
 use crate::log::LogError;
 use crate::member::MetaNode;
@@ -15,7 +16,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// Raft's tick.
+/// The interval of Raft's ticks.
 const TICK: Duration = Duration::from_millis(100);
 enum Input {
     Propose(Envelope, oneshot::Sender<Proposed>),
@@ -28,44 +29,44 @@ enum Input {
     Stop(oneshot::Sender<()>),
 }
 
-/// A handle to the loop.
+/// The handle by which the rest of the node reaches the loop.
 #[derive(Clone)]
 pub struct MetaHandle {
     tx: SyncSender<Input>,
-    /// The applied state, if this node is part of the group.
+    /// The newest applied state; empty if this node is not part of the group.
     pub state: watch::Receiver<Arc<ClusterState>>,
-    /// Raft's status.
+    /// This member's place in the group.
     pub status: watch::Receiver<RaftStatus>,
-    /// Set when the loop has ended on an error.
+    /// The error on which the loop has ended, if it has.
     pub failed: watch::Receiver<Option<String>>,
 }
 
 /// A message on its way to another node.
 #[derive(Debug)]
 pub struct Outgoing {
-    /// Which.
+    /// Raft id of the addressee.
     pub to: u64,
-    /// Encoded.
+    /// The encoded Raft message.
     pub message: Vec<u8>,
-    /// The logs at both ends.
+    /// What is said of the logs at both ends.
     pub logs: Logs,
-    /// It carries an image: [`MetaHandle::snapshot_sent`] is to be told what became of it.
+    /// The message carries an image: [`MetaHandle::snapshot_sent`] is to be told whether it was sent.
     pub snapshot: bool,
 }
 
-/// How to start.
+/// What the loop needs to start.
 pub struct Start {
-    /// This node.
+    /// The id of this node.
     pub node: NodeId,
-    /// Its cluster.
+    /// The cluster that it belongs to.
     pub cluster: ClusterId,
-    /// Its log.
+    /// The storage of its log.
     pub log: RaftLog,
     /// After this long without a sign of life a voter is replaced, in milliseconds.
     pub voter_grace_ms: u64,
     /// Ages of logs that are noted on the node's disks, and where.
     pub noted: Vec<(String, LogAge)>,
-    /// Where messages go.
+    /// The queue of messages to other nodes.
     pub out: mpsc::Sender<Outgoing>,
 }
 
@@ -83,7 +84,7 @@ impl MetaHandle {
             .name("raft".into())
             .spawn(move || {
                 let ended = l.run(rx);
-                // RocksDB is closed before anybody is told: the process must not exit under it.
+                // RocksDB is closed before the end is told: the process must not exit under it.
                 drop(l);
                 match ended {
                     Ok(Some(done)) => drop(done.send(())),
@@ -98,7 +99,7 @@ impl MetaHandle {
         Ok(handle)
     }
 
-    /// Proposes; the future ends when the outcome is known or certainly will not be.
+    /// Proposes a command. The future ends when the outcome is known, or certainly never will be here.
     pub async fn propose(&self, env: Envelope) -> Proposed {
         let (tx, rx) = oneshot::channel();
         if self.tx.try_send(Input::Propose(env, tx)).is_err() {
@@ -110,8 +111,8 @@ impl MetaHandle {
         }
     }
 
-    /// A message from another node, already checked for cluster and addressee, and the logs at both ends. A full queue
-    /// drops it: Raft repeats.
+    /// Takes a message from another node, already checked for cluster and addressee, with what it says of the logs at
+    /// both ends. A full queue drops it: Raft repeats. False: it was dropped.
     pub fn step(&self, bytes: &[u8], logs: Logs) -> bool {
         match Message::decode(bytes) {
             Ok(m) => self.tx.try_send(Input::Step(Box::new(m), logs)).is_ok(),
@@ -119,29 +120,29 @@ impl MetaHandle {
         }
     }
 
-    /// A node could not be reached.
+    /// Tells that a node could not be reached.
     pub fn unreachable(&self, node: u64) {
         let _ = self.tx.try_send(Input::Unreachable(node));
     }
 
-    /// An image has arrived at a node, or has not. (Until Raft is told it sends that node nothing else, and no other image.)
+    /// Tells whether an image has arrived at a node. Until then Raft sends that node nothing else.
     pub async fn snapshot_sent(&self, node: u64, sent: bool) {
         while let Err(TrySendError::Full(_)) = self.tx.try_send(Input::SnapshotSent(node, sent)) {
             tokio::time::sleep(TICK).await;
         }
     }
 
-    /// Something that was not there when it started says that this log is an older copy.
+    /// Tells of a noted age that proves this log an older copy, found after the start.
     pub fn is_older(&self, noted: LogAge, by: String) {
         let _ = self.tx.try_send(Input::Older(noted, by));
     }
 
-    /// The leader's process is gone for certain: somebody else should lead.
+    /// Tells that the leader's process is certainly gone: another member should lead.
     pub fn leader_gone(&self, leader: NodeId) {
         let _ = self.tx.try_send(Input::LeaderGone(leader));
     }
 
-    /// Who answers, as this leader sees it.
+    /// Tells which nodes answer, as this leader sees it.
     pub fn live(&self, live: Liveness) {
         let _ = self.tx.try_send(Input::Live(live));
     }
@@ -163,13 +164,17 @@ struct Loop {
 }
 
 impl Loop {
-    /// Runs until told to stop; returns whom to tell.
+    /// Runs until told to stop; returns the channel on which the end is to be told.
     fn run(&mut self, rx: Receiver<Input>) -> Result<Option<oneshot::Sender<()>>, LogError> {
         let mut next_tick = Instant::now() + TICK;
         loop {
             self.node.on_ready()?;
+            if let Some(what) = hf_policy::broken::take() {
+                // Every member takes the same safe branch, so their states stay equal: the group goes on.
+                tracing::error!("a rule of the cluster's record does not hold, please report it: {what}");
+            }
             self.hand_out();
-            // Whoever is told an outcome finds it in the state.
+            // A caller that is told an outcome finds it in the published state.
             self.publish();
             self.answer();
             let wait = next_tick.saturating_duration_since(Instant::now());
@@ -177,7 +182,7 @@ impl Loop {
                 Ok(Input::Stop(done)) => return Ok(Some(done)),
                 Ok(input) => {
                     self.input(input)?;
-                    // Whatever else waits goes into the same Ready: one sync for many proposals.
+                    // All inputs that wait go into the same Ready: one sync for many proposals.
                     for input in rx.try_iter().take(256) {
                         if let Input::Stop(done) = input {
                             return Ok(Some(done));
@@ -213,7 +218,7 @@ impl Loop {
         for (m, logs) in std::mem::take(&mut self.node.out) {
             let (to, snapshot) = (m.to, m.msg_type() == MessageType::MsgSnapshot);
             let sent = self.out.try_send(Outgoing { to, message: m.encode_to_vec(), logs, snapshot }).is_ok();
-            // Else whoever sends it tells what became of it.
+            // A message that was queued is reported by its sender.
             if snapshot && !sent {
                 self.node.snapshot_sent(to, false);
             }

@@ -11,13 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
-/// Messages that wait for one node.
+/// How many messages may wait for one node.
 const QUEUE: usize = 1024;
 
-/// The newest state a node has, its own or followed: a learner must find its leader before it has applied anything.
+/// The newest state that a node has, applied or followed: a learner must find its leader before it has
+/// applied anything.
 pub type View = watch::Receiver<Arc<ClusterState>>;
 
-/// Sends what the Raft loop puts out, until the loop ends.
+/// Sends the Raft loop's messages, until the loop ends.
 pub async fn run(cluster: ClusterId, me: NodeId, meta: MetaHandle, view: View, mut rx: mpsc::Receiver<Outgoing>) {
     let mut peers: BTreeMap<u64, mpsc::Sender<Outgoing>> = BTreeMap::new();
     while let Some(m) = rx.recv().await {
@@ -43,7 +44,7 @@ async fn peer(
 ) {
     let mut client: Option<(String, PeerClient<tonic::transport::Channel>)> = None;
     while let Some(Outgoing { message, logs, snapshot, .. }) = rx.recv().await {
-        // (Only members know who was removed and is one still.)
+        // Only members know which nodes were removed and are still members.
         let at = |s: &ClusterState| s.member(to).map(|n| n.addr.api.clone());
         let addr = at(&meta.state.borrow()).or_else(|| at(&view.borrow()));
         let Some(addr) = addr else {
@@ -75,7 +76,7 @@ async fn peer(
         };
         let patience = patience(req.message.len());
         if snapshot {
-            // It may take long: signs of life must not wait for it.
+            // An image may take long: heartbeats must not wait for it.
             let (mut c, meta) = (c.clone(), meta.clone());
             tokio::spawn(async move {
                 let sent = tokio::time::timeout(patience, c.raft(req)).await;
@@ -90,11 +91,11 @@ async fn peer(
     }
 }
 
-/// The slowest link that an image is expected to get over, in bytes a second.
+/// The slowest link over which an image is expected to arrive, in bytes a second.
 const SLOWEST: usize = 16 << 10;
 
-/// How long a message may take: two seconds, and for an image of a large or long-lived cluster as long as a slow link needs. (A link that
-/// is dead is noticed by its keep-alive.)
+/// How long a message may take: two seconds, and for an image of a large or long-lived cluster as long as a
+/// slow link needs. (A link that is dead is noticed by its keep-alive.)
 fn patience(bytes: usize) -> Duration {
     Duration::from_secs(2) + Duration::from_millis((bytes / (SLOWEST / 1000)) as u64)
 }
@@ -104,7 +105,7 @@ fn told(r: LogRecord) -> LogTold {
     LogTold { id: log.0.to_be_bytes().to_vec(), age, start, nth: r.nth, member: r.member.unwrap_or(0) }
 }
 
-/// What a sender said of the logs at both ends. One of before said nothing.
+/// What a sender says of the logs at both ends; nothing in messages of older senders.
 pub fn heard(r: &RaftRequest) -> Option<Logs> {
     let id = |raw: &[u8]| raw.try_into().ok().map(|id| LogId(u128::from_be_bytes(id)));
     let Some(t) = &r.log else { return Some(Logs::default()) };

@@ -1,17 +1,18 @@
-//! Space set aside for the metadata, beside it in the data directory: when something else fills the file system, the reserve is
-//! given up and the group goes on, so that an operator can still delete, move and see. (Issue: a full disk must not take from the
-//! cluster what would free space.)
+//! Space that is set aside for the metadata, beside it in the data directory. When something else fills the
+//! file system, the reserve is given up and the group goes on, so that an operator can still delete volumes,
+//! move replicas and look.
 //!
-//! What it does not do: it makes no room twice. When it is used up too, the node stops rather than run without its log.
+//! What it does not do: it makes room once only. When that is used up too, the node stops rather than run
+//! without its log.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-/// Its size: an image of a large cluster, and the log of weeks.
+/// Size of the reserve in bytes: an image of a large cluster, and the log of weeks.
 pub const SIZE: u64 = 64 << 20;
-/// With less free space than this it is given up.
+/// With less free space than this, in bytes, the reserve is given up.
 const LOW: u64 = 8 << 20;
 
 /// A file that holds space.
@@ -24,12 +25,12 @@ impl Reserve {
         Reserve(data_dir.join("reserve"))
     }
 
-    /// Is it there?
+    /// Is the space set aside now?
     pub fn held(&self) -> bool {
         self.0.exists()
     }
 
-    /// Gives it up; false if there is none (any more).
+    /// Gives the reserve up; false if there was none.
     pub fn release(&self) -> bool {
         let gone = std::fs::remove_file(&self.0).is_ok();
         if gone {
@@ -42,7 +43,7 @@ impl Reserve {
         gone
     }
 
-    /// Gives it up when space is short, takes it (back) when there is plenty: as much again stays free.
+    /// Gives the reserve up when space is short, and takes it when as much again stays free.
     pub fn tend(&self) -> io::Result<()> {
         let free = free_space(self.0.parent().unwrap_or(Path::new("/")))?;
         if self.held() {
@@ -56,7 +57,7 @@ impl Reserve {
     }
 
     fn take(&self) -> io::Result<()> {
-        // Under another name until it is whole: a short one would promise what it does not hold.
+        // The file has another name until it is whole: a short one would promise space that it does not hold.
         let new = self.0.with_extension("new");
         let f = OpenOptions::new().create(true).truncate(true).write(true).open(&new)?;
         // SAFETY: plain system call on an open descriptor.

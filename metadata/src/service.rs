@@ -4,6 +4,7 @@
 use crate::raft_loop::MetaHandle;
 use crate::raft_net;
 use crate::status::Proposed;
+use hf_meta_core::command::FIRST_VERSION;
 use hf_meta_core::limits::{Going, room};
 use hf_meta_core::plan::Liveness;
 use hf_meta_core::{ClusterState, Command, Envelope, Refusal};
@@ -17,35 +18,37 @@ use tokio::sync::watch;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
-/// A node is taken for dead after this silence (protocol §10).
+/// After this silence a node is taken for dead (protocol §10).
 pub const T_DEAD: Duration = Duration::from_secs(5);
-/// How long who leads may take to answer what is handed on to it.
+/// How long the leader may take to answer a request that is handed on to it.
 const HANDED_ON: Duration = Duration::from_secs(1);
-/// After so long who was allowed a sync has told of it, or does not do it.
+/// A coordinator that was allowed a sync tells of it within this time, or does not do it.
 const TOLD: Duration = Duration::from_secs(3);
 
-/// A disk that refused a replica is given no other one for so long.
+/// For this long a disk that refused a replica is given no other one.
 const REFUSES: Duration = Duration::from_secs(60);
 
-/// The leader's soft state: who was heard when. Only ever used for when to act, never for what is true.
+/// The leader's soft state: when each node was heard, and what it told. It decides when to act, never what is true.
 #[derive(Default)]
 pub struct Heard {
     nodes: BTreeMap<NodeId, Instant>,
     used: BTreeMap<DiskId, u64>,
     entries: BTreeMap<DiskId, u64>,
     syncs: BTreeMap<NodeId, Vec<pb::SyncProgress>>,
-    /// Replicas that each node cannot make.
+    /// Replicas that each node could not make, as it told last.
     refused: BTreeMap<NodeId, Vec<u64>>,
-    /// Disks that refused one, and when.
+    /// Disks that refused a replica, and when.
     refusing: BTreeMap<DiskId, Instant>,
-    /// Syncs that were allowed lately: those who do them may not have told yet.
+    /// The newest version of commands that each node can apply, as it told last.
+    speaks: BTreeMap<NodeId, u32>,
+    /// Syncs that were allowed lately; their coordinators may not have told of them yet.
     allowed: BTreeMap<Going, Instant>,
     /// The Raft term in which this node leads and hears.
     term: u64,
 }
 
 impl Heard {
-    /// Who answers now.
+    /// Which nodes answer now, and what planning looks at beside that.
     pub fn liveness(&self) -> Liveness {
         let up = self.nodes.iter().filter(|(_, t)| t.elapsed() < T_DEAD).map(|(n, _)| *n).collect();
         let away = |(n, t): (&NodeId, &Instant)| (t.elapsed() >= T_DEAD).then(|| (*n, t.elapsed().as_millis() as u64));
@@ -56,7 +59,7 @@ impl Heard {
         Liveness { up, used: self.used.clone(), entries: self.entries.clone(), away, refused, refusing, wall_ms }
     }
 
-    /// A node was heard of.
+    /// Takes a node's heartbeat.
     pub fn beat(&mut self, node: NodeId, disks: &[pb::DiskUse], syncs: Vec<pb::SyncProgress>) {
         self.nodes.insert(node, Instant::now());
         self.used.extend(disks.iter().map(|d| (DiskId(d.disk), d.used)));
@@ -65,7 +68,30 @@ impl Heard {
         self.syncs.insert(node, syncs);
     }
 
-    /// What a node cannot make, as it told last.
+    /// The newest version of commands that a node can apply. 0: it is of a release before this was told,
+    /// which knows the first.
+    pub fn speaks(&mut self, node: NodeId, version: u32) {
+        self.speaks.insert(node, version.max(FIRST_VERSION));
+    }
+
+    /// May the cluster's version be raised? Only while every node that applies the log, or follows the
+    /// record, has told this leader that it knows the new one: there is no way back.
+    fn all_speak(&self, state: &ClusterState, to: u32) -> Result<(), Refusal> {
+        for n in state.nodes.values().chain(state.removed_members.values()) {
+            let why = match self.speaks.get(&n.id) {
+                Some(known) if *known >= to => continue,
+                Some(known) => format!("it runs release {}, which knows versions up to {known}", n.version),
+                None => "it has not told yet which versions it knows".into(),
+            };
+            return Err(Refusal::State(format!(
+                "the version cannot be raised to {to} because of node {}: {why}",
+                n.name
+            )));
+        }
+        Ok(())
+    }
+
+    /// Takes the list of replicas that a node cannot make.
     pub fn cannot_make(&mut self, state: &ClusterState, node: NodeId, rids: Vec<u64>) {
         if !rids.is_empty() {
             let disk = |rid: &u64| {
@@ -77,14 +103,17 @@ impl Heard {
         self.refused.insert(node, rids);
     }
 
-    /// Syncs that go on, as the nodes that are up told last.
+    /// Syncs that are under way, as the nodes that are up told last.
     pub fn syncs(&self) -> Vec<pb::SyncProgress> {
         let up = self.liveness().up;
         self.syncs.iter().filter(|(n, _)| up.contains(n)).flat_map(|(_, s)| s.clone()).collect()
     }
 
-    /// May this begin now? Only what fills replicas is ever told to wait.
+    /// May this be proposed now? What fills replicas may have to wait, and a raise of the version needs every node.
     pub fn admit(&mut self, state: &ClusterState, cmd: &Command) -> Result<(), Refusal> {
+        if let Command::RaiseVersion { to } = cmd {
+            return self.all_speak(state, *to);
+        }
         let Some(want) = Going::of(cmd) else { return Ok(()) };
         self.allowed.retain(|_, t| t.elapsed() < TOLD);
         let told = self.syncs().into_iter().filter(|s| s.rid != 0).map(|s| Going {
@@ -100,8 +129,9 @@ impl Heard {
         Ok(())
     }
 
-    /// Asked before anything else by whoever leads: a new leader knows nobody yet, and everyone is given the time of a death
-    /// before being taken for dead. Without that, volumes would be taken from nodes that live.
+    /// To be called first by the leader. A new leader has heard nobody yet, so it gives every node the time
+    /// of [`T_DEAD`] before it takes the node for dead; without that, volumes would be taken from nodes that
+    /// live.
     pub fn lead(&mut self, term: u64, all: impl Iterator<Item = NodeId>) {
         if self.term != term {
             self.term = term;
@@ -109,22 +139,23 @@ impl Heard {
             self.allowed.clear();
             self.syncs.clear();
             self.refused.clear();
+            self.speaks.clear();
             self.refusing.clear();
         }
     }
 }
 
-/// The service.
+/// The gRPC service that other nodes call.
 pub struct PeerService {
-    /// This cluster.
+    /// The cluster that this node belongs to.
     pub cluster: ClusterId,
-    /// This node.
+    /// The id of this node.
     pub node: NodeId,
-    /// Raft.
+    /// The handle to this node's member of the group.
     pub meta: MetaHandle,
     /// The newest state this node has (its own or followed).
     pub view: watch::Receiver<Arc<ClusterState>>,
-    /// Soft state.
+    /// The leader's soft state, if this node leads.
     pub heard: Arc<Mutex<Heard>>,
     /// Set when this node stops.
     pub stopping: watch::Receiver<bool>,
@@ -144,7 +175,7 @@ impl PeerService {
         Err(Status::permission_denied(format!("this node belongs to cluster {}, the caller to another", self.cluster)))
     }
 
-    /// Has it committed, or refuses it at once.
+    /// Has a command committed, or refuses it at once.
     async fn decide(&self, env: Envelope) -> Proposed {
         if !self.meta.status.borrow().is_leader {
             return Proposed::NotLeader;
@@ -174,7 +205,7 @@ impl PeerService {
 }
 
 impl PeerService {
-    /// The answer of who leads, if this node does not, hears it, and the caller cannot.
+    /// The leader's answer to a request that this node hands on, because it hears the leader and the caller does not.
     async fn hand_on(&self, r: &pb::ProposeRequest) -> Option<pb::ProposeReply> {
         let (leader, api) = self.leader_hint();
         if !r.relay || leader == self.node.0 || api.is_empty() {
@@ -190,7 +221,7 @@ impl PeerService {
         }
     }
 
-    /// What came of a request, as the leader has it applied: it is as new as any record that anybody got from a leader.
+    /// The outcome of a request in the leader's state, which is as new as any record that a leader has given out.
     fn outcome_here(&self, request: &[u8]) -> Result<pb::ProposeReply, Status> {
         let id = request.try_into().map_err(|_| Status::invalid_argument("a request id has 16 bytes"))?;
         let mut reply = pb::ProposeReply { not_leader: !self.meta.status.borrow().is_leader, ..Default::default() };
@@ -209,8 +240,8 @@ pub type DeltaStream = Pin<Box<dyn Stream<Item = Result<pb::WatchEvent, Status>>
 /// An answer, and then nothing until the node stops.
 pub type AliveStream = Pin<Box<dyn Stream<Item = Result<pb::Empty, Status>> + Send>>;
 
-/// Deltas from `from` on, as the view moves. Each is computed against what was sent before, so that missed revisions do not
-/// matter.
+/// Deltas from `from` on, as the view moves. Each is computed against what was sent before, so that missed
+/// revisions do not matter.
 pub fn deltas(view: watch::Receiver<Arc<ClusterState>>, from: u64) -> DeltaStream {
     let mut at = from;
     let stream = tokio_stream::wrappers::WatchStream::new(view).filter_map(move |state| {
@@ -304,6 +335,7 @@ impl Peer for PeerService {
             && let Ok(mut h) = self.heard.lock()
         {
             h.beat(NodeId(r.node), &r.disks, r.syncs);
+            h.speaks(NodeId(r.node), r.commands);
             h.cannot_make(&self.view.borrow(), NodeId(r.node), r.refused);
         }
         let (leader_node, leader_api) = self.leader_hint();
@@ -319,7 +351,8 @@ mod tests {
     use hf_meta_core::record::{ReplicaRecord, ReplicaState, VolumeRecord};
     use hf_policy::{Epoch, Lineage};
 
-    /// What a node told counts until it tells something else; what was allowed counts until it is told; other commands always pass.
+    /// What a node told counts until it tells something else; what was allowed counts until it is told; other
+    /// commands always pass.
     #[test]
     fn the_leader_counts_what_was_told_and_what_it_allowed() {
         let mut s = ClusterState::default();
@@ -368,6 +401,30 @@ mod tests {
         // Nobody tells of them for long: they do not go on.
         h.allowed.values_mut().for_each(|t| *t -= TOLD);
         assert_eq!(h.admit(&s, &start(5)), Ok(()));
+    }
+
+    #[test]
+    fn the_version_is_raised_only_when_every_node_knows_the_new_one() {
+        let mut s = ClusterState::default();
+        for id in 1..=3u64 {
+            let text = serde_json::json!({
+                "id": id, "name": format!("n{id}"), "uuid": format!("{id:032x}"), "version": "9",
+                "addr": {"api": "", "data": "", "nbd": ""}, "rev": 1,
+            });
+            s.nodes.insert(serde_json::from_value::<hf_meta_core::record::NodeRecord>(text).unwrap());
+        }
+        let (mut h, raise) = (Heard::default(), Command::RaiseVersion { to: 3 });
+        let refused = |h: &mut Heard| h.admit(&s, &raise).unwrap_err().to_string();
+        h.speaks(NodeId(1), 3);
+        h.speaks(NodeId(2), 0);
+        assert!(refused(&mut h).contains("node n2: it runs release 9, which knows versions up to 2"));
+        h.speaks(NodeId(2), 3);
+        assert!(refused(&mut h).contains("node n3: it has not told yet"));
+        h.speaks(NodeId(3), 4);
+        assert_eq!(h.admit(&s, &raise), Ok(()));
+        // Another leader knows nothing yet.
+        h.lead(5, s.nodes.keys().copied());
+        assert!(refused(&mut h).contains("has not told yet"));
     }
 
     fn volume(id: u64) -> VolumeRecord {

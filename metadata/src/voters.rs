@@ -1,22 +1,23 @@
-//! Who votes: the next change of the Raft group, decided from its configuration and who is there. Pure.
+//! Which nodes vote: the next change of the Raft group, decided from its configuration and from which nodes
+//! answer. Pure.
 
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What the leader knows of the nodes.
+/// What the leader knows of the cluster's nodes.
 #[derive(Clone, Debug, Default)]
 pub struct Present {
-    /// Part of the cluster.
+    /// Nodes that are part of the cluster.
     pub known: BTreeSet<u64>,
-    /// They answer.
+    /// Nodes that answer.
     pub up: BTreeSet<u64>,
-    /// They do not, for so many milliseconds.
+    /// Nodes that do not answer, and for how many milliseconds.
     pub away_ms: BTreeMap<u64, u64>,
-    /// Learners whose log is as good as complete.
+    /// Learners whose log is almost complete: few entries are missing.
     pub caught_up: BTreeSet<u64>,
-    /// Their log is another one than the one that became a member: it must lose that one's place.
+    /// Members whose seat was given to a log that no longer exists: they must lose it.
     pub relogged: BTreeSet<u64>,
-    /// Where each node is, widest failure domain first (zone, rack); unlabelled nodes are not in it.
+    /// The failure domains of each node, the widest first (zone, rack); unlabelled nodes are not in it.
     pub place: BTreeMap<u64, Vec<String>>,
 }
 
@@ -40,7 +41,8 @@ impl Present {
         of.min_by_key(|n| (self.crowding(&[voters, &[*n]].concat()), *n))
     }
 
-    /// An exchange of one voter for another node that spreads the voters better: (who goes, who comes).
+    /// An exchange of one voter for another node that spreads the voters better: (the node that goes, the
+    /// node that comes).
     fn exchange(&self, voters: &[u64], learners: &[u64], me: u64) -> Option<(u64, u64)> {
         let free = |n: &u64| self.known.contains(n) && self.up.contains(n) && !voters.contains(n);
         let come = self.known.iter().copied().filter(free);
@@ -48,7 +50,7 @@ impl Present {
         for c in come {
             for go in voters.iter().copied().filter(|n| *n != me) {
                 let rest: Vec<u64> = voters.iter().copied().filter(|n| *n != go).chain([c]).collect();
-                // Who is on the way already goes first among equals.
+                // Among equals a node that is a learner already is preferred.
                 let rank = (self.crowding(&rest), !learners.contains(&c), c, go);
                 if best.as_ref().is_none_or(|(b, _, _)| rank < *b) {
                     best = Some((rank, go, c));
@@ -59,7 +61,7 @@ impl Present {
     }
 }
 
-/// Where a node with these labels is, widest first; an empty word where a label is missing.
+/// The failure domains of a node with these labels, the widest first; an empty word where a label is missing.
 pub fn place(labels: &BTreeMap<String, String>) -> Vec<String> {
     ["zone", "rack"].iter().map(|l| labels.get(*l).cloned().unwrap_or_default()).collect()
 }
@@ -69,7 +71,7 @@ pub fn plan(conf: &ConfState, p: &Present, target: usize, grace_ms: u64, me: u64
     let forgot = |n: &u64| !p.known.contains(n) || p.relogged.contains(n);
     let lost = |n: &u64| *n != me && (forgot(n) || p.away_ms.get(n).is_some_and(|ms| *ms >= grace_ms));
     let (mut gone, good): (Vec<u64>, Vec<u64>) = conf.voters.iter().copied().partition(lost);
-    // Who was removed may still be there, and is needed until those are gone who cannot answer (raft_sim seed 15).
+    // A removed node may still answer, and is needed until the members that cannot answer are gone (raft_sim seed 15).
     gone.sort_by_key(|n| !p.relogged.contains(n));
     let missing = target.saturating_sub(good.len());
     let learners: Vec<u64> = conf.learners.iter().copied().filter(|n| !lost(n)).collect();
@@ -87,8 +89,9 @@ pub fn plan(conf: &ConfState, p: &Present, target: usize, grace_ms: u64, me: u64
         let beside = [&good[..], &learners[..]].concat();
         match p.best_beside(&beside, p.known.iter().copied().filter(|n| p.up.contains(n) && !taken(n))) {
             Some(n) => vec![single(ConfChangeType::AddLearnerNode, n)],
-            // Removed by an operator, or its log is gone, and nobody is there to take its place. The rest must do without it: if
-            // others are away, one that was removed is still needed (raft_sim seed 194).
+            // A voter was removed by an operator, or its log is gone, and no other node can take its seat.
+            // The rest must be a majority without it: if others are away, a removed node is still needed
+            // (raft_sim seed 194).
             None => {
                 let n = gone.iter().copied().find(forgot)?;
                 let rest = conf.voters.iter().filter(|v| **v != n);
@@ -113,7 +116,7 @@ pub fn plan(conf: &ConfState, p: &Present, target: usize, grace_ms: u64, me: u64
     Some(ConfChangeV2 { changes, ..Default::default() })
 }
 
-/// One part of a change.
+/// One single change of a configuration.
 pub(crate) fn single(kind: ConfChangeType, node_id: u64) -> ConfChangeSingle {
     let mut s = ConfChangeSingle { node_id, ..Default::default() };
     s.set_change_type(kind);

@@ -1,6 +1,6 @@
-//! The Raft group on real RocksDB directories, its messages carried by hand so that links can be cut: growth to three voters,
-//! compaction, a follower that fell behind the log and gets an image, restarts in between, exactly-once over a change of leader.
-//! (Hazards 17–19.)
+//! The Raft group on real RocksDB directories, its messages carried by hand so that links can be cut: growth
+//! to three voters, compaction, a follower that fell behind the log and gets an image, restarts in between,
+//! exactly-once over a change of leader. (Hazards 17–19.)
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_meta::log::Log;
@@ -87,7 +87,7 @@ impl Group {
         });
     }
 
-    /// What a node does when it has started: its record says how old its log is now.
+    /// Does what a node does when it has started: it tells the cluster how old its log is.
     async fn announce(&mut self, n: u64) {
         let log = Box::new(self.node(n).status.borrow().own.clone());
         let Command::PutNode { name, uuid, addr, labels, version, .. } = put_node(n, 0) else { unreachable!() };
@@ -114,7 +114,7 @@ impl Group {
         };
     }
 
-    /// Everybody who runs counts as alive.
+    /// Tells the leader that every node that runs answers.
     fn tell_live(&self) {
         let net = self.net.lock().unwrap();
         let up: BTreeSet<NodeId> = net.nodes.keys().filter(|n| !net.cut.contains(n)).map(|n| NodeId(*n)).collect();
@@ -182,7 +182,7 @@ impl Group {
             for (answer, request, cmd) in sent {
                 match answer.await.unwrap() {
                     Proposed::Outcome(o) => drop(o.unwrap()),
-                    // It was starved, and another one leads by now: asked again, with the same id.
+                    // The leader was starved, and another one leads by now: the request is repeated, with the same id.
                     _ => drop(self.propose(request, cmd).await),
                 }
             }
@@ -200,7 +200,7 @@ impl Group {
             g.start(n);
             g.announce(n).await;
         }
-        // While the change is under way the founder is asked as well: nobody could lead without it.
+        // While the change is under way a majority needs the founder too.
         let three = |s: &RaftStatus| s.voters.len() == 3 && !s.changing;
         g.until("three voters", |n| n.nodes.values().all(|h| three(&h.status.borrow()))).await;
         g
@@ -248,7 +248,7 @@ async fn a_follower_that_fell_behind_the_log_gets_an_image_and_survives_restarts
         g.until("it to have all of them", |n| n.nodes[&lagging].status.borrow().applied >= was + 2_600).await;
         let s = g.node(lagging).status.borrow().clone();
         assert!(round != 1 || s.commands < 2_600, "{} commands applied one by one", s.commands);
-        // Its log after the image is whole: a restart right behind it comes up with the same state, and goes on.
+        // Its log behind the image is whole: after a restart at once it has the same state, and goes on.
         g.stop(lagging).await;
         let log = RaftLog::open(&g.path(lagging)).unwrap();
         assert!(log.image().get_metadata().index > was, "no image was kept");
@@ -268,7 +268,7 @@ async fn a_request_is_applied_once_over_changes_of_the_leader() {
         let (leader, request) = (g.leader().unwrap(), g.request());
         let before = g.node(leader).state.borrow().revision;
         let env = Envelope { v: COMMAND_VERSION, request, at_ms: 0, cmd: put_node(2, 90 + round) };
-        // The proposal is on its way when its leader is cut off; whoever leads then is asked again, with the same id.
+        // The proposal is under way when its leader is cut off; the next leader is asked again, with the same id.
         let old = g.node(leader);
         let first = tokio::spawn(async move { old.propose(env).await });
         if round % 2 == 0 {
@@ -349,8 +349,8 @@ async fn an_older_data_directory_does_not_vote_again() {
     g.end().await;
 }
 
-/// Nobody leads that could tell by what was acknowledged: whoever asks for its vote, or answers when it stands itself, knows of a newer
-/// log.
+/// No leader is there that could tell by what was acknowledged. A member that asks for its vote, or answers
+/// when it stands itself, knows of a newer log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_data_directory_does_not_vote_while_nobody_leads() {
     let mut g = Group::three().await;
@@ -389,7 +389,8 @@ async fn an_older_data_directory_does_not_vote_while_nobody_leads() {
     g.end().await;
 }
 
-/// A disk that was not there at the start comes later, and knows of a newer log: that is the end of this one, also at every later start.
+/// A disk that was not there at the start comes later, and has noted a newer log: this one stops, also at every later
+/// start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_comes_late_is_heard_too() {
     let g = Group::found();
@@ -406,8 +407,8 @@ async fn a_disk_that_comes_late_is_heard_too() {
     g.end().await;
 }
 
-/// Three nodes, and no fourth that could take its place: a voter that comes back with an empty log (holdfast rescue follow) loses its
-/// vote, and gets one anew when it has everything.
+/// Three nodes, and no fourth that could take its place: a voter that comes back with an empty log (holdfast
+/// rescue follow) loses its vote, and gets one anew when it has everything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_empty_log_loses_the_old_ones_vote_and_gets_its_own() {
     let mut g = Group::three().await;
@@ -417,7 +418,7 @@ async fn an_empty_log_loses_the_old_ones_vote_and_gets_its_own() {
     g.stop(n).await;
     std::fs::remove_dir_all(g.path(n)).unwrap();
     g.start(n);
-    // Nobody knows the new log: whatever it is sent, it takes no part.
+    // No member knows the new log: whatever it is sent, it takes no part.
     g.changes(20).await;
     assert_eq!(g.node(n).status.borrow().applied, 0, "it takes part with a log that nobody knows");
     g.announce(n).await;
@@ -439,8 +440,8 @@ async fn an_empty_log_loses_the_old_ones_vote_and_gets_its_own() {
     g.end().await;
 }
 
-/// An address may be another cluster's by now: whoever asks there is told, and neither obeyed nor fed with foreign records (which
-/// could name its own replicas for deletion).
+/// An address may belong to another cluster by now. A node that asks there is told so; it is neither obeyed nor sent
+/// foreign records, which could name its own replicas for deletion.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_of_another_cluster_is_refused_at_every_call() {
     use hf_meta::service::PeerService;

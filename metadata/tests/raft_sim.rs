@@ -1,9 +1,10 @@
-//! The simulator's second configuration: real raft-rs members with the real record on simulated disks, one thread, one seed. Messages
-//! are lost, repeated, reordered and cut off; members crash between any two durable writes and come back with what was durable;
-//! voters are replaced; clients repeat what they got no answer to. All members apply the same commands in the same order, each
-//! answered one is applied exactly once and stays, and when faults end the group works. Members' logs are lost, and put back from older
-//! copies: what such a log has forgotten never counts.
-//! `HOLDFAST_RAFT_SEEDS=n`; `HOLDFAST_RAFT_SEED=s` replays one.
+//! The simulator's second configuration: real raft-rs members with the real record on simulated disks, one
+//! thread, one seed. Messages are lost, repeated, reordered and cut off; members crash between any two
+//! durable writes and come back with what was durable; voters are replaced; clients repeat what they got no
+//! answer to. All members apply the same commands in the same order, each answered one is applied exactly
+//! once and stays, and when faults end the group works. Members' logs are lost, and put back from older
+//! copies: what such a log has forgotten never counts. `HOLDFAST_RAFT_SEEDS=n`; `HOLDFAST_RAFT_SEED=s`
+//! replays one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "log_faults/mod.rs"]

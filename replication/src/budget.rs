@@ -1,14 +1,17 @@
-//! The node's payload memory: one budget that everybody who holds clients' or replicas' bytes draws from, shared so that
-//! nobody's unfinished request holds what others need.
+//! The node's payload memory: one budget from which every holder of clients' or replicas' bytes
+//! draws, shared so that no unfinished request holds what others need.
 //!
-//! * [`Budget`]: the node's bytes, in three pools by the size of a request ([`Class`]). It is shared by all threads.
+//! * [`Budget`]: the node's bytes, in three pools by the size of a request ([`Class`]). It is
+//!   shared by all threads.
 //! * [`Account`]: one user of the budget on one thread, such as an attached volume's clients, or a link.
 //! * [`Claim`]: one party within an account, such as a connection.
 //! * [`Permit`]: bytes that are held, given back when it is dropped.
 //!
-//! Shares follow what is free (the "dynamic threshold" of shared-memory switches): an account may take more while it holds
-//! no more than half of what its pool has free, a claim while it holds no more than what its account could still take. So
-//! greedy accounts and claims, however many, leave a part as large as theirs, and whoever comes next is served at once. The pools are apart, so large requests never hold up small ones.
+//! Shares follow what is free (the "dynamic threshold" of shared-memory switches): an account may
+//! take more while it holds no more than half of what its pool has free, a claim while it holds no
+//! more than what its account could still take. So greedy accounts and claims, however many, leave
+//! a part as large as theirs, and a newcomer is served at once. The pools are apart, so large
+//! requests never hold up small ones.
 //!
 //! A take that succeeds at once costs one atomic operation, and none of the kernel's.
 
@@ -21,10 +24,11 @@ use tokio::sync::{Mutex, Notify};
 
 /// The largest request of the small class, in bytes.
 pub const SMALL: u64 = 64 << 10;
-/// The largest request of the middle class, in bytes: what larger requests are cut into where that is possible.
+/// The largest request of the middle class, in bytes. Larger requests are cut into pieces of this
+/// size where possible.
 pub const PIECE: u64 = 1 << 20;
 
-/// Newcomers of accounts that hold more than their share leave room for so many requests like theirs.
+/// A newcomer of an account that holds more than its share leaves room for so many requests like its own.
 const NEWCOMERS: u64 = 4;
 
 /// What an account may hold before it takes more, of so many bytes that are free.
@@ -32,14 +36,14 @@ fn share(free: u64) -> u64 {
     free / 2
 }
 
-/// Which pool a request draws from.
+/// The pool that a request draws from, by its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// At most [`SMALL`]; an eighth of the budget.
+    /// At most [`SMALL`] bytes; the pool is an eighth of the budget.
     Small,
-    /// At most [`PIECE`]; three eighths.
+    /// At most [`PIECE`] bytes; the pool is three eighths.
     Piece,
-    /// More, because it cannot be cut; a half.
+    /// More bytes, because it cannot be cut; the pool is a half.
     Whole,
 }
 
@@ -70,7 +74,7 @@ struct Pool {
     room: Notify,
 }
 
-/// One more who watches a pool, while it lives.
+/// Counts one more watcher of a pool, as long as it lives.
 struct Watching<'a>(&'a AtomicUsize);
 
 impl<'a> Watching<'a> {
@@ -91,7 +95,7 @@ impl Pool {
         self.capacity.saturating_sub(self.taken.load(Ordering::SeqCst))
     }
 
-    /// Takes `n` if it fits, or if nothing is out.
+    /// Takes `n` bytes if they fit, or if nothing is out.
     fn try_take(&self, n: u64) -> bool {
         let more = |t: u64| Some(t + n).filter(|sum| t == 0 || *sum <= self.capacity);
         self.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
@@ -185,7 +189,7 @@ impl Account {
 struct ClaimState {
     account: Account,
     taken: [Cell<u64>; 3],
-    /// It has given something back.
+    /// The account has given something back.
     released: Notify,
 }
 
@@ -193,7 +197,7 @@ struct ClaimState {
 #[derive(Clone)]
 pub struct Claim(Rc<ClaimState>);
 
-/// One more in two numbers, while it lives.
+/// Counts one more in two numbers, as long as it lives.
 struct Queued<'a>(&'a Cell<usize>, &'a AtomicUsize);
 
 impl<'a> Queued<'a> {
@@ -230,8 +234,8 @@ impl Claim {
         let c = Class::of(n);
         let (account, own) = (&self.account().taken[c as usize], &self.0.taken[c as usize]);
         let free = self.pool(c).free();
-        // An account may come to hold more than its share because others took the rest. A claim of it that holds nothing is
-        // still served while there is room for some such.
+        // An account may come to hold more than its share because others took the rest. A claim of
+        // it that holds nothing is still served while there is room for some such.
         let newcomer = own.get() == 0 && n.saturating_mul(NEWCOMERS) <= free;
         let within = account.get() == 0 || account.get() <= share(free) || newcomer;
         if self.is_over_share(c) || !within || !self.pool(c).try_take(n) {
@@ -264,8 +268,8 @@ impl Claim {
         self.try_take(most.min(PIECE)).or_else(|| self.try_take(most.min(SMALL)))
     }
 
-    /// Takes as much of `most` bytes as there is without waiting, or waits for a small request's bytes: for who can cut a
-    /// request into pieces. Says whether that took waiting.
+    /// Takes as much of `most` bytes as there is without waiting, or waits for a small request's
+    /// bytes: for a taker that can cut a request into pieces. Says whether that took waiting.
     pub async fn take_piece(&self, most: u64) -> (Permit, bool) {
         match self.try_take_piece(most) {
             Some(p) => (p, false),
@@ -276,7 +280,8 @@ impl Claim {
     async fn wait_for(&self, n: u64) -> Permit {
         let c = Class::of(n);
         loop {
-            // It stands in nobody's way meanwhile: what it may hold grows with what it gives back, and with what others do.
+            // It is in no other taker's way meanwhile: what it may hold grows with what it gives
+            // back, and with what others do.
             while self.is_over_share(c) {
                 let _watching = Watching::new(&self.pool(c).watching);
                 let mut room = pin!(self.pool(c).room.notified());
@@ -316,7 +321,7 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// How many bytes are held.
+    /// The number of bytes that are held.
     pub fn bytes(&self) -> u64 {
         self.n
     }

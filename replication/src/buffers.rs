@@ -1,9 +1,11 @@
-//! Buffers whose address and length suit O_DIRECT, so that payload goes from the socket to the disk without another copy.
+//! Buffers whose address and length suit O_DIRECT, so that payload goes from the socket to the disk
+//! without another copy. They are zeroed when they are made, so no byte of another request is ever
+//! seen in one.
 
 use bytes::Bytes;
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 
-/// What every buffer is aligned to.
+/// Every buffer begins at a multiple of this many bytes, and is as long.
 pub const ALIGN: usize = 4096;
 
 /// An owned, aligned buffer.
@@ -34,22 +36,23 @@ impl AlignedBuf {
     }
 
     fn layout(cap: usize) -> Layout {
-        // SAFETY: ALIGN is a power of two and cap, a multiple of it, is far below isize::MAX (frames are bounded).
+        // SAFETY: ALIGN is a power of two and cap, a multiple of it, is far below isize::MAX
+        // (frames are bounded).
         unsafe { Layout::from_size_align_unchecked(cap, ALIGN) }
     }
 
-    /// For the kernel to write into.
+    /// Its address, for the kernel to write to.
     pub fn as_mut_ptr(&mut self) -> *mut u8 {
         self.ptr
     }
 
-    /// Its bytes, to fill.
+    /// Its bytes, to be filled.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: valid and initialised for `len` bytes; uniquely borrowed.
         unsafe { std::slice::from_raw_parts_mut(self.ptr, self.len) }
     }
 
-    /// Shared from now on.
+    /// The same memory as shared bytes that cannot change any more.
     pub fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
     }

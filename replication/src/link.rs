@@ -1,4 +1,7 @@
 //! One connection: hello, frames in, frames out.
+//!
+//! It promises that the messages that come out are those that went in, and that a damaged byte ends
+//! the link. What is sent when is decided by `hf_repl_core::flow`.
 
 use crate::buffers::AlignedBuf;
 use bytes::{Bytes, BytesMut};
@@ -18,25 +21,25 @@ use tokio::sync::Notify;
 
 /// How long a connect and a hello may take.
 const HELLO_TIME: Duration = Duration::from_secs(2);
-/// After so long without a sign of life from the other side's kernel a link is given up.
+/// A link is given up after this long without a sign of life from the other side's kernel.
 const LINK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A link that ended, and why.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    /// The socket.
+    /// The socket has failed.
     #[error("{0}")]
     Io(#[from] std::io::Error),
-    /// The other side's bytes.
+    /// The other side has sent bytes that are no frame.
     #[error("{0}")]
     Wire(#[from] WireError),
-    /// No hello of ours.
+    /// What the other side has sent is no hello of this protocol.
     #[error("the other side does not speak Holdfast replication")]
     NotHello,
-    /// The other side said no.
+    /// The other side has refused the hello.
     #[error("refused: {0}")]
     Refused(String),
-    /// Too slow.
+    /// The other side has not answered in time.
     #[error("no answer in time")]
     Timeout,
     /// More messages wait at one end than the other may have asked for.
@@ -44,16 +47,18 @@ pub enum LinkError {
     Bound,
 }
 
-/// Bytes of frames that went over a link, and its predecessors to the same disk. (What TCP adds is not in it.)
+/// Bytes of frames that went over a link, and its predecessors to the same disk. (What TCP adds is
+/// not counted.)
 #[derive(Clone, Default)]
 pub struct Traffic(Rc<Cell<(u64, u64)>>);
 
 impl Traffic {
-    /// Bytes sent.
+    /// Bytes that were sent.
     pub fn sent(&self) -> u64 {
         self.0.get().0
     }
-    /// Bytes received.
+
+    /// Bytes that were received.
     pub fn received(&self) -> u64 {
         self.0.get().1
     }
@@ -63,7 +68,8 @@ impl Traffic {
     }
 }
 
-/// One end of a link: what waits to be sent, and what is known of requests (`hf_repl_core::flow`). Closing it ends the writer.
+/// One end of a link: what waits to be sent, and what is known of requests (`hf_repl_core::flow`).
+/// Closing it ends the writer.
 #[derive(Clone)]
 pub struct Queue(Rc<QueueInner>);
 
@@ -75,13 +81,14 @@ struct QueueInner {
 }
 
 impl Queue {
-    /// One end of a new link. `credited`: the other end has the capability `LINK_CREDIT`. `clock` is the node's.
+    /// One end of a new link. `credited`: the other end has the capability `LINK_CREDIT`. `clock`
+    /// is the node's.
     pub fn new(end: End, credited: bool, clock: fn() -> Tick) -> Queue {
         let flow = RefCell::new(Flow::new(clock(), end, credited));
         Queue(Rc::new(QueueInner { flow, closed: Cell::new(false), wake: Notify::new(), clock }))
     }
 
-    /// Queues a message.
+    /// Queues a message, unless the link has ended.
     pub fn send(&self, env: Envelope, msg: Msg) {
         if self.0.closed.get() {
             return;
@@ -90,7 +97,7 @@ impl Queue {
         self.0.wake.notify_one();
     }
 
-    /// What the link knows and decides, to look at.
+    /// Looks at what the link knows and decides.
     pub fn flow(&self) -> std::cell::Ref<'_, Flow> {
         self.0.flow.borrow()
     }
@@ -102,8 +109,8 @@ impl Queue {
         answer
     }
 
-    /// A request that waited for room and may be begun now. It wakes nobody: the writer asks this itself whenever it is woken, and
-    /// would wake itself for ever.
+    /// A request that waited for room and may be begun now. This does not wake the writer, which
+    /// asks it whenever it is woken, and would wake itself for ever.
     pub fn next_parked(&self) -> Option<(Envelope, Msg)> {
         self.0.flow.borrow_mut().next_parked((self.0.clock)())
     }
@@ -150,11 +157,16 @@ impl Queue {
     }
 }
 
-/// Bytes that are given to the socket in one system call, more or less: what is urgent waits for no more than that.
+/// About how many bytes are given to the socket in one system call: an urgent message waits for no
+/// more than that.
 const BATCH: usize = 1 << 20;
 
-/// Sends what the queue lets go, many frames in one system call, until it is closed or the socket fails. `room` is called when
-/// something has left or changed: requests that waited for room may be begun.
+/// Sends what the queue lets go, many frames in one system call, until it is closed or the socket
+/// fails. `room` is called when something has left or changed: requests that waited for room may be
+/// begun.
+///
+/// # Errors
+/// The socket has failed, or the other end has broken a bound.
 pub async fn write_frames(
     mut w: OwnedWriteHalf,
     q: Queue,
@@ -194,6 +206,9 @@ pub async fn write_frames(
 }
 
 /// Writes every piece, vectored.
+///
+/// # Errors
+/// The socket has failed.
 pub async fn write_all<W: AsyncWriteExt + Unpin>(w: &mut W, mut pieces: VecDeque<Bytes>) -> std::io::Result<()> {
     while !pieces.is_empty() {
         let slices: Vec<IoSlice<'_>> = pieces.iter().take(64).map(|p| IoSlice::new(p)).collect();
@@ -214,7 +229,8 @@ pub async fn write_all<W: AsyncWriteExt + Unpin>(w: &mut W, mut pieces: VecDeque
     Ok(())
 }
 
-/// Reads frames and hands on the messages that are to be looked at now, until the socket or the format fails.
+/// Reads frames and hands on the messages that are to be looked at now, until the socket or the
+/// format fails.
 pub async fn read_frames(r: OwnedReadHalf, q: Queue, traffic: Traffic, mut on: impl FnMut(Envelope, Msg)) -> LinkError {
     let mut r = BufReader::with_capacity(64 << 10, r);
     let mut partial = None;
@@ -235,7 +251,7 @@ pub async fn read_frames(r: OwnedReadHalf, q: Queue, traffic: Traffic, mut on: i
     }
 }
 
-/// A message whose payload comes in frames of its own.
+/// A message whose payload comes in frames of its own, as far as it has come.
 struct Partial {
     raw: [u8; HEADER_BYTES],
     header: Header,
@@ -246,7 +262,7 @@ struct Partial {
     counted: u64,
 }
 
-/// Reads a payload, and says how it comes along.
+/// Fills `place` with payload, and tells the queue of every part that arrives.
 async fn fill(r: &mut BufReader<OwnedReadHalf>, q: &Queue, place: &mut [u8]) -> Result<(), LinkError> {
     let mut at = 0;
     while at < place.len() {
@@ -262,7 +278,7 @@ async fn fill(r: &mut BufReader<OwnedReadHalf>, q: &Queue, place: &mut [u8]) -> 
     Ok(())
 }
 
-/// Reads one frame; answers the message that is whole by it, and what it counted.
+/// Reads one frame; returns the message that it completes, if any, and the bytes that its frames counted.
 async fn read_frame(
     r: &mut BufReader<OwnedReadHalf>,
     partial: &mut Option<Partial>,
@@ -313,7 +329,11 @@ async fn read_frame(
     Ok(Some((h.env, msg, h.counted())))
 }
 
-/// Connects to a node's data port for one of its disks. Answers the other process and its capabilities.
+/// Connects to a node's data port for one of its disks. Returns the socket, the other process and
+/// its capabilities.
+///
+/// # Errors
+/// There is no connection, no answer in time, no answer of this protocol, or a refusal.
 pub async fn dial(addr: &str, hello: &Hello) -> Result<(TcpStream, BootId, u64), LinkError> {
     let talk = async {
         let mut s = TcpStream::connect(addr).await?;
@@ -331,8 +351,11 @@ pub async fn dial(addr: &str, hello: &Hello) -> Result<(TcpStream, BootId, u64),
     tokio::time::timeout(HELLO_TIME, talk).await.map_err(|_| LinkError::Timeout)?
 }
 
-/// A peer that lost power says nothing: the kernel notices for us, within `timeout`. A peer that takes no bytes for so long is
-/// given up as well.
+/// Has the kernel notice within `timeout` that a peer has lost power, or has stopped taking bytes:
+/// the socket fails then.
+///
+/// # Errors
+/// The socket's options cannot be set.
 pub fn watch_over(s: &TcpStream, timeout: Duration) -> std::io::Result<()> {
     s.set_nodelay(true)?;
     let sock = socket2::SockRef::from(s);
@@ -345,6 +368,9 @@ pub fn watch_over(s: &TcpStream, timeout: Duration) -> std::io::Result<()> {
 }
 
 /// Reads the hello of a new connection. Anything else on the port ends it.
+///
+/// # Errors
+/// No hello of this protocol has come in time.
 pub async fn accept(s: &mut TcpStream) -> Result<Hello, LinkError> {
     watch_over(s, LINK_TIMEOUT)?;
     let mut raw = [0u8; HELLO_BYTES];
@@ -352,7 +378,7 @@ pub async fn accept(s: &mut TcpStream) -> Result<Hello, LinkError> {
     Hello::from_frame(&raw).ok_or(LinkError::NotHello)
 }
 
-/// Says no, with words.
+/// Refuses a hello, with words for people. Whether they arrive does not matter.
 pub async fn refuse(s: &mut TcpStream, why: Refused, text: String) {
     let reply = HelloReply { refused: why as i32, text, ..Default::default() };
     let _ = tokio::time::timeout(HELLO_TIME, s.write_all(&reply.to_frame())).await;

@@ -1,4 +1,5 @@
-//! The payload budget: nobody is held up by what others do not finish, nothing is given out twice, everything comes back.
+//! The payload budget: nobody is held up by what others do not finish, nothing is given out twice,
+//! everything comes back.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_repl::budget::{Budget, Claim, Class, PIECE, Permit, SMALL};
@@ -50,8 +51,8 @@ fn greedy_accounts_share_alike_and_leave_one_part() {
     assert_eq!(bytes(&held), b.taken());
 }
 
-/// A volume that took much while it was alone holds more than its share once others came: a connection of it that holds
-/// nothing is served all the same.
+/// A volume that took much while it was alone holds more than its share once others came: a
+/// connection of it that holds nothing is served all the same.
 #[test]
 fn a_newcomer_of_an_account_that_holds_much_is_served() {
     let b = Budget::new(512 * MIB);
@@ -96,7 +97,8 @@ async fn who_is_over_its_share_stands_in_nobodys_way() {
     assert!(late.await.1);
 }
 
-/// Takers on several threads, first come, first served on each: all are served, never more than the capacity is out.
+/// Takers on several threads, first come, first served on each: all are served, never more than the
+/// capacity is out.
 #[test]
 fn threads_share_one_budget() {
     let b = Budget::new(64 * MIB);

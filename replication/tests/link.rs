@@ -1,5 +1,6 @@
-//! A link over real sockets whose stream is cut anywhere: the messages that come out are those that went in, small ones first, else in
-//! order, and a damaged byte ends the link instead of becoming a message.
+//! A link over real sockets whose stream is cut anywhere: the messages that come out are those that
+//! went in, small ones first, else in order, and a damaged byte ends the link instead of becoming a
+//! message.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use bytes::Bytes;
@@ -44,7 +45,8 @@ fn ordered(list: Vec<Msg>) -> Vec<(Envelope, Msg)> {
     small.into_iter().chain(large).collect()
 }
 
-/// Both ends with credit: a payload of several times the first window comes in parts, small messages between them, and all are whole.
+/// Both ends with credit: a payload of several times the first window comes in parts, small
+/// messages between them, and all are whole.
 #[test]
 fn payloads_in_parts_are_put_together() {
     let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -92,7 +94,8 @@ async fn pair() -> (TcpStream, TcpStream) {
     (a.unwrap(), b.unwrap().0)
 }
 
-/// Sends messages through a link whose bytes pass through here, in pieces of these lengths; `damage` flips a bit at an offset.
+/// Sends messages through a link whose bytes pass through here, in pieces of these lengths;
+/// `damage` flips a bit at an offset.
 fn pass(list: &[Msg], cuts: &[usize], damage: Option<usize>) -> (Vec<(Envelope, Msg)>, LinkError) {
     let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&rt, async {
@@ -151,8 +154,8 @@ proptest! {
         prop_assert!(matches!(end, LinkError::Io(_)), "{}", end);
     }
 
-    /// What came before the damage stands; the damaged message and what follows it never arrive (but for payload bytes, which are
-    /// held against their checksums by who uses them).
+    /// What came before the damage stands; the damaged message and what follows it never arrive
+    /// (but for payload bytes, which are held against their checksums by who uses them).
     #[test]
     fn a_damaged_byte_ends_the_link(list in prop::collection::vec(message(), 1..6), cut in 1..5000usize, at in any::<usize>()) {
         let (got, end) = pass(&list, &[cut], Some(at));

@@ -11,6 +11,7 @@ use crate::member::Member;
 use crate::node::Node;
 use hf_frontends::nbd::ExportInfo;
 use hf_meta_core::Command;
+use hf_meta_core::command::COMMAND_VERSION;
 use hf_meta_core::record::{Attachment, ClusterState, DiskState, VolumeRecord};
 use hf_meta_proto::pb;
 use hf_policy::{DiskId, Rid, SessionId, Term, VolumeId};
@@ -95,6 +96,7 @@ async fn heartbeat(m: Arc<Member>) {
             let live = m.heard.lock().map(|mut h| {
                 h.lead(status.term, m.view.borrow().nodes.keys().copied());
                 h.beat(m.node, &disks, syncs);
+                h.speaks(m.node, COMMAND_VERSION);
                 h.cannot_make(&m.view.borrow(), m.node, m.refused());
                 h.liveness()
             });
@@ -358,7 +360,7 @@ fn run_attachments(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begu
         b.running.remove(&vol);
         m.exports.remove(vol, session);
     }
-    for v in state.volumes.values() {
+    for v in state.volumes_at(m.node) {
         let mine = |a: &&Attachment| a.node == m.node || a.home == Some(m.node);
         let Some(a) = v.coordinator.as_ref().filter(mine) else { continue };
         match b.running.get(&v.id) {

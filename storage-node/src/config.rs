@@ -1,7 +1,7 @@
 //! The daemon's configuration: one TOML file. Every key is also a flag and an environment variable. Unknown
 //! keys are refused.
 
-use hf_host::config::{DiskConfig, File, is_address, parse_label};
+use hf_host_config::config::{DiskConfig, File, is_address, parse_label};
 use hf_policy::attributes::Media;
 use hf_reactor::disk::DiskOptions;
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! The data directory: its lock, the node's identity in `node.json`, and the last view of the record.
 
-pub use hf_host::clock::random;
-pub use hf_host::identity::{FORMAT, Identity, IdentityError, KnownDisk};
+pub use hf_host_config::clock::random;
+pub use hf_host_config::identity::{FORMAT, Identity, IdentityError, KnownDisk};
 use hf_meta_core::ClusterState;
 use hf_policy::{BootId, ClusterId, NodeId};
 use rustix::fs::FlockOperation;

@@ -6,6 +6,7 @@ use crate::pulse::Pulse;
 use crate::told::Told;
 use hf_meta::MetaHandle;
 use hf_meta::service::Heard;
+use hf_meta_core::command::{COMMAND_VERSION, FIRST_VERSION};
 use hf_meta_core::plan::Liveness;
 use hf_meta_core::{ClusterState, Command, Envelope, Outcome};
 use hf_meta_proto::LeaderClient;
@@ -95,7 +96,8 @@ impl Member {
         let refused = self.refused();
         let ch = hf_meta_proto::channel(addr).ok()?;
         let cluster = self.cluster.0.to_be_bytes().to_vec();
-        let req = pb::HeartbeatRequest { node: self.node.0, cluster, disks, syncs, asks: false, refused };
+        let (node, commands) = (self.node.0, COMMAND_VERSION);
+        let req = pb::HeartbeatRequest { node, cluster, disks, syncs, asks: false, refused, commands };
         let sent = tokio::time::timeout(Duration::from_secs(1), PeerClient::new(ch).heartbeat(req)).await;
         sent.ok()?.ok().map(tonic::Response::into_inner)
     }
@@ -141,13 +143,13 @@ impl Member {
 
     /// Proposes a command and waits for its outcome; exactly once per request id.
     pub async fn propose(&self, request: RequestId, cmd: Command) -> Result<Outcome, hf_meta_proto::ProposeError> {
-        self.leader.propose(&envelope(request, cmd), &self.peers(), Duration::from_secs(15)).await
+        self.leader.propose(&self.envelope(request, cmd), &self.peers(), Duration::from_secs(15)).await
     }
 
     /// Waits until everything here obeys a record that was the newest at some moment after this was called. A
     /// leader's own word is not enough for that, it may have been succeeded: something is committed.
     pub async fn catch_up(&self, nothing_new: Command) -> bool {
-        let env = envelope(RequestId(random()), nothing_new);
+        let env = self.envelope(RequestId(random()), nothing_new);
         let asked = self.leader.propose_seen(&env, &self.peers(), Duration::from_secs(5)).await;
         let Ok((_, revision)) = asked else { return false };
         self.obeys(revision, Duration::from_secs(5)).await
@@ -164,13 +166,18 @@ impl Member {
         self.leader.outcome_of(request, &self.peers(), Duration::from_secs(5)).await.ok().flatten()
     }
 
+    /// A command by the version of the record as it is known here: an older one means what it always meant.
+    fn envelope(&self, request: RequestId, cmd: Command) -> Envelope {
+        Envelope { v: self.view.borrow().version, request, at_ms: wall_ms(), cmd }
+    }
+
     /// With a fresh request id.
     pub async fn propose_new(&self, cmd: Command) -> Result<Outcome, hf_meta_proto::ProposeError> {
         self.propose(RequestId(random()), cmd).await
     }
 }
 
-/// A command as this node proposes it.
-pub fn envelope(request: RequestId, cmd: Command) -> Envelope {
-    Envelope { v: hf_meta_core::command::COMMAND_VERSION, request, at_ms: wall_ms(), cmd }
+/// A command of a node that knows no record yet: the first version, which every cluster still applies as it was meant.
+pub fn first_envelope(request: RequestId, cmd: Command) -> Envelope {
+    Envelope { v: FIRST_VERSION, request, at_ms: wall_ms(), cmd }
 }

@@ -2,7 +2,7 @@
 //! the record may have changed, and the caller of the change was told that this node does not obey yet. So
 //! the node serves nobody again before it has seen the newest record (docs/decisions/0024).
 
-use hf_host::clock::{PAUSED, now};
+use hf_host_config::clock::{PAUSED, now};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;

@@ -12,13 +12,15 @@ mod files;
 mod messages;
 
 use bytes::Bytes;
+use hf_frontends::door::{End, Fault, FrontEnd, In, Op, Out, Shape};
 use hf_frontends::nbd::{self, ExportInfo, Exports, Handshake, parse_request};
 use hf_meta_core::{Envelope, image};
-use hf_policy::{ClusterId, DiskUuid, NodeId, Policy, Rid, ShardId, VolumeId};
+use hf_policy::{ClusterId, DiskUuid, NodeId, Policy, Rid, ShardId, Tick, VolumeId};
 use hf_repl_core::wire;
 use hf_store::format::{group::Group, index, page, replica::ReplicaRec, seal, superblock::Superblock};
 use hf_store::sim::SimDisk;
 use hf_store::{Config, FormatParams, Salt, recovery};
+use std::collections::{BTreeMap, VecDeque};
 
 /// A parser, by the name of its target and of its corpus.
 pub type Target = (&'static str, fn(&[u8]));
@@ -132,6 +134,54 @@ fn nbd_request(data: &[u8]) {
             assert!(r.offset + u64::from(r.len) <= 1 << 20);
         }
     }
+    front_end(data);
+}
+
+/// The same bytes as a connection: a whole front end, with a driver that grants everything at once and answers the newest request
+/// first. However the stream goes on, no request is outside of the volume and no task is begun twice.
+fn front_end(data: &[u8]) {
+    const SIZE: u64 = 1 << 20;
+    let export = ExportInfo { name: "v".into(), size: SIZE, read_only: false, description: String::new() };
+    let mut front = nbd::Front::new(&nbd::Agreed { export, structured: true, base_allocation: true });
+    let shape = Shape { size: SIZE, read_only: data.len().is_multiple_of(7) };
+    let (mut rest, mut todo, mut begun) = (data, VecDeque::new(), BTreeMap::new());
+    let mut out = Vec::new();
+    front.input(Tick(0), In::Open, &mut out);
+    todo.extend(out.drain(..));
+    loop {
+        let Some(next) = todo.pop_front() else {
+            let Some((task, ())) = begun.pop_last() else { break };
+            front.input(Tick(0), In::Ended(task, End::Failed(Fault::Io)), &mut out);
+            todo.extend(out.drain(..));
+            continue;
+        };
+        let mut take = |n: usize| {
+            let (head, tail) = rest.split_at_checked(n)?;
+            rest = tail;
+            Some(head)
+        };
+        let input = match next {
+            Out::Read(n) => take(n).map(|head| In::Head(head, shape)),
+            Out::Fill { task, len, .. } => take(len).map(|_| In::Filled(task)),
+            Out::Skip(n) => take(n).map(|_| In::Skipped),
+            Out::Reserve { task, bytes, cut } => Some(In::Room(task, if cut { bytes.min(65_536) } else { bytes })),
+            Out::Place(task) => Some(In::Placed(task, shape)),
+            Out::Begin(task, op) => {
+                if let Op::Read { off, len } = op {
+                    assert!(off + u64::from(len) <= SIZE);
+                }
+                assert!(begun.insert(task, ()).is_none(), "a task is begun twice");
+                None
+            }
+            Out::Drop(_) | Out::Send(..) => None,
+            Out::Leave | Out::Close(_) => break,
+        };
+        if let Some(input) = input {
+            front.input(Tick(0), input, &mut out);
+            todo.extend(out.drain(..));
+        }
+    }
+    front.input(Tick(0), In::Closing(None), &mut out);
 }
 
 /// Whole blocks with the checksum of each structure put right.

@@ -175,7 +175,7 @@ fn raft_request(cluster: Vec<u8>) -> hf_meta_proto::pb::RaftRequest {
 
 /// A node's files, and what nodes say to each other on the control plane.
 fn node_seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
-    use hf_host::identity::{FORMAT, Identity, KnownDisk};
+    use hf_host_config::identity::{FORMAT, Identity, KnownDisk};
     use hf_meta_core::{ClusterState, Command, Envelope as Env};
     use hf_meta_proto::pb;
     use hf_policy::*;

@@ -1,4 +1,4 @@
-//! What an attribute of a volume's policy is: its name, its values, what happens when nobody sets it, and why a value is refused.
+//! What an attribute of a volume's policy is: its name, its values, its default, and why a value is refused.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,13 @@ pub type AttrMap = BTreeMap<String, String>;
 /// May an attribute change after creation?
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Online {
-    /// At any time, effective at once.
+    /// It may change at any time, and takes effect at once.
     Yes,
-    /// Only to larger values.
+    /// It may change to larger values only.
     Grow,
     /// Changing it moves data; refused until replica sets can change online.
     MovesData,
-    /// Fixed at creation.
+    /// It is fixed at creation.
     No,
 }
 
@@ -30,24 +30,24 @@ impl Online {
     }
 }
 
-/// What an attribute is when nobody set it.
+/// The default of an attribute.
 #[derive(Clone, Copy, Debug)]
 pub enum Fallback {
-    /// It must be set.
+    /// There is none: the attribute must be set.
     Required,
-    /// A value in normal form.
+    /// A value, in normal form.
     Text(&'static str),
-    /// It follows from others.
+    /// The default follows from other attributes.
     Computed {
-        /// How, for people.
+        /// How it follows, for people.
         shown: &'static str,
-        /// From what is set.
+        /// The default, from the attributes that are set.
         text: fn(&AttrMap) -> String,
     },
 }
 
 impl Fallback {
-    /// For people; empty when there is none.
+    /// The default in words, for people; empty when there is none.
     pub fn shown(self) -> &'static str {
         match self {
             Fallback::Required => "",
@@ -60,15 +60,15 @@ impl Fallback {
 /// One attribute of a volume's policy.
 #[derive(Clone, Copy, Debug)]
 pub struct Attribute {
-    /// Its name at every door.
+    /// Its key, the same in every interface.
     pub key: &'static str,
     /// What a value looks like, for people.
     pub values: &'static str,
-    /// When nobody set it.
+    /// Its value when it is not set.
     pub default: Fallback,
     /// Whether it can change later.
     pub online: Online,
-    /// The release that brought it.
+    /// The release that introduced it.
     pub since: &'static str,
     /// One line of help.
     pub help: &'static str,
@@ -88,33 +88,33 @@ pub enum AttrError {
     /// No attribute of that name.
     #[error("unknown attribute \"{key}\"{}", hint(.nearest))]
     Unknown {
-        /// What was given.
+        /// The key that was given.
         key: String,
         /// The nearest valid key, if one is near.
         nearest: Option<String>,
     },
-    /// The value does not fit.
+    /// The value is not valid for the attribute.
     #[error("attribute {key}: {why}")]
     Value {
-        /// Which attribute.
+        /// The key of the attribute.
         key: String,
         /// What is wrong and what would be right.
         why: String,
     },
-    /// Given twice.
+    /// The attribute is given twice.
     #[error("attribute {0} is given twice")]
     Twice(String),
-    /// Not given and without a default.
+    /// The attribute is not given and has no default.
     #[error("attribute {0} is required (holdfast policy attributes lists them all)")]
     Missing(&'static str),
-    /// Cannot change after creation.
+    /// The attribute cannot change to this value while the volume exists.
     #[error("attribute {key} cannot change to {to} on an existing volume: {why}")]
     NotOnline {
-        /// Which attribute.
+        /// The key of the attribute.
         key: String,
         /// The refused value.
         to: String,
-        /// The rule.
+        /// The rule that forbids the change.
         why: &'static str,
     },
 }

@@ -101,16 +101,16 @@ pub fn zero_block() -> PayloadCrc {
     PayloadCrc(*ZERO.get_or_init(|| crc32c::crc32c(&[0; BLOCK_SIZE])))
 }
 
-/// Whose block this is: what a checksum is seeded with.
+/// The identity of a stored block, which its checksum is seeded with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The shard.
+    /// The shard that the block is of.
     pub shard: ShardId,
-    /// The replica.
+    /// The replica that stores it.
     pub rid: Rid,
     /// The block's index in the shard.
     pub block: BlockIx,
-    /// Its version.
+    /// The version of its last write.
     pub ver: Ver,
 }
 

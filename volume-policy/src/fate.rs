@@ -1,11 +1,11 @@
 //! What an error obliges its receiver to do.
 
-/// The obligation an error carries; every typed error of ours has one.
+/// What the receiver of an error must do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
-    /// Nothing happened; the same request may be sent again.
+    /// Nothing happened: the same request may be sent again.
     Retry,
-    /// The request is wrong or not possible; tell whoever asked.
+    /// The request is wrong or not possible: tell the caller.
     Refuse,
     /// The replica that answered cannot be relied upon; drop it from the set.
     DropMember,
@@ -15,8 +15,8 @@ pub enum Fate {
     Abort,
 }
 
-/// Errors say what must happen next.
+/// Errors that say what must happen next.
 pub trait HasFate {
-    /// The obligation.
+    /// What the error obliges its receiver to do.
     fn fate(&self) -> Fate;
 }

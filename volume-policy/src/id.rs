@@ -96,10 +96,11 @@ uuid_id! {
 
 /// A shard: a fixed-size range of a volume, the unit of placement and replication.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ShardId {
-    /// The volume.
+    /// The volume that it is a part of.
     pub vol: VolumeId,
-    /// Which shard of the volume, from 0.
+    /// Its number in the volume, from 0.
     pub index: u32,
 }
 
@@ -109,15 +110,17 @@ impl fmt::Display for ShardId {
     }
 }
 
-/// How old a metadata log is: raised by its node at every start and every few seconds while it changes, and noted outside of the log
-/// (on the node's disks, in the cluster's record), so that a copy that was put back shows.
+/// The age of a metadata log. Its node raises it at every start, and every few seconds while the log changes;
+/// it is noted outside of the log (on the node's disks, in the cluster's record), so that a copy that was put
+/// back is recognised.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LogAge {
-    /// Which log; ages of different ones say nothing about each other.
+    /// The log; ages of different logs cannot be compared.
     pub log: LogId,
-    /// How often it was raised.
+    /// How often it was raised, from 0.
     pub age: u64,
-    /// Drawn at the start that raised it to this age; 0 if it was not a start that did.
+    /// A number drawn at the start that raised it to this age; 0 if it was not raised by a start.
     #[serde(default)]
     pub start: u64,
 }

@@ -16,15 +16,15 @@ pub const OVERCOMMIT: u64 = 20;
 /// What placement knows of one disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskView {
-    /// The disk.
+    /// The number of the disk.
     pub disk: DiskId,
-    /// Its node.
+    /// The node that it belongs to.
     pub node: NodeId,
     /// Its node's name.
     pub node_name: String,
     /// Its node's labels (`rack`, `zone`, `region`, …).
     pub labels: BTreeMap<String, String>,
-    /// Its class.
+    /// The class of the disk.
     pub media: Media,
     /// Bytes it can hold.
     pub capacity: u64,
@@ -47,7 +47,7 @@ pub struct DiskView {
 pub struct Rejection {
     /// The node's name.
     pub node: String,
-    /// The disk.
+    /// The disk that was ruled out.
     pub disk: DiskId,
     /// The rule's name.
     pub rule: &'static str,
@@ -55,14 +55,14 @@ pub struct Rejection {
     pub why: String,
 }
 
-/// A placement that cannot be: what was needed, what was found, and every disk's reason.
+/// Why a placement is not possible: what was needed, what was found, and each disk's reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Replicas wanted.
+    /// How many replicas were asked for.
     pub wanted: u32,
     /// Failure domains that could hold one.
     pub found: u32,
-    /// The level.
+    /// The kind of failure domain that holds at most one replica.
     pub domain: FailureDomain,
     /// Every disk that was ruled out.
     pub rejections: Vec<Rejection>,

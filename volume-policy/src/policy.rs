@@ -39,7 +39,7 @@ impl Policy {
     }
 }
 
-/// What is left of a map when everything is taken out that says no more than its absence: `default`, and empty labels.
+/// A map without the entries that say no more than their absence: `default`, and empty labels.
 pub fn settled(attrs: &AttrMap) -> AttrMap {
     let says = |(k, v): &(&String, &String)| {
         if k.starts_with(LABEL_PREFIX) { !v.is_empty() } else { v.trim() != DEFAULT }
@@ -47,7 +47,7 @@ pub fn settled(attrs: &AttrMap) -> AttrMap {
     attrs.iter().filter(says).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
-/// May `old` become `old` with `change` laid over it, online? Returns the new map.
+/// The map `old` with `change` laid over it; refused if a volume cannot change so while it exists.
 pub fn change_online(old: &AttrMap, change: &AttrMap) -> Result<AttrMap, AttrError> {
     let mut new = old.clone();
     for (k, v) in change {
@@ -58,7 +58,7 @@ pub fn change_online(old: &AttrMap, change: &AttrMap) -> Result<AttrMap, AttrErr
     let (before, after) = (Policy::from_attrs(old)?, Policy::from_attrs(&new)?);
     for (key, to) in change {
         let Some(attr) = table::find(key) else { continue };
-        // What it means, not how it was said: the default may have been spelt out.
+        // Compare what the values mean, not how they are written: the default may have been spelt out.
         let means = |attrs: &AttrMap| crate::attributes::given(attr, attrs).ok().map(|v| (attr.check)(&v));
         if means(old) == means(&new) {
             continue;

@@ -1,12 +1,12 @@
-//! Space on a disk, as stores and coordinators reckon with it: what the store allocates, and how
-//! the wire says it.
+//! Space on a disk, as stores and coordinators count it: what the store allocates, and how it is encoded on the
+//! wire.
 
 use crate::{BlockRange, CHUNK_BLOCKS};
 
-/// Bytes of an allocation unit of the store: data takes whole ones.
+/// Bytes of an allocation unit of the store; data takes whole units.
 pub const UNIT_BYTES: u64 = 64 << 10;
 
-/// Chunks beyond which the wire says no number, only "plenty".
+/// From this number of chunk entries on the wire carries no number, only "plenty".
 const PLENTY: u64 = UNIT_BYTES - 1;
 
 /// An amount of what a store allocates. Data needs both: units for its bytes, and an entry for each
@@ -20,7 +20,7 @@ pub struct Space {
 }
 
 impl Space {
-    /// Nothing.
+    /// No space at all.
     pub const NONE: Space = Space { bytes: 0, chunks: 0 };
     /// More than any disk has.
     pub const ENDLESS: Space = Space { bytes: u64::MAX, chunks: u64::MAX };
@@ -35,11 +35,11 @@ impl Space {
         Space { bytes, chunks: range.end().0.div_ceil(CHUNK_BLOCKS) - range.start.0 / CHUNK_BLOCKS }
     }
 
-    /// Is there room for so much in it?
+    /// Is there room for `need` in it?
     pub fn covers(self, need: Space) -> bool {
         self.bytes >= need.bytes && self.chunks >= need.chunks
     }
-    /// Both together.
+    /// The sum of two amounts.
     pub fn plus(self, more: Space) -> Space {
         Space { bytes: self.bytes.saturating_add(more.bytes), chunks: self.chunks.saturating_add(more.chunks) }
     }
@@ -47,7 +47,7 @@ impl Space {
     pub fn minus(self, less: Space) -> Space {
         Space { bytes: self.bytes.saturating_sub(less.bytes), chunks: self.chunks.saturating_sub(less.chunks) }
     }
-    /// The larger of each.
+    /// The larger of both amounts, bytes and entries each by themselves.
     pub fn max(self, other: Space) -> Space {
         Space { bytes: self.bytes.max(other.bytes), chunks: self.chunks.max(other.chunks) }
     }

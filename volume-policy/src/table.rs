@@ -1,8 +1,9 @@
 //! The attribute table: the single source of every policy attribute's name, type, unit, default and help.
 //!
 //! CLI flags, help, `docs/attributes.md`, API checks and stored records are generated from it or pass
-//! attributes through as typed key/value. Adding one = a file in `attributes/`, its name in `attributes/mod.rs`, and the
-//! line that enforces it. Strict: an unknown key is refused with the nearest valid one.
+//! attributes through as typed key/value. Adding one = a file in `attributes/`, its name in
+//! `attributes/mod.rs`, and the line that enforces it. Strict: an unknown key is refused with the nearest
+//! valid one.
 
 use crate::attribute::{AttrError, Attribute, DEFAULT, LABEL_PREFIX};
 pub use crate::attributes::TABLE;
@@ -35,7 +36,8 @@ pub fn nearest(key: &str) -> Option<String> {
         .map(|a| {
             let row = distances(&wrong, a.key);
             let whole = row[a.key.len()];
-            // People type beginnings: the best match against any beginning of the key counts, the whole key breaks ties.
+            // People type beginnings: the best match against any beginning of the key counts, the whole key
+            // breaks ties.
             (row.get(3..).and_then(|r| r.iter().min()).copied().unwrap_or(whole), whole, a.key)
         })
         .min()

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// The unit of atomicity, checksum and version, in bytes.
 pub const BLOCK_SIZE: usize = 4096;
-/// [`BLOCK_SIZE`] for offsets.
+/// [`BLOCK_SIZE`] in the type of offsets.
 pub const BLOCK_BYTES: u64 = 4096;
 /// Blocks of a chunk.
 pub const CHUNK_BLOCKS: u64 = 256;
@@ -16,7 +16,7 @@ pub const SHARD_BYTES: u64 = 64 << 30;
 /// The largest volume: 1 PiB.
 pub const MAX_VOLUME_BYTES: u64 = 1 << 50;
 
-/// A point on the node's monotonic clock, in microseconds. Its zero means nothing.
+/// A point on the node's monotonic clock, in microseconds. Its zero is arbitrary.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct Tick(pub u64);
 
@@ -69,9 +69,9 @@ impl ChunkIx {
 /// A run of blocks. May be empty.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct BlockRange {
-    /// First block.
+    /// The first block of the range.
     pub start: BlockIx,
-    /// How many blocks.
+    /// The number of blocks.
     pub len: u32,
 }
 
@@ -100,7 +100,7 @@ impl BlockRange {
     pub fn end(self) -> BlockIx {
         BlockIx(self.start.0.saturating_add(u64::from(self.len)))
     }
-    /// Does it hold no block?
+    /// Is no block in the range?
     pub fn is_empty(self) -> bool {
         self.len == 0
     }
@@ -120,7 +120,7 @@ impl BlockRange {
     pub fn contains(self, other: BlockRange) -> bool {
         self.start <= other.start && other.end() <= self.end()
     }
-    /// The blocks both hold.
+    /// The blocks that are in both ranges.
     pub fn intersect(self, other: BlockRange) -> BlockRange {
         let start = self.start.max(other.start);
         let end = self.end().min(other.end());
@@ -171,8 +171,8 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     u64::try_from(exact).map_err(|_| format!("\"{text}\" is too large"))
 }
 
-/// A decimal number times its unit, exactly, rounded down to a whole; `None` if it is none. (Not by way of floating point: 1.001 s
-/// would become 1000999 µs.)
+/// A decimal number times its unit, exactly, rounded down to a whole; `None` if it is none. (Not by way of
+/// floating point: 1.001 s would become 1000999 µs.)
 fn decimal(num: &str, mult: u64) -> Option<u128> {
     let (whole, part) = num.split_once('.').unwrap_or((num, ""));
     let digits = |t: &str| t.bytes().all(|b| b.is_ascii_digit());
@@ -298,8 +298,8 @@ mod tests {
         assert_eq!(parse_duration_us("1"), Ok(1_000_000));
         assert_eq!(format_duration_us(600_000_000), "10m");
         assert!(parse_duration_us("1 fortnight").is_err());
-        // Exact, in both directions: by way of floating point the first was 8007999999999 (refused as no multiple of 4 KiB), the second
-        // 1000999, and the third was printed as 1.000s.
+        // Exact, in both directions: by way of floating point the first was 8007999999999 (refused as no
+        // multiple of 4 KiB), the second 1000999, and the third was printed as 1.000s.
         assert_eq!(parse_size("8.008TB"), Ok(8_008_000_000_000));
         assert_eq!(parse_duration_us("1.001s"), Ok(1_001_000));
         assert_eq!(parse_duration_us(&format_duration_us(1_000_002)), Ok(1_000_002));

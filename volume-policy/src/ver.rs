@@ -47,15 +47,16 @@ impl Epoch {
 
 /// The version of a block's last write. `Ver::ZERO` means never written.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Ver {
-    /// Compared first.
+    /// The term of the write; it is compared first.
     pub term: Term,
-    /// Compared second.
+    /// The number of the write in its term; it is compared second.
     pub seq: Seq,
 }
 
 impl Ver {
-    /// Never written.
+    /// The version of a block that was never written.
     pub const ZERO: Ver = Ver { term: Term(0), seq: Seq(0) };
 
     /// Builds a version from bare numbers.

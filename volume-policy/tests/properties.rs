@@ -1,4 +1,5 @@
-//! Properties of the vocabulary: what is printed is read back as what it was; placement keeps its promises for any inventory.
+//! Properties of the vocabulary: what is printed is read back as what it was; placement keeps its promises
+//! for any inventory.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_policy::attributes::{FailureDomain, Media};

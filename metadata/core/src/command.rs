@@ -1,475 +1,449 @@
-//! Every mutation of the cluster, versioned; its replies and refusals.
+//! Every mutation of the cluster.
 //!
-//! The encoding is JSON under an envelope with a version (`docs/wire.md`): rare, small, readable in the log. A node that meets an
-//! envelope newer than it knows stops: unknown fields ignored by one node and honoured by another would fork the state.
+//! The encoding is JSON under an [`Envelope`] with a version (`docs/wire.md`): rare, small, readable in the
+//! log. A field that a node does not know is refused: ignored by one node and honoured by another it would
+//! fork the state. New fields and new commands therefore come with a new version, which a cluster uses once
+//! all its nodes know it ([`Command::RaiseVersion`], decisions/0035).
+
+mod envelope;
+
+pub use envelope::*;
 
 use crate::record::{Addresses, DiskState, NodeMode, OwnLog, ScrubReport};
 use hf_policy::attributes::Media;
 use hf_policy::policy::AttrMap;
 use hf_policy::{
-    BootId, ClusterId, DiskId, DiskUuid, Epoch, Lineage, NodeId, RequestId, Rid, SessionId, StoreUuid, Term, Ver,
-    VolumeId,
+    BootId, ClusterId, DiskId, DiskUuid, Epoch, Lineage, NodeId, Rid, SessionId, StoreUuid, Term, Ver, VolumeId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The envelope version this code writes, and the newest it can apply. What a command of an older version means does not change.
-///
-/// New in 2: [`Command::Together`], [`Command::ReplaceUnmade`]; a volume can be attached while new shards of it are still to be made,
-/// which are part of it from the moment they are; refusals that can only be repeated are not kept; a disk that has failed is not
-/// failing again (docs/wire.md).
-pub const COMMAND_VERSION: u32 = 2;
-
-/// A command as it stands in the Raft log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Envelope {
-    /// [`COMMAND_VERSION`] of the writer.
-    pub v: u32,
-    /// For exactly-once: the same id gets the same outcome, applied once.
-    pub request: RequestId,
-    /// The proposer's wall clock, Unix milliseconds: for people only, never for decisions.
-    pub at_ms: u64,
-    /// What to do.
-    pub cmd: Command,
-}
-
-/// A command that could not be decoded.
-#[derive(Debug, thiserror::Error)]
-pub enum DecodeError {
-    /// Not our JSON.
-    #[error("a Raft command cannot be decoded: {0}")]
-    Json(#[from] serde_json::Error),
-    /// From the future.
-    #[error("a Raft command has version {0}, this node knows up to {COMMAND_VERSION}: upgrade this node")]
-    TooNew(u32),
-}
-
-impl Envelope {
-    /// To bytes.
-    pub fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
-        serde_json::to_vec(self)
-    }
-    /// From bytes.
-    pub fn decode(bytes: &[u8]) -> Result<Envelope, DecodeError> {
-        #[derive(Deserialize)]
-        struct Version {
-            v: u32,
-        }
-        let version: Version = serde_json::from_slice(bytes)?;
-        if version.v > COMMAND_VERSION {
-            return Err(DecodeError::TooNew(version.v));
-        }
-        Ok(serde_json::from_slice(bytes)?)
-    }
-}
-
-/// A job: something that goes on until it is done, and can be held.
+/// A job: work that goes on until it is done, and that an operator can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Job {
-    /// A node's drain.
+    /// The drain of a node.
     Node(NodeId),
-    /// A disk's drain.
+    /// The drain of a disk.
     Disk(DiskId),
-    /// Disks are evened out.
+    /// The rebalancing of the cluster's disks.
     Rebalance,
-    /// A volume's scrub.
+    /// The scrub of a volume.
     Scrub(VolumeId),
-    /// A replica is filled, caught up, or moved.
+    /// The filling, catching up or moving of a replica.
     Replica(Rid),
 }
 
-/// What one shard's coordinator wants of the record.
+/// A change that one shard's coordinator asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ShardChange {
-    /// Which shard.
+    /// Number of the shard in its volume.
     pub shard: u32,
-    /// What.
+    /// What its coordinator wants.
     pub what: ShardStep,
 }
 
-/// See the commands of the same names.
+/// The changes that [`Command::Together`] can carry; they mean what the commands of the same names do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ShardStep {
-    /// [`Command::Drop`].
+    /// Members leave: [`Command::Drop`].
     Drop {
-        /// Who.
+        /// The replicas that leave.
         rids: Vec<Rid>,
-        /// They hold every acknowledged write up to here.
+        /// A version up to which each of them holds every acknowledged write.
         base: Ver,
-        /// How far the journal of each one's disk had got, as it had last told the caller.
+        /// For each of them the position of its disk's journal, as it last told the caller; absent: not known.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         told: BTreeMap<Rid, u64>,
     },
-    /// [`Command::Add`].
+    /// A replica becomes a member: [`Command::Add`].
     Add {
-        /// Who.
+        /// The replica that it is about.
         rid: Rid,
-        /// The storage it has now.
+        /// The storage that it was filled in.
         store_uuid: StoreUuid,
     },
-    /// [`Command::Scrubbed`].
+    /// The shard is scrubbed: [`Command::Scrubbed`].
     Scrubbed {
-        /// Which scrub.
+        /// The scrub's id; one that is over is refused.
         id: u64,
-        /// What it met.
+        /// What the scrub of this shard met.
         report: ScrubReport,
     },
 }
 
-/// Every mutation. Commands about a volume name the epoch they were decided on.
+/// Every mutation of the cluster. Commands about a volume name the epoch on which they were decided.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Command {
     /// Names the cluster; the very first command.
     Init {
-        /// Random.
+        /// Drawn at random by the proposer.
         cluster: ClusterId,
-        /// For people.
+        /// The cluster's name, for people.
         name: String,
     },
     /// Adds a node, or updates the one with this uuid.
     PutNode {
-        /// Unique.
+        /// Unique among nodes, chosen by the operator.
         name: String,
-        /// The number it was given before; none when it joins. Who was removed meanwhile must not come back as a new one.
+        /// The number that the node was given before; none when it joins. With a number it must be on record:
+        /// a node that was removed meanwhile must not come back as a new one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         node: Option<NodeId>,
-        /// Of its data directory.
+        /// Made once for the node's data directory.
         uuid: BootId,
-        /// Where it is reached.
+        /// The addresses at which the node is reached.
         addr: Addresses,
         /// Topology and free labels.
         labels: std::collections::BTreeMap<String, String>,
-        /// Release.
+        /// The release that the node runs, for people.
         version: String,
-        /// What its metadata log says of itself, once it has one.
+        /// What the node's metadata log says of itself; empty before the node has one.
         #[serde(default)]
         log: Box<OwnLog>,
     },
     /// Adds a disk, or updates the one with this uuid.
     PutDisk {
-        /// Whose.
+        /// The node whose disk it is.
         node: NodeId,
         /// From its superblock.
         uuid: DiskUuid,
-        /// Where on its node.
+        /// Directory or device on its node, for people.
         path: String,
-        /// Class.
+        /// The class of the disk; never `any`.
         media: Media,
         /// Bytes for data.
         capacity: u64,
     },
     /// Records a disk's health.
     SetDiskState {
-        /// Which.
+        /// The disk that it is about.
         disk: DiskId,
-        /// Its health.
+        /// The health to be recorded.
         state: DiskState,
     },
     /// Creates a volume with replicas on these disks (decided by [`crate::plan`]).
     CreateVolume {
-        /// Unique.
+        /// Unique among volumes, chosen by the operator.
         name: String,
-        /// Checked attributes.
+        /// Attributes in normal form, checked by the proposer.
         attrs: AttrMap,
-        /// Random.
+        /// Drawn at random by the proposer.
         lineage: Lineage,
-        /// Per shard: the disks.
+        /// For each shard the disks that get a replica.
         shards: Vec<Vec<DiskId>>,
     },
     /// Deletes a detached volume; its replicas become tombstones.
     DeleteVolume {
-        /// Which.
+        /// The volume that it is about.
         vol: VolumeId,
-        /// Compare-and-set.
+        /// Compare-and-set: the record's epoch when this was decided.
         epoch: Epoch,
     },
     /// Changes attributes (grow included; a grown volume may need more shards).
     SetPolicy {
-        /// Which.
+        /// The volume that it is about.
         vol: VolumeId,
-        /// Compare-and-set.
+        /// Compare-and-set: the record's epoch when this was decided.
         epoch: Epoch,
-        /// What changes.
+        /// The attributes that change, with their new values.
         change: AttrMap,
-        /// Disks of shards that are new.
+        /// For each shard that growth adds the disks that get a replica.
         new_shards: Vec<Vec<DiskId>>,
     },
     /// A node has initialised a replica's storage.
     ReplicaMade {
         /// Of which volume.
         vol: VolumeId,
-        /// Which replica.
+        /// The replica that it is about.
         rid: Rid,
-        /// What it was initialised with.
+        /// The identity of the storage, drawn by the node.
         store_uuid: StoreUuid,
     },
     /// A node has deleted a removed replica's data.
     ReplicaGone {
-        /// Which replica.
+        /// The replica that it is about.
         rid: Rid,
     },
-    /// Gives the volume to a node: a new term.
+    /// Gives the volume to a node, under a new term.
     Attach {
-        /// Which.
+        /// The volume that it is about.
         vol: VolumeId,
-        /// Compare-and-set.
+        /// Compare-and-set: the record's epoch when this was decided.
         epoch: Epoch,
-        /// To whom.
+        /// The node that gets the volume.
         node: NodeId,
-        /// The attachment.
+        /// The id of the new attachment, drawn by the node.
         session: SessionId,
-        /// Take it from its present coordinator, which is dead or told to let go.
+        /// Take the volume from its present coordinator, which is dead or told to let go.
         steal: bool,
-        /// Only to look after its replicas.
+        /// The node only looks after the volume's replicas; it exports nothing.
         #[serde(default)]
         maintenance: bool,
     },
-    /// The coordinator has drained and lets go.
+    /// The coordinator has answered every request and lets the volume go.
     Detach {
-        /// Which.
+        /// The volume that it is about.
         vol: VolumeId,
-        /// Must be the present attachment.
+        /// The attachment that ends; it must be the present one.
         session: SessionId,
     },
-    /// The coordinator reached service (status only).
+    /// The coordinator has taken over and serves: every replica in sync has promised its term.
     Activated {
-        /// Which.
+        /// The volume that it is about.
         vol: VolumeId,
-        /// Its term.
+        /// The term that is served now.
         term: Term,
     },
-    /// Takes members out of the in-sync set. An empty list is a no-op bump that resolves an unknown `Add`.
+    /// Takes members out of the in-sync set. With an empty list it only raises the epoch, so that an `Add`
+    /// whose outcome is unknown is refused from then on.
     Drop {
-        /// Which volume.
+        /// The volume that it is about.
         vol: VolumeId,
-        /// Which shard.
+        /// Number of the shard in its volume.
         shard: u32,
-        /// Compare-and-set.
+        /// Compare-and-set: the record's epoch when this was decided.
         epoch: Epoch,
-        /// The caller's.
+        /// The caller's term; it must be the record's.
         term: Term,
-        /// Who.
+        /// The replicas that leave.
         rids: Vec<Rid>,
-        /// They hold every acknowledged write up to here.
+        /// A version up to which each of them holds every acknowledged write.
         base: Ver,
-        /// How far the journal of each one's disk had got, as it had last told the caller.
+        /// For each of them the position of its disk's journal, as it last told the caller; absent: not known.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         told: BTreeMap<Rid, u64>,
     },
-    /// What the coordinators of several shards of one volume want, all decided on one record: each change is done or refused by itself,
-    /// and the epoch is raised once. Refused only if every change is.
+    /// Changes of several shards of one volume, all decided on one record. Each is done or refused by itself,
+    /// and the epoch is raised once. The command is refused only if every change is.
     Together {
-        /// Which volume.
+        /// The volume that it is about.
         vol: VolumeId,
-        /// Compare-and-set.
+        /// Compare-and-set: the record's epoch when this was decided.
         epoch: Epoch,
-        /// The caller's.
+        /// The caller's term; it must be the record's.
         term: Term,
-        /// At most one of each shard.
+        /// The changes, at most one of each shard.
         changes: Vec<ShardChange>,
     },
-    /// Replaces a replica of a shard that is not part of the volume yet, because its node does not make it: nothing was ever written
-    /// there.
+    /// Replaces a replica that its node does not make, in a shard that is not part of the volume yet: nothing was ever
+    /// written there.
     ReplaceUnmade {
-        /// Which volume.
+        /// The volume that it is about.
         vol: VolumeId,
-        /// Which shard.
+        /// Number of the shard in its volume.
         shard: u32,
-        /// Compare-and-set.
+        /// Compare-and-set: the record's epoch when this was decided.
         epoch: Epoch,
-        /// Who.
+        /// The replica that it is about.
         rid: Rid,
-        /// Where the new one goes. Without a place the replica leaves the in-sync set, and the shard begins with the others.
+        /// The disk of the new replica. None: the old one leaves the in-sync set, and the shard begins with the others.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         disk: Option<DiskId>,
     },
-    /// Out → Syncing.
+    /// A replica that is out begins to be caught up.
     SyncStart {
-        /// Which volume.
+        /// The volume that it is about.
         vol: VolumeId,
-        /// Which shard.
+        /// Number of the shard in its volume.
         shard: u32,
-        /// Compare-and-set.
+        /// Compare-and-set: the record's epoch when this was decided.
         epoch: Epoch,
-        /// The caller's.
+        /// The caller's term; it must be the record's.
         term: Term,
-        /// Who.
+        /// The replica that it is about.
         rid: Rid,
-        /// Which sync.
+        /// The id of the sync, drawn by the coordinator.
         sync_id: u64,
     },
-    /// Syncing → InSync.
+    /// A replica that was caught up becomes a member of the in-sync set.
     Add {
-        /// Which volume.
+        /// The volume that it is about.
         vol: VolumeId,
-        /// Which shard.
+        /// Number of the shard in its volume.
         shard: u32,
-        /// Compare-and-set.
+        /// Compare-and-set: the record's epoch when this was decided.
         epoch: Epoch,
-        /// The caller's.
+        /// The caller's term; it must be the record's.
         term: Term,
-        /// Who.
+        /// The replica that it is about.
         rid: Rid,
-        /// The storage it has now.
+        /// The storage that it was filled in.
         store_uuid: StoreUuid,
     },
-    /// A new replica, Out with base 0.
+    /// Adds a replica that holds nothing yet: it is out, with base 0.
     AddReplica {
-        /// Which volume.
+        /// The volume that it is about.
         vol: VolumeId,
-        /// Which shard.
+        /// Number of the shard in its volume.
         shard: u32,
-        /// Compare-and-set.
+        /// Compare-and-set: the record's epoch when this was decided.
         epoch: Epoch,
-        /// Where.
+        /// The disk that is to hold it.
         disk: DiskId,
     },
     /// Marks a replica as not wanted where it is.
     Leave {
-        /// Which volume.
+        /// The volume that it is about.
         vol: VolumeId,
-        /// Which shard.
+        /// Number of the shard in its volume.
         shard: u32,
-        /// Compare-and-set.
+        /// Compare-and-set: the record's epoch when this was decided.
         epoch: Epoch,
-        /// Who.
+        /// The replica that it is about.
         rid: Rid,
     },
-    /// Says what is wanted of a node.
+    /// Records what the operator wants of a node.
     SetNodeMode {
-        /// Which.
+        /// The node that it is about.
         node: NodeId,
-        /// What.
+        /// The mode that it gets.
         mode: NodeMode,
     },
     /// Forgets a node that holds nothing any more.
     RemoveNode {
-        /// Which.
+        /// The node that it is about.
         node: NodeId,
     },
     /// Moves a disk's replicas elsewhere, or stops doing so.
     SetDiskDraining {
-        /// Which.
+        /// The disk that it is about.
         disk: DiskId,
-        /// Yes or no.
+        /// True: move them. False: stop.
         draining: bool,
     },
-    /// Holds a job, or lets it go on. What was begun of it is finished, but a copy is not.
+    /// Holds a job, or lets it go on. Steps that are under way complete, except copies, which stop.
     #[serde(alias = "pause_drain")]
     PauseJob {
-        /// Which.
+        /// The job to be held or let go on.
         of: Job,
-        /// Hold it.
+        /// True: hold it. False: let it go on.
         paused: bool,
     },
     /// Forgets a disk that holds nothing any more.
     RemoveDisk {
-        /// Which.
+        /// The disk that it is about.
         disk: DiskId,
     },
     /// Stops or resumes making and moving replicas, for the whole cluster.
     PauseRebuild {
-        /// Stop.
+        /// True: stop. False: resume.
         paused: bool,
     },
     /// Moves a replica elsewhere, or leaves it where it is after all.
     Move {
-        /// Which volume.
+        /// The volume that it is about.
         vol: VolumeId,
-        /// Which shard.
+        /// Number of the shard in its volume.
         shard: u32,
-        /// Compare-and-set.
+        /// Compare-and-set: the record's epoch when this was decided.
         epoch: Epoch,
-        /// Who.
+        /// The replica that it is about.
         rid: Rid,
-        /// Yes or no.
+        /// True: move it. False: leave it where it is.
         moving: bool,
     },
-    /// Begins or ends to move replicas from full disks to empty ones.
+    /// Begins or ends a rebalancing, which moves replicas from full disks to empty ones.
     Rebalance {
-        /// Begin.
+        /// True: begin. False: end.
         on: bool,
     },
     /// Begins a scrub of a volume, or ends it.
     Scrub {
-        /// Which volume.
+        /// The volume that it is about.
         vol: VolumeId,
-        /// Compare-and-set.
+        /// Compare-and-set: the record's epoch when this was decided.
         epoch: Epoch,
-        /// Begin.
+        /// True: begin. False: give the present one up.
         on: bool,
     },
-    /// A coordinator is through with a shard's scrub.
+    /// A coordinator has scrubbed its shard.
     Scrubbed {
-        /// Which volume.
+        /// The volume that it is about.
         vol: VolumeId,
-        /// Which shard.
+        /// Number of the shard in its volume.
         shard: u32,
-        /// Compare-and-set.
+        /// Compare-and-set: the record's epoch when this was decided.
         epoch: Epoch,
-        /// The caller's.
+        /// The caller's term; it must be the record's.
         term: Term,
-        /// Which scrub.
+        /// The scrub's id; one that is over is refused.
         id: u64,
-        /// What it met.
+        /// What the scrub of this shard met.
         report: ScrubReport,
     },
     /// How many nodes should vote on metadata: 1, 3 or 5.
     SetVoters {
-        /// So many.
+        /// The number of voters that is aimed at.
         voters: usize,
     },
     /// Removes a replica that is not in-sync.
     RemoveReplica {
-        /// Which volume.
+        /// The volume that it is about.
         vol: VolumeId,
-        /// Which shard.
+        /// Number of the shard in its volume.
         shard: u32,
-        /// Compare-and-set.
+        /// Compare-and-set: the record's epoch when this was decided.
         epoch: Epoch,
-        /// Who.
+        /// The replica that it is about.
         rid: Rid,
     },
-    /// The last resort: one replica becomes the truth, under a new lineage.
+    /// The last resort: one replica becomes the only member of the in-sync set, under a new lineage.
     ForceInsync {
-        /// Which volume.
+        /// The volume that it is about.
         vol: VolumeId,
-        /// Which shard.
+        /// Number of the shard in its volume.
         shard: u32,
-        /// Compare-and-set.
+        /// Compare-and-set: the record's epoch when this was decided.
         epoch: Epoch,
-        /// Who.
+        /// The replica that it is about.
         rid: Rid,
-        /// Random.
+        /// Drawn at random by the proposer.
         lineage: Lineage,
-        /// Who ordered it.
+        /// The operator who ordered it, for the event.
         operator: String,
-        /// And why.
+        /// Why it was ordered, for the event.
         reason: String,
     },
     /// Records a snapshot that every member holds.
     SnapAdd {
-        /// Which volume.
+        /// The volume that it is about.
         vol: VolumeId,
-        /// Compare-and-set.
+        /// Compare-and-set: the record's epoch when this was decided.
         epoch: Epoch,
-        /// The caller's.
+        /// The caller's term; it must be the record's.
         term: Term,
-        /// Number.
+        /// Number of the snapshot, above all of the volume's.
         id: u64,
-        /// Per shard.
+        /// For each shard the last version that the snapshot holds.
         cuts: Vec<Ver>,
     },
     /// Forgets a snapshot.
     SnapDel {
-        /// Which volume.
+        /// The volume that it is about.
         vol: VolumeId,
-        /// Compare-and-set.
+        /// Compare-and-set: the record's epoch when this was decided.
         epoch: Epoch,
-        /// Number.
+        /// Number of the snapshot to be forgotten.
         id: u64,
     },
+    /// Raises the version by which commands are encoded and applied, by one. There is no way back: from then
+    /// on every node must know it. The leader proposes it only while every node has told that it does.
+    RaiseVersion {
+        /// The new version: one more than the present one.
+        to: u32,
+    },
+}
+
+impl Command {
+    /// The first envelope version that has this command.
+    pub fn since(&self) -> u32 {
+        match self {
+            Command::Together { .. } | Command::ReplaceUnmade { .. } | Command::RaiseVersion { .. } => 2,
+            _ => 1,
+        }
+    }
 }

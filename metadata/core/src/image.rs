@@ -8,28 +8,28 @@ const MAGIC: &str = "holdfast-cluster-image ";
 /// The image version this code writes, and the newest it can read.
 pub const IMAGE_VERSION: u32 = 1;
 
-/// An image that cannot be read.
+/// Why an image cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// Not an image.
+    /// The bytes do not begin as an image does.
     #[error("not a Holdfast cluster image")]
     Magic,
-    /// From the future.
+    /// The image was written by a later release.
     #[error("the cluster image has version {0}, this node knows up to {IMAGE_VERSION}: upgrade this node")]
     TooNew(u32),
-    /// Damaged.
+    /// The JSON is damaged, has unknown fields, or is of a later version of the record.
     #[error("the cluster image is damaged: {0}")]
     Json(#[from] serde_json::Error),
 }
 
-/// To bytes.
+/// Encodes a state; equal states have equal bytes.
 pub fn encode(state: &ClusterState) -> Result<Vec<u8>, ImageError> {
     let mut out = format!("{MAGIC}{IMAGE_VERSION}\n").into_bytes();
     serde_json::to_writer(&mut out, state)?;
     Ok(out)
 }
 
-/// From bytes.
+/// Decodes a state that [`encode`] has encoded.
 pub fn decode(bytes: &[u8]) -> Result<ClusterState, ImageError> {
     let rest = bytes.strip_prefix(MAGIC.as_bytes()).ok_or(ImageError::Magic)?;
     let end = rest.iter().take(12).position(|b| *b == b'\n').ok_or(ImageError::Magic)?;

@@ -1,8 +1,9 @@
 //! The cluster's records and commands as a pure, deterministic state machine.
 //!
-//! `ClusterState::apply(envelope) -> Outcome` is the only way a record changes; planning happens before a command is
-//! proposed, so commands carry decisions. Every success raises the revision; every change of a volume
-//! record raises its epoch (protocol §3). No clock, I/O or randomness: wall-clock time and fresh ids travel in the command.
+//! `ClusterState::apply(envelope) -> Outcome` is the only way a record changes; planning happens before a
+//! command is proposed, so commands carry decisions. Every success raises the revision; every change of a
+//! volume record raises its epoch (protocol §3). No clock, I/O or randomness: wall-clock time and fresh ids
+//! travel in the command.
 //!
 //! | module | decides |
 //! | --- | --- |
@@ -11,7 +12,7 @@
 //! | [`command`] | every mutation |
 //! | [`outcome`] | what a command replies, and why it is refused |
 //! | [`apply`] | what each command does, and when it is refused |
-//! | [`plan`] | what the leader decides before it proposes: placement of new volumes and shards, repair, scrubs, rebalancing |
+//! | [`plan`] | what the leader decides before it proposes: placement, repair, scrubs, rebalancing |
 //! | [`limits`] | how many replicas are filled at once |
 //! | [`mutant`] | rules broken on purpose, for the mutation test |
 //! | [`image`] | the snapshot encoding, versioned |
@@ -28,7 +29,7 @@ pub mod plan;
 pub mod record;
 pub mod view;
 
-pub use command::{Command, Envelope};
+pub use command::{Command, Envelope, Logged};
 pub use outcome::{Outcome, Refusal, Reply};
 pub use record::*;
 pub use view::Delta;

@@ -1,8 +1,9 @@
-//! How many replicas are filled or caught up at once, in the whole cluster and on one disk: the return of a node, or the loss of a
-//! third of them, must cause no storm.
+//! How many replicas are filled or caught up at once, in the whole cluster and on one disk: the return of a
+//! node, or the loss of a third of the nodes, must not load all disks and links at the same time.
 //!
-//! The leader decides it when a coordinator wants to begin (`SyncStart`): it alone sees all of them. Who is refused asks again a little
-//! later. What the leader counts is what it was told, so it may be wrong for a moment; nothing but speed hangs on it.
+//! The leader decides it when a coordinator wants to begin a sync (`SyncStart`), because only the leader sees
+//! all syncs. A coordinator that is refused asks again a little later. The leader counts what it was told, so
+//! its count may be wrong for a moment; only speed depends on it.
 
 use crate::command::Command;
 use crate::outcome::Refusal;
@@ -14,23 +15,23 @@ use std::collections::BTreeSet;
 pub const SYNCS_PER_NODE: usize = 2;
 /// Syncs at once that one disk receives.
 pub const SYNCS_PER_DISK: usize = 2;
-/// Of those that clients wait for so many more: they need not wait for others to end, but all of them at once would only keep each other
-/// from ending.
+/// Syncs that clients wait for, per node or disk, in addition to the others: they need not wait for others to
+/// end, but all of them at once would only slow each other down.
 pub const URGENT: usize = 2;
 
-/// A sync that goes on, as far as the leader knows.
+/// A sync that is under way, as far as the leader knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Going {
-    /// Which volume.
+    /// The volume of the shard.
     pub vol: VolumeId,
-    /// Which shard.
+    /// Number of the shard in its volume.
     pub shard: u32,
-    /// Who receives.
+    /// The replica that is being filled.
     pub rid: Rid,
 }
 
 impl Going {
-    /// What a command would begin.
+    /// The sync that a command would begin, if it is a `SyncStart`.
     pub fn of(cmd: &Command) -> Option<Going> {
         match cmd {
             Command::SyncStart { vol, shard, rid, .. } => Some(Going { vol: *vol, shard: *shard, rid: *rid }),
@@ -38,15 +39,15 @@ impl Going {
         }
     }
 
-    /// The disk that receives, if the record says that it still has something to receive, and somebody can send it: what nobody can fill
-    /// now takes no place.
+    /// The disk that receives; none if the replica is in sync already, or no node that holds its data is up:
+    /// a sync that cannot run takes no place.
     fn receiver(&self, state: &ClusterState, up: &BTreeSet<NodeId>) -> Option<DiskId> {
         let s = state.volumes.get(&self.vol)?.shards.get(self.shard as usize)?;
         let source = s.replicas.values().any(|r| r.in_sync() && up.contains(&r.node));
         s.replicas.get(&self.rid).filter(|r| source && !r.in_sync()).map(|r| r.disk)
     }
 
-    /// Do clients wait for it: are fewer replicas in sync than writes need?
+    /// Do clients wait for it? They do while fewer replicas are in sync than a write needs.
     fn is_urgent(&self, state: &ClusterState) -> bool {
         state.volumes.get(&self.vol).is_some_and(|v| {
             let in_sync = v.shards.get(self.shard as usize).map_or(0, |s| s.in_sync().len());
@@ -54,7 +55,7 @@ impl Going {
         })
     }
 
-    /// Is it on record that it has begun?
+    /// Does the record say that it has begun?
     pub fn is_recorded(&self, state: &ClusterState) -> bool {
         let shard = state.volumes.get(&self.vol).and_then(|v| v.shards.get(self.shard as usize));
         let replica = shard.and_then(|s| s.replicas.get(&self.rid));
@@ -62,11 +63,12 @@ impl Going {
     }
 }
 
-/// May `want` begin beside those that go on, with these nodes up?
+/// May `want` begin beside the syncs that are under way, with these nodes up?
 pub fn room(state: &ClusterState, going: &[Going], up: &BTreeSet<NodeId>, want: Going) -> Result<(), Refusal> {
+    // Lawful: it takes no place, because nobody can send now or nothing is left to receive.
     let Some(disk) = want.receiver(state, up) else { return Ok(()) };
     let urgent = want.is_urgent(state);
-    // One that clients wait for has only others of that kind before it.
+    // A sync that clients wait for is counted against others of that kind only.
     let before = going.iter().filter(|g| **g != want && (!urgent || g.is_urgent(state)));
     let others: Vec<DiskId> = before.filter_map(|g| g.receiver(state, up)).collect();
     let per_disk = if urgent { URGENT } else { SYNCS_PER_DISK };

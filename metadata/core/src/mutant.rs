@@ -1,26 +1,30 @@
 //! Rules broken on purpose, one at a time, to see whether the simulator notices (docs/hazards.md).
 //!
-//! Not here are rules that another one shields, so that breaking them alone changes nothing that can be seen: the check of the
-//! session within a term (a term is given to one session), of the boot id (leases outlast a restart, and an acknowledgement stays
-//! true), of the promise being durable before the term is served, of a change's term (its epoch is older too), of the term when an answer leaves (the store keeps order), and of a base
-//! that is too high (a replica that holds less than its base says takes itself for put back, and is compared as a whole), and of what a
-//! target that was not asked has there (a copy is never newer than a live write).
+//! Rules that another one shields are missing, because breaking them alone changes nothing that can be seen:
+//! the check of the session within a term (a term is given to one session), of the boot id (leases outlast a
+//! restart, and an acknowledgement stays true), of the promise being durable before the term is served, of a
+//! change's term (its epoch is older too), of the term when an answer leaves (the store keeps order), and of
+//! a base that is too high (a replica that holds less than its base says takes itself for put back, and is
+//! compared as a whole), and of what a target that was not asked has there (a copy is never newer than a live
+//! write).
 //!
-//! Others are too rare for random walks and have tests of their own: that a lease counts from when it was asked for, and that a
-//! replica lets nobody in right after a restart (replication/core/tests/regressions.rs); that who promised a term does not yet hold what came
-//! before it (testdata/replica_identity.txt); what becomes of bad blocks in a
-//! take-over (takeover.rs) and in a sync (sync/copy.rs); that only the version that was lost mends a block (chunk-store/tests/faults.rs);
-//! that what a disk that lost a write still has is not passed off for what is bad elsewhere (replication/core/tests/damage.rs).
+//! Others are too rare for random walks and have tests of their own: that a lease counts from when it was
+//! asked for, and that a replica lets nobody in right after a restart
+//! (replication/core/tests/regressions.rs); that who promised a term does not yet hold what came before it
+//! (testdata/replica_identity.txt); what becomes of bad blocks in a take-over (takeover/compare.rs) and in a sync
+//! (sync/copy.rs); that only the version that was lost mends a block (chunk-store/tests/faults.rs); that what
+//! a disk that lost a write still has is not passed off for what is bad elsewhere
+//! (replication/core/tests/damage.rs).
 //!
-//! Only with the cargo feature `mutants` can one be switched on, per thread; without it every question is a constant `false`
-//! and no trace of this is in the daemon.
+//! Only with the cargo feature `mutants` can one be switched on, per thread; without it every question is a
+//! constant `false` and no trace of this is in the daemon.
 
 macro_rules! mutants {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// A broken rule.
+        /// A rule that can be broken.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Mutant { $($(#[$doc])* $name),* }
-        /// All of them.
+        /// All rules that can be broken.
         pub const ALL: &[Mutant] = &[$(Mutant::$name),*];
     };
 }
@@ -48,7 +52,7 @@ mutants! {
     FlushWaits,
     /// What is written to a part of a block makes the rest of it zero.
     EdgesForgotten,
-    /// Who leaves is synced again when it has left.
+    /// A replica that leaves is synced again when it has left.
     SyncsWhoLeaves,
     /// One acknowledgement is enough.
     AckByOne,
@@ -130,23 +134,26 @@ mutants! {
     UnmadeStays,
     /// A replica of a shard that is served is replaced by one that holds nothing.
     ReplacesServed,
-    /// Of several shards' changes in one command those behind a refused one are forgotten.
+    /// In a command with changes of several shards, the changes behind a refused one are forgotten.
     TogetherStopsAtRefusal,
-    /// Of several shards' changes in one command a drop may empty a set.
+    /// In a command with changes of several shards, a drop may empty a set.
     TogetherDropsLast,
     /// Refusals push outcomes out of the table that makes requests exactly-once.
     KeepsRefusals,
+    /// The bytes that the target of a sync is behind are counted up and never down. Nobody sees it but the assertions.
+    BehindNeverFalls,
     /// A disk that has failed for good is recorded as only failing when that report comes late.
     FailingForgetsFailed,
 }
 
-/// Rules of links, on which the simulator's messages do not depend: `replication/core/tests/links.rs` breaks each of them.
+/// Rules of links, on which the simulator's messages do not depend: `replication/core/tests/links.rs` breaks
+/// each of them.
 pub const OF_LINKS: &[Mutant] = &[Mutant::CreditIgnored, Mutant::AnswersWithoutRoom, Mutant::QueueIsSilence];
 
-/// Those that concern volumes of several shards: the simulator of growth notices them (tests/tests/growth.rs).
+/// Rules that concern volumes of several shards: the simulator of growth notices them (tests/tests/growth.rs).
 pub const GROWTH: &[Mutant] = &[Mutant::PartBeforeMade, Mutant::PartSinceAsked, Mutant::UnmadeStays];
 
-/// Those that only the record shows (metadata/core/tests/rules.rs).
+/// Rules that only the record shows (metadata/core/tests/rules.rs).
 pub const RECORD: &[Mutant] = &[
     Mutant::ReplacesServed,
     Mutant::TogetherStopsAtRefusal,
@@ -172,7 +179,7 @@ pub fn is(m: Mutant) -> bool {
     ACTIVE.with(|a| a.get() == Some(m))
 }
 
-/// Is this rule broken now? Never.
+/// Is this rule broken now? Without the feature no rule ever is.
 #[cfg(not(feature = "mutants"))]
 #[inline(always)]
 pub const fn is(_: Mutant) -> bool {

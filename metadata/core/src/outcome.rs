@@ -1,13 +1,13 @@
-//! What commands come to.
+//! The outcome of a command: a reply, or a refusal with its reason.
 
 use hf_policy::{DiskId, Fate, HasFate, NodeId, Term, VolumeId};
 use serde::{Deserialize, Serialize};
 
 /// What a command returns when it was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Reply {
-    /// Done, nothing to say.
+    /// The command was done, and has nothing to return.
     Done,
     /// A node's number.
     Node(NodeId),
@@ -21,70 +21,71 @@ pub enum Reply {
 
 /// Why a command was refused. Nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Refusal {
-    /// The record moved on since the decision was made; look again and decide again.
+    /// The record has changed since the command was decided: read it and decide again.
     #[error("the volume's record changed meanwhile (epoch is {now}); try again")]
     EpochMismatch {
-        /// The record's.
+        /// The record's epoch.
         now: u64,
     },
-    /// A newer attachment exists.
+    /// A newer attachment exists: the caller is fenced.
     #[error("fenced: the volume's term is {now}, the caller's is older")]
     StaleTerm {
-        /// The record's.
+        /// The record's term.
         now: u32,
     },
-    /// Would leave no holder of the acknowledged data.
+    /// It would leave no replica that holds every acknowledged write.
     #[error("refused: it would leave no in-sync replica")]
     LastReplica,
-    /// Attached elsewhere.
+    /// The volume is attached to another node.
     #[error("volume {volume} is attached on node {node}; detach it there, or attach with --force if that node is gone")]
     Attached {
-        /// The volume.
+        /// Name of the volume.
         volume: String,
-        /// Where.
+        /// Name of the node that has it.
         node: String,
     },
-    /// Not attached (by that session).
+    /// The volume is not attached, or not by this session.
     #[error("the volume is not attached by this session")]
     NotAttached,
-    /// Its replicas are being made.
+    /// The volume's replicas are still being made.
     #[error("volume {0}: its replicas are still being created on their nodes; try again in a moment")]
     NotReady(String),
-    /// A name that is taken.
+    /// The name is taken.
     #[error("{kind} \"{name}\" exists already; choose another name")]
     Exists {
-        /// Of what.
+        /// What it names: `volume`, `node`, `disk`, …
         kind: String,
-        /// Which.
+        /// The name or number.
         name: String,
     },
-    /// Nothing of that name or number.
+    /// Nothing has this name or number.
     #[error("no {kind} {name}")]
     NotFound {
-        /// Of what.
+        /// What it names: `volume`, `node`, `disk`, …
         kind: String,
-        /// Which.
+        /// The name or number.
         name: String,
     },
-    /// Protected.
+    /// The volume's policy says that it must not be deleted.
     #[error("volume {0} is sticky; set sticky=false before deleting it")]
     Sticky(String),
-    /// The present state does not allow it, or leaves nothing to do.
+    /// The present state does not allow it, or there is nothing to do.
     #[error("{0}")]
     State(String),
-    /// As much of it goes on as may at once: to be asked again a little later.
+    /// As many are under way as may be at once: ask again a little later.
     #[error("not now: {0}")]
     Busy(String),
-    /// Wrong in itself.
+    /// The command is wrong whatever the state.
     #[error("{0}")]
     Invalid(String),
 }
 
 impl Refusal {
-    /// Can the same command only be refused again, whenever it is applied once more? Epochs and terms only grow, and what was refused at
-    /// an epoch is refused at it again. Such a refusal need not be kept to be true.
+    /// Would the same command be refused again whenever it is applied? Epochs and terms only grow, and what
+    /// was refused at an epoch is refused at it again, so such a refusal need not be kept for a repeated
+    /// request.
     pub fn is_final(&self) -> bool {
         match self {
             Refusal::EpochMismatch { .. }
@@ -119,5 +120,5 @@ impl HasFate for Refusal {
     }
 }
 
-/// A command's outcome; also what a repeated request gets.
+/// The outcome of a command. A repeated request gets the stored one.
 pub type Outcome = Result<Reply, Refusal>;

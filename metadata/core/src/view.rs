@@ -1,13 +1,15 @@
-//! Watch deltas: what changed between two revisions, so that a node that follows can miss any number of messages.
+//! Watch deltas: what changed between two revisions. A follower may miss any number of messages: it asks
+//! again from its own revision.
 
 use crate::record::records::shared;
+use crate::record::state::{first_version, known_version};
 use crate::record::*;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Everything that changed in `(from, to]`, or the whole state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Delta {
     /// Apply on top of revision `from`.
     Changes {
@@ -15,23 +17,23 @@ pub enum Delta {
         from: u64,
         /// Its revision afterwards.
         to: u64,
-        /// Changed or new.
+        /// Nodes that are new or have changed.
         #[serde(with = "shared")]
         nodes: Vec<Arc<NodeRecord>>,
-        /// Changed or new.
+        /// Disks that are new or have changed.
         #[serde(with = "shared")]
         disks: Vec<Arc<DiskRecord>>,
-        /// Changed or new.
+        /// Volumes that are new or have changed.
         #[serde(with = "shared")]
         volumes: Vec<Arc<VolumeRecord>>,
-        /// New.
+        /// Tombstones that are new.
         #[serde(with = "shared")]
         tombstones: Vec<Arc<Tombstone>>,
-        /// Gone.
+        /// What was removed.
         removed: Vec<Removed>,
-        /// New.
+        /// Events that are new.
         events: Vec<Event>,
-        /// As they are now; absent from leaders of before it was told.
+        /// Settings as they are now; absent in deltas of older leaders.
         #[serde(default)]
         settings: Option<Settings>,
     },
@@ -39,26 +41,30 @@ pub enum Delta {
     Whole(Box<ClusterState>),
 }
 
-/// What holds for the whole cluster and changes: so few that all of it is told with every delta.
+/// Settings of the whole cluster. They are so few that every delta carries all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Nodes that should vote.
+    /// How many nodes should vote on metadata.
     pub voters: usize,
-    /// Replicas are neither made nor moved.
+    /// Replicas are neither made nor moved now.
     pub rebuild_paused: bool,
-    /// Disks are being evened out.
+    /// A rebalancing is under way.
     pub rebalancing: bool,
-    /// That is held.
+    /// The rebalancing is held by an operator.
     pub rebalance_paused: bool,
+    /// The version by which commands are encoded and applied; absent in deltas of older leaders.
+    #[serde(default = "first_version", deserialize_with = "known_version")]
+    pub version: u32,
 }
 
-/// A delta that does not fit the follower's revision; it asks again from its own.
+/// A delta does not build on the follower's revision; the follower asks again from its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a change from revision {delta} does not follow revision {here}")]
 pub struct Gap {
-    /// The follower's.
+    /// The follower's revision.
     pub here: u64,
-    /// The delta's.
+    /// The revision on which the delta builds.
     pub delta: u64,
 }
 
@@ -66,7 +72,7 @@ impl ClusterState {
     /// What a follower at revision `from` is missing; `None` if nothing.
     pub fn delta_since(&self, from: u64) -> Option<Delta> {
         if from == self.revision {
-            return None;
+            return None; // Lawful: it has everything.
         }
         let oldest_event = self.events.front().map_or(0, |e| e.rev);
         let events_lost = self.events.len() >= EVENTS_KEPT && from + 1 < oldest_event;
@@ -93,11 +99,12 @@ impl ClusterState {
                 rebuild_paused: self.rebuild_paused,
                 rebalancing: self.rebalancing,
                 rebalance_paused: self.rebalance_paused,
+                version: self.version,
             }),
         })
     }
 
-    /// The state without what only voters need.
+    /// The state without stored outcomes, which only voters need.
     fn followers_view(&self) -> ClusterState {
         let mut s = self.clone();
         s.requests.clear();
@@ -105,7 +112,7 @@ impl ClusterState {
         s
     }
 
-    /// A follower takes a delta.
+    /// Applies a delta to a follower's state.
     pub fn follow(&mut self, delta: Delta) -> Result<(), Gap> {
         match delta {
             Delta::Whole(state) => *self = *state,
@@ -119,7 +126,7 @@ impl ClusterState {
                 volumes.into_iter().for_each(|r| drop(self.volumes.insert(r)));
                 tombstones.into_iter().for_each(|r| drop(self.tombstones.insert(r)));
                 for r in removed {
-                    // (Whoever follows this follower is told of it too.)
+                    // Nodes that follow this follower are told of it too.
                     self.removed(r);
                     match r {
                         Removed::Volume(v) => drop(self.volumes.remove(&v)),
@@ -131,6 +138,7 @@ impl ClusterState {
                 if let Some(s) = settings {
                     (self.voters, self.rebuild_paused) = (s.voters, s.rebuild_paused);
                     (self.rebalancing, self.rebalance_paused) = (s.rebalancing, s.rebalance_paused);
+                    self.version = s.version;
                 }
                 self.events.extend(events);
                 while self.events.len() > EVENTS_KEPT {

@@ -4,6 +4,7 @@
 
 mod commands;
 mod cow;
+mod formats;
 mod growth;
 mod limits;
 mod repair;

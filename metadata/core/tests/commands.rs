@@ -102,7 +102,7 @@ fn a_volume_is_attached_once_and_a_steal_raises_the_term() {
     assert_eq!(stale, Err(Refusal::NotAttached), "the old session cannot detach the new one");
 }
 
-/// Disks that refused a replica lately get none while others will do.
+/// Disks that refused a replica lately get none while other disks will do.
 #[test]
 fn new_volumes_go_to_disks_that_take_them() {
     let w = World::new(4);
@@ -130,7 +130,7 @@ fn the_last_in_sync_replica_cannot_be_dropped() {
     assert_eq!(w.drop_(v, &[3]), Err(Refusal::LastReplica));
     let position = |w: &World| w.v(v).shards[0].replicas[&Rid(1)].position;
     assert_eq!(position(&w), 0, "nobody said how far its journal was");
-    // Dropping one that is out already never moves its base.
+    // The drop of a replica that is out already never moves its base.
     let base = |w: &World| w.v(v).shards[0].replicas[&Rid(1)].state.clone();
     let before = base(&w);
     let (epoch, term) = (w.v(v).epoch, w.v(v).term);
@@ -209,7 +209,8 @@ fn storage_made_twice_is_refused() {
     assert!(matches!(again, Err(Refusal::Invalid(_))));
 }
 
-/// How far a dropped member's journal was is recorded with the drop, for whoever brings it back; it says nothing about other storage.
+/// The journal position of a dropped member is recorded with the drop, for the coordinator that brings it back. It says
+/// nothing about other storage.
 #[test]
 fn a_drop_records_how_far_the_journal_was() {
     let mut w = World::new(3);
@@ -240,7 +241,7 @@ fn a_volume_grows_into_new_shards() {
     assert!(!w.v(v).ready(), "the new shards' replicas are still to be made");
 }
 
-/// A command as nobody sane would give it; most are refused.
+/// Any command, also one that makes no sense; most are refused.
 fn anything(rnd: &mut impl FnMut(u64) -> u64, v: VolumeId, epoch: Epoch, term: Term) -> Command {
     let rid = Rid(1 + rnd(5));
     match rnd(20) {
@@ -296,8 +297,8 @@ fn anything(rnd: &mut impl FnMut(u64) -> u64, v: VolumeId, epoch: Epoch, term: T
     }
 }
 
-/// Random commands: invariants hold after each, a follower fed deltas at random moments equals the source, and the image
-/// round-trips with equal bytes.
+/// Random commands: invariants hold after each, a follower fed deltas at random moments equals the source,
+/// and the image round-trips with equal bytes.
 #[test]
 fn random_histories_keep_the_invariants_and_followers_converge() {
     for seed in 0..300u64 {
@@ -323,7 +324,7 @@ fn random_histories_keep_the_invariants_and_followers_converge() {
             {
                 follower.follow(d).unwrap();
             }
-            // One that follows the follower, and may hang behind it.
+            // The second follower follows the first one, and may be behind it.
             if rnd(7) == 0
                 && let Some(d) = follower.delta_since(second.revision)
             {

@@ -1,5 +1,6 @@
-//! The shared ordered collections, beside those of the standard library that they stand for: the same contents after any
-//! sequence of changes, trees that keep their promises, and clones that no later change shows in.
+//! The shared ordered collections, beside those of the standard library that they stand for: the same
+//! contents after any sequence of changes, trees that keep their promises, and clones that no later change
+//! shows in.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_meta_core::cow::{CowMap, CowQueue};

@@ -1,5 +1,6 @@
-//! A volume that grows over a shard's border while nodes and disks fail: what it has stays usable whatever becomes of the new shard, and
-//! the new shard is made in the end. Changes of many shards at once take one command, and refusals push nothing out.
+//! A volume that grows over a shard's border while nodes and disks fail: its old shards stay usable whatever becomes of
+//! the new shard, and the new shard is made in the end. Changes of many shards at once take one command, and refusals
+//! push no outcome out.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::world::World;
@@ -24,7 +25,7 @@ fn attach(w: &mut World, vol: VolumeId, node: u64, session: u128) -> Option<Repl
     w.run(Command::Attach { vol, epoch, node, session, steal: true, maintenance: false })
 }
 
-/// Asks for more, and tells where the new shards are to be.
+/// Grows the volume, and returns where the new shards are placed.
 fn grow(w: &mut World, vol: VolumeId, size: &str) {
     let change = parse_pairs([format!("size={size}").as_str()]).unwrap();
     let v = w.s.volumes[&vol].clone();
@@ -39,8 +40,8 @@ fn lose(w: &mut World, node: NodeId, ms: u64) {
 
 const G64: u64 = 64 << 30;
 
-/// The node that should make a replica of the new shard dies before it has. The volume is attached anew without the new shard, which is
-/// made elsewhere, at once: nothing is to be copied.
+/// The node that should make a replica of the new shard dies before it has made it. The volume is attached anew without
+/// the new shard, whose replica is made elsewhere at once, because nothing has to be copied.
 #[test]
 fn a_node_that_is_lost_while_a_volume_grows_locks_nobody_out() {
     let (mut w, vol) = attached(4, "size=64GiB replicas=3");
@@ -64,7 +65,8 @@ fn a_node_that_is_lost_while_a_volume_grows_locks_nobody_out() {
     assert!(w.s.tombstones.is_empty());
 }
 
-/// Nowhere else to go: the new shard begins with fewer replicas, as every other shard goes on, and the last one is brought in later.
+/// No other disk can take the replica: the new shard begins with fewer replicas, as every other shard would go on, and
+/// the last one is brought in later.
 #[test]
 fn without_another_place_the_new_shard_begins_with_fewer() {
     let (mut w, vol) = attached(3, "size=64GiB replicas=3 min_replicas=1");
@@ -79,7 +81,7 @@ fn without_another_place_the_new_shard_begins_with_fewer() {
     assert_eq!(w.s.volumes[&vol].shards[1].in_sync().len(), 3);
 }
 
-/// The same where writes need all of them: the new shard waits, the volume does not.
+/// The same where writes need all replicas: the new shard waits, the volume does not.
 #[test]
 fn a_shard_that_could_not_be_written_waits_and_the_volume_does_not() {
     let (mut w, vol) = attached(3, "size=64GiB replicas=3 min_replicas=3");
@@ -94,7 +96,8 @@ fn a_shard_that_could_not_be_written_waits_and_the_volume_does_not() {
     assert_eq!(w.s.volumes[&vol].made_size(), 2 * G64);
 }
 
-/// A disk with a full table: its node says so, and the replica is made on another one. So is one that was added to make a shard whole.
+/// A disk's replica table is full: its node says so, and the replica is made on another disk. So is a replica that was
+/// added because a shard had too few.
 #[test]
 fn a_disk_that_cannot_take_a_replica_is_given_none() {
     let (mut w, vol) = attached(5, "size=64GiB replicas=2");
@@ -120,8 +123,8 @@ fn a_disk_that_cannot_take_a_replica_is_given_none() {
     assert!(at_first <= 2, "what was there before the disks were full stays");
 }
 
-/// A volume of two shards whose second one cannot be made yet: it was never attached, so it is not attached with half of what was asked
-/// for; and once there are places it is whole.
+/// A new volume of two shards whose second one cannot be made yet: it was never attached, so it is not
+/// attached with half of its size. Once there are disks it is whole.
 #[test]
 fn a_new_volume_is_attached_with_all_of_it_or_not_at_all() {
     let mut w = World::new(1, 4);
@@ -139,8 +142,8 @@ fn a_new_volume_is_attached_with_all_of_it_or_not_at_all() {
     attach(&mut w, vol, 1, 13).unwrap();
 }
 
-/// A shard that waits behind another one is not part of the volume either, though its own replicas are made: nobody serves it, so one of
-/// them that is lost for good is replaced as freely.
+/// A shard behind one that is not made is not part of the volume either, though its own replicas are made. It is not
+/// served, so one of them that is lost for good is replaced as freely.
 #[test]
 fn what_waits_behind_an_unmade_shard_is_replaced_as_freely() {
     let (mut w, vol) = attached(4, "size=64GiB replicas=1 min_replicas=1");
@@ -156,12 +159,12 @@ fn what_waits_behind_an_unmade_shard_is_replaced_as_freely() {
     let v = &w.s.volumes[&vol];
     assert_eq!((v.begun(), v.shards[2].replicas.len()), (3, 1));
     assert!(w.live.up.contains(&of(&w, 1).node) && w.live.up.contains(&of(&w, 2).node));
-    // From now on nothing of it is.
+    // From now on none of its replicas may be replaced.
     let (epoch, rid) = (v.epoch, of(&w, 2).rid);
     assert_eq!(w.run(Command::ReplaceUnmade { vol, shard: 2, epoch, rid, disk: None }), None);
 }
 
-/// Nobody reads what is not there: a scrub ends without the shard that is still to be made, and takes it in once it is.
+/// A scrub ends without a shard that is still to be made, and includes it once it is made.
 #[test]
 fn a_scrub_of_a_volume_that_grows_comes_to_its_end() {
     let (mut w, vol) = attached(3, "size=64GiB replicas=3 min_replicas=3");
@@ -188,8 +191,9 @@ fn large(shards: u32) -> (World, VolumeId) {
     (w, vol)
 }
 
-/// One node goes, and each shard's coordinator wants its member out: one command, one commit, one delta, one event, however many they are.
-/// (Each for itself they were 12,880 proposals in 160 commits for 160 shards, and 320,400 with 289 MB of deltas for 800.)
+/// A node goes, and the coordinator of each shard drops its member there: one command, one commit, one delta,
+/// one event, however many shards there are. (As single commands they were 12,880 proposals in 160 commits
+/// for 160 shards, and 320,400 with 289 MB of deltas for 800.)
 #[test]
 fn a_lost_node_costs_one_command_however_many_shards_it_concerns() {
     for shards in [16, 160, 800] {
@@ -214,7 +218,8 @@ fn a_lost_node_costs_one_command_however_many_shards_it_concerns() {
     }
 }
 
-/// Those that lose the race are refused in great numbers; what was done before is known all the same, and asked again it is not done again.
+/// Commands that lose the race are refused in great numbers. What was done before is known all the same: the
+/// same request is not done again.
 #[test]
 fn refusals_push_no_outcome_out() {
     let (mut w, vol) = large(2);
@@ -230,7 +235,7 @@ fn refusals_push_no_outcome_out() {
     assert_eq!(serde_json::to_vec(&w.s).unwrap().len(), size);
     let revision = w.s.revision;
     assert_eq!((w.s.apply(&envelope(77, cmd)), w.s.revision), (Ok(Reply::Done), revision));
-    // What could be done later, after it was refused, is refused again.
+    // A refused command that could be done later is refused again.
     let create =
         Command::CreateVolume { name: "v".into(), attrs: (*v.attrs).clone(), lineage: Lineage(2), shards: Vec::new() };
     let refused = w.s.apply(&envelope(78, create.clone()));
@@ -250,7 +255,8 @@ fn refusals_push_no_outcome_out() {
     assert_eq!(w.s.apply(&envelope(78, create)), refused);
 }
 
-/// A log that an older node wrote means what it meant: refusals are kept, an attach waits for all shards, `since` is when it was asked for.
+/// A log that an older node wrote means what it meant: refusals are kept, an attach waits for all shards, and
+/// `since` is the term in which the shard was asked for.
 #[test]
 fn commands_of_version_1_mean_what_they_meant() {
     let (mut w, vol) = attached(3, "size=64GiB replicas=3");

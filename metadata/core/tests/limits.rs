@@ -47,7 +47,7 @@ fn dropped(w: &mut World) -> Vec<Going> {
 #[test]
 fn neither_a_disk_nor_the_cluster_is_asked_for_more_than_it_may_take() {
     at_once(1, SYNCS_PER_DISK, SYNCS_PER_NODE);
-    // Nor where clients wait for all of them: many at once would end later.
+    // Nor where clients wait for all of them: many at once would all end later.
     at_once(3, URGENT, URGENT);
 }
 
@@ -60,7 +60,7 @@ fn at_once(min_replicas: u32, per_disk: usize, per_node: usize) {
     assert_eq!(wanted.len(), 24);
     let disk = |g: &Going| w.s.volumes[&g.vol].shards[0].replicas[&g.rid].disk;
     for up in [1, 3, 6u64] {
-        // Those who hold the data are up in any case: how many there are is what is tried.
+        // The nodes that hold the data are up in any case; the number of nodes is what is tried.
         let nodes: std::collections::BTreeSet<NodeId> = (1..=up).map(NodeId).collect();
         let filled =
             |g: &Going| w.s.volumes[&g.vol].shards[0].replicas.values().any(|r| r.in_sync() && nodes.contains(&r.node));
@@ -78,13 +78,13 @@ fn at_once(min_replicas: u32, per_disk: usize, per_node: usize) {
         assert!(going.len() <= per_node * up as usize, "{} at once with {up} nodes", going.len());
         for g in &going {
             assert!(going.iter().filter(|o| disk(o) == disk(g)).count() <= per_disk);
-            // One that goes on already may begin again (its coordinator was replaced).
+            // A sync that is under way may begin again, because its coordinator was replaced.
             assert_eq!(room(&w.s, &going, &nodes, *g), Ok(()));
         }
     }
 }
 
-/// Those that clients wait for have places of their own on a disk, and no more than those; the others count all.
+/// Syncs that clients wait for have places of their own on a disk, and no more than those; other syncs count all.
 #[test]
 fn urgent_ones_have_places_of_their_own_and_not_more() {
     let mut w = World::new(6, 3);
@@ -101,14 +101,14 @@ fn urgent_ones_have_places_of_their_own_and_not_more() {
     let d = w.s.disks.keys().copied().find(both).expect("a disk with enough of both");
     let (urgent, others) = (on(d, true), on(d, false));
     let up = (1..=9).map(NodeId).collect(); // (So that only the disk's limit counts.)
-    // As many others as may are there already: that is no reason to wait.
+    // As many other syncs as may be are under way: that is no reason to wait.
     let mut going: Vec<Going> = others.iter().copied().take(SYNCS_PER_DISK).collect();
     for g in &urgent[..URGENT] {
         assert_eq!(room(&w.s, &going, &up, *g), Ok(()));
         going.push(*g);
     }
     assert!(matches!(room(&w.s, &going, &up, urgent[URGENT]), Err(Refusal::Busy(_))), "one more than may");
-    // Others wait for those that clients wait for.
+    // Other syncs wait for those that clients wait for.
     assert!(room(&w.s, &urgent[..URGENT], &up, others[0]).is_err());
     assert_eq!(room(&w.s, &urgent[..1], &up, others[0]), Ok(()));
 }
@@ -128,7 +128,7 @@ fn what_has_ended_takes_no_place() {
     let (going, next) = (&there[..SYNCS_PER_DISK], there[SYNCS_PER_DISK]);
     assert!(matches!(room(&w.s, going, &w.live.up, next), Err(Refusal::Busy(_))));
     assert!(!going[0].is_recorded(&w.s), "allowed, not yet begun");
-    // The first one joins: its place is free although somebody may still say that it goes on.
+    // The first replica is in sync: its place is free, although a node may still tell that it is being filled.
     let (vol, rid) = (going[0].vol, going[0].rid);
     let v = w.s.volumes[&vol].clone();
     w.run(Command::SyncStart { vol, shard: 0, epoch: v.epoch, term: v.term, rid, sync_id: 1 }).unwrap();
@@ -159,7 +159,7 @@ fn who_clients_wait_for_and_who_nobody_can_fill_are_no_part_of_it() {
     let (going, next) = (&others[..SYNCS_PER_DISK], others[SYNCS_PER_DISK]);
     assert!(room(&w.s, going, &w.live.up, next).is_err());
     assert_eq!(room(&w.s, going, &w.live.up, mine[0]), Ok(()), "its clients' writes wait");
-    // The only source of one that goes on is gone: it gets nowhere, and takes no place.
+    // The only source of a sync is gone: it cannot go on, and takes no place.
     let v = &w.s.volumes[&going[0].vol].shards[0];
     let source = v.replicas.values().find(|r| r.in_sync()).unwrap().node;
     let mut up = w.live.up.clone();

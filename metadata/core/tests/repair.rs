@@ -1,5 +1,6 @@
-//! Repair decides step by step from record and liveness; whatever operators and failures do in between, it ends with what the
-//! policy asks for, never takes a needed replica away, and starts no storm.
+//! Repair decides step by step from the record and from which nodes answer. Whatever operators and failures do in
+//! between, it ends with the replicas that the policy asks for, never takes a needed replica away, and never fills too
+//! many at once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::world::World;
@@ -101,8 +102,9 @@ fn a_short_absence_and_maintenance_make_nothing_anew() {
     assert!(steps(&w.s, &w.live, 0).is_empty());
 }
 
-/// Filling takes a while, as it does; at no time a disk or the cluster has more to do than it may, and in the end all is whole. So it is where
-/// clients wait for every single one, because their volumes ask for all of their replicas.
+/// Filling takes several rounds. At no time has a disk or the cluster more to do than it may, and in the end
+/// every shard has its replicas; also where clients wait for each of them, because their volumes need all of
+/// their replicas.
 #[test]
 fn losing_a_third_of_the_nodes_is_no_storm() {
     for (min, per_disk, per_node) in [(1, SYNCS_PER_DISK, SYNCS_PER_NODE), (3, URGENT, URGENT)] {
@@ -127,7 +129,7 @@ fn losing_a_third_of_the_nodes_is_no_storm() {
             }
             assert!(on.len() <= per_node * 6);
             most = most.max(on.len());
-            // Nor is more made anew than is soon filled.
+            // No more replicas are made than are soon filled.
             let new = w.s.volumes.values().flat_map(|v| v.shards[0].replicas.values());
             let new = new.filter(|r| w.live.up.contains(&r.node) && !r.in_sync()).count();
             assert!(new <= 2 * 6, "{new} new replicas wait to be filled");
@@ -143,7 +145,8 @@ fn whole(w: &World) -> bool {
     w.s.volumes.values().flat_map(|v| &v.shards).all(|s| s.replicas.len() == 3 && s.replicas.values().all(good))
 }
 
-/// With its node gone nobody would take members out and bring others in: the volume is looked after, and waits for its node.
+/// With the node of its coordinator gone, no member would be taken out and none brought in: another node
+/// looks after the volume, which then waits for its node.
 #[test]
 fn a_volume_whose_node_stays_away_is_made_whole_and_given_back() {
     let mut w = World::new(5, 5);
@@ -169,7 +172,7 @@ fn a_volume_whose_node_stays_away_is_made_whole_and_given_back() {
     w.settle();
     let now = replicas(&w);
     assert!(now.len() == 3 && now.iter().all(|r| r.in_sync() && r.node != home), "{now:?}");
-    // Its node still has it, under nobody's session: that node begins anew, and nobody serves the old one again.
+    // Its node still has it, under nobody's session: that node begins a new one, and the old one is never served again.
     let a = w.s.volumes[&v].coordinator.clone().unwrap();
     assert_eq!((a.node, a.session, a.maintenance, a.home), (home, SessionId::NONE, false, None));
     assert!(w.s.volumes[&v].term > term);
@@ -208,7 +211,7 @@ fn replicas_that_nobody_can_fill_take_nothing_of_the_budget() {
         let epoch = w.s.volumes[&v].epoch;
         w.run(Command::AddReplica { vol: v, shard: 0, epoch, disk });
     }
-    // Their node dies before it has filled any of them. Others' volumes are not kept waiting.
+    // Their node dies before it has filled any of them. Other volumes are not kept waiting.
     w.live.up.remove(&NodeId(1));
     w.live.away.insert(NodeId(1), 6_000);
     let v = w.volume("other", "size=1GiB replicas=1 nodes=n4");
@@ -219,8 +222,9 @@ fn replicas_that_nobody_can_fill_take_nothing_of_the_budget() {
     assert!(matches!(list[..], [Step::Do(Command::AddReplica { vol, .. })] if vol == v), "{list:?}");
 }
 
-/// Who has left stands in nobody's way: every node holds a replica, one has left and another one is to go, and the only place for a
-/// new one is where the first was (the simulator, with changes of the replica set).
+/// A replica that has left does not block its disk: every node holds a replica, one has left and another one
+/// is to go, and the only disk for a new one is where the first was (found by the simulator, with changes of
+/// the replica set).
 #[test]
 fn who_has_left_makes_room_though_others_are_missing() {
     let mut w = World::new(5, 3);
@@ -270,7 +274,7 @@ fn a_drain_that_is_held_begins_nothing_and_undoes_nothing() {
     let nodes = |w: &World| w.s.volumes[&v].shards[0].replicas.values().map(|r| r.node).collect::<Vec<_>>();
     assert!(!nodes(&w).contains(&other) && nodes(&w).contains(&of.node), "{:?}", nodes(&w));
     assert_eq!(w.s.volumes[&v].shards[0].in_sync().len(), 3);
-    // Held again in the middle: what it has brought stays.
+    // Held again in the middle: the replicas that it has brought stay.
     w.run(Command::PauseJob { of: Job::Node(of.node), paused: false });
     w.round();
     w.run(Command::PauseJob { of: Job::Node(of.node), paused: true });

@@ -1,5 +1,6 @@
-//! Rules that the record itself keeps: no replica or coordinator could notice that one is broken, so the transcripts of
-//! `replication/core` cannot show them. Each is asserted here, and with the feature `mutants` each assertion fails where its rule is broken.
+//! Rules that the record itself keeps. No replica or coordinator could notice that one of them is broken, so the
+//! transcripts of `replication/core` cannot show them. Each is asserted here; with the feature `mutants` the rule is
+//! broken, and its assertion must fail.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::world::World;
@@ -51,7 +52,7 @@ fn each_attachment_has_its_own_term() -> bool {
     attach(&mut w, vol, 12) > first
 }
 
-/// Bases are of a history: where an operator begins another one, nobody but who was declared the truth has any.
+/// A base belongs to a history: when an operator begins another one, all replicas but the chosen one have base 0.
 fn another_history_knows_no_base() -> bool {
     let (mut w, vol, rids) = one_is_out();
     let (epoch, before) = (w.s.volumes[&vol].epoch, w.s.volumes[&vol].lineage);
@@ -62,7 +63,7 @@ fn another_history_knows_no_base() -> bool {
     [rids[0], rids[2]].iter().all(|r| replica(&w, vol, *r).state == ReplicaState::Out { base: Ver::ZERO })
 }
 
-/// Attached, with a second shard asked for.
+/// A volume that is attached and has grown by a second shard, which is still to be made.
 fn grown() -> (World, VolumeId) {
     let mut w = World::new(1, 4);
     let vol = w.volume("v", "size=64GiB replicas=3 min_replicas=1");
@@ -74,13 +75,15 @@ fn grown() -> (World, VolumeId) {
     (w, vol)
 }
 
-/// What is still to be made is no part of the volume: nobody coordinates it, and nobody waits for it.
+/// A shard that is still to be made is no part of the volume: it has no coordinator, and an attach does not
+/// wait for it.
 fn what_is_not_made_is_no_part() -> bool {
     let (w, vol) = grown();
     w.s.volumes[&vol].made_size() == SHARD_BYTES
 }
 
-/// A shard that began in a term is not known to have been served before, whatever was recorded meanwhile: its replicas promised nothing.
+/// A shard that began in a term is not known to have been served before, whatever was recorded meanwhile: its
+/// replicas promised nothing.
 fn a_new_shard_was_served_in_no_earlier_term() -> bool {
     let (mut w, vol) = grown();
     let term = attach(&mut w, vol, 12);
@@ -89,7 +92,7 @@ fn a_new_shard_was_served_in_no_earlier_term() -> bool {
     w.s.volumes[&vol].served_term(1) == Term(0) && w.s.volumes[&vol].served_term(0) == term
 }
 
-/// A replica that its node cannot make is made elsewhere, or the volume would never be what was asked for.
+/// A replica that its node cannot make is made elsewhere, or the volume would never have its size.
 fn what_cannot_be_made_is_made_elsewhere() -> bool {
     let (mut w, vol) = grown();
     w.full.insert(w.s.volumes[&vol].shards[1].replicas.values().next().unwrap().disk);
@@ -97,7 +100,7 @@ fn what_cannot_be_made_is_made_elsewhere() -> bool {
     w.s.volumes[&vol].made_size() == 2 * SHARD_BYTES
 }
 
-/// A member of a shard that is served holds what was acknowledged: nobody puts another one that holds nothing in its place (I4).
+/// A member of a shard that is served holds acknowledged writes: it is never replaced by one that holds nothing (I4).
 fn what_is_served_is_not_replaced() -> bool {
     let (mut w, vol, rids) = one_is_out();
     let epoch = w.s.volumes[&vol].epoch;
@@ -105,7 +108,7 @@ fn what_is_served_is_not_replaced() -> bool {
     replica(&w, vol, rids[0]).in_sync()
 }
 
-/// Of several shards' changes each is decided by itself.
+/// In a command with changes of several shards, each change is decided by itself.
 fn a_refused_change_stops_no_other() -> bool {
     let (mut w, vol) = grown();
     w.agents();
@@ -118,7 +121,7 @@ fn a_refused_change_stops_no_other() -> bool {
     w.s.volumes[&vol].shards[1].in_sync().len() == 2
 }
 
-/// ... and none empties a set (hazard 3).
+/// In a command with changes of several shards, none empties an in-sync set (hazard 3).
 fn no_change_of_several_empties_a_set() -> bool {
     let (mut w, vol) = grown();
     let v = w.s.volumes[&vol].clone();
@@ -138,7 +141,7 @@ fn refusals_push_nothing_out() -> bool {
     w.s.requests.len() == before
 }
 
-/// A disk that has failed holds nothing, whatever was reported of it a moment before.
+/// A disk that has failed stays failed, whatever older report arrives later.
 fn a_failed_disk_does_not_get_better_by_itself() -> bool {
     let (mut w, _, _) = one_is_out();
     let (disk, why) = (DiskId(1), String::from("x"));

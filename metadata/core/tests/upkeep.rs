@@ -30,7 +30,8 @@ fn a_held_job_stands_still_and_goes_on_where_it_was() {
     {
         assert_eq!(pause(&mut w, nothing, true), None, "{nothing:?} does not go on");
     }
-    // A move: held it is where it was, and what it brought already is not taken away again.
+    // A move that is held: the replica stays where it was, and a successor that is there already is not taken
+    // away again.
     let epoch = |w: &World| w.s.volumes[&v].epoch;
     let e = epoch(&w);
     w.run(Command::Move { vol: v, shard: 0, epoch: e, rid: rids[0], moving: true }).unwrap();
@@ -41,7 +42,8 @@ fn a_held_job_stands_still_and_goes_on_where_it_was() {
     pause(&mut w, Job::Replica(rids[0]), false).unwrap();
     w.settle();
     assert_eq!(of(&w, rids[0]), None, "the move goes on");
-    // One that is out: nobody fills it, no node is asked to look after the volume for its sake, no budget is taken.
+    // A replica that is out and held: it is not filled, no node is asked to look after the volume for it, and
+    // it takes no budget.
     let v2 = w.s.volumes[&v].clone();
     let session = SessionId(4);
     let node = v2.replicas().next().unwrap().1.node;
@@ -74,7 +76,7 @@ fn a_held_job_stands_still_and_goes_on_where_it_was() {
     pause(&mut w, Job::Scrub(v), false).unwrap();
     w.settle();
     assert!(w.s.volumes[&v].scrub.is_none() && w.s.volumes[&v].scrubbed.is_some());
-    // Rebalancing: nothing new is chosen.
+    // A rebalancing that is held: no new move is chosen.
     for i in 0..12 {
         w.volume(&format!("w{i}"), "size=9GiB replicas=2 nodes=n1,n2");
     }
@@ -122,7 +124,7 @@ fn rebalancing_ends_and_new_nodes_carry_their_share() {
         let all = || w.s.volumes.values().flat_map(|v| &v.shards);
         assert!(all().all(|s| s.replicas.len() == 2 && s.in_sync().len() == 2));
         assert!(all().flat_map(|s| s.replicas.values()).all(|r| !r.moving && !r.leaving));
-        // What is even stays where it is.
+        // On even disks nothing moves.
         let rids =
             |w: &World| -> Vec<Rid> { w.s.volumes.values().flat_map(|v| v.replicas().map(|(_, r)| r.rid)).collect() };
         let before = rids(&w);
@@ -147,7 +149,7 @@ fn a_replica_moves_on_demand_and_a_failing_disk_is_emptied() {
     );
     let failing = s.replicas.values().next().unwrap().disk;
     w.run(Command::SetDiskState { disk: failing, state: DiskState::Failing("rot".into()) });
-    // It serves until what it holds is elsewhere: nothing is taken away first.
+    // It serves until its replicas have successors elsewhere: nothing is taken away first.
     assert!(shard(&w).replicas.values().any(|x| x.disk == failing && x.in_sync()));
     w.settle();
     let s = shard(&w);
@@ -177,8 +179,8 @@ fn scrubs_begin_when_they_are_due_and_not_all_at_once() {
     assert_eq!(due(&w), 0);
 }
 
-/// Two disks in one node: what a drain of one has brought to the other stays when it is held, and goes on from there. A replica whose
-/// move is held is caught up as any other.
+/// Two disks in one node: replicas that the drain of one has brought to the other stay when the drain is
+/// held, and it goes on from there. A replica whose move is held is caught up as any other.
 #[test]
 fn a_held_drain_keeps_what_it_brought_within_the_node_and_a_held_move_is_no_held_copy() {
     let mut w = World::new(9, 3);
@@ -230,7 +232,7 @@ fn a_held_drain_keeps_what_it_brought_within_the_node_and_a_held_move_is_no_held
     assert!(all(&w).get(&rid).is_some_and(|x| x.in_sync() && x.move_held()), "{:?}", all(&w));
 }
 
-/// What was in logs before a job was more than a drain.
+/// The name that the command had in logs when drains were the only jobs.
 #[test]
 fn an_old_pause_is_read() {
     for (text, of) in [

@@ -1,5 +1,6 @@
-//! Proposes through whichever node leads: follows hints, tries the others, and repeats the same request id, which the
-//! cluster applies at most once. If the way to who leads is cut from here, another node that has one hands the request on.
+//! Proposes through the node that leads: follows hints, tries the others, and repeats the same request id,
+//! which the cluster applies at most once. If the leader cannot be reached from here, another node that hears
+//! it hands the request on.
 
 use crate::pb::{HeartbeatReply, HeartbeatRequest, ProposeReply, ProposeRequest, peer_client::PeerClient};
 use hf_meta_core::{Envelope, Outcome};
@@ -12,15 +13,15 @@ use tonic::transport::Channel;
 /// A proposal whose outcome is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum ProposeError {
-    /// Nobody who leads could be reached in time. It may or may not have been applied.
+    /// No leader could be reached in time. The command may or may not have been applied.
     #[error("no metadata leader answered within {0:?}; last problem: {1}. Is a majority of the voters running?")]
     NoLeader(Duration, String),
-    /// Encoding.
+    /// The command could not be encoded; it was not sent.
     #[error("the command cannot be encoded: {0}")]
     Encode(#[from] serde_json::Error),
 }
 
-/// A client that remembers who leads.
+/// A client that remembers which node leads.
 pub struct LeaderClient {
     cluster: Vec<u8>,
     known: Mutex<Known>,
@@ -28,14 +29,14 @@ pub struct LeaderClient {
 
 /// How long one node may take to answer a proposal before another one is asked.
 const ANSWER: Duration = Duration::from_millis(1_500);
-/// After so long without an answer the others are asked whether one of them leads by now: a frozen machine, or one that is cut
-/// off, says nothing, and is succeeded long before [`ANSWER`] is over.
+/// After this long without an answer the others are asked whether one of them leads by now: a leader that is
+/// frozen or cut off says nothing, and is succeeded long before [`ANSWER`] is over.
 const HEDGE: Duration = Duration::from_millis(300);
-/// After so long one of them is asked to hand it on: it may hear the leader, which is out of reach from here.
+/// After this long another node is asked to hand the request on: it may hear a leader that is out of reach from here.
 const RELAY: Duration = Duration::from_millis(600);
-/// So many nodes are asked in a row whether they hear a leader.
+/// How many nodes are asked in a row whether they hear a leader.
 const ASKED: usize = 8;
-/// How long a node that did not answer is not asked again.
+/// For this long a node that did not answer is not asked again.
 const AVOID: Duration = Duration::from_millis(1_500);
 
 #[derive(Default)]
@@ -45,7 +46,7 @@ struct Known {
 }
 
 impl LeaderClient {
-    /// A client of this cluster's leaders, and of nobody else's.
+    /// A client of the leaders of one cluster.
     pub fn new(cluster: hf_policy::ClusterId) -> LeaderClient {
         LeaderClient { cluster: cluster.0.to_be_bytes().to_vec(), known: Mutex::new(Known::default()) }
     }
@@ -60,14 +61,14 @@ impl LeaderClient {
         Some(c)
     }
 
-    /// Learns who leads from elsewhere (heartbeats).
+    /// Learns from a heartbeat which node leads.
     pub fn hint(&self, addr: Option<String>) {
         if let Ok(mut k) = self.known.lock() {
             k.leader = addr;
         }
     }
 
-    /// Who leads, as far as this client knows.
+    /// Address of the leader, as far as this client knows.
     pub fn known(&self) -> Option<String> {
         self.known.lock().ok().and_then(|k| k.leader.clone())
     }
@@ -89,7 +90,7 @@ impl LeaderClient {
         self.until_answered(req, nodes, patience, read).await
     }
 
-    /// What came of a request, if it was ever applied and is not forgotten yet.
+    /// The outcome of a request, if it was applied and is still stored.
     pub async fn outcome_of(
         &self,
         request: RequestId,
@@ -117,7 +118,7 @@ impl LeaderClient {
         let began = Instant::now();
         let mut problem = String::from("no node is known");
         let mut turn = 0usize;
-        // Who did not answer is left alone for a moment, even if others still take it for the leader.
+        // A node that did not answer is left alone for a moment, even if others still take it for the leader.
         let mut silent: Option<(String, Instant)> = None;
         while began.elapsed() < patience {
             let avoid = silent.as_ref().filter(|(_, t)| t.elapsed() < AVOID).map(|(a, _)| a.clone());
@@ -169,7 +170,8 @@ impl LeaderClient {
         Err(ProposeError::NoLeader(patience, problem))
     }
 
-    /// Who says that it leads, and the revision of its record: `first` is asked first, then all others once, and whom they name.
+    /// The node that says that it leads, and the revision of its record. `first` is asked first, then all
+    /// others once, and the nodes that they name.
     pub async fn look(&self, first: Option<String>, nodes: &[String]) -> Option<(String, u64)> {
         for addr in first.iter().chain(nodes.iter().filter(|n| first.as_ref() != Some(n))) {
             let Some(r) = self.asks_who_leads(addr).await else { continue };
@@ -186,7 +188,7 @@ impl LeaderClient {
         None
     }
 
-    /// One of these says that it leads; waits until one does.
+    /// Waits until one of these nodes says that it leads.
     async fn successor(&self, others: &[String]) -> String {
         loop {
             tokio::time::sleep(HEDGE).await;
@@ -196,7 +198,7 @@ impl LeaderClient {
         }
     }
 
-    /// The first of these that hears a leader.
+    /// The first of these nodes that hears a leader.
     pub async fn one_that_hears(&self, nodes: &[String]) -> Option<String> {
         for addr in nodes {
             if self.asks_who_leads(addr).await.is_some_and(|r| r.leader_node != 0) {
@@ -206,12 +208,12 @@ impl LeaderClient {
         None
     }
 
-    /// The outcome, by way of one of these that hears who leads; waits until one has it.
+    /// Waits for the outcome by way of one of these nodes that hears the leader.
     async fn relayed(&self, others: &[String], req: &ProposeRequest) -> ProposeReply {
         let mut turn = 0;
         loop {
             tokio::time::sleep(RELAY).await;
-            // (Only voters hear one, and most nodes are none: some at a time.)
+            // Only voters hear a leader, and most nodes are none, so several are asked at a time.
             turn = (turn + ASKED) % others.len().max(1);
             let some: Vec<String> = others.iter().cycle().skip(turn).take(ASKED.min(others.len())).cloned().collect();
             let Some(addr) = self.one_that_hears(&some).await else { continue };

@@ -5,13 +5,13 @@ use super::*;
 /// What happens to the members' logs.
 #[derive(Default)]
 pub struct LogFaults {
-    /// What each node's other disks say of its log's age.
+    /// The age of each node's log as its other disks have noted it.
     pub noted: BTreeMap<u64, LogAge>,
-    /// Copies that somebody made.
+    /// Copies of logs that were made.
     pub copies: BTreeMap<u64, Disk>,
-    /// Old copies that were put back, and have not been noticed yet.
+    /// Nodes with an old copy that was put back and has not been noticed yet.
     pub old: BTreeSet<u64>,
-    /// Noticed: the node stays down until an operator has it follow.
+    /// Nodes whose old copy was noticed: they stay down until an operator has them follow.
     pub out: BTreeSet<u64>,
     /// How many were lost or put back, and noticed: by the node's own disks, or by what others sent.
     pub lost: u64,
@@ -48,7 +48,8 @@ impl World {
         }
     }
 
-    /// Every log is one that its node's place was given to, as far as the leader knows, nobody is out, and the group has its three voters.
+    /// Every log is one that its node's place was given to, as far as the leader knows, nobody is out, and
+    /// the group has its three voters.
     pub fn logs_are_whole(&self) -> bool {
         let leader = self.nodes.values().filter(|n| n.is_leader()).max_by_key(|n| n.raw.raft.term);
         // One of three may be lost: of fewer, or in the middle of a change, it might be a majority.
@@ -71,7 +72,7 @@ impl World {
             return;
         }
         let copy = self.logs.copies.get(&n).cloned();
-        // Its disks know of a newer one. Or they are gone as well: then whoever it meets has to know.
+        // Its disks have noted a newer one; or they are gone as well, and then another member has to know.
         // (One from before the node's present log is no older: it is another one, and they know the present one.)
         let now = self.disks[&n].borrow().own.log;
         let others_know = |own: &OwnLog| {

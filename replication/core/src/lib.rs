@@ -1,10 +1,12 @@
-//! Replication as two sans-I/O state machines, and their wire format. `docs/protocol.md` is the specification.
+//! Replication as two sans-I/O state machines, and their wire format. `docs/protocol.md` is the
+//! specification.
 //!
-//! * [`coordinator::Coordinator`]: one per attached shard; numbers writes, sends them to the in-sync set, answers
-//!   clients. Keeps nothing authoritative: a restart is a new attach with a new term.
+//! * [`coordinator::Coordinator`]: one per attached shard; numbers writes, sends them to the
+//!   in-sync set, answers clients. Keeps nothing authoritative: a restart is a new attach with a
+//!   new term.
 //! * [`replica::Replica`]: one per replica; guards terms, keeps the promise durable, grants leases.
 //! * [`flow::Flow`]: one end of a link between their nodes; decides what is sent next.
-//! * [`message`]: what they say to each other; [`wire`]: the bytes.
+//! * [`message`]: what they say to each other; [`wire`]: its bytes.
 //!
 //! | message | replica: older term | promised term | newer term |
 //! | --- | --- | --- | --- |

@@ -1,4 +1,4 @@
-//! What coordinator and replica say to each other.
+//! What coordinator and replica say to each other. The bytes are those of `wire`.
 
 use bytes::Bytes;
 use hf_policy::crc::PayloadCrc;
@@ -7,37 +7,37 @@ use hf_policy::{
     Term, Ver,
 };
 
-/// Whom a message is about; the replica checks every field before anything else (I12).
+/// What a message is about; the replica checks every field before anything else (I12).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Envelope {
-    /// The cluster.
+    /// The cluster that the volume belongs to.
     pub cluster: ClusterId,
-    /// The shard.
+    /// The shard of the volume.
     pub shard: ShardId,
-    /// The replica.
+    /// The replica that the message is to or from.
     pub rid: Rid,
-    /// Its storage.
+    /// The storage that the record names for this replica.
     pub store_uuid: StoreUuid,
-    /// The volume's history.
+    /// The history of the volume that the coordinator goes on with.
     pub lineage: Lineage,
-    /// The coordinator's term.
+    /// The term of the coordinator.
     pub term: Term,
-    /// The coordinator's attachment.
+    /// The attachment of the coordinator.
     pub session: SessionId,
-    /// Matches a reply to its request.
+    /// The request's id, which its reply repeats; 0 if no reply is matched by it.
     pub req: u64,
-    /// The replica's process start: in requests the one that is meant (none: any), in replies its own.
+    /// The replica's process: in requests the one that is meant (none: any), in replies its own.
     pub boot: BootId,
 }
 
 /// What a block holds, on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct BlockInfo {
-    /// Its version.
+    /// The version of the block.
     pub ver: Ver,
-    /// Its payload's checksum, if data.
+    /// The checksum of its bytes, if it holds data.
     pub crc: PayloadCrc,
-    /// What it holds.
+    /// What the block holds.
     pub state: BlockState,
 }
 
@@ -45,26 +45,27 @@ pub struct BlockInfo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(u8)]
 pub enum BlockState {
-    /// Never written, or covered by a trim: zero.
+    /// Never written, or covered by a trim; reads as zero.
     #[default]
     Absent = 0,
-    /// Data.
+    /// It holds data.
     Data = 1,
-    /// Zero.
+    /// It was zeroed.
     Zero = 2,
-    /// Lost on this replica.
+    /// Its bytes are lost on this replica; its version is known.
     Bad = 3,
-    /// Lost, and with it the version: what was here was not newer than the version that is told.
+    /// Its bytes are lost, and with them the version: what was here was not newer than the version
+    /// that is told.
     Lost = 4,
 }
 
 impl BlockState {
-    /// Reads as zero?
+    /// The block reads as zero.
     pub fn is_zero(self) -> bool {
         matches!(self, BlockState::Absent | BlockState::Zero)
     }
 
-    /// Cannot be read here?
+    /// The block cannot be read on this replica.
     pub fn is_bad(self) -> bool {
         matches!(self, BlockState::Bad | BlockState::Lost)
     }
@@ -75,15 +76,15 @@ impl BlockState {
 pub enum WriteKind {
     /// New bytes, with one checksum per block.
     Data {
-        /// Checksums.
+        /// One checksum per block.
         crcs: Vec<PayloadCrc>,
-        /// Bytes.
+        /// The blocks' bytes.
         data: Bytes,
     },
     /// Zeroes (trim and write-zeroes; a trim is a write, I16).
     Zero {
-        /// Also chunks that were never written there take note of it. A member that is being brought in needs that: older data
-        /// of the chunk may still be copied to it (seed 2621).
+        /// Chunks that were never written note the zero too. A replica that is being brought in
+        /// needs that: older data of the chunk may still be copied to it (seed 2621).
         keep: bool,
     },
 }
@@ -91,182 +92,185 @@ pub enum WriteKind {
 /// One block of a conditional copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopyItem {
-    /// Which block.
+    /// The block that is copied.
     pub block: BlockIx,
-    /// Unless it is newer than what is there, it is applied only if the block still has this version.
+    /// Compare-and-set: unless `src` is newer than the stored version, apply only if that equals `seen`.
     pub seen: Ver,
-    /// The version it gets.
+    /// The version that the block gets.
     pub src: Ver,
-    /// What it becomes.
+    /// What the block becomes.
     pub content: Content,
-    /// The bytes of the version that is there already (`src` = `seen`; not newer, if the version itself is lost), which the block
-    /// has lost.
+    /// The copy brings back the bytes that the block has lost, of the version that is there already
+    /// (`src` = `seen`; not newer, if the version itself is lost).
     pub repair: bool,
 }
 
 /// What a copied block becomes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// Zero.
+    /// It becomes zero.
     Zero,
-    /// Lost: no source has it, so it must not be taken for what it was.
+    /// It becomes lost: no source has it, so it must not be served as what it was.
     Bad,
-    /// Data, with its checksum.
+    /// It becomes these bytes, of this checksum.
     Data(PayloadCrc, Bytes),
 }
 
 /// A message's body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Msg {
-    /// Promise my term; tell me where you stand.
+    /// Promise this term, durably, and tell what you hold.
     Seal {
-        /// The record's epoch (for the replica's hint).
+        /// The record's epoch; the replica keeps it as a hint for people.
         epoch: Epoch,
-        /// What the record says this replica holds: it promised this term before, and holds some write of this version or a
-        /// newer one. Storage that does not was put back from an older copy: its history is unknown (I12).
+        /// What the record says of this replica: it promised this term before, and holds some write
+        /// of this version or a newer one. Storage that does not was put back from an older copy:
+        /// its history is unknown (I12).
         held: Ver,
-        /// What this process's predecessor said of its disk's journal ([`Msg::WriteAck`]); 0: nothing.
+        /// Journal position that this process's predecessor last reported ([`Msg::WriteAck`]); 0 = unknown.
         position: u64,
-        /// Everything up to here is on this replica: noted with the promise, durably, before it is relied upon in this term. 0: nothing
-        /// is said.
+        /// Everything up to here is on this replica: it notes that with the promise, durably,
+        /// before it is relied upon in this term. 0: nothing is said.
         stable: Ver,
     },
     /// Promised, durably; no older-term write can apply any more.
     SealAck {
         /// Everything up to here is on all in-sync replicas, as far as this one was told.
         stable: Ver,
-        /// The highest version here.
+        /// The highest version of a block on this replica.
         max_ver: Ver,
-        /// Bytes that can still be allocated.
+        /// The room on the disk, encoded by [`hf_policy::Space::to_credit`].
         credit: u64,
-        /// How far the disk's journal has got.
+        /// The position of the disk's journal; it never goes back, unless the disk is put back from a copy.
         position: u64,
     },
-    /// Ask again in so many microseconds: a lease or the wait after a restart has not run out.
+    /// A lease, or the wait after a restart, has not run out: ask again later.
     SealWait {
-        /// Microseconds.
+        /// How much later, in microseconds.
         us: u64,
     },
     /// Write blocks of one chunk (zeroes may span chunks).
     Write {
-        /// Its number in the term.
+        /// The write's number in the term.
         seq: u64,
-        /// Which blocks.
+        /// The blocks that are written.
         range: BlockRange,
-        /// The coordinator's watermark.
+        /// The coordinator's watermark; 0 if it tells none.
         stable: Ver,
-        /// What.
+        /// What becomes of them.
         kind: WriteKind,
     },
     /// Every block of the write is durable at its version or a newer one.
     WriteAck {
-        /// How far the disk's journal had got: it never goes back, unless the disk is put back from a copy.
+        /// The position of the disk's journal, with the write in it.
         position: u64,
-        /// Bytes that can still be allocated.
+        /// The room on the disk, encoded by [`hf_policy::Space::to_credit`].
         credit: u64,
     },
     /// Read blocks of one chunk.
     Read {
-        /// Which blocks.
+        /// The blocks that are read.
         range: BlockRange,
     },
     /// A read's blocks.
     ReadAck {
-        /// One per block; `Bad` where it could not be read or verified.
+        /// One entry per block; [`BlockState::Bad`] where the block could not be read or verified.
         infos: Vec<BlockInfo>,
-        /// Their bytes.
+        /// The bytes of all blocks, in order; anything where a block is bad.
         data: Bytes,
     },
-    /// Promise not to be sealed by another session for a while.
+    /// Promise to let no other session in for a while.
     Lease {
-        /// The coordinator's clock; comes back unchanged.
+        /// When it was asked, by the coordinator's clock, in microseconds; it comes back unchanged.
         sent_at: u64,
-        /// The coordinator's watermark.
+        /// The coordinator's watermark; 0 if it tells none.
         stable: Ver,
     },
-    /// Granted.
+    /// The lease is granted.
     LeaseAck {
-        /// As it came.
+        /// The question's `sent_at`, unchanged.
         sent_at: u64,
-        /// Bytes that can still be allocated.
+        /// The room on the disk, encoded by [`hf_policy::Space::to_credit`].
         credit: u64,
     },
-    /// How much would data in these blocks of one chunk take?
+    /// How much space would data in these blocks of one chunk take?
     Reserve {
-        /// Which blocks.
+        /// The blocks that would be written.
         range: BlockRange,
     },
-    /// So much. Nothing is promised by it.
+    /// It would take this much. Nothing is promised by the answer.
     ReserveAck {
-        /// Bytes; `u64::MAX`: more than there is in any case.
+        /// The space, encoded by [`hf_policy::Space::to_needs`]; `u64::MAX`: more than there is in
+        /// any case.
         needs: u64,
-        /// Bytes that can still be allocated.
+        /// The room on the disk, encoded by [`hf_policy::Space::to_credit`].
         credit: u64,
     },
     /// Which chunks have a version newer than `since`, from chunk `from` on?
     ChunkList {
-        /// Watermark.
+        /// Only chunks with a newer version than this are listed.
         since: Ver,
-        /// Page start.
+        /// The first chunk of the page.
         from: ChunkIx,
     },
-    /// A page of them; `more` if there are further ones.
+    /// A page of these chunks.
     ChunkListAck {
-        /// Chunk and its highest version.
+        /// Chunks in order, each with its highest version.
         chunks: Vec<(ChunkIx, Ver)>,
-        /// Ask again from the last one + 1.
+        /// There are further chunks behind the last one.
         more: bool,
     },
-    /// What do the blocks of a chunk hold that are newer than `since`, or bad? (Since version 0: all that were ever written.)
+    /// What do the blocks of a chunk hold that are newer than `since`, or bad? (Since version 0:
+    /// all that were ever written.)
     ChunkVersions {
-        /// Which chunk.
+        /// The chunk that is asked about.
         chunk: ChunkIx,
-        /// Watermark.
+        /// Only blocks that are newer than this, or bad, are told of.
         since: Ver,
     },
-    /// One entry for each of them, in order.
+    /// One entry for each of these blocks.
     ChunkVersionsAck {
-        /// Where in the chunk, and what.
+        /// The place of each block in the chunk, rising, and what it holds.
         infos: Vec<(u8, BlockInfo)>,
     },
     /// Read a chunk, verify every block, and say what each holds (a scrub; answered by `ChunkVersionsAck`).
     Verify {
-        /// Which chunk.
+        /// The chunk to verify.
         chunk: ChunkIx,
     },
     /// Conditional per-block writes inside one chunk.
     Copy {
-        /// What.
+        /// The copies, at most 256.
         items: Vec<CopyItem>,
     },
-    /// Per item: applied?
+    /// The copies were looked at, and those that apply are durable.
     CopyAck {
-        /// In order.
+        /// Per item, in order: it was applied.
         applied: Vec<bool>,
     },
-    /// No.
+    /// The request is refused.
     Nack(Nack),
 }
 
-/// Why a replica says no.
+/// Why a replica refuses a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Nack {
     /// A newer term was promised: the coordinator is fenced for good.
     #[error("fenced: the replica promised term {}", .promised.0)]
     StaleTerm {
-        /// The newer term.
+        /// The newer term that was promised.
         promised: Term,
     },
     /// This term was never sealed here, or its promise is not durable yet.
     #[error("the replica has not promised this term yet")]
     FutureTerm,
-    /// Not the storage the record names.
+    /// This is not the storage that the record names.
     #[error("the replica's storage is not the one that is recorded: it was wiped, restored or replaced")]
     WrongStore,
-    /// Not the history the record names.
+    /// This is not the history that the record names.
     #[error("the replica belongs to another lineage")]
     WrongLineage,
-    /// No such replica here.
+    /// There is no such replica here.
     #[error("no such replica on this disk")]
     NoReplica,
     /// The replica's disk is full; nothing was written.
@@ -294,13 +298,13 @@ impl HasFate for Nack {
     }
 }
 
-/// The entries of a whole chunk that are newer than `since`, or bad, with their places.
+/// The entries of a whole chunk (256) that are newer than `since`, or bad, with their places.
 pub fn listed(infos: &[BlockInfo], since: Ver) -> Vec<(u8, BlockInfo)> {
     let told = |i: &BlockInfo| *i != BlockInfo::default() && (i.ver > since || i.state.is_bad());
     (0..=u8::MAX).zip(infos).filter(|(_, i)| told(i)).map(|(at, i)| (at, *i)).collect()
 }
 
-/// A whole chunk's entries from a list since version 0.
+/// All 256 entries of a chunk, from a list since version 0.
 pub fn unlisted(list: &[(u8, BlockInfo)]) -> Vec<BlockInfo> {
     let mut infos = vec![BlockInfo::default(); hf_policy::CHUNK_BLOCKS as usize];
     for (at, i) in list {

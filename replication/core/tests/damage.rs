@@ -1,6 +1,7 @@
-//! Damage on several members at once, in different places: as long as each block is whole somewhere, clients get all of it, a replica
-//! that is filled gets all of it, and what was damaged is replaced. So does a scrub with what a disk silently lost, a write or all of
-//! the block. Every pattern over a few blocks and members is tried.
+//! Damage on several members at once, in different places: as long as each block is whole
+//! somewhere, clients get all of it, a replica that is filled gets all of it, and what was damaged
+//! is replaced. So does a scrub with what a disk silently lost, a write or all of the block. Every
+//! pattern over a few blocks and members is tried.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::common::{BOOT, config, record};
@@ -27,7 +28,7 @@ enum Has {
     Older,
     /// Its disk lost all of them.
     Nothing,
-    /// It was told that nobody has it.
+    /// It was told that no member has it.
     Told,
 }
 
@@ -59,8 +60,8 @@ struct World {
 }
 
 impl World {
-    /// Member `i` (from 1) has those blocks bad whose bits are set in `bad[i - 1]`. With `fill` another one is out, with nothing, or with all
-    /// blocks but those.
+    /// Member `i` (from 1) has those blocks bad whose bits are set in `bad[i - 1]`. With `fill`
+    /// another replica is out, which holds nothing, or all blocks but those.
     fn new(bad: &[u64], fill: Option<Option<u64>>) -> World {
         let out = co::OutInfo {
             node: NodeId(OUT.0),
@@ -158,7 +159,8 @@ impl World {
         }
     }
 
-    /// Who is filled gets a block once; a member gets what it lacks, at the version it has lost, or is told that nobody has it.
+    /// A replica that is filled gets a block once; a member gets what it lacks, at the version that
+    /// it has lost, or is told that no member has it.
     fn copied(&mut self, rid: Rid, i: CopyItem) {
         if rid == OUT {
             assert!(self.copied.insert(i.block.0, i.content).is_none(), "{:?} is copied twice", i.block);
@@ -275,8 +277,9 @@ fn a_replica_that_returns_with_damage_is_mended_from_whoever_has_it() {
     }
 }
 
-/// Whoever is asked second may have what was there before its disk lost a write. Nobody can tell where only that one is asked; here the first
-/// one has the block, or knows that it lost it.
+/// The member that is asked second may have what was there before its disk lost a write. That
+/// cannot be told where only that one is asked; here the first one has the block, or knows that it
+/// lost it.
 #[test]
 fn a_read_never_takes_what_was_before_from_whoever_still_has_it() {
     let mut answered = 0;
@@ -307,8 +310,9 @@ fn a_read_never_takes_what_was_before_from_whoever_still_has_it() {
     println!("{answered} reads answered");
 }
 
-/// A scrub compares all members: what one lost, another one has, and what only a disk that knows that it lost it had is lost. What a block was
-/// before is never passed off as what it is.
+/// A scrub compares all members: a block that one lost is replaced from another one, and a block
+/// that only a disk had which knows that it lost it is lost. What a block was before is never
+/// passed off as what it is.
 #[test]
 fn a_scrub_mends_what_is_bad_and_what_a_disk_silently_lost() {
     let mut seen = ScrubReport::default();

@@ -1,5 +1,5 @@
-//! Two ends of a link and nothing between them: what is lost does not hide behind what is answered, what is given back is granted
-//! again, and what nobody wants is not sent.
+//! Two ends of a link and nothing between them: a lost request does not hide behind answered ones,
+//! memory that is given back is granted again, and what is not wanted any more is not sent.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use bytes::{Bytes, BytesMut};
@@ -8,7 +8,8 @@ use hf_repl_core::flow::{End, Flow, key};
 use hf_repl_core::message::*;
 use hf_repl_core::wire::{self, Frame, HEADER_BYTES};
 
-/// A payload that comes in parts: the frame that announced them, what has come of it, and what that counted.
+/// A payload that comes in parts: the frame that announced them, what has come of it, and what that
+/// counted.
 type Partial = Option<(Frame, BytesMut, u64)>;
 
 struct Pair {
@@ -112,8 +113,8 @@ impl Pair {
         }
     }
 
-    /// Asks for something else that is answered at once, so often, `every` microseconds apart; for how long the first request of volume 1
-    /// or 2 seems to wait, in milliseconds.
+    /// Asks for something else that is answered at once, so often, `every` microseconds apart; for
+    /// how long the first request of volume 1 or 2 seems to wait, in milliseconds.
     fn hidden(&mut self, victim: u64, every: u64, other: impl Fn() -> Msg) -> u64 {
         let (begin, mut hidden) = (self.now, 0);
         for i in 1..=600 {

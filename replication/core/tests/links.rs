@@ -1,5 +1,6 @@
-//! Links of every rate and length: they are kept busy, nothing healthy is repeated or dropped, what the serving end holds has a bound,
-//! volumes share fairly, and who is dead does not hide behind a queue.
+//! Links of every rate and length: they are kept busy, nothing healthy is repeated or dropped, what
+//! the serving end holds has a bound, volumes share fairly, and a dead disk does not hide behind a
+//! queue.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::link::{Load, Net, Way};
@@ -51,7 +52,8 @@ fn every_way(what: &str, loads: &[Load], local: bool) {
     }
 }
 
-/// 64 MiB of reads at a time and more: what 4 connections with 64 requests of 256 KiB ask for, and large single ones.
+/// 64 MiB of reads at a time and more: what 4 connections with 64 requests of 256 KiB ask for, and
+/// large single ones.
 #[test]
 fn reads_fill_any_link_and_nothing_is_repeated() {
     every_way("reads", &[Load { depth: 256, bytes: 256 << 10, writes: false }], false);
@@ -69,7 +71,8 @@ fn writes_fill_any_link_and_nothing_is_repeated() {
     every_way("writes, with a copy here", &[Load { depth: 64, bytes: 1 << 20, writes: true }; 2], true);
 }
 
-/// The bytes of each volume differ by no more than a turn or two of the scheduler, whatever they ask for at a time.
+/// The bytes of each volume differ by no more than a turn or two of the scheduler, whatever they
+/// ask for at a time.
 #[test]
 fn volumes_share_a_link_fairly() {
     for writes in [false, true] {
@@ -87,8 +90,8 @@ fn volumes_share_a_link_fairly() {
     }
 }
 
-/// A disk that takes a second for everything is slow, not dead, and what is held for it has a bound; one that hangs is dead,
-/// though the link moves for others.
+/// A disk that takes a second for everything is slow, not dead, and what is held for it has a
+/// bound; one that hangs is dead, though the link moves for others.
 #[test]
 fn what_the_serving_end_holds_has_a_bound() {
     let most = 4 << 20;
@@ -111,7 +114,8 @@ fn the_dead_do_not_hide_behind_a_queue() {
             n.live(5_000 * MS);
             assert_eq!(n.got.drops, 0);
             n.hung = true;
-            // What was on its way still arrives, and the next write of each volume must, before its answer can be missing.
+            // What was on its way still arrives, and the next write of each volume must, before its
+            // answer can be missing.
             let queue = (n.in_network() + 2 * load.bytes) * 1_000_000 / rate;
             n.live(patience + queue);
             println!(
@@ -124,7 +128,8 @@ fn the_dead_do_not_hide_behind_a_queue() {
     }
 }
 
-/// The disk's writes hang, its reads go on: a volume that writes for the first time then finds out, though the link moves.
+/// The disk's writes hang, its reads go on: a volume that writes for the first time then finds out,
+/// though the link moves.
 #[test]
 fn a_write_that_cannot_be_sent_is_not_waited_for_for_ever() {
     let loads = [
@@ -145,7 +150,8 @@ fn a_write_that_cannot_be_sent_is_not_waited_for_for_ever() {
     assert!(after.is_some_and(|ms| ms <= 3_000), "{after:?}");
 }
 
-/// One replica's reads hang: another one on the same disk reads on, though the first one's fill what may be asked for.
+/// One replica's reads hang: another one on the same disk reads on, though the first one's fill
+/// what may be asked for.
 #[test]
 fn a_healthy_replica_reads_on_beside_one_whose_reads_hang() {
     let loads = [

@@ -1,5 +1,5 @@
-//! Every state that may last, met by every other one, and by the end of the attachment: whatever
-//! meets, when the obstacles are gone all clients are answered, and nothing is held any more.
+//! Every state that may last, met by every other one, and by the end of the attachment: whichever
+//! states meet, when the obstacles are gone all clients are answered, and nothing is held any more.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::common::world::World;

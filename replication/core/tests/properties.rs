@@ -1,4 +1,5 @@
-//! Properties of the wire format and of unaligned client requests: for any message and any request, not only for examples.
+//! Properties of the wire format and of unaligned client requests: for any message and any request,
+//! not only for examples.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::common::{BOOT, config, record};
@@ -347,8 +348,9 @@ fn coordinator(out: &mut Vec<Output>) -> Coordinator {
 proptest! {
     #![proptest_config(cases(60))]
 
-    /// Requests of any alignment, all given at once and answered in an order of the members' choosing, do to the volume what they
-    /// would do to plain bytes one after the other: overlapping ones in the order in which they came.
+    /// Requests of any alignment, all given at once and answered in an order of the members'
+    /// choosing, do to the volume what they would do to plain bytes one after the other:
+    /// overlapping ones in the order in which they came.
     #[test]
     fn unaligned_requests_do_what_they_would_do_to_plain_bytes(list in requests(), picks in prop::collection::vec(any::<u8>(), 64)) {
         let mut model = vec![0u8; SIZE as usize];

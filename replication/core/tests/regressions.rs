@@ -169,11 +169,13 @@ fn a_renewing_old_coordinator_cannot_keep_a_newer_term_out() {
     assert!(sealed, "30 × 200 ms is far more than a lease of {} us", timing::LEASE_AT_REPLICA);
 }
 
-/// A lease counts from when it was asked for, not from when the answer came: the replica counts from in between.
+/// A lease counts from when it was asked for, not from when the answer came: the replica counts
+/// from in between.
 #[test]
 fn a_lease_counts_from_when_it_was_asked_for() {
     let mut w = World::new(2);
-    // Long idle: the leases have run out. A read asks for them, and the answer takes longer than a lease lasts.
+    // Long idle: the leases have run out. A read asks for them, and the answer takes longer than a
+    // lease lasts.
     w.now = w.now.plus(60_000_000);
     w.step(Input::Client { id: 1, op: ClientOp::Read { off: 0, len: 4096 } });
     let asked: Vec<_> = std::mem::take(&mut w.sent);
@@ -199,7 +201,8 @@ fn a_lease_counts_from_when_it_was_asked_for() {
     assert!(answered(&w));
 }
 
-/// What a replica granted before it restarted is forgotten, so it lets nobody new in until that must have run out.
+/// What a replica granted before it restarted is forgotten, so it lets nobody new in until that
+/// must have run out.
 #[test]
 fn a_restarted_replica_lets_nobody_in_for_as_long_as_a_lease_lasts() {
     let now = Tick(1_000_000_000);
@@ -229,8 +232,9 @@ fn a_restarted_replica_lets_nobody_in_for_as_long_as_a_lease_lasts() {
     assert!(matches!(out[..], [re::Output::Store { op: re::StoreOp::Promise { term: Term(5), .. }, .. }]), "{out:?}");
 }
 
-/// Who is marked as leaving and is out already would be synced and taken out again, faster than the leader can remove it: each turn
-/// moves the record's epoch (the simulator, with changes of the replica set).
+/// A member that is marked as leaving and is out already would be synced and taken out again,
+/// faster than the leader can remove it: each turn moves the record's epoch (the simulator, with
+/// changes of the replica set).
 #[test]
 fn who_leaves_and_is_out_is_not_brought_back_in() {
     for leaving in [false, true] {
@@ -248,8 +252,9 @@ fn who_leaves_and_is_out_is_not_brought_back_in() {
     }
 }
 
-/// A write that was refused was told to be applied nowhere. A repeat of it that arrives when there is room again is refused too, and one
-/// that arrives while the store works is not done a second time (seed 5192).
+/// A write that was refused was told to be applied nowhere. A repeat of it that arrives when there
+/// is room again is refused too, and one that arrives while the store works is not done a second
+/// time (seed 5192).
 #[test]
 fn a_refused_write_stays_refused() {
     let (now, mut out) = (Tick(1_000), Vec::new());
@@ -279,8 +284,8 @@ fn a_refused_write_stays_refused() {
     assert_eq!((refusals.len(), out.len()), (3, 3), "both links are answered, then the repeat is refused: {out:?}");
 }
 
-/// Storage that is made anew between the decision to sync it and the commit of that: what counts, and what Add records, is the storage
-/// that was sealed, from its own base (seed 3357).
+/// Storage that is made anew between the decision to sync it and the commit of that: what counts,
+/// and what Add records, is the storage that was sealed, from its own base (seed 3357).
 #[test]
 fn a_sync_takes_storage_and_base_from_the_record_it_began_with() {
     let mut w = World::new(2);

@@ -1,5 +1,6 @@
-//! Members that fall silent while nothing is written: reads need their leases, and an idle volume should know its replicas.
-//! Found by many_disks.rs: reads waited for ever for the lease of a member whose connection had gone between two leases.
+//! Members that fall silent while nothing is written: reads need their leases, and an idle volume
+//! should know its replicas. Found by many_disks.rs: reads waited for ever for the lease of a
+//! member whose connection had gone between two leases.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::common::{BOOT, config, record};

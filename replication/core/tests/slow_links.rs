@@ -1,6 +1,7 @@
-//! Members that answer, but take longer than the coordinator waits before it asks again: an attach and a sync must get there all the
-//! same. (Regions apart, or a disk that takes a while for a promise.) And a link that carries little: what is copied over it is no more
-//! at once than it carries in time, or attempt after attempt would fail half way, and send the rest for nothing.
+//! Members that answer, but take longer than the coordinator waits before it asks again: an attach
+//! and a sync must get there all the same. (Regions apart, or a disk that takes a while for a
+//! promise.) And a link that carries little: what is copied over it is no more at once than it
+//! carries in time, or attempt after attempt would fail half way, and send the rest for nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::common::{BOOT, config, record};
@@ -25,7 +26,8 @@ impl Narrow {
         (bytes as u64 * 1_000_000).checked_div(rate).unwrap_or(0)
     }
 
-    /// When a message of so many bytes has arrived there, behind all before it, and its answer has come back.
+    /// When a message of so many bytes has arrived there, behind all before it, and its answer has
+    /// come back.
     fn round(&mut self, now: Tick, bytes: usize, answer: usize) -> Tick {
         self.sent += bytes as u64;
         self.there = self.there.max(now).plus(Narrow::takes(self.rate, bytes));
@@ -104,7 +106,8 @@ impl World {
         }
     }
 
-    /// What a member says. Members of the set hold every block; the one that is out holds what was copied to it.
+    /// What a member says. Members of the set hold every block; the one that is out holds what was
+    /// copied to it.
     fn answer(&mut self, rid: Rid, msg: Msg) -> Msg {
         let full = rid != Rid(3) && self.narrow.rate > 0;
         let info = || BlockInfo { ver: Ver::new(1, 1), crc: crc::payload(&[7; 4096]), state: BlockState::Data };
@@ -217,7 +220,8 @@ fn copying_over_a_long_way_is_not_slow_for_that() {
     for delay in [MS, 60 * MS, 120 * MS, 300 * MS, 400 * MS] {
         let mut w = World::with(delay, 1 << 30);
         w.live(2 * delay + 500 * MS);
-        // Some twenty round trips to grow, to list and to join; and what the pace takes, which begins at 8 MiB a second.
+        // Some twenty round trips to grow, to list and to join; and what the pace takes, which
+        // begins at 8 MiB a second.
         w.live(20 * delay + 4_000 * MS);
         println!("{} ms: {} attempts, {} blocks", delay / MS, w.attempts, w.copied.len());
         assert!(w.joined && w.attempts == 1, "{delay} us: {} attempts, {} blocks", w.attempts, w.copied.len());

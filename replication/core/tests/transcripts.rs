@@ -1,5 +1,6 @@
-//! Golden transcripts of the coordinator and the replica (`testdata/*.txt`): the protocol's specification by example. How they
-//! are written and run stands in `script/mod.rs`; `UPDATE=1` writes them anew.
+//! Golden transcripts of the coordinator and the replica (`testdata/*.txt`): the protocol's
+//! specification by example. How they are written and run stands in `script/mod.rs`; `UPDATE=1`
+//! writes them anew.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::script::{self, Machine, difference, files, run};
@@ -31,7 +32,8 @@ fn the_replica_says_what_its_transcripts_say() {
     transcripts("replica_", 4, || Box::<script::replica::World>::default());
 }
 
-/// A line changed, left out or added in any transcript is noticed, and so is an answer to a question that was not asked.
+/// A line changed, left out or added in any transcript is noticed, and so is an answer to a
+/// question that was not asked.
 #[test]
 fn a_transcript_with_any_line_changed_is_refused() {
     let mut tried = 0;
@@ -51,8 +53,9 @@ fn a_transcript_with_any_line_changed_is_refused() {
     assert!(tried > 100, "only {tried} lines");
 }
 
-/// Rules that no transcript can show: they are kept by the cluster's record, and `metadata/core/tests/rules.rs` shows each of them;
-/// or only several take-overs show them (`stopping.rs`, and the simulator). Those of links and of the growth of volumes have tests of
+/// Rules that no transcript can show: they are kept by the cluster's record, and
+/// `metadata/core/tests/rules.rs` shows each of them; or only several take-overs show them
+/// (`stopping.rs`, and the simulator). Those of links and of the growth of volumes have tests of
 /// their own.
 #[cfg(feature = "mutants")]
 const UNSEEN: &[&str] = &["UnservedTermsCount", "WipedKeepsBase", "AttachKeepsTerm", "ForceKeepsBase"];

@@ -1,4 +1,5 @@
-//! Frames round-trip, are pinned by golden bytes, and survive hostile input without a panic or a large allocation.
+//! Frames round-trip, are pinned by golden bytes, and survive hostile input without a panic or a
+//! large allocation.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use bytes::Bytes;

@@ -3,7 +3,7 @@
 //! (docs/decisions/0024).
 
 use crate::event::Event;
-use hf_host::clock::{PAUSED, now};
+use hf_host_config::clock::{PAUSED, now};
 use hf_policy::Tick;
 use std::cell::Cell;
 use std::rc::Rc;

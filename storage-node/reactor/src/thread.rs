@@ -12,7 +12,7 @@ use crate::net::Stream;
 use crate::pause::Pause;
 use crate::volume::port::Port;
 use hf_frontends::nbd::Agreed;
-use hf_host::clock::now;
+use hf_host_config::clock::now;
 use hf_policy::{DiskId, VolumeId};
 use hf_store::Store;
 use std::cell::RefCell;

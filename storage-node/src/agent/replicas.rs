@@ -22,7 +22,7 @@ pub(super) type HeldHere = BTreeMap<DiskId, Vec<ReplicaStatus>>;
 
 /// After a force-insync a volume has a new lineage: the replicas on this node adopt it.
 pub(super) fn adopt_lineages(m: &Member, state: &ClusterState, held: &HeldHere) {
-    for v in state.volumes.values() {
+    for v in state.volumes_at(m.node) {
         for (_, r) in v.replicas().filter(|(_, r)| r.node == m.node) {
             let here = held.get(&r.disk).and_then(|l| l.iter().find(|h| h.rid == r.rid));
             let Some(h) = here.filter(|h| h.lineage != v.lineage && h.epoch < v.epoch.0) else { continue };
@@ -36,7 +36,7 @@ pub(super) fn adopt_lineages(m: &Member, state: &ClusterState, held: &HeldHere) 
 }
 
 pub(super) fn make(m: &Arc<Member>, state: &ClusterState, begun: &Arc<Mutex<Begun>>, held: &HeldHere) {
-    for v in state.volumes.values() {
+    for v in state.volumes_at(m.node) {
         // If a replica's storage is gone from a disk that works, the replica is made again. If its storage is
         // not the recorded one (put back from a copy), that is reported. In both cases its contents count as
         // unknown from then on.
@@ -123,8 +123,7 @@ fn note_refused(m: &Member, rid: Rid, disk: DiskId, why: Option<String>) {
 pub(super) fn forget_refused(m: &Member, state: &ClusterState) {
     let Ok(mut unmade) = m.unmade.lock() else { return };
     if !unmade.is_empty() {
-        let here = |rid: &Rid| state.volumes.values().any(|v| v.replicas().any(|(_, r)| r.rid == *rid));
-        unmade.retain(here);
+        unmade.retain(|rid| state.volume_of_replica(*rid).is_some());
     }
 }
 

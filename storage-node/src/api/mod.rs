@@ -166,7 +166,7 @@ impl Service {
         let cluster = ClusterId(random());
         let mut state = ClusterState::default();
         for cmd in [Command::Init { cluster, name: name.clone() }, self.0.put_node()] {
-            let env = crate::member::envelope(RequestId(random()), cmd);
+            let env = crate::member::first_envelope(RequestId(random()), cmd);
             state.apply(&env).map_err(refused)?;
         }
         log.found(1, hf_meta_core::image::encode(&state).map_err(internal)?).map_err(internal)?;
@@ -205,7 +205,7 @@ impl Api for Service {
         if self.0.member.get().is_some() {
             return Err(Status::already_exists("this node is part of a cluster already"));
         }
-        let env = crate::member::envelope(request_id(&r.request_id)?, self.0.put_node());
+        let env = crate::member::first_envelope(request_id(&r.request_id)?, self.0.put_node());
         let envelope = env.encode().map_err(internal)?;
         let mut targets: Vec<String> = r.seeds.clone();
         let mut problems = Vec::new();
@@ -241,7 +241,8 @@ impl Api for Service {
             let outcome: Outcome = serde_json::from_slice(&reply.outcome).map_err(internal)?;
             let Reply::Node(id) = outcome.map_err(refused)? else { return Err(Status::internal("unexpected answer")) };
             let raw: [u8; 16] = joined.cluster.as_slice().try_into().map_err(|_| internal("bad cluster id"))?;
-            std::fs::write(self.0.dir.path.join("view.json"), &joined.state).map_err(internal)?;
+            let view: ClusterState = serde_json::from_slice(&joined.state).map_err(internal)?;
+            self.0.dir.save_view(&view).map_err(internal)?;
             self.save_identity(ClusterId(u128::from_be_bytes(raw)), id).await?;
             self.0.become_member().await.map_err(internal)?;
             let name = &self.0.cfg.name;

@@ -2,10 +2,10 @@
 //! that follows from both.
 
 use hf_meta::log::Log;
-use hf_meta::member::apply_command;
+use hf_meta::member::apply_entry;
 use hf_meta::raft_log::RaftLog;
 use hf_meta_core::record::OwnLog;
-use hf_meta_core::{ClusterState, Envelope, image};
+use hf_meta_core::{ClusterState, Logged, image};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -43,14 +43,19 @@ pub fn load(data_dir: &Path, each: &mut dyn FnMut(Value)) -> anyhow::Result<Opti
         let committed = e.index <= log.hard().commit;
         let command = match e.entry_type {
             _ if e.data.is_empty() => json!("a new leader began"),
-            0 => match Envelope::decode(&e.data) {
-                Ok(env) => {
-                    let outcome = committed.then(|| apply_command(&mut state, &env, log.conf()));
+            0 => match Logged::decode(&e.data, whole.as_ref().unwrap_or(&state)) {
+                Ok(entry) => {
+                    let outcome = committed.then(|| apply_entry(&mut state, &entry, log.conf()));
                     if !committed {
                         // A refusal changes nothing, so the outcome does not matter here.
-                        let _ = apply_command(whole.get_or_insert_with(|| state.clone()), &env, log.conf());
+                        let _ = apply_entry(whole.get_or_insert_with(|| state.clone()), &entry, log.conf());
                     }
-                    json!({"at_ms": env.at_ms, "command": env.cmd, "outcome": outcome})
+                    match entry {
+                        Logged::Command(env) => {
+                            json!({"at_ms": env.at_ms, "command": env.cmd, "outcome": outcome})
+                        }
+                        Logged::Above(header) => json!({"version": header.v, "outcome": outcome}),
+                    }
                 }
                 Err(err) => json!({"damaged": err.to_string()}),
             },

@@ -1,3 +1,3 @@
-//! Judges of what happened.
+//! Checkers: whether what users saw could have happened.
 
 pub mod register;

@@ -47,7 +47,7 @@ impl History {
         self.ops.entry(block).or_default().push(Op { value, start: 0, end, write: true });
     }
 
-    /// Every value but zero that was, or may have been, written, and to which block.
+    /// Every value but zero that was, or may have been, written, with its block.
     pub fn written(&self) -> impl Iterator<Item = (u64, Value)> + '_ {
         let real = |o: &&Op| o.write && o.value != 0 && o.start != u64::MAX;
         self.ops.iter().flat_map(move |(b, ops)| ops.iter().filter(real).map(|o| (*b, o.value)))
@@ -63,7 +63,7 @@ impl History {
     /// It certainly did not happen.
     pub fn write_failed_cleanly(&mut self, id: u64) {
         for (b, i) in self.open.remove(&id).unwrap_or_default() {
-            // Keeps indices valid: a write of a value nobody reads, which takes effect never.
+            // A write of a value that is never read, and never takes effect, keeps the indices valid.
             let op = &mut self.ops.get_mut(&b).unwrap()[i];
             op.start = u64::MAX;
         }
@@ -102,7 +102,7 @@ fn check_block(ops: &[Op]) -> Result<(), String> {
         if let Some(r) = ops.iter().find(|o| !o.write && o.end < w.start) {
             return Err(format!("read {value:#x} in {}..{}, before its write began at {}", r.start, r.end, w.start));
         }
-        // A write nobody answered and nobody read may never have happened.
+        // A write that was not answered, and whose value was not read, may never have happened.
         if ops.len() == 1 && w.end == u64::MAX {
             continue;
         }

@@ -1,7 +1,7 @@
 //! Fuzz targets of the files that a node reads: those of its data directory, and its
 //! administrator's configuration.
 
-use hf_host::{config, identity::Identity};
+use hf_host_config::{config, identity::Identity};
 use hf_meta_core::{ClusterState, image};
 
 /// Parses `node.json`, the node's identity.

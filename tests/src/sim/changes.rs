@@ -1,7 +1,9 @@
-//! Changes of the replica set: what people and the leader want, and the agents that make and delete replicas on their nodes.
+//! Changes of the replica set: what operators and the leader want, and the agents that make and
+//! delete replicas on their nodes.
 //!
-//! People want anything at any time. The leader's repair (`hf_meta_core::plan::repair`) is the real one. Both decide from the record and
-//! commit later, when it may have changed. A replica's data goes only because a tombstone says so (I20).
+//! Operators want anything at any time. The leader's repair (`hf_meta_core::plan::repair`) is the
+//! real one. Both decide from the record and commit later, when it may have changed. A replica's
+//! data goes only because a tombstone says so (I20).
 
 use super::net::Net;
 use super::run::Outcome;
@@ -20,7 +22,7 @@ impl Sim {
         &self.state.volumes[&VOL]
     }
 
-    /// Decided now, committed later, unless the record has changed by then.
+    /// A command is decided now and committed later, unless the record has changed by then.
     fn decide(&mut self, cmd: Command) {
         let delay = if self.healing { 1_000 } else { 100 + self.swarm.rng.below(200_000) };
         let at = self.now.plus(delay);
@@ -37,13 +39,13 @@ impl Sim {
         self.decide(Command::SetPolicy { vol: VOL, epoch, change, new_shards: Vec::new() });
     }
 
-    /// Some replica of the volume.
+    /// A replica of the volume, any of them.
     fn a_replica(&mut self) -> ReplicaRecord {
         let all: Vec<ReplicaRecord> = self.volume().shards[0].replicas.values().cloned().collect();
         all[self.swarm.rng.below(all.len() as u64) as usize].clone()
     }
 
-    /// Somebody wants a change.
+    /// An operator wants a change.
     pub(super) fn wish(&mut self) {
         let (vol, shard, epoch) = (VOL, SHARD.index, self.volume().epoch);
         let at = 1 + self.swarm.rng.below(self.nodes());
@@ -70,7 +72,7 @@ impl Sim {
         self.decide(cmd);
     }
 
-    /// Somebody holds a job, or lets it go on.
+    /// An operator holds a job, or lets it go on.
     pub(super) fn hold(&mut self) {
         let at = 1 + self.swarm.rng.below(self.nodes());
         let rid = self.a_replica().rid;
@@ -84,7 +86,7 @@ impl Sim {
         self.decide(Command::PauseJob { of, paused });
     }
 
-    /// All that is held.
+    /// Every job that an operator holds.
     fn held(&self) -> Vec<Job> {
         let nodes = self.state.nodes.values().filter(|n| n.drain_paused).map(|n| Job::Node(n.id));
         let disks = self.state.disks.values().filter(|d| d.drain_paused).map(|d| Job::Disk(d.id));
@@ -94,7 +96,7 @@ impl Sim {
         nodes.chain(disks).chain(scrub).chain(replicas).collect()
     }
 
-    /// What the leader sees of the nodes.
+    /// The nodes, as the leader sees them.
     fn liveness(&mut self) -> Liveness {
         let answers = |n: &u64| self.hosts[n].up && !self.cut.contains(&(*n, 0));
         let (up, gone): (Vec<u64>, Vec<u64>) = (1..=self.nodes()).partition(answers);
@@ -129,7 +131,8 @@ impl Sim {
         let buried: Vec<Rid> = known.tombstones.values().filter(|t| t.node.0 == node).map(|t| t.rid).collect();
         let wanted = |r: &&ReplicaRecord| r.node.0 == node && !r.leaving;
         let wanted = known.volumes[&VOL].shards[0].replicas.values().find(wanted).map(|r| r.rid);
-        // (What the node knows may be from before a deletion: it looks into the leader's record before it makes anything.)
+        // (What the node knows may be from before a deletion: it looks into the leader's record
+        // before it makes anything.)
         let wanted = wanted.filter(|r| self.volume().shards[0].replicas.get(r).is_some_and(|r| !r.leaving));
         if buried.contains(&rid) {
             if self.delete(node)? {
@@ -194,7 +197,7 @@ impl Sim {
         placed && held && self.state.tombstones.is_empty() && repair::steps(&self.state, &live, 0).is_empty()
     }
 
-    /// What a command that is about to be applied counts for, if it is.
+    /// Counts a command that is about to be applied.
     pub(super) fn tally(&self, cmd: &Command) -> Outcome {
         let mut o = Outcome::default();
         let of = |rid: &Rid| self.state.volumes.get(&VOL).and_then(|v| v.shards[0].replicas.get(rid));
@@ -226,10 +229,12 @@ impl Sim {
         o
     }
 
-    /// What was wanted of nodes and disks for a while is over, but for draining as long as enough others are left.
+    /// What was wanted of nodes and disks for a while is over, but for draining as long as enough
+    /// others are left.
     pub(super) fn calm(&mut self) {
         self.net.retain(|(_, n)| !matches!(n, Net::Decided(_)));
-        // (A stand-in does all of it at once; real members may lose any of it, so what is still needed is asked for again.)
+        // (A stand-in does all of it at once; real members may lose any of it, so what is still
+        // needed is asked for again.)
         let group = self.group.is_some();
         let mut end: Vec<Command> = self.held().into_iter().map(|of| Command::PauseJob { of, paused: false }).collect();
         end.extend((!group || self.state.rebuild_paused).then_some(Command::PauseRebuild { paused: false }));
@@ -249,7 +254,7 @@ impl Sim {
             }
         }
         self.finally(end);
-        // A move that nobody finds a place for would never end.
+        // A move for which there is no place would never end.
         let all: Vec<(Rid, bool)> = self.volume().replicas().map(|(_, r)| (r.rid, r.moving && !r.leaving)).collect();
         for rid in all.into_iter().filter(|(_, moves)| *moves).map(|(rid, _)| rid) {
             let (vol, shard, epoch) = (VOL, SHARD.index, self.volume().epoch);

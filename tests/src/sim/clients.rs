@@ -1,6 +1,7 @@
-//! The users of the simulated volume: what they ask, and what every answer says about the history.
+//! The users of the simulated volume: what they ask for, and what every answer says about the history.
 //!
-//! A block is one register of the history, or seven of uneven sizes in seeds whose users ask for parts of blocks.
+//! A block is one register of the history, or seven of uneven sizes in seeds whose users ask for
+//! parts of blocks.
 
 use super::world::{Attached, Sim};
 use bytes::Bytes;
@@ -17,9 +18,9 @@ const PARTS: [u64; 8] = [0, 16, 512, 1000, 2048, 3001, 4080, BLOCK_BYTES];
 pub(super) struct Asked {
     pub(super) began: u64,
     pub(super) what: What,
-    /// So few members were in sync that a write had to wait.
+    /// Too few members were in sync, so that a write had to wait.
     pub(super) short: bool,
-    /// Who was known to be in sync when it was asked, and ever since.
+    /// Replicas that were known to be in sync when it was asked, and ever since.
     pub(super) members: BTreeSet<Rid>,
 }
 
@@ -62,7 +63,8 @@ impl Sim {
         let Some(asked) = a.ops.remove(&id) else {
             return Err(format!("request {id} answered twice"));
         };
-        // Who answers requests serves, and then a flush waits for nothing: what it covers was durable when it was answered.
+        // A coordinator that answers requests serves, and then a flush waits for nothing: what it
+        // covers was durable when it was answered.
         let flush = a.ops.iter().find(|(_, o)| o.what == What::Flush).map(|(flush, _)| *flush);
         if let (Ok(_), true, Some(flush)) = (&result, asked.what != What::Flush, flush) {
             return Err(format!("request {id} was answered while flush {flush} waits"));
@@ -78,7 +80,8 @@ impl Sim {
                 self.histories.of(lineage).write_ended(id, now);
             }
             (Ok(ClientReply::Done), What::Flush) => self.outcome.flushes += 1,
-            // The only storage left was put back from an older copy, within a term and before anybody could see it.
+            // The only storage left was put back from an older copy, within a term and before
+            // anything could notice it.
             (Ok(ClientReply::Data(_)), What::Read(_)) if self.lost_all() => {}
             (Ok(ClientReply::Data(parts)), What::Read(registers)) => {
                 self.was_read(lineage, &registers, &parts.concat(), asked.began)?
@@ -108,7 +111,8 @@ impl Sim {
         e: IoError,
         (what, members): (What, &BTreeSet<Rid>),
     ) -> Result<(), String> {
-        // Who had just joined, and made up for all others that are lost, may not be known here yet.
+        // A replica that had just joined, and made up for all others that are lost, may not be
+        // known here yet.
         let known = self.hosts[&node].coordinator.as_ref().map(|a| a.in_sync.clone()).unwrap_or_default();
         let lost = self.outcome.wipes + self.outcome.restores > 0 && !known.into_iter().any(|r| self.holds(r));
         let n = self.per_block();
@@ -123,22 +127,23 @@ impl Sim {
             (IoError::Fenced, _) => {}
             // Every replica in sync was wiped: an error is all that can be said.
             (IoError::Io, _) if self.lost_all() => {}
-            // No member that can be asked has some block of it, for rot, or because its disk has failed: an error, never wrong bytes.
+            // No member that can be asked has some block of it, because of rot or a failed disk: an
+            // error, never wrong bytes.
             (IoError::Io, What::Read(_)) if excused => {}
-            // What a part of a block had to be laid into could not be read.
+            // The block into which a part had to be written could not be read.
             (IoError::Io, What::Write(_) | What::Zero(_)) if excused && self.swarm.cells => {
                 self.histories.of(lineage).write_failed_cleanly(id);
             }
             (IoError::NoSpace, What::Write(r) | What::Zero(r)) if self.small_disks && r.contains(&(256 * n)) => {
-                // Of a request over two chunks one may have been applied.
+                // One chunk of a request over two chunks may have been written.
                 self.outcome.full += 1;
                 if !r.contains(&(256 * n - 1)) {
                     self.histories.of(lineage).write_failed_cleanly(id);
                 }
             }
-            // Of a zero the whole blocks may have been, and the parts at its ends not.
+            // The whole blocks of a zero may have been zeroed, and the parts at its ends not.
             (IoError::NoSpace, What::Zero(_)) if self.small_disks && self.swarm.cells => self.outcome.full += 1,
-            // Certainly applied nowhere: nobody may ever read it.
+            // It was certainly applied nowhere: no user may ever read it.
             (IoError::NoSpace, What::Write(_) | What::Zero(_)) if self.small_disks => {
                 self.outcome.full += 1;
                 self.histories.of(lineage).write_failed_cleanly(id);
@@ -162,7 +167,7 @@ impl Sim {
         if serving.is_empty() && at.is_some() {
             return Ok(());
         }
-        // (Seldom somebody takes it from one that is about to end.)
+        // (Seldom another node takes it from one that is about to end.)
         if serving.is_empty() && self.is_ending() && !self.rng.one_in(10) {
             return Ok(());
         }
@@ -245,7 +250,7 @@ impl Sim {
     }
 }
 
-/// A register's bytes: who wrote it, and of which block, again and again.
+/// A register's bytes: the tag of its write and its block, again and again.
 fn tagged(id: u64, block: u64, len: usize) -> impl Iterator<Item = u8> {
     let mut one = [0u8; 16];
     one[..8].copy_from_slice(&id.to_le_bytes());

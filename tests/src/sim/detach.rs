@@ -20,7 +20,7 @@ pub(super) struct Detach {
 }
 
 impl Detach {
-    /// Half of the seeds have it.
+    /// Half of the seeds have detaches.
     pub(super) fn new(seed: u64) -> Option<Detach> {
         let mut rng = Rng::new(seed ^ 0x2545_f491_4f6c_dd1d);
         let every = [600, 2_000, 6_000][rng.below(3) as usize];
@@ -29,7 +29,7 @@ impl Detach {
 }
 
 impl Sim {
-    /// Somebody detaches the volume, sometimes; what has drained is told to the record.
+    /// An operator detaches the volume, sometimes; that it has drained is told to the record.
     pub(super) fn sometimes_detach(&mut self) -> Result<(), String> {
         let Some(d) = self.swarm.detach.as_mut() else { return Ok(()) };
         let now = d.rng.below(d.every) == 0;
@@ -82,7 +82,7 @@ impl Sim {
         a.c.check_released().map_err(|e| format!("node {node} has drained: {e}"))
     }
 
-    /// The agent: again and again, until the record names the session no more.
+    /// The agent tells the record again and again, until that names the session no more.
     fn tell_drained(&mut self) -> Result<(), String> {
         let session = self.record().session;
         let done = |a: &Attached| a.drained && Some(a.session) == session;
@@ -99,7 +99,7 @@ impl Sim {
         Ok(())
     }
 
-    /// Somebody has asked for the place of a sync.
+    /// A coordinator has asked for the place of a sync.
     pub(super) fn wants_sync(&mut self, node: u64) -> Result<(), String> {
         let late = self.swarm.detach.as_mut().map(|d| if d.rng.one_in(2) { d.rng.below(1_500_000) } else { 0 });
         let Some(a) = self.hosts.get_mut(&node).and_then(|h| h.coordinator.as_mut()) else { return Ok(()) };

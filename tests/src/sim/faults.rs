@@ -30,7 +30,8 @@ impl Sim {
         Ok(())
     }
 
-    /// A node went or came: whoever is connected to it notices. Who is cut off from it does not.
+    /// A node went or came: the nodes that are connected to it notice, those that are cut off from
+    /// it do not.
     pub(super) fn noticed(&mut self, node: u64) -> Result<(), String> {
         for other in 1..=self.nodes() {
             if other != node && self.linked(node, other) && self.linked(other, node) {
@@ -74,8 +75,9 @@ impl Sim {
         self.noticed(node)
     }
 
-    /// Another in-sync replica still has everything, and is not about to be dropped (seed 1556 over real raft members: the drop was in
-    /// a log, and committed later). Whoever loses all its disks loses its data.
+    /// Another in-sync replica still has everything, and is not about to be dropped (seed 1556 over
+    /// real raft members: the drop was in a log, and committed later). A cluster that loses all its
+    /// disks loses its data.
     fn whole_elsewhere(&self, node: u64) -> bool {
         let dropping = |n: &Net| matches!(n, Net::Proposal { cmd: Command::Drop { .. }, .. });
         let good = |h: &super::world::Host, known| h.uuid == known && !h.put_back;
@@ -83,7 +85,7 @@ impl Sim {
         self.raft_is_quiet() && !self.net.iter().any(|(_, n)| dropping(n)) && self.record().in_sync.values().any(whole)
     }
 
-    /// A crashed node's disk is wiped, if another in-sync replica that was not still has everything.
+    /// A crashed node's disk is wiped, if another in-sync replica that was not wiped still has everything.
     pub(super) fn wipe_one(&mut self, node: u64) {
         let uuid = StoreUuid(u128::from(self.id()) << 32);
         let (whole, lineage) = (self.whole_elsewhere(node), self.record().lineage);
@@ -95,7 +97,7 @@ impl Sim {
         self.outcome.wipes += 1;
     }
 
-    /// Somebody copies a disk.
+    /// An operator copies a disk.
     pub(super) fn take_image(&mut self) -> Result<(), String> {
         let node = self.a_node();
         let h = self.hosts.get_mut(&node).unwrap();
@@ -105,7 +107,8 @@ impl Sim {
         Ok(())
     }
 
-    /// A crashed node's disk is put back as it was when somebody copied it, if another in-sync replica still has everything.
+    /// A crashed node's disk is put back as it was when it was copied, if another in-sync replica
+    /// still has everything.
     pub(super) fn put_back_one(&mut self, node: u64) {
         let whole = self.whole_elsewhere(node);
         let Some(h) = self.hosts.get_mut(&node).filter(|h| !h.up && h.rid.0 > 0 && whole) else { return };
@@ -117,7 +120,8 @@ impl Sim {
         self.trace(|| format!("PUT BACK {node}"));
     }
 
-    /// The agents: storage that is not the recorded one is reported, which is refused while it counts as in-sync.
+    /// The agents: storage that is not the recorded one is reported, which is refused while it
+    /// counts as in-sync.
     pub(super) fn report_storage(&mut self) {
         let mut changed = false;
         for node in 1..=self.nodes() {
@@ -148,7 +152,8 @@ impl Sim {
         if self.swarm.pages && block.is_multiple_of(4) {
             return self.rot_page(node, block);
         }
-        // (One that was put back from within the term may be what it was before: docs/protocol.md, "What cannot be seen"; seed 15962.)
+        // (One that was put back from within the term may be what it was before: docs/protocol.md,
+        // "What cannot be seen"; seed 15962.)
         let whole = |h: &super::world::Host| h.up && !h.put_back && !h.store.may_be_bad(block);
         let others = self.record().in_sync.values().any(|m| m.node.0 != node && whole(&self.hosts[&m.node.0]));
         if others && self.hosts[&node].up && self.hosts.get_mut(&node).is_some_and(|h| h.store.rot(block)) {
@@ -158,7 +163,8 @@ impl Sim {
         }
     }
 
-    /// A chunk's page goes bad on a disk that is up, if another in-sync replica that is up has the whole chunk.
+    /// A chunk's page goes bad on a disk that is up, if another in-sync replica that is up has the
+    /// whole chunk.
     fn rot_page(&mut self, node: u64, block: u64) {
         let chunk = BlockIx(block).chunk();
         let bad = |h: &super::world::Host| chunk.blocks().iter().any(|b| h.store.may_be_bad(b.0));
@@ -171,8 +177,8 @@ impl Sim {
         }
     }
 
-    /// A member that the coordinator of `at` can ask, and could `then`, has the block, and never had it otherwise. (Of a lineage that was given up members
-    /// may answer nothing any more.)
+    /// A member that the coordinator of `at` can ask, and could ask `then`, has the block, and
+    /// never lost it. (Members may answer nothing any more of a lineage that was given up.)
     pub(super) fn whole_somewhere(&self, at: u64, then: Option<&BTreeSet<Rid>>, block: u64) -> bool {
         let lineage = self.record().lineage;
         let known = self.hosts[&at].coordinator.as_ref().filter(|a| a.lineage == lineage).map(|a| &a.in_sync);
@@ -188,8 +194,8 @@ impl Sim {
         })
     }
 
-    /// A replica that is filled may be told that a block is lost only if no member has it. (In a take-over it is told to members that
-    /// have something older.)
+    /// A replica that is filled may be told that a block is lost only if no member has it. (In a
+    /// take-over it is told to members that have something older.)
     pub(super) fn tells_lost(&mut self, at: u64, to: u64, msg: &Msg) -> Result<(), String> {
         let Msg::Copy { items } = msg else { return Ok(()) };
         let filled = self.record().out.contains_key(&self.hosts[&to].rid);

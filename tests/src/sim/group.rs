@@ -1,9 +1,13 @@
-//! The second configuration: instead of one record that everybody is shown sooner or later, real raft-rs members with the real record, one on
-//! each of the first three nodes, on disks of their own. They go down and come back with their nodes, elect leaders, and lag; a coordinator sees what the member
-//! of its node has applied, and what it proposes may be lost, be committed without an answer, or be answered by a leader that is none any
-//! more. (What a disk of metadata may do in the middle of a batch, and changes of the voters, are `metadata/tests/raft_sim.rs`'s.)
+//! The second configuration: instead of one record that every node is shown sooner or later, real
+//! raft-rs members with the real record, one on each of the first three nodes, on disks of their
+//! own. They go down and come back with their nodes, elect leaders, and lag; a coordinator sees
+//! what the member of its node has applied, and what it proposes may be lost, be committed without
+//! an answer, or be answered by a leader that has been deposed. (What a disk of metadata may do in
+//! the middle of a batch, and changes of the voters, are the matter of
+//! `metadata/tests/raft_sim.rs`.)
 //!
-//! The newest record that any member has applied is what the checks of the first configuration are made against.
+//! The newest record that any member has applied is what the checks of the first configuration are
+//! made against.
 
 use super::net::Net;
 use super::run::Outcome;
@@ -28,22 +32,22 @@ mod sim_log;
 
 /// Nodes with a member.
 const VOTERS: u64 = 3;
-/// Microseconds of a tick of Raft's.
+/// A tick of Raft, in microseconds.
 const TICK: u64 = 100_000;
 
-/// Who is told what a proposal came to.
+/// Whom the outcome of a proposal is told to.
 pub(super) enum Asker {
-    /// A coordinator.
+    /// The coordinator of this session.
     Coordinator { node: u64, session: SessionId },
-    /// Somebody who looks at the record.
+    /// Nobody: the proposer looks at the record.
     Nobody,
 }
 
-/// The members.
+/// The members of the metadata group.
 pub(super) struct Group {
     disks: BTreeMap<u64, Rc<RefCell<Disk>>>,
     members: BTreeMap<u64, MetaNode<SimLog, u64>>,
-    /// What election timeouts are drawn from: raft-rs draws its own at random.
+    /// The generator of election timeouts, since raft-rs draws its own at random.
     salt: u64,
     net: Vec<(Tick, Message)>,
     /// Proposals without an answer, and what they count for.
@@ -56,7 +60,7 @@ pub(super) struct Group {
     /// The record after each log entry, and how far each member is.
     seen: BTreeMap<u64, u64>,
     at: BTreeMap<u64, u64>,
-    /// Who led in each term.
+    /// The leader of each term.
     leaders: BTreeMap<u64, u64>,
 }
 
@@ -99,7 +103,7 @@ impl Sim {
     /// A node's member comes up with what was durable.
     pub(super) fn raft_start(&mut self, n: u64) {
         let Some(g) = self.group.as_mut().filter(|_| n <= VOTERS) else { return };
-        // (Nobody is replaced, and no log put back: that is another simulator's.)
+        // (No member is replaced, and no log put back: that is the matter of another simulator.)
         let mut member = MetaNode::new(n, SimLog::open(g.disks[&n].clone()), u64::MAX, &[]).unwrap();
         member.compact_after(8 + self.rng.below(40));
         g.members.insert(n, member);
@@ -114,7 +118,7 @@ impl Sim {
         }
     }
 
-    /// What is known on a node. (Of a node that is down: what will be known there is not known.)
+    /// The record as it is known on a node. (Nothing is known on a node that is down.)
     pub(super) fn state_at(&self, node: u64) -> Option<&ClusterState> {
         match &self.group {
             None => Some(&self.state),
@@ -166,7 +170,7 @@ impl Sim {
 
     fn raft_tick(&mut self) -> Result<(), String> {
         let nodes: Vec<u64> = self.group.iter().flat_map(|g| g.members.keys().copied()).collect();
-        // (Nobody else can become a voter here, so nobody else is said to be there.)
+        // (No other node can become a voter here, so none is said to be there.)
         let up = nodes.iter().map(|n| NodeId(*n)).collect();
         let live = Liveness { up, ..Liveness::default() };
         for n in nodes {
@@ -197,12 +201,13 @@ impl Sim {
         self.raft_news(n)
     }
 
-    /// Everything that follows from an input to a member.
+    /// Carries out everything that follows from an input to a member.
     fn raft_settle(&mut self, n: u64) -> Result<(), String> {
         let Some(g) = self.group.as_mut() else { return Ok(()) };
         let Some(member) = g.members.get_mut(&n) else { return Ok(()) };
         member.on_ready().map_err(|e| e.to_string())?;
-        // Between the bounds that raft-rs itself asks for, another one in each term, but from the seed.
+        // It lies between the bounds that raft-rs asks for, and differs in each term, but follows
+        // from the seed.
         let draw = hf_store::sim::Rng::new(g.salt ^ n << 32 ^ member.raw.raft.term).below(ELECTION_TICKS.len() as u64);
         member.raw.raft.set_randomized_election_timeout(ELECTION_TICKS.start + draw as usize);
         if member.is_leader() {
@@ -259,7 +264,8 @@ impl Sim {
         }
     }
 
-    /// Proposes to whoever says that it leads, if that can be reached from a node; otherwise nothing is heard of it. (0: from anywhere.)
+    /// Proposes to a member that takes itself for the leader, if it can be reached from a node (0:
+    /// from anywhere); otherwise nothing is heard of the proposal.
     pub(super) fn raft_propose(&mut self, from: u64, asker: Asker, cmd: Command) -> Result<(), String> {
         let (id, at_ms, tally) = (self.id(), self.wall_ms(), self.tally(&cmd));
         let members = self.group.iter().flat_map(|g| &g.members);

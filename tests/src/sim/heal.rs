@@ -1,4 +1,5 @@
-//! The end of a run: faults stop, I/O must resume, every replica must be where the policy wants it, and all must hold the same.
+//! The end of a run: faults stop, I/O must resume, every replica must be where the policy wants it,
+//! and all must hold the same.
 
 use super::clients::What;
 use super::run::Stores;
@@ -67,7 +68,7 @@ impl Sim {
     /// Attaches the volume anew, on any node.
     fn somebody_has_it(&mut self) -> Result<u64, String> {
         for _ in 0..400 {
-            // Real members have to elect somebody first, who has to hear of it.
+            // Real members have to elect a leader first, which has to hear of it.
             for _ in 0..if self.group.is_some() { 60 } else { 0 } {
                 self.tick(20_000)?;
             }
@@ -86,7 +87,8 @@ impl Sim {
         Err("nobody could attach the volume after healing".into())
     }
 
-    /// Everything is answered, and every replica is where it should be and in sync, if there is room for it.
+    /// Everything is answered, and every replica is where it should be and in sync, if there is
+    /// room for it.
     fn healed(&mut self, node: u64) -> bool {
         let a = self.hosts[&node].coordinator.as_ref().unwrap();
         let suspended = self.small_disks && a.c.status().in_sync < a.min_replicas;

@@ -1,9 +1,10 @@
 //! The last resort, and what may be read after it.
 //!
-//! `volume force-insync` makes what one replica holds the truth, on somebody's word that all others in sync are lost. Which of the values
-//! that were ever written these are nobody can say, so a new lineage begins as if all of them had been written before its first request,
-//! in any order; from then on it is a history like any other. The old lineage may go on for a while, on a side that nobody sees; its users'
-//! history has to be right as well, for itself.
+//! `volume force-insync` makes what one replica holds the truth, on an operator's word that all
+//! others in sync are lost. It is not known which of the values that were ever written it holds, so
+//! a new lineage begins as if all of them had been written before its first request, in any order;
+//! from then on it is a history like any other. The old lineage may go on for a while on a side
+//! that is cut off; its users' history has to be right as well, for itself.
 
 use super::world::{SHARD, Sim, VOL};
 use crate::check::register::{History, Value};
@@ -12,12 +13,12 @@ use hf_policy::*;
 use hf_repl_core::Replica;
 use std::collections::BTreeSet;
 
-/// What the users of each lineage saw, oldest first.
+/// The histories of each lineage's users, oldest first.
 #[derive(Default)]
 pub(super) struct Histories(Vec<(Lineage, History)>);
 
 impl Histories {
-    /// Somebody has the volume attached under this lineage.
+    /// The volume was attached under this lineage.
     pub(super) fn begin(&mut self, lineage: Lineage, now: u64) {
         if self.0.iter().any(|(l, _)| *l == lineage) {
             return;
@@ -28,13 +29,14 @@ impl Histories {
         self.0.push((lineage, new));
     }
 
-    /// The history of one that has begun.
+    /// The history of a lineage that has begun.
     pub(super) fn of(&mut self, lineage: Lineage) -> &mut History {
         let at = self.0.iter().position(|(l, _)| *l == lineage).expect("a lineage that somebody had attached");
         &mut self.0[at].1
     }
 
-    /// A write under one lineage may still arrive where a later one begins: there it is one that was never answered.
+    /// A write under one lineage may still arrive where a later one begins: there it is one that
+    /// was never answered.
     pub(super) fn write_began(&mut self, lineage: Lineage, id: u64, now: u64, values: &[(u64, Value)]) {
         let known = self.0.iter_mut().skip_while(|(l, _)| *l != lineage);
         known.for_each(|(_, h)| h.write_began(id, now, values.iter().copied()));
@@ -50,8 +52,8 @@ impl Histories {
 }
 
 impl Sim {
-    /// Whoever is in sync beside one replica dies, or is out of sight; that one, which may have been out for a while, is declared the truth.
-    /// Somebody uses it; the others may come back at any time.
+    /// All replicas in sync beside one die, or are cut off; that one, which may have been out for a
+    /// while, is declared the truth. Users go on with it; the others may come back at any time.
     pub(super) fn last_resort(&mut self) -> Result<(), String> {
         let there = |s: &Sim, n: u64, rid: Rid| {
             let h = &s.hosts[&n];
@@ -80,7 +82,7 @@ impl Sim {
                     self.cut.extend((0..=self.nodes()).filter(|n| *n != other).flat_map(|n| [(other, n), (n, other)]));
                     self.all_links()?;
                 }
-                // Only out of the leader's sight: it goes on with whoever it reaches.
+                // It is only out of the leader's sight, and goes on with the nodes that it reaches.
                 _ => drop(self.cut.insert((other, 0))),
             }
         }
@@ -106,7 +108,7 @@ impl Sim {
         self.go_on(150, &[at])
     }
 
-    /// A replica misses what is written for a while, if somebody writes.
+    /// A replica is away for a while, and misses what is written meanwhile.
     fn leave_out(&mut self, rid: Rid, node: u64) -> Result<(), String> {
         let session = self.record().session;
         let serves = |n: &u64| self.hosts[n].coordinator.as_ref().is_some_and(|a| Some(a.session) == session);

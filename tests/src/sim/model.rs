@@ -1,5 +1,6 @@
-//! A replica's store as the protocol needs it, in a hundred lines: operations become durable in order, later; a crash
-//! loses a suffix of what was not durable yet. (`real.rs` is the other choice: the real store on a simulated disk.)
+//! A replica's store as the protocol needs it, in a hundred lines: operations become durable in
+//! order, later; a crash loses a suffix of what was not durable yet. (`real.rs` is the other
+//! choice: the real store on a simulated disk.)
 
 use bytes::Bytes;
 use hf_policy::crc::{self, PayloadCrc};
@@ -13,7 +14,7 @@ const UNIT: u64 = 16;
 #[derive(Clone, Default)]
 pub struct ModelStore {
     blocks: BTreeMap<u64, (Ver, Content)>,
-    /// Bad ones of which the version is not known either: what they have is a bound.
+    /// Bad blocks whose version is lost too: the version that they have is a bound.
     lost: BTreeSet<u64>,
     pub promised: (Term, SessionId),
     pub stable: Ver,
@@ -22,7 +23,7 @@ pub struct ModelStore {
     /// Operations that became durable.
     pub position: u64,
     queue: VecDeque<(u64, StoreOp)>,
-    /// Units of 16 blocks there is room for; 0: any number.
+    /// Room, in units of 16 blocks; 0: any amount.
     units: usize,
 }
 
@@ -42,7 +43,7 @@ impl ModelStore {
         self.blocks.values().map(|b| b.0).max().unwrap_or(Ver::ZERO)
     }
 
-    /// What a copy of the disk would hold now.
+    /// The content that a copy of the disk would have now.
     pub fn image(&self) -> ModelStore {
         ModelStore { queue: VecDeque::new(), ..self.clone() }
     }

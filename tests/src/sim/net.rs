@@ -1,4 +1,5 @@
-//! The simulated network: between nodes, and between nodes and Raft. It loses, duplicates, delays and reorders.
+//! The simulated network: between nodes, and between nodes and Raft. It loses, duplicates, delays
+//! and reorders.
 
 use super::group::{Asker, refused};
 use super::world::{Sim, policy_of, record_of};
@@ -24,7 +25,7 @@ pub(super) enum Net {
         env: Envelope,
         msg: Msg,
     },
-    /// Something the leader or somebody at the command line has decided, on its way into the log.
+    /// A command that the leader or an operator has decided, on its way into the log.
     Decided(Command),
     Proposal {
         from: u64,
@@ -148,7 +149,7 @@ impl Sim {
         if h.rid == env.rid {
             return self.replica_step(to, re::Input::Message { link: from, env, msg });
         }
-        // Not made yet, or deleted.
+        // The replica has not been made yet, or was deleted.
         let env = Envelope { boot: h.boot, ..env };
         self.send(Net::ToCoordinator { from: to, to: from, env, msg: Msg::Nack(Nack::NoReplica) });
         Ok(())
@@ -156,7 +157,7 @@ impl Sim {
 
     fn reach_coordinator(&mut self, from: u64, to: u64, env: Envelope, msg: Msg) -> Result<(), String> {
         let fenced = matches!(msg, Msg::Nack(Nack::StaleTerm { .. })) && env.boot == self.hosts[&from].boot;
-        // Who is no member any more is not listened to.
+        // A replica that is no member any more is not listened to.
         let known = self.hosts[&to].coordinator.as_ref().is_some_and(|a| a.knows.contains(&env.rid));
         let theirs = known && self.is_session(to, env.session);
         self.coordinator_step(to, co::Input::Message { rid: env.rid, env, msg })?;
@@ -181,7 +182,8 @@ impl Sim {
         let new: Vec<Rid> = rids.difference(&a.knows).copied().collect();
         if !over {
             a.in_sync = record.in_sync.keys().copied().collect();
-            // Whoever is out for a moment of a request could not be asked in that moment (seed 41367).
+            // A replica that is out for a moment of a request could not be asked in that moment
+            // (seed 41367).
             for asked in a.ops.values_mut() {
                 asked.members.retain(|r| record.in_sync.contains_key(r));
             }
@@ -206,7 +208,7 @@ impl Sim {
     pub(super) fn announce(&mut self) {
         let to: Vec<_> = self.hosts.iter().filter_map(|(n, h)| Some((*n, h.coordinator.as_ref()?.session))).collect();
         for (to, session) in to {
-            // One cut off from Raft learns nothing; 0 stands for Raft.
+            // A node that is cut off from Raft learns nothing; 0 stands for Raft.
             if !self.cut.contains(&(to, 0)) {
                 self.send(Net::Record { to, session });
             }
@@ -215,7 +217,7 @@ impl Sim {
 }
 
 impl Net {
-    /// Only what the protocol must survive twice is duplicated.
+    /// Only messages that the protocol must survive twice are duplicated.
     fn copy(&self) -> Option<Net> {
         match self {
             Net::ToReplica { from, to, env, msg } => {

@@ -1,5 +1,6 @@
-//! A replica's store as it is in the daemon: the real chunk store on a simulated disk. A crash is a power loss of that disk, a restart
-//! opens it anew; writes may fail for good; blocks rot on the media.
+//! A replica's store as it is in the daemon: the real chunk store on a simulated disk. A crash is a
+//! power loss of that disk, a restart opens it anew; writes may fail for good; blocks rot on the
+//! media.
 
 use hf_policy::*;
 use hf_repl_core::message::{BlockInfo, BlockState};
@@ -9,10 +10,10 @@ use hf_store::sim::{Rng, SimDisk};
 use hf_store::{Config, FormatParams, Input, Op, Output, ReplicaRec, Salt, Store, recovery};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Somebody else's replica, which fills small disks.
+/// The replica of another volume, which fills small disks.
 const BALLAST: Rid = Rid(99);
 const UNIT_BLOCKS: u32 = 16;
-/// The tag of what was on its way for a replica that is deleted.
+/// The tag of operations that were in flight for a replica that is deleted.
 const FORGOTTEN: u64 = u64::MAX - 2;
 
 pub struct RealStore {
@@ -24,7 +25,7 @@ pub struct RealStore {
     next: u64,
     out: Vec<Output>,
     done: VecDeque<(u64, StoreAnswer)>,
-    /// How the last order went.
+    /// The outcome of the last order.
     ordered: Result<(), String>,
     /// Blocks that went bad on this disk, found out or not.
     rotten: BTreeSet<u64>,
@@ -34,7 +35,7 @@ fn config() -> Config {
     Config { overlay_bytes: 256 << 10, cached_pages: 2, groups_in_flight: 2, destage_jobs: 2, ..Config::default() }
 }
 
-/// Of which shard, of how many blocks, in which history.
+/// The identity of the replica: which shard, of how many blocks, in which history.
 pub type Of = (ShardId, u64, Lineage);
 
 fn rec((shard, blocks, lineage): Of, rid: Rid, uuid: StoreUuid) -> ReplicaRec {
@@ -55,7 +56,8 @@ fn rec((shard, blocks, lineage): Of, rid: Rid, uuid: StoreUuid) -> ReplicaRec {
 }
 
 impl RealStore {
-    /// A formatted disk with an empty replica, or none if `rid` is 0. `units`: how many units of data still fit, 0 for plenty.
+    /// A formatted disk with an empty replica, or none if `rid` is 0. `units`: how many units of
+    /// data still fit, 0 for plenty.
     pub fn new(seed: u64, of: Of, rid: Rid, uuid: StoreUuid, units: usize) -> RealStore {
         let mut disk = SimDisk::new(16 << 20);
         let p = FormatParams {
@@ -104,7 +106,7 @@ impl RealStore {
         }
     }
 
-    /// Does it now.
+    /// Carries an order out now.
     fn order(&mut self, op: Op) {
         self.try_order(op).unwrap();
     }
@@ -183,7 +185,7 @@ impl RealStore {
         Ok(())
     }
 
-    /// What a copy of the disk would hold now: like after a power loss.
+    /// The content that a copy of the disk would have now: that after a power loss.
     pub fn image(&self) -> Result<RealStore, String> {
         let (mut disk, mut rng) = (self.disk.clone(), self.rng.clone());
         disk.crash(&mut rng);
@@ -262,8 +264,9 @@ impl RealStore {
         self.rotten.contains(&block)
     }
 
-    /// Every copy of the block's data on the media gets a flipped bit, or, of every third block, cannot be read any more. Except in the
-    /// journal: what is damaged there was durable and cannot be told from what was not (docs/disk-format.md).
+    /// Every copy of the block's data on the media gets a flipped bit, or, of every third block,
+    /// cannot be read any more. Copies in the journal are spared: what is damaged there was durable
+    /// and cannot be told from what was not (docs/disk-format.md).
     pub fn rot(&mut self, block: u64) -> bool {
         let g = self.store.superblock().geometry;
         let first = g.data_off() / BLOCK_BYTES;
@@ -289,8 +292,9 @@ impl RealStore {
         }
     }
 
-    /// Every copy of the chunk's page on the media gets a flipped bit, or, of every second chunk, cannot be read any more. It is read when the disk is opened next, or the page was put out of
-    /// the cache.
+    /// Every copy of the chunk's page on the media gets a flipped bit, or, of every second chunk,
+    /// cannot be read any more. That is noticed when the disk is opened next, or when the page was
+    /// put out of the cache.
     pub fn rot_page(&mut self, chunk: ChunkIx) -> bool {
         let g = self.store.superblock().geometry;
         let first = g.page_off(0, 0) / BLOCK_BYTES;
@@ -303,12 +307,12 @@ impl RealStore {
         !hit.is_empty()
     }
 
-    /// Everything on its way is done.
+    /// Completes everything that is in flight.
     pub fn quiesce(&mut self) {
         while self.disk_step() {}
     }
 
-    /// What the block holds, when all is quiet.
+    /// What the block holds, when nothing is in flight.
     pub fn look(&mut self, block: u64) -> (BlockInfo, bytes::Bytes) {
         self.submit(u64::MAX - 1, StoreOp::Read { range: BlockRange::new(block, 1) });
         self.quiesce();

@@ -1,4 +1,4 @@
-//! One run of a seed: which faults it has, how it ended.
+//! One run of a seed: which faults it has, and how it ended.
 
 use super::swarm::Swarm;
 use super::world::Sim;
@@ -11,7 +11,7 @@ macro_rules! counters {
             $($(#[$doc])* pub $name: u64,)*
         }
         impl Outcome {
-            /// Sums up.
+            /// Adds the counts of another run.
             pub fn add(&mut self, o: &Outcome) {
                 $(self.$name += o.$name;)*
             }
@@ -31,7 +31,8 @@ counters! {
     joins,
     wipes,
     dramas,
-    /// Runs that ended because the last replica in sync was wiped: a wipe met a drop on its way.
+    /// Runs that ended because the last replica in sync was wiped: a drop was committed after the
+    /// wipe was decided.
     lost,
     synced,
     scrubs,
@@ -40,7 +41,7 @@ counters! {
     healed,
     /// Pages of chunks that went bad.
     lost_pages,
-    /// Leaders of the metadata, where real members elect them.
+    /// Leaders that real members of the metadata group elected.
     elections,
     /// Disks whose writes began to fail.
     failed_disks,
@@ -52,7 +53,8 @@ counters! {
     newcomers,
     /// Members that left because they were marked as leaving.
     leaves,
-    /// Replicas removed, those of them that were to move, and those whose data was deleted by their tombstone.
+    /// Replicas removed, those of them that were to move, and those whose data was deleted by their
+    /// tombstone.
     removes,
     moves,
     deletions,
@@ -64,12 +66,12 @@ counters! {
     resumed,
     /// Jumps of the wall clock.
     jumps,
-    /// Requests that were no whole blocks, and flushes answered.
+    /// Requests that did not cover whole blocks, and flushes that were answered.
     unaligned,
     flushes,
     /// Whole chunks that were zeroed.
     chunks,
-    /// Replicas that were declared the truth.
+    /// Replicas whose content was declared the truth.
     forced,
     /// Detaches that were asked for, those of them that found writes waiting for replicas, and
     /// those that were recorded.
@@ -78,7 +80,7 @@ counters! {
     detaches,
 }
 
-/// What the simulated nodes keep their replicas on.
+/// The stores that the simulated nodes keep their replicas on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stores {
     /// A model of a store.
@@ -87,7 +89,8 @@ pub enum Stores {
     Real,
 }
 
-/// What can go wrong, by name: `HOLDFAST_SIM_OFF=crash,wipe` runs without it. The first ten have weights of their own.
+/// The faults, by name: `HOLDFAST_SIM_OFF=crash,wipe` runs without these two. The first ten have
+/// weights of their own.
 pub const FAULTS: [&str; 26] = [
     "loss",
     "duplicate",
@@ -117,15 +120,16 @@ pub const FAULTS: [&str; 26] = [
     "detach",
 ];
 
-/// What came later than the seeds that are kept because they once failed: without these they are the runs they were.
+/// Faults that were added after the oldest seeds that are kept because they once failed: without
+/// these faults, they are the runs that they were.
 pub const LATER: &[&str] = FAULTS.split_at(13).1;
 
 /// Who keeps the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Metadata {
-    /// A stand-in for Raft: one record, which everybody is shown sooner or later.
+    /// A stand-in for Raft keeps one record, which every node is shown sooner or later.
     StandIn,
-    /// Real raft-rs members on the simulated nodes.
+    /// Real raft-rs members on the simulated nodes keep it.
     Raft,
 }
 
@@ -134,8 +138,9 @@ pub fn run_without(seed: u64, steps: u64, stores: Stores, off: &[String]) -> Res
     run_on(Metadata::StandIn, seed, steps, stores, off)
 }
 
-/// The same over a stand-in or over real members. (Who is cut off from Raft there is so with its member, so nobody can be kept from noting
-/// that it serves: no `unrecorded`.)
+/// One run over a stand-in or over real members. (A coordinator that is cut off from Raft there is
+/// cut off together with its member, so none can be kept from noting that it serves: there is no
+/// `unrecorded`.)
 pub fn run_on(meta: Metadata, seed: u64, steps: u64, stores: Stores, off: &[String]) -> Result<Outcome, String> {
     if let Some(unknown) = off.iter().find(|o| !FAULTS.contains(&o.as_str())) {
         return Err(format!("no fault is named {unknown}; there are {}", FAULTS.join(", ")));

@@ -1,4 +1,5 @@
-//! Scenes that random walks seldom find: who is cut off when, who takes over, who meets again.
+//! Scenes that random walks seldom find: which node is cut off when, which one takes over, and
+//! which ones meet again.
 
 use super::clients::What;
 use super::world::{Host, Sim};
@@ -40,8 +41,8 @@ impl Sim {
         }
     }
 
-    /// The scene that random walks seldom find: writes are stranded on one side, another node takes over, both have users, then
-    /// the sides meet again.
+    /// The scene that random walks seldom find: writes are stranded on one side, another node takes
+    /// over, both have users, then the sides meet again.
     pub(super) fn drama(&mut self) -> Result<(), String> {
         if !self.dramas {
             return Ok(());
@@ -53,7 +54,8 @@ impl Sim {
         let b = 1 + (a + self.rng.below(self.nodes() - 1)) % self.nodes();
         // Users are busy; then the old side is cut off, wholly or in part, noticed or not.
         self.go_on(30, &[a])?;
-        // Sometimes what they wrote is all answered first, and from then on they only read: nothing of theirs blocks.
+        // Sometimes everything that they wrote is answered first, and from then on they only read:
+        // no write of theirs blocks.
         if self.rng.one_in(2) {
             self.only_read.insert(a);
             self.go_on(150, &[])?;
@@ -99,7 +101,7 @@ impl Sim {
         self.go_on(200, &[a, b, b])?;
         self.only_read.clear();
         if let Some(node) = copied {
-            // Who could remember how far that disk had got is gone too.
+            // The only node that could remember how far that disk had got is gone too.
             for n in [node, b] {
                 self.crash_one(n)?;
             }
@@ -121,7 +123,8 @@ impl Sim {
         self.go_on(150, &[b])
     }
 
-    /// Somebody copies the disk of a member that has promised the new term, but has not been made equal to the others yet.
+    /// An operator copies the disk of a member that has promised the new term, but has not been
+    /// made equal to the others yet.
     fn copy_amid_takeover(&mut self, b: u64) -> Result<Option<u64>, String> {
         let status = self.hosts[&b].coordinator.as_ref().map(|a| a.c.status());
         if !self.swarm.copies || status.is_none_or(|s| s.phase != Phase::Reconciling) {
@@ -138,9 +141,10 @@ impl Sim {
         Ok(Some(node))
     }
 
-    /// A coordinator loses Raft as soon as its take-over has begun, so that nobody can record that its term is served. A member's disk
-    /// is put back from a copy of the middle of that take-over, and is the only one that answers the next coordinator: it must have
-    /// everything that clients were told of (docs/decisions/0014).
+    /// A coordinator loses Raft as soon as its take-over has begun, so that it cannot record that
+    /// its term is served. A member's disk is put back from a copy of the middle of that take-over,
+    /// and is the only one that answers the next coordinator: it must have everything that clients
+    /// were told of (docs/decisions/0014).
     pub(super) fn unrecorded(&mut self) -> Result<(), String> {
         let (record, cut) = (self.record(), &self.cut);
         let members: Vec<u64> = record.in_sync.values().map(|m| m.node.0).collect();
@@ -197,8 +201,8 @@ impl Sim {
         Ok(())
     }
 
-    /// A member's disk is put back from a copy within one term, while nobody writes: nothing but its own word tells that it lacks
-    /// what it had acknowledged.
+    /// A member's disk is put back from a copy within one term, while there are no writes: nothing
+    /// but its own word tells that it lacks what it had acknowledged.
     pub(super) fn quiet_swap(&mut self) -> Result<(), String> {
         let record = self.record();
         let serving = |h: &Host| {
@@ -224,8 +228,9 @@ impl Sim {
         Ok(())
     }
 
-    /// A coordinator reads on from its own replica while everybody else believes it to be cut off, up to the last moment of its
-    /// leases and beyond; its successor has users from its first moment on.
+    /// A coordinator reads on from its own replica while all other nodes believe it to be cut off,
+    /// up to the last moment of its leases and beyond; its successor has users from its first
+    /// moment on.
     pub(super) fn last_moment(&mut self) -> Result<(), String> {
         let record = self.record();
         let serving = |h: &Host| {

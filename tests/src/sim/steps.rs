@@ -18,6 +18,7 @@ impl Sim {
         let Some(replica) = h.replica.as_mut() else { return Ok(()) };
         replica.set_credit(h.store.credit());
         replica.step(now, input, &mut out);
+        replica.check()?;
         let mut sends = Vec::new();
         let renew = out.contains(&re::Output::Renew);
         for o in out {
@@ -137,7 +138,8 @@ impl Sim {
         Ok(())
     }
 
-    /// Who is not wanted any more would be taken out again at once, and so for ever: nobody who knows that syncs it.
+    /// Who is not wanted any more would be taken out again at once, and so for ever: nobody who
+    /// knows that syncs it.
     fn not_in_vain(&self, epoch: Epoch, change: &co::Change) -> Result<(), String> {
         let v = &self.state.volumes[&VOL];
         match change {

@@ -1,5 +1,5 @@
-//! The two stores a simulated node can have: a model, fast enough for hundreds of thousands of seeds, and the real chunk store on a
-//! simulated disk.
+//! The two stores that a simulated node can have: a model, fast enough for hundreds of thousands of
+//! seeds, and the real chunk store on a simulated disk.
 
 use super::model::ModelStore;
 use super::real::RealStore;
@@ -17,7 +17,8 @@ pub enum SimStore {
 use SimStore::{Model, Real};
 
 impl SimStore {
-    /// An empty replica, or none if `rid` is 0. `seed` makes it a real one; `units` is the room it has, 0 for plenty.
+    /// An empty replica, or none if `rid` is 0. `seed` makes it a real one; `units` is the room it
+    /// has, 0 for plenty.
     pub fn new(seed: Option<u64>, rid: Rid, uuid: StoreUuid, units: usize, lineage: Lineage) -> SimStore {
         match seed {
             None => Model(Box::new(ModelStore::with_room(units, lineage))),
@@ -47,7 +48,8 @@ impl SimStore {
         }
     }
 
-    /// Its replica takes another lineage, by a record of that epoch, unless it has one of a later record; durably. Its disk may have failed.
+    /// Its replica takes another lineage, by a record of that epoch, unless it has one of a later
+    /// record; durably. Its disk may have failed.
     pub fn adopt(&mut self, lineage: Lineage, epoch: u64) -> bool {
         match self {
             Model(s) => {
@@ -70,7 +72,7 @@ impl SimStore {
         }
     }
 
-    /// Something is done, or nothing was there to do.
+    /// Completes one operation, if one is in flight.
     pub fn complete(&mut self) -> Option<(u64, StoreAnswer)> {
         match self {
             Model(s) => s.complete(),
@@ -78,7 +80,8 @@ impl SimStore {
         }
     }
 
-    /// Power loss. Of the model's queue this many operations had become durable; the real disk decides for itself.
+    /// Power loss. Of the model's queue this many operations had become durable; the real disk
+    /// decides for itself.
     pub fn crash(&mut self, survive: usize) -> Result<(), String> {
         match self {
             Model(s) => {
@@ -89,7 +92,7 @@ impl SimStore {
         }
     }
 
-    /// What a copy of the disk would hold now.
+    /// The content that a copy of the disk would have now.
     pub fn image(&self) -> Result<SimStore, String> {
         Ok(match self {
             Model(s) => Model(Box::new(s.image())),
@@ -112,7 +115,7 @@ impl SimStore {
         }
     }
 
-    /// Its writes fail.
+    /// Its writes fail from now on.
     pub fn has_failed(&self) -> bool {
         matches!(self, Real(s) if s.has_failed())
     }
@@ -124,7 +127,7 @@ impl SimStore {
         }
     }
 
-    /// How far the disk's journal has got.
+    /// The position of the disk's journal.
     pub fn position(&self) -> u64 {
         match self {
             Model(s) => s.position,
@@ -139,7 +142,7 @@ impl SimStore {
         }
     }
 
-    /// What a replica is told of itself when its node begins.
+    /// The durable state of a replica, as its node finds it at its start.
     pub fn durable(&self, rid: Rid, store_uuid: StoreUuid) -> Durable {
         match self {
             Model(s) => Durable {
@@ -180,7 +183,7 @@ impl SimStore {
         }
     }
 
-    /// What a block holds, once nothing is on its way any more.
+    /// What a block holds, once nothing is in flight any more.
     pub fn look(&mut self, block: u64) -> (BlockInfo, Bytes) {
         match self {
             Model(s) => s.info(block),

@@ -1,6 +1,8 @@
-//! What a seed has beside the faults that every seed may have: each one stresses other things.
+//! Faults and habits that only some seeds have, beside those that every seed may have: each seed
+//! stresses other things.
 //!
-//! All of it is drawn from a generator of its own, so that a seed without it is the run that it was before there was any of it.
+//! They are drawn from a generator of their own, so that a seed without them is the run that it was
+//! before they existed.
 
 use super::detach::Detach;
 use super::world::Sim;
@@ -9,23 +11,23 @@ use hf_policy::*;
 use hf_store::sim::Rng;
 use std::collections::BTreeMap;
 
-/// Half of the 5 % that clock rates may differ by, in parts of a million; rounded so that the fastest clock is not more than 5 % faster
-/// than the slowest (1.024 / 0.976 < 1.05).
+/// Half of the 5 % that clock rates may differ by, in parts of a million; rounded so that the
+/// fastest clock is at most 5 % faster than the slowest (1.024 / 0.976 < 1.05).
 const RHO: u64 = 24_000;
-/// A clock that runs as it should.
+/// The rate of a clock that runs as it should, in parts of a million.
 const EXACT: u64 = 1_000_000;
 
 pub(super) struct Swarm {
     pub(super) rng: Rng,
-    /// Nodes beside the first three, to move to; 0: the replica set does not change.
+    /// Nodes beside the first three, to which replicas may move; 0: the replica set does not change.
     pub(super) spares: u64,
-    /// How often somebody wants a change of the replica set, in 3,000 steps.
+    /// How often an operator wants a change of the replica set, in 3,000 steps.
     pub(super) wishes: u64,
-    /// How often the leader looks, in 3,000 steps.
+    /// How often the leader looks for what should be done, in 3,000 steps.
     pub(super) leads: u64,
     /// A node that is away for 5 s is given up, not only after ten minutes.
     pub(super) hasty: bool,
-    /// Policies: how many members writes need, who reads.
+    /// The policy changes: how many members writes need, and which one reads.
     pub(super) policy: bool,
     /// Rates of the nodes' clocks, in parts of a million; none: all exact.
     rates: BTreeMap<u64, u64>,
@@ -43,11 +45,11 @@ pub(super) struct Swarm {
     pub(super) chunks: bool,
     /// Operators declare one replica the truth, when all others in sync seem lost.
     pub(super) forces: bool,
-    /// Somebody detaches the volume now and then.
+    /// An operator detaches the volume now and then.
     pub(super) detach: Option<Detach>,
-    /// In every fifth second the leader allows no sync to begin: others go first.
+    /// In every fifth second the leader allows no sync to begin because others go first.
     pub(super) busy: bool,
-    /// The wall clock is off by so many milliseconds; none: there is none.
+    /// Milliseconds by which the wall clock is off; none: no wall clock is simulated.
     pub(super) wall: Option<u64>,
     /// Clients ask for parts of blocks, and flush.
     pub(super) cells: bool,
@@ -75,7 +77,7 @@ impl Swarm {
         let cells = rng.one_in(3);
         let changes = changes && !is_off("changes");
         let mut clocks = clocks && !is_off("clocks");
-        // From another generator, so that seeds without it are what they were.
+        // It is drawn from another generator, so that seeds without it are the runs that they were.
         let mut wild = Rng::new(seed ^ 0x9e37_79b9_7f4a_7c15);
         let strict = wild.one_in(6) && !is_off("strict");
         if strict {
@@ -105,7 +107,7 @@ impl Swarm {
         }
     }
 
-    /// How the volume's policy begins.
+    /// The volume's policy at the beginning.
     pub(super) fn attributes(&mut self) -> Vec<String> {
         let mut attrs = vec!["size=4MiB".to_string(), "replicas=3".to_string()];
         if self.spares > 0 && self.hasty {
@@ -118,7 +120,7 @@ impl Swarm {
         attrs
     }
 
-    /// How many of so many replicas writes need, and who reads.
+    /// A policy for a number of replicas: how many of them writes need, and which one reads.
     pub(super) fn io_attributes(&mut self, replicas: u64) -> Vec<String> {
         if !self.policy {
             return vec!["min_replicas=1".into()];
@@ -135,17 +137,17 @@ impl Swarm {
 }
 
 impl Sim {
-    /// What a node's monotonic clock shows.
+    /// The time that a node's monotonic clock shows.
     pub(super) fn clock(&self, node: u64) -> Tick {
         Tick(self.now.0 * self.swarm.rates.get(&node).copied().unwrap_or(EXACT) / EXACT)
     }
 
-    /// What the proposer's wall clock shows, in milliseconds.
+    /// The time that the proposer's wall clock shows, in milliseconds.
     pub(super) fn wall_ms(&self) -> u64 {
         self.swarm.wall.map_or(0, |off| off + self.now.0 / 1000)
     }
 
-    /// Somebody sets the wall clock, by seconds or by years.
+    /// An operator sets the wall clock, by seconds or by years.
     pub(super) fn jump(&mut self) {
         if self.swarm.wall.is_some() {
             let far = [10_000, 100_000_000, 1 << 40][self.swarm.rng.below(3) as usize];
@@ -154,7 +156,7 @@ impl Sim {
         }
     }
 
-    /// What happens in some seeds only, from the generator of their own.
+    /// Does what happens in some seeds only, drawn from their own generator.
     pub(super) fn sometimes(&mut self) -> Result<(), String> {
         let s = &mut self.swarm;
         let at = s.rng.below(3_000);

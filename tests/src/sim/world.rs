@@ -1,4 +1,4 @@
-//! The simulated world and its schedule.
+//! The simulated world and its schedule: what its nodes have, and which step comes next.
 
 use super::clients::Asked;
 use super::group::{Asker, Group};
@@ -18,7 +18,7 @@ use hf_repl_core::{Coordinator, Replica};
 use hf_store::sim::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Nodes that the volume begins on.
+/// The nodes on which the volume begins: 1 to this number.
 const FIRST: u64 = 3;
 pub(super) const BLOCKS: u64 = 600;
 pub(super) const VOL: VolumeId = VolumeId(1);
@@ -28,11 +28,11 @@ pub(super) struct Host {
     pub(super) up: bool,
     pub(super) boot: BootId,
     pub(super) store: SimStore,
-    /// Room on its disk, in units; 0 is plenty.
+    /// Room on its disk, in units; 0: any amount.
     pub(super) units: usize,
     /// A copy of its disk, taken some time ago, with the storage's id at that time.
     pub(super) image: Option<(SimStore, StoreUuid)>,
-    /// Its disk was put back from that copy, and nobody knows.
+    /// Its disk was put back from that copy, which its replica has not noticed.
     pub(super) put_back: bool,
     /// The replica it holds, 0 if none, and its storage; a wipe makes another one.
     pub(super) rid: Rid,
@@ -47,13 +47,14 @@ pub(super) struct Attached {
     pub(super) lineage: Lineage,
     /// Requests in flight.
     pub(super) ops: BTreeMap<u64, Asked>,
-    /// Replicas it knows of, those of them that it knows to be in sync, and how many of those it was told that writes need.
+    /// Replicas that it knows of, those of them that it knows to be in sync, and how many of those
+    /// writes need.
     pub(super) knows: BTreeSet<Rid>,
     pub(super) in_sync: BTreeSet<Rid>,
     pub(super) min_replicas: u32,
-    /// It would serve: that is to be recorded.
+    /// It is ready to serve, which is to be recorded.
     pub(super) ready: bool,
-    /// It was asked to end: its users have gone. It has: that is to be recorded.
+    /// It was asked to end, since its users have gone; and it has ended, which is to be recorded.
     pub(super) ending: bool,
     pub(super) drained: bool,
     /// It has asked for the place of a sync, and has not given it back.
@@ -68,12 +69,12 @@ pub struct Sim {
     pub(super) hosts: BTreeMap<u64, Host>,
     pub(super) net: Vec<(Tick, Net)>,
     pub(super) cut: BTreeSet<(u64, u64)>,
-    /// On which node each replica lives, or lived.
+    /// The node on which each replica lives, or lived.
     pub(super) homes: BTreeMap<Rid, u64>,
     /// Real members of the metadata group, if there are any.
     pub(super) group: Option<Group>,
     pub(super) swarm: Swarm,
-    /// For now no message is lost or late.
+    /// No message is lost or late for now.
     pub(super) prompt: bool,
     /// Scenes are played.
     pub(super) dramas: bool,
@@ -82,13 +83,13 @@ pub struct Sim {
     pub(super) ever_bad: BTreeSet<(u64, u64)>,
     pub(super) next: u64,
     pub(super) weights: [u64; 10],
-    /// How seldom cuts and crashes end by themselves.
+    /// Cuts and crashes end by themselves once in so many steps.
     pub(super) lasting: u64,
     /// Nodes whose users only read for now.
     pub(super) only_read: BTreeSet<u64>,
     /// The longest delay of a message, in microseconds.
     pub(super) slow: u64,
-    /// How many blocks are hot.
+    /// Blocks that most requests are about.
     pub(super) span: u64,
     pub(super) healing: bool,
     /// Some seeds have disks of different, small sizes.
@@ -101,7 +102,7 @@ pub struct Sim {
 impl Sim {
     pub(super) fn new(seed: u64, stores: Stores, swarm: Swarm) -> Sim {
         let mut rng = Rng::new(seed);
-        // Swarm: every seed stresses other things.
+        // Every seed has other weights, and so stresses other things (swarm testing).
         let weights = std::array::from_fn(|_| [0, 1, 2, 6][rng.below(4) as usize]);
         let mut s = Sim {
             rng,
@@ -233,7 +234,7 @@ impl Sim {
         FIRST + self.swarm.spares
     }
 
-    /// Some node.
+    /// A node, any of them.
     pub(super) fn a_node(&mut self) -> u64 {
         1 + self.rng.below(self.nodes())
     }
@@ -275,7 +276,7 @@ impl Sim {
         Ok(())
     }
 
-    /// The record, as it is.
+    /// The record, as it is now.
     pub(super) fn record(&self) -> co::Record {
         record_of(&self.state)
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The row.
+/// The row of `block_size` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "block_size",
     values: "512, 4096",

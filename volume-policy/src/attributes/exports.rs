@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The row.
+/// The row of `exports` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "exports",
     values: "nbd, none",
@@ -16,7 +16,7 @@ pub const ATTR: Attribute = Attribute {
 /// Over what a volume can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exports {
-    /// NBD.
+    /// Is the volume exported by NBD?
     pub nbd: bool,
 }
 

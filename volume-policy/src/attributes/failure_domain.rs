@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The row.
+/// The row of `failure_domain` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "failure_domain",
     values: "node, rack, zone, region",
@@ -27,7 +27,7 @@ pub(super) fn text(v: &Value) -> String {
 word_enum! {
     /// A level of the topology.
     FailureDomain {
-        /// One host.
+        /// One host: a node is a domain of its own.
         Node = "node",
         /// The node label `rack`.
         Rack = "rack",

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The row.
+/// The row of `media` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "media",
     values: "any, nvme, ssd, hdd",
@@ -13,7 +13,7 @@ pub const ATTR: Attribute = Attribute {
     check: |v| parse(v).map(|v| text(&v)),
 };
 
-/// Disk class.
+/// The class that every disk of the volume must have.
 pub type Value = Media;
 
 pub(super) fn parse(v: &str) -> Result<Value, String> {
@@ -29,11 +29,11 @@ word_enum! {
     Media {
         /// Whatever there is.
         Any = "any",
-        /// NVMe flash.
+        /// Flash behind NVMe.
         Nvme = "nvme",
-        /// Other flash.
+        /// Flash of another kind than NVMe.
         Ssd = "ssd",
-        /// Rotating.
+        /// A disk that rotates.
         Hdd = "hdd",
     }
 }

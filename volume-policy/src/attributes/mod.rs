@@ -29,13 +29,15 @@ pub use failure_domain::FailureDomain;
 pub use media::Media;
 pub use read_from::ReadFrom;
 
-/// The table, and the typed view of it, from one list: a new attribute is a file, its name here, and the line that enforces it.
+/// The table, and the typed view of it, from one list: a new attribute is a file, its name here, and the line
+/// that enforces it.
 macro_rules! attributes {
     ($($name:ident),* $(,)?) => {
         /// Every attribute, in the order people read them.
         pub const TABLE: &[Attribute] = &[$($name::ATTR),*];
 
-        /// A volume's policy: every attribute with its type. What a value means, and its unit, stands with the attribute.
+        /// A volume's policy: every attribute with its type. What a value means, and its unit, stands with
+        /// the attribute.
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct Policy {
             $(#[doc = concat!("[`", stringify!($name), "`](crate::attributes::", stringify!($name), "::Value)")]
@@ -79,7 +81,7 @@ attributes! {
     exports,
 }
 
-/// What was set, or the default.
+/// The value that was set, or the default.
 pub(crate) fn given<'a>(a: &Attribute, attrs: &'a AttrMap) -> Result<Cow<'a, str>, AttrError> {
     match (attrs.get(a.key), a.default) {
         (Some(v), _) => Ok(v.trim().into()),
@@ -119,7 +121,7 @@ fn word<T>(value: &str, words: &[&'static str], parse: fn(&str) -> Option<T>) ->
     parse(w).ok_or_else(|| format!("\"{w}\" has no meaning"))
 }
 
-/// Microseconds, with bounds.
+/// Parses a duration into microseconds; refuses one outside of the bounds.
 fn duration(value: &str, least: &str, most: &str) -> Result<u64, String> {
     let us = parse_duration_us(value)?;
     if us < parse_duration_us(least)? || us > parse_duration_us(most)? {
@@ -138,11 +140,11 @@ macro_rules! word_enum {
         impl $name {
             /// Every word, in order.
             pub const WORDS: &'static [&'static str] = &[$($word),*];
-            /// From its word.
+            /// The value of a word; none if the word is unknown.
             pub fn parse(word: &str) -> Option<Self> {
                 match word { $($word => Some(Self::$variant),)* _ => None }
             }
-            /// Its word.
+            /// The word that it is written with.
             pub fn word(self) -> &'static str {
                 match self { $(Self::$variant => $word),* }
             }

@@ -4,7 +4,7 @@ use super::*;
 use crate::policy::valid_name;
 use std::collections::BTreeSet;
 
-/// The row.
+/// The row of `nodes` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "nodes",
     values: "any, or a list of node names, comma-separated",

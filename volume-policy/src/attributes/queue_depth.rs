@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The row.
+/// The row of `queue_depth` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "queue_depth",
     values: "1–1024",

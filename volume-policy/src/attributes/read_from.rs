@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The row.
+/// The row of `read_from` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "read_from",
     values: "local, nearest, spread",

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The row.
+/// The row of `read_only` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "read_only",
     values: "true, false",
@@ -13,7 +13,7 @@ pub const ATTR: Attribute = Attribute {
     check: |v| parse(v).map(|v| text(&v)),
 };
 
-/// Refuse writes?
+/// Are clients' writes refused?
 pub type Value = bool;
 
 pub(super) fn parse(v: &str) -> Result<Value, String> {

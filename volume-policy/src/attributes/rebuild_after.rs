@@ -3,7 +3,7 @@
 use super::*;
 use crate::unit::format_duration_us;
 
-/// The row.
+/// The row of `rebuild_after` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "rebuild_after",
     values: "5s–30d",

@@ -1,8 +1,9 @@
-//! `rebuild_impact`: how much longer the slowest hundredth of client requests may take while replicas are filled or scrubbed.
+//! `rebuild_impact`: how much longer the slowest hundredth of client requests may take while replicas are
+//! filled or scrubbed.
 
 use super::*;
 
-/// The row.
+/// The row of `rebuild_impact` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "rebuild_impact",
     values: "0–100 %",

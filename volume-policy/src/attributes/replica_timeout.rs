@@ -3,7 +3,7 @@
 use super::*;
 use crate::unit::format_duration_us;
 
-/// The row.
+/// The row of `replica_timeout` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "replica_timeout",
     values: "200ms–60s",
@@ -14,7 +14,7 @@ pub const ATTR: Attribute = Attribute {
     check: |v| parse(v).map(|v| text(&v)),
 };
 
-/// Microseconds.
+/// How long a member may owe an answer before it is dropped, in microseconds.
 pub type Value = u64;
 
 pub(super) fn parse(v: &str) -> Result<Value, String> {

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The row.
+/// The row of `replicas` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "replicas",
     values: "1–5",
@@ -13,7 +13,7 @@ pub const ATTR: Attribute = Attribute {
     check: |v| parse(v).map(|v| text(&v)),
 };
 
-/// Copies.
+/// How many copies of the data are kept.
 pub type Value = u32;
 
 pub(super) fn parse(v: &str) -> Result<Value, String> {

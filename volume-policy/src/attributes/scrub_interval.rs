@@ -3,7 +3,7 @@
 use super::*;
 use crate::unit::{format_duration_us, parse_duration_us};
 
-/// The row.
+/// The row of `scrub_interval` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "scrub_interval",
     values: "0 or 1m–365d",

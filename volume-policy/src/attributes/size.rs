@@ -3,7 +3,7 @@
 use super::*;
 use crate::unit::{BLOCK_BYTES, MAX_VOLUME_BYTES, format_size, parse_size};
 
-/// The row.
+/// The row of `size` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "size",
     values: "bytes with units (10GiB, 500M), a multiple of 4 KiB",

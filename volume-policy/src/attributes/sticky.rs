@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The row.
+/// The row of `sticky` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "sticky",
     values: "true, false",
@@ -13,7 +13,7 @@ pub const ATTR: Attribute = Attribute {
     check: |v| parse(v).map(|v| text(&v)),
 };
 
-/// Refuse deletion?
+/// Is a deletion of the volume refused?
 pub type Value = bool;
 
 pub(super) fn parse(v: &str) -> Result<Value, String> {

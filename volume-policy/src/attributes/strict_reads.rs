@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The row.
+/// The row of `strict_reads` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "strict_reads",
     values: "true, false",
@@ -13,7 +13,7 @@ pub const ATTR: Attribute = Attribute {
     check: |v| parse(v).map(|v| text(&v)),
 };
 
-/// No leases?
+/// Must every read ask the members, instead of relying on leases?
 pub type Value = bool;
 
 pub(super) fn parse(v: &str) -> Result<Value, String> {

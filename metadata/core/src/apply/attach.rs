@@ -1,15 +1,16 @@
-//! Attach, the only command that gives a volume away and raises its term for that (I1); detach.
+//! Attach, the only command that gives a volume to a node and raises its term for that (I1); detach; activated.
 
+use super::misrouted;
 use crate::command::{Command, Envelope};
 use crate::mutant::{self, Mutant};
 use crate::outcome::{Outcome, Refusal, Reply};
 use crate::record::*;
-use hf_policy::{SessionId, Term, VolumeId};
+use hf_policy::{SessionId, Term, VolumeId, invariant};
 
 impl ClusterState {
     pub(super) fn attach(&mut self, env: &Envelope) -> Outcome {
         let Command::Attach { vol, epoch, node, session, steal, maintenance } = &env.cmd else {
-            return Ok(Reply::Done);
+            return misrouted(env);
         };
         let mut v = self.volume_at(*vol, *epoch)?.clone();
         if !self.nodes.contains_key(node) {
@@ -19,16 +20,19 @@ impl ClusterState {
         if !can {
             return Err(Refusal::NotReady(v.name));
         }
-        // Who only looks after replicas gives way to everybody who wants the volume.
+        // A node that only looks after replicas gives way to every node that wants the volume.
         if let Some(a) = v.coordinator.as_ref().filter(|a| !*steal && (*maintenance || !a.maintenance)) {
             return Err(Refusal::Attached { volume: v.name.clone(), node: self.node_name(a.node) });
         }
         if v.term == Term(u32::MAX) {
             return Err(Refusal::Invalid("the volume's terms are used up".into()));
         }
+        let before = v.term;
         if !mutant::is(Mutant::AttachKeepsTerm) || v.term == Term(0) {
             v.term = v.term.next();
         }
+        let raised = v.term > before || mutant::is(Mutant::AttachKeepsTerm);
+        invariant!(raised, "volume {vol} is given away in the term of its last coordinator, {}", before.0);
         let home = v.coordinator.as_ref().filter(|_| *maintenance).and_then(|a| match a.maintenance {
             true => a.home,
             false => Some(a.node),
@@ -61,7 +65,7 @@ impl ClusterState {
     pub(super) fn detach(&mut self, at_ms: u64, vol: VolumeId, session: SessionId) -> Outcome {
         let mut v = self.volume(vol)?.clone();
         match v.coordinator.as_ref() {
-            // Nobody's session: the node begins one of its own when it is back (I19).
+            // The session is nobody's: the node begins one of its own when it is back (I19).
             Some(a) if a.session == session => {
                 v.coordinator = a.home.map(|node| Attachment {
                     node,
@@ -85,14 +89,19 @@ impl ClusterState {
         Ok(Reply::Done)
     }
 
-    /// Status only: does not move the epoch, so that it cannot collide with a membership change.
+    /// Records the term that is served. It does not raise the epoch, so that it cannot collide with a
+    /// membership change.
     pub(super) fn activated(&mut self, vol: VolumeId, term: Term) -> Outcome {
         let rev = self.revision;
         let now = self.volume(vol)?.term;
         if now != term {
             return Err(Refusal::StaleTerm { now: now.0 });
         }
-        self.volumes.update(&vol, |v| (v.activated, v.rev) = (term, rev));
+        let done = self.volumes.update(&vol, |v| {
+            invariant!(v.activated <= term, "volume {vol} was served in term {}, after {}", v.activated.0, term.0);
+            (v.activated, v.rev) = (term, rev);
+        });
+        invariant!(done.is_some(), "volume {vol} was there a moment ago");
         Ok(Reply::Done)
     }
 }

@@ -1,11 +1,12 @@
 //! Changes of a shard's replica set. The in-sync set never becomes empty except by `ForceInsync` (hazard 3), and only
 //! the present coordinator's term changes it.
 
+use super::misrouted;
 use crate::command::{Command, Envelope};
 use crate::mutant::{self, Mutant};
 use crate::outcome::{Outcome, Refusal, Reply};
 use crate::record::*;
-use hf_policy::{DiskId, Epoch, NodeId, Rid, StoreUuid, Ver, VolumeId};
+use hf_policy::{DiskId, Epoch, NodeId, Rid, StoreUuid, Ver, VolumeId, broken, invariant};
 use std::collections::BTreeMap;
 
 pub(super) fn no_replica(rid: Rid) -> Refusal {
@@ -16,8 +17,8 @@ pub(super) fn no_shard(shard: u32) -> Refusal {
     Refusal::NotFound { kind: "shard".into(), name: format!("#{shard}") }
 }
 
-/// Members leave a shard's set, which keeps at least one; a join is given up. The record's epoch is raised by the caller. Returns who was a
-/// member, and where.
+/// Takes members out of a shard's in-sync set, which keeps at least one, and gives up joins. The caller raises
+/// the record's epoch. Returns the replicas that were members, with their nodes.
 pub(super) fn drop_of(
     v: &mut VolumeRecord,
     shard: u32,
@@ -35,7 +36,10 @@ pub(super) fn drop_of(
     }
     let mut gone = Vec::new();
     for rid in rids {
-        let Some(r) = s.replicas.get_mut(rid) else { continue };
+        let Some(r) = s.replicas.get_mut(rid) else {
+            broken!("replica {rid} was there a moment ago");
+            continue;
+        };
         // Only a member of the set can be dropped; a base never moves up for one that was out already (I9).
         if r.in_sync() {
             r.state = ReplicaState::Out { base };
@@ -43,10 +47,11 @@ pub(super) fn drop_of(
             r.position = told.get(rid).copied().unwrap_or(0);
             gone.push((r.rid, r.node));
         } else if let ReplicaState::Syncing { base, .. } = r.state {
-            // A join that is given up: whatever Add is still on its way is refused from here on.
+            // A join is given up: an Add that is still under way is refused from here on.
             r.state = ReplicaState::Out { base };
         }
     }
+    invariant!(!s.in_sync().is_empty(), "shard {shard} of volume {} lost its last replica in sync", v.id);
     Ok(gone)
 }
 
@@ -65,7 +70,7 @@ pub(super) fn add_to(v: &mut VolumeRecord, shard: u32, rid: Rid, store_uuid: Sto
 
 impl ClusterState {
     pub(super) fn drop_members(&mut self, env: &Envelope) -> Outcome {
-        let Command::Drop { vol, shard, epoch, term, rids, base, told } = &env.cmd else { return Ok(Reply::Done) };
+        let Command::Drop { vol, shard, epoch, term, rids, base, told } = &env.cmd else { return misrouted(env) };
         let mut v = self.volume_of(*vol, *epoch, *term)?.clone();
         let gone = drop_of(&mut v, *shard, rids, *base, told)?;
         let left = v.shards[*shard as usize].in_sync().len();
@@ -80,7 +85,7 @@ impl ClusterState {
     }
 
     pub(super) fn sync_start(&mut self, env: &Envelope) -> Outcome {
-        let Command::SyncStart { vol, shard, epoch, term, rid, sync_id } = &env.cmd else { return Ok(Reply::Done) };
+        let Command::SyncStart { vol, shard, epoch, term, rid, sync_id } = &env.cmd else { return misrouted(env) };
         let mut v = self.volume_of(*vol, *epoch, *term)?.clone();
         let s = v.shards.get_mut(*shard as usize).ok_or_else(|| no_shard(*shard))?;
         let r = s.replicas.get_mut(rid).ok_or_else(|| no_replica(*rid))?;
@@ -94,7 +99,7 @@ impl ClusterState {
     }
 
     pub(super) fn add_member(&mut self, env: &Envelope) -> Outcome {
-        let Command::Add { vol, shard, epoch, term, rid, store_uuid } = &env.cmd else { return Ok(Reply::Done) };
+        let Command::Add { vol, shard, epoch, term, rid, store_uuid } = &env.cmd else { return misrouted(env) };
         let mut v = self.volume_of(*vol, *epoch, *term)?.clone();
         let node = add_to(&mut v, *shard, *rid, *store_uuid)?;
         let name = v.name.clone();
@@ -159,14 +164,15 @@ impl ClusterState {
         let shard = hf_policy::ShardId { vol, index: shard };
         let t = Tombstone { rid, shard, disk: r.disk, node: r.node, rev: self.revision };
         s.replicas.remove(&rid);
-        self.tombstones.insert(t);
+        invariant!(!s.replicas.is_empty(), "the only replica of a shard was removed");
+        self.bury(t);
         self.put_volume(v);
         Ok(Reply::Done)
     }
 
     pub(super) fn force_insync(&mut self, env: &Envelope) -> Outcome {
         let Command::ForceInsync { vol, shard, epoch, rid, lineage, operator, reason } = &env.cmd else {
-            return Ok(Reply::Done);
+            return misrouted(env);
         };
         let mut v = self.volume_at(*vol, *epoch)?.clone();
         let next = v.epoch.next();
@@ -185,7 +191,7 @@ impl ClusterState {
             r.paused &= r.moving;
         }
         v.lineage = *lineage;
-        // Nobody is known to have promised anything in this history.
+        // No replica is known to have promised anything in this history.
         v.activated = hf_policy::Term(0);
         v.term = v.term.next();
         v.coordinator = None;
@@ -197,7 +203,7 @@ impl ClusterState {
     }
 
     pub(super) fn snap_add(&mut self, env: &Envelope) -> Outcome {
-        let Command::SnapAdd { vol, epoch, term, id, cuts } = &env.cmd else { return Ok(Reply::Done) };
+        let Command::SnapAdd { vol, epoch, term, id, cuts } = &env.cmd else { return misrouted(env) };
         let mut v = self.volume_of(*vol, *epoch, *term)?.clone();
         if cuts.len() != v.shards.len() || v.snaps.iter().any(|s| s.id >= *id) {
             return Err(Refusal::Invalid(format!("snapshot #{id} does not follow the volume's snapshots and shards")));

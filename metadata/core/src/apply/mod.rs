@@ -1,6 +1,7 @@
 //! Applies commands: request-id deduplication, dispatch, revision.
 
 mod attach;
+mod check;
 mod membership;
 mod node;
 mod together;
@@ -8,25 +9,55 @@ mod unmade;
 mod upkeep;
 mod volume;
 
-use crate::command::{Command, Envelope};
+use crate::command::{COMMAND_VERSION, Command, Envelope, Header, Logged};
 use crate::mutant::{self, Mutant};
 use crate::outcome::{Outcome, Refusal, Reply};
 use crate::record::*;
-use hf_policy::{Epoch, Term, VolumeId};
+use hf_policy::{Epoch, Term, VolumeId, broken, invariant};
+
+/// A command came to the function of another one: [`ClusterState::apply`] sends each to its own. It changes nothing.
+fn misrouted(env: &Envelope) -> Outcome {
+    broken!("a command was applied as another one: {:?}", env.cmd);
+    Err(Refusal::Invalid("this release applied a command as another one: please report it".into()))
+}
 
 impl ClusterState {
+    /// Applies one committed entry of the log. Deterministic: same state and entry, same result on every
+    /// node, whatever its release.
+    pub fn apply_entry(&mut self, entry: &Logged) -> Outcome {
+        match entry {
+            Logged::Command(env) => self.apply(env),
+            Logged::Above(header) => self.above(*header),
+        }
+    }
+
+    /// Refuses an envelope whose version the cluster does not use. The outcome is not kept; a request that was applied
+    /// before gets its stored outcome.
+    fn above(&self, header: Header) -> Outcome {
+        let refused = format!(
+            "the command has version {}, the cluster uses {} until all its nodes are upgraded and its version is raised",
+            header.v, self.version
+        );
+        self.requests.get(&header.request).cloned().unwrap_or(Err(Refusal::Invalid(refused)))
+    }
+
     /// Applies one committed command. Deterministic: same state and envelope, same result on every node.
     pub fn apply(&mut self, env: &Envelope) -> Outcome {
+        if env.v > self.version {
+            return self.above(Header { v: env.v, request: env.request });
+        }
         if let Some(known) = self.requests.get(&env.request) {
             return known.clone();
         }
         let outcome = if !self.cluster.is_some() && !matches!(env.cmd, Command::Init { .. }) {
             Err(Refusal::Invalid("the cluster is not initialised; run holdfast cluster init".into()))
         } else {
+            let before = self.revision;
             self.revision += 1;
             let done = self.dispatch(env);
+            invariant!(self.revision == before + 1, "a command moved the revision from {before} to {}", self.revision);
             if done.is_err() {
-                self.revision -= 1;
+                self.revision = before;
             }
             done
         };
@@ -34,7 +65,8 @@ impl ClusterState {
         outcome
     }
 
-    /// Coordinators of many shards are refused in great numbers when a node goes: that must not push out what was done.
+    /// Is the outcome stored for a repeated request? When a node goes, coordinators of many shards are refused in great
+    /// numbers: their refusals must not push out what was done.
     fn is_kept(env: &Envelope, outcome: &Outcome) -> bool {
         let again = outcome.as_ref().is_err_and(Refusal::is_final);
         env.request.is_some() && (env.v < 2 || !again || mutant::is(Mutant::KeepsRefusals))
@@ -42,18 +74,41 @@ impl ClusterState {
 
     fn remember(&mut self, env: &Envelope, outcome: &Outcome) {
         if !Self::is_kept(env, outcome) {
-            return;
+            return; // Lawful: it would only be refused again, or it has no id by which it could be asked for.
         }
-        self.requests.insert(env.request, outcome.clone());
+        let old = self.requests.insert(env.request, outcome.clone());
+        invariant!(old.is_none(), "request {} was applied twice", env.request);
         self.request_order.push_back(env.request);
         while self.request_order.len() > REQUESTS_KEPT {
             if let Some(old) = self.request_order.pop_front() {
-                self.requests.remove(&old);
+                let outcome = self.requests.remove(&old);
+                invariant!(outcome.is_some(), "request {old} has an order and no outcome");
             }
         }
+        let (outcomes, order) = (self.requests.len(), self.request_order.len());
+        invariant!(outcomes == order, "{outcomes} outcomes of {order} requests are kept");
+    }
+
+    /// Raises the version by one; raised before, it is done again. A member that does not know the version has stopped
+    /// at the entry.
+    fn raise_version(&mut self, at_ms: u64, to: u32) -> Outcome {
+        if to > self.version + 1 {
+            return Err(Refusal::State(format!("the cluster's version is {}: it is raised one by one", self.version)));
+        }
+        if to <= self.version {
+            return Ok(Reply::Done); // Lawful: two operators finished the same upgrade.
+        }
+        invariant!(to <= COMMAND_VERSION, "version {to} is applied, and {COMMAND_VERSION} is the newest that is known");
+        self.version = to;
+        self.event(at_ms, "cluster.version", "cluster", format!("commands are encoded and applied by version {to}"));
+        Ok(Reply::Done)
     }
 
     fn dispatch(&mut self, env: &Envelope) -> Outcome {
+        if env.cmd.since() > env.v {
+            let (needs, has) = (env.cmd.since(), env.v);
+            return Err(Refusal::Invalid(format!("the command needs envelope version {needs}, this one has {has}")));
+        }
         match &env.cmd {
             Command::Init { cluster, name } => self.init(*cluster, name),
             Command::PutNode { .. } => self.put_node(env),
@@ -102,10 +157,11 @@ impl ClusterState {
             Command::ForceInsync { .. } => self.force_insync(env),
             Command::SnapAdd { .. } => self.snap_add(env),
             Command::SnapDel { vol, epoch, id } => self.snap_del(*vol, *epoch, *id),
+            Command::RaiseVersion { to } => self.raise_version(env.at_ms, *to),
         }
     }
 
-    /// The volume, if the caller's epoch is the record's.
+    /// The volume; refused unless the caller's epoch is the record's.
     fn volume_at(&self, vol: VolumeId, epoch: Epoch) -> Result<&VolumeRecord, Refusal> {
         let v = self.volume(vol)?;
         if v.epoch != epoch {
@@ -119,8 +175,8 @@ impl ClusterState {
         v.ok_or_else(|| Refusal::NotFound { kind: "volume".into(), name: format!("#{vol}") })
     }
 
-    /// A coordinator's command: its term must be the record's, and someone must be attached. The term is asked first, so
-    /// that a fenced coordinator learns it is fenced.
+    /// The volume of a coordinator's command: the caller's term must be the record's, and the volume
+    /// attached. The term is compared first, so that a fenced coordinator learns that it is fenced.
     fn volume_of(&self, vol: VolumeId, epoch: Epoch, term: Term) -> Result<&VolumeRecord, Refusal> {
         let v = self.volume(vol)?;
         if v.term != term {
@@ -136,7 +192,24 @@ impl ClusterState {
     fn put_volume(&mut self, mut v: VolumeRecord) {
         v.epoch = v.epoch.next();
         v.rev = self.revision;
-        self.volumes.insert(v);
+        let (vol, name) = (v.id, v.name.clone());
+        let (epoch, term, shards, size) = (v.epoch, v.term, v.shards.len(), v.size);
+        let Some(old) = self.volumes.insert(v) else {
+            broken!("volume {vol} is written back, and was not there");
+            return;
+        };
+        // Epochs stop at the highest number, which nothing reaches.
+        invariant!(epoch > old.epoch || epoch == Epoch(u64::MAX), "volume {vol}: its epoch falls to {}", epoch.0);
+        invariant!(term >= old.term, "volume {vol}: its term falls from {} to {}", old.term.0, term.0);
+        invariant!(shards >= old.shards.len() && size >= old.size, "volume {vol} shrinks");
+        invariant!(name == old.name, "volume {vol} is called {name} now, and was {}", old.name);
+    }
+
+    /// Records that a replica's data is to be deleted by its node. The replica has just left its volume.
+    fn bury(&mut self, t: Tombstone) {
+        let rid = t.rid;
+        let old = self.tombstones.insert(t);
+        invariant!(old.is_none(), "replica {rid} was removed twice");
     }
 
     fn event(&mut self, at_ms: u64, kind: &str, subject: impl Into<String>, text: impl Into<String>) {
@@ -147,7 +220,7 @@ impl ClusterState {
         }
     }
 
-    /// Something is gone as of this revision.
+    /// Notes a removal for followers, at the present revision.
     pub(crate) fn removed(&mut self, what: Removed) {
         self.removals.push_back((self.revision, what));
         while self.removals.len() > REMOVALS_KEPT {
@@ -155,23 +228,5 @@ impl ClusterState {
                 self.removals_floor = oldest.0;
             }
         }
-    }
-
-    /// Asserts what must hold after every command; for tests and the simulator.
-    pub fn check(&self) -> Result<(), String> {
-        for v in self.volumes.values() {
-            for (i, s) in v.shards.iter().enumerate() {
-                if s.in_sync().is_empty() {
-                    return Err(format!("volume {} shard {i}: the in-sync set is empty", v.name));
-                }
-                if s.replicas.values().any(|r| !self.disks.contains_key(&r.disk) || r.rid.0 >= self.next.rid) {
-                    return Err(format!("volume {} shard {i}: a replica without a disk or number", v.name));
-                }
-            }
-            if v.shards.len() as u64 != v.size.div_ceil(hf_policy::SHARD_BYTES) {
-                return Err(format!("volume {}: {} shards for {} bytes", v.name, v.shards.len(), v.size));
-            }
-        }
-        Ok(())
     }
 }

@@ -1,11 +1,12 @@
 //! Nodes and disks.
 
+use super::misrouted;
 use crate::command::{Command, Envelope};
 use crate::mutant::{self, Mutant};
 use crate::outcome::{Outcome, Refusal, Reply};
 use crate::record::*;
 use hf_policy::policy::valid_name;
-use hf_policy::{ClusterId, DiskId, NodeId};
+use hf_policy::{ClusterId, DiskId, NodeId, invariant};
 use std::sync::Arc;
 
 impl ClusterState {
@@ -20,7 +21,7 @@ impl ClusterState {
 
     pub(super) fn put_node(&mut self, env: &Envelope) -> Outcome {
         let Command::PutNode { name, node, uuid, addr, labels, version, log } = &env.cmd else {
-            return Ok(Reply::Done);
+            return misrouted(env);
         };
         valid_name(name).map_err(|why| Refusal::Invalid(format!("node name \"{name}\": {why}")))?;
         let same_name = self.node_named(name);
@@ -50,7 +51,7 @@ impl ClusterState {
         };
         match known {
             Some(n) if (NodeRecord { rev: n.rev, ..record.clone() }) == *n => return Ok(Reply::Node(id)),
-            // It has begun anew where it was: nothing to tell people.
+            // The node was started anew at the same place: no event.
             Some(n) if (NodeRecord { rev: n.rev, log: n.log, ..record.clone() }) == *n => {}
             Some(_) => self.event(env.at_ms, "node.updated", name.clone(), format!("node {name} is at {}", addr.api)),
             None => {
@@ -58,18 +59,20 @@ impl ClusterState {
                 self.event(env.at_ms, "node.joined", name.clone(), format!("node {name} joined at {}", addr.api));
             }
         }
-        self.nodes.insert(record);
+        let old = self.nodes.insert(record);
+        invariant!(old.is_none_or(|n| n.uuid == *uuid), "node {id} took another one's number");
         Ok(Reply::Node(id))
     }
 
-    /// These nodes, and no others, are voters or learners of the metadata group from now on; the log that each has now has the place.
-    /// Follows from a configuration in Raft's log, so that all members do it at the same entry.
+    /// Records which nodes are voters or learners of the metadata group from now on, and that the seat of each is that
+    /// of its present log. It follows from a configuration in Raft's log, so that all members do it at the same entry.
+    /// It looks at every node, but at no volume.
     pub fn set_members(&mut self, members: &[NodeId]) {
         let place = |n: &NodeRecord| n.log.member.filter(|_| members.contains(&n.id));
         let now = |n: &NodeRecord| place(n).or((members.contains(&n.id) && n.log.nth > 0).then_some(n.log.nth));
         let gone = |n: &NodeId| !members.contains(n);
         if self.nodes.values().all(|n| n.log.member == now(n)) && !self.removed_members.keys().any(gone) {
-            return;
+            return; // Lawful: most changes of a configuration do not change who is a member.
         }
         self.revision += 1;
         self.removed_members.retain(|n| members.contains(&n.id));
@@ -81,7 +84,7 @@ impl ClusterState {
     }
 
     pub(super) fn put_disk(&mut self, env: &Envelope) -> Outcome {
-        let Command::PutDisk { node, uuid, path, media, capacity } = &env.cmd else { return Ok(Reply::Done) };
+        let Command::PutDisk { node, uuid, path, media, capacity } = &env.cmd else { return misrouted(env) };
         if !self.nodes.contains_key(node) {
             return Err(Refusal::NotFound { kind: "node".into(), name: format!("#{node}") });
         }
@@ -114,7 +117,8 @@ impl ClusterState {
             drain_paused: known.as_ref().is_some_and(|d| d.drain_paused),
             rev: self.revision,
         };
-        self.disks.insert(record);
+        let old = self.disks.insert(record);
+        invariant!(old.is_none_or(|d| d.uuid == *uuid), "disk {id} took another one's number");
         Ok(Reply::Disk(id))
     }
 
@@ -136,10 +140,10 @@ impl ClusterState {
         Ok(Reply::Done)
     }
 
-    /// What still lives on a node or disk, in words; `None` if nothing.
-    fn held(&self, on: impl Fn(NodeId, DiskId) -> bool) -> Option<String> {
-        let has = |v: &&Arc<VolumeRecord>| v.replicas().any(|(_, r)| on(r.node, r.disk));
-        let names: Vec<&str> = self.volumes.values().filter(has).map(|v| v.name.as_str()).take(5).collect();
+    /// The volumes that still have replicas on some disks of a node, at most five by name; `None` if there are none.
+    fn held(&self, node: NodeId, on: impl Fn(DiskId) -> bool) -> Option<String> {
+        let has = |v: &&Arc<VolumeRecord>| v.replicas().any(|(_, r)| r.node == node && on(r.disk));
+        let names: Vec<&str> = self.volumes_at(node).filter(has).map(|v| v.name.as_str()).take(5).collect();
         (!names.is_empty()).then(|| names.join(", "))
     }
 
@@ -147,12 +151,12 @@ impl ClusterState {
         let Some(n) = self.nodes.get(&node).cloned() else {
             return Err(Refusal::NotFound { kind: "node".into(), name: format!("#{node}") });
         };
-        if let Some(volumes) = self.held(|n, _| n == node) {
+        if let Some(volumes) = self.held(node, |_| true) {
             let why =
                 format!("node {} still holds replicas of {volumes}: drain it first (holdfast node drain)", n.name);
             return Err(Refusal::State(why));
         }
-        if let Some(v) = self.volumes.values().find(|v| v.coordinator.as_ref().is_some_and(|a| a.node == node)) {
+        if let Some(v) = self.volumes_at(node).find(|v| v.coordinator.as_ref().is_some_and(|a| a.node == node)) {
             let why =
                 format!("volume {} is attached on node {}: detach it or attach it elsewhere first", v.name, n.name);
             return Err(Refusal::State(why));
@@ -165,14 +169,15 @@ impl ClusterState {
             self.disks.remove(&d);
             self.removed(Removed::Disk(d));
         }
-        // Nobody is left who could delete their data, and the node is told nothing any more.
+        // No node is left that could delete their data, and the removed node is told nothing any more.
         let rids: Vec<_> = self.tombstones.values().filter(|t| t.node == node).map(|t| t.rid).collect();
         for rid in rids {
             self.tombstones.remove(&rid);
             self.removed(Removed::Tombstone(rid));
         }
-        self.nodes.remove(&node);
-        // Whether it is a member shows when the members are looked at next.
+        let gone = self.nodes.remove(&node);
+        invariant!(gone.is_some(), "node {node} was there a moment ago");
+        // If it is no member, it is forgotten when the configuration is looked at next.
         self.removed_members.insert(n.clone());
         self.removed(Removed::Node(node));
         self.event(at_ms, "node.removed", n.name.clone(), format!("node {} removed", n.name));
@@ -198,7 +203,7 @@ impl ClusterState {
         let Some(d) = self.disks.get(&disk).cloned() else {
             return Err(Refusal::NotFound { kind: "disk".into(), name: format!("#{disk}") });
         };
-        if let Some(volumes) = self.held(|_, d| d == disk) {
+        if let Some(volumes) = self.held(d.node, |d| d == disk) {
             let why = format!("disk {disk} still holds replicas of {volumes}: drain it first (holdfast disk drain)");
             return Err(Refusal::State(why));
         }
@@ -215,13 +220,14 @@ impl ClusterState {
         let Some(d) = self.disks.get(&disk) else {
             return Err(Refusal::NotFound { kind: "disk".into(), name: format!("#{disk}") });
         };
-        // Reports may overtake each other: what has failed for good stays so until it is in service again.
+        // Reports may overtake each other: a disk that has failed stays failed until it is in service again.
         let late = matches!((&d.state, state), (DiskState::Failed(_), DiskState::Failing(_)));
         if late && env.v >= 2 && !mutant::is(Mutant::FailingForgetsFailed) {
-            return Ok(Reply::Done);
+            return Ok(Reply::Done); // Lawful, see above: it has failed already.
         }
         let (node, path) = (d.node, d.path.clone());
-        self.disks.update(&disk, |d| (d.state, d.rev) = (state.clone(), rev));
+        let done = self.disks.update(&disk, |d| (d.state, d.rev) = (state.clone(), rev));
+        invariant!(done.is_some(), "disk {disk} was there a moment ago");
         let name = self.node_name(node);
         let text = match state {
             DiskState::Ok => format!("disk {disk} of node {name} is in service"),

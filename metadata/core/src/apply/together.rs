@@ -1,7 +1,8 @@
-//! What the coordinators of several shards want at once: a node that goes concerns all of them, and each would propose at the same epoch,
-//! of which one at a time can win.
+//! Changes that the coordinators of several shards of a volume ask for at once. When a node goes it concerns all of
+//! them; as single commands at the same epoch, only one of them could win.
 
 use super::membership::{add_to, drop_of};
+use super::misrouted;
 use super::upkeep::{end_scrub, scrub_of};
 use crate::command::{Command, Envelope, ShardChange, ShardStep};
 use crate::mutant::{self, Mutant};
@@ -10,10 +11,10 @@ use crate::record::*;
 use hf_policy::{NodeId, Rid};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What came of the changes that were done.
+/// The changes that were done, for the events.
 #[derive(Default)]
 struct Done {
-    /// Members that were dropped, with the number that is left in their shard, by node.
+    /// By node: the members that were dropped, each with the number that is left in its shard.
     dropped: BTreeMap<NodeId, Vec<(Rid, usize)>>,
     added: Vec<(Rid, NodeId)>,
     scrubbed: Vec<(u32, ScrubReport)>,
@@ -49,12 +50,12 @@ impl Done {
 
 impl ClusterState {
     pub(super) fn together(&mut self, env: &Envelope) -> Outcome {
-        let Command::Together { vol, epoch, term, changes } = &env.cmd else { return Ok(Reply::Done) };
+        let Command::Together { vol, epoch, term, changes } = &env.cmd else { return misrouted(env) };
         let mut v = self.volume_of(*vol, *epoch, *term)?.clone();
         let (mut done, mut shards) = (Done::default(), BTreeSet::new());
         let (mut first, mut any) = (None, false);
         for c in changes {
-            // A second change of a shard was decided without knowing the first.
+            // A second change of a shard was decided without knowledge of the first.
             let fresh = shards.insert(c.shard);
             let outcome = match fresh {
                 true => done.one(&mut v, c),

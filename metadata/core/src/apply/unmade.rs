@@ -1,16 +1,22 @@
-//! Shards that are not part of their volume yet: the moment they become it, and replicas of theirs that cannot be made where they were
-//! meant to be.
+//! Shards that are not part of their volume yet: the moment when they become part of it, and replicas of them that
+//! cannot be made where they were placed.
 
 use super::membership::{no_replica, no_shard};
 use crate::mutant::{self, Mutant};
 use crate::outcome::{Outcome, Refusal, Reply};
 use crate::record::*;
-use hf_policy::{DiskId, Epoch, Rid, ShardId, Ver, VolumeId};
+use hf_policy::{DiskId, Epoch, Rid, ShardId, Ver, VolumeId, invariant};
 
 impl VolumeRecord {
-    /// Shards have become part of the volume, of which there were `before`: they are served in no term before the present one.
+    /// Notes for shards that have become part of the volume, which had `before` of them, that they were
+    /// served in no term before the present one.
     pub(super) fn begin_shards(&mut self, before: u32) {
         let (now, term) = (self.begun(), self.term);
+        invariant!(
+            now >= before || mutant::is(Mutant::ReplacesServed),
+            "volume {}: {before} shards were part of it, and {now} are",
+            self.id
+        );
         let fresh = self.shards.iter_mut().take(now as usize).skip(before as usize);
         if !mutant::is(Mutant::PartSinceAsked) {
             fresh.for_each(|s| s.since = term);
@@ -19,7 +25,7 @@ impl VolumeRecord {
 }
 
 impl ClusterState {
-    /// Nothing was ever written to the shard: the new replica is in sync as the old one was, and holds as much.
+    /// Replaces a replica of a shard to which nothing was ever written: the new replica is in sync, as the old one was.
     pub(super) fn replace_unmade(
         &mut self,
         at_ms: u64,
@@ -55,7 +61,7 @@ impl ClusterState {
                     node: old.node,
                     rev: self.revision,
                 };
-                self.tombstones.insert(t);
+                self.bury(t);
                 format!("is made on node {} instead", self.node_name(node))
             }
             None => {

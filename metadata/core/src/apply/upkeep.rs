@@ -1,13 +1,14 @@
-//! Upkeep: scrubs, moves of replicas, rebalancing, and jobs that are held. What the records say is wanted; coordinators and the leader
-//! carry it out.
+//! Upkeep: scrubs, moves of replicas, rebalancing, and jobs that are held. The records say what is wanted; coordinators
+//! and the leader carry it out.
 
 use super::membership::{no_replica, no_shard};
+use super::misrouted;
 use crate::command::{Command, Envelope, Job};
 use crate::outcome::{Outcome, Refusal, Reply};
 use crate::record::*;
 use hf_policy::{DiskId, Epoch, NodeId, Rid, VolumeId};
 
-/// A shard is through with the volume's scrub.
+/// Notes the report of a shard that is scrubbed.
 pub(super) fn scrub_of(v: &mut VolumeRecord, shard: u32, id: u64, report: ScrubReport) -> Result<(), Refusal> {
     let shards = v.shards.len();
     let Some(s) = v.scrub.as_mut().filter(|s| s.id == id) else {
@@ -20,8 +21,8 @@ pub(super) fn scrub_of(v: &mut VolumeRecord, shard: u32, id: u64, report: ScrubR
     Ok(())
 }
 
-/// If every shard of the volume is through with its scrub, that is over: the sum of what it met. (What is still to be made holds nothing,
-/// and has nobody who would read it.)
+/// Ends the scrub if every shard that is part of the volume is scrubbed; returns the sum of the reports. A
+/// shard that is still to be made holds nothing.
 pub(super) fn end_scrub(v: &mut VolumeRecord, env: &Envelope) -> Option<ScrubReport> {
     let shards = if env.v < 2 { v.shards.len() as u32 } else { v.begun() };
     let s = v.scrub.as_ref().filter(|s| (0..shards).all(|i| s.done.contains_key(&i)))?;
@@ -35,7 +36,7 @@ impl ClusterState {
     pub(super) fn scrub(&mut self, at_ms: u64, vol: VolumeId, epoch: Epoch, on: bool) -> Outcome {
         let mut v = self.volume_at(vol, epoch)?.clone();
         if v.scrub.is_some() == on {
-            return Ok(Reply::Done);
+            return Ok(Reply::Done); // Lawful: the state is the one that is asked for.
         }
         let name = v.name.clone();
         v.scrub =
@@ -47,7 +48,7 @@ impl ClusterState {
     }
 
     pub(super) fn scrubbed(&mut self, env: &Envelope) -> Outcome {
-        let Command::Scrubbed { vol, shard, epoch, term, id, report } = &env.cmd else { return Ok(Reply::Done) };
+        let Command::Scrubbed { vol, shard, epoch, term, id, report } = &env.cmd else { return misrouted(env) };
         let mut v = self.volume_of(*vol, *epoch, *term)?.clone();
         scrub_of(&mut v, *shard, *id, *report)?;
         let all = end_scrub(&mut v, env);
@@ -57,7 +58,7 @@ impl ClusterState {
         Ok(Reply::Done)
     }
 
-    /// What a scrub met goes into the events: its sum, if it is over, and what cannot be mended.
+    /// Makes events of what a scrub met: its sum, if it is over, and what cannot be repaired.
     pub(super) fn tell_scrub(
         &mut self,
         at_ms: u64,
@@ -96,7 +97,7 @@ impl ClusterState {
 
     pub(super) fn rebalance(&mut self, at_ms: u64, on: bool) -> Outcome {
         if self.rebalancing == on {
-            return Ok(Reply::Done);
+            return Ok(Reply::Done); // Lawful: the state is the one that is asked for.
         }
         (self.rebalancing, self.rebalance_paused) = (on, false);
         let text = if on { "replicas move from full disks to empty ones" } else { "rebalancing is over" };

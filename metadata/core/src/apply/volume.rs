@@ -1,14 +1,15 @@
 //! Volumes: create, delete, policy, grow; replicas made and gone.
 
+use super::misrouted;
 use crate::command::{Command, Envelope};
 use crate::mutant::{self, Mutant};
 use crate::outcome::{Outcome, Refusal, Reply};
 use crate::record::*;
 use hf_policy::policy::{change_online, valid_name};
-use hf_policy::{DiskId, Epoch, Policy, Rid, SHARD_BYTES, StoreUuid, Term, VolumeId};
+use hf_policy::{DiskId, Epoch, Policy, Rid, SHARD_BYTES, StoreUuid, Term, VolumeId, invariant};
 
 impl ClusterState {
-    /// New shards with fresh replicas, all in-sync by definition: nothing has been written yet.
+    /// New shards with fresh replicas. All are in sync, because nothing has been written yet.
     fn new_shards(&mut self, places: &[Vec<DiskId>]) -> Result<Vec<ShardRecord>, Refusal> {
         let mut shards = Vec::new();
         let mut rid = self.next.rid;
@@ -38,12 +39,13 @@ impl ClusterState {
             }
             shards.push(shard);
         }
+        invariant!(rid >= self.next.rid, "numbers of replicas fall from {} to {rid}", self.next.rid);
         self.next.rid = rid;
         Ok(shards)
     }
 
     pub(super) fn create_volume(&mut self, env: &Envelope) -> Outcome {
-        let Command::CreateVolume { name, attrs, lineage, shards } = &env.cmd else { return Ok(Reply::Done) };
+        let Command::CreateVolume { name, attrs, lineage, shards } = &env.cmd else { return misrouted(env) };
         valid_name(name).map_err(|why| Refusal::Invalid(format!("volume name \"{name}\": {why}")))?;
         if self.volume_named(name).is_some() {
             return Err(Refusal::Exists { kind: "volume".into(), name: name.clone() });
@@ -55,7 +57,7 @@ impl ClusterState {
         let records = self.new_shards(shards)?;
         let id = VolumeId(self.next.volume);
         self.next.volume += 1;
-        self.volumes.insert(VolumeRecord {
+        let old = self.volumes.insert(VolumeRecord {
             id,
             name: name.clone(),
             attrs: hf_policy::policy::settled(attrs).into(),
@@ -72,6 +74,7 @@ impl ClusterState {
             created_ms: env.at_ms,
             rev: self.revision,
         });
+        invariant!(old.is_none(), "volume {id} took another one's number");
         let text =
             format!("volume {name} created, {} with {} replicas", hf_policy::format_size(policy.size), policy.replicas);
         self.event(env.at_ms, "volume.created", name.clone(), text);
@@ -88,16 +91,17 @@ impl ClusterState {
         }
         for (shard, r) in v.replicas() {
             let t = Tombstone { rid: r.rid, shard, disk: r.disk, node: r.node, rev: self.revision };
-            self.tombstones.insert(t);
+            self.bury(t);
         }
-        self.volumes.remove(&vol);
+        let gone = self.volumes.remove(&vol);
+        invariant!(gone.is_some(), "volume {vol} was there a moment ago");
         self.removed(Removed::Volume(vol));
         self.event(at_ms, "volume.deleted", v.name.clone(), format!("volume {} deleted", v.name));
         Ok(Reply::Done)
     }
 
     pub(super) fn set_policy(&mut self, env: &Envelope) -> Outcome {
-        let Command::SetPolicy { vol, epoch, change, new_shards } = &env.cmd else { return Ok(Reply::Done) };
+        let Command::SetPolicy { vol, epoch, change, new_shards } = &env.cmd else { return misrouted(env) };
         let mut v = self.volume_at(*vol, *epoch)?.clone();
         let attrs = change_online(&v.attrs, change).map_err(|e| Refusal::Invalid(e.to_string()))?;
         let attrs = Attrs::from(attrs);
@@ -123,8 +127,10 @@ impl ClusterState {
             return Err(Refusal::NotFound { kind: "replica".into(), name: format!("#{rid}") });
         };
         match r.store_uuid {
+            // Lawful: a node repeats what was recorded before the answer reached it.
             Some(known) if known == uuid => return Ok(Reply::Done),
-            // Storage that was made twice is storage whose first making was lost: unknown history, base 0 (I12).
+            // Storage was made a second time because the first was lost: its history is unknown, so its base
+            // is 0 (I12).
             Some(_) if !r.in_sync() => {
                 r.store_uuid = Some(uuid);
                 r.position = 0;

@@ -1,8 +1,9 @@
 //! A B+ tree under shared nodes: [`CowMap`], an ordered map whose clones cost nothing.
 //!
-//! All leaves are at the same depth. Each node but the root holds between 1 and [`FULL`] entries; a node with fewer than
-//! [`SPARSE`] entries after a removal is joined with a neighbour. A branch keeps for each child a key that is not greater
-//! than any key below the child, and greater than every key below the child before it.
+//! All leaves are at the same depth. Each node but the root holds between 1 and [`FULL`] entries; a node with
+//! fewer than [`SPARSE`] entries after a removal is joined with a neighbour. A branch keeps for each child a
+//! key that is not greater than any key below the child, and greater than every key below the child before
+//! it.
 
 use super::iter::{Iter, range_from};
 use hf_policy::{broken, invariant};
@@ -116,7 +117,8 @@ impl<K: Ord + Clone, V: Clone> Node<K, V> {
         }
     }
 
-    /// Puts the entries of child `i` and of the next one into one node, or into two halves if they are too many for one.
+    /// Puts the entries of child `i` and of the next one into one node, or into two halves if they are too
+    /// many for one.
     fn join(children: &mut Children<K, V>, i: usize) {
         let (_, right) = children.remove(i + 1);
         let mut rest = None;

@@ -1,5 +1,6 @@
-//! Shards that are not part of their volume yet, because replicas of theirs are still to be made: what the leader does when a node or
-//! disk that should make one cannot, or does not answer. Nothing was ever written there, so nothing is copied and nobody is asked.
+//! Shards that are not part of their volume yet, because replicas of them are still to be made: what the leader does
+//! when a node or disk that should make one cannot, or does not answer. Nothing was ever written to these shards, so
+//! nothing is copied, and no coordinator is asked.
 
 use super::inventory::{Liveness, find};
 use super::step::{Standing, standing};
@@ -10,7 +11,7 @@ use hf_policy::placement::{self, DiskView};
 use hf_policy::{DiskId, Policy};
 use std::collections::BTreeSet;
 
-/// Does this replica keep its shard from becoming part of the volume, or would it be lost to it at once?
+/// Does this replica keep its shard from becoming part of the volume, or would it be lost at once if it did?
 fn hinders(state: &ClusterState, live: &Liveness, policy: &Policy, r: &ReplicaRecord) -> bool {
     let gone = standing(state, live, policy, r) == Standing::Gone;
     if r.store_uuid.is_some() {
@@ -20,7 +21,7 @@ fn hinders(state: &ClusterState, live: &Liveness, policy: &Policy, r: &ReplicaRe
     gone || !works || !live.up.contains(&r.node)
 }
 
-/// The next change of this volume's shards that are to be made, if there is one.
+/// The next change of this volume's shards that are still to be made, if one is due.
 pub(crate) fn step(
     state: &ClusterState,
     live: &Liveness,
@@ -38,14 +39,14 @@ pub(crate) fn step(
         let r = s.replicas.values().find(bad)?;
         let (vol, epoch, rid) = (v.id, v.epoch, r.rid);
         let disk = place(live, v, shard, s, r, policy, inv, salt);
-        // Without a place elsewhere the shard begins with fewer replicas, as if this one had been lost a moment later.
+        // Without a disk elsewhere the shard begins with fewer replicas, as if this one had been lost a moment later.
         let good = s.replicas.values().filter(|o| o.in_sync() && !hinders(state, live, policy, o)).count();
         let enough = good >= (policy.min_replicas as usize).max(1);
         (disk.is_some() || enough).then_some(Command::ReplaceUnmade { vol, shard, epoch, rid, disk })
     })
 }
 
-/// A disk for what `old` was to hold, in a failure domain that no other replica of the shard is in.
+/// A disk for the successor of `old`, in a failure domain that no other replica of the shard is in.
 #[allow(clippy::too_many_arguments)]
 fn place(
     live: &Liveness,

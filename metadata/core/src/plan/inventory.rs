@@ -1,12 +1,12 @@
-//! What the leader knows of the cluster when it plans: the record, and who answers.
+//! What the leader knows of the cluster when it plans: the record, and which nodes answer.
 
 use crate::record::*;
 use hf_policy::placement::DiskView;
 use hf_policy::{DiskId, NodeId, Rid};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The leader's soft state that planning looks at: who answers, and how full disks are. Only used for *when* and *where*,
-/// never for what is true.
+/// The leader's soft state that planning looks at: which nodes answer, and how full disks are. It decides *when* and
+/// *where*, never what is true.
 #[derive(Clone, Debug, Default)]
 pub struct Liveness {
     /// Nodes that answer.
@@ -19,13 +19,13 @@ pub struct Liveness {
     pub away: BTreeMap<NodeId, u64>,
     /// Replicas that their nodes could not make, as they told last.
     pub refused: BTreeSet<Rid>,
-    /// Disks that refused a replica lately: none is moved there for now, or it would go round and round.
+    /// Disks that refused a replica lately: no replica is moved there for now, or it would be refused again and again.
     pub refusing: BTreeSet<DiskId>,
-    /// The leader's wall clock in Unix milliseconds, for what happens every so often; 0: not known, nothing is due.
+    /// The leader's wall clock in Unix milliseconds, for periodic work; 0: not known, nothing is due.
     pub wall_ms: u64,
 }
 
-/// What placement sees of the cluster.
+/// The disks as placement sees them, in the order of their numbers. It looks at every disk, but at no volume.
 pub fn inventory(state: &ClusterState, live: &Liveness) -> Vec<DiskView> {
     state
         .disks
@@ -51,7 +51,7 @@ pub fn inventory(state: &ClusterState, live: &Liveness) -> Vec<DiskView> {
         .collect()
 }
 
-/// A disk of an inventory, which is in the order of disks.
+/// Finds a disk in an inventory, which is in the order of their numbers.
 pub(crate) fn find(inventory: &[DiskView], disk: DiskId) -> Option<&DiskView> {
     inventory.binary_search_by_key(&disk, |d| d.disk).ok().and_then(|i| inventory.get(i))
 }

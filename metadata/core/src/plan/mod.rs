@@ -1,5 +1,6 @@
-//! What the leader decides from the record and from who answers, before it proposes a command. Nothing here changes the record; what
-//! is decided may be refused when it is applied, because the record moved on, and is then decided anew.
+//! What the leader decides from the record and from which nodes answer, before it proposes a command. Nothing
+//! here changes the record. A command may be refused when it is applied, because the record has changed
+//! meanwhile; it is then decided anew.
 //!
 //! | module | decides |
 //! | --- | --- |
@@ -8,7 +9,7 @@
 //! | [`repair`] | which replicas are made, moved and removed |
 //! | [`growth`] | what becomes of replicas of new shards that cannot be made |
 //! | [`upkeep`] | which scrubs are due, and what a rebalancing moves |
-//! | [`step`] | nothing: the words that these share |
+//! | [`step`] | nothing: the types that these share |
 
 mod growth;
 pub mod inventory;

@@ -28,7 +28,7 @@ fn place_shards(
     Ok(out)
 }
 
-/// The same, without disks that refused a replica lately, if others will do.
+/// The same without disks that refused a replica lately, unless no other disks will do.
 fn place_willing(
     policy: &Policy,
     from: u64,
@@ -56,7 +56,7 @@ pub fn create_volume(
     place_willing(&policy, 0, inventory(state, live), live, salt)
 }
 
-/// Decides where the shards go that a policy change (growth) adds.
+/// Decides where the shards go that a change of the policy adds, because the volume grows.
 pub fn set_policy(
     state: &ClusterState,
     live: &Liveness,
@@ -69,7 +69,7 @@ pub fn set_policy(
     // Replicas that the new policy asks for must have a place before it is accepted.
     if ["replicas", "nodes", "media", "failure_domain"].iter().any(|k| change.contains_key(*k)) {
         let mut inv = inventory(state, live);
-        // (What the volume has there already needs no further entry.)
+        // A replica that the volume has there already needs no further entry.
         for (_, r) in v.replicas() {
             inv.iter_mut().filter(|d| d.disk == r.disk).for_each(|d| d.replicas -= 1);
         }

@@ -1,8 +1,10 @@
-//! Repair: what the leader does so that every shard has the replicas its policy asks for, on nodes and disks that may have them.
+//! Repair: what the leader does so that every shard has the replicas that its policy asks for, on nodes and disks that
+//! may have them.
 //!
-//! Decided anew from the record and liveness each time, so that it survives the leader's death: there is no job state but the
-//! record itself. Make before break: a replica leaves only when enough others are in sync. Only a coordinator takes
-//! members out of the set; here they are marked as leaving.
+//! It is decided anew from the record and from which nodes answer, once a second and not per commit: it walks
+//! every volume. There is no job state but the record itself, so repair survives the leader's death. Make
+//! before break: a replica leaves only when enough others are in sync. Only a coordinator takes members out
+//! of the in-sync set; here they are marked as leaving.
 
 use super::growth;
 use super::inventory::{Liveness, find, inventory};
@@ -14,12 +16,12 @@ use hf_policy::placement::{self, DiskView};
 use hf_policy::{DiskId, NodeId, Policy};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// New replicas being filled at once, per node that is up: losing a third of the nodes must cause no storm.
+/// New replicas that are filled at once, per node that is up: the loss of a third of the nodes must not load all disks.
 const REBUILDS_PER_NODE: usize = 2;
-/// And at most so many on one disk.
+/// New replicas that are filled at once on one disk.
 const REBUILDS_PER_DISK: usize = 2;
 
-/// Is what would move it held?
+/// Is the move of this replica held: its own, or the drain of its node or disk?
 fn held(state: &ClusterState, r: &ReplicaRecord) -> bool {
     let node = state.nodes.get(&r.node).is_some_and(|n| n.mode == NodeMode::Draining && n.drain_paused);
     node || r.move_held() || state.disks.get(&r.disk).is_some_and(|d| d.draining && d.drain_paused)
@@ -27,7 +29,7 @@ fn held(state: &ClusterState, r: &ReplicaRecord) -> bool {
 
 struct Shard<'a> {
     keep: Vec<&'a ReplicaRecord>,
-    /// They may stay, but one that counts is in the same failure domain.
+    /// Replicas that may stay, but another one that counts is in the same failure domain.
     twins: Vec<&'a ReplicaRecord>,
     others: Vec<&'a ReplicaRecord>,
 }
@@ -49,7 +51,7 @@ fn sort<'a>(state: &ClusterState, live: &Liveness, policy: &Policy, inv: &[DiskV
     sorted
 }
 
-/// Everything that should be done now.
+/// Everything that should be done now, in the order in which it is to be proposed.
 pub fn steps(state: &ClusterState, live: &Liveness, salt: u64) -> Vec<Step> {
     let mut out = Vec::new();
     let mut inv = inventory(state, live);
@@ -59,7 +61,7 @@ pub fn steps(state: &ClusterState, live: &Liveness, salt: u64) -> Vec<Step> {
             && !live.refused.contains(&r.rid)
             && matches!(r.state, ReplicaState::Out { base } | ReplicaState::Syncing { base, .. } if base == hf_policy::Ver::ZERO)
     };
-    // What nobody can fill now takes no part of the budget.
+    // A replica that no node can fill now takes no part of the budget.
     let fillable = state.volumes.values().filter(|v| attended(state, live, v)).flat_map(|v| &v.shards);
     let fillable = fillable.filter(|s| s.replicas.values().any(|r| r.in_sync() && live.up.contains(&r.node)));
     let busy: Vec<_> = fillable.flat_map(|s| s.replicas.values()).filter(filling).collect();
@@ -89,7 +91,7 @@ pub fn steps(state: &ClusterState, live: &Liveness, salt: u64) -> Vec<Step> {
         }
         for (index, s) in v.shards.iter().enumerate().take(v.begun() as usize) {
             let sorted = sort(state, live, policy, &inv, s);
-            // One change of a volume at a time: each moves its epoch.
+            // One change of a volume at a time, because each raises its epoch.
             let held = s.replicas.values().any(|r| held(state, r));
             let refusing = &live.refusing;
             let limits =
@@ -99,7 +101,7 @@ pub fn steps(state: &ClusterState, live: &Liveness, salt: u64) -> Vec<Step> {
                 if let Command::AddReplica { disk, .. } = &cmd {
                     budget -= 1;
                     *per_disk.entry(*disk).or_default() += 1;
-                    // Counted before the next choice is made.
+                    // The replica is counted before the next choice is made.
                     let taken = inv.iter_mut().filter(|d| d.disk == *disk);
                     taken.for_each(|d| d.placed += v.shard_bytes(index as u32));
                 }
@@ -117,11 +119,11 @@ struct Limits<'a> {
     per_disk: &'a BTreeMap<DiskId, usize>,
     /// Disks that refused a replica lately.
     refusing: &'a BTreeSet<DiskId>,
-    /// May one more be added?
+    /// May one more replica be added?
     add: bool,
-    /// Then what is moved goes only where that evens disks out.
+    /// A rebalancing is under way: a replica that moves goes only where that evens disks out.
     rebalancing: bool,
-    /// What would move one of the shard's replicas is held.
+    /// The move of one of the shard's replicas is held.
     held: bool,
 }
 
@@ -138,13 +140,14 @@ fn shard_step(
 ) -> Option<Command> {
     let want = policy.replicas as usize;
     let (vol, epoch) = (v.id, v.epoch);
-    // Who has left is done with, whatever has happened since: the disk may be the only one that a new replica can go to.
+    // A replica that has left is removed, whatever has happened since: its disk may be the only one that a
+    // new replica can go to.
     if let Some(r) = s.replicas.values().find(|r| r.leaving && !r.in_sync()) {
         return Some(Command::RemoveReplica { vol, shard, epoch, rid: r.rid });
     }
     if sorted.keep.len() < want {
         if !limits.add {
-            return None;
+            return None; // Lawful: as many are being filled as may at once.
         }
         let moved = s.replicas.values().find(|r| r.moving && !r.paused && !r.leaving && limits.rebalancing);
         let bytes = v.shard_bytes(shard);
@@ -155,17 +158,17 @@ fn shard_step(
         };
         return match (place_one(v, shard, s, policy, sorted, inv, &allowed, salt), moved) {
             (Some(disk), _) => Some(Command::AddReplica { vol, shard, epoch, disk }),
-            // The disks have changed since it was chosen: it stays.
+            // The disks have changed since it was chosen to move: it stays.
             (None, Some(r)) => Some(Command::Move { vol, shard, epoch, rid: r.rid, moving: false }),
             (None, None) => None,
         };
     }
     if sorted.keep.iter().filter(|r| r.in_sync()).count() < want {
-        return None; // They are catching up; until then nothing is taken away.
+        return None; // Lawful: some are still catching up, and until then nothing is taken away.
     }
     let surplus = || {
         let attached = v.coordinator.as_ref().map(|a| a.node);
-        // What a drain that is held has brought here already is not taken away again.
+        // A replica that a held drain has brought already is not taken away again.
         let extra = sorted.keep.iter().filter(|_| sorted.keep.len() > want && !limits.held);
         extra.copied().max_by_key(|r| (!r.in_sync(), Some(r.node) != attached, r.rid))
     };
@@ -174,11 +177,11 @@ fn shard_step(
     match (r.in_sync(), r.leaving) {
         (false, _) => Some(Command::RemoveReplica { vol, shard, epoch, rid: r.rid }),
         (true, false) => Some(Command::Leave { vol, shard, epoch, rid: r.rid }),
-        (true, true) => None, // its coordinator takes it out
+        (true, true) => None, // Its coordinator takes it out of the set.
     }
 }
 
-/// A disk for one more replica, in a failure domain that none of those that count is in.
+/// A disk for one more replica, in a failure domain that no replica that counts is in.
 #[allow(clippy::too_many_arguments)]
 fn place_one(
     v: &VolumeRecord,
@@ -228,8 +231,9 @@ fn abandoned(state: &ClusterState, live: &Liveness, policy: &Policy, node: NodeI
     !live.up.contains(&node) && !meant && away >= policy.rebuild_after / 1000
 }
 
-/// A volume whose replicas need a coordinator gets one for a while, if it is detached or if the node that has it attached stays
-/// away: with nobody to take members out and bring others in, its replicas could only become fewer.
+/// Gives a volume whose replicas need a coordinator one for a while, if it is detached or if the node that has it
+/// attached stays away. Without a coordinator no member is taken out and none brought in, so its replicas could only
+/// become fewer.
 fn attend(state: &ClusterState, live: &Liveness, v: &VolumeRecord, policy: &Policy, out: &mut Vec<Step>) {
     let needed = needs_coordinator(state, live, v, policy) && !state.rebuild_paused;
     let here = v.coordinator.as_ref();

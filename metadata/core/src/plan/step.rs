@@ -1,4 +1,4 @@
-//! What a plan consists of, and how a replica stands.
+//! What a plan consists of, and whether a replica may stay where it is.
 
 use super::inventory::Liveness;
 use crate::command::Command;
@@ -6,12 +6,13 @@ use crate::record::*;
 use hf_policy::attributes::Media;
 use hf_policy::{Epoch, NodeId, Policy, VolumeId};
 
-/// Something to do.
+/// One step of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// The leader proposes this command.
     Do(Command),
-    /// Nobody has the volume attached, and its replicas need a coordinator: this node should be it for a while.
+    /// The volume is not attached, or its node stays away, and its replicas need a coordinator: this node
+    /// should be it for a while.
     Maintain {
         /// The volume that nobody has attached.
         vol: VolumeId,
@@ -32,16 +33,17 @@ pub enum Step {
 /// May a replica stay where it is?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Yes (also if its node is away for a short time).
+    /// It may stay, also if its node is away for a short time.
     Keep,
-    /// It should live elsewhere; it is good as long as it is there.
+    /// It should live elsewhere; until then it counts.
     Move,
     /// Its disk or node is gone for good, or has been away for too long.
     Gone,
 }
 
-/// How a replica stands, by its disk, its node and the policy.
+/// Whether a replica may stay, by its disk, its node and the policy.
 pub fn standing(state: &ClusterState, live: &Liveness, policy: &Policy, r: &ReplicaRecord) -> Standing {
+    // Lawful: a record that was rescued from disks may name a node that nobody knows any more.
     let (Some(disk), Some(node)) = (state.disks.get(&r.disk), state.nodes.get(&r.node)) else { return Standing::Gone };
     if matches!(disk.state, DiskState::Failed(_)) {
         return Standing::Gone;
@@ -58,7 +60,7 @@ pub fn standing(state: &ClusterState, live: &Liveness, policy: &Policy, r: &Repl
     let allowed = policy.nodes.is_empty() || policy.nodes.contains(&node.name);
     let fits = policy.media == Media::Any || policy.media == disk.media;
     let failing = matches!(disk.state, DiskState::Failing(_));
-    // While its drain is held it counts where it is.
+    // While the drain of its node or disk is held, it may stay.
     let draining = disk.draining && !disk.drain_paused || node.mode == NodeMode::Draining && !node.drain_paused;
     if r.leaving || (r.moving && !r.paused) || failing || draining || !allowed || !fits {
         return Standing::Move;

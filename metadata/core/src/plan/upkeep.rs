@@ -8,7 +8,7 @@ use hf_policy::Policy;
 use hf_policy::placement::{self, DiskView};
 use std::collections::BTreeSet;
 
-/// Begins scrubs that are due: at most one per node that is up at once, the one that waits longest first.
+/// Begins scrubs that are due, the one that waits longest first; at most one per node that is up runs at once.
 pub(crate) fn scrubs(state: &ClusterState, live: &Liveness, out: &mut Vec<Step>) {
     let going = state.volumes.values().filter(|v| v.scrub.as_ref().is_some_and(|s| !s.paused)).count();
     let mut due: Vec<(u64, &VolumeRecord)> = Vec::new();
@@ -25,19 +25,19 @@ pub(crate) fn scrubs(state: &ClusterState, live: &Liveness, out: &mut Vec<Step>)
     out.extend(due.into_iter().take(room).map(begin));
 }
 
-/// How full a disk is by what is placed on it, in parts of a million, with `more` bytes added.
+/// How full a disk would be with `more` bytes placed on it, in parts of a million.
 fn share(d: &DiskView, more: u64) -> u128 {
     u128::from(d.placed + more) * 1_000_000 / u128::from(d.capacity.max(1))
 }
 
-/// Is moving `bytes` from one disk to another worth it: is the fuller one still the fuller one afterwards?
+/// Is a move of `bytes` from one disk to another worth it? It is if the fuller disk is still the fuller one afterwards.
 fn gains(from: &DiskView, to: &DiskView, bytes: u64) -> bool {
     let after = u128::from(from.placed.saturating_sub(bytes)) * 1_000_000 / u128::from(from.capacity.max(1));
     bytes > 0 && after >= share(to, bytes)
 }
 
-/// May a rebalancing put what `r` holds onto `to`? Every such move makes the fuller of two disks emptier and the emptier one no
-/// fuller than that, so the moves come to an end.
+/// May a rebalancing put what `r` holds onto `to`? Every such move makes the fuller of two disks emptier and
+/// the emptier one no fuller than that, so the moves come to an end.
 pub(crate) fn may_take(inv: &[DiskView], r: &ReplicaRecord, to: &DiskView, bytes: u64) -> bool {
     find(inv, r.disk).is_some_and(|from| gains(from, to, bytes))
 }
@@ -69,17 +69,17 @@ fn candidate<'a>(
     s.replicas.values().filter_map(best).max_by_key(|(gain, r)| (*gain, r.rid))
 }
 
-/// The next moves of a rebalancing, or its end.
+/// The next move of a rebalancing, or its end.
 pub(crate) fn rebalance(state: &ClusterState, live: &Liveness, inv: &[DiskView], out: &mut Vec<Step>) {
     if !state.rebalancing || state.rebuild_paused || state.rebalance_paused {
-        return;
+        return; // Lawful: no rebalancing is under way, or it is held.
     }
     let moves: Vec<_> =
         state.volumes.values().flat_map(|v| v.replicas()).map(|(_, r)| r).filter(|r| r.moving).collect();
     let (moving, held) = (moves.len(), moves.iter().filter(|r| r.paused).count());
-    // One at a time and node: the next choice is made with what this one has changed.
+    // At most one per node at once: the next choice is made when this one shows in the record.
     if moving - held >= live.up.len().max(1) {
-        return;
+        return; // Lawful: as many move as may at once.
     }
     let shards = state.volumes.values().flat_map(|v| {
         v.shards

@@ -8,37 +8,39 @@ use serde::{Deserialize, Serialize};
 
 /// A disk's health, as recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum DiskState {
-    /// In use.
+    /// The disk is in use.
     Ok,
-    /// Failed for good (C4), and why.
+    /// The disk has failed for good (C4), with the reason.
     Failed(String),
-    /// It met more bad blocks than its error budget: it serves what it holds until that lives elsewhere, and gets nothing new.
+    /// The disk met more bad blocks than its error budget allows, with the reason. It serves what it holds until that
+    /// lives elsewhere, and gets nothing new.
     Failing(String),
 }
 
-/// A disk of a node's pool.
+/// What is recorded of a disk of a node's pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DiskRecord {
-    /// Its number.
+    /// Its number, given by the cluster.
     pub id: DiskId,
-    /// Its node.
+    /// The node that it belongs to.
     pub node: NodeId,
-    /// From its superblock.
+    /// The uuid in its superblock.
     pub uuid: DiskUuid,
     /// Directory or device on its node, for people.
     pub path: String,
     /// Its class; never `any`.
     pub media: Media,
-    /// Bytes for data.
+    /// Bytes that it has for data.
     pub capacity: u64,
-    /// Health.
+    /// Its health, as last reported.
     pub state: DiskState,
-    /// Its replicas move elsewhere, and it gets no new ones.
+    /// It is being drained: its replicas move elsewhere, and it gets no new ones.
     #[serde(default)]
     pub draining: bool,
-    /// Its drain is held: nothing more is begun because of it.
+    /// Its drain is held by an operator: nothing more is begun because of it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drain_paused: bool,
     /// Revision of the last change.

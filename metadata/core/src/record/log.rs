@@ -1,59 +1,61 @@
 //! Which of a node's metadata logs may take part in the group.
 //!
-//! A log that was lost or put back from an older copy has forgotten what it voted for and acknowledged (hazard 18). The record says
-//! how old each node's log was when it last started, and with which of its logs it became a member; whoever sends a Raft message
-//! sends along what its record says of the addressee ([`LogRecord::judge`], decisions/0016).
+//! A log that was lost or put back from an older copy has forgotten what it voted for and acknowledged (hazard 18). The
+//! record says how old each node's log was when the node last started, and with which of its logs the node became a
+//! member. Each Raft message carries what the sender's record says of the addressee's log ([`LogRecord::judge`],
+//! decisions/0016).
 
-use hf_policy::{LogAge, LogId};
+use hf_policy::{LogAge, LogId, broken};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 /// What is recorded of a node's metadata log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LogRecord {
-    /// As it told at its last start.
+    /// The age that the log told at its node's last start.
     pub age: LogAge,
-    /// Which of its logs that is, from 1 on; 0: it has never told.
+    /// The number of this log among the node's logs, from 1; 0: the node has never told of one.
     pub nth: u64,
-    /// The one with which it became a voter or learner, while it is one.
+    /// The number of the log to which the node's seat was given, while the node is a voter or learner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub member: Option<u64>,
 }
 
-/// A log, and which of its node's it is as far as that knows itself; 0: it does not.
+/// A log, with its number among its node's logs as far as the node itself knows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WhichLog {
-    /// The log.
+    /// Identity of the log.
     pub log: LogId,
-    /// Which.
+    /// Its number among its node's logs, from 1; 0: not known.
     pub nth: u64,
 }
 
-/// What is sent along with a Raft message.
+/// What every Raft message carries about the logs at both ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Logs {
-    /// The log that the message is from.
+    /// The sender's log.
     pub from: WhichLog,
-    /// What the sender's record says of the addressee's.
+    /// What the sender's record says of the addressee's log.
     pub to: LogRecord,
 }
 
-/// May this node take part in the group?
+/// May a log take part in the group?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judgement {
-    /// It may.
+    /// The log may vote and acknowledge.
     TakesPart,
-    /// Not yet: nobody who answers knows this log, or its place is still the one that a lost log was given.
+    /// Not yet: no member that sends knows this log, or its node's seat is still that of a lost log.
     Waits,
-    /// Never: it is an older copy.
+    /// Never: the log is an older copy.
     Older,
 }
 
 impl LogRecord {
-    /// The node told of its log. (One that is an older copy is not believed.)
+    /// The node told of its log. A log that is an older copy is not believed.
     pub fn told(&mut self, own: &OwnLog) {
         if !own.log.is_some() {
-            return;
+            return; // Lawful: a node that has no log yet says nothing of one.
         }
         if self.nth == 0 || self.age.log != own.log {
             *self = LogRecord { age: own.begun(), nth: self.nth + 1, member: self.member };
@@ -62,58 +64,130 @@ impl LogRecord {
         }
     }
 
-    /// Is this another log than the one something comes from, and not an older one?
+    /// Does a message come from an earlier log of the node than the recorded one?
     pub fn is_newer_than(&self, from: WhichLog) -> bool {
         self.nth > 0 && from.log.is_some() && self.age.log != from.log && self.nth >= from.nth
     }
 
-    /// Is its place in the group one that a log was given which is gone?
+    /// Was the node's seat given to a log that no longer exists?
     pub fn is_lost(&self) -> bool {
         self.member.is_some_and(|m| m != self.nth)
     }
 
-    /// For a node that has the log `own` and has applied `mine` of itself: what follows from `self`, which somebody else has
-    /// applied of it. Either may be behind. The place of one number is lost, then gone, then given anew, in this order: one view
-    /// that is not lost is enough.
+    /// What this record says of the log `own`.
+    fn says(&self, own: &OwnLog) -> Says {
+        match (self.age.log == own.log, self.is_lost()) {
+            (false, _) => Says::Other,
+            (true, true) => Says::Lost,
+            (true, false) => Says::Good,
+        }
+    }
+
+    /// May a node take part that has the log `own` and has applied `mine` of itself, if somebody else has
+    /// applied `self` of it? Either view may be behind. The table `ROWS` decides.
     pub fn judge(&self, own: &OwnLog, mine: LogRecord) -> Judgement {
-        let (theirs_is_own, mine_is_own) = (self.age.log == own.log, mine.age.log == own.log);
         if self.nth == 0 {
-            return Judgement::TakesPart;
+            return Judgement::TakesPart; // Nobody ever told of a log, so none can be missing.
         }
-        if own.is_older_than(self.age) || !theirs_is_own && mine_is_own && self.nth > mine.nth {
-            return Judgement::Older;
+        if own.is_older_than(self.age) {
+            return Judgement::Older; // The log began a life that this one does not remember.
         }
-        // One that was replaced and came back has a later number: what it knows of itself is of the place that it had before.
-        let mine_counts = mine_is_own && !(theirs_is_own && self.nth > mine.nth);
-        let good = theirs_is_own && !self.is_lost() || mine_counts && !mine.is_lost();
-        if good { Judgement::TakesPart } else { Judgement::Waits }
+        let (theirs, mine_says, later) = (self.says(own), mine.says(own), self.nth > mine.nth);
+        match ROWS.iter().find(|r| r.holds(theirs, mine_says, later)) {
+            Some(row) => row.then,
+            None => {
+                broken!("no row for {theirs:?}, {mine_says:?}, {later}");
+                Judgement::Waits
+            }
+        }
     }
 }
 
-/// Starts that a log remembers: more are never on their way to the record.
+/// What a view of the record says of a node's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Says {
+    /// The node has another log (or, for the node's own view, it has applied nothing of itself).
+    Other,
+    /// The node has this log, but its seat in the group was given to an earlier log of the node, which is gone.
+    Lost,
+    /// The node has this log, and its seat, if it has one, was given to it.
+    Good,
+}
+
+/// A row of the table: the first row that holds decides. `None` stands for any.
+struct Row {
+    /// What somebody else's view says.
+    theirs: Option<Says>,
+    /// What the node's own view says.
+    mine: Option<Says>,
+    /// In their view the node has had more logs than in its own.
+    later: Option<bool>,
+    then: Judgement,
+}
+
+impl Row {
+    fn holds(&self, theirs: Says, mine: Says, later: bool) -> bool {
+        self.theirs.is_none_or(|t| t == theirs)
+            && self.mine.is_none_or(|m| m == mine)
+            && self.later.is_none_or(|l| l == later)
+    }
+}
+
+const fn row(theirs: Option<Says>, mine: Option<Says>, later: Option<bool>, then: Judgement) -> Row {
+    Row { theirs, mine, later, then }
+}
+
+/// A seat is lost, then taken away, then given anew, always in this order: one view in which it is not lost
+/// is enough. But the node's own view says nothing of the seat if theirs knows a later number of the same
+/// log: it is of the seat before.
+const ROWS: &[Row] = {
+    use Judgement::{Older, TakesPart, Waits};
+    use Says::{Good, Lost, Other};
+    &[
+        // The seat is this log's, by their view.
+        row(Some(Good), None, None, TakesPart),
+        // Their view knows a log that came after this one: this one is a copy from before.
+        row(Some(Other), Some(Lost), Some(true), Older),
+        row(Some(Other), Some(Good), Some(true), Older),
+        // Their view is behind: the node has applied more of itself than they have.
+        row(Some(Other), Some(Good), Some(false), TakesPart),
+        row(Some(Lost), Some(Good), Some(false), TakesPart),
+        // The node's own view is of a seat that it had before.
+        row(Some(Lost), Some(Good), Some(true), Waits),
+        // By both views the seat is still that of a log that is gone.
+        row(Some(Lost), Some(Lost), None, Waits),
+        row(Some(Lost), Some(Other), None, Waits),
+        row(Some(Other), Some(Lost), Some(false), Waits),
+        // Nobody knows this log: it is new, and the leader gives it a seat.
+        row(Some(Other), Some(Other), None, Waits),
+    ]
+};
+
+/// Starts that a log remembers. More are never under way to the record at once.
 const STARTS_KEPT: usize = 64;
 
 /// What a metadata log says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct OwnLog {
-    /// Which.
+    /// Identity of the log, drawn when it was created.
     pub log: LogId,
-    /// How often it was raised.
+    /// How often its age was raised: at each start, and every few seconds while it changes.
     pub age: u64,
-    /// The last starts: the age that each raised it to, and what was drawn then.
+    /// The last starts: the age to which each raised the log, and a number drawn then.
     pub starts: VecDeque<(u64, u64)>,
-    /// Another node knew of a newer one: it never takes part again.
+    /// Another node knew of a newer one: this log never takes part again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub older: bool,
 }
 
 impl OwnLog {
-    /// A new one.
+    /// A log that has never been started.
     pub fn new(log: LogId) -> OwnLog {
         OwnLog { log, ..OwnLog::default() }
     }
 
-    /// It begins another life.
+    /// The node starts with this log; `drawn` is a number that no other start draws.
     pub fn begin(&mut self, drawn: u64) {
         self.age += 1;
         self.starts.push_back((self.age, drawn));
@@ -122,24 +196,25 @@ impl OwnLog {
         }
     }
 
-    /// How old it is now: for whoever is told often.
+    /// Its age now, for places that are told often.
     pub fn age(&self) -> LogAge {
         LogAge { log: self.log, age: self.age, start: 0 }
     }
 
-    /// How old it was when this life began.
+    /// Its age when the node last started with it.
     pub fn begun(&self) -> LogAge {
         let (age, start) = self.starts.back().copied().unwrap_or_default();
         LogAge { log: self.log, age, start }
     }
 
-    /// Which of its node's this is, by what is recorded of that.
+    /// Its number among the logs of its node, if `mine`, the node's own record, is of this log.
     pub fn as_in(&self, mine: LogRecord) -> WhichLog {
         WhichLog { log: self.log, nth: if mine.age.log == self.log { mine.nth } else { 0 } }
     }
 
-    /// Does what was `noted` elsewhere prove that this is an older copy? It does if it is newer, and if it began a life that this one
-    /// does not remember: a copy that is started anew grows older, too.
+    /// Does an age that was `noted` elsewhere prove that this log is an older copy? It does if it is higher,
+    /// and also if it is of a start that this log does not remember: a copy that is started again raises its
+    /// age, too.
     pub fn is_older_than(&self, noted: LogAge) -> bool {
         let remembered = self.starts.front().is_some_and(|(first, _)| noted.age >= *first);
         let unknown = noted.start != 0 && remembered && !self.starts.contains(&(noted.age, noted.start));
@@ -159,8 +234,6 @@ mod tests {
 
     #[test]
     fn a_log_takes_part_unless_somebody_knows_better() {
-        let record =
-            |log, age, nth, member| LogRecord { age: LogAge { log: LogId(log), age, start: age * 100 }, nth, member };
         let (never, own) = (LogRecord::default(), &lives(7, 5));
         assert_eq!(never.judge(own, never), Judgement::TakesPart, "nobody ever told anything");
         assert_eq!(record(7, 5, 1, None).judge(own, never), Judgement::TakesPart);
@@ -182,6 +255,64 @@ mod tests {
         // It was replaced by the second, was put back, and has told of itself before anybody told it.
         assert_eq!(record(7, 5, 3, Some(2)).judge(own, record(7, 5, 1, Some(1))), Judgement::Waits);
         assert_eq!(record(7, 5, 3, None).judge(own, record(7, 5, 1, Some(1))), Judgement::TakesPart);
+    }
+
+    fn record(log: u128, age: u64, nth: u64, member: Option<u64>) -> LogRecord {
+        LogRecord { age: LogAge { log: LogId(log), age, start: age * 100 }, nth, member }
+    }
+
+    /// For each row a case that it decides, and no row without one. The node has log 7.
+    #[test]
+    fn each_row_decides_a_case() {
+        let (own, never) = (&lives(7, 5), LogRecord::default());
+        let cases = [
+            (record(7, 5, 1, Some(1)), never),
+            (record(8, 1, 3, Some(3)), record(7, 5, 2, Some(1))),
+            (record(8, 1, 3, None), record(7, 5, 2, None)),
+            (record(6, 9, 1, Some(1)), record(7, 5, 2, None)),
+            (record(7, 5, 2, Some(1)), record(7, 5, 2, Some(2))),
+            (record(7, 5, 3, Some(2)), record(7, 5, 1, Some(1))),
+            (record(7, 5, 2, Some(1)), record(7, 5, 2, Some(1))),
+            (record(7, 5, 2, Some(1)), never),
+            (record(6, 9, 1, Some(1)), record(7, 5, 2, Some(1))),
+            (record(6, 9, 1, Some(1)), never),
+        ];
+        assert_eq!(cases.len(), ROWS.len());
+        for (i, (theirs, mine)) in cases.into_iter().enumerate() {
+            let (a, b, later) = (theirs.says(own), mine.says(own), theirs.nth > mine.nth);
+            let first = ROWS.iter().position(|r| r.holds(a, b, later));
+            assert_eq!(first, Some(i), "{a:?} {b:?} {later}");
+            assert_eq!(theirs.judge(own, mine), ROWS[i].then, "row {i}");
+        }
+        assert_eq!(never.judge(own, record(8, 1, 1, None)), Judgement::TakesPart, "nobody ever told of a log");
+        assert_eq!(record(7, 6, 1, Some(1)).judge(own, never), Judgement::Older, "another life of this log");
+    }
+
+    /// The table beside the rule in words: one view that is of this log and not lost is enough, but the
+    /// node's own view does not count if theirs has a later number of the same log; and a later log makes
+    /// this one a copy from before.
+    #[test]
+    fn the_table_is_the_rule() {
+        let own = &lives(7, 5);
+        let logs = [6, 7, 8].map(|log| (log, 5));
+        let views = logs.into_iter().flat_map(|(log, age)| {
+            (0..4).flat_map(move |nth| [None, Some(1), Some(2), Some(3)].map(|member| record(log, age, nth, member)))
+        });
+        let views: Vec<LogRecord> = views.collect();
+        for theirs in &views {
+            for mine in &views {
+                let (theirs_own, mine_own) = (theirs.age.log == own.log, mine.age.log == own.log);
+                let counts = mine_own && !(theirs_own && theirs.nth > mine.nth);
+                let good = theirs_own && !theirs.is_lost() || counts && !mine.is_lost();
+                let want = match () {
+                    () if theirs.nth == 0 => Judgement::TakesPart,
+                    () if !theirs_own && mine_own && theirs.nth > mine.nth => Judgement::Older,
+                    () if good => Judgement::TakesPart,
+                    () => Judgement::Waits,
+                };
+                assert_eq!(theirs.judge(own, *mine), want, "{theirs:?} {mine:?}");
+            }
+        }
     }
 
     #[test]

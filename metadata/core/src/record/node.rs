@@ -1,4 +1,4 @@
-//! Nodes.
+//! What the cluster remembers of a node.
 
 use super::log::LogRecord;
 use super::records::{Record, replace};
@@ -7,19 +7,21 @@ use hf_policy::NodeId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Where a node is reached.
+/// The addresses at which a node is reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Addresses {
     /// Control plane: Raft, metadata, API (`host:port`).
     pub api: String,
-    /// Replication (`host:port`).
+    /// Replication between nodes (`host:port`).
     pub data: String,
-    /// NBD export (`host:port`), empty if off.
+    /// NBD exports (`host:port`); empty if they are off.
     pub nbd: String,
 }
 
-/// A node.
+/// What is recorded of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct NodeRecord {
     /// Its id, also its Raft id.
     pub id: NodeId,
@@ -27,7 +29,7 @@ pub struct NodeRecord {
     pub name: String,
     /// Made once per data directory: a node that lost its directory is another node.
     pub uuid: u128Hex,
-    /// Where it is reached.
+    /// The addresses at which it is reached.
     pub addr: Addresses,
     /// Topology and free labels.
     #[serde(default)]
@@ -38,10 +40,10 @@ pub struct NodeRecord {
     /// What the operator wants of it.
     #[serde(default)]
     pub mode: NodeMode,
-    /// Its drain is held: nothing more is begun because of it.
+    /// Its drain is held by an operator: nothing more is begun because of it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drain_paused: bool,
-    /// Its metadata log.
+    /// What is recorded of its metadata log.
     #[serde(default)]
     pub log: LogRecord,
     /// Revision of the last change.
@@ -90,14 +92,14 @@ impl Record for NodeRecord {
 
 /// What the operator wants of a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum NodeMode {
-    /// Holds replicas.
+    /// The node holds replicas and gets new ones.
     #[default]
     Active,
-    /// Its replicas move elsewhere, and it gets no new ones.
+    /// The node's replicas move elsewhere, and it gets no new ones.
     Draining,
-    /// It will be away: nothing is made anew because of that, and it gets no new replicas.
+    /// The node will be away: nothing is made anew elsewhere because of that, and it gets no new replicas.
     Maintenance,
 }
 

@@ -1,8 +1,9 @@
 //! [`Records`]: all records of one kind, by their ids, with everything that is looked up in them.
 //!
-//! What it promises: the indices agree with the records, because a record changes only through [`Records::insert`],
-//! [`Records::update`] and [`Records::remove`], each of which costs O(log n) and what the record itself is large. Clones
-//! share all records. In JSON it is a map of ids to records; indices are not stored, they are made anew on load.
+//! What it promises: the indices agree with the records, because a record changes only through
+//! [`Records::insert`], [`Records::update`] and [`Records::remove`], each of which costs O(log n) and what
+//! the record itself is large. Clones share all records. In JSON it is a map of ids to records; indices are
+//! not stored, they are made anew on load.
 
 use crate::cow::{CowMap, Iter};
 use hf_policy::{broken, invariant};
@@ -22,7 +23,7 @@ pub trait Record: Clone + PartialEq + Serialize + for<'de> Deserialize<'de> {
     /// The kind in words, for errors.
     const KIND: &'static str;
 
-    /// Its id.
+    /// The id of this record.
     fn key(&self) -> Self::Key;
     /// The revision of the cluster's state that changed it last.
     fn rev(&self) -> u64;

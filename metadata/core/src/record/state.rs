@@ -2,29 +2,32 @@
 
 use super::records::{Record, Records};
 use super::{DiskRecord, Load, NodeRecord, VolumeRecord, u128Hex};
+use crate::command::{COMMAND_VERSION, FIRST_VERSION};
 use crate::cow::{CowMap, CowQueue};
 use crate::outcome::Outcome;
 use hf_policy::{ClusterId, DiskId, DiskUuid, NodeId, RequestId, Rid, ShardId, VolumeId};
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use std::sync::Arc;
 
-/// Outcomes kept for exactly-once. A client retries within minutes; at 100 changes a second this is over a minute.
+/// Outcomes that are kept for exactly-once. A client retries within a minute; at 100 changes a second this is longer.
 pub const REQUESTS_KEPT: usize = 8192;
 /// Events kept for `holdfast events`.
 pub const EVENTS_KEPT: usize = 2048;
 /// Removals kept for watch deltas; a watcher further behind gets the whole image.
 pub const REMOVALS_KEPT: usize = 4096;
 
-/// A replica whose data its node must delete, and may only delete because of this record (I20).
+/// A replica whose data its node must delete. A node deletes data only because of this record (I20).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Tombstone {
-    /// The replica.
+    /// The replica whose data is to be deleted.
     pub rid: Rid,
-    /// Of which shard.
+    /// The shard that it was a replica of.
     pub shard: ShardId,
-    /// On which disk.
+    /// The disk that holds its data.
     pub disk: DiskId,
-    /// Of which node.
+    /// The node of the disk.
     pub node: NodeId,
     /// Revision of the last change.
     pub rev: u64,
@@ -56,8 +59,9 @@ impl Record for Tombstone {
     }
 }
 
-/// Something that happened, for `holdfast events`.
+/// An event of the cluster, for `holdfast events`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Event {
     /// The revision that brought it.
     pub rev: u64,
@@ -65,83 +69,103 @@ pub struct Event {
     pub at_ms: u64,
     /// A stable word: `volume.created`, `replica.dropped`, …
     pub kind: String,
-    /// What it is about, by name.
+    /// The name of the volume, node or disk that it is about.
     pub subject: String,
-    /// One line for people.
+    /// What happened, in one line for people.
     pub text: String,
 }
 
-/// What a removal removed, for watch deltas.
+/// What was removed, for watch deltas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Removed {
-    /// A volume.
+    /// A volume was deleted.
     Volume(VolumeId),
-    /// A tombstone, its data being gone.
+    /// A tombstone went, because its data is deleted.
     Tombstone(Rid),
-    /// A node.
+    /// A node was removed.
     Node(NodeId),
-    /// A disk.
+    /// A disk was removed.
     Disk(DiskId),
 }
 
 /// The next unused numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct NextIds {
-    /// Node.
+    /// The number that the next node gets.
     pub node: u64,
-    /// Disk.
+    /// The number that the next disk gets.
     pub disk: u64,
-    /// Volume.
+    /// The number that the next volume gets.
     pub volume: u64,
-    /// Replica.
+    /// The number that the next replica gets.
     pub rid: u64,
 }
 
 /// Everything the cluster agrees on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ClusterState {
-    /// Which cluster; none before `Init`.
+    /// The cluster's id; none before `Init`.
     pub cluster: ClusterId,
-    /// Its name.
+    /// The cluster's name, for people.
     pub name: String,
+    /// The version by which commands are encoded and applied, from [`FIRST_VERSION`] on; raised by
+    /// [`crate::Command::RaiseVersion`] alone.
+    #[serde(default = "first_version", deserialize_with = "known_version")]
+    pub version: u32,
     /// Raised by every change.
     pub revision: u64,
-    /// Unused numbers.
+    /// Numbers that were never given.
     pub next: NextIds,
-    /// Nodes.
+    /// The nodes of the cluster.
     pub nodes: Records<NodeRecord>,
-    /// Disks.
+    /// The disks of all nodes.
     pub disks: Records<DiskRecord>,
-    /// Volumes.
+    /// The volumes of the cluster.
     pub volumes: Records<VolumeRecord>,
-    /// Replicas to delete.
+    /// Replicas that were removed and whose data is still to be deleted.
     pub tombstones: Records<Tombstone>,
-    /// Recent outcomes by request, oldest first in `request_order`.
+    /// Outcomes by request, for exactly-once; at most [`REQUESTS_KEPT`].
     pub requests: CowMap<RequestId, Outcome>,
-    /// Insertion order of `requests`.
+    /// The requests of these outcomes, the oldest first.
     pub request_order: CowQueue<RequestId>,
-    /// Recent events.
+    /// The last events, for people; at most [`EVENTS_KEPT`].
     pub events: CowQueue<Event>,
-    /// Recent removals.
+    /// The last removals with their revisions; at most [`REMOVALS_KEPT`].
     pub removals: CowQueue<(u64, Removed)>,
-    /// Removals up to this revision are forgotten.
+    /// Removals up to this revision are forgotten; a follower of an older revision needs the whole state.
     pub removals_floor: u64,
-    /// Removed nodes that may be voters or learners until the leader has changed that: where they are, and with which log.
+    /// Removed nodes that are still voters or learners, until the leader has changed the configuration.
     #[serde(default, skip_serializing_if = "Records::is_empty")]
     pub removed_members: Records<NodeRecord>,
     /// How many nodes should vote on metadata.
     #[serde(default = "three")]
     pub voters: usize,
-    /// Nobody makes or moves replicas for now.
+    /// Replicas are neither made nor moved now, because an operator stopped it.
     #[serde(default)]
     pub rebuild_paused: bool,
-    /// Replicas are moved from full disks to empty ones until that gains nothing more.
+    /// A rebalancing is under way: replicas move from full disks to empty ones until that gains nothing more.
     #[serde(default)]
     pub rebalancing: bool,
-    /// That is held.
+    /// The rebalancing is held by an operator.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rebalance_paused: bool,
+}
+
+pub(crate) fn first_version() -> u32 {
+    FIRST_VERSION
+}
+
+/// Reads a version and refuses one that this code does not know: it would apply commands by the wrong rules.
+pub(crate) fn known_version<'de, D: Deserializer<'de>>(d: D) -> Result<u32, D::Error> {
+    match u32::deserialize(d)? {
+        v @ 1..=COMMAND_VERSION => Ok(v),
+        v => Err(D::Error::custom(format!(
+            "the cluster's record has version {v}, this release knows 1 to {COMMAND_VERSION}: upgrade this node"
+        ))),
+    }
 }
 
 fn three() -> usize {
@@ -153,6 +177,7 @@ impl Default for ClusterState {
         ClusterState {
             cluster: ClusterId::NONE,
             name: String::new(),
+            version: FIRST_VERSION,
             revision: 0,
             next: NextIds { node: 1, disk: 1, volume: 1, rid: 1 },
             nodes: Records::default(),
@@ -182,6 +207,11 @@ impl ClusterState {
     pub fn volume_of_replica(&self, rid: Rid) -> Option<&Arc<VolumeRecord>> {
         self.volumes.get(&self.volumes.index().of_replica(rid)?)
     }
+    /// The volumes that concern a node, in the order of their ids: it holds a replica of them, has them
+    /// attached, or gets them back after a maintenance. Costs their number, not that of all volumes.
+    pub fn volumes_at(&self, node: NodeId) -> impl Iterator<Item = &Arc<VolumeRecord>> {
+        self.volumes.index().at(node).filter_map(|vol| self.volumes.get(&vol))
+    }
     /// What is placed on a disk. Replicas count that were removed and whose data is still there; their bytes do not.
     pub fn load(&self, disk: DiskId) -> Load {
         let load = self.volumes.index().load(disk);
@@ -199,7 +229,8 @@ impl ClusterState {
     pub fn node_of_uuid(&self, uuid: u128Hex) -> Option<&Arc<NodeRecord>> {
         self.nodes.get(&self.nodes.index().of_uuid(uuid)?)
     }
-    /// A disk by the uuid in its superblock; of several (in input that this code did not write) the one with the least id.
+    /// A disk by the uuid in its superblock; of several (in input that this code did not write) the one with
+    /// the least id.
     pub fn disk_of_uuid(&self, uuid: DiskUuid) -> Option<&Arc<DiskRecord>> {
         let ((first, id), ()) = self.disks.index().range_from(&(uuid, DiskId(0))).next()?;
         self.disks.get(id).filter(|_| *first == uuid)

@@ -11,62 +11,64 @@ use hf_policy::{
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A replica's standing.
+/// Whether a replica holds every acknowledged write.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ReplicaState {
-    /// Holds every acknowledged write.
+    /// It holds every acknowledged write.
     InSync,
-    /// Missed writes; holds every acknowledged write up to `base`.
+    /// It missed writes; it holds every acknowledged write up to `base`.
     Out {
-        /// Known lower bound.
+        /// It holds every acknowledged write up to this version.
         base: Ver,
     },
-    /// Out, and catching up.
+    /// It is out, and is being caught up.
     Syncing {
-        /// Known lower bound.
+        /// It holds every acknowledged write up to this version.
         base: Ver,
-        /// Which sync.
+        /// The id of the sync.
         sync_id: u64,
     },
 }
 
 /// One copy of a shard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ReplicaRecord {
     /// Its id, never reused.
     pub rid: Rid,
-    /// Where it lives.
+    /// The disk that it is on.
     pub disk: DiskId,
     /// The disk's node.
     pub node: NodeId,
-    /// The storage it was initialised with; `None` until its node has made it.
+    /// The identity of the storage that its node made for it; none until it is made.
     pub store_uuid: Option<StoreUuid>,
-    /// Its standing.
+    /// Whether it is in the in-sync set, and what it is known to hold.
     pub state: ReplicaState,
     /// The epoch at which it last left the in-sync set.
     #[serde(default)]
     pub out_since: Epoch,
-    /// How far its disk's journal had got when it was dropped, as it had last told: all up to its base was there. 0: nobody knows.
+    /// Journal position that it last reported before it was dropped, at which everything up to its base was there; 0:
+    /// unknown.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub position: u64,
-    /// It is not wanted here any more: its coordinator takes it out when the others can do without it.
+    /// It is not wanted where it is: its coordinator takes it out of the in-sync set when enough others are in it.
     #[serde(default)]
     pub leaving: bool,
-    /// It should live elsewhere; it is as good as any as long as it is there.
+    /// It should live elsewhere; until a successor is in sync it counts as any other.
     #[serde(default)]
     pub moving: bool,
-    /// An operator holds it: its move, if it is moving, else its filling.
+    /// An operator holds its move, if it is moving, else its filling.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
 }
 
 impl ReplicaRecord {
-    /// It is not to be filled now.
+    /// Is its filling held?
     pub fn fill_held(&self) -> bool {
         self.paused && !self.moving
     }
-    /// It is not to be moved now; it is caught up as any other.
+    /// Is its move held? It is caught up as any other replica.
     pub fn move_held(&self) -> bool {
         self.paused && self.moving
     }
@@ -78,11 +80,12 @@ impl ReplicaRecord {
 
 /// A shard of a volume.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ShardRecord {
-    /// Its replicas.
+    /// Its replicas by id.
     pub replicas: BTreeMap<Rid, ReplicaRecord>,
-    /// The volume's term when this shard became part of it (by commands of version 1: when it was added); 0 if the volume began
-    /// with it. Its replicas promised nothing before.
+    /// The volume's term when this shard became part of it (by commands of version 1: when it was added); 0
+    /// if the volume began with it. Its replicas had promised nothing before.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub since: Term,
 }
@@ -98,54 +101,57 @@ impl ShardRecord {
     }
 }
 
-/// Who has a volume attached.
+/// Which node has a volume attached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Attachment {
-    /// The node.
+    /// The node that has the volume attached.
     pub node: NodeId,
-    /// The attachment.
+    /// The id of the attachment, drawn by the node; 0: nobody's.
     pub session: SessionId,
     /// When, in Unix milliseconds of the proposer's clock.
     pub since_ms: u64,
-    /// Only to look after replicas: not exported, and anybody may take the volume.
+    /// The node only looks after replicas: it exports nothing, and any node may take the volume.
     #[serde(default)]
     pub maintenance: bool,
-    /// While replicas are looked after because the node that has the volume attached stays away: that node. It is given the
+    /// During maintenance that was begun because the node of an attachment stays away: that node. It gets the
     /// attachment back, under a new term, when the work is done or when it asks for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub home: Option<NodeId>,
 }
 
-/// A snapshot's record (taken by a later release; here so that records need not change).
+/// What is recorded of a snapshot. No release takes any yet; the field is here so that records need not change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SnapshotRecord {
     /// Number inside the volume.
     pub id: u64,
-    /// Per shard: the last version it holds.
+    /// For each shard the last version that it holds.
     pub cuts: Vec<Ver>,
 }
 
-/// What a scrub of one shard, or of a volume, met. Blocks, but for `chunks` and `skipped`.
+/// What a scrub of a shard or of a volume met. All but `chunks` and `skipped` count blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ScrubReport {
     /// Chunks read and compared on every in-sync replica.
     pub chunks: u64,
-    /// Chunks that a replica did not answer for in time.
+    /// Chunks for which a replica did not answer in time.
     pub skipped: u64,
-    /// Unreadable or rotten on a replica.
+    /// Blocks that a replica could not read, or whose checksum is wrong.
     pub bad: u64,
-    /// An older version than others have: a write that a disk lost.
+    /// Blocks of an older version than others have: a disk lost a write.
     pub behind: u64,
-    /// Replaced from another replica.
+    /// Blocks that were replaced from another replica.
     pub repaired: u64,
-    /// Bad on every replica.
+    /// Blocks that are bad on every replica.
     pub lost: u64,
-    /// The same version with different bytes: nobody can say which is right.
+    /// Blocks of equal versions with different bytes: which is right cannot be told.
     pub diverged: u64,
 }
 
 impl ScrubReport {
-    /// Both together.
+    /// The sum of two reports.
     pub fn plus(self, o: ScrubReport) -> ScrubReport {
         ScrubReport {
             chunks: self.chunks + o.chunks,
@@ -159,23 +165,25 @@ impl ScrubReport {
     }
 }
 
-/// A scrub that goes on: each shard's coordinator reports when it is through.
+/// A scrub that is under way: each shard's coordinator reports when it is done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ScrubRecord {
-    /// The revision that began it.
+    /// Its id: the revision that began it.
     pub id: u64,
     /// Unix milliseconds of the proposer's clock.
     pub since_ms: u64,
-    /// Shards that are through.
+    /// The reports of the shards that are done.
     #[serde(default)]
     pub done: BTreeMap<u32, ScrubReport>,
-    /// An operator holds it.
+    /// The scrub is held by an operator.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
 }
 
-/// The last scrub that came to its end.
+/// The outcome of the last scrub that was completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ScrubResult {
     /// Unix milliseconds of the proposer's clock.
     pub at_ms: u64,
@@ -183,40 +191,41 @@ pub struct ScrubResult {
     pub report: ScrubReport,
 }
 
-/// A volume.
+/// What is recorded of a volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct VolumeRecord {
-    /// Its number.
+    /// Its number, given by the cluster.
     pub id: VolumeId,
     /// Its name, unique.
     pub name: String,
     /// Its attributes as set (defaults are not stored), with the policy that they mean.
     pub attrs: Attrs,
-    /// Bytes.
+    /// Its size in bytes, that of its policy.
     pub size: u64,
-    /// Its history.
+    /// The history that its replicas belong to; only a last resort changes it.
     pub lineage: Lineage,
     /// Raised by every attach.
     pub term: Term,
     /// Raised by every change of this record.
     pub epoch: Epoch,
-    /// Who has it attached.
+    /// The node that has it attached, if one has.
     pub coordinator: Option<Attachment>,
-    /// Its shards, in order.
+    /// Its shards, in the order of the bytes that they cover.
     pub shards: Vec<ShardRecord>,
-    /// Its snapshots.
+    /// Its snapshots, in the order of their numbers.
     #[serde(default)]
     pub snaps: Vec<SnapshotRecord>,
-    /// The last term that reached service (status only).
+    /// The last term in which it was served: every replica in sync had promised it.
     #[serde(default)]
     pub activated: Term,
-    /// The scrub that goes on.
+    /// The scrub that is under way.
     #[serde(default)]
     pub scrub: Option<ScrubRecord>,
-    /// The last one.
+    /// The last scrub that was completed.
     #[serde(default)]
     pub scrubbed: Option<ScrubResult>,
-    /// Unix milliseconds.
+    /// When it was created, in Unix milliseconds of the proposer's clock.
     pub created_ms: u64,
     /// Revision of the last change.
     pub rev: u64,
@@ -227,22 +236,23 @@ impl VolumeRecord {
     pub fn policy(&self) -> Result<&Policy, &AttrError> {
         self.attrs.policy()
     }
-    /// How many bytes of the volume shard `index` covers.
+    /// Bytes of the volume that shard `index` covers.
     pub fn shard_bytes(&self, index: u32) -> u64 {
         self.size.saturating_sub(u64::from(index) * SHARD_BYTES).min(SHARD_BYTES)
     }
-    /// Is this shard's storage there? A grown volume's new shard begins when its replicas have been made.
+    /// Has every replica in sync of this shard been made by its node? A new shard of a volume that grew begins then.
     pub fn shard_made(&self, index: u32) -> bool {
         let shard = self.shards.get(index as usize);
         shard.is_some_and(|s| s.replicas.values().all(|r| !r.in_sync() || r.store_uuid.is_some()))
     }
-    /// The newest term that this shard is known to have been served in: every replica in sync had promised it. 0: none yet.
+    /// The last term in which this shard is known to have been served: every replica in sync had promised it. 0: none.
     pub fn served_term(&self, index: u32) -> Term {
         let old = self.shards.get(index as usize).is_some_and(|s| self.activated > s.since);
         if old { self.activated } else { Term(0) }
     }
-    /// How many shards are part of the volume: those before the first one whose storage is still to be made. It never shrinks, and
-    /// what is beyond it was never served, so its replicas may be exchanged freely.
+    /// How many shards are part of the volume: those before the first one whose replicas are still to be
+    /// made. The number never shrinks. Shards beyond it were never served, so their replicas may be exchanged
+    /// freely.
     pub fn begun(&self) -> u32 {
         let all = self.shards.len() as u32;
         if mutant::is(Mutant::PartBeforeMade) {
@@ -254,16 +264,21 @@ impl VolumeRecord {
     pub fn has_begun(&self, index: u32) -> bool {
         index < self.begun()
     }
-    /// Bytes that can be used now: up to the first shard whose storage is still to be made.
+    /// Bytes that can be used now: those of the shards that are part of the volume.
     pub fn made_size(&self) -> u64 {
         (0..self.begun()).map(|i| self.shard_bytes(i)).sum::<u64>().min(self.size)
     }
-    /// May it be attached? A volume that grows may be, without what is still to be made; one that was never attached is to have all
-    /// that was asked for.
+    /// May it be attached? A volume that was never attached must have all its shards; one that grows may be
+    /// attached without those that are still to be made.
     pub fn attachable(&self) -> bool {
         self.begun() > 0 && (self.term > Term(0) || self.ready())
     }
-    /// Every replica with its shard.
+    /// The nodes that it concerns: they hold a replica, or have it attached, or get it back after a maintenance.
+    fn nodes(&self) -> BTreeSet<NodeId> {
+        let attached = self.coordinator.iter().flat_map(|a| [Some(a.node), a.home]).flatten();
+        self.replicas().map(|(_, r)| r.node).chain(attached).collect()
+    }
+    /// Every replica, with its shard.
     pub fn replicas(&self) -> impl Iterator<Item = (ShardId, &ReplicaRecord)> {
         let vol = self.id;
         self.shards
@@ -271,7 +286,7 @@ impl VolumeRecord {
             .enumerate()
             .flat_map(move |(i, s)| s.replicas.values().map(move |r| (ShardId { vol, index: i as u32 }, r)))
     }
-    /// Has every in-sync replica been made by its node?
+    /// Has every replica in sync, of every shard, been made by its node?
     pub fn ready(&self) -> bool {
         self.replicas().all(|(_, r)| !r.in_sync() || r.store_uuid.is_some())
     }
@@ -286,11 +301,12 @@ pub struct Load {
     pub replicas: u64,
 }
 
-/// Volumes by name and by replica, and what they place on each disk.
+/// Volumes by name, by replica and by node, and what they place on each disk.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct VolumeIndex {
     names: CowMap<(String, VolumeId), ()>,
     replicas: CowMap<(Rid, VolumeId), ()>,
+    nodes: CowMap<(NodeId, VolumeId), ()>,
     loads: CowMap<DiskId, Load>,
 }
 
@@ -305,6 +321,12 @@ impl VolumeIndex {
     pub(crate) fn of_replica(&self, rid: Rid) -> Option<VolumeId> {
         let first = self.replicas.range_from(&(rid, VolumeId(0))).next();
         first.filter(|((r, _), ())| *r == rid).map(|((_, id), ())| *id)
+    }
+
+    /// The volumes that concern a node, in the order of their ids.
+    pub(crate) fn at(&self, node: NodeId) -> impl Iterator<Item = VolumeId> + '_ {
+        let from = self.nodes.range_from(&(node, VolumeId(0))).map(|(key, ())| *key);
+        from.take_while(move |(n, _)| *n == node).map(|(_, vol)| vol)
     }
 
     /// What is placed on a disk.
@@ -347,6 +369,13 @@ impl Record for VolumeRecord {
     fn index(index: &mut VolumeIndex, old: Option<&Self>, new: Option<&Self>) {
         let name = |v: &VolumeRecord| (v.name.clone(), v.id);
         replace(&mut index.names, old.map(name), new.map(name));
+        let (before, now) = (old.map(VolumeRecord::nodes), new.map(VolumeRecord::nodes));
+        if before != now {
+            let key = |n: NodeId, v: Option<&VolumeRecord>| v.map(|v| (n, v.id));
+            let (before, now) = (before.unwrap_or_default(), now.unwrap_or_default());
+            before.difference(&now).for_each(|n| replace(&mut index.nodes, key(*n, old), None));
+            now.difference(&before).for_each(|n| replace(&mut index.nodes, None, key(*n, new)));
+        }
         let same = |a: &VolumeRecord, b: &VolumeRecord| {
             let place = |v: &VolumeRecord| v.replicas().map(|(s, r)| (s.index, r.rid, r.disk)).collect::<Vec<_>>();
             a.size == b.size && place(a) == place(b)

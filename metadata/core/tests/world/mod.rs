@@ -1,5 +1,5 @@
-//! A cluster in miniature for the tests of repair and upkeep: the real record and the real planner, nodes that do at once what the
-//! record says, coordinators that drop, sync and scrub.
+//! A cluster in miniature for the tests of repair and upkeep: the real record and the real planner, nodes
+//! that do at once what the record says, and coordinators that drop, sync and scrub.
 
 use hf_meta_core::command::COMMAND_VERSION;
 use hf_meta_core::limits::{Going, room};
@@ -20,9 +20,9 @@ pub struct World {
     x: u64,
     /// How many rounds the filling of one replica may take at most; at once if none.
     pub lasts: u64,
-    /// Those that are being filled, with what is left.
+    /// Syncs that are under way, each with the number of rounds that it still takes.
     pub going: BTreeMap<Going, u64>,
-    /// Disks that take no further replica, as one with a full table.
+    /// Disks that take no further replica, as if their tables were full.
     pub full: BTreeSet<DiskId>,
 }
 
@@ -100,7 +100,8 @@ impl World {
         }
     }
 
-    /// Coordinators do their part for one volume: drop who does not answer or leaves, bring in who is out.
+    /// The coordinators of one volume do their part: they drop members that do not answer or leave, and bring
+    /// in replicas that are out.
     fn coordinator(&mut self, vol: VolumeId) {
         let v = self.s.volumes[&vol].clone();
         let Some(a) = v.coordinator.clone().filter(|a| self.live.up.contains(&a.node)) else { return };
@@ -140,7 +141,7 @@ impl World {
         }
     }
 
-    /// Begins to fill it, if the leader lets it, or goes on; true when it is through.
+    /// Begins a sync, if the leader allows it, or goes on with it. True: the replica is filled.
     fn fill(&mut self, it: Going, epoch: Epoch, term: Term) -> bool {
         let going: Vec<Going> = self.going.keys().copied().collect();
         if !self.going.contains_key(&it) {
@@ -161,7 +162,7 @@ impl World {
         through
     }
 
-    /// One round of the leader's loop; how many steps it took.
+    /// One round of the leader's loop. Returns the number of steps that it took.
     pub fn round(&mut self) -> usize {
         let list = steps(&self.s, &self.live, self.x);
         let adds = list.iter().filter(|s| matches!(s, Step::Do(Command::AddReplica { .. }))).count();
@@ -169,7 +170,8 @@ impl World {
         for step in &list {
             match step.clone() {
                 Step::Do(cmd) => {
-                    // What counts before must count afterwards: only a coordinator takes members out of what is served.
+                    // Members before must be members afterwards: only a coordinator takes members out of a
+                    // shard that is served.
                     let served = !matches!(cmd, Command::ReplaceUnmade { .. });
                     let before: usize =
                         self.s.volumes.values().flat_map(|v| &v.shards).map(|s| s.in_sync().len()).sum();
@@ -195,7 +197,8 @@ impl World {
         list.len()
     }
 
-    /// Nobody is marked as leaving, or removed while it counts, before as many others are in sync as the policy asks for.
+    /// No replica is marked as leaving, or removed while it counts, before as many others are in sync as the
+    /// policy asks for.
     fn make_before_break(&self, cmd: &Command) {
         let (Command::Leave { vol, shard, rid, .. } | Command::RemoveReplica { vol, shard, rid, .. }) = cmd else {
             return;

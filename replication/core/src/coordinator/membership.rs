@@ -1,18 +1,13 @@
-//! Suspects, drops, records, fencing. At most one proposal is open. The record precedes reliance (I3): a member counts
-//! until the commit that drops it is seen here.
+//! Who is in the set: drops are proposed, records are followed, a newer term ends the attachment.
+//! At most one proposal is open. The record precedes reliance (I3): a member counts until the
+//! commit that drops it is seen here.
 
-use super::{Change, Coordinator, Cx, IoError, Member, Output, Phase, Proposed, Record};
-use crate::range_lock::RangeLock;
+use super::members::{Member, Proposal};
+use super::pending::For;
+use super::{Change, Coordinator, Cx, IoError, Output, Phase, Proposed, Record};
 use hf_meta_core::mutant::{self, Mutant};
-use hf_policy::{Epoch, Rid, Tick};
+use hf_policy::{Rid, Tick, Ver, invariant};
 use std::collections::BTreeSet;
-
-/// The open proposal.
-pub(super) struct Proposal {
-    epoch: Epoch,
-    /// Proposed again if nothing was heard of it by then.
-    until: Tick,
-}
 
 /// After this long without an answer a proposal is repeated (it is compare-and-set, so that is harmless).
 const PROPOSAL: u64 = 3_000 * hf_policy::MS;
@@ -20,120 +15,110 @@ const PROPOSAL: u64 = 3_000 * hf_policy::MS;
 const AGAIN: u64 = 50 * hf_policy::MS;
 
 impl Coordinator {
-    /// This member holds things up; unless it is the last one it will be dropped.
-    pub(super) fn suspect(&mut self, rid: Rid) {
-        if self.record.in_sync.contains_key(&rid) || self.joining() == Some(rid) {
-            self.suspects.insert(rid);
-        } else if self.sync.as_ref().is_some_and(|s| s.rid == rid) {
-            self.fail_sync("the member does not answer well");
-        }
+    /// Every write needs this replica's acknowledgement: it is in sync, or joins (I2).
+    pub(super) fn counts(&self, rid: &Rid) -> bool {
+        self.record.in_sync.contains_key(rid) || self.joining() == Some(*rid)
     }
 
-    /// It answered well and owes nothing: no longer a suspect.
-    pub(super) fn unsuspect(&mut self, now: Tick, rid: Rid) {
-        let timeout = self.cfg.replica_timeout;
-        let owes = |p: &super::link::Pending| p.rid == rid && now.since(p.first) >= timeout;
-        if self.suspects.contains(&rid)
-            && !self.pending.values().any(owes)
-            && !self.writes.values().any(|w| w.refused.contains(&rid))
-            && !self.is_short(rid)
-        {
-            self.suspects.remove(&rid);
-        }
-    }
-
-    /// This process was paused (stopped, suspended, starved): what was silent meanwhile was itself, not the members.
-    pub(super) fn restart_clocks(&mut self, now: Tick) {
-        for m in self.members.values_mut() {
-            m.heard = now;
-            m.asked_since = now;
-            m.down_since = m.down_since.max(now);
-        }
-        self.pending.values_mut().for_each(|p| p.first = now);
-    }
-
+    /// Proposes the drop of suspects, of members that are to leave, and of a target whose join has failed.
     pub(super) fn drive_membership(&mut self, cx: &mut Cx) {
         let leaving = self.phase == Phase::Serving && !self.record.leaving.is_empty();
         let given_up = self.sync_given_up();
-        if (self.suspects.is_empty() && !leaving && given_up.is_none()) || self.phase == Phase::Fenced {
+        if (self.members.suspects.is_empty() && !leaving && given_up.is_none()) || self.phase == Phase::Fenced {
             return;
         }
-        if self.proposal.as_ref().is_some_and(|p| cx.now < p.until) {
+        if self.is_proposing(cx.now) {
             return;
         }
-        let required = self.required();
-        self.suspects.retain(|r| required.contains(r));
+        invariant!(self.members.suspects.iter().all(|r| self.counts(r)), "a suspect does not count");
         let in_sync = &self.record.in_sync;
-        // The last replica standing is never dropped: I/O waits for exactly that replica. Who answered last stays.
-        let mut rids: Vec<Rid> = self.suspects.iter().copied().filter(|r| in_sync.contains_key(r)).collect();
+        let mut rids: Vec<Rid> = self.members.suspects.iter().copied().filter(|r| in_sync.contains_key(r)).collect();
+        // The last replica standing is never dropped: I/O waits for exactly that replica. It is one
+        // that is not known to be broken, since to drop a healthy member for a broken one would
+        // strand the data; of several, the one that answered last.
         if !rids.is_empty() && rids.len() == in_sync.len() {
-            // Kept is whoever is not known to be broken; dropping a healthy member for a broken one would strand the data.
             rids.sort_by_key(|r| self.members.get(r).map(|m| (!m.broken, m.up, m.heard)));
             rids.pop();
         }
-        // Who is not wanted any more goes when enough others are there.
+        // Members that are to leave go when enough others are there.
         if leaving {
             let goes = |r: &&Rid| in_sync.contains_key(r) && !rids.contains(r);
             let room = in_sync.len().saturating_sub(rids.len() + (self.cfg.min_replicas as usize).max(1));
             let going: Vec<Rid> = self.record.leaving.iter().filter(goes).copied().take(room).collect();
             rids.extend(going);
         }
-        // Nobody is dropped in favour of members of which none is known to be there: they may be what was lost.
-        let alive = |m: &Member| m.up && !m.broken && !m.unproven && cx.now.since(m.heard) < crate::timing::DEAD;
+        // Drop nobody unless a survivor is known to be alive: the survivors might be the ones that
+        // lost data.
+        let alive = |m: &Member| m.can_be_asked() && !m.broken && cx.now.since(m.heard) < crate::timing::DEAD;
         let kept = in_sync.keys().filter(|r| !rids.contains(r)).filter_map(|r| self.members.get(r));
         if !kept.into_iter().any(alive) {
             rids.clear();
         }
+        invariant!(rids.is_empty() || rids.len() < in_sync.len(), "the drop of every member is about to be proposed");
         // A join is given up only by a commit: until then it may have happened.
         rids.extend(given_up);
         if rids.is_empty() {
             return;
         }
-        // (Who is dropped while serving has noted this term, also if that is not recorded yet.)
-        let base = if self.phase == Phase::Serving { self.stable } else { self.served(self.takeover.s_star) };
+        // (Members that are dropped while serving have noted this term, also if that is not recorded yet.)
+        let base = if self.phase == Phase::Serving { self.writes.stable } else { self.served(self.takeover.s_star) };
         self.propose(self.drop_of(rids, base), cx);
     }
 
-    /// The drop of these, with what they have told of their journals. (Not during a take-over: a member that was sealed has told how far its
-    /// journal is, but may have been put back before, and is not equal to the others yet.)
-    pub(super) fn drop_of(&self, rids: Vec<Rid>, base: hf_policy::Ver) -> Change {
+    /// The drop of these members, with the journal positions that they have told. (None during a
+    /// take-over: a member that was sealed has told its position, but may have been put back
+    /// before, and is not equal to the others yet.)
+    pub(super) fn drop_of(&self, rids: Vec<Rid>, base: Ver) -> Change {
+        invariant!(!rids.is_empty(), "the drop of nobody is about to be proposed");
         let proven = self.phase == Phase::Serving;
         let position = |r: &Rid| self.members.get(r).filter(|_| proven).map(|m| (*r, m.position));
         let told = rids.iter().filter_map(position).filter(|(_, p)| *p > 0).collect();
         Change::Drop { rids, base, told }
     }
 
+    /// A proposal was made so recently that its outcome is waited for.
+    fn is_proposing(&self, now: Tick) -> bool {
+        self.members.proposal.as_ref().is_some_and(|p| now < p.until)
+    }
+
+    /// Proposes a change of the record, unless one is open.
     pub(super) fn propose(&mut self, change: Change, cx: &mut Cx) {
-        if self.proposal.as_ref().is_some_and(|p| cx.now < p.until) {
+        if self.is_proposing(cx.now) {
             return;
         }
+        invariant!(self.phase != Phase::Fenced, "{change:?} is proposed after the end of the attachment");
         let (epoch, term) = (self.record.epoch, self.record.term);
-        self.proposal = Some(Proposal { epoch, until: cx.now.plus(PROPOSAL) });
+        self.members.proposal = Some(Proposal { epoch, until: cx.now.plus(PROPOSAL) });
         cx.out.push(Output::Propose { epoch, term, change });
     }
 
+    /// The driver tells how a proposal ended. The record is what counts: this only says when to
+    /// propose again.
     pub(super) fn on_proposed(&mut self, outcome: Proposed, cx: &mut Cx) {
-        let Some(p) = self.proposal.as_mut() else { return };
+        // (A newer record may have settled it before.)
+        let Some(p) = self.members.proposal.as_mut() else { return };
         match outcome {
-            // The record itself is what counts; if it does not come, the proposal is repeated.
+            // If the record does not come, the proposal is repeated.
             Proposed::Done | Proposed::Unknown => p.until = p.until.min(cx.now.plus(PROPOSAL)),
             Proposed::Retry | Proposed::Stale => p.until = cx.now.plus(AGAIN),
             // The place is free for a change that is needed more.
             Proposed::Busy => {
-                self.proposal = None;
+                self.members.proposal = None;
                 self.sync_refused(cx);
             }
         }
-        self.next_tick = self.next_tick.min(cx.now.plus(AGAIN));
+        self.timers.next_round = self.timers.next_round.min(cx.now.plus(AGAIN));
     }
 
-    /// Raft's record has changed: the only thing that changes the set.
+    /// Raft's record has changed: nothing else changes the set.
     pub(super) fn on_record(&mut self, record: Record, cx: &mut Cx) {
+        // (Records are shown to an attachment that is over as well.)
         if self.phase == Phase::Fenced {
             return;
         }
         if record.epoch <= self.record.epoch {
-            // Only that is recorded without a new epoch.
+            // An older one, or one that only says that the term is served: that is recorded without
+            // a new epoch.
             if record.served && record.term == self.record.term && !self.record.served {
                 self.record.served = true;
                 self.begin_queued(cx);
@@ -148,22 +133,14 @@ impl Coordinator {
         }
         let gone: BTreeSet<Rid> =
             self.record.in_sync.keys().copied().filter(|r| !record.in_sync.contains_key(r)).collect();
-        if self.proposal.as_ref().is_some_and(|p| p.epoch < record.epoch) {
-            self.proposal = None;
-        }
+        invariant!(
+            self.members.proposal.as_ref().is_none_or(|p| p.epoch < record.epoch),
+            "a proposal builds on an epoch that is not there yet"
+        );
+        self.members.proposal = None;
         self.record = record;
-        // A member's storage may have been recorded only now; replicas come and go.
-        for (rid, info) in self.record.everybody() {
-            let m = self.members.entry(rid).or_insert_with(|| Member::new(info));
-            if m.info.store_uuid != info.store_uuid {
-                // Another journal, perhaps.
-                m.position = 0;
-            }
-            m.info = info;
-        }
-        let (in_sync, others) = (&self.record.in_sync, &self.record.out);
-        self.members.retain(|r, _| in_sync.contains_key(r) || others.contains_key(r));
-        self.sync_retry.retain(|r, _| others.contains_key(r));
+        self.members.follow(&self.record);
+        self.sync.retry.retain(|r, _| self.record.out.contains_key(r));
         self.sync_record(cx);
         self.begin_queued(cx);
         if gone.is_empty() {
@@ -171,49 +148,58 @@ impl Coordinator {
             self.recheck_probes(cx);
             return self.recheck_writes(cx);
         }
+        self.without(&gone, cx);
+    }
+
+    /// The commit that drops these members is seen: nobody waits for them any more.
+    fn without(&mut self, gone: &BTreeSet<Rid>, cx: &mut Cx) {
         self.stats.drops += gone.len() as u64;
         for (_, m) in self.members.iter_mut().filter(|(r, _)| gone.contains(r)) {
             m.lease_until = Tick(0);
             m.unproven = false;
             m.position = 0;
         }
-        self.sync_without(&gone);
-        self.suspects.retain(|r| !gone.contains(r));
-        let lost: Vec<(u64, super::link::For)> =
-            self.pending.iter().filter(|(_, p)| gone.contains(&p.rid)).map(|(r, p)| (*r, p.what)).collect();
-        for (req, what) in lost {
-            self.pending.remove(&req);
-            if let super::link::For::Read(id) = what {
+        self.sync_without(gone);
+        self.members.suspects.retain(|r| !gone.contains(r));
+        for what in self.pending.take_of(gone) {
+            if let For::Read(id) = what {
                 self.read_elsewhere(id, Rid(0), cx);
             }
         }
-        self.scrub_without(&gone, cx);
+        self.scrub_without(gone, cx);
         self.recheck_probes(cx);
         self.recheck_writes(cx);
-        self.recheck_reads(&gone, cx);
+        self.recheck_reads(gone, cx);
         self.membership_changed(cx);
     }
 
-    /// A newer term exists. Whatever is outstanding has an unknown outcome and is failed; this attachment never serves
-    /// again, even if the node attaches anew (I19).
+    /// Ends this attachment at once because the process has seen an invariant of its own code
+    /// broken ([`hf_policy::broken::take`]): what it holds in memory is not relied upon any more.
+    /// Every outstanding request is answered with [`IoError::Fenced`], whatever had become of it,
+    /// and nothing is sent, proposed or served again. Members keep what they have; the next
+    /// attachment seals and reconciles them. The driver calls it in place of another step; outputs
+    /// are those of a fence.
+    pub fn abandon(&mut self, now: Tick, out: &mut Vec<Output>) {
+        self.fence(&mut Cx { now, out });
+        self.arm();
+    }
+
+    /// A newer term exists. Whatever is outstanding has an unknown outcome and is failed; this
+    /// attachment never serves again, even if the node attaches anew (I19).
     pub(super) fn fence(&mut self, cx: &mut Cx) {
         if self.phase == Phase::Fenced || mutant::is(Mutant::IgnoreFence) {
             return;
         }
         self.phase = Phase::Fenced;
-        let mut ids: Vec<_> = self.queued.drain(..).map(|(id, _)| id).collect();
-        ids.extend(std::mem::take(&mut self.requests).into_values().map(|r| r.client));
+        let ids = self.requests.end();
         self.stats.errors += ids.len() as u64;
         cx.out.extend(ids.into_iter().map(|id| Output::Reply { id, result: Err(IoError::Fenced) }));
-        self.writes.clear();
-        self.again.clear();
-        self.owed = hf_policy::Space::NONE;
-        self.blocked.clear();
-        self.reads.clear();
+        self.writes.end();
+        self.reads.end();
         self.pending.clear();
-        self.scrub = None;
-        self.locks = RangeLock::default();
-        self.sync = None;
+        self.members.end();
+        self.scrub.walk = None;
+        self.sync.attempt = None;
         self.give_place_back(cx);
         cx.out.push(Output::Fenced);
         self.say_drained(cx);

@@ -1,38 +1,44 @@
-//! The coordinator of one attached shard: numbers writes, keeps every acknowledged write on the whole in-sync set, reads
-//! under leases, takes over and reconciles, drops members by way of Raft. Rules W, R, F, T and §5, §7 of docs/protocol.md.
+//! The coordinator of one attached shard: numbers writes, keeps every acknowledged write on the
+//! whole in-sync set, reads under leases, takes over and reconciles, drops members by way of Raft.
+//! Rules W, R, F, T and §5, §7 of docs/protocol.md.
 //!
-//! It keeps nothing authoritative: its record is a copy of Raft's, and a restart is a new attach with a new term.
+//! It keeps nothing authoritative: its record is a copy of Raft's, and a restart is a new attach
+//! with a new term.
 //!
-//! | file | decides |
+//! | file | holds and decides |
 //! | --- | --- |
-//! | `takeover.rs` | sealing the set, reconciling what differs |
-//! | `io.rs` | client requests: locks, splitting, merging of partial blocks, answers |
-//! | `write.rs` | numbering, sending, completing writes; the watermark |
-//! | `space.rs` | is there room on every member, before a write gets its number |
-//! | `read.rs` | choosing a member, verifying, delivering under leases |
-//! | `lease.rs` | leases and signs of life |
-//! | `membership.rs` | suspects, drops, records, fencing |
-//! | `sync/` | bringing a member back in |
-//! | `stop.rs` | the end of an attachment: what it waits for, what it gives back |
-//! | `scrub.rs` | reading and comparing everything, now and then |
+//! | `members.rs` | the replicas: links, processes, suspects, the open proposal |
+//! | `membership.rs` | drops, records, fencing |
+//! | `pending.rs` | requests to members, repeated until answered |
+//! | `answers.rs` | what a member's reply means, and whom it is for |
+//! | `requests/` | client requests: locks, splitting, merging of partial blocks, room, writes, reads |
+//! | `leases.rs` | leases and signs of life |
+//! | `takeover/` | sealing the set, reconciling what differs |
+//! | `sync/` | bringing a replica back in |
+//! | `scrub/` | reading and comparing everything, now and then |
 //! | `pace.rs` | how fast both may go |
-//! | `width.rs` | how much of copying is on its way at once |
-//! | `link.rs` | requests to members, repeated until answered |
+//! | `stop.rs` | the end of an attachment: what it waits for, what it gives back |
+//! | `timers.rs` | when to be stepped next |
+//! | `check.rs` | what must hold between steps, across all of these |
+//!
+//! An assertion ([`hf_policy::invariant!`]) is about this crate's own state, never about what a
+//! member, a client or a record says. A driver that sees one fail ends the attachment by
+//! [`Coordinator::abandon`].
 
-mod io;
-mod lease;
-mod link;
+mod answers;
+mod check;
+mod leases;
+mod members;
 mod membership;
 mod pace;
-mod read;
+mod pending;
+mod requests;
 mod scrub;
-mod space;
 mod stop;
 mod sync;
 mod takeover;
+mod timers;
 mod types;
-mod width;
-mod write;
 
 pub use scrub::ScrubStatus;
 pub use stop::{Draining, WaitsFor};
@@ -40,10 +46,20 @@ pub use sync::SyncStage;
 pub use types::*;
 
 use crate::message::Envelope;
-use crate::range_lock::RangeLock;
 use crate::timing;
-use hf_policy::{Rid, Tick, Ver};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use hf_policy::{Rid, Tick};
+use leases::Leases;
+use members::Members;
+use pace::Pace;
+use pending::Pending;
+use requests::Requests;
+use requests::reads::Reads;
+use requests::writes::Writes;
+use scrub::Scrub;
+use std::collections::BTreeSet;
+use sync::Sync;
+use takeover::Takeover;
+use timers::{Timer, Timers};
 
 /// What every handler of an input is given: the moment of the step, and where its outputs go.
 pub(crate) struct Cx<'a> {
@@ -53,95 +69,66 @@ pub(crate) struct Cx<'a> {
     pub out: &'a mut Vec<Output>,
 }
 
-/// One shard's coordinator.
+/// One shard's coordinator. Each part of its state has a type of its own, with its own invariants
+/// and `check()`; the coordinator wires them: what one part decides, it carries to the others
+/// within the same step.
 pub struct Coordinator {
     cfg: Config,
+    /// The shard's part of the volume's record, as of the newest epoch that was shown.
     record: Record,
     phase: Phase,
-    members: BTreeMap<Rid, Member>,
-    seq: u64,
-    stable: Ver,
-    next_id: u64,
-    locks: RangeLock,
-    /// Requests that wait for the volume to serve.
-    queued: VecDeque<(ClientId, ClientOp)>,
-    requests: BTreeMap<u64, io::Request>,
-    writes: BTreeMap<u64, write::Write>,
-    /// Refused writes that wait to be tried again.
-    again: Vec<write::Again>,
-    /// The most that writes on their way may allocate, in bytes.
-    owed: hf_policy::Space,
-    /// Requests that wait for room which writes in flight are counted at.
-    blocked: Vec<u64>,
-    reads: BTreeMap<u64, read::Read>,
-    pending: BTreeMap<u64, link::Pending>,
-    proposal: Option<membership::Proposal>,
-    suspects: BTreeSet<Rid>,
-    takeover: takeover::Takeover,
-    sync: Option<sync::Sync>,
-    sync_retry: sync::Retry,
-    put_off: Option<sync::PutOff>,
-    sync_count: u64,
-    permit: sync::Permit,
-    scrub: Option<scrub::Scrub>,
-    pace: pace::Pace,
-    width: width::Width,
-    last_read: Tick,
-    next_lease: Tick,
-    /// The newest question about leases.
-    asked: u64,
-    next_tick: Tick,
-    turn: u64,
+    /// The replicas, and which of them are suspected.
+    members: Members,
+    /// Client requests and their range locks.
+    requests: Requests,
+    /// Numbered writes and the watermark.
+    writes: Writes,
+    /// Reads of members, for clients and for the scrub.
+    reads: Reads,
+    leases: Leases,
+    /// What members were asked and have not answered.
+    pending: Pending,
+    takeover: Takeover,
+    sync: Sync,
+    scrub: Scrub,
+    /// How fast syncs and scrubs may go.
+    pace: Pace,
+    timers: Timers,
     stop: stop::Stop,
+    /// The last id that was given to a request, a read or a message.
+    last_id: u64,
     stats: Stats,
 }
 
 impl Coordinator {
     /// A coordinator for a record that an `Attach` of this session has just made.
     pub fn new(now: Tick, cfg: Config, record: Record, out: &mut Vec<Output>) -> Coordinator {
-        let members = record.everybody().map(|(rid, m)| (rid, Member::new(m))).collect();
-        let pace = pace::Pace::new(cfg.rebuild_impact);
         let mut c = Coordinator {
+            members: Members::new(&record),
+            pace: Pace::new(cfg.rebuild_impact),
             cfg,
             record,
             phase: Phase::Sealing,
-            members,
-            seq: 0,
-            stable: Ver::ZERO,
-            next_id: 0,
-            locks: RangeLock::default(),
-            queued: VecDeque::new(),
-            requests: BTreeMap::new(),
-            writes: BTreeMap::new(),
-            again: Vec::new(),
-            owed: hf_policy::Space::NONE,
-            blocked: Vec::new(),
-            reads: BTreeMap::new(),
-            pending: BTreeMap::new(),
-            proposal: None,
-            suspects: BTreeSet::new(),
-            takeover: takeover::Takeover::new(now),
-            sync: None,
-            sync_retry: Default::default(),
-            put_off: None,
-            sync_count: 0,
-            permit: sync::Permit::None,
-            scrub: None,
-            pace,
-            width: width::Width::new(),
-            last_read: now,
-            next_lease: now,
-            asked: 0,
-            next_tick: now,
-            turn: 0,
+            requests: Requests::default(),
+            writes: Writes::default(),
+            reads: Reads::new(now),
+            leases: Leases::new(now),
+            pending: Pending::default(),
+            takeover: Takeover::default(),
+            sync: Sync::default(),
+            scrub: Scrub::default(),
+            timers: Timers::new(now),
             stop: stop::Stop::No,
+            last_id: 0,
             stats: Stats::default(),
         };
         c.drive_seal(&mut Cx { now, out });
+        c.arm();
         c
     }
 
-    /// Takes one input; everything that follows from it is in `out`.
+    /// Takes one input at `now`, on a clock that never goes back; everything that follows from it
+    /// is appended to `out`.
     pub fn step(&mut self, now: Tick, input: Input, out: &mut Vec<Output>) {
         if self.next_deadline().is_some_and(|d| now.since(d) > PAUSED) {
             self.restart_clocks(now);
@@ -161,49 +148,57 @@ impl Coordinator {
             Input::Tick => {}
         }
         self.settle(cx);
+        self.arm();
     }
 
-    /// After every input: deadlines, and what became possible. Cheap when nothing is due.
+    /// After every input: what is due, and what became possible. Cheap when nothing is.
     fn settle(&mut self, cx: &mut Cx) {
         if self.phase == Phase::Fenced {
             return;
         }
-        if cx.now >= self.next_tick {
-            self.next_tick = cx.now.plus(TICK);
+        if cx.now >= self.timers.next_round {
+            self.timers.next_round = cx.now.plus(timers::ROUND);
             self.expire(cx);
             self.suspect_silent(cx.now);
             self.drive_again(cx);
             self.drive_takeover(cx);
             self.drive_leases(cx);
         }
-        self.pace.run(cx.now, self.sync.is_some() || (self.scrubbing() && !self.record.scrub_paused));
+        self.pace.run(cx.now, self.sync.attempt.is_some() || (self.scrub.is_walking() && !self.record.scrub_paused));
         self.drive_sync(cx);
         self.drive_scrub(cx);
         self.drive_membership(cx);
         self.drive_stop(cx);
     }
 
-    /// When the driver should step with [`Input::Tick`] at the latest.
+    /// When the driver should step with [`Input::Tick`] at the latest, if nothing else happens
+    /// before; `None` once the attachment is over. It is a field read: a driver of many shards may
+    /// keep them ordered by it.
     pub fn next_deadline(&self) -> Option<Tick> {
-        match self.phase {
-            Phase::Fenced => None,
-            Phase::Serving
-                if self.pending.is_empty()
-                    && self.reads.is_empty()
-                    && self.again.is_empty()
-                    && self.suspects.is_empty()
-                    && self.queued.is_empty()
-                    && self.sync.is_none()
-                    && self.record.scrub.is_none() =>
-            {
-                let retry = self.sync_retry.values().map(|(at, _)| *at).min();
-                Some(retry.map_or(self.next_lease, |r| r.min(self.next_lease)).max(self.next_tick))
-            }
-            _ => Some(self.next_tick),
-        }
+        self.timers.next()
     }
 
-    /// Whose replies are matched: requests carry this.
+    /// Writes down every deadline anew, from what is outstanding now.
+    fn arm(&mut self) {
+        let t = &mut self.timers;
+        if self.phase == Phase::Fenced {
+            return t.clear();
+        }
+        let serving = self.phase == Phase::Serving;
+        t.set_round(Timer::TakeOver, !serving);
+        t.set_round(Timer::Pending, !self.pending.is_empty());
+        t.set_round(Timer::Reads, !self.reads.is_empty());
+        t.set_round(Timer::Again, !self.writes.again.is_empty());
+        t.set_round(Timer::Suspects, !self.members.suspects.is_empty());
+        t.set_round(Timer::Queued, !self.requests.queued.is_empty());
+        t.set_round(Timer::Sync, self.sync.attempt.is_some());
+        t.set_round(Timer::Scrub, self.record.scrub.is_some());
+        t.set(Timer::Leases, serving.then_some(self.leases.next));
+        t.set(Timer::Retry, self.sync.next_retry().filter(|_| serving));
+    }
+
+    /// What every message to this replica carries; its replies are matched by it. `req` is 0 if no
+    /// reply is matched.
     pub(crate) fn envelope(&self, rid: Rid, req: u64) -> Envelope {
         Envelope {
             cluster: self.cfg.cluster,
@@ -218,15 +213,21 @@ impl Coordinator {
         }
     }
 
+    /// An id that no request, read or message of this attachment has had.
     fn id(&mut self) -> u64 {
-        self.next_id += 1;
-        self.next_id
+        self.last_id += 1;
+        self.last_id
     }
 
-    /// The members whose acknowledgement every write needs: the committed in-sync set and who is joining it (I2). A member
-    /// whose drop is proposed counts until the commit is seen (I3).
+    /// The members whose acknowledgement every write needs: the committed in-sync set and who is
+    /// joining it (I2). A member whose drop is proposed counts until the commit is seen (I3).
     fn required(&self) -> BTreeSet<Rid> {
-        self.record.in_sync.keys().copied().chain(self.joining()).collect()
+        self.required_ids().collect()
+    }
+
+    /// The same, the joining one last.
+    fn required_ids(&self) -> impl Iterator<Item = Rid> {
+        self.record.in_sync.keys().copied().chain(self.joining())
     }
 
     /// Where it stands, for people and metrics.
@@ -236,9 +237,9 @@ impl Coordinator {
             term: self.record.term,
             epoch: self.record.epoch,
             in_sync: self.record.in_sync.len() as u32,
-            outstanding: (self.requests.len() + self.queued.len()) as u32,
+            outstanding: self.requests.unanswered() as u32,
             draining: self.draining(),
-            stable: self.stable,
+            stable: self.writes.stable,
             reconciled_blocks: self.takeover.copied,
             out: self.record.out.len() as u32,
             sync: self.sync_status(),
@@ -247,24 +248,6 @@ impl Coordinator {
             pace_p99: self.pace.measured,
             stats: self.stats,
         }
-    }
-
-    /// Asserts what must hold between steps; for the simulator.
-    pub fn check(&self) -> Result<(), String> {
-        for (seq, w) in &self.writes {
-            if w.waiting.is_empty() && !w.held {
-                return Err(format!("write {seq} waits for nobody and is not answered"));
-            }
-            let known =
-                |r: &Rid| self.record.in_sync.contains_key(r) || self.sync.as_ref().is_some_and(|s| s.rid == *r);
-            if !w.waiting.iter().all(known) {
-                return Err(format!("write {seq} waits for a member that is out"));
-            }
-        }
-        if self.stable.term == self.record.term && self.stable.seq.0 > self.seq {
-            return Err("the watermark leads".into());
-        }
-        Ok(())
     }
 
     /// The volume was resized; requests beyond the end are refused by the new size from now on.
@@ -287,9 +270,6 @@ impl Coordinator {
         self.pace.impact = p.rebuild_impact;
     }
 }
-
-/// The grain of deadlines while something is outstanding, in microseconds.
-const TICK: u64 = 20 * hf_policy::MS;
 
 /// A deadline missed by this much means that this process was paused.
 const PAUSED: u64 = 1_500 * hf_policy::MS;

@@ -1,75 +1,89 @@
-//! How fast copying to replicas and scrubbing may go: as fast as it can while clients are idle, and no faster than what lengthens
-//! their slowest hundredth (p99) by the policy's `rebuild_impact`; never slower than a floor, so that it always ends.
+//! How fast copying to replicas and scrubbing may go: as fast as they can while clients are idle,
+//! and no faster than what lengthens their slowest hundredth (p99) by the policy's
+//! `rebuild_impact`; never slower than a floor, so that they always end.
 //!
-//! Measured, not guessed: while there are clients, copying rests every twentieth second. What requests take in the second half of that
-//! (what was copied before goes on to cost for a while: the target destages, disks are busy), and took before copying began, is the
-//! yardstick, the lowest of the last minute; what they take otherwise is held against it, second by second, and the rate follows. It
-//! begins low and doubles until it hurts, then moves by a quarter, or halves when it hurts much.
+//! Measured, not guessed: while there are clients, copying rests every twentieth second. The
+//! yardstick is what requests take in the second half of a rest, and took before copying began: the
+//! lowest p99 of the last minute. (The first half still feels what was copied before: the target
+//! destages, disks are busy.) What requests take otherwise is held against the yardstick, second by
+//! second, and the rate follows. It begins low and doubles until clients are hurt, then moves by a
+//! quarter, or halves when they are hurt much.
 //!
-//! It bounds only this shard's copying: other volumes' syncs on the same disks are bounded by how many may go on at once.
+//! It bounds only this shard's copying: other volumes' syncs on the same disks are bounded by how
+//! many may go on at once.
 
-use hf_policy::{BLOCK_BYTES, CHUNK_BLOCKS, MS, Tick};
+use hf_policy::{BLOCK_BYTES, CHUNK_BLOCKS, MS, Tick, invariant};
 use std::collections::VecDeque;
 
-/// Bytes a second below which copying never falls.
+/// The least rate of copying, in bytes a second.
 pub const FLOOR: u64 = 4 << 20;
-/// Where it begins beside clients, and without any.
+/// The rate at which copying begins beside clients, in bytes a second.
 const START: u64 = 2 * FLOOR;
+/// The rate at which it begins without clients.
 const ALONE: u64 = 256 << 20;
+/// The greatest rate.
 const CEILING: u64 = 8 << 30;
-/// A piece that clients hardly notice.
+/// A piece that clients hardly notice, in bytes.
 const SMALL: u64 = 128 << 10;
-/// What keeps a disk and a link busy.
+/// A piece that keeps a disk and a link busy, in bytes.
 const LARGE: u64 = 4 << 20;
-/// The rate is looked at so often.
+/// The rate is looked at once in this time, in microseconds.
 const ROUND: u64 = 1_000 * MS;
-/// While there are clients every so many rounds copying rests for one.
+/// While there are clients, copying rests in one of so many rounds.
 const REST_EVERY: u32 = 20;
-/// Requests that began earlier in a rest still feel what was before.
+/// Requests that began earlier in a rest still feel what was copied before, in microseconds.
 const SETTLE: u64 = 500 * MS;
-/// Fewer requests than this are gathered over several rounds, at most so many.
+/// Requests that make a p99. Fewer are gathered over several rounds, at most [`PATIENCE`].
 const ENOUGH: usize = 40;
 const PATIENCE: u32 = 10;
 /// Rounds without a request after which clients are taken to be gone.
 const GONE: u32 = 3;
 /// Requests whose p99 is one yardstick.
 const MEMORY: usize = 1_000;
-/// The lowest of so many counts.
+/// The yardstick is the lowest of so many p99s.
 const YARDSTICKS: usize = 3;
-/// Microseconds that are nobody's pain.
+/// Latency increase that is ignored as noise, in microseconds.
 const SLACK: u64 = 200;
 
 /// The pace of one shard's background work.
 pub(super) struct Pace {
-    /// Percent.
+    /// Percent by which copying may lengthen the clients' p99.
     pub impact: u32,
+    /// Bytes a second, from [`FLOOR`] to [`CEILING`].
     rate: u64,
     /// Bytes that may still be begun; negative after a large piece.
     budget: i64,
+    /// When the budget was last filled up.
     filled: Tick,
+    /// When this round began.
     round: Tick,
-    /// Latencies in microseconds: undisturbed, and beside copying.
+    /// Latencies of undisturbed requests, in microseconds: the last [`MEMORY`].
     calm: VecDeque<u32>,
+    /// Latencies of requests beside copying, in microseconds.
     beside: Vec<u32>,
     /// p99 of `calm` when copying began and after each rest since.
     yardsticks: VecDeque<u64>,
-    /// Copying rests in this round; rounds since it did; and when it began again.
+    /// Copying rests in this round.
     resting: bool,
+    /// Rounds since copying rested, and when it began again.
     since_rest: u32,
     rested: Tick,
-    /// It has not hurt yet.
+    /// Clients have not been hurt yet.
     rising: bool,
-    /// When the last request was answered.
+    /// When the last request was answered; 0 before the first.
     seen: Tick,
-    /// Rounds without a request; and rounds of which `beside` is.
+    /// Rounds without a request.
     idle: u32,
+    /// Rounds that `beside` was gathered over.
     gathered: u32,
+    /// Background work goes on.
     running: bool,
     /// p99 in microseconds of the last round that told: undisturbed (the yardstick), and beside copying.
     pub measured: (u64, u64),
 }
 
 impl Pace {
+    /// The pace of a shard that copies nothing yet.
     pub fn new(impact: u32) -> Pace {
         Pace {
             impact,
@@ -92,12 +106,23 @@ impl Pace {
         }
     }
 
+    /// What must hold of it between steps.
+    pub fn check(&self) -> Result<(), String> {
+        if !(FLOOR..=CEILING).contains(&self.rate) {
+            return Err(format!("copying goes at {} bytes a second", self.rate));
+        }
+        if self.calm.len() > MEMORY || self.yardsticks.len() > YARDSTICKS || self.beside.len() > 64 * MEMORY {
+            return Err("the pace remembers more than it may".into());
+        }
+        Ok(())
+    }
+
     /// Bytes a second that are allowed now.
     pub fn rate(&self) -> u64 {
         self.rate
     }
 
-    /// Background work goes on, or none does.
+    /// Background work goes on, or (`on` false) none does.
     pub fn run(&mut self, now: Tick, on: bool) {
         if on && !self.running {
             self.budget = 0;
@@ -107,7 +132,7 @@ impl Pace {
             self.yardsticks.clear();
             (self.idle, self.gathered) = (0, 0);
             (self.resting, self.since_rest, self.rested) = (false, 0, now);
-            // (Right after an attachment nobody knows whether there are clients.)
+            // (Right after an attachment it is not known whether there are clients.)
             let gone = self.seen > Tick(0) && now.since(self.seen) >= u64::from(GONE) * ROUND;
             self.rate = if gone { ALONE } else { START };
             self.rising = true;
@@ -116,8 +141,9 @@ impl Pace {
         self.running = on;
     }
 
-    /// A client's request that began then is answered.
+    /// A client's request that began at `began` is answered.
     pub fn observe(&mut self, now: Tick, began: Tick) {
+        invariant!(began <= now, "a request is answered before it began");
         let us = now.since(began).min(u64::from(u32::MAX)) as u32;
         self.seen = now;
         if !self.running || (self.resting && began >= self.round.plus(SETTLE)) {
@@ -127,14 +153,14 @@ impl Pace {
             self.calm.push_back(us);
             return;
         }
-        // (What began in a rest and ends right after it says nothing about copying.)
+        // (A request that began in a rest and ends right after it says nothing about copying.)
         let felt = began >= self.rested || now.since(self.rested) >= ROUND;
         if self.running && !self.resting && felt && self.beside.len() < 64 * MEMORY {
             self.beside.push(us);
         }
     }
 
-    /// Bytes that may be on their way at once: slow copying is spread out, one small piece after the other.
+    /// Bytes that may be in flight at once: slow copying is spread out, one small piece after the other.
     pub fn at_once(&self) -> u64 {
         if self.is_slow() { SMALL } else { LARGE }
     }
@@ -148,13 +174,14 @@ impl Pace {
         self.rate < 16 * FLOOR
     }
 
-    /// May another piece be begun?
+    /// May another piece be begun? Fills the budget up first.
     pub fn ready(&mut self, now: Tick) -> bool {
         if now.since(self.round) >= ROUND {
             self.turn(now);
             self.round = now;
         }
         let earned = u128::from(self.rate) * u128::from(now.since(self.filled)) / 1_000_000;
+        invariant!(self.filled <= now, "the budget was filled in the future");
         self.filled = now;
         // What was not used is not saved up for long, or it would come in one go.
         let most = (self.rate / 8) as i64;
@@ -162,7 +189,7 @@ impl Pace {
         !self.resting && self.budget > 0
     }
 
-    /// So many bytes were begun.
+    /// Copying of so many bytes has begun.
     pub fn spend(&mut self, bytes: u64) {
         self.budget = self.budget.saturating_sub(bytes.min(1 << 40) as i64);
     }
@@ -175,10 +202,11 @@ impl Pace {
             }
             let mut calm: Vec<u32> = self.calm.iter().copied().collect();
             self.yardsticks.push_back(p99(&mut calm));
+            invariant!(self.yardsticks.len() <= YARDSTICKS, "{} yardsticks", self.yardsticks.len());
         }
     }
 
-    /// A round is over.
+    /// A round is over: the rate follows from what was seen in it.
     fn turn(&mut self, now: Tick) {
         if self.resting {
             (self.resting, self.since_rest, self.rested) = (false, 0, now);
@@ -187,7 +215,7 @@ impl Pace {
         }
         self.since_rest += 1;
         if self.beside.is_empty() {
-            // Nobody is there to be hurt; but they may only have taken a breath.
+            // There are no clients to be hurt; but they may only have paused.
             self.idle += 1;
             self.rate *= 2;
             if self.idle >= GONE {
@@ -212,6 +240,7 @@ impl Pace {
             Some(yardstick) => self.judged(yardstick),
         };
         self.rate = rate.clamp(FLOOR, CEILING);
+        invariant!(!self.resting || self.since_rest > 0, "copying rests twice in a row");
         self.gathered = 0;
         self.beside.clear();
     }
@@ -246,8 +275,9 @@ mod tests {
         lasting(0, impact, clients_per_s, base, cost_per_mib_s, seconds)
     }
 
-    /// A shard whose requests take `base` plus what copying beside them costs; returns what was copied, and the rate and the p99 of the last
-    /// ten seconds. The cost goes on for a while after what was copied: `lasts` ms until it is a third.
+    /// A shard whose requests take `base` plus what copying beside them costs; returns what was
+    /// copied, and the rate and the p99 of the last ten seconds. The cost goes on for a while after
+    /// what was copied: `lasts` ms until it is a third.
     fn lasting(
         lasts: u64,
         impact: u32,
@@ -324,7 +354,8 @@ mod tests {
 
     #[test]
     fn what_copying_leaves_behind_is_not_taken_for_the_clients_own() {
-        // Whatever is copied is felt for a fifth of a second. For minutes: what was measured before has long been forgotten.
+        // Whatever is copied is felt for a fifth of a second. For minutes: what was measured before
+        // has long been forgotten.
         let base = 2_000;
         for seconds in [15, 50, 110, 290, 600] {
             let (_, rate, worst) = lasting(200, 20, 3_000, base, 20, seconds);
@@ -344,7 +375,8 @@ mod tests {
             while p.ready(now) {
                 p.spend(1 << 20);
             }
-            // From the tenth second on every request takes three times as long, whether there is copying or not.
+            // From the tenth second on every request takes three times as long, whether there is
+            // copying or not.
             p.observe(now, Tick(now.0.saturating_sub(if ms < 10_000 { 1_000 } else { 3_000 })));
             if (20_000..60_000).contains(&ms) {
                 assert!(p.rate() <= 1 << 30, "{}", p.rate());

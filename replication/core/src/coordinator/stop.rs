@@ -1,5 +1,5 @@
-//! The end of an attachment in order: it waits for what its clients were promised, goes on with
-//! what lets that end, gives back what it holds, and says what it waits for.
+//! The orderly end of an attachment: it waits for what its clients were promised, goes on with what
+//! lets that end, gives back what it holds, and says what it waits for.
 //!
 //! A held write (fewer members in sync than `min_replicas`) ends when a sync ends, so that sync
 //! goes on; every other sync, and every scrub, ends at once. Nothing is begun anew after the stop
@@ -9,6 +9,7 @@
 use super::sync::Permit;
 use super::{Coordinator, Cx, Output, Phase};
 use hf_meta_core::mutant::{self, Mutant};
+use hf_policy::invariant;
 use std::fmt;
 
 /// What a stop waits for, for people.
@@ -21,12 +22,13 @@ pub enum WaitsFor {
     Replicas {
         /// Members in sync.
         in_sync: u32,
-        /// As many are needed.
+        /// Members that writes need (`min_replicas`).
         needed: u32,
     },
-    /// Writes that a full disk refused, which a member that has left the set may have applied.
+    /// Writes that a full disk refused wait for space: a member that has left the set may have
+    /// applied them.
     Space,
-    /// Members' answers.
+    /// Requests wait for members to answer.
     Answers,
 }
 
@@ -43,22 +45,24 @@ impl fmt::Display for WaitsFor {
     }
 }
 
-/// A stop that has not ended yet.
+/// An attachment that was asked to end, and has not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Draining {
     /// Client requests that are not answered.
     pub requests: u32,
-    /// What they wait for.
+    /// The reason that is named first if there are several: that the volume does not serve,
+    /// replicas, space, answers.
     pub waits_for: WaitsFor,
 }
 
 /// Whether the attachment was asked to end, and has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
+    /// It was not asked to end.
     No,
-    /// Asked: requests are outstanding.
+    /// It was asked to end, and requests are outstanding.
     Draining,
-    /// Said: nothing is outstanding. The record follows.
+    /// It has said that nothing is outstanding. The record follows.
     Drained,
 }
 
@@ -72,25 +76,24 @@ impl Coordinator {
         }
     }
 
+    /// Says that nothing is outstanding, if the attachment was asked to end.
     pub(super) fn say_drained(&mut self, cx: &mut Cx) {
         if self.stop == Stop::Draining {
+            let left = self.requests.unanswered();
+            invariant!(left == 0, "the attachment has ended, and {left} requests are not answered");
             self.stop = Stop::Drained;
             cx.out.push(Output::Drained);
         }
     }
 
-    /// After every input.
+    /// After every input: is anything outstanding?
     pub(super) fn drive_stop(&mut self, cx: &mut Cx) {
-        if self.unanswered() == 0 {
+        if self.requests.unanswered() == 0 {
             self.say_drained(cx);
         }
     }
 
-    /// Client requests without an answer.
-    fn unanswered(&self) -> usize {
-        self.requests.len() + self.queued.len()
-    }
-
+    /// The attachment was asked to end, whether or not it has.
     pub(super) fn stopping(&self) -> bool {
         self.stop != Stop::No
     }
@@ -106,12 +109,12 @@ impl Coordinator {
         !self.stopping() || awaited
     }
 
-    /// Nobody waits for it any more: the sync ends, unless the record may name its target a member
+    /// The sync is not wanted any more: it ends, unless the record may name its target a member
     /// already; the place goes back.
     pub(super) fn sync_unwanted(&mut self, cx: &mut Cx) {
         if self.joining().is_some() {
             self.drive_joining(cx);
-        } else if self.sync.is_some() {
+        } else if self.sync.attempt.is_some() {
             self.end_sync(cx);
         } else if !mutant::is(Mutant::StopKeepsItsPlace) {
             self.give_place_back(cx);
@@ -120,50 +123,53 @@ impl Coordinator {
 
     /// The place of a sync that was asked for or granted, and is not used.
     pub(super) fn give_place_back(&mut self, cx: &mut Cx) {
-        if std::mem::replace(&mut self.permit, Permit::None) != Permit::None {
+        if std::mem::replace(&mut self.sync.permit, Permit::None) != Permit::None {
             cx.out.push(Output::SyncOver);
         }
     }
 
-    /// The place is there. Whoever does not want it any more gives it back.
+    /// The place of a sync is granted. If it is not wanted any more it goes back.
     pub(super) fn place_granted(&mut self, cx: &mut Cx) {
-        match self.permit {
+        match self.sync.permit {
             Permit::None => cx.out.push(Output::SyncOver),
-            Permit::Asked { .. } | Permit::Granted => self.permit = Permit::Granted,
+            Permit::Asked { .. } | Permit::Granted => self.sync.permit = Permit::Granted,
         }
     }
 
-    /// What the stop waits for; `None` if it has ended, or was not asked for.
+    /// What the end of the attachment waits for; `None` if it has ended, or was not asked for.
     pub(super) fn draining(&self) -> Option<Draining> {
         let held = self.writes.values().any(|w| w.held);
         let waits_for = match self.phase {
             _ if self.stop != Stop::Draining => return None,
             Phase::Sealing | Phase::Reconciling => WaitsFor::TakeOver,
-            _ if !self.queued.is_empty() => WaitsFor::TakeOver,
+            _ if !self.requests.queued.is_empty() => WaitsFor::TakeOver,
             _ if held => {
                 WaitsFor::Replicas { in_sync: self.record.in_sync.len() as u32, needed: self.cfg.min_replicas }
             }
-            _ if !self.again.is_empty() => WaitsFor::Space,
+            _ if !self.writes.again.is_empty() => WaitsFor::Space,
             _ => WaitsFor::Answers,
         };
-        Some(Draining { requests: self.unanswered() as u32, waits_for })
+        Some(Draining { requests: self.requests.unanswered() as u32, waits_for })
     }
 
     /// For tests and the simulator: with no client's request left nothing is held for one. A volume
     /// that has stopped, or is over, has no sync's place and no scrub's lock either.
+    ///
+    /// # Errors
+    /// Names everything that is still held.
     pub fn check_released(&self) -> Result<(), String> {
         let over = self.phase == Phase::Fenced || self.stop == Stop::Drained;
-        let scrub_holds = usize::from(self.scrub_locks());
+        let scrub = self.scrub.lock();
         let held = [
-            (self.unanswered() > 0, "client requests"),
-            (self.locks.len() > scrub_holds, "range locks"),
-            (self.owed != hf_policy::Space::NONE, "space that writes were counted at"),
+            (self.requests.unanswered() > 0, "client requests"),
+            (self.requests.locks.len() > usize::from(scrub.is_some()), "range locks"),
+            (self.requests.owed != hf_policy::Space::NONE, "space that writes were counted at"),
             (!self.writes.is_empty(), "numbered writes"),
-            (!self.again.is_empty(), "refused writes"),
-            (self.reads.values().any(|r| !self.scrub_reads(r.request)), "reads"),
-            (over && self.scrub.is_some(), "a scrub"),
-            (over && self.permit != Permit::None && self.joining().is_none(), "the place of a sync"),
-            (over && self.sync.is_some() && self.joining().is_none(), "a sync"),
+            (!self.writes.again.is_empty(), "refused writes"),
+            (self.reads.values().any(|r| scrub != Some(r.request)), "reads"),
+            (over && self.scrub.walk.is_some(), "a scrub"),
+            (over && self.sync.permit != Permit::None && self.joining().is_none(), "the place of a sync"),
+            (over && self.sync.attempt.is_some() && self.joining().is_none(), "a sync"),
         ];
         let held: Vec<&str> = held.iter().filter(|(yes, _)| *yes).map(|(_, what)| *what).collect();
         if held.is_empty() { Ok(()) } else { Err(format!("still held: {}", held.join(", "))) }

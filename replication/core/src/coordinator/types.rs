@@ -5,35 +5,37 @@ use bytes::Bytes;
 use hf_meta_core::record::ScrubReport;
 use hf_policy::attributes::ReadFrom;
 use hf_policy::{
-    BootId, ClusterId, Epoch, Fate, HasFate, Lineage, NodeId, Rid, SessionId, ShardId, StoreUuid, Term, Tick, Ver,
+    BootId, ClusterId, Epoch, Fate, HasFate, Lineage, NodeId, Rid, SessionId, ShardId, StoreUuid, Term, Ver,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The front end's name for a request; answered exactly once.
 pub type ClientId = u64;
 
-/// What does not change while attached (but for [`super::Coordinator::set_blocks`] and `set_policy`).
+/// What the driver knows of the attachment. It does not change, except by
+/// [`super::Coordinator::set_blocks`], `set_nearest` and `set_policy`.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The cluster.
+    /// The cluster that the volume belongs to.
     pub cluster: ClusterId,
-    /// The shard.
+    /// The shard that this coordinator serves.
     pub shard: ShardId,
-    /// This attachment.
+    /// This attachment, as the record names it.
     pub session: SessionId,
-    /// The attached node.
+    /// The node that the volume is attached to.
     pub node: NodeId,
-    /// Size in blocks.
+    /// Size of the shard in blocks.
     pub blocks: u64,
-    /// Below this many in-sync members writes wait.
+    /// Writes wait while fewer members than this are in sync.
     pub min_replicas: u32,
-    /// Microseconds a member may leave a request unanswered (T_op).
+    /// How long a member may leave a request unanswered (T_op), in microseconds.
     pub replica_timeout: u64,
-    /// Which member reads.
+    /// Which member is asked for reads.
     pub read_from: ReadFrom,
-    /// Reads are confirmed by all members after they arrived; leases, and so clocks, are not relied upon.
+    /// Reads are confirmed by all members after they have arrived; leases, and so clocks, are not
+    /// relied upon.
     pub strict_reads: bool,
-    /// Percent by which copying may lengthen the clients' p99.
+    /// Percent by which copying may lengthen the clients' p99 latency.
     pub rebuild_impact: u32,
     /// Members by topological nearness to the attached node, nearest first.
     pub nearest: Vec<Rid>,
@@ -42,18 +44,18 @@ pub struct Config {
 /// A member, as Raft records it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemberInfo {
-    /// Its node.
+    /// The node that it is on.
     pub node: NodeId,
-    /// Its storage.
+    /// The storage that holds it; another one holds nothing of it.
     pub store_uuid: StoreUuid,
 }
 
 /// The part of the volume's record that concerns this shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// The volume's term.
+    /// The volume's term: it rises with every attach.
     pub term: Term,
-    /// The record's epoch.
+    /// The record's epoch: it rises with every change that matters to the shard.
     pub epoch: Epoch,
     /// Which session is attached, if any.
     pub session: Option<SessionId>,
@@ -67,18 +69,18 @@ pub struct Record {
     pub in_sync: BTreeMap<Rid, MemberInfo>,
     /// Replicas that are out.
     pub out: BTreeMap<Rid, OutInfo>,
-    /// Members that are not wanted any more: they are taken out when the others can do without them.
+    /// Members that are to leave: they are dropped when enough others are in sync.
     pub leaving: BTreeSet<Rid>,
-    /// Replicas that are not to be filled now: an operator holds that.
+    /// Replicas that an operator does not want to be filled now.
     pub paused: BTreeSet<Rid>,
-    /// The scrub that is asked for and that this shard is not through with.
+    /// The number of the scrub that is asked for and that this shard has not finished.
     pub scrub: Option<u64>,
-    /// It is held.
+    /// An operator holds that scrub.
     pub scrub_paused: bool,
 }
 
 impl Record {
-    /// Every replica.
+    /// Every replica, in the set or out of it.
     pub(super) fn everybody(&self) -> impl Iterator<Item = (Rid, MemberInfo)> {
         let out = self
             .out
@@ -91,15 +93,16 @@ impl Record {
 /// A replica that is out, as Raft records it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutInfo {
-    /// Its node.
+    /// The node that it is on.
     pub node: NodeId,
-    /// Its storage, once made.
+    /// The storage that holds it, once that has been made.
     pub store_uuid: Option<StoreUuid>,
-    /// It holds every acknowledged write up to here.
+    /// It holds every acknowledged write up to here; 0: it holds nothing.
     pub base: Ver,
-    /// How far its disk's journal had got when it was dropped: everything up to the base was there by then. 0: nobody knows.
+    /// Journal position it last reported before it was dropped, by which everything up to the base
+    /// was there; 0 = unknown.
     pub position: u64,
-    /// The sync that has begun, if one has.
+    /// The number of the sync that has begun, if one has.
     pub sync_id: Option<u64>,
 }
 
@@ -108,80 +111,80 @@ pub struct OutInfo {
 pub enum Change {
     /// These members leave the in-sync set (or a join is given up).
     Drop {
-        /// Who.
+        /// The members that leave.
         rids: Vec<Rid>,
-        /// They hold every acknowledged write up to here.
+        /// These members hold every acknowledged write up to here.
         base: Ver,
-        /// How far each one's journal had got, as it had last told.
+        /// The journal position that each had last reported; none of those that are unknown.
         told: BTreeMap<Rid, u64>,
     },
-    /// A sync of this member begins.
+    /// The sync of a replica that is out begins.
     SyncStart {
-        /// Who.
+        /// The replica that is brought in.
         rid: Rid,
-        /// Which attempt.
+        /// The number of the attempt.
         sync_id: u64,
     },
-    /// This member holds everything.
+    /// This replica holds every acknowledged write: it becomes a member.
     Add {
-        /// Who.
+        /// The replica whose sync has ended well.
         rid: Rid,
-        /// Its storage.
+        /// The storage that was filled.
         store_uuid: StoreUuid,
     },
-    /// A scrub is through.
+    /// A scrub of this shard has finished.
     Scrubbed {
-        /// Which.
+        /// The number of the scrub.
         id: u64,
-        /// What it met.
+        /// What it has found and mended.
         report: ScrubReport,
     },
 }
 
-/// Where the coordinator stands.
+/// The phase of an attachment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Collecting promises.
+    /// Members are asked to promise this term.
     Sealing,
-    /// Making the sealed members equal.
+    /// The sealed members are made equal.
     Reconciling,
-    /// Serving clients.
+    /// Clients are served, once the record says that the term is.
     Serving,
-    /// Over for good: a newer term exists.
+    /// The attachment is over for good: a newer term exists, or it was abandoned.
     Fenced,
 }
 
 /// A client's request. Offsets and lengths are bytes inside the shard, of any alignment.
 #[derive(Clone, Debug)]
 pub enum ClientOp {
-    /// Read.
+    /// Read the bytes of a span.
     Read {
-        /// Offset.
+        /// First byte, counted from the shard's beginning.
         off: u64,
-        /// Length.
+        /// How many bytes.
         len: u32,
     },
-    /// Write.
+    /// Write bytes; answered when they are durable on the whole in-sync set.
     Write {
-        /// Offset.
+        /// First byte, counted from the shard's beginning.
         off: u64,
-        /// Bytes.
+        /// The bytes to be written.
         data: Bytes,
     },
-    /// Zero, giving space back.
+    /// Make the bytes zero, and give space back.
     Zero {
-        /// Offset.
+        /// First byte, counted from the shard's beginning.
         off: u64,
-        /// Length.
+        /// How many bytes.
         len: u64,
     },
-    /// Everything received before is durable.
+    /// Make durable every write that was answered before; answered at once.
     Flush,
     /// Which blocks hold data? Answered in block-aligned extents.
     Status {
-        /// Offset.
+        /// First byte, counted from the shard's beginning.
         off: u64,
-        /// Length.
+        /// How many bytes.
         len: u64,
     },
 }
@@ -189,16 +192,17 @@ pub enum ClientOp {
 /// How a request ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientReply {
-    /// Done, durable on the whole in-sync set.
+    /// It is done, durable on the whole in-sync set.
     Done,
-    /// The bytes, in order.
+    /// The bytes that were read, in order; together as many as were asked for.
     Data(Vec<Bytes>),
     /// (bytes, is a hole), in order, covering the request.
     Extents(Vec<(u64, bool)>),
 }
 
-/// Why a request failed. Each numbered part of it was certainly applied nowhere, or (fenced) nobody may say; of a request
-/// over several chunks other parts may have been applied, on every member alike.
+/// Why a request failed. Each numbered part of it was certainly applied nowhere, or (fenced) its
+/// outcome is unknown; of a request over several chunks other parts may have been applied, on every
+/// member alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IoError {
     /// No in-sync replica has the block whole.
@@ -231,7 +235,7 @@ pub enum Proposed {
     Done,
     /// Refused: look at the record and decide again.
     Retry,
-    /// Refused for now: others go first. Only a sync's beginning is.
+    /// Refused for now because others go first. Only the beginning of a sync is refused so.
     Busy,
     /// Refused: this term is over.
     Stale,
@@ -239,50 +243,51 @@ pub enum Proposed {
     Unknown,
 }
 
-/// An input.
+/// What a coordinator is told.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// A client's request.
+    /// A client has sent a request.
     Client {
-        /// Its name.
+        /// The front end's name for it.
         id: ClientId,
-        /// What.
+        /// What is to be done.
         op: ClientOp,
     },
-    /// Nobody waits for the answer to this request any more. It is answered all the same.
+    /// The client does not wait for the answer to this request any more. It is answered all the same.
     GiveUp {
-        /// Its name.
+        /// The front end's name for it.
         id: ClientId,
     },
-    /// A member's reply.
+    /// A reply has come from a replica's disk.
     Message {
-        /// Who.
+        /// The replica that the link leads to.
         rid: Rid,
-        /// As it came.
+        /// The reply's envelope, as it came.
         env: Envelope,
-        /// What.
+        /// The message's body.
         msg: Msg,
     },
-    /// Of the requests that are overdue at this moment, these wait their turn on a link that moves: they are not lost.
+    /// Of the requests that are overdue at this moment ([`super::Coordinator::overdue`]), these
+    /// wait their turn on a link that moves: they are not lost.
     Waits {
-        /// Member and request.
+        /// Pairs of a member and the id of a request to it.
         reqs: Vec<(Rid, u64)>,
     },
-    /// The link to a member's disk is up.
+    /// The link to a replica's disk is up.
     PeerUp {
-        /// Who.
+        /// The replica that it leads to.
         rid: Rid,
-        /// Its process.
+        /// The process that the link leads to.
         boot: BootId,
     },
-    /// The link is down.
+    /// The link to a replica's disk is down.
     PeerDown {
-        /// Who.
+        /// The replica that it led to.
         rid: Rid,
     },
     /// The volume's record has changed.
     Record(Record),
-    /// The open proposal ended.
+    /// The open proposal has ended.
     Proposed(Proposed),
     /// This node has room for a sync: the answer to [`Output::WantSync`]. If that is not wanted any
     /// more, [`Output::SyncOver`] follows.
@@ -293,32 +298,32 @@ pub enum Input {
     Tick,
 }
 
-/// An output.
+/// What a coordinator asks of its driver.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Output {
-    /// Send to a member.
+    /// Send a message to a replica.
     Send {
-        /// Who.
+        /// The replica that it is for.
         rid: Rid,
-        /// About whom.
+        /// The message's envelope.
         env: Envelope,
-        /// What.
+        /// The message's body.
         msg: Msg,
     },
-    /// The answer to this request is wanted by nobody: if it has not left yet it need not.
+    /// The answer to this request is not wanted any more: if the request has not left yet it need not.
     Forget {
-        /// Whom it is for.
+        /// The replica that it is for.
         rid: Rid,
-        /// Which.
+        /// The id of the request.
         req: u64,
     },
     /// Propose a change of the record; answered by [`Input::Proposed`].
     Propose {
-        /// The record's epoch.
+        /// The record's epoch on which the change builds.
         epoch: Epoch,
-        /// The term.
+        /// The term in which it is proposed.
         term: Term,
-        /// What.
+        /// The change that is proposed.
         change: Change,
     },
     /// A member could be brought back in; answered by [`Input::SyncGo`] when that may begin.
@@ -326,17 +331,17 @@ pub enum Output {
         /// Writes wait for it: fewer members are in sync than they need. May be said later than the rest.
         urgent: bool,
     },
-    /// The sync has ended, one way or the other.
+    /// The sync has ended, well or not: its place is free.
     SyncOver,
     /// Answer a client.
     Reply {
-        /// Whose request.
+        /// The front end's name for the request.
         id: ClientId,
         /// How it ended.
         result: Result<ClientReply, IoError>,
     },
-    /// Every member holds everything and has noted it: the record is to say that this term is served, and clients' requests begin when
-    /// it does.
+    /// Every member holds everything and has noted it: the record is to say that this term is
+    /// served, and clients' requests begin when it does.
     Ready,
     /// Over for good: close every client session, never serve this attachment again.
     Fenced,
@@ -351,23 +356,23 @@ pub struct Stats {
     pub reads: u64,
     /// Client writes (and zeroes) answered.
     pub writes: u64,
-    /// Bytes read.
+    /// Bytes that client reads delivered.
     pub read_bytes: u64,
-    /// Bytes written.
+    /// Bytes that client writes and zeroes covered.
     pub write_bytes: u64,
-    /// Requests that failed.
+    /// Client requests that failed.
     pub errors: u64,
-    /// Members dropped.
+    /// Members that were dropped from the set.
     pub drops: u64,
-    /// Messages sent again.
+    /// Requests to members that were sent again.
     pub resends: u64,
     /// Blocks a member could not supply.
     pub bad_blocks: u64,
     /// Reads that had to wait for a lease.
     pub lease_waits: u64,
-    /// Members brought back in.
+    /// Replicas that were brought back in.
     pub syncs: u64,
-    /// Attempts that ended otherwise.
+    /// Attempts to bring a replica in that ended otherwise.
     pub syncs_failed: u64,
     /// Blocks copied to members that were out.
     pub synced_blocks: u64,
@@ -377,22 +382,22 @@ pub struct Stats {
     pub scrubbed_chunks: u64,
 }
 
-/// Where a coordinator stands, for people.
+/// The state of a coordinator, for people.
 #[derive(Clone, Copy, Debug)]
 pub struct Status {
-    /// Phase.
+    /// The phase of the attachment.
     pub phase: Phase,
-    /// Term.
+    /// The term of the attachment.
     pub term: Term,
-    /// Epoch.
+    /// The epoch of the record as it was last shown.
     pub epoch: Epoch,
-    /// Size of the in-sync set.
+    /// Members in sync.
     pub in_sync: u32,
-    /// Requests not answered.
+    /// Client requests that are not answered.
     pub outstanding: u32,
     /// The attachment was asked to end, and has not yet.
     pub draining: Option<super::Draining>,
-    /// Watermark.
+    /// The watermark: everything up to here is on all in-sync members.
     pub stable: Ver,
     /// Blocks copied by the take-over.
     pub reconciled_blocks: u64,
@@ -404,80 +409,26 @@ pub struct Status {
     pub scrub: Option<super::ScrubStatus>,
     /// Bytes a second that copying and scrubbing may take now.
     pub pace: u64,
-    /// What clients' slowest hundredth took, microseconds: undisturbed, and beside copying in the last second.
+    /// What clients' slowest hundredth took, microseconds: undisturbed, and beside copying in the
+    /// last second.
     pub pace_p99: (u64, u64),
-    /// Counters.
+    /// What was counted since the attachment began.
     pub stats: Stats,
 }
 
 /// A sync's progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SyncStatus {
-    /// Who is brought back in.
+    /// The replica that is brought in.
     pub rid: Rid,
-    /// Where it stands.
+    /// The stage of the attempt.
     pub stage: super::SyncStage,
-    /// Chunks to compare.
+    /// Chunks that have to be compared; 0 before they are known.
     pub chunks: u64,
-    /// Chunks done.
+    /// Chunks of these that are done.
     pub chunks_done: u64,
-    /// Blocks copied.
+    /// Blocks that were copied so far.
     pub copied_blocks: u64,
-    /// Bytes of live writes that it has not acknowledged.
+    /// Bytes of live writes that the target has not acknowledged.
     pub behind_bytes: u64,
-}
-
-/// A member, as the coordinator sees it.
-pub(super) struct Member {
-    pub info: MemberInfo,
-    pub up: bool,
-    pub boot: BootId,
-    pub down_since: Tick,
-    /// Valid for the coordinator until here.
-    pub lease_until: Tick,
-    pub lease_sent: Tick,
-    pub lease_asked: bool,
-    /// The newest question that it has answered.
-    pub confirmed: u64,
-    /// Since when a lease request is unanswered.
-    pub asked_since: Tick,
-    /// It said that it cannot be relied upon (failed disk, wrong storage).
-    pub broken: bool,
-    /// Its process began anew while it was relied upon, and has not shown yet that it holds what it had acknowledged.
-    pub unproven: bool,
-    /// How far its disk's journal had got when it last acknowledged a write.
-    pub position: u64,
-    /// Last time it answered anything.
-    pub heard: Tick,
-    pub credit: u64,
-}
-
-impl Member {
-    pub fn new(info: MemberInfo) -> Member {
-        Member {
-            info,
-            up: false,
-            boot: BootId::NONE,
-            down_since: Tick(0),
-            lease_until: Tick(0),
-            lease_sent: Tick(0),
-            lease_asked: false,
-            confirmed: 0,
-            asked_since: Tick(0),
-            broken: false,
-            unproven: false,
-            position: 0,
-            heard: Tick(0),
-            credit: u64::MAX,
-        }
-    }
-
-    /// Since when it owes a sign of life; `None` if it owes none.
-    pub fn silent_since(&self) -> Option<Tick> {
-        match (self.up, self.lease_asked) {
-            (false, _) => Some(self.down_since.max(self.heard)),
-            (true, true) => Some(self.asked_since.max(self.heard)),
-            (true, false) => None,
-        }
-    }
 }

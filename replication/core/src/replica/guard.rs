@@ -1,13 +1,17 @@
-//! The universal check, first thing for every message (protocol §4): identity, then term.
+//! The check that every message passes first (protocol §4): identity, then term.
 
 use super::Replica;
 use crate::message::{Envelope, Msg, Nack};
 use hf_meta_core::mutant::{self, Mutant};
 
 impl Replica {
+    /// May this message be handled?
+    ///
+    /// # Errors
+    /// The refusal that the sender gets.
     pub(super) fn guard(&self, env: &Envelope, msg: &Msg) -> Result<(), Nack> {
         let d = &self.d;
-        // Another cluster, shard or replica: a link that leads to the wrong place.
+        // It is for another cluster, shard or replica: the link leads to the wrong place.
         if env.cluster != d.cluster || env.shard != d.shard || env.rid != d.rid {
             return Err(Nack::NoReplica);
         }
@@ -24,7 +28,8 @@ impl Replica {
         if env.term < d.promised_term && !mutant::is(Mutant::ServeStaleTerm) {
             return Err(Nack::StaleTerm { promised: d.promised_term });
         }
-        // One session per term (I1): the same term under another session is a coordinator that was never given it.
+        // One session per term (I1): the same term under another session is a coordinator that was
+        // never given it.
         if env.term == d.promised_term && env.session != d.promised_session {
             return Err(Nack::StaleTerm { promised: d.promised_term });
         }

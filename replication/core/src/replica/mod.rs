@@ -1,8 +1,11 @@
-//! The replica: guards identity and term, keeps its promise durable, grants leases, and translates between messages and its
-//! store. Rules: docs/protocol.md §5–6.
+//! The replica: guards identity and term, keeps its promise durable, grants leases, and translates
+//! between messages and its store. Rules: docs/protocol.md §5–6.
 //!
-//! What it promises: nothing of an older term takes effect after a SealAck; a lease keeps foreign seals away until it has
-//! run out; an acknowledgement is sent only after the store says durable.
+//! What it promises: nothing of an older term takes effect after a SealAck; a lease keeps foreign
+//! seals away until it has run out; an acknowledgement is sent only after the store says durable.
+//!
+//! Whatever comes over a link is input and can be anything; what the store answers is this
+//! program's own, and an answer of the wrong kind is a broken invariant.
 
 mod copies;
 mod guard;
@@ -16,7 +19,7 @@ use hf_meta_core::mutant::{self, Mutant};
 use hf_policy::crc::{self, PayloadCrc};
 use hf_policy::{
     BlockIx, BlockRange, BootId, ChunkIx, ClusterId, Epoch, Lineage, Rid, Seq, SessionId, ShardId, StoreUuid, Term,
-    Tick, Ver,
+    Tick, Ver, broken, invariant,
 };
 use numbered::Numbered;
 use std::collections::BTreeMap;
@@ -24,70 +27,72 @@ use std::collections::BTreeMap;
 /// The link a message came over; replies go back over it.
 pub type Link = u64;
 
-/// Chunks listed in one answer.
+/// The most chunks that one answer lists.
 pub const LIST_PAGE: usize = 4096;
 
 /// What the replica asks of its store, in its own words; the driver translates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreOp {
-    /// Persist the promise and the watermark; done only when durable and no write submitted before can apply later.
+    /// Persist the promise and the watermark; done only when durable and no write submitted before
+    /// can apply later.
     Promise {
-        /// Term promised.
+        /// The term that is promised.
         term: Term,
-        /// To whom.
+        /// The session that it is promised to.
         session: SessionId,
-        /// Watermark.
+        /// The watermark that is kept with it.
         stable: Ver,
         /// The record's epoch, as a hint.
         epoch: Epoch,
     },
-    /// Write blocks.
+    /// Write data; done when it is durable.
     Write {
-        /// Version.
+        /// The version that the blocks get.
         ver: Ver,
-        /// First block.
+        /// The first block.
         start: BlockIx,
-        /// Bytes.
+        /// The bytes of whole blocks of one chunk.
         data: Bytes,
-        /// Checksums.
+        /// One checksum per block.
         crcs: Vec<PayloadCrc>,
     },
-    /// Zero blocks.
+    /// Make blocks zero; done when that is durable.
     Zero {
-        /// Version.
+        /// The version that the blocks get.
         ver: Ver,
-        /// Which.
+        /// The blocks, of one or many chunks.
         range: BlockRange,
-        /// Also where nothing was ever written.
+        /// Note the zero also in chunks where nothing was ever written.
         keep: bool,
     },
-    /// Read blocks.
+    /// Read and verify blocks of one chunk.
     Read {
-        /// Which.
+        /// The blocks that are asked about.
         range: BlockRange,
     },
-    /// What would data in these blocks take?
+    /// How much space would data in these blocks take?
     Needs {
-        /// Which.
+        /// The blocks, of one chunk.
         range: BlockRange,
     },
     /// List newer chunks.
     Chunks {
-        /// Newer than this.
+        /// Only chunks with a newer version than this.
         since: Ver,
-        /// From here on, at most [`LIST_PAGE`].
+        /// Only from this chunk on, at most [`LIST_PAGE`].
         from: ChunkIx,
     },
-    /// A chunk's versions.
+    /// Tell what every block of a chunk holds.
     Versions {
-        /// Which.
+        /// The chunk that is asked about.
         chunk: ChunkIx,
     },
-    /// Conditional copies.
+    /// Apply conditional copies ([`crate::message::CopyItem`]) inside one chunk; done when they are
+    /// durable.
     Copy {
-        /// The coordinator's term.
+        /// The term of the coordinator.
         term: Term,
-        /// What.
+        /// The copies, in the order of their blocks.
         items: Vec<CopyItem>,
     },
 }
@@ -95,69 +100,70 @@ pub enum StoreOp {
 /// What the store answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreAnswer {
-    /// Done, durable.
+    /// It is done and durable.
     Done,
-    /// Blocks.
+    /// Per block what it holds, and the bytes of all.
     Read(Vec<BlockInfo>, Bytes),
-    /// Chunks; and whether there are more.
+    /// Chunks with their highest versions, and whether there are more behind them.
     Chunks(Vec<(ChunkIx, Ver)>, bool),
-    /// Bytes.
+    /// The space, encoded by [`hf_policy::Space::to_needs`].
     Needs(u64),
-    /// 256 entries.
+    /// What each of the chunk's 256 blocks holds.
     Versions(Vec<BlockInfo>),
-    /// Per item.
+    /// Per item: it was applied.
     Copied(Vec<bool>),
     /// It could not be done.
     Error(Nack),
 }
 
-/// An input.
+/// What a replica is told.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// A message over a link.
+    /// A message has come over a link.
     Message {
-        /// Which link.
+        /// The link, over which the reply goes back.
         link: Link,
-        /// About whom.
+        /// The message's envelope.
         env: Envelope,
-        /// What.
+        /// The message's body.
         msg: Msg,
     },
-    /// The store is done with a tag. `credit`: bytes it can still allocate; `max_ver`: its highest version.
+    /// The store is done with an operation.
     Store {
-        /// How far the disk's journal has got: everything up to here is durable.
+        /// The position of the disk's journal: everything up to here is durable.
         position: u64,
-        /// Which.
+        /// The tag of the operation.
         tag: u64,
-        /// How.
+        /// How it ended.
         answer: StoreAnswer,
-        /// Bytes.
+        /// The room on the disk, encoded by [`hf_policy::Space::to_credit`].
         credit: u64,
-        /// Highest version.
+        /// The highest version of a block in this store.
         max_ver: Ver,
     },
 }
 
-/// An output.
+/// What a replica asks of its driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Send over a link.
+    /// Send a message over a link.
     Send {
-        /// Which.
+        /// The link that it goes over.
         link: Link,
-        /// About whom.
+        /// The message's envelope.
         env: Envelope,
-        /// What.
+        /// The message's body.
         msg: Msg,
     },
-    /// This storage was put back from an older copy: give it a new uuid, durably, and begin the replica anew with it. Until then
-    /// it answers everybody that it is not the storage that is meant.
+    /// This storage was put back from an older copy: give it a new uuid, durably, and begin the
+    /// replica anew with it. Until then it answers everybody that it is not the storage that is
+    /// meant.
     Renew,
-    /// Do this and come back.
+    /// Ask the store; answered by [`Input::Store`].
     Store {
-        /// Tag.
+        /// The tag under which it is answered.
         tag: u64,
-        /// What.
+        /// What the store is to do.
         op: StoreOp,
     },
 }
@@ -165,79 +171,86 @@ pub enum Output {
 /// What is durable about a replica, as its store has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Durable {
-    /// The cluster.
+    /// The cluster that the volume belongs to.
     pub cluster: ClusterId,
-    /// The shard.
+    /// The shard of the volume.
     pub shard: ShardId,
-    /// The replica.
+    /// The replica's id in the record.
     pub rid: Rid,
-    /// Its storage.
+    /// The storage that holds it.
     pub store_uuid: StoreUuid,
-    /// Its history.
+    /// The history of the volume that it holds.
     pub lineage: Lineage,
-    /// The promise.
+    /// The newest term that it has promised; 0 before the first.
     pub promised_term: Term,
-    /// To whom.
+    /// The session that it has promised it to.
     pub promised_session: SessionId,
-    /// The watermark.
+    /// The watermark: everything up to here is on this replica.
     pub stable: Ver,
-    /// How far the disk's journal had got when this process began.
+    /// The position of the disk's journal when this process began.
     pub position: u64,
 }
 
+/// What an operation of the store is for.
 enum Waiting {
+    /// A promise, and with it the answers to the seals that wait for it.
     Promise,
+    /// The watermark, now and then.
     Stable,
     /// A chunk's part of a message of copies, by the message's number and the place of its first item.
     Part(u64, usize),
-    Other {
-        link: Link,
-        env: Envelope,
-        kind: Kind,
-    },
+    /// A request, which is answered when the store is done.
+    Other { link: Link, env: Envelope, kind: Kind },
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// Which kind of answer a request gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Write(Seq),
     Read,
     Needs,
     Chunks,
+    /// Those that are newer than this.
     Versions(Ver),
     Verify,
 }
 
-/// One replica.
+/// One replica of one shard.
 pub struct Replica {
     d: Durable,
     boot: BootId,
     /// The promise in `d` is durable.
     promise_durable: bool,
-    /// Who is answered when it is, and what the record says of this replica.
+    /// The seals that are answered when it is, and what the record says of this replica (`held`).
     seals: Vec<(Link, Envelope, Ver)>,
-    /// Its storage is older than what the record knows of it.
+    /// Its storage was put back from a copy: it is older than what the record knows of it.
     put_back: bool,
-    /// No other session is let in before this.
+    /// No other session is let in before this moment.
     leased_until: Tick,
     /// The newest term that asked to be let in: older ones get no more leases, or it would wait for ever.
     knocking: Term,
+    /// The last tag that was given.
     next_tag: u64,
+    /// What the store was asked, by tag.
     waiting: BTreeMap<u64, Waiting>,
     numbered: Numbered,
     copies: copies::Copies,
+    /// The record's epoch, as the last seal told it.
     epoch: Epoch,
+    /// The newest watermark that the store was asked to keep, and when.
     stable_persisted: Ver,
     stable_at: Tick,
-    /// Bytes its disk can still allocate, as last told.
+    /// The room on its disk as last told, encoded by [`hf_policy::Space::to_credit`].
     credit: u64,
-    /// How far its disk's journal had got, as last told.
+    /// The position of its disk's journal as last told.
     position: u64,
+    /// Its disk has failed: it serves nobody any more.
     failed: bool,
 }
 
 impl Replica {
-    /// A replica at process start. If it may have granted a lease before, it waits a lease's time before it lets a new
-    /// session in: the grant was not durable (protocol §5 step 2).
+    /// A replica at process start. If it may have granted a lease before, it waits a lease's time
+    /// before it lets a new session in: the grant was not durable (protocol §5 step 2).
     pub fn new(now: Tick, boot: BootId, d: Durable) -> Replica {
         let leased_until = if d.promised_term == Term(0) { now } else { now.plus(LEASE_AT_REPLICA) };
         Replica {
@@ -261,31 +274,62 @@ impl Replica {
         }
     }
 
-    /// What it stands for.
+    /// Checks what must hold between steps; for the simulator and for tests.
+    ///
+    /// # Errors
+    /// Says which invariant does not hold. That is always a fault of this code, whatever its inputs were.
+    pub fn check(&self) -> Result<(), String> {
+        let promising = self.waiting.values().any(|w| matches!(w, Waiting::Promise));
+        if !self.seals.is_empty() != promising {
+            return Err(format!("{} seals wait, a promise is on its way: {promising}", self.seals.len()));
+        }
+        if self.stable_persisted > self.d.stable {
+            return Err("a watermark was persisted that is not known".into());
+        }
+        if self.waiting.last_key_value().is_some_and(|(tag, _)| *tag > self.next_tag) {
+            return Err("the store was asked under a tag that was not given".into());
+        }
+        let written = |w: &&Waiting| matches!(w, Waiting::Other { kind: Kind::Write(_), .. });
+        self.numbered.check(self.waiting.values().filter(written).count())?;
+        let part = |w: &Waiting| if let Waiting::Part(number, _) = w { Some(*number) } else { None };
+        self.copies.check(self.waiting.values().filter_map(part))
+    }
+
+    /// Serves nobody any more because the process has seen an invariant of its own code broken
+    /// ([`hf_policy::broken::take`]): from now on every message is answered as by a disk that has failed.
+    pub fn abandon(&mut self) {
+        self.failed = true;
+    }
+
+    /// The durable state that it stands for.
     pub fn durable(&self) -> &Durable {
         &self.d
     }
 
-    /// May it have granted a lease that has not run out?
+    /// It may have granted a lease that has not run out.
     pub fn leased(&self, now: Tick) -> bool {
         now < self.leased_until
     }
 
-    /// Is this tag the answer to a promise? (Its answer carries the highest version; others need not.)
+    /// Under this tag the store is asked for a promise. (Its answer carries the highest version;
+    /// others need not.)
     pub fn awaits_promise(&self, tag: u64) -> bool {
         matches!(self.waiting.get(&tag), Some(Waiting::Promise))
     }
 
-    /// Its disk's room has changed; told before a message is handled.
+    /// The room on its disk has changed, encoded by [`hf_policy::Space::to_credit`]; told before a
+    /// message is handled.
     pub fn set_credit(&mut self, bytes: u64) {
         self.credit = bytes;
     }
 
-    /// Takes one input.
+    /// Takes one input at `now`, on a clock that never goes back; everything that follows from it
+    /// is appended to `out`.
     pub fn step(&mut self, now: Tick, input: Input, out: &mut Vec<Output>) {
         match input {
             Input::Message { link, env, msg } => {
-                // It was for this process's predecessor, whose storage may have been another one (seed 290 over real members).
+                // It was for this process's predecessor, whose storage may have been another one
+                // (seed 290 over real members).
                 if env.boot != BootId::NONE && env.boot != self.boot {
                     return;
                 }
@@ -312,7 +356,7 @@ impl Replica {
                 let op = match kind {
                     WriteKind::Zero { keep } => StoreOp::Zero { ver, range, keep },
                     WriteKind::Data { crcs, data } => {
-                        // Never let bytes in that are not what the coordinator sent.
+                        // Bytes that are not what the coordinator sent are never let in.
                         if crc::payloads(&data) != crcs || crcs.len() != range.len as usize {
                             return self.reply(link, env, Msg::Nack(Nack::BadCrc), out);
                         }
@@ -330,7 +374,8 @@ impl Replica {
             Msg::Reserve { range } => {
                 self.store(Waiting::Other { link, env, kind: Kind::Needs }, StoreOp::Needs { range }, out);
             }
-            // Leases only ever get shorter by this, so it is safe; the old coordinator is fenced when the seal is done.
+            // Leases only ever get shorter by this, so it is safe; the old coordinator is fenced
+            // when the seal is done.
             Msg::Lease { .. } if env.term < self.knocking => {}
             Msg::Lease { sent_at, stable } => {
                 self.leased_until = now.plus(lease_granted());
@@ -349,18 +394,21 @@ impl Replica {
                 self.store(Waiting::Other { link, env, kind: Kind::Verify }, op, out);
             }
             Msg::Copy { items } => self.copy(link, env, items, out),
-            // Replies are not for replicas.
+            // A reply is not for a replica.
             _ => self.reply(link, env, Msg::Nack(Nack::Invalid), out),
         }
     }
 
+    /// Asks the store, and notes what its answer is for.
     fn store(&mut self, what: Waiting, op: StoreOp, out: &mut Vec<Output>) {
         self.next_tag += 1;
-        self.waiting.insert(self.next_tag, what);
+        let before = self.waiting.insert(self.next_tag, what);
+        invariant!(before.is_none(), "the store is asked twice under the tag {}", self.next_tag);
         out.push(Output::Store { tag: self.next_tag, op });
     }
 
     fn store_done(&mut self, tag: u64, answer: StoreAnswer, credit: u64, max_ver: Ver, out: &mut Vec<Output>) {
+        // (The store was asked by this replica's predecessor in this process, whose storage was renewed.)
         let Some(what) = self.waiting.remove(&tag) else { return };
         if let StoreAnswer::Error(Nack::Failed) = answer {
             self.failed = true;
@@ -368,30 +416,7 @@ impl Replica {
         match what {
             Waiting::Stable => {}
             Waiting::Part(number, at) => self.copied(number, at, answer, out),
-            Waiting::Promise => {
-                let done = answer == StoreAnswer::Done;
-                // A newer promise may be on its way: only the last one makes this term durable.
-                let newer = self.waiting.values().any(|w| matches!(w, Waiting::Promise));
-                if newer {
-                    return;
-                }
-                self.promise_durable = done;
-                for (link, env, held) in std::mem::take(&mut self.seals) {
-                    let lacks = held.seq.0 > 0 && max_ver < held && !mutant::is(Mutant::TrustsOldStorage);
-                    if done && (lacks || self.put_back) {
-                        self.is_put_back(link, env, out);
-                        continue;
-                    }
-                    let msg = match &answer {
-                        StoreAnswer::Done => {
-                            Msg::SealAck { stable: self.d.stable, max_ver, credit, position: self.position }
-                        }
-                        StoreAnswer::Error(n) => Msg::Nack(*n),
-                        _ => Msg::Nack(Nack::Invalid),
-                    };
-                    self.reply(link, env, msg, out);
-                }
-            }
+            Waiting::Promise => self.promised(answer, credit, max_ver, out),
             Waiting::Other { link, env, kind } => {
                 let refused = answer == StoreAnswer::Error(Nack::NoSpace);
                 let msg = self.answer(env, kind, answer, credit);
@@ -404,6 +429,34 @@ impl Replica {
         }
     }
 
+    /// A promise is durable, or could not be made so: the seals that wait for it are answered.
+    fn promised(&mut self, answer: StoreAnswer, credit: u64, max_ver: Ver, out: &mut Vec<Output>) {
+        let done = answer == StoreAnswer::Done;
+        // A newer promise may be on its way: only the last one makes this term durable.
+        if self.waiting.values().any(|w| matches!(w, Waiting::Promise)) {
+            return;
+        }
+        invariant!(!self.seals.is_empty(), "a promise is durable that no seal waits for");
+        self.promise_durable = done;
+        for (link, env, held) in std::mem::take(&mut self.seals) {
+            invariant!(env.term <= self.d.promised_term, "a seal of term {} waits for an older promise", env.term.0);
+            let lacks = held.seq.0 > 0 && max_ver < held && !mutant::is(Mutant::TrustsOldStorage);
+            if done && (lacks || self.put_back) {
+                self.is_put_back(link, env, out);
+                continue;
+            }
+            let msg = match &answer {
+                StoreAnswer::Done => Msg::SealAck { stable: self.d.stable, max_ver, credit, position: self.position },
+                StoreAnswer::Error(n) => Msg::Nack(*n),
+                other => {
+                    broken!("a promise is answered by {other:?}");
+                    Msg::Nack(Nack::Invalid)
+                }
+            };
+            self.reply(link, env, msg, out);
+        }
+    }
+
     /// By answering, a replica proves that the term was still the promised one when the data was read (I6).
     fn refusal(&self, env: Envelope) -> Option<Nack> {
         let promised = self.d.promised_term;
@@ -411,6 +464,7 @@ impl Replica {
         stale.or(self.put_back.then_some(Nack::WrongStore))
     }
 
+    /// The message by which the store's answer is told.
     fn answer(&self, env: Envelope, kind: Kind, answer: StoreAnswer, credit: u64) -> Msg {
         if let Some(n) = self.refusal(env) {
             return Msg::Nack(n);
@@ -427,7 +481,10 @@ impl Replica {
             (Kind::Verify, StoreAnswer::Read(infos, _)) => {
                 Msg::ChunkVersionsAck { infos: message::listed(&infos, Ver::ZERO) }
             }
-            _ => Msg::Nack(Nack::Invalid),
+            (kind, answer) => {
+                broken!("the store answers {kind:?} with {answer:?}");
+                Msg::Nack(Nack::Invalid)
+            }
         }
     }
 

@@ -1,4 +1,8 @@
-//! Frames to bytes and back.
+//! Messages to frames and back.
+//!
+//! It promises that every message comes back as it was, and that nothing but a message of the right
+//! form is decoded: what comes over a connection can be anything. It does not verify payloads:
+//! whoever uses them does.
 
 use super::fields::{R, W};
 use super::frame::{ASK, Frame, HEADER_BYTES, Header, LinkFields, MAGIC, WireError, checksum};
@@ -10,18 +14,23 @@ use hf_policy::{
     Term, VolumeId,
 };
 
-/// In a copied block's kind: only if it is bad there.
+/// A bit in the kind of a copied block: the copy brings back bytes that the block has lost.
 const REPAIR: u8 = 0x80;
-/// A body's bound: the longest is a page of the chunk list.
+/// The most bytes of a body: the longest is a page of the chunk list.
 pub const MAX_BODY: u32 = 96 << 10;
-/// A payload's bound: one chunk.
+/// The most bytes of a payload: one chunk.
 pub const MAX_PAYLOAD: u32 = (CHUNK_BLOCKS as u32) * BLOCK_SIZE as u32;
 
-/// Is this the header and body that were sealed? [`decode`] asks the same; whoever acts on a header before has to ask first.
+/// Checks that header and body are those that were sealed. [`decode`] does the same; a reader that
+/// acts on a header before has to check first.
+///
+/// # Errors
+/// [`WireError::Checksum`].
 pub fn verify_head(raw: &[u8; HEADER_BYTES], h: &Header, body: &[u8]) -> Result<(), WireError> {
     checksum(raw, h, body)
 }
 
+/// The type byte of a message.
 fn kind(m: &Msg) -> u8 {
     match m {
         Msg::Seal { .. } => 1,
@@ -75,6 +84,7 @@ fn nack_from(code: u8, arg: u32) -> Option<Nack> {
     })
 }
 
+/// Writes a message's body and returns its payload's pieces.
 fn body(w: &mut W, m: &Msg) -> Vec<Bytes> {
     match m {
         Msg::Seal { epoch, held, position, stable } => {
@@ -189,7 +199,7 @@ pub fn encode(env: &Envelope, m: &Msg) -> Frame {
     frame
 }
 
-/// A frame for a message that [`Frame::stamp`] seals when it is sent.
+/// A frame for a message, which [`Frame::stamp`] seals when it is sent.
 pub fn encode_unsealed(env: &Envelope, m: &Msg) -> Frame {
     let mut w = W(Vec::with_capacity(HEADER_BYTES + 64));
     w.u32(MAGIC);
@@ -219,7 +229,10 @@ pub fn encode_unsealed(env: &Envelope, m: &Msg) -> Frame {
     Frame { head: Bytes::from(w.0), payload }
 }
 
-/// Parses a header; its lengths are within bounds. Its checksum is judged with the body, by [`decode`].
+/// Parses a header whose lengths are within bounds. Its checksum is verified with the body, by [`decode`].
+///
+/// # Errors
+/// The bytes are no header of this version, or announce more than a frame may hold.
 pub fn parse_header(raw: &[u8; HEADER_BYTES]) -> Result<Header, WireError> {
     header_fields(raw).ok_or(WireError::Magic)?
 }
@@ -260,8 +273,11 @@ fn header_fields(raw: &[u8; HEADER_BYTES]) -> Option<Result<Header, WireError>> 
     Some(Ok(Header { kind, crc, body, payload, link, env }))
 }
 
-/// The message of a frame whose parts have been read. Verifies header and body; payload blocks are verified by who uses
-/// them, against the checksums in the body.
+/// The message of a frame whose parts have been read. Verifies header and body; whoever uses the
+/// payload verifies its blocks, against the checksums in the body.
+///
+/// # Errors
+/// The checksum does not match, or the fields make no message.
 pub fn decode(raw: &[u8; HEADER_BYTES], h: &Header, body: &[u8], payload: Bytes) -> Result<Msg, WireError> {
     checksum(raw, h, body)?;
     let blocks = payload.len() / BLOCK_SIZE;

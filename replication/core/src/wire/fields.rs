@@ -1,11 +1,11 @@
-//! The fields that bodies are made of, to little-endian bytes and back. Reading never goes beyond the body, and no count is believed that
-//! the rest of the body cannot hold.
+//! The fields that bodies are made of, to little-endian bytes and back. Reading never goes beyond
+//! the body, and no count is believed that the rest of the body cannot hold.
 
 use crate::message::{BlockInfo, BlockState};
 use hf_policy::crc::PayloadCrc;
 use hf_policy::{BlockRange, Ver};
 
-/// Writes.
+/// Writes fields, one behind the other.
 pub(super) struct W(pub Vec<u8>);
 
 impl W {
@@ -40,7 +40,7 @@ impl W {
     }
 }
 
-/// Reads.
+/// Reads fields, one behind the other; `None` if the rest is too short or holds no such field.
 pub(super) struct R<'a>(pub &'a [u8]);
 
 impl<'a> R<'a> {
@@ -79,7 +79,7 @@ impl<'a> R<'a> {
     pub fn info(&mut self) -> Option<BlockInfo> {
         Some(BlockInfo { ver: self.ver()?, crc: PayloadCrc(self.u32()?), state: state(self.u8()?)? })
     }
-    /// Entries with their places, in order.
+    /// Entries with their places, which must rise.
     pub fn listed(&mut self) -> Option<Vec<(u8, BlockInfo)>> {
         let n = self.count(18)?;
         let list: Option<Vec<_>> = (0..n).map(|_| Some((self.u8()?, self.info()?))).collect();

@@ -10,13 +10,13 @@ pub(super) const CRC_AT: usize = 4;
 /// The link flag: the receiver is to say at once what it has received.
 pub(super) const ASK: u32 = 1;
 
-/// What one end of a link tells the other with every frame (capability [`super::LINK_CREDIT`]). Bytes are those of
-/// counted frames ([`Header::counted`]), since the link came up.
+/// What one end of a link tells the other with every frame (capability [`super::LINK_CREDIT`]).
+/// Bytes are those of counted frames ([`Header::counted`]), since the link came up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LinkFields {
     /// Bytes that the sender of this frame has received.
     pub received: u64,
-    /// It may be sent this many bytes in all; it never takes that back.
+    /// Bytes that may be sent to it in all; it never takes that back.
     pub limit: u64,
     /// It wants to be told at once what has been received.
     pub ask: bool,
@@ -27,19 +27,19 @@ pub struct LinkFields {
 /// A frame that cannot be used. The connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
-    /// Not our protocol.
+    /// It does not begin like a frame of this protocol.
     #[error("not a Holdfast replication frame")]
     Magic,
-    /// A version nobody agreed on.
+    /// It is of a version that was not agreed on.
     #[error("replication frame of version {0}")]
     Version(u8),
-    /// Longer than any message.
+    /// It is longer than any message.
     #[error("replication frame with a body of {0} and a payload of {1} bytes, beyond the bound")]
     TooLong(u32, u32),
-    /// Checksum.
+    /// It does not match its checksum.
     #[error("replication frame does not match its checksum")]
     Checksum,
-    /// Fields that make no sense.
+    /// Its fields make no message of its type.
     #[error("replication frame of type {0} is malformed")]
     Malformed(u8),
 }
@@ -49,13 +49,13 @@ pub enum WireError {
 pub struct Header {
     pub(super) kind: u8,
     pub(super) crc: u32,
-    /// Body length in bytes.
+    /// Length of the body in bytes.
     pub body: u32,
     /// Bytes of payload right behind the body.
     pub payload: u32,
-    /// What the link says of itself.
+    /// What the sending end says of the link.
     pub link: LinkFields,
-    /// About whom.
+    /// What the message is about.
     pub env: Envelope,
 }
 
@@ -64,22 +64,22 @@ pub struct Header {
 pub struct Frame {
     /// Header and body.
     pub head: Bytes,
-    /// Payload pieces.
+    /// The payload's bytes, in pieces that follow each other.
     pub payload: Vec<Bytes>,
 }
 
 impl Frame {
-    /// All bytes.
+    /// Bytes of the whole frame.
     pub fn len(&self) -> usize {
         self.head.len() + self.payload.iter().map(Bytes::len).sum::<usize>()
     }
-    /// Never.
+    /// The frame has no head. No frame that was encoded is empty.
     pub fn is_empty(&self) -> bool {
         self.head.is_empty()
     }
 }
 
-/// Is this what was sealed?
+/// Checks that header and body are what was sealed.
 pub(super) fn checksum(raw: &[u8; HEADER_BYTES], h: &Header, body: &[u8]) -> Result<(), WireError> {
     let mut hash = crc32fast::Hasher::new();
     hash.update(&raw[..CRC_AT]);

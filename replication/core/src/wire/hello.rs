@@ -1,17 +1,18 @@
-//! The first exchange on a connection: who, to which disk, which versions, which capabilities. Protobuf, in a fixed frame
-//! of [`HELLO_BYTES`] bytes so that anything else on the port is seen at once.
+//! The first exchange on a connection: which node, which disk, which versions, which capabilities.
+//! Protobuf, in a fixed frame of [`HELLO_BYTES`] bytes so that anything else on the port is seen at
+//! once.
 
 use prost::Message;
 
-/// Bytes of the frame.
+/// The length of a hello's frame, in bytes.
 pub const HELLO_BYTES: usize = 256;
 const MAGIC: &[u8; 8] = b"HFHELLO1";
 /// The oldest wire version this code speaks.
 pub const MIN_VERSION: u32 = 5;
-/// The newest.
+/// The newest wire version this code speaks.
 pub const MAX_VERSION: u32 = 5;
-/// Capability bit 0: both ends of a link tell each other what they have received and what they will take, and payload may come
-/// in parts.
+/// Capability bit 0: both ends of a link tell each other what they have received and what they will
+/// take, and payload may come in parts.
 pub const LINK_CREDIT: u64 = 1;
 /// What this code can do beyond its version; a rule is used only if every member concerned has its bit.
 pub const CAPABILITIES: u64 = LINK_CREDIT;
@@ -19,13 +20,13 @@ pub const CAPABILITIES: u64 = LINK_CREDIT;
 /// The dialer's hello.
 #[derive(Clone, PartialEq, Message)]
 pub struct Hello {
-    /// Versions spoken.
+    /// The oldest version that the dialer speaks.
     #[prost(uint32, tag = "1")]
     pub min_version: u32,
-    /// Versions spoken.
+    /// The newest version that the dialer speaks.
     #[prost(uint32, tag = "2")]
     pub max_version: u32,
-    /// Capability bits.
+    /// What the dialer can do beyond its version, as bits.
     #[prost(fixed64, tag = "3")]
     pub capabilities: u64,
     /// The cluster, 16 bytes.
@@ -37,7 +38,7 @@ pub struct Hello {
     /// The dialing process, 16 bytes.
     #[prost(bytes = "vec", tag = "6")]
     pub boot: Vec<u8>,
-    /// The disk meant.
+    /// The disk that is dialed.
     #[prost(uint64, tag = "7")]
     pub disk: u64,
 }
@@ -46,34 +47,34 @@ pub struct Hello {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Refused {
-    /// It was not.
+    /// It was not refused.
     Accepted = 0,
-    /// No common version.
+    /// Both ends speak no common version.
     Version = 1,
-    /// Another cluster.
+    /// The listener belongs to another cluster.
     Cluster = 2,
-    /// No such disk here.
+    /// There is no such disk here.
     Disk = 3,
-    /// The disk has failed or is not open yet.
+    /// The disk has failed, or is not open yet.
     NotReady = 4,
 }
 
 /// The listener's answer.
 #[derive(Clone, PartialEq, Message)]
 pub struct HelloReply {
-    /// Refused, and why.
+    /// Whether the hello is refused, and why ([`Refused`]).
     #[prost(enumeration = "Refused", tag = "1")]
     pub refused: i32,
-    /// The version chosen.
+    /// The version that both ends speak from now on.
     #[prost(uint32, tag = "2")]
     pub version: u32,
-    /// Capability bits.
+    /// What the listener can do beyond its version, as bits.
     #[prost(fixed64, tag = "3")]
     pub capabilities: u64,
     /// The listening process, 16 bytes.
     #[prost(bytes = "vec", tag = "4")]
     pub boot: Vec<u8>,
-    /// Words for people.
+    /// Why it was refused, in words for people.
     #[prost(string, tag = "5")]
     pub text: String,
 }
@@ -104,15 +105,15 @@ pub fn unframe<M: Message + Default>(raw: &[u8; HELLO_BYTES]) -> Option<M> {
 }
 
 impl Hello {
-    /// To its frame.
+    /// The frame that carries it.
     pub fn to_frame(&self) -> [u8; HELLO_BYTES] {
         frame(self)
     }
-    /// From its frame.
+    /// Takes it out of its frame; `None` if that carries no such thing.
     pub fn from_frame(raw: &[u8; HELLO_BYTES]) -> Option<Hello> {
         unframe(raw)
     }
-    /// The newest version both speak.
+    /// The newest version that both ends speak; `None` if there is none.
     pub fn common_version(&self) -> Option<u32> {
         let v = self.max_version.min(MAX_VERSION);
         (v >= self.min_version && v >= MIN_VERSION).then_some(v)
@@ -120,13 +121,13 @@ impl Hello {
 }
 
 impl HelloReply {
-    /// To its frame. A long text is cut so that the frame holds it.
+    /// The frame that carries it. A long text is cut so that the frame holds it.
     pub fn to_frame(&self) -> [u8; HELLO_BYTES] {
         let mut cut = self.clone();
         cut.text = cut.text.chars().take(120).filter(char::is_ascii).collect();
         frame(&cut)
     }
-    /// From its frame.
+    /// Takes it out of its frame; `None` if that carries no such thing.
     pub fn from_frame(raw: &[u8; HELLO_BYTES]) -> Option<HelloReply> {
         unframe(raw)
     }

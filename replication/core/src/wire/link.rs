@@ -1,17 +1,18 @@
-//! What a link's two ends say to each other with every frame, in the header, and the frames that carry nothing else
-//! (docs/wire.md; what it is for: `crate::flow`).
+//! What a link's two ends say to each other with every frame, in the header, and the frames that
+//! carry nothing else (docs/wire.md; what it is for: `crate::flow`).
 
 use super::frame::{ASK, CRC_AT, Frame, HEADER_BYTES, Header, LinkFields, MAGIC, WireError, checksum};
 use bytes::{Bytes, BytesMut};
 
-/// In the header: what a link says of itself ([`LinkFields`]).
+/// Where in the header the link's fields begin ([`LinkFields`]), in bytes.
 const LINK_AT: usize = 136;
 /// The type of a frame that carries nothing but the link's own fields.
 const CREDIT: u8 = 24;
 /// The type of a frame with a piece of the payload of the frame before it.
 const PART: u8 = 25;
-/// A longer body counts against the link's window, as payload does.
+/// A body of more bytes than this counts against the link's window, as payload does.
 const SMALL_BODY: u32 = 4 << 10;
+
 impl Header {
     /// It carries only the link's fields.
     pub fn is_credit(&self) -> bool {
@@ -23,26 +24,28 @@ impl Header {
         self.kind == PART
     }
 
-    /// Bytes of the frame that count against the link's window and limit; 0 for small frames without payload.
+    /// Bytes of the frame that count against the link's window and limit; 0 for small frames
+    /// without payload.
     pub fn counted(&self) -> u64 {
         counted(self.body, self.payload, self.link.parts)
     }
 }
 
-/// See [`Header::counted`]. Parts count when they come.
+/// Bytes that count ([`Header::counted`]). Parts count when they come.
 fn counted(body: u32, payload: u32, parts: u32) -> u64 {
     let counts = payload > 0 || parts > 0 || body > SMALL_BODY;
     if counts { HEADER_BYTES as u64 + u64::from(body) + u64::from(payload) } else { 0 }
 }
 
 impl Frame {
-    /// See [`Header::counted`].
+    /// Bytes of the frame that count against the link's window and limit, as [`Header::counted`] has them.
     pub fn counted(&self) -> u64 {
         let payload = self.payload.iter().map(Bytes::len).sum::<usize>();
         counted((self.head.len() - HEADER_BYTES) as u32, payload as u32, 0)
     }
 
-    /// Writes the link's fields into the head and seals it with its checksum. A frame with `parts` is sent without its payload.
+    /// Writes the link's fields into the head and seals it with its checksum. A frame with `parts`
+    /// is sent without its payload.
     pub fn stamp(&mut self, link: &LinkFields) {
         let mut head = BytesMut::from(std::mem::take(&mut self.head));
         let payload = if link.parts > 0 { 0 } else { self.payload.iter().map(Bytes::len).sum::<usize>() as u32 };
@@ -72,7 +75,10 @@ pub fn encode_link(piece: Option<Bytes>) -> Frame {
     Frame { head: Bytes::from(head), payload: piece.into_iter().collect() }
 }
 
-/// The checksum of a frame of the link itself.
+/// Checks a frame of the link itself.
+///
+/// # Errors
+/// It carries more than it may, or does not match its checksum.
 pub fn verify_link(raw: &[u8; HEADER_BYTES], h: &Header) -> Result<(), WireError> {
     if h.body != 0 || (h.kind == CREDIT && h.payload != 0) || h.link.parts != 0 {
         return Err(WireError::Malformed(h.kind));

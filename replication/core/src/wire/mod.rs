@@ -6,7 +6,8 @@
 //! payload whole blocks, covered by the block checksums in the body
 //! ```
 //!
-//! A frame that does not verify ends the connection: a stream with an unknown byte in it cannot be resynchronised.
+//! A frame that does not verify ends the connection: a stream with an unknown byte in it cannot be
+//! resynchronised.
 
 mod codec;
 mod fields;

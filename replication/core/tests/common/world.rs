@@ -24,7 +24,7 @@ pub struct World {
     pub mute: BTreeSet<(Rid, Kind)>,
     /// Members whose link is down.
     pub down: BTreeSet<Rid>,
-    /// Commits come.
+    /// What is proposed is committed, and its record comes.
     pub raft: bool,
     /// Whoever asks for the place of a sync gets it.
     pub grants: bool,

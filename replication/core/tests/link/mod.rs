@@ -1,7 +1,8 @@
-//! Two nodes and one link: real coordinators, real replicas and a real [`Flow`] at each end, over a pipe with a rate and a delay.
+//! Two nodes and one link: real coordinators, real replicas and a real [`Flow`] at each end, over a
+//! pipe with a rate and a delay.
 //!
-//! The pipe is a switch with a buffer without end: whatever is put into it waits its turn. Stores answer after a fixed time. Time jumps
-//! from event to event.
+//! The pipe is a switch with a buffer without end: whatever is put into it waits its turn. Stores
+//! answer after a fixed time. Time jumps from event to event.
 
 use crate::common;
 use bytes::{Bytes, BytesMut};
@@ -22,7 +23,7 @@ pub struct Way {
     pub delay: u64,
 }
 
-/// One direction.
+/// One direction of the link: what is in it.
 #[derive(Default)]
 struct Pipe {
     free: Tick,
@@ -102,7 +103,7 @@ pub struct Load {
 /// What came of it.
 #[derive(Debug, Default)]
 pub struct Got {
-    /// Requests answered.
+    /// Client requests that were answered.
     pub requests: u64,
     /// Messages sent again.
     pub resends: u64,

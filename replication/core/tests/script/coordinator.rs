@@ -1,12 +1,14 @@
-//! The coordinator in a transcript. Members answer only what the script says, and only what they were asked.
+//! The coordinator in a transcript. Members answer only what the script says, and only what they
+//! were asked.
 //!
 //! | input | |
 //! | --- | --- |
 //! | `attach term= epoch= in-sync=1,2 out=3@1.5 activated= served=no min= blocks=` | a coordinator for this record |
 //! | `up 1,2` `down 1` `reborn 1` | links; `reborn`: up, as another process |
-//! | `1,2 SealAck stable= max=` | these members answer the oldest such request (so do the other acks and `Nack <request> <why>`) |
+//! | `1,2 SealAck stable= max=` | these members answer the oldest such request |
+//! | `1 WriteAck`, …, `1 Nack <request> <why>` | as above, with the other answers |
 //! | `client 7 write 0+4096 a` (`read`, `zero`, `flush`) | a client's request, in bytes |
-//! | `record in-sync= out= term= session=` | Raft's record has changed; the epoch rises by one (with `served` alone it does not) |
+//! | `record in-sync= out= term= session=` | the record has changed; the epoch rises by one (not with `served` alone) |
 //! | `proposed done` `sync-go` `stop` `status` | |
 //! | `wait 200ms` | time passes; the coordinator is called whenever it asked to be |
 
@@ -239,7 +241,8 @@ impl World {
         let again = self.open.iter().any(|o| o.rid == rid && o.env.req == env.req && o.msg == msg);
         let no = if env.req == 0 { String::new() } else { format!(" #{}", env.req) };
         self.say(format!("to {rid}{no}{}: {}", if again { " again" } else { "" }, msg_text(&msg)));
-        // A newer question of the same kind takes the older one's place where the coordinator forgets the older one.
+        // A newer question of the same kind takes the older one's place where the coordinator
+        // forgets the older one.
         let same = |o: &Open| match (&o.msg, &msg) {
             (Msg::Seal { .. }, Msg::Seal { .. }) | (Msg::Lease { .. }, Msg::Lease { .. }) => true,
             _ => o.env.req == env.req,

@@ -1,8 +1,9 @@
 //! Golden transcripts: how a file is read, run and compared, and how messages and bytes are printed in it.
 //!
-//! A file is a conversation with one machine. `# …` is a remark, `> …` an input, everything else what the machine said to it:
-//! one line per output, in order, with the time in milliseconds since the beginning. Remarks and inputs are kept as they are;
-//! outputs are made anew and compared. `UPDATE=1` writes them; the review reads the difference.
+//! A file is a conversation with one machine. `# …` is a remark, `> …` an input, everything else
+//! what the machine said to it: one line per output, in order, with the time in milliseconds since
+//! the beginning. Remarks and inputs are kept as they are; outputs are made anew and compared.
+//! `UPDATE=1` writes them; the review reads the difference.
 
 pub mod coordinator;
 pub mod replica;
@@ -81,7 +82,7 @@ pub fn number(words: &[&str], key: &str, default: u64) -> u64 {
     value(words, key).map_or(default, |v| v.parse().unwrap_or_else(|_| panic!("{key}={v} is no number")))
 }
 
-/// `term.seq`.
+/// Reads a version, as `term.seq`.
 pub fn ver(text: &str) -> Ver {
     let (t, s) = text.split_once('.').unwrap_or_else(|| panic!("{text} is no version"));
     Ver::new(t.parse().unwrap(), s.parse().unwrap())
@@ -92,7 +93,7 @@ pub fn ver_of(words: &[&str], key: &str, default: Ver) -> Ver {
     value(words, key).map_or(default, ver)
 }
 
-/// `1,2,3`.
+/// Reads a list of numbers, as `1,2,3`.
 pub fn list(text: &str) -> Vec<u64> {
     text.split(',')
         .filter(|s| !s.is_empty())
@@ -100,7 +101,7 @@ pub fn list(text: &str) -> Vec<u64> {
         .collect()
 }
 
-/// `start+len`.
+/// Reads a range of blocks, as `start+len`.
 pub fn range(text: &str) -> BlockRange {
     let (s, n) = text.split_once('+').unwrap_or_else(|| panic!("{text} is no range"));
     BlockRange::new(s.parse().unwrap(), n.parse().unwrap())
@@ -139,7 +140,7 @@ pub fn chunk_infos(words: &[&str]) -> Vec<BlockInfo> {
     infos
 }
 
-/// `term.seq` again.
+/// Prints a version, as `term.seq`.
 pub fn ver_text(v: Ver) -> String {
     format!("{}.{}", v.term.0, v.seq.0)
 }
@@ -155,7 +156,7 @@ pub fn bytes_text(data: &[u8]) -> String {
     if runs.is_empty() { "nothing".into() } else { runs.join("+") }
 }
 
-/// `start+len` again.
+/// Prints a range of blocks, as `start+len`.
 pub fn range_text(r: BlockRange) -> String {
     format!("{}+{}", r.start.0, r.len)
 }

@@ -3,8 +3,9 @@
 //! | input | |
 //! | --- | --- |
 //! | `begin promised= session= stable= position=` | a process start over this durable state |
-//! | `link 1 term= session= Seal epoch= held= position=` | a message; also `Write`, `Read`, `Lease`, `Copy`, `ChunkList`, … |
-//! | `store 3 done max= position= credit=` | the store is done with a tag; also `read`, `versions`, `copied`, `chunks`, `needs`, `error` |
+//! | `link 1 term= session= Seal epoch= held= position=` | a message; so are `Write`, `Read`, … |
+//! | `store 3 done max= position= credit=` | the store is done with a tag |
+//! | `store 3 read`, `versions`, `copied`, `chunks`, `needs`, `error` | the same, with another answer |
 //! | `wait 200ms` | time passes |
 
 use super::*;

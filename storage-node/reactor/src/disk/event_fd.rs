@@ -1,7 +1,7 @@
 //! What completions look like to whoever waits for them, and an eventfd that wakes him.
 
 use bytes::Bytes;
-use hf_host::workers::Bell;
+use hf_host_config::workers::Bell;
 use hf_store::DiskError;
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};

@@ -7,7 +7,7 @@ use crate::event::{Event, Identity};
 use crate::status::{DiskStatus, ReplicaStatus};
 use crate::work::{DiskWork, Work, WorkQueue};
 use bytes::Bytes;
-use hf_host::clock::{now, random};
+use hf_host_config::clock::{now, random};
 use hf_meta_core::ClusterState;
 use hf_policy::{DiskId, Lineage, LogAge, Rid, StoreUuid, Ver, broken};
 use hf_repl_core::Replica;

@@ -4,7 +4,7 @@
 use super::event_fd::{Done, EventFd};
 use super::raw::DiskFile;
 use bytes::Bytes;
-use hf_host::workers::Workers;
+use hf_host_config::workers::Workers;
 use hf_repl::AlignedBuf;
 use hf_store::{DiskError, DiskOp};
 use std::os::fd::AsRawFd;

@@ -8,7 +8,7 @@
 use super::event_fd::{Done, EventFd};
 use super::raw::DiskFile;
 use bytes::Bytes;
-use hf_host::workers::Bell;
+use hf_host_config::workers::Bell;
 use hf_repl::AlignedBuf;
 use hf_store::{DiskError, DiskOp};
 use io_uring::{IoUring, opcode, types};

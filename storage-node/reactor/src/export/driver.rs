@@ -16,7 +16,7 @@ use crate::volume::blank;
 use crate::volume::intake::Ticket;
 use crate::volume::port::Port;
 use hf_frontends::door::{self, End, Fault, FrontEnd, In, MOST_HEAD, Op, Out, Shape, Task};
-use hf_host::clock::now;
+use hf_host_config::clock::now;
 use hf_policy::{Tick, broken};
 use hf_repl::AlignedBuf;
 use hf_repl::budget::{PIECE, Permit};
@@ -164,6 +164,7 @@ impl<F: FrontEnd + 'static> Driver<F> {
         self.port.turn().await;
         self.shared.feed(In::Open, Some(&self.port));
         tokio::select! {
+            biased;
             ended = self.read(r) => ended,
             ended = self.wait() => ended,
             () = self.clock() => Ok(()),

@@ -1,7 +1,7 @@
 //! The task that keeps a link to a remote disk up for as long as an attached volume has a replica there.
 
 use super::owner::{Owner, Wanted};
-use hf_host::clock::now;
+use hf_host_config::clock::now;
 use hf_policy::DiskId;
 use hf_repl::{Queue, Traffic};
 use hf_repl_core::flow::End;

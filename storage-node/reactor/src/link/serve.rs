@@ -1,7 +1,7 @@
 //! The task that serves another node's link to a disk of this reactor.
 
 use super::owner::Owner;
-use hf_host::clock::now;
+use hf_host_config::clock::now;
 use hf_policy::{BootId, DiskId};
 use hf_repl::{Queue, Traffic};
 use hf_repl_core::flow::End;

@@ -2,44 +2,25 @@
 //! by their worst part, record changes, draining and fencing. A value: work items in, work items and events
 //! out through the queue.
 
+use super::due::Due;
 use super::intake::Intake;
 use super::record::{nearest, record_of};
-use super::split::{joined, split};
+use super::requests::{Callback, ConnectionId, Requests};
 use super::syncs::Syncs;
 use crate::event::{Event, Identity};
 use crate::status::VolumeStatus;
 use crate::work::{Work, WorkQueue};
-use hf_host::clock::now;
+use hf_host_config::clock::now;
 use hf_meta_core::ClusterState;
 use hf_meta_core::record::VolumeRecord;
-use hf_policy::{BLOCK_BYTES, BootId, DiskId, Rid, SHARD_BYTES, SessionId, ShardId, Term, Tick, VolumeId, broken};
+use hf_policy::{BLOCK_BYTES, BootId, DiskId, Rid, SHARD_BYTES, SessionId, ShardId, Term, Tick, VolumeId};
 use hf_repl::budget::Budget;
-use hf_repl_core::coordinator::{self as co, ClientOp, ClientReply};
+use hf_repl_core::coordinator::{self as co, ClientOp};
 use hf_repl_core::flow;
 use hf_repl_core::{Coordinator, IoError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
-
-/// How a client's request ended.
-pub(crate) type Outcome = Result<ClientReply, IoError>;
-/// Called once, when a client's request has ended. It must not enter the reactor.
-pub(crate) type Callback = Box<dyn FnOnce(Outcome)>;
-
-/// Names a client's connection on its reactor.
-pub(crate) type ConnectionId = u64;
-
-/// A request that was split over shards.
-struct Join {
-    /// The connection that it came over.
-    from: ConnectionId,
-    left: usize,
-    parts: Vec<Option<ClientReply>>,
-    worst: Option<IoError>,
-    /// It changes the volume.
-    writes: bool,
-    done: Callback,
-}
 
 /// Tells whether a disk can be reached, and the process that has it: this one, or the one at the other end of a link.
 pub(crate) type Reach<'a> = &'a dyn Fn(DiskId) -> Option<BootId>;
@@ -53,15 +34,14 @@ struct VolumeHost {
     /// Microseconds that a member may leave a request unanswered.
     replica_timeout: u64,
     shards: Vec<Coordinator>,
+    /// When each of them is looked at next ([`Due`]).
+    armed: Vec<Option<Tick>>,
     disks: BTreeMap<(u32, Rid), DiskId>,
     ready: usize,
     drained: BTreeSet<u32>,
     /// It was asked to end: nobody may connect any more, and it does not grow.
     stopping: bool,
-    joins: BTreeMap<u64, Join>,
-    /// Part of a join: client id to (join, part, shard index).
-    parts: BTreeMap<u64, (u64, usize, u32)>,
-    next: u64,
+    requests: Requests,
     /// What clients have in flight. Closed when the attachment ends: then every connection answers what is
     /// left, and ends.
     intake: Rc<Intake>,
@@ -76,6 +56,7 @@ pub(crate) struct Volumes {
     all: BTreeMap<VolumeId, VolumeHost>,
     /// Syncs that go on here, and those that wait for one to end.
     syncs: Syncs,
+    due: Due,
     /// The node stops: no client is served any more.
     stopping: bool,
 }
@@ -83,7 +64,15 @@ pub(crate) struct Volumes {
 impl Volumes {
     pub fn new(node: Identity, budget: Budget) -> Volumes {
         let state = Arc::new(ClusterState::default());
-        Volumes { node, state, budget, all: BTreeMap::new(), syncs: Syncs::default(), stopping: false }
+        Volumes {
+            node,
+            state,
+            budget,
+            all: BTreeMap::new(),
+            syncs: Syncs::default(),
+            due: Due::default(),
+            stopping: false,
+        }
     }
 
     /// Begins to coordinate a volume, if the record names this attachment.
@@ -102,13 +91,12 @@ impl Volumes {
             rev: v.rev,
             replica_timeout: 0,
             shards: Vec::new(),
+            armed: Vec::new(),
             disks: BTreeMap::new(),
             ready: 0,
             drained: BTreeSet::new(),
             stopping: false,
-            joins: BTreeMap::new(),
-            parts: BTreeMap::new(),
-            next: 0,
+            requests: Requests::default(),
             // Until the policy is known.
             intake: Intake::new(1, self.budget.account()),
             over: false,
@@ -157,6 +145,8 @@ impl Volumes {
             };
             let mut out = Vec::new();
             h.shards.push(Coordinator::new(now(), cfg, record_of(v, index), &mut out));
+            h.armed.push(None);
+            h.arm(index, &mut self.due);
             started.push((shard, out));
         }
         // Only what has a coordinator: a request for more than that would wait for nobody.
@@ -243,6 +233,7 @@ impl Volumes {
             c.step(t, co::Input::Waits { reqs }, &mut out);
         }
         c.step(t, input, &mut out);
+        h.arm(shard.index, &mut self.due);
         self.outputs(shard, out, queue);
     }
 
@@ -267,7 +258,11 @@ impl Volumes {
                 }
                 co::Output::WantSync { urgent } => self.syncs.want(shard, urgent),
                 co::Output::SyncOver => self.syncs.over(|s| *s == shard),
-                co::Output::Reply { id, result } => self.part_done(shard.vol, id, result),
+                co::Output::Reply { id, result } => {
+                    if let Some(h) = self.all.get_mut(&shard.vol) {
+                        h.requests.part_done(id, result);
+                    }
+                }
                 co::Output::Ready => self.shard_ready(shard.vol, queue),
                 co::Output::Fenced => self.fence(shard.vol, queue),
                 co::Output::Drained => self.shard_drained(shard, queue),
@@ -304,8 +299,8 @@ impl Volumes {
         self.fence(vol, queue);
         if let Some(h) = self.all.get_mut(&vol) {
             h.shards.clear();
-            h.parts.clear();
-            h.end_requests();
+            h.armed.clear();
+            h.requests.end_all();
         }
         self.syncs.over(|s| s.vol == vol);
         queue.push(Work::ForgetUnwanted);
@@ -326,48 +321,23 @@ impl Volumes {
             h.over = true;
             h.intake.close();
             h.intake.set_shape(0, true);
-            h.end_requests();
+            h.requests.end_all();
         }
     }
 
     /// A client's request, in bytes of the volume. `done` is called exactly once.
     pub fn client(&mut self, vol: VolumeId, from: ConnectionId, op: ClientOp, done: Callback, queue: &mut WorkQueue) {
         let Some(h) = self.all.get_mut(&vol).filter(|h| !h.over) else { return done(Err(IoError::Fenced)) };
-        let writes = matches!(op, ClientOp::Write { .. } | ClientOp::Zero { .. });
-        let parts = split(op);
-        h.next += 1;
-        let join = h.next;
-        let n = parts.len();
-        h.joins.insert(join, Join { from, left: n, parts: vec![None; n], worst: None, writes, done });
-        for (i, (index, op)) in parts.into_iter().enumerate() {
-            h.next += 1;
-            h.parts.insert(h.next, (join, i, index));
-            queue.push(Work::Shard(ShardId { vol, index }, co::Input::Client { id: h.next, op }));
+        for (index, id, op) in h.requests.begin(from, op, done) {
+            queue.push(Work::Shard(ShardId { vol, index }, co::Input::Client { id, op }));
         }
     }
 
     /// A connection is gone: nobody waits for its answers.
     pub fn give_up(&self, vol: VolumeId, from: ConnectionId, queue: &mut WorkQueue) {
         let Some(h) = self.all.get(&vol) else { return };
-        let of_connection = |join: &u64| h.joins.get(join).is_some_and(|j| j.from == from);
-        for (id, (_, _, index)) in h.parts.iter().filter(|(_, (join, ..))| of_connection(join)) {
-            queue.push(Work::Shard(ShardId { vol, index: *index }, co::Input::GiveUp { id: *id }));
-        }
-    }
-
-    fn part_done(&mut self, vol: VolumeId, id: u64, result: Outcome) {
-        let Some(h) = self.all.get_mut(&vol) else { return };
-        let Some((join, part, _)) = h.parts.remove(&id) else { return broken!("{vol}: nobody asked for part {id}") };
-        let Some(j) = h.joins.get_mut(&join) else { return broken!("{vol}: part {id} of no request") };
-        match result {
-            Ok(r) => j.parts[part] = Some(r),
-            Err(e) => j.worst = Some(e),
-        }
-        j.left -= 1;
-        if j.left == 0
-            && let Some(j) = h.joins.remove(&join)
-        {
-            (j.done)(joined(j.parts, j.worst));
+        for (index, id) in h.requests.of(from) {
+            queue.push(Work::Shard(ShardId { vol, index }, co::Input::GiveUp { id }));
         }
     }
 
@@ -401,13 +371,27 @@ impl Volumes {
     }
 
     /// Coordinators for which a deadline has passed hear so.
-    pub fn tick(&self, now: Tick, queue: &mut WorkQueue) {
-        let due = |c: &Coordinator| c.next_deadline().is_some_and(|d| d <= now);
-        for h in self.all.values() {
-            for (i, _) in h.shards.iter().enumerate().filter(|(_, c)| due(c)) {
-                queue.push(Work::Shard(ShardId { vol: h.vol, index: i as u32 }, co::Input::Tick));
+    pub fn tick(&mut self, now: Tick, queue: &mut WorkQueue) {
+        while let Some((at, shard)) = self.due.pop(now) {
+            let Some(h) = self.all.get_mut(&shard.vol) else { continue };
+            let (i, deadline) = (shard.index as usize, h.deadline(shard.index));
+            if h.armed.get(i).copied().flatten() != Some(at) {
+                continue;
+            }
+            h.armed[i] = None;
+            if deadline.is_some_and(|d| d <= now) {
+                // The step enters its next deadline.
+                queue.push(Work::Shard(shard, co::Input::Tick));
+            } else {
+                h.arm(shard.index, &mut self.due);
             }
         }
+        let shards = self.all.values().map(|h| h.shards.len()).sum();
+        let live = |(at, shard): &(Tick, ShardId)| {
+            let h = self.all.get(&shard.vol);
+            h.and_then(|h| h.armed.get(shard.index as usize)).copied().flatten() == Some(*at)
+        };
+        self.due.tidy(shards, live);
     }
 
     /// The next sync that may begin.
@@ -476,10 +460,14 @@ impl VolumeHost {
         new
     }
 
-    /// Every request in flight ends: the attachment is over.
-    fn end_requests(&mut self) {
-        for j in std::mem::take(&mut self.joins).into_values() {
-            (j.done)(Err(IoError::Fenced));
+    fn deadline(&self, index: u32) -> Option<Tick> {
+        self.shards.get(index as usize)?.next_deadline()
+    }
+
+    fn arm(&mut self, index: u32, due: &mut Due) {
+        let shard = ShardId { vol: self.vol, index };
+        if let (Some(c), Some(armed)) = (self.shards.get(index as usize), self.armed.get_mut(index as usize)) {
+            due.arm(shard, c.next_deadline(), armed);
         }
     }
 
@@ -497,7 +485,7 @@ impl VolumeHost {
             connections: self.intake.connections(),
             requests: self.intake.slots.taken(),
             payload: self.intake.payload.taken(),
-            writes: self.joins.values().filter(|j| j.writes).count(),
+            writes: self.requests.writes(),
         }
     }
 }

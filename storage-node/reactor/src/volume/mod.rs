@@ -2,9 +2,11 @@
 
 pub(crate) mod blank;
 mod departures;
+mod due;
 pub(crate) mod host;
 pub(crate) mod intake;
 pub(crate) mod port;
 mod record;
+pub(crate) mod requests;
 mod split;
 mod syncs;

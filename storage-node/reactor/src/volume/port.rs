@@ -6,8 +6,8 @@
 //! was begun. The port promises that each request ends exactly once, and that nothing waits for answers of a
 //! connection that is gone. It knows no protocol.
 
-use super::host::{Callback, ConnectionId};
 use super::intake::{Client, Intake, Ticket};
+use super::requests::{Callback, ConnectionId};
 use crate::pause::Pause;
 use hf_frontends::door::Shape;
 use hf_policy::VolumeId;

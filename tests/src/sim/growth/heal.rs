@@ -41,7 +41,8 @@ impl World {
         self.links(node)
     }
 
-    /// A disk is lost for good, once, if every shard that is part of the volume has another member that is up.
+    /// A disk is lost for good, once, if every shard that is part of the volume has another member
+    /// that is up.
     pub(super) fn lose_disk(&mut self) {
         let node = 1 + self.rng.below(NODES);
         let v = self.volume();
@@ -77,7 +78,8 @@ impl World {
     pub(super) fn heal(&mut self) -> Result<(), String> {
         self.faults = false;
         (1..=NODES).try_for_each(|n| self.restart_one(n))?;
-        // No disk takes a further replica. What was ever part of the volume is served all the same.
+        // No disk takes a further replica. Every shard that was ever part of the volume is served
+        // all the same.
         self.hosts.values_mut().for_each(|h| h.full = true);
         self.somebody_serves("nobody serves what there is")?;
         self.hosts.values_mut().for_each(|h| h.full = false);

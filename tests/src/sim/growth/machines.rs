@@ -152,6 +152,7 @@ impl World {
         let mut out = Vec::new();
         held.replica.set_credit(held.store.credit());
         held.replica.step(now, input, &mut out);
+        held.replica.check().unwrap();
         let mut sends = Vec::new();
         for o in out {
             match o {
@@ -200,7 +201,8 @@ impl World {
         self.coordinator(n, shard, input)
     }
 
-    /// A node sees the newest record: coordinators for shards that have become part of the volume, and the news for all of them.
+    /// A node sees the newest record: shards that have become part of the volume get coordinators,
+    /// and all of them are told.
     pub(super) fn learn(&mut self, n: u64) -> Result<(), String> {
         let v = self.volume().clone();
         let now = self.now;

@@ -1,9 +1,11 @@
-//! A volume of several shards that grows, is taken over and detached while nodes crash, disks are lost and disks refuse replicas: the real
-//! record, planner, coordinators and replicas, over a network that delays and reorders.
+//! A volume of several shards that grows, is taken over and detached while nodes crash, disks are
+//! lost and disks refuse replicas: the real record, planner, coordinators and replicas, over a
+//! network that delays and reorders.
 //!
-//! Each register (a block of a shard) has one request in flight at a time, so a read must return the last acknowledged write or one whose
-//! outcome is unknown since. At the end faults stop in two steps: first no disk takes a further replica, and the volume must be served with
-//! what it has; then they do, and all that was asked for must be there.
+//! Each register (a block of a shard) has one request in flight at a time, so a read must return
+//! the last acknowledged write or one whose outcome is unknown since. At the end faults stop in two
+//! steps: first no disk takes a further replica, and the volume must be served with what it has;
+//! then disks take replicas again, and everything that was asked for must be there.
 
 mod heal;
 mod machines;
@@ -28,13 +30,13 @@ use hf_store::sim::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 
 const NODES: u64 = 4;
-/// Shards that the volume may have at last.
+/// The most shards that the volume may have at the end.
 const SHARDS: u64 = 4;
 /// Registers of each shard, and its blocks.
 const REGISTERS: u64 = 3;
 const BLOCKS: u64 = 512;
 
-/// What a run came to.
+/// The counts of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Grown {
     pub growths: u64,

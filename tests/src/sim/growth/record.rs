@@ -1,10 +1,11 @@
-//! What goes into the record: coordinators' changes, the leader's steps, what nodes make, growth, attach and detach.
+//! What goes into the record: coordinators' changes, the leader's steps, what nodes make, growth,
+//! attach and detach.
 
 use super::machines::durable;
 use super::*;
 
 impl World {
-    /// Every shard would serve: that is recorded, sooner or later.
+    /// Every shard is ready to serve, which is recorded sooner or later.
     pub(super) fn serves(&mut self, n: u64) {
         let Some(a) = self.hosts[&n].attached.as_ref() else { return };
         let ours = self.volume().coordinator.as_ref().is_some_and(|c| c.session == a.session);
@@ -14,7 +15,8 @@ impl World {
         }
     }
 
-    /// What the agents gather goes into the log: what was decided on the newest record together, the rest is refused.
+    /// The changes that agents gathered go into the log: those that were decided on the newest
+    /// record together, the rest is refused.
     pub(super) fn commit(&mut self) {
         let Some(newest) = self.wishes.iter().map(|w| (w.term, w.epoch)).max() else { return };
         let mut batch: BTreeMap<u32, Wish> = BTreeMap::new();
@@ -61,7 +63,7 @@ impl World {
         }
     }
 
-    /// A node makes what is wanted there and deletes what is buried.
+    /// A node makes the replicas that are wanted there and deletes those that have a tombstone.
     pub(super) fn agent(&mut self, node: u64) {
         let (id, h) = (NodeId(node), &self.hosts[&node]);
         if !h.up || h.lost {

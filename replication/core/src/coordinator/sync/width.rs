@@ -1,47 +1,60 @@
-//! How many bytes of copying may be on their way at once: as many as come back soon.
+//! How many bytes of copying may be in flight at once: as many as are answered soon.
 //!
-//! Everything that is on its way waits in the same queues as clients' writes, and what is not answered in time is taken for lost. So it
-//! begins with little, grows by what is answered as soon as anything was (it doubles in every round trip, as in TCP's slow start, RFC 5681 §3.1;
-//! that a longer time than the least one tells of a queue is the idea of TCP Vegas), and halves when answers take long: down to what keeps a
-//! slow disk busy, and below that only when a request is about to be repeated. A link is too narrow only if it does not carry the least
-//! of it within the replica's timeout.
+//! Everything that is in flight waits in the same queues as clients' writes, and what is not
+//! answered in time is taken for lost. So the width begins small, grows by what is answered as soon
+//! as anything ever was (it doubles in every round trip, as in TCP's slow start, RFC 5681 §3.1;
+//! that a longer time than the least one tells of a queue is the idea of TCP Vegas), and halves
+//! when answers take long: down to what keeps a slow disk busy, and below that only when a request
+//! is about to be repeated. A link is too narrow only if it does not carry the least width within
+//! the replica's timeout.
 //!
 //! It does not decide how fast copying goes: that is `pace.rs`.
 
-use hf_policy::Tick;
+use hf_policy::{Tick, invariant};
 
-/// The first of an attachment.
+/// The width at the beginning of an attachment, in bytes.
 const FIRST: u64 = 32 << 10;
-/// Never less.
+/// The least width, in bytes.
 const LEAST: u64 = 16 << 10;
-/// What keeps a disk busy whose every answer takes long.
+/// The width that keeps a disk busy whose every answer takes long, in bytes.
 const DISK: u64 = 128 << 10;
-/// Never more.
+/// The greatest width, in bytes.
 const MOST: u64 = 4 << 20;
 
-/// Of one shard's copying. It outlives an attempt: the next one begins with what was learned.
-pub(super) struct Width {
+/// The width of one shard's copying. It outlives an attempt: the next one begins with what was learned.
+pub(in crate::coordinator) struct Width {
+    /// From [`LEAST`] to [`MOST`].
     bytes: u64,
     /// The shortest time that an answer took, in microseconds, since something was late.
     least: u64,
-    /// What was sent before says nothing about the width since.
+    /// What was sent before this moment says nothing about the width since.
     narrowed: Tick,
 }
 
-impl Width {
-    pub fn new() -> Width {
+impl Default for Width {
+    fn default() -> Self {
         Width { bytes: FIRST, least: u64::MAX, narrowed: Tick(0) }
     }
+}
 
-    /// So many bytes, now.
+impl Width {
+    /// What must hold of it between steps.
+    pub fn check(&self) -> Result<(), String> {
+        let bounded = (LEAST..=MOST).contains(&self.bytes);
+        if bounded { Ok(()) } else { Err(format!("a width of {} bytes", self.bytes)) }
+    }
+
+    /// Bytes that may be in flight now.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// So many bytes of so many that were on their way are answered; they were sent then.
+    /// `bytes` of `of` in flight, sent at `sent`, were answered; `timeout` is the replica's, in
+    /// microseconds.
     pub fn answered(&mut self, now: Tick, sent: Tick, bytes: u64, of: u64, timeout: u64) {
+        invariant!(sent <= now, "an answer came before its question");
         if sent < self.narrowed {
-            return;
+            return; // It tells of the width before.
         }
         let took = now.since(sent);
         self.least = self.least.min(took);
@@ -53,9 +66,10 @@ impl Width {
         } else if of >= self.bytes / 2 && (queued <= timeout / 10 || self.bytes < DISK && took < timeout / 4) {
             self.bytes = (self.bytes + bytes).min(MOST);
         }
+        invariant!(self.bytes >= LEAST, "a width of {} bytes", self.bytes);
     }
 
-    /// Something that was sent then was not answered in time.
+    /// A request that was sent at `sent` was not answered in time.
     pub fn failed(&mut self, now: Tick, sent: Tick) {
         if sent >= self.narrowed {
             self.narrow(now, self.bytes / 4);
@@ -79,7 +93,7 @@ mod tests {
     #[test]
     fn it_doubles_in_every_round_trip_that_is_used_however_long_the_way() {
         for way in [MS, 120 * MS, 400 * MS] {
-            let mut w = Width::new();
+            let mut w = Width::default();
             let mut now = Tick(1_000_000);
             for round in 1..=10 {
                 let of = w.bytes();
@@ -89,14 +103,14 @@ mod tests {
             }
         }
         // Little on the way proves little.
-        let mut w = Width::new();
+        let mut w = Width::default();
         (0..100).for_each(|_| w.answered(Tick(2_000), Tick(1_000), 4096, 4096, TIMEOUT));
         assert_eq!(w.bytes(), FIRST);
     }
 
     #[test]
     fn slow_answers_narrow_it_once_each_round_trip_and_a_slow_disk_only_so_far() {
-        let mut w = Width { bytes: 5 * DISK / 4, ..Width::new() };
+        let mut w = Width { bytes: 5 * DISK / 4, ..Width::default() };
         let mut now = Tick(1_000_000);
         w.answered(now.plus(MS), now, 0, MOST, TIMEOUT);
         for _ in 0..20 {
@@ -116,7 +130,7 @@ mod tests {
 
     #[test]
     fn many_that_are_late_at_once_are_one_failure() {
-        let mut w = Width { bytes: MOST, ..Width::new() };
+        let mut w = Width { bytes: MOST, ..Width::default() };
         let (sent, now) = (Tick(1_000_000), Tick(3_000_000));
         (0..9).for_each(|i| w.failed(now.plus(i), sent));
         assert_eq!(w.bytes(), MOST / 4);
