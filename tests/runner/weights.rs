@@ -30,7 +30,7 @@ impl fmt::Display for Weight {
     }
 }
 
-/// The table.
+/// The table: a name or its beginning, and the weight of the tests that have it.
 pub struct Weights(Vec<(String, Weight)>);
 
 impl Weights {
