@@ -7,7 +7,6 @@ mod api;
 mod cli;
 mod config;
 mod daemon;
-mod dev;
 mod disks;
 mod export;
 mod http;

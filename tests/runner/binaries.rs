@@ -21,7 +21,7 @@ pub struct Test {
 
 /// A test binary.
 struct Binary {
-    /// Its name as `package/target`.
+    /// Its name, as `package/target`.
     name: String,
     exe: PathBuf,
     dir: PathBuf,

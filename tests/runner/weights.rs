@@ -30,7 +30,7 @@ impl fmt::Display for Weight {
     }
 }
 
-/// The table: a name or its beginning, and the weight of the tests that have it.
+/// The table of `weights.txt`.
 pub struct Weights(Vec<(String, Weight)>);
 
 impl Weights {

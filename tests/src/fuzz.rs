@@ -137,9 +137,9 @@ fn nbd_request(data: &[u8]) {
     front_end(data);
 }
 
-/// The same bytes as a connection: a whole front end, with a driver that grants everything at once
-/// and answers the newest request first. However the stream goes on, no request is outside of the
-/// volume and no task is begun twice.
+/// The same bytes as a connection: a whole front end, with a driver that grants everything at once and
+/// answers the newest request first. However the stream goes on, no request is outside of the volume and no
+/// task is begun twice.
 fn front_end(data: &[u8]) {
     const SIZE: u64 = 1 << 20;
     let export = ExportInfo { name: "v".into(), size: SIZE, read_only: false, description: String::new() };

@@ -10,6 +10,7 @@
 
 mod iter;
 mod map;
+mod node;
 mod queue;
 
 pub use iter::Iter;

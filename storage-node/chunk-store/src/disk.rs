@@ -2,42 +2,44 @@
 
 use bytes::Bytes;
 
-/// One operation. Offsets and lengths are multiples of 4096; a write's buffers are written one after the other.
+/// One disk operation. Offsets and lengths are multiples of 4096 bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiskOp {
-    /// Read `len` bytes.
+    /// Reads `len` bytes.
     Read {
-        /// From here.
+        /// Offset of the first byte on the disk.
         off: u64,
-        /// Bytes.
+        /// Number of bytes to read.
         len: u32,
     },
-    /// Write the buffers.
+    /// Writes the buffers one after the other.
     Write {
-        /// To here.
+        /// Offset of the first byte on the disk.
         off: u64,
-        /// What.
+        /// The bytes to write.
         bufs: Vec<Bytes>,
-        /// Completed only when the bytes survive power loss (O_DSYNC).
+        /// The write completes only when its bytes survive power loss (O_DSYNC).
         durable: bool,
     },
-    /// Completed only when every write completed before it was submitted survives power loss.
+    /// Completes only when every write that had completed before the sync was submitted survives
+    /// power loss.
     Sync,
 }
 
-/// An operation the disk could not do.
+/// The disk's own words for an operation that failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct DiskError(pub String);
 
-/// The plain, blocking interface: used to format, open and inspect a disk, never while it serves.
+/// The plain, blocking interface to a disk: for formatting, opening and inspecting, never while a
+/// store serves it.
 pub trait RawDisk {
-    /// Size in bytes.
+    /// The disk's size in bytes.
     fn size(&self) -> u64;
     /// Reads exactly `len` bytes.
     fn read(&mut self, off: u64, len: usize) -> Result<Bytes, DiskError>;
     /// Writes all bytes.
     fn write(&mut self, off: u64, data: &[u8]) -> Result<(), DiskError>;
-    /// Makes everything written survive power loss.
+    /// Returns when everything written so far survives power loss.
     fn sync(&mut self) -> Result<(), DiskError>;
 }

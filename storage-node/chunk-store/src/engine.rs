@@ -1,10 +1,13 @@
-//! The store's state machine: `step(input, &mut out)`.
+//! The store's state machine: `step(input, &mut out)`. It owns the parts and wires them; each part
+//! is a struct with a file or directory and invariants of its own.
 //!
-//! Life of a write: [`write`] admits it (space, order), [`journal`] makes it durable in a group, [`apply`] puts it into the
-//! overlay, the answer goes out; later [`destage`] moves it in place and [`checkpoint`] lets the journal go.
-//! Invariants: an answer follows durability (C1); groups are applied in order, so the durable part is a prefix; nothing is
-//! written in place that the last checkpoint or the journal still needs; any failed write or sync latches
-//! the store (C4).
+//! Life of a write: `requests` admits it (space, order), `journal` makes it durable in a group,
+//! `overlay` holds it from then on, and the answer goes out. Later a destage moves it in place, and
+//! a checkpoint frees the journal's groups.
+//!
+//! Invariants: an answer follows durability (C1); groups are applied in order, so what is durable
+//! is a prefix; nothing that the last checkpoint or the journal still needs is written over; a
+//! failed write or sync latches the store (C4).
 
 pub use crate::requests::*;
 
@@ -24,25 +27,25 @@ use crate::space::{Space, Units};
 use crate::table::pages::Pages;
 use crate::table::{Key, Table};
 use bytes::Bytes;
-use hf_policy::{ChunkIx, LogAge, Rid, Ver};
+use hf_policy::{BLOCK_BYTES, ChunkIx, LogAge, Rid, Ver, broken, invariant};
 use std::collections::BTreeMap;
 
-/// Where the store stands.
+/// Whether the store may write to its journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// The superblock of this open is on its way; nothing is journaled before it is durable.
+    /// The superblock of this open is being written. Nothing is journaled before it is durable.
     Starting,
     Serving,
-    /// Latched for good (C4).
+    /// A write or sync failed: latched for good (C4).
     Failed(String),
 }
 
-/// What a disk completion is for.
+/// What a disk operation in flight is for.
 pub(crate) enum Purpose {
     Super,
     Group(u64),
     Direct(u64),
-    /// A slot's page, asked for once more?
+    /// A read of this slot's chunk page; true for the second try.
     Page(u32, bool),
     Data {
         read: u64,
@@ -51,11 +54,12 @@ pub(crate) enum Purpose {
     Destage(Key),
     Checkpoint,
     Verify(u32),
-    /// A slot's page, read to learn its units.
+    /// A read of a chunk page, to learn which units it names.
     Reckon(Look),
 }
 
-/// Disk operations in flight. Their tags rise, and reads of the store take their numbers from the same count.
+/// Disk operations in flight. Their tags rise, and reads and direct writes take their numbers from
+/// the same counter.
 #[derive(Default)]
 pub(crate) struct InFlight {
     /// What each operation is for, by its tag.
@@ -64,14 +68,16 @@ pub(crate) struct InFlight {
     pub last: u64,
 }
 
-/// One disk's store: the parts, and what wires them.
+/// One disk's store. Each field that is a struct has its own invariants; [`Store::check`] verifies
+/// them all.
 pub struct Store {
     pub(crate) cfg: Config,
     pub(crate) state: State,
-    /// The superblock is written twice at start: no slot keeps one of version 1, which would not know of groups with a salt.
+    /// During an upgrade the superblock is written twice at start, so that no slot keeps one of
+    /// version 1, which would not know of groups with a salt.
     pub(crate) upgrading: bool,
     pub(crate) sb: Superblock,
-    /// The newest superblock generation that is durable; `sb` may be on its way.
+    /// The newest durable superblock generation; `sb` may be newer and still being written.
     pub(crate) durable_sb: u64,
     pub(crate) disk: InFlight,
     pub(crate) requests: Requests,
@@ -90,7 +96,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// A store with the last checkpoint's index; recovery replays the journal on top.
+    /// A store as of the last checkpoint's index. Recovery replays the journal on top.
     pub(crate) fn loaded(
         cfg: Config,
         sb: Superblock,
@@ -128,18 +134,21 @@ impl Store {
         self.stats.replayed_groups += 1;
     }
 
-    /// Groups written from now on are told from those of every earlier open (C6).
+    /// Makes groups written from now on distinguishable from those of every earlier open (C6).
     pub(crate) fn next_journal_gen(&mut self, seen: u64) {
         self.sb.journal_gen = self.sb.journal_gen.max(seen) + 1;
     }
 
-    /// Before [`Store::start`]: the superblock of this open notes how old the node's metadata log is.
+    /// Stores the age of the node's metadata log in the superblock of this open. To be called
+    /// before [`Store::start`].
     pub fn begin_with(&mut self, age: LogAge) {
         self.sb.note(age);
     }
 
-    /// Before [`Store::start`]: a disk of format version 1 becomes one of version 2, with this salt. (docs/decisions/0019)
+    /// Upgrades a disk of format version 1 to version 2 with this salt (docs/decisions/0019). To be
+    /// called before [`Store::start`].
     pub fn upgrade(&mut self, salt: Salt) {
+        invariant!(self.disk.last == 0, "a disk is upgraded after its store was started");
         if self.sb.salt.is_none() {
             self.sb.salt = salt;
             self.sb.salted_from = self.journal.applied + 1;
@@ -147,13 +156,13 @@ impl Store {
         }
     }
 
-    /// The store's part of a fresh open: [`crate::recovery::open`] builds it. The first output is the superblock of
-    /// this open; operations are accepted at once and wait for it.
+    /// Starts a store that [`crate::recovery::open`] built. The first output is the write of this
+    /// open's superblock; operations are accepted at once and wait for it.
     pub fn start(&mut self, out: &mut Vec<Output>) {
         self.write_superblock(Purpose::Super, out);
     }
 
-    /// Takes one input; everything that follows from it is in `out`.
+    /// Takes one input; appends everything that follows from it to `out`.
     pub fn step(&mut self, input: Input, out: &mut Vec<Output>) {
         match input {
             Input::Op { id, op } => {
@@ -167,7 +176,7 @@ impl Store {
         self.settle(out);
     }
 
-    /// After every input: whatever became possible is begun. Each part only looks at its own queue.
+    /// Begins whatever became possible by the last input. Each call looks only at its own queue.
     fn settle(&mut self, out: &mut Vec<Output>) {
         if matches!(self.state, State::Failed(_)) {
             return;
@@ -175,7 +184,8 @@ impl Store {
         self.retry_short();
         self.run_slow(out);
         self.admit_waiting(out);
-        // What was admitted just now may have to look at what is there, and no other input need come.
+        // (An operation admitted just now may have to look at the stored blocks, and no other input
+        // need follow.)
         self.run_slow(out);
         self.run_after_directs(out);
         self.start_groups(out);
@@ -209,7 +219,7 @@ impl Store {
         self.overlay.bytes + self.journal.payload() < self.cfg.overlay_bytes && !self.checkpoint.space_awaited()
     }
 
-    /// First in the queue again, until a checkpoint has given space back.
+    /// Puts an operation back to the head of the queue, until a checkpoint has freed space.
     pub(crate) fn wait_for_space(&mut self, id: OpId, op: Op) {
         self.requests.waiting.push_front((id, op));
         self.checkpoint.await_space();
@@ -223,10 +233,13 @@ impl Store {
     }
 
     fn disk_done(&mut self, tag: u64, result: Result<Bytes, DiskError>, out: &mut Vec<Output>) {
-        let Some(pending) = self.disk.purposes.remove(&tag) else { return };
         if matches!(self.state, State::Failed(_)) {
-            return;
+            return; // Completions of a failed store are ignored.
         }
+        let Some(pending) = self.disk.purposes.remove(&tag) else {
+            broken!("disk operation {tag} has ended and was not in flight");
+            return;
+        };
         match (pending, result) {
             (Purpose::Page(slot, again), result) => self.page_loaded(slot, again, result, out),
             (Purpose::Data { read, run }, result) => self.data_read(read, run, result, out),
@@ -234,11 +247,17 @@ impl Store {
             (Purpose::Reckon(look), result) => self.looked(look, result, out),
             (_, Err(e)) => self.fail(e.0, out),
             (Purpose::Super, Ok(_)) => {
+                invariant!(
+                    self.state == State::Starting,
+                    "a store that serves has written the superblock of its start"
+                );
                 self.durable_sb = self.sb.generation;
                 if std::mem::take(&mut self.upgrading) {
                     return self.write_superblock(Purpose::Super, out);
                 }
                 self.state = State::Serving;
+                // (The second write of an upgrade may carry a log age that was noted meanwhile.)
+                self.noted(out);
             }
             (Purpose::Group(seq), Ok(_)) => self.group_durable(seq, out),
             (Purpose::Direct(number), Ok(_)) => self.direct_written(number, out),
@@ -247,7 +266,8 @@ impl Store {
         }
     }
 
-    /// The first failed write or sync is the last: nothing is acknowledged any more (C4).
+    /// Latches the store: after the first failed write or sync nothing is acknowledged any more
+    /// (C4).
     pub(crate) fn fail(&mut self, why: String, out: &mut Vec<Output>) {
         if matches!(self.state, State::Failed(_)) {
             return;
@@ -273,19 +293,28 @@ impl Store {
 
     pub(crate) fn disk_op(&mut self, pending: Purpose, op: DiskOp, out: &mut Vec<Output>) {
         let tag = self.number();
+        let end = self.sb.geometry.disk_bytes;
         match &op {
-            DiskOp::Write { bufs, .. } => {
+            DiskOp::Write { off, bufs, .. } => {
+                let len = bufs.iter().map(|b| b.len() as u64).sum::<u64>();
+                invariant!(len > 0 && off + len <= end, "a write of {len} bytes at {off}, on a disk of {end}");
+                invariant!((off | len).is_multiple_of(BLOCK_BYTES), "a write of {len} bytes at {off} is not of blocks");
                 self.stats.disk_writes += 1;
-                self.stats.disk_bytes_written += bufs.iter().map(|b| b.len() as u64).sum::<u64>();
+                self.stats.disk_bytes_written += len;
             }
             DiskOp::Sync => self.stats.disk_syncs += 1,
-            DiskOp::Read { .. } => self.stats.disk_reads += 1,
+            DiskOp::Read { off, len } => {
+                let len = u64::from(*len);
+                invariant!(len > 0 && off + len <= end, "a read of {len} bytes at {off}, on a disk of {end}");
+                self.stats.disk_reads += 1;
+            }
         }
-        self.disk.purposes.insert(tag, pending);
+        let before = self.disk.purposes.insert(tag, pending);
+        invariant!(before.is_none(), "tag {tag} was given twice");
         out.push(Output::Disk { tag, op });
     }
 
-    /// What the store counts. Sizes and queues are as of now.
+    /// Counters since the store was opened; sizes and queue lengths as of now.
     pub fn stats(&self) -> Stats {
         Stats {
             units_total: u64::from(self.space.units.total()),
@@ -310,22 +339,23 @@ impl Store {
         if let State::Failed(why) = &self.state { Some(why) } else { None }
     }
 
-    /// The superblock last written or on its way.
+    /// The superblock last written, or being written.
     pub fn superblock(&self) -> &Superblock {
         &self.sb
     }
 
-    /// Every replica that is not being deleted.
+    /// All replicas that are not being deleted.
     pub fn replicas(&self) -> impl Iterator<Item = &ReplicaRec> {
         self.table.replicas.iter().flatten().filter(|r| !r.deleting)
     }
 
-    /// One replica.
+    /// The entry of a replica, also while it is being deleted.
     pub fn replica(&self, rid: Rid) -> Option<&ReplicaRec> {
         self.table.replicas.get(*self.table.by_rid.get(&rid)? as usize)?.as_ref()
     }
 
-    /// Chunks of a replica with a write newer than `since` (I10), at most `limit` beginning at `from`.
+    /// Chunks of a replica that hold a version newer than `since` (I10), with their highest
+    /// version: at most `limit` of them, beginning at chunk `from`.
     pub fn chunks_since(&self, rid: Rid, since: Ver, from: ChunkIx, limit: usize) -> Vec<(ChunkIx, Ver)> {
         let Some(&r) = self.table.by_rid.get(&rid) else { return Vec::new() };
         self.table
@@ -339,20 +369,20 @@ impl Store {
             .collect()
     }
 
-    /// The highest version the replica holds.
+    /// The highest version of any block of the replica; zero if it has none.
     pub fn max_ver(&self, rid: Rid) -> Ver {
         let Some(&r) = self.table.by_rid.get(&rid) else { return Ver::ZERO };
         let slots = self.table.map.range((r, 0)..=(r, u32::MAX));
         slots.filter_map(|(_, s)| self.table.slots[*s as usize].as_ref()).map(|s| s.max_ver).max().unwrap_or(Ver::ZERO)
     }
 
-    /// How far the journal has got: every group up to this one is durable. It goes on from there over restarts, so that a lower
-    /// number tells of a disk that was put back from an older copy.
+    /// The last journal group that is durable, as all before it are. Numbers go on over restarts,
+    /// so a lower one than before tells that the disk was restored from an older copy.
     pub fn position(&self) -> u64 {
         self.journal.applied
     }
 
-    /// Is anything waiting for a destage or checkpoint?
+    /// True if nothing waits for a destage or a checkpoint.
     pub fn is_clean(&self) -> bool {
         self.overlay.chunks.is_empty() && self.journal.used() == 0
     }

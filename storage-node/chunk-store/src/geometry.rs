@@ -1,4 +1,5 @@
-//! Where the regions of a disk lie. Computed once, when the disk is formatted, then read from the superblock.
+//! Where the regions of a disk lie. Computed once, when the disk is formatted, then read from the
+//! superblock.
 //!
 //! ```text
 //! 0          superblocks: generation g in slot g % 2, each twice (4 blocks)
@@ -13,35 +14,36 @@ use crate::format::index::{PAGE_REPLICAS, PAGE_SLOTS, PAGE_UNITS};
 use crate::format::page::NO_UNIT;
 use hf_policy::BLOCK_BYTES;
 
-/// The journal begins here; before it stand the superblocks and room for more.
+/// Offset of the journal. Before it are the superblocks and room for more.
 pub const JOURNAL_OFF: u64 = 64 << 10;
-/// The smallest disk that can be formatted.
+/// Size of the smallest disk that can be formatted, in bytes.
 pub const MIN_DISK: u64 = 16 << 20;
 
-/// Index pages of each half that lie in one unit of the replica table's extension.
+/// Number of index pages of each half in one unit that extends the replica table.
 pub const EXTENSION_PAGES: u32 = (UNIT_BYTES / BLOCK_BYTES / 2) as u32;
-/// Replica entries that such a unit adds to the table.
+/// Number of entries that such a unit adds to the replica table.
 pub const EXTENSION_ENTRIES: u32 = EXTENSION_PAGES * PAGE_REPLICAS as u32;
 
-/// The regions, in bytes and counts.
+/// The sizes of a disk's regions, in bytes and counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
-    /// Whole disk.
+    /// Size of the disk in bytes.
     pub disk_bytes: u64,
-    /// Journal ring's length.
+    /// Length of the journal ring in bytes.
     pub journal_bytes: u64,
-    /// Entries of the replica table.
+    /// Number of entries in the fixed part of the replica table.
     pub replicas: u32,
-    /// Chunk slots.
+    /// Number of chunk slots.
     pub slots: u32,
-    /// Data units.
+    /// Number of data units.
     pub units: u32,
 }
 
 impl Geometry {
-    /// Divides a disk. `journal` overrides the default of 5 % of the disk, at most 1 GiB. It is at least 4 MiB: two of the
-    /// largest groups and the padding before a wrap must fit. Units have numbers of 32 bits: what lies behind the first
-    /// 256 TiB of data is not used.
+    /// Divides a disk; `None` if it is too small. `journal` overrides the default journal size: 5 %
+    /// of the disk, at most 1 GiB. The journal has at least 4 MiB, so that two groups of the
+    /// largest size and the padding before a wrap fit. Units have numbers of 32 bits: space behind
+    /// the first 256 TiB of data is not used.
     pub fn divide(disk_bytes: u64, journal: Option<u64>) -> Option<Geometry> {
         if disk_bytes < MIN_DISK {
             return None;
@@ -50,7 +52,8 @@ impl Geometry {
         let replicas = (disk_bytes >> 28).clamp(64, 16384) as u32;
         let mut g = Geometry { disk_bytes, journal_bytes, replicas, slots: 0, units: 0 };
         let mut units = (disk_bytes / UNIT_BYTES).min(u64::from(NO_UNIT));
-        // Shrink until everything fits; metadata is about 1.3 %, so a few rounds do.
+        // Shrinks until everything fits. Metadata is about 1.3 % of a disk, so a few rounds
+        // suffice.
         loop {
             g.units = u32::try_from(units).ok()?;
             // One and a half chunk slots per MiB of data: sparse volumes fill slots before units.
@@ -63,34 +66,35 @@ impl Geometry {
         }
     }
 
-    /// Index pages of one half: replicas, then slots, then the unit bitmap.
+    /// Number of pages of one index half: replicas, then slots, then the unit bitmap.
     pub fn index_pages(&self) -> u32 {
         self.replica_pages() + self.slot_pages() + self.bitmap_pages()
     }
-    /// Pages of the replica table, without its extensions.
+    /// Number of pages in the fixed part of the replica table.
     pub fn replica_pages(&self) -> u32 {
         self.replicas.div_ceil(PAGE_REPLICAS as u32)
     }
-    /// Pages of the slot table.
+    /// Number of pages of the slot table.
     pub fn slot_pages(&self) -> u32 {
         self.slots.div_ceil(PAGE_SLOTS as u32)
     }
-    /// Pages of the unit bitmap.
+    /// Number of pages of the unit bitmap.
     pub fn bitmap_pages(&self) -> u32 {
         self.units.div_ceil(PAGE_UNITS as u32)
     }
-    /// Index pages of one half, those in so many extensions of the replica table included; they come last.
+    /// Number of pages of one index half, including those in `extensions` units of the replica
+    /// table, which come last.
     pub fn pages_with(&self, extensions: usize) -> u32 {
         self.index_pages() + extensions as u32 * EXTENSION_PAGES
     }
-    /// The index page of a replica entry.
+    /// The index page that holds a replica entry.
     pub fn replica_page(&self, entry: u32) -> u32 {
         match entry.checked_sub(self.replicas) {
             None => entry / PAGE_REPLICAS as u32,
             Some(beyond) => self.index_pages() + beyond / PAGE_REPLICAS as u32,
         }
     }
-    /// The replica entries of an index page; none if it holds something else.
+    /// The replica entries that an index page holds; `None` if it holds something else.
     pub fn entries_of(&self, page: u32) -> Option<std::ops::Range<u32>> {
         let (first, end) = match page.checked_sub(self.index_pages()) {
             Some(beyond) => (self.replicas + beyond * PAGE_REPLICAS as u32, u32::MAX),
@@ -99,7 +103,8 @@ impl Geometry {
         };
         Some(first..(first + PAGE_REPLICAS as u32).min(end))
     }
-    /// Where an index page lies; `extensions`: the units in which the replica table goes on.
+    /// Offset of an index page; `None` if it is beyond the index. `extensions` are the units that
+    /// extend the replica table.
     pub fn index_page_off(&self, half: u8, page: u32, extensions: &[u32]) -> Option<u64> {
         let Some(beyond) = page.checked_sub(self.index_pages()) else {
             return Some(self.index_off(half) + u64::from(page) * BLOCK_BYTES);
@@ -108,24 +113,24 @@ impl Geometry {
         let at = u64::from(half & 1) * u64::from(EXTENSION_PAGES) + u64::from(beyond % EXTENSION_PAGES);
         Some(self.unit_off(unit) + at * BLOCK_BYTES)
     }
-    /// Where an index half begins.
+    /// Offset of an index half.
     pub fn index_off(&self, half: u8) -> u64 {
         JOURNAL_OFF + self.journal_bytes + u64::from(half & 1) * u64::from(self.index_pages()) * BLOCK_BYTES
     }
-    /// Where a chunk slot's page copy lies.
+    /// Offset of one of the two page copies of a chunk slot.
     pub fn page_off(&self, slot: u32, copy: u8) -> u64 {
         self.index_off(0)
             + (u64::from(self.index_pages()) * 2 + u64::from(slot) * 2 + u64::from(copy & 1)) * BLOCK_BYTES
     }
-    /// Where the data units begin.
+    /// Offset of the first data unit.
     pub fn data_off(&self) -> u64 {
         self.page_off(self.slots, 0).next_multiple_of(UNIT_BYTES)
     }
-    /// Where a unit lies.
+    /// Offset of a data unit.
     pub fn unit_off(&self, unit: u32) -> u64 {
         self.data_off() + u64::from(unit) * UNIT_BYTES
     }
-    /// Bytes for data.
+    /// Number of bytes in all data units.
     pub fn data_bytes(&self) -> u64 {
         u64::from(self.units) * UNIT_BYTES
     }

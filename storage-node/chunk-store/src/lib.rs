@@ -1,8 +1,10 @@
-//! The chunk store's engine: versioned, checksummed 4 KiB blocks of shard replicas on one disk; thin and crash-safe.
+//! The chunk store: versioned, checksummed blocks of 4 KiB for the shard replicas of one disk;
+//! thin-provisioned and crash-safe.
 //!
-//! Pure: `Store::step(input, &mut out)` takes operations and disk completions and returns disk operations and answers. It
-//! keeps the contract C1–C14 (`docs/disk-format.md` repeats it with the bytes). It knows nothing of replication,
-//! sockets or the index database: everything a disk needs to be understood is on that disk.
+//! The crate is pure: `Store::step(input, &mut out)` takes operations and disk completions and
+//! returns disk operations and answers. It keeps the contract C1–C14 (`docs/disk-format.md` states
+//! it beside the bytes). It knows nothing of replication, of sockets or of an index database:
+//! everything needed to understand a disk is on that disk.
 //!
 //! | module | decides |
 //! | --- | --- |
@@ -10,16 +12,33 @@
 //! | [`format`] | every byte on disk: superblock, index pages, chunk pages, journal groups |
 //! | [`geometry`] | where the regions lie |
 //! | [`engine`] | the state machine: wires the parts below |
-//! | `requests` | operations: what goes in and out; writes, reads, what must look at what is there |
-//! | `table` | which replicas, which of their chunks, in which slots; pages in memory |
-//! | `space` | which 64 KiB units and slots are free, promised, on their way back (C7) |
-//! | `journal` | groups in, a durable prefix out |
-//! | `overlay` | what is durable and not in place yet: apply, destage, pace |
-//! | `checkpoint` | makes the index say so and lets the journal go |
+//! | `requests` | operations: what goes in and out; writes, reads, and what must look at the stored blocks first |
+//! | `table` | which replicas exist, which chunks they have, in which slots; chunk pages in memory |
+//! | `space` | which 64 KiB units and chunk slots are free, promised, or being freed (C7) |
+//! | `journal` | takes groups of records; makes a prefix of them durable |
+//! | `overlay` | acknowledged blocks that are not in place yet: apply, destage, pace |
+//! | `checkpoint` | makes the index cover the journal, then frees the journal's groups |
+//! | `check` | verifies the state of all parts, for tests and the simulator |
 //! | [`recovery`] | what a disk holds after a crash |
 //! | [`mutant`] | rules broken on purpose, for the tests of the tests |
 //! | [`sim`] | a simulated disk that loses, tears and damages what was not synced |
 
+/// Lowers a counter that is kept beside the things it counts. A counter that would fall below zero
+/// is reported by `broken!` and becomes zero.
+macro_rules! lower {
+    ($count:expr, $by:expr, $what:literal) => {{
+        let by = $by;
+        match $count.checked_sub(by) {
+            Some(left) => $count = left,
+            None => {
+                hf_policy::broken!("the number of {} is {}, and falls by {by}", $what, $count);
+                $count = 0;
+            }
+        }
+    }};
+}
+
+mod check;
 mod checkpoint;
 pub mod disk;
 pub mod engine;
@@ -41,9 +60,9 @@ pub use format::replica::ReplicaRec;
 pub use recovery::{FormatParams, OpenError};
 
 pub use hf_policy::UNIT_BYTES;
-/// Blocks of an allocation unit.
+/// Number of 4 KiB blocks in an allocation unit of 64 KiB.
 pub const UNIT_BLOCKS: usize = 16;
-/// Units of a chunk.
+/// Number of allocation units in a chunk of 1 MiB.
 pub const CHUNK_UNITS: usize = 16;
-/// Bytes of memory that a chunk page takes when it is decoded (and its place in the cache).
+/// Bytes of memory that one decoded chunk page takes, including its entry in the cache.
 pub const PAGE_MEMORY: usize = 6 << 10;

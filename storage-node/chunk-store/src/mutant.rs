@@ -1,22 +1,23 @@
-//! Rules of the store broken on purpose, one at a time, to see whether a test notices (docs/hazards.md).
+//! Rules of the store broken on purpose, one at a time, to see whether a test notices
+//! (docs/hazards.md).
 //!
-//! Only with the cargo feature `mutants` can one be switched on, per thread; without it every question is a constant `false`
-//! and no trace of this is in the daemon.
+//! Only the cargo feature `mutants` makes it possible to break one, per thread. Without the feature
+//! every question is a constant `false`, and the daemon has no trace of this.
 
 macro_rules! mutants {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// A broken rule.
+        /// A rule that can be broken.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Mutant { $($(#[$doc])* $name),* }
-        /// All of them.
+        /// Every rule that can be broken.
         pub const ALL: &[Mutant] = &[$(Mutant::$name),*];
     };
 }
 
 mutants! {
-    /// A journal header with any salt is taken for one of this disk.
+    /// A journal header with any salt counts as one of this disk.
     AnySaltWillDo,
-    /// Payload that begins like a journal header is journaled as it is.
+    /// Payload that begins like a journal header is journaled without a mask.
     PayloadUnmasked,
     /// A deleted replica's entry is used again while the journal still names the replica.
     EntryReusedEarly,
@@ -24,9 +25,9 @@ mutants! {
     SlotReusedEarly,
     /// The units of a chunk whose page is lost are not looked for.
     LostUnitsForgotten,
-    /// The units of every page that cannot be read just now are given away.
+    /// The units of a page that cannot be read at the moment are freed.
     UnreadableUnitsGiven,
-    /// What a killed process left in a cache counts when the disk is opened.
+    /// Bytes that a killed process left in a cache count as durable when the disk is opened.
     OpeningTrustsCaches,
     /// A superblock names the units of the replica table before their pages are written.
     TableNamedEarly,
@@ -38,12 +39,15 @@ mutants! {
     RewrittenIsBad,
     /// A free chunk slot counts as room for 64 KiB.
     SlotsAreUnits,
-    /// What zeroes of parts of chunks make free is no room before a checkpoint.
+    /// Units that zeroes of parts of chunks will free do not count as room before a checkpoint.
     PartsAreNoRoom,
-    /// An operation that must look at what is there is refused though space is on its way back.
+    /// An operation that must look at stored blocks is refused although space is being freed.
     SlowNeverWaits,
-    /// A destage gives units back under writes in flight that rely on them.
+    /// A destage frees units that writes in flight rely on.
     FreesHeldUnits,
+    /// A promise of space that was spent stays in the sum of all promises. (All data is right until
+    /// the sum says that the disk is full, so only the store's own checks can notice.)
+    SpentPromiseCounts,
 }
 
 #[cfg(feature = "mutants")]
@@ -55,7 +59,7 @@ mod chosen {
         static CHOSEN: Cell<Option<Mutant>> = const { Cell::new(None) };
     }
 
-    /// Is this rule broken now?
+    /// True if this rule is broken in this thread.
     pub fn is(m: Mutant) -> bool {
         CHOSEN.get() == Some(m)
     }
@@ -69,7 +73,7 @@ mod chosen {
 #[cfg(feature = "mutants")]
 pub use chosen::{is, set};
 
-/// Is this rule broken now?
+/// True if this rule is broken in this thread.
 #[cfg(not(feature = "mutants"))]
 #[inline(always)]
 pub const fn is(_: Mutant) -> bool {

@@ -7,7 +7,7 @@
 //! | none has our magic | not ours: [`OpenError::NotOurs`] |
 //! | magic, but no copy verifies | damaged: refuse |
 //! | newest valid generation g, nothing says more | open g |
-//! | a group in the journal names a durable superblock newer than g | that one was lost: refuse (stale state would be served) |
+//! | a journal group names a durable superblock newer than g | that one was lost: refuse (its state is stale) |
 //!
 //! | journal at the expected group | decision |
 //! | --- | --- |
@@ -28,43 +28,45 @@ use hf_policy::{BLOCK_SIZE, ClusterId, DiskUuid, LogAge, NodeId, crc};
 mod load;
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
-/// Sectors behind the journal's end that may be unreadable. A disk with more is a dead one, and each may take it seconds to give up.
+/// Largest number of unreadable sectors behind the journal's end. A disk with more is dying, and
+/// each may take it seconds to report.
 const MOST_UNREADABLE: usize = 16;
 
-/// How to format.
+/// What a disk is formatted with.
 #[derive(Clone, Copy, Debug)]
 pub struct FormatParams {
-    /// Whose.
+    /// The cluster that the disk belongs to.
     pub cluster: ClusterId,
-    /// The node that formats it.
+    /// The node that formats the disk.
     pub node: NodeId,
-    /// Random.
+    /// The disk's identity, a random number.
     pub disk: DiskUuid,
-    /// Journal bytes; by default 5 % of the disk, from 4 MiB to 1 GiB.
+    /// Size of the journal in bytes; by default 5 % of the disk, from 4 MiB to 1 GiB.
     pub journal: Option<u64>,
-    /// Random; [`Salt::NONE`] makes a disk of format version 1, as older releases did.
+    /// The disk's salt, a random number. [`Salt::NONE`] makes a disk of format version 1, as older
+    /// releases did.
     pub salt: Salt,
 }
 
 /// Why a disk cannot be opened or formatted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// The device failed.
+    /// The device reported an error.
     #[error("the disk cannot be read: {0}")]
     Disk(#[from] DiskError),
-    /// Nothing of ours.
+    /// The disk holds no superblock of Holdfast.
     #[error("it holds no Holdfast store (no superblock)")]
     NotOurs,
-    /// From the future.
+    /// The disk has a format of a later release.
     #[error("it has format version {0}, this release knows up to {known}; upgrade this node", known = crate::format::FORMAT_VERSION)]
     TooNew(u32),
-    /// Damaged beyond what a crash can do.
+    /// The disk is damaged in a way that no crash explains.
     #[error("it is damaged: {0}; its replicas must be rebuilt from other nodes")]
     Damaged(String),
-    /// Cannot be formatted.
+    /// The disk is too small; its size in bytes.
     #[error("it has {0} bytes; a disk needs at least {MIN_DISK}")]
     TooSmall(u64),
-    /// It holds a store already.
+    /// The disk holds a store of this cluster already.
     #[error("it holds a store of cluster {0} already; remove that first if it is no longer needed")]
     InUse(ClusterId),
 }
@@ -73,7 +75,7 @@ fn damaged<T>(why: impl Into<String>) -> Result<T, OpenError> {
     Err(OpenError::Damaged(why.into()))
 }
 
-/// Is there a superblock, and whose? Used before formatting and by inspectors.
+/// The newest superblock of a disk. For formatting and for inspectors.
 pub fn probe(disk: &mut dyn RawDisk) -> Result<Superblock, OpenError> {
     newest_superblock(disk).map(|(sb, _)| sb)
 }
@@ -124,14 +126,14 @@ pub fn format(disk: &mut dyn RawDisk, p: FormatParams) -> Result<Superblock, Ope
     Ok(sb)
 }
 
-/// One error of a bus or a controller is no reason to give a whole disk up: what fails is read once more.
+/// Reads twice: one error of a bus or a controller is no reason to give up a whole disk.
 fn read(disk: &mut dyn RawDisk, off: u64, len: usize) -> Result<Bytes, DiskError> {
     disk.read(off, len).or_else(|_| disk.read(off, len))
 }
 
-/// What each of the four places for a copy of the superblock holds.
+/// The contents of the four places for copies of the superblock.
 pub fn superblocks(disk: &mut dyn RawDisk) -> [Result<Superblock, Bad>; 4] {
-    // An unreadable copy is a damaged copy; the others decide.
+    // (An unreadable copy counts as damaged; the other copies decide.)
     [0, 1, 2, 3].map(|i| read(disk, i * BLOCK, BLOCK_SIZE).map_or(Err(Bad::Damaged), |b| Superblock::decode(&b)))
 }
 
@@ -164,8 +166,9 @@ fn newest_superblock(disk: &mut dyn RawDisk) -> Result<(Superblock, bool), OpenE
 
 /// Opens a disk and replays its journal. Writes nothing; [`Store::start`] must follow.
 ///
-/// What is read must survive power loss before it counts: a process that was killed may have left writes in a cache (of the
-/// device, or of the system) whose completion it never saw.
+/// What was read must survive power loss before it counts, so the disk is synced first: a killed
+/// process may have left writes in a cache (of the device or of the system) whose completion it
+/// never saw.
 pub fn open(disk: &mut dyn RawDisk, cfg: Config) -> Result<Store, OpenError> {
     if !mutant::is(Mutant::OpeningTrustsCaches) {
         disk.sync()?;
@@ -179,8 +182,8 @@ pub fn open(disk: &mut dyn RawDisk, cfg: Config) -> Result<Store, OpenError> {
     Ok(store)
 }
 
-/// Walks the journal as opening does: every group in force, with its place in the journal and its bytes. Tells why the walk ended
-/// before the end, if it did.
+/// Walks the journal as opening does: calls `each` with every group in force, its offset in the
+/// ring and its length in bytes. Returns why the walk ended early, if it did.
 pub fn journal(disk: &mut dyn RawDisk, mut each: impl FnMut(u64, u64, &Group)) -> Result<Option<OpenError>, OpenError> {
     let (sb, any_damaged) = newest_superblock(disk)?;
     let mut store = load::index(disk, Config::default(), sb)?;
@@ -188,7 +191,7 @@ pub fn journal(disk: &mut dyn RawDisk, mut each: impl FnMut(u64, u64, &Group)) -
     Ok(check_end(disk, &store, &scan, any_damaged).err())
 }
 
-/// Where the journal's scan ended.
+/// Where the scan of the journal stands.
 struct Scan {
     tail: JournalTail,
     journal_gen: u64,
@@ -205,7 +208,7 @@ fn replay(
     loop {
         let next = read_group(disk, store, scan.tail.off, &scan)?.map(|x| (scan.tail.off, x));
         let found = match next {
-            // (Only where a group may not have fitted.)
+            // (Only where a group of the largest size would not have fitted before the end.)
             None if scan.tail.off != 0 && scan.tail.off + MAX_GROUP_BYTES > ring => {
                 read_group(disk, store, 0, &scan)?.map(|x| (0, x))
             }
@@ -229,7 +232,7 @@ fn replay(
 
 type Found = (Group, u32, Bytes, u64);
 
-/// The group at `off`, if it is whole and follows what was scanned so far.
+/// The group at `off`, if it verifies and follows what was scanned so far.
 fn read_group(disk: &mut dyn RawDisk, store: &Store, off: u64, scan: &Scan) -> Result<Option<Found>, OpenError> {
     let ring = store.superblock().geometry.journal_bytes;
     if off + BLOCK > ring {
@@ -259,7 +262,8 @@ fn read_group(disk: &mut dyn RawDisk, store: &Store, off: u64, scan: &Scan) -> R
     Ok(payload_verifies(&group, &payload, store).then_some((group, crc, payload, bytes)))
 }
 
-/// Every payload block must be the one its record means. Records of replicas that are gone are not applied, nor judged.
+/// True if every payload block is the one its record means. Records of replicas that are gone are
+/// not applied, so they are not verified.
 fn payload_verifies(group: &Group, payload: &Bytes, store: &Store) -> bool {
     let mut blocks = payload.chunks_exact(BLOCK_SIZE);
     for rec in &group.records {
@@ -277,20 +281,21 @@ fn payload_verifies(group: &Group, payload: &Bytes, store: &Store) -> bool {
     true
 }
 
-/// The end of the scan must be the end of what was acknowledged.
+/// Verifies that the scan ended at the end of what was acknowledged.
 fn check_end(disk: &mut dyn RawDisk, store: &Store, scan: &Scan, any_damaged: bool) -> Result<(), OpenError> {
     let sb = store.superblock();
     if scan.newest_checkpoint > sb.generation {
         return damaged("its newest superblock is lost");
     }
-    // When the disk got its salt every group of before had been replayed. (So headers without a salt are asked nothing on a
-    // disk that has one.)
+    // When the disk got its salt, every earlier group had been replayed. (So a disk that has a salt
+    // never asks headers without one.)
     if scan.tail.seq < sb.salted_from {
         return damaged(format!("journal group {} was durable and cannot be read", scan.tail.seq));
     }
     let salt = sb.salt;
     let ring = sb.geometry.journal_bytes;
-    // The next groups lie within a few group lengths behind the end, or at the ring's beginning.
+    // The groups that follow lie within a few group lengths behind the end, or at the ring's
+    // beginning.
     let window = if any_damaged { ring } else { (3 * MAX_GROUP_BYTES).min(ring) };
     let mut unreadable = 0;
     let mut look = |from: u64, len: u64| -> Result<(), OpenError> {
@@ -299,7 +304,7 @@ fn check_end(disk: &mut dyn RawDisk, store: &Store, scan: &Scan, any_damaged: bo
             let n = (1 << 20).min((from + len).min(ring) - off);
             let piece = read(disk, JOURNAL_OFF + off, n as usize);
             for i in 0..n / BLOCK {
-                // (A sector there that cannot be read is none in force: it says nothing, and the others decide.)
+                // (An unreadable sector there holds no group in force; the others decide.)
                 let block = match &piece {
                     Ok(all) => Ok(all.slice((i * BLOCK) as usize..((i + 1) * BLOCK) as usize)),
                     Err(_) => read(disk, JOURNAL_OFF + off + i * BLOCK, BLOCK_SIZE),

@@ -1,27 +1,28 @@
-//! A simulated disk: what was not synced may be lost, block by block and in any order, when the power goes; and on order it
-//! loses, tears, misdirects or damages writes and fails operations. Everything follows from a seed.
+//! A simulated disk. When the power goes, each block that was not synced may be lost, independently
+//! of the others. On order the disk loses, tears, misdirects or damages writes, and fails
+//! operations. Everything follows from a seed.
 //!
-//! Model: a write lands in a volatile buffer at submission time; a durable write is moved to the media when it
-//! completes; a sync moves every write completed before it was submitted. A crash keeps a random subset of
-//! the buffered blocks, in write order per block.
+//! Model: a write lands in a volatile buffer when it is submitted; a durable write moves to the
+//! media when it completes; a sync moves every write that had completed before the sync was
+//! submitted. A crash keeps a random subset of the buffered blocks, in write order per block.
 
 use crate::disk::{DiskError, DiskOp, RawDisk};
 use bytes::Bytes;
 use hf_policy::BLOCK_SIZE;
 use std::collections::BTreeMap;
 
-/// xorshift64*: small, seeded, good enough to explore.
+/// A seeded xorshift64* generator: small, and good enough to explore.
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
 
 impl Rng {
-    /// From any seed.
+    /// A generator for any seed.
     pub fn new(seed: u64) -> Rng {
         let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         Rng((z ^ (z >> 27)) | 1)
     }
-    /// The next number.
+    /// The next number, of 64 bits.
     pub fn next_u64(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -32,7 +33,7 @@ impl Rng {
     pub fn below(&mut self, n: u64) -> u64 {
         if n == 0 { 0 } else { (self.next_u64() >> 11) % n }
     }
-    /// True once in `n`.
+    /// True with probability 1/`n`; always true for `n` = 0 or 1.
     pub fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
@@ -43,7 +44,7 @@ struct Buffered {
     block: u64,
     data: Bytes,
     print: u64,
-    /// Completed operations are what a sync covers.
+    /// The number of the operation that wrote it: a sync covers the completed ones.
     op: u64,
     completed: bool,
 }
@@ -53,16 +54,16 @@ struct InFlight {
     tag: u64,
     op: DiskOp,
     number: u64,
-    /// For a sync: the writes it covers are those completed before it was submitted.
+    /// For a sync: it covers writes that completed before it was submitted.
     covers: u64,
 }
 
-/// The disk.
+/// The simulated disk: its media, its volatile buffer, and the operations in flight.
 #[derive(Clone, Debug)]
 pub struct SimDisk {
     size: u64,
     media: BTreeMap<u64, Bytes>,
-    /// The fingerprint of each of them, and the sum.
+    /// The fingerprint of each block on the media.
     prints: BTreeMap<u64, u64>,
     fingerprint: u64,
     buffer: Vec<Buffered>,
@@ -70,26 +71,29 @@ pub struct SimDisk {
     number: u64,
     completions: u64,
     completed_at: BTreeMap<u64, u64>,
-    /// Every write and sync from here on fails: EIO.
+    /// If set, every write and sync fails with EIO.
     pub fail_writes: bool,
-    /// The next sync fails, and what it covered is gone: the kernel marks pages that it could not write as clean, and a second
-    /// sync would say that all is well.
+    /// If set, the next sync fails and the writes it covered are dropped. (A kernel marks pages
+    /// that it could not write as clean, so a second sync would report success.)
     pub fail_next_sync: bool,
-    /// Reads of these blocks fail, EIO, until they are written again: the disk puts other sectors in their place.
+    /// Blocks whose reads fail with EIO until they are written again. (A disk then remaps the
+    /// sector.)
     pub unreadable: std::collections::BTreeSet<u64>,
-    /// So many more reads fail: EIO.
+    /// Number of further reads that fail with EIO.
     pub fail_reads: u32,
-    /// The next write is acknowledged but never happens.
+    /// If set, a write is acknowledged and never happens.
     pub lose_next_write: bool,
-    /// So many more writes happen before that.
+    /// Number of writes that still happen before that one.
     pub lose_after: u32,
 }
 
 const ZERO: &[u8] = &[0; BLOCK_SIZE];
-/// What large reads of space that nobody wrote return, without a copy (opening looks through the whole journal).
+/// Returned without a copy by large reads of space never written. (Opening a disk reads the whole
+/// journal.)
 static ZEROES: [u8; 1 << 20] = [0; 1 << 20];
 
-/// A block's part in the disk's fingerprint; zeroes have none, as if they were never written.
+/// A block's part in the disk's fingerprint. A block of zeroes has none, as if it was never
+/// written.
 fn print(block: u64, data: &[u8]) -> u64 {
     let mut h = block.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut any = 0;
@@ -123,7 +127,7 @@ impl SimDisk {
         }
     }
 
-    /// Takes an operation; it completes when [`SimDisk::complete`] chooses it.
+    /// Takes an operation. It completes when [`SimDisk::complete`] chooses it.
     pub fn submit(&mut self, tag: u64, op: DiskOp) {
         self.number += 1;
         if let DiskOp::Write { off, bufs, .. } = &op {
@@ -136,7 +140,7 @@ impl SimDisk {
             self.lose_after = self.lose_after.saturating_sub(u32::from(self.lose_next_write));
             if lost {
                 self.lose_next_write = false;
-                // Acknowledged, never done: the buffer does not see it.
+                // (Acknowledged and never done: the buffer does not get it.)
             } else if !self.fail_writes {
                 for (i, b) in all.chunks_exact(BLOCK_SIZE).enumerate() {
                     let data = Bytes::copy_from_slice(b);
@@ -148,12 +152,12 @@ impl SimDisk {
         self.inflight.push(InFlight { tag, op, number: self.number, covers: self.completions });
     }
 
-    /// How many operations are in flight.
+    /// Number of operations in flight.
     pub fn pending(&self) -> usize {
         self.inflight.len()
     }
 
-    /// Completes the `i`-th operation in flight.
+    /// Completes the `i`-th operation in flight; `None` if there are fewer.
     pub fn complete(&mut self, i: usize) -> Option<(u64, Result<Bytes, DiskError>)> {
         if i >= self.inflight.len() {
             return None;
@@ -191,7 +195,8 @@ impl SimDisk {
         Some((f.tag, result))
     }
 
-    /// Moves buffered blocks to the media. A block that was written again later keeps its later content in the buffer.
+    /// Moves buffered blocks to the media. A block that was written again later keeps its later
+    /// content in the buffer.
     fn harden(&mut self, which: impl Fn(&Buffered) -> bool) {
         let mut kept = Vec::new();
         for b in std::mem::take(&mut self.buffer) {
@@ -229,13 +234,14 @@ impl SimDisk {
         Ok(Bytes::from(out))
     }
 
-    /// The process is gone: nobody hears of what was in flight. Its writes are in the disk's cache, and as volatile as before.
+    /// The process is killed: nobody hears of what was in flight. Its writes are in the disk's
+    /// cache and stay volatile.
     pub fn abandon(&mut self) {
         self.inflight.clear();
     }
 
-    /// Power loss: of every buffered block a random prefix of its writes survives; a surviving write may be torn at a
-    /// 512-byte boundary.
+    /// Power loss: of each buffered block a random prefix of its writes survives; a surviving write
+    /// may be torn at a boundary of 512 bytes.
     pub fn crash(&mut self, rng: &mut Rng) {
         let mode = rng.below(4);
         for b in std::mem::take(&mut self.buffer) {
@@ -260,12 +266,12 @@ impl SimDisk {
         self.fail_writes = false;
     }
 
-    /// Writes that are not durable yet, oldest first: their blocks.
+    /// The blocks of writes that are not durable yet, oldest write first.
     pub fn volatile(&self) -> Vec<u64> {
         self.buffer.iter().map(|b| b.block).collect()
     }
 
-    /// Power loss that keeps exactly these of [`SimDisk::volatile`].
+    /// Power loss that keeps exactly the chosen ones of [`SimDisk::volatile`], by position.
     pub fn crash_keeping(&mut self, keep: impl Fn(usize) -> bool) {
         for (i, b) in std::mem::take(&mut self.buffer).into_iter().enumerate() {
             if keep(i) {
@@ -276,19 +282,19 @@ impl SimDisk {
         self.fail_writes = false;
     }
 
-    /// Flips one bit on the media.
+    /// Flips one bit of a block on the media.
     pub fn flip(&mut self, block: u64, bit: usize) {
         let mut data = self.media.get(&block).map_or_else(|| ZERO.to_vec(), |b| b.to_vec());
         data[bit / 8 % BLOCK_SIZE] ^= 1 << (bit % 8);
         self.set_block(block, Bytes::from(data));
     }
 
-    /// Blocks on the media that were ever written.
+    /// Numbers of the blocks on the media that were ever written.
     pub fn written(&self) -> Vec<u64> {
         self.media.keys().copied().collect()
     }
 
-    /// A block's bytes on the media.
+    /// The bytes of a block as a read returns them.
     pub fn block(&self, block: u64) -> Bytes {
         self.block_now(block)
     }
@@ -306,7 +312,8 @@ impl SimDisk {
         self.fingerprint = self.fingerprint.wrapping_sub(before).wrapping_add(print);
     }
 
-    /// What [`SimDisk::fingerprint`] would say after [`SimDisk::crash_keeping`], without the crash.
+    /// The value that [`SimDisk::fingerprint`] would have after [`SimDisk::crash_keeping`], without
+    /// the crash.
     pub fn fingerprint_keeping(&self, keep: impl Fn(usize) -> bool) -> u64 {
         let mut last = BTreeMap::new();
         let kept = self.buffer.iter().enumerate().filter(|(i, _)| keep(*i));
@@ -316,7 +323,7 @@ impl SimDisk {
         })
     }
 
-    /// Tells media that differ from each other: equal content, equal number.
+    /// A number that is equal for media with equal contents, and differs for others.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
     }

@@ -1,4 +1,5 @@
-//! Bounds that hold under any load: memory, and a journal that is full and drains all the same (C13).
+//! Bounds that hold under any load: memory, and a journal that is full and drains all the same
+//! (C13).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::common::*;
@@ -40,6 +41,7 @@ fn memory_keeps_its_bounds_whatever_comes() {
             ..Config::default()
         };
         let mut w = World::with(seed, 96 << 20, 16 << 20, cfg);
+        w.every = 50;
         let mut most = 0;
         overrun(&mut w, 3000, |w| {
             let s = w.store.stats();
@@ -66,6 +68,7 @@ fn a_full_journal_drains_and_trims_and_deletes_fit_into_it() {
             ..Config::default()
         };
         let mut w = World::with(seed, 64 << 20, 4 << 20, cfg);
+        w.every = 50;
         let (mut fullest, mut while_full) = (0, 0);
         overrun(&mut w, 4000, |w| {
             let s = w.store.stats();
@@ -91,7 +94,8 @@ fn a_full_journal_drains_and_trims_and_deletes_fit_into_it() {
     }
 }
 
-/// While groups take much longer beside destaging than without, one chunk at a time goes in place; when they do not, many.
+/// While groups take much longer beside destaging than without, one chunk at a time goes in place;
+/// when they do not, many.
 #[test]
 fn destaging_gives_way_to_a_foreground_that_suffers() {
     let most_at_once = |beside: u64| {
@@ -103,6 +107,7 @@ fn destaging_gives_way_to_a_foreground_that_suffers() {
             ..Config::default()
         };
         let mut w = World::with(3, 96 << 20, 16 << 20, cfg);
+        w.every = 50;
         w.took = Some(200);
         let (mut at_once, mut steady) = (0, 0);
         for i in 0..30_000u64 {
@@ -135,6 +140,7 @@ fn destaging_gives_way_to_a_foreground_that_suffers() {
 #[test]
 fn a_checkpoint_queues_no_more_at_once_than_a_ring_takes() {
     let mut w = World::with(1, 256 << 20, 16 << 20, Config::default());
+    w.every = 50;
     let blocks = (0..BLOCKS).step_by(2);
     for block in blocks {
         w.write(hf_policy::BlockRange::new(block, 1));
@@ -169,8 +175,8 @@ impl RawDisk for Counted<'_> {
     }
 }
 
-/// A large disk: its index is read in large pieces, and the first checkpoint, which writes all of the other half, never holds more
-/// than a few MiB of it.
+/// A large disk: its index is read in large pieces, and the first checkpoint, which writes all of
+/// the other half, never holds more than a few MiB of it.
 #[test]
 fn a_large_index_is_read_and_written_in_pieces() {
     let mut w = World::with(1, 1 << 40, 8 << 20, Config::default());
@@ -197,6 +203,7 @@ fn a_large_index_is_read_and_written_in_pieces() {
         most = most.max(step);
         all += step;
     }
+    w.store.check();
     assert!(all > 12_000 * 4096, "{all}");
     assert!(most <= 4 << 20, "{most} bytes in one step");
 }

@@ -1,12 +1,16 @@
-//! Corruption of every structure (hazards 15): a zeroed sector, a zeroed block, two blocks exchanged, an older block put back, a
-//! write that went to the wrong place. Each is refused when the disk is opened, or what it hit is reported as bad, or it hit bytes
-//! that are not in use; wrong or older content never comes back, not even after the store has gone on and destaged (C12).
+//! Corruption of every structure (hazards 15): a zeroed sector, a zeroed block, two blocks
+//! exchanged, an older block put back, a write that went to the wrong place. Each is refused when
+//! the disk is opened, or what it hit is reported as bad, or it hit bytes that are not in use;
+//! wrong or older content never comes back, not even after the store has gone on and destaged
+//! (C12).
 //!
 //! What no store can see by itself:
-//! - the last journal group: nothing after it says that it was durable, so that its loss looks like a write that the power cut
-//!   short. The disk is then as it was just before that group, whole. (A test below pins that.)
-//! - a whole older image: it is a consistent disk. Its journal's position tells (`Store::position`); the replica's promise and the
-//!   nodes that remember it do the rest (`tests/tests/put_back.rs`).
+//! - the last journal group: nothing after it says that it was durable, so that its loss looks like
+//!   a write that the power cut short. The disk is then as it was just before that group, whole. (A
+//!   test below pins that.)
+//! - a whole older image: it is a consistent disk. Its journal's position tells
+//!   (`Store::position`); the replica's promise and the nodes that remember it do the rest
+//!   (`tests/tests/put_back.rs`).
 // (Two threads of the test share what they find; the store has no lock.)
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_types)]
 
@@ -137,7 +141,8 @@ fn shows(disk: &mut SimDisk, store: &mut Store, truth: &Truth) -> Result<usize, 
     Ok(bad)
 }
 
-/// Opens a damaged disk, reads all of it, lets the store go on (writes beside what may be damaged, a checkpoint), and reads again.
+/// Opens a damaged disk, reads all of it, lets the store go on (writes beside what may be damaged,
+/// a checkpoint), and reads again.
 fn fate(mut disk: SimDisk, used: &Used) -> Result<Fate, String> {
     let mut store = match recovery::open(&mut disk, config()) {
         Ok(s) => s,
@@ -169,7 +174,8 @@ fn fate(mut disk: SimDisk, used: &Used) -> Result<Fate, String> {
     })
 }
 
-/// One new block in every chunk, then a checkpoint. A store that latches its failure meanwhile has said so.
+/// One new block in every chunk, then a checkpoint. A store that latches its failure meanwhile has
+/// said so.
 fn go_on(disk: &mut SimDisk, store: &mut Store, term: Term, truth: &mut Truth) -> Result<(), String> {
     let mut out = Vec::new();
     store.start(&mut out);
@@ -179,6 +185,7 @@ fn go_on(disk: &mut SimDisk, store: &mut Store, term: Term, truth: &mut Truth) -
         let op = Op::Write { rid: RID, ver, start: BlockIx(block), crcs: crc::payloads(&data), data: data.clone() };
         truth.insert(block, (ver, Some(data)));
         store.step(Input::Op { id: chunk, op }, &mut out);
+        store.check();
     }
     let mut checkpointed = false;
     loop {
@@ -190,11 +197,15 @@ fn go_on(disk: &mut SimDisk, store: &mut Store, term: Term, truth: &mut Truth) -
             }
         }
         match disk.complete(0) {
-            Some((tag, result)) => store.step(Input::DiskDone { tag, result }, &mut out),
+            Some((tag, result)) => {
+                store.step(Input::DiskDone { tag, result }, &mut out);
+                store.check();
+            }
             None if checkpointed => return Ok(()),
             None => {
                 checkpointed = true;
                 store.step(Input::Op { id: 99, op: Op::Checkpoint }, &mut out);
+                store.check();
             }
         }
     }
@@ -238,7 +249,8 @@ const EACH: usize = 40;
 
 type Table = BTreeMap<(Kind, usize), BTreeMap<Fate, usize>>;
 
-/// Blocks to damage: of each structure some, spread over it; of the journal those in force, and some that are not.
+/// Blocks to damage: of each structure some, spread over it; of the journal those in force, and
+/// some that are not.
 fn targets(u: &Used) -> Vec<(usize, u64)> {
     let written = u.disk.written();
     let of = |s: usize| written.iter().copied().filter(move |b| structure(&u.geometry, *b) == s);
@@ -336,8 +348,8 @@ fn print(table: &Table) {
     }
 }
 
-/// The one corruption of a journal in force that looks like a crash: it takes the disk back by exactly one group, and nothing is
-/// mixed. What is older than that is refused.
+/// The one corruption of a journal in force that looks like a crash: it takes the disk back by
+/// exactly one group, and nothing is mixed. What is older than that is refused.
 #[test]
 fn only_the_last_journal_group_can_be_lost_without_a_word() {
     let u = used(311);
@@ -366,8 +378,8 @@ fn a_whole_older_image_is_told_by_its_position_alone() {
     }
 }
 
-/// A superblock write that was acknowledged and never reached the disk, both copies of it: what the journal says since names a
-/// superblock that is not there.
+/// A superblock write that was acknowledged and never reached the disk, both copies of it: what the
+/// journal says since names a superblock that is not there.
 #[test]
 fn an_older_superblock_put_back_is_seen_by_what_was_written_since() {
     let u = used(313);
@@ -388,8 +400,8 @@ fn an_older_superblock_put_back_is_seen_by_what_was_written_since() {
     assert!(matches!(fate, Ok(Fate::Refused)), "{fate:?}");
 }
 
-/// The power goes while a superblock is written, after a group that was begun in the meantime became durable: a torn superblock is
-/// what a crash leaves, not damage.
+/// The power goes while a superblock is written, after a group that was begun in the meantime
+/// became durable: a torn superblock is what a crash leaves, not damage.
 #[test]
 fn a_superblock_torn_by_a_crash_does_not_condemn_the_disk() {
     for torn in 0..4u64 {

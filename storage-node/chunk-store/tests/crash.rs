@@ -1,5 +1,6 @@
-//! Crash states: at every step of random workloads the power goes, with every kind of loss the simulated disk knows; what
-//! was acknowledged must be there, whole; what was not may be there, whole; nothing else.
+//! Crash states: at every step of random workloads the power goes, with every kind of loss the
+//! simulated disk knows; what was acknowledged must be there, whole; what was not may be there,
+//! whole; nothing else.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use crate::common::*;
@@ -38,12 +39,13 @@ fn verify(
     (disk, now)
 }
 
-/// 50,000 crash states (quality.md), each verified block by block. `HOLDFAST_CRASH_SEEDS` sets how many seeds.
+/// 50,000 crash states (quality.md), each verified block by block. `HOLDFAST_CRASH_SEEDS` sets how
+/// many seeds.
 #[test]
 fn every_acknowledged_write_survives_power_loss() {
     let seeds: u64 = std::env::var("HOLDFAST_CRASH_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(400);
-    // SAFETY: sets two numbers of the allocator. Disks are made and dropped by the million; giving their memory back to the
-    // kernel each time costs more than the store does.
+    // SAFETY: sets two numbers of the allocator. Disks are made and dropped by the million; giving
+    // their memory back to the kernel each time costs more than the store does.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 30);
@@ -77,7 +79,8 @@ fn crash_states(seed: u64) -> u64 {
     states
 }
 
-/// Crash, go on writing, crash again: what one recovery showed, the next must show too (a block must not flip back).
+/// Crash, go on writing, crash again: what one recovery showed, the next must show too (a block
+/// must not flip back).
 #[test]
 fn repeated_crashes_never_take_back_what_was_seen() {
     for seed in 0..60 {
@@ -109,8 +112,8 @@ fn repeated_crashes_never_take_back_what_was_seen() {
     }
 }
 
-/// A process is killed while a write is on its way, and the power goes later: what the replay found in the disk's cache has been shown
-/// and built upon, so it must not be gone.
+/// A process is killed while a write is on its way, and the power goes later: what the replay found
+/// in the disk's cache has been shown and built upon, so it must not be gone.
 #[test]
 pub fn what_a_replay_found_in_a_cache_survives_the_power_loss_after_it() {
     let mut w = World::new(9, 24 << 20);
@@ -133,7 +136,30 @@ pub fn what_a_replay_found_in_a_cache_survives_the_power_loss_after_it() {
     w.quiesce();
 }
 
-/// Long runs without a crash: reads always match, the journal wraps many times, units are neither lost nor doubled.
+/// Random acts of all kinds, each answered as the model says. The store verifies its own state
+/// after each.
+pub fn a_random_life(seed: u64) {
+    let mut w = World::new(seed, 24 << 20);
+    for _ in 0..400 {
+        w.random_step();
+    }
+    w.quiesce();
+    w.submit(Op::Checkpoint, "checkpoint");
+    w.quiesce();
+    for chunk in 0..BLOCKS / 256 {
+        w.read(BlockRange::new(chunk * 256, 256));
+    }
+    w.quiesce();
+    assert!(w.reads_checked >= BLOCKS / 256 && w.refused == 0 && w.failed.is_none(), "{:?}", w.store.stats());
+}
+
+#[test]
+pub fn a_random_life_breaks_no_invariant() {
+    a_random_life(77);
+}
+
+/// Long runs without a crash: reads always match, the journal wraps many times, units are neither
+/// lost nor doubled.
 #[test]
 fn a_long_life_keeps_reads_right_and_space_accounted() {
     for seed in 0..12 {

@@ -1,5 +1,6 @@
-//! Entries and slots of deleted replicas: they are used again only when no crash can bring back what stood there. And the table of
-//! replicas: it grows when it is full, over any crash, and what does not fit is refused with the number.
+//! Entries and slots of deleted replicas: they are used again only when no crash can bring back
+//! what stood there. And the table of replicas: it grows when it is full, over any crash, and what
+//! does not fit is refused with the number.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use crate::common::*;
@@ -18,7 +19,8 @@ fn complete_last(w: &mut World) {
     w.complete(w.disk.pending() - 1);
 }
 
-/// A replica is written to and deleted while a checkpoint destages; another one is made as soon as that checkpoint is durable.
+/// A replica is written to and deleted while a checkpoint destages; another one is made as soon as
+/// that checkpoint is durable.
 fn deleted_beside_a_checkpoint(w: &mut World) -> Rid {
     w.put(RID, Ver::new(7, 1), 0, &[tagged(1, 0)]);
     w.quiesce();
@@ -34,8 +36,8 @@ fn deleted_beside_a_checkpoint(w: &mut World) -> Rid {
     Rid(6)
 }
 
-/// A new replica must not inherit what the journal still says of the one that had its entry: its highest version is what a take-over
-/// and the check for storage that was put back go by.
+/// A new replica must not inherit what the journal still says of the one that had its entry: its
+/// highest version is what a take-over and the check for storage that was put back go by.
 #[test]
 pub fn a_new_replica_has_nothing_of_the_one_before_it() {
     let mut w = World::new(1, 64 << 20);
@@ -54,7 +56,8 @@ pub fn a_new_replica_has_nothing_of_the_one_before_it() {
     assert_eq!((s.entries_used, s.slots_free), (1, u64::from(w.store.superblock().geometry.slots)));
 }
 
-/// All slots are in use; a replica is deleted and its slot goes to an acknowledged write of another one.
+/// All slots are in use; a replica is deleted and its slot goes to an acknowledged write of another
+/// one.
 #[test]
 pub fn a_slot_is_there_for_every_acknowledged_write_after_a_crash() {
     let mut w = World::new(1, 64 << 20);
@@ -82,8 +85,8 @@ pub fn a_slot_is_there_for_every_acknowledged_write_after_a_crash() {
     assert_eq!(w.look_at(Rid(6), 5 * 256).1, tagged(3, 5 * 256));
 }
 
-/// Replicas come and go at random, their entries and slots are used again, and the power goes at any time: each replica that is there
-/// holds what was acknowledged to it, and no other one's.
+/// Replicas come and go at random, their entries and slots are used again, and the power goes at
+/// any time: each replica that is there holds what was acknowledged to it, and no other one's.
 #[test]
 pub fn replicas_that_come_and_go_never_mix() {
     for seed in 0..40 {
@@ -141,7 +144,8 @@ fn come_and_go(seed: u64) {
     }
 }
 
-/// As many replicas as anybody likes: the table takes units when it is full, and survives a crash at every step of that.
+/// As many replicas as anybody likes: the table takes units when it is full, and survives a crash
+/// at every step of that.
 #[test]
 pub fn a_full_table_grows() {
     let mut w = World::new(2, 64 << 20);
@@ -207,7 +211,8 @@ fn check_crash(w: &World, made: &[u64], rng: &mut Rng) {
     assert_eq!(store.stats().units_unaccounted, 0);
 }
 
-/// Without a unit to grow by a create is refused with the number; a disk of version 1 has what it has.
+/// Without a unit to grow by a create is refused with the number; a disk of version 1 has what it
+/// has.
 #[test]
 fn a_table_that_cannot_grow_refuses_with_the_number() {
     let mut w = World::version_1(4, 64 << 20);
@@ -239,8 +244,9 @@ fn a_table_that_cannot_grow_refuses_with_the_number() {
     assert_eq!((e, used), (StoreError::NoEntry(64), 64));
 }
 
-/// A replica is made and written to while a checkpoint writes its index pages. The page with its entry is not among them, one with its
-/// slot is, and is encoded late: the index must not name what it does not have.
+/// A replica is made and written to while a checkpoint writes its index pages. The page with its
+/// entry is not among them, one with its slot is, and is encoded late: the index must not name what
+/// it does not have.
 #[test]
 pub fn an_index_names_no_replica_that_came_while_it_was_written() {
     let mut w = World::new(1, 4 << 30);
@@ -252,7 +258,8 @@ pub fn an_index_names_no_replica_that_came_while_it_was_written() {
     (0..4500).for_each(|chunk| touch(&mut w, 1, chunk));
     w.quiesce();
     w.settle_space();
-    // Slot pages that do not lie together, more than are written at once; and the one from which the next slot comes.
+    // Slot pages that do not lie together, more than are written at once; and the one from which
+    // the next slot comes.
     (0..18).for_each(|n| touch(&mut w, 2, n * 252 + 60));
     touch(&mut w, 2, 4499);
     w.quiesce();
@@ -273,7 +280,8 @@ pub fn an_index_names_no_replica_that_came_while_it_was_written() {
     assert_eq!(w.look_at(Rid(9), 0).1, tagged(1, 0));
 }
 
-/// A replica is deleted twice, and the second time is in the journal only after a checkpoint has begun: its entry becomes free once.
+/// A replica is deleted twice, and the second time is in the journal only after a checkpoint has
+/// begun: its entry becomes free once.
 #[test]
 pub fn an_entry_of_a_replica_that_is_deleted_twice_becomes_free_once() {
     let mut w = World::new(1, 64 << 20);
@@ -300,7 +308,8 @@ pub fn an_entry_of_a_replica_that_is_deleted_twice_becomes_free_once() {
     assert_eq!(w.store.stats().entries_used, 2);
 }
 
-/// What is written to a replica while its deletion is on its way goes with it: nothing of it stays in memory or keeps its units.
+/// What is written to a replica while its deletion is on its way goes with it: nothing of it stays
+/// in memory or keeps its units.
 #[test]
 pub fn writes_behind_a_deletion_leave_nothing_behind() {
     for whole in [false, true] {
@@ -319,7 +328,8 @@ pub fn writes_behind_a_deletion_leave_nothing_behind() {
     }
 }
 
-/// A promise that comes while a deletion is on its way does not bring the replica back, without what its overlay held.
+/// A promise that comes while a deletion is on its way does not bring the replica back, without
+/// what its overlay held.
 #[test]
 pub fn a_deletion_is_not_undone_by_what_comes_behind_it() {
     let mut w = World::new(1, 64 << 20);
@@ -339,7 +349,8 @@ pub fn a_deletion_is_not_undone_by_what_comes_behind_it() {
     assert_eq!((w.store.replica(Rid(6)).is_some(), s.units_free, s.entries_used), (false, free, 1));
 }
 
-/// The second deletion is still on its way to the journal when a checkpoint could free the entry: it must not meet another replica there.
+/// The second deletion is still on its way to the journal when a checkpoint could free the entry:
+/// it must not meet another replica there.
 #[test]
 pub fn an_entry_stays_while_a_second_deletion_is_on_its_way() {
     let mut w = World::new(1, 64 << 20);

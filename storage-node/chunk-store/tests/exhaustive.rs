@@ -1,13 +1,15 @@
-//! Every workload of up to four operations, every moment the power can go, every set of unsynced blocks that can survive
-//! (CrashMonkey's bet: bugs that lose data show in short workloads).
+//! Every workload of up to four operations, every moment the power can go, every set of unsynced
+//! blocks that can survive (CrashMonkey's bet: bugs that lose data show in short workloads).
 //!
-//! The model is a list: what blocks 0 and 1 hold after each operation, were they done one after the other. After a crash they hold
-//! one entry of that list, whole, and none from before the last operation that was answered. A promise is there if it was
-//! answered; and where it is seen, so is every operation submitted before it (they cannot take effect later).
-//! What a conditional copy answers is predicted too.
+//! The model is a list: what blocks 0 and 1 hold after each operation, were they done one after the
+//! other. After a crash they hold one entry of that list, whole, and none from before the last
+//! operation that was answered. A promise is there if it was answered; and where it is seen, so is
+//! every operation submitted before it (they cannot take effect later). What a conditional copy
+//! answers is predicted too.
 //!
-//! Time is bounded by knowing again what was seen: recovery is a function of the disk's content, so equal disks are opened once,
-//! whatever workload and moment they come from; each crash state is still judged by what its own workload allows.
+//! Time is bounded by knowing again what was seen: recovery is a function of the disk's content, so
+//! equal disks are opened once, whatever workload and moment they come from; each crash state is
+//! still judged by what its own workload allows.
 // (Two threads of the test share what they find; the store has no lock.)
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_types)]
 
@@ -22,7 +24,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Up to so many blocks in the disk's cache every subset is tried; beyond that none, all, each alone and all but each.
+/// Up to so many blocks in the disk's cache every subset is tried; beyond that none, all, each
+/// alone and all but each.
 const EVERY_SUBSET: usize = 6;
 /// A version that is older than everything a workload writes.
 const OLD: Ver = Ver { term: Term(0), seq: Seq(1) };
@@ -31,18 +34,20 @@ const OLD: Ver = Ver { term: Term(0), seq: Seq(1) };
 enum Step {
     /// Writes block 0, block 1, or both in one.
     Write(u64, u32),
-    /// Zeroes both.
+    /// Zeroes both blocks.
     Zero,
     Checkpoint,
     /// One copy of two records: new data for block 0, a newer zero for block 1.
     Copy,
-    /// Resync to an older history: only a block of an older term than the coordinator's is taken back.
+    /// Resync to an older history: only a block of an older term than the coordinator's is taken
+    /// back.
     Back,
     /// Block 0 becomes bad: nobody has what it should hold.
     Mark,
     /// Block 0 gets the very bytes of its version again.
     Repair,
-    /// A copy decided on what is not there any more, and a repair with another version's bytes: neither is done.
+    /// A copy decided on what is not there any more, and a repair with another version's bytes:
+    /// neither is done.
     Late,
     /// Zeroes the whole chunk: one version for all of it.
     Trim,
@@ -133,6 +138,7 @@ impl Run {
     fn complete(&mut self, i: usize) {
         let Some((tag, result)) = self.disk.complete(i) else { return };
         self.store.step(Input::DiskDone { tag, result }, &mut self.out);
+        self.store.check();
         self.drain();
     }
 
@@ -141,6 +147,7 @@ impl Run {
         self.states.push(after);
         self.begun.push(Begun { id, checkpoint: matches!(op, Op::Checkpoint), promise, applied });
         self.store.step(Input::Op { id, op }, &mut self.out);
+        self.store.check();
         self.drain();
     }
 
@@ -246,6 +253,7 @@ impl Run {
 fn look(disk: &mut SimDisk, store: &mut Store) -> Seen {
     let mut out = Vec::new();
     store.step(Input::Op { id: 1, op: Op::Read { rid: RID, range: BlockRange::new(0, 2) } }, &mut out);
+    store.check();
     loop {
         for o in std::mem::take(&mut out) {
             match o {
@@ -271,11 +279,12 @@ fn look(disk: &mut SimDisk, store: &mut Store) -> Seen {
         }
         let (tag, result) = disk.complete(0).expect("an answer");
         store.step(Input::DiskDone { tag, result }, &mut out);
+        store.check();
     }
 }
 
-/// Opens a disk; of every sixteenth, and of every second that was taken back, looks again after the store has gone on from there and
-/// destaged all.
+/// Opens a disk; of every sixteenth, and of every second that was taken back, looks again after the
+/// store has gone on from there and destaged all.
 fn recover(disk: &mut SimDisk, number: u64) -> Seen {
     let mut store = recovery::open(disk, config()).unwrap();
     let seen = look(disk, &mut store);
@@ -283,6 +292,7 @@ fn recover(disk: &mut SimDisk, number: u64) -> Seen {
         let mut out = Vec::new();
         store.start(&mut out);
         store.step(Input::Op { id: 2, op: Op::Checkpoint }, &mut out);
+        store.check();
         loop {
             for o in std::mem::take(&mut out) {
                 match o {
@@ -293,6 +303,7 @@ fn recover(disk: &mut SimDisk, number: u64) -> Seen {
             }
             let Some((tag, result)) = disk.complete(0) else { break };
             store.step(Input::DiskDone { tag, result }, &mut out);
+            store.check();
         }
         let mut again = recovery::open(disk, config()).unwrap();
         assert_eq!(look(disk, &mut again), seen, "a checkpoint after the recovery changed something");
@@ -347,9 +358,9 @@ fn judge(r: &Run, known: &Known, context: &dyn Fn() -> String) {
     known.states.fetch_add(different.len() as u64, Ordering::Relaxed);
 }
 
-/// Runs one workload, with its operations begun all at once or each after the one before, and the disk completing the oldest or the
-/// newest request first; the power goes after every completion. (One after the other, what happens before the last operation
-/// begins is the shorter workload's.)
+/// Runs one workload, with its operations begun all at once or each after the one before, and the
+/// disk completing the oldest or the newest request first; the power goes after every completion.
+/// (One after the other, what happens before the last operation begins is the shorter workload's.)
 fn explore(base: &SimDisk, workload: &[Step], at_once: bool, newest_first: bool, known: &Known) {
     let context = || format!("{workload:?} at_once={at_once} newest_first={newest_first}");
     let mut r = Run::new(base.clone());

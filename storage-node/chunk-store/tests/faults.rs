@@ -1,5 +1,5 @@
-//! Disk faults: errors latch, corruption is seen in every structure, a full disk refuses alike and recovers, foreign and
-//! future disks are refused.
+//! Disk faults: errors latch, corruption is seen in every structure, a full disk refuses alike and
+//! recovers, foreign and future disks are refused.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::common::*;
@@ -33,8 +33,9 @@ fn the_first_failed_write_stops_the_store_for_good() {
     assert!(w.store.failed().is_some());
 }
 
-/// Only the sync fails, once, and takes what it covered with it (as Linux does): nothing is written or synced any more, nothing
-/// is acknowledged, everything is answered; and the next open finds every acknowledged block, because the journal was not let go.
+/// Only the sync fails, once, and takes what it covered with it (as Linux does): nothing is written
+/// or synced any more, nothing is acknowledged, everything is answered; and the next open finds
+/// every acknowledged block, because the journal was not let go.
 #[test]
 fn a_failed_sync_stops_the_store_for_good() {
     for seed in 0..20 {
@@ -71,8 +72,8 @@ fn a_failed_sync_stops_the_store_for_good() {
     }
 }
 
-/// Every block on the media, one at a time: a flipped bit is refused at open, or reported as bad, or hits bytes that are not
-/// in use; wrong content is never returned.
+/// Every block on the media, one at a time: a flipped bit is refused at open, or reported as bad,
+/// or hits bytes that are not in use; wrong content is never returned.
 #[test]
 fn a_flipped_bit_anywhere_is_never_returned() {
     let (mut detected, mut refused, mut unused) = (0, 0, 0);
@@ -105,7 +106,8 @@ fn a_flipped_bit_anywhere_is_never_returned() {
                 }
                 let (_, want) = w.acked.get(&b).cloned().unwrap_or((Ver::ZERO, None));
                 let right = want.map_or(data.iter().all(|x| *x == 0), |w| w == data);
-                // The very last journal group has no successor that vouches for it: losing it looks like a torn write.
+                // The very last journal group has no successor that vouches for it: losing it looks
+                // like a torn write.
                 assert!(right || lost_tail, "media block {block}: block {b} came back wrong");
                 any |= !right;
             }
@@ -124,7 +126,8 @@ fn a_lost_index_write_is_seen_when_the_disk_is_opened() {
         (w.disk.lose_next_write, w.disk.lose_after) = (true, skip);
         w.submit(Op::Checkpoint, "checkpoint");
         w.quiesce();
-        // A chunk page that does not read back stops the checkpoint before the journal that could repair it goes (C13).
+        // A chunk page that does not read back stops the checkpoint before the journal that could
+        // repair it goes (C13).
         let unread = w.failed.as_ref().is_some_and(|why| why.contains("does not read back"));
         caught += u64::from(unread);
         let mut disk = w.disk.clone();
@@ -268,8 +271,8 @@ fn foreign_future_and_shrunk_disks_are_refused_with_words() {
     assert!(matches!(e, OpenError::TooNew(99)) && e.to_string().contains("upgrade"), "{e}");
 }
 
-/// Large overwrites go to fresh units; while the old ones wait for a checkpoint, a disk that is more than half full must make them
-/// wait, not refuse them.
+/// Large overwrites go to fresh units; while the old ones wait for a checkpoint, a disk that is
+/// more than half full must make them wait, not refuse them.
 #[test]
 fn overwriting_most_of_a_disk_is_never_refused() {
     let mut w = World::with_journal(8, 16 << 20, 4 << 20);
@@ -293,7 +296,8 @@ fn overwriting_most_of_a_disk_is_never_refused() {
     assert_eq!(w.reads_checked, 7);
 }
 
-/// C3: a late write, parts of which are overtaken already, becomes several records; a crash keeps all of them or none.
+/// C3: a late write, parts of which are overtaken already, becomes several records; a crash keeps
+/// all of them or none.
 #[test]
 fn a_late_write_in_several_runs_is_all_or_nothing_over_a_crash() {
     let (mut all, mut none) = (0, 0);
@@ -325,8 +329,9 @@ fn a_late_write_in_several_runs_is_all_or_nothing_over_a_crash() {
     assert!(all > 20 && none > 20, "all {all}, none {none}");
 }
 
-/// A sync takes a replica back to the survivors' history: data that only this replica had trimmed comes back, block by block,
-/// also under a newer trim of the whole chunk; and what nobody has is bad, not old.
+/// A sync takes a replica back to the survivors' history: data that only this replica had trimmed
+/// comes back, block by block, also under a newer trim of the whole chunk; and what nobody has is
+/// bad, not old.
 #[test]
 fn a_copy_can_put_back_what_a_lost_history_trimmed_and_mark_what_nobody_has() {
     use hf_store::Content as C;

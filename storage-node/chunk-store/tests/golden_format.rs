@@ -1,8 +1,10 @@
-//! Golden bytes of every structure on disk, per version (`testdata/format_v1/*.hex`, `format_v2`): what was written once must be read for ever, and
-//! is written the same way until the format gets a new version.
+//! Golden bytes of every structure on disk, per version (`testdata/format_v1/*.hex`, `format_v2`):
+//! what was written once must be read for ever, and is written the same way until the format gets a
+//! new version.
 //!
-//! `UPDATE=1` writes only files that do not exist: the committed bytes of a version never change. A new layout gets a new
-//! version, a directory of its own, and this release still decodes the old one.
+//! `UPDATE=1` writes only files that do not exist: the committed bytes of a version never change. A
+//! new layout gets a new version, a directory of its own, and this release still decodes the old
+//! one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use bytes::Bytes;
@@ -120,7 +122,8 @@ fn superblock() {
         salted_from: 0,
         extensions: Vec::new(),
     };
-    // The age of a log was added behind what there was: disks from before hold zeroes there, and are read as never told.
+    // The age of a log was added behind what there was: disks from before hold zeroes there, and
+    // are read as never told.
     let aged = Superblock {
         log_age: LogAge { log: LogId(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10), age: 0xf1f2, start: 0 },
         ..sb.clone()
@@ -295,7 +298,8 @@ fn index_pages() {
         assert_eq!(index::decode_page(DiskUuid(1), Salt::NONE, page, &bytes), None, "{name} of another disk");
         every_bit_counts(name, &bytes, |b| index::decode_page(disk, Salt::NONE, page, b).is_some());
     }
-    // In a unit: with the salt, so that no payload that was there, or was meant for another place, is taken for it.
+    // In a unit: with the salt, so that no payload that was there, or was meant for another place,
+    // is taken for it.
     let (encoded, _) = index::encode_page(disk, SALT, 77, 0x31, &replica().encode());
     let bytes = golden_of(2, "index_extension", &encoded);
     assert!(index::decode_page(disk, SALT, 77, &bytes).is_some());

@@ -1,6 +1,7 @@
-//! Payload that looks like the store's own structures. Clients write what they like: copies of a disk, of another one or of this
-//! very one read raw, and things made up with the aim to harm. Nothing of that is ever taken for structure, and all of it comes back as
-//! it was written, over any crash.
+//! Payload that looks like the store's own structures. Clients write what they like: copies of a
+//! disk, of another one or of this very one read raw, and things made up with the aim to harm.
+//! Nothing of that is ever taken for structure, and all of it comes back as it was written, over
+//! any crash.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use crate::common::*;
@@ -30,7 +31,8 @@ fn newest_header(salt: Salt, seq: u64, records: Vec<Record>) -> Bytes {
     g.encode_header(salt).0
 }
 
-/// Writes each of these blocks in turn, until the journal has gone round more than once; reads say what they were given.
+/// Writes each of these blocks in turn, until the journal has gone round more than once; reads say
+/// what they were given.
 fn write_over_and_over(w: &mut World, blocks: &[Bytes], writes: u64) -> BTreeMap<u64, (Ver, Bytes)> {
     let mut held = BTreeMap::new();
     for i in 0..writes {
@@ -77,7 +79,8 @@ fn lookalikes(disk: &SimDisk) -> Vec<Bytes> {
     all
 }
 
-/// A guest writes blocks that look like a header with a number far ahead; the disk stops in order, and opens again.
+/// A guest writes blocks that look like a header with a number far ahead; the disk stops in order,
+/// and opens again.
 #[test]
 pub fn made_up_headers_do_not_take_a_disk_down() {
     let mut w = World::new(1, 64 << 20);
@@ -89,7 +92,8 @@ pub fn made_up_headers_do_not_take_a_disk_down() {
     holds(&mut w.disk, &held, "after a clean stop");
 }
 
-/// A volume holds the copy of a disk, and that copy is of another disk or of this one as it was a moment ago.
+/// A volume holds the copy of a disk, and that copy is of another disk or of this one as it was a
+/// moment ago.
 #[test]
 pub fn copies_of_disks_inside_a_volume_are_payload() {
     let mut other = World::formatted(2, 64 << 20, FormatParams { salt: Salt(4711), ..params() }, config());
@@ -119,8 +123,8 @@ pub fn copies_of_disks_inside_a_volume_are_payload() {
     holds(&mut w.disk, &held, "after a clean stop");
 }
 
-/// A disk is put back from an older copy (a snapshot of the machine), and its guests hold what its journal wrote after that copy:
-/// true headers of this very disk, newer than all it knows.
+/// A disk is put back from an older copy (a snapshot of the machine), and its guests hold what its
+/// journal wrote after that copy: true headers of this very disk, newer than all it knows.
 #[test]
 pub fn headers_from_a_disks_own_future_are_payload() {
     let mut w = World::new(6, 64 << 20);
@@ -145,8 +149,8 @@ pub fn headers_from_a_disks_own_future_are_payload() {
     holds(&mut w.disk, &held, "after a clean stop");
 }
 
-/// A disk of version 1 opens as before. From then on it has a salt: what guests write later harms it no more, while groups of
-/// before are still in its journal and after they have left it.
+/// A disk of version 1 opens as before. From then on it has a salt: what guests write later harms
+/// it no more, while groups of before are still in its journal and after they have left it.
 #[test]
 pub fn a_disk_of_version_1_gets_a_salt_when_it_is_opened() {
     let mut w = World::version_1(7, 64 << 20);
@@ -180,7 +184,8 @@ pub fn a_disk_of_version_1_gets_a_salt_when_it_is_opened() {
     holds(&mut w.disk.clone(), &held, "opened once more");
 }
 
-/// Groups of before the upgrade had all been replayed when the disk got its salt: one that cannot be read later is damage.
+/// Groups of before the upgrade had all been replayed when the disk got its salt: one that cannot
+/// be read later is damage.
 #[test]
 fn a_group_from_before_the_upgrade_that_is_gone_is_damage() {
     let mut w = World::version_1(8, 64 << 20);

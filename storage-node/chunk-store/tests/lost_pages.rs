@@ -1,5 +1,6 @@
-//! Chunk pages that are lost take the knowledge with them where the chunk's units are. The units come back: when the replica is
-//! deleted, when the chunk is written anew, and at once when the disk is full and an acknowledged write needs them.
+//! Chunk pages that are lost take the knowledge with them where the chunk's units are. The units
+//! come back: when the replica is deleted, when the chunk is written anew, and at once when the
+//! disk is full and an acknowledged write needs them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use crate::common::*;
@@ -45,7 +46,8 @@ pub fn a_deleted_replicas_units_come_back_though_its_page_is_lost() {
     assert_eq!(w.store.stats().units_free, free);
 }
 
-/// Leaked by an older release, or by a crash right after the loss: what the bitmap says and the slots do not is found after opening.
+/// Leaked by an older release, or by a crash right after the loss: what the bitmap says and the
+/// slots do not is found after opening.
 #[test]
 pub fn units_that_leaked_before_are_found_after_opening() {
     let mut w = World::new(2, 64 << 20);
@@ -70,7 +72,8 @@ pub fn units_that_leaked_before_are_found_after_opening() {
     assert_eq!(w.look_at(Rid(7), 3).1, tagged(2, 3));
 }
 
-/// A chunk whose page is lost is written again on a full disk: those writes were admitted, for the chunk had its units.
+/// A chunk whose page is lost is written again on a full disk: those writes were admitted, for the
+/// chunk had its units.
 #[test]
 pub fn a_lost_page_on_a_full_disk_costs_no_acknowledged_write() {
     let c = Rid(7);
@@ -104,8 +107,35 @@ pub fn a_lost_page_on_a_full_disk_costs_no_acknowledged_write() {
     assert_eq!(w.store.stats().units_unaccounted, 0);
 }
 
-/// A page that cannot be read for a while (a bus, a controller) is not lost: its units are nobody else's, however many of another
-/// chunk are missed.
+/// The same, and the power goes after the first checkpoint that makes room for the chunk whose page
+/// is lost: what the checkpoint takes out of the journal must be in place.
+#[test]
+pub fn a_checkpoint_waits_for_a_chunk_whose_lost_page_was_given_up() {
+    let c = Rid(7);
+    let mut w = World::new(5, 64 << 20);
+    w.ask(Op::CreateReplica(other(7))).unwrap();
+    for u in 0..16 {
+        w.put(RID, Ver::new(1, 1 + u), u * 16, &unit(1, u * 16));
+    }
+    w.quiesce();
+    let full = |w: &mut World, n: u64| w.try_put(c, Ver::new(1, n + 1), n * 16, &unit(50 + n, n * 16)).is_err();
+    assert!((0..4000).any(|n| full(&mut w, n)), "the disk is never full");
+    w.settle_space();
+    rot(&mut w, RID);
+    w.reopen();
+    for u in 0..16 {
+        w.try_put(RID, Ver::new(2, u + 1), u * 16, &[tagged(1000 + u, u * 16)]).unwrap();
+    }
+    w.ask(Op::Checkpoint).unwrap();
+    w.disk.crash_keeping(|_| false);
+    w.reopen();
+    for u in 0..16 {
+        assert_eq!(w.look_at(RID, u * 16).1, tagged(1000 + u, u * 16), "unit {u}");
+    }
+}
+
+/// A page that cannot be read for a while (a bus, a controller) is not lost: its units are nobody
+/// else's, however many of another chunk are missed.
 #[test]
 pub fn a_page_that_is_readable_again_still_has_its_units() {
     let c = Rid(7);
@@ -144,8 +174,9 @@ pub fn a_page_that_is_readable_again_still_has_its_units() {
     assert_eq!((w.store.stats().units_free, w.failed.clone()), (free, None));
 }
 
-/// Pages are lost at random on a disk that is full most of the time, writes and deletions go on, and the power goes: no acknowledged block
-/// is ever wrong (it may be reported as lost), the disk never fails, and in the end every unit is free.
+/// Pages are lost at random on a disk that is full most of the time, writes and deletions go on,
+/// and the power goes: no acknowledged block is ever wrong (it may be reported as lost), the disk
+/// never fails, and in the end every unit is free.
 #[test]
 pub fn lost_pages_on_a_full_disk_at_random() {
     for seed in 0..30 {
@@ -214,7 +245,8 @@ fn at_random(seed: u64) {
     assert_eq!((w.store.stats().units_free, w.failed.clone()), (total, None), "seed {seed}");
 }
 
-/// Looking through all pages takes long on a large disk: no write waits for what that may find, and none behind it.
+/// Looking through all pages takes long on a large disk: no write waits for what that may find, and
+/// none behind it.
 #[test]
 fn nobody_waits_for_units_that_are_looked_for() {
     let c = Rid(7);

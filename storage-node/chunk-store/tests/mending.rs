@@ -1,4 +1,5 @@
-//! Conditional copies over what is lost: which of them mend it, and which would bring back what was overwritten.
+//! Conditional copies over what is lost: which of them mend it, and which would bring back what was
+//! overwritten.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::common::*;
@@ -41,8 +42,9 @@ fn only_the_version_that_was_lost_mends_a_block() {
     assert_eq!(w.reads_checked, 1);
 }
 
-/// A chunk's page rots: its blocks are lost together with their versions. Within the same term each goes back to what it was, the
-/// state outlives restarts, and no copy of an unknown version gets in without being meant as a repair.
+/// A chunk's page rots: its blocks are lost together with their versions. Within the same term each
+/// goes back to what it was, the state outlives restarts, and no copy of an unknown version gets in
+/// without being meant as a repair.
 #[test]
 fn blocks_whose_page_rotted_are_mended_within_their_term() {
     let mut w = World::new(6, 24 << 20);
@@ -75,7 +77,8 @@ fn blocks_whose_page_rotted_are_mended_within_their_term() {
         assert!(copy(&mut w, item(b, newest, ver, Some(b + 1), true)));
         assert!(!copy(&mut w, item(b, newest, ver, Some(b + 1), true)), "it has its version again");
     }
-    // Half of it mended, written out and opened again: the rest is still known to have lost its versions.
+    // Half of it mended, written out and opened again: the rest is still known to have lost its
+    // versions.
     w.submit(Op::Checkpoint, "checkpoint");
     w.quiesce();
     let all = look(&mut w);
@@ -88,7 +91,8 @@ fn blocks_whose_page_rotted_are_mended_within_their_term() {
     }
 }
 
-/// What was decided on may have changed meanwhile: a newer version is right whatever is there, an older one only where it was meant.
+/// What was decided on may have changed meanwhile: a newer version is right whatever is there, an
+/// older one only where it was meant.
 #[test]
 fn a_newer_copy_replaces_what_came_late_and_an_older_one_only_what_was_seen() {
     let mut w = World::new(7, 24 << 20);

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::{crash, entries, hostile, lost_pages};
+use hf_policy::broken;
 use hf_store::mutant::{self, ALL, Mutant};
 
-/// The tests that notice each: the first alone is enough, the others are there to be tried by whoever breaks a rule.
+/// The tests that notice each: the first alone is enough, the others are there to be tried by
+/// whoever breaks a rule.
 fn watchers(m: Mutant) -> &'static [fn()] {
     match m {
         Mutant::AnySaltWillDo => &[hostile::a_disk_of_version_1_gets_a_salt_when_it_is_opened],
@@ -22,6 +24,7 @@ fn watchers(m: Mutant) -> &'static [fn()] {
         Mutant::UnreadableUnitsGiven => &[lost_pages::a_page_that_is_readable_again_still_has_its_units],
         Mutant::OpeningTrustsCaches => &[crash::what_a_replay_found_in_a_cache_survives_the_power_loss_after_it],
         Mutant::TableNamedEarly => &[entries::a_full_table_grows],
+        Mutant::SpentPromiseCounts => &[crash::a_random_life_breaks_no_invariant],
         // Rules of order and space: tests/order_mutants.rs.
         Mutant::DirectOvertaken
         | Mutant::ZeroOfFirstChunk
@@ -49,4 +52,19 @@ fn every_broken_rule_of_the_store_is_noticed() {
         .collect();
     let _ = std::panic::take_hook();
     assert!(missed.is_empty(), "not noticed: {missed:?}");
+}
+
+/// As a release build does it: what is broken is told and nothing panics; all data is as it should
+/// be, and no other test could have noticed.
+#[test]
+fn a_broken_invariant_is_told_though_no_data_is_wrong() {
+    let life = |m| {
+        mutant::set(m);
+        let told = broken::kept(|| (crash::a_random_life(77), broken::take()).1);
+        mutant::set(None);
+        told
+    };
+    assert_eq!(life(None), None);
+    let told = life(Some(Mutant::SpentPromiseCounts)).expect("nothing was told");
+    assert!(told.contains("units are promised, not"), "{told}");
 }

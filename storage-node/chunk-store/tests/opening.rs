@@ -1,4 +1,5 @@
-//! Opening a disk: one test per row of the decision tables in docs/disk-format.md, and bytes that pin format version 1.
+//! Opening a disk: one test per row of the decision tables in docs/disk-format.md, and bytes that
+//! pin format version 1.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::common::*;
@@ -169,7 +170,8 @@ fn groups(disk: &SimDisk) -> Vec<(u64, u64)> {
 fn a_damaged_group_behind_which_others_were_acknowledged_is_refused() {
     let mut w = used();
     let list = groups(&w.disk);
-    // The last six groups are not covered by a checkpoint. One in their middle, its header or its payload:
+    // The last six groups are not covered by a checkpoint. One in their middle, its header or its
+    // payload:
     for bit_of in [0, 1] {
         let mut disk = w.disk.clone();
         disk.flip(list[list.len() - 4].1 + bit_of, 300);
@@ -188,7 +190,8 @@ fn the_torn_last_group_is_the_end() {
     w.quiesce();
     let (_, last) = *groups(&w.disk).last().unwrap();
     w.disk.flip(last + 2, 1);
-    // Nothing behind it says that it was acknowledged: a crash in the middle of the write looks the same.
+    // Nothing behind it says that it was acknowledged: a crash in the middle of the write looks the
+    // same.
     w.acked = before;
     opens(&mut w);
 }
@@ -244,4 +247,19 @@ fn golden_bytes_pin_format_version_2() {
         "150dce3b",
     ];
     assert_eq!(got, want, "{CHANGED}");
+}
+
+/// An upgrade writes the superblock twice before the store serves. A log's age that is noted before
+/// the second write goes with it and is answered when it is durable.
+#[test]
+fn a_log_age_noted_during_an_upgrade_is_answered_when_the_store_serves() {
+    let mut w = World::version_1(1, 24 << 20);
+    w.quiesce();
+    w.disk.abandon();
+    w.store = recovery::open(&mut w.disk, config()).unwrap();
+    w.store.upgrade(SALT);
+    w.store.start(&mut w.out);
+    w.note_age();
+    w.quiesce();
+    assert_eq!((w.aged, w.store.superblock().log_age.age), (1, 1));
 }

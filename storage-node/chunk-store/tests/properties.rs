@@ -1,5 +1,5 @@
-//! Properties of the structures on disk: whatever a journal group, a chunk page, an index entry or a replica entry holds comes out
-//! as it went in, and nothing else is accepted.
+//! Properties of the structures on disk: whatever a journal group, a chunk page, an index entry or
+//! a replica entry holds comes out as it went in, and nothing else is accepted.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use bytes::Bytes;
@@ -111,7 +111,8 @@ fn page() -> impl Strategy<Value = Page> {
     )
 }
 
-/// A failure prints its smallest example, which then becomes a test of its own: nothing is kept in files.
+/// A failure prints its smallest example, which then becomes a test of its own: nothing is kept in
+/// files.
 fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
@@ -137,7 +138,8 @@ proptest! {
         prop_assert_eq!(Group::decode_header(&bytes[..bytes.len() - 4096], salt), None, "cut short");
     }
 
-    /// Sealed rubbish (a bug of a later release, say) is refused or is a group; it is never a panic or a wild allocation.
+    /// Sealed rubbish (a bug of a later release, say) is refused or is a group; it is never a panic
+    /// or a wild allocation.
     #[test]
     fn a_sealed_group_of_rubbish_is_refused_or_whole(
         g in group(), salt in salt(), damage in prop::collection::vec((64..4096usize, any::<u8>()), 1..6),
@@ -192,7 +194,8 @@ proptest! {
         prop_assert_eq!(index::decode_page(DiskUuid(disk), Salt(!salt.0), no, &block), None);
     }
 
-    /// Payload that begins like a header is masked, wherever it lies, and comes out of the journal as it went in.
+    /// Payload that begins like a header is masked, wherever it lies, and comes out of the journal
+    /// as it went in.
     #[test]
     fn masked_payload_comes_out_as_it_went_in(bufs in prop::collection::vec(prop::collection::vec(0..4u8, 0..20), 1..5)) {
         let block = |kind: &u8| match kind {

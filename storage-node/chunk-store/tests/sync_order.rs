@@ -1,9 +1,11 @@
-//! Golden traces of what the store does to its disk, in order, and where in that order it answers (`testdata/trace_*.txt`): an answer
-//! never precedes the sync or the durable write it rests on (C1), space is not used again before what frees it is durable (C7).
+//! Golden traces of what the store does to its disk, in order, and where in that order it answers
+//! (`testdata/trace_*.txt`): an answer never precedes the sync or the durable write it rests on
+//! (C1), space is not used again before what frees it is durable (C7).
 //!
-//! `# …` is a remark, `> …` an input, everything else is made by the run and compared; `UPDATE=1` writes it anew. Disk operations
-//! have numbers; `done` is when the disk has completed one. `begin` stands for format, open and create (see `trace_format.txt`). Whatever an answer promises is looked for at once on a copy of the
-//! disk that has lost everything that is not durable.
+//! `# …` is a remark, `> …` an input, everything else is made by the run and compared; `UPDATE=1`
+//! writes it anew. Disk operations have numbers; `done` is when the disk has completed one. `begin`
+//! stands for format, open and create (see `trace_format.txt`). Whatever an answer promises is
+//! looked for at once on a copy of the disk that has lost everything that is not durable.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::common::{RID, config, params, rec};
@@ -246,7 +248,9 @@ impl World {
 
     fn step(&mut self, input: Input) {
         let mut out = Vec::new();
-        self.store.as_mut().expect("open first").step(input, &mut out);
+        let store = self.store.as_mut().expect("open first");
+        store.step(input, &mut out);
+        store.check();
         self.take(out);
     }
 
@@ -309,7 +313,8 @@ impl World {
         }
     }
 
-    /// If the power goes at this moment and takes everything that is not durable, what was answered is there.
+    /// If the power goes at this moment and takes everything that is not durable, what was answered
+    /// is there.
     fn survives(&self, promise: Promise) {
         let mut disk = self.disk.clone();
         disk.crash_keeping(|_| false);
@@ -372,8 +377,8 @@ fn the_store_does_to_its_disk_what_its_traces_say() {
     }
 }
 
-/// In every trace: an answer to a change comes after a completion, and between the answer and that completion nothing is begun that
-/// the answer could still have to wait for.
+/// In every trace: an answer to a change comes after a completion, and between the answer and that
+/// completion nothing is begun that the answer could still have to wait for.
 #[test]
 fn in_every_trace_an_answer_to_a_change_follows_a_durable_completion() {
     let mut answers = 0;

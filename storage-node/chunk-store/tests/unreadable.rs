@@ -1,4 +1,5 @@
-//! Sectors that the disk cannot read: each costs the blocks that lie there, no others, and no more than until they are written again.
+//! Sectors that the disk cannot read: each costs the blocks that lie there, no others, and no more
+//! than until they are written again.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::common::*;
@@ -97,7 +98,8 @@ fn a_page_that_could_not_be_read_once_is_not_lost() {
     assert_eq!((bad(&mut w), w.disk.fail_reads), (vec![], 0));
 }
 
-/// What cannot be read at all takes the versions of its chunk with it, and is said to be lost; what is written then is there.
+/// What cannot be read at all takes the versions of its chunk with it, and is said to be lost; what
+/// is written then is there.
 #[test]
 fn a_page_that_cannot_be_read_loses_its_chunk_and_nothing_that_is_written_later() {
     let mut w = chunk_on_disk(3);
@@ -183,8 +185,8 @@ fn one_read_that_fails_while_it_is_opened_costs_no_disk() {
     println!("each of {at} reads failed once");
 }
 
-/// What a group in force holds is this replica's only copy of it: without it the disk is not what it said it was. Everything else of the
-/// journal, and a copy of the superblock, costs nothing.
+/// What a group in force holds is this replica's only copy of it: without it the disk is not what
+/// it said it was. Everything else of the journal, and a copy of the superblock, costs nothing.
 #[test]
 fn an_unreadable_sector_of_the_journal_costs_the_disk_only_where_it_is_in_force() {
     let mut w = in_use(5);

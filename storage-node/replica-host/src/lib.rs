@@ -1,7 +1,9 @@
-//! What a replica asks of its store, in the store's words, and the answers in the replica's: the two cores do not know each other.
+//! Translates a replica's requests into the store's words, and the store's answers into the
+//! replica's. The two cores do not know each other.
 //!
-//! A package of its own so that the daemon (`storage-node/reactor/src/disk/host.rs`) and the simulator (`tests/src/sim/real.rs`) translate with
-//! the same lines. Pure: no I/O, no state.
+//! This is a package of its own so that the daemon (`storage-node/reactor/src/disk/host.rs`) and
+//! the simulator (`tests/src/sim/real.rs`) translate with the same lines. It is pure: no I/O, no
+//! state.
 
 use hf_policy::{ClusterId, Rid};
 use hf_repl_core::message::{self, Nack};
@@ -9,16 +11,16 @@ use hf_repl_core::replica::{Durable, LIST_PAGE, StoreAnswer, StoreOp};
 use hf_store::format::page::BlockState;
 use hf_store::{Answer, Content, CopyItem, Op, ReplicaRec, Store, StoreError};
 
-/// What becomes of a request.
+/// How a request is to be answered.
 #[derive(Debug)]
 pub enum Asked {
-    /// The store must do this.
+    /// The store must do this operation.
     Do(Op),
-    /// It is known already, without the disk.
+    /// The answer is known already, without the disk.
     Known(StoreAnswer),
 }
 
-/// A replica's request to its store.
+/// Translates a request of replica `rid` to its store.
 pub fn ask(store: &Store, rid: Rid, op: StoreOp) -> Asked {
     Asked::Do(match op {
         StoreOp::Promise { term, session, stable, epoch } => {
@@ -56,7 +58,7 @@ fn item(i: message::CopyItem) -> CopyItem {
     CopyItem { block: i.block, seen: i.seen, src: i.src, content, repair: i.repair }
 }
 
-/// The store's answer.
+/// Translates the store's answer.
 pub fn answer(result: Result<Answer, StoreError>) -> StoreAnswer {
     let info = |b: &hf_store::engine::BlockInfo| message::BlockInfo {
         ver: b.ver,
@@ -83,7 +85,8 @@ pub fn answer(result: Result<Answer, StoreError>) -> StoreAnswer {
     }
 }
 
-/// A replica's identity and promise, from its entry on the disk. `position`: [`Store::position`] at this moment.
+/// A replica's identity and promise, from its entry on the disk. `position` is [`Store::position`]
+/// at this moment.
 pub fn durable(cluster: ClusterId, r: &ReplicaRec, position: u64) -> Durable {
     Durable {
         cluster,

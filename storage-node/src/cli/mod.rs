@@ -55,7 +55,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     let o = cli.output;
     match cli.command {
         Commands::Node(n) => node(&c, *n, o).await,
-        Commands::Dev(a) => crate::dev::run(a).await,
+        Commands::Dev(a) => dev::run(a).await,
         Commands::Cluster(ClusterCommand::Init { name }) => show::text(c.init(&name).await?, o),
         Commands::Cluster(ClusterCommand::Status) => show::cluster(&c.status().await?, o),
         Commands::Cluster(ClusterCommand::Voters { count }) => show::text(c.change(What::Voters(count)).await?, o),

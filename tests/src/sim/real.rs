@@ -116,11 +116,17 @@ impl RealStore {
         let id = self.next;
         self.owners.insert(id, u64::MAX);
         self.store.step(Input::Op { id, op }, &mut self.out);
+        self.check();
         while self.owners.contains_key(&id) {
             self.drain();
             assert!(self.owners.contains_key(&id) <= self.disk_step(), "an order without an answer");
         }
         std::mem::replace(&mut self.ordered, Ok(()))
+    }
+
+    /// The store's own state is as it should be.
+    fn check(&mut self) {
+        self.store.check();
     }
 
     fn drain(&mut self) {
@@ -144,6 +150,7 @@ impl RealStore {
         let i = self.rng.below(self.disk.pending() as u64) as usize;
         let Some((tag, result)) = self.disk.complete(i) else { return false };
         self.store.step(Input::DiskDone { tag, result }, &mut self.out);
+        self.check();
         self.drain();
         true
     }
@@ -155,6 +162,7 @@ impl RealStore {
                 self.next += 1;
                 self.owners.insert(self.next, tag);
                 self.store.step(Input::Op { id: self.next, op }, &mut self.out);
+                self.check();
                 self.drain();
             }
         }
@@ -164,6 +172,7 @@ impl RealStore {
     pub fn complete(&mut self) -> Option<(u64, StoreAnswer)> {
         if self.rng.one_in(60) {
             self.store.step(Input::Housekeep, &mut self.out);
+            self.check();
             self.drain();
         }
         for _ in 0..6 {

@@ -19,10 +19,8 @@ type Arrows<N> = BTreeSet<(N, N)>;
 /// gone.
 const CIRCLES: &[&str] = &[
     "metadata/core/src",
-    "metadata/core/src/cow",
     "metadata/core/src/record",
     "storage-node/chunk-store/src",
-    "storage-node/frontends/src/nbd",
     "tests/src/sim",
 ];
 /// Pairs of neighbours that reach each other although their files do not. None may join; strike
@@ -30,7 +28,6 @@ const CIRCLES: &[&str] = &[
 const UP: &[&str] = &[
     "storage-node/chunk-store/src: engine, journal, overlay, requests, space, table",
     "storage-node/chunk-store/src: format, geometry",
-    "storage-node/src: cli, dev",
     "volume-policy/src: attributes, policy, table",
 ];
 

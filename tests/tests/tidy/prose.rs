@@ -1,18 +1,7 @@
 //! Comments as a stranger reads them: no doc comment of one or two words, no line of comment over
-//! 120 columns. Each package has the number that stands today, which may only shrink. (It also
-//! counts what else the house counts: assertions, long files.)
+//! 120 columns. It also counts what else the house counts: assertions, long files.
 
 use super::super::sources;
-use std::collections::BTreeMap;
-
-/// A package's directory; its doc comments of one or two words, and its lines of comment over 120
-/// columns, at most.
-const TODAY: &[(&str, usize, usize)] = &[
-    ("replication/core", 0, 21),
-    ("storage-node/chunk-store", 65, 126),
-    ("storage-node/reactor", 0, 6),
-    ("storage-node/replica-host", 0, 2),
-];
 
 /// Columns of a line of comment.
 const COLUMNS: usize = 120;
@@ -38,41 +27,12 @@ fn wide(text: &str) -> Vec<usize> {
     text.lines().enumerate().filter(|(_, l)| long(l)).map(|(i, _)| i + 1).collect()
 }
 
-/// The package that a file belongs to.
-fn package(path: &str) -> &str {
-    let at = ["/src/", "/tests/", "/runner/", "/fuzz/"].iter().filter_map(|d| path.find(d)).min();
-    &path[..at.unwrap_or(0)]
-}
-
 #[test]
 fn comments_are_sentences_of_a_readable_width() {
-    let (mut docs, mut lines): (BTreeMap<String, Vec<String>>, BTreeMap<String, Vec<String>>) = Default::default();
-    for (path, text) in sources() {
-        let here = package(&path).to_string();
-        docs.entry(here.clone()).or_default().extend(terse(&text).iter().map(|(n, t)| format!("{path}:{n}:{t}")));
-        lines.entry(here).or_default().extend(wide(&text).iter().map(|n| format!("{path}:{n}")));
-    }
     let mut bad = Vec::new();
-    for (package, found) in &docs {
-        let most = TODAY.iter().find(|(p, ..)| p == package).map_or((0, 0), |(_, d, w)| (*d, *w));
-        let (few, long) = (found, &lines[package]);
-        println!("    (\"{package}\", {}, {}), // at most {} and {}", few.len(), long.len(), most.0, most.1);
-        if few.len() > most.0 {
-            bad.push(format!(
-                "{package}: {} doc comments of one or two words, at most {}:\n{}",
-                few.len(),
-                most.0,
-                few.join("\n")
-            ));
-        }
-        if long.len() > most.1 {
-            bad.push(format!(
-                "{package}: {} lines of comment over {COLUMNS} columns, at most {}:\n{}",
-                long.len(),
-                most.1,
-                long.join("\n")
-            ));
-        }
+    for (path, text) in sources() {
+        bad.extend(terse(&text).iter().map(|(n, t)| format!("{path}:{n}: a doc comment of one or two words:{t}")));
+        bad.extend(wide(&text).iter().map(|n| format!("{path}:{n}: a line of comment over {COLUMNS} columns")));
     }
     assert!(bad.is_empty(), "{}", bad.join("\n"));
 }

@@ -1,6 +1,6 @@
 //! Iteration over the tree of [`super::CowMap`], from either end.
 
-use super::map::{Node, child_of};
+use super::node::{Node, child_of};
 use std::slice;
 use std::sync::Arc;
 

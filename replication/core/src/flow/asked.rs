@@ -1,5 +1,5 @@
-//! Requests over a link that are not answered yet: how many bytes of answers may be on their way back, and whether a request that
-//! is not answered yet waits its turn or has been forgotten.
+//! Requests over a link that are not answered yet: how many bytes of answers may be on their way back, and
+//! whether a request that is not answered yet waits its turn or has been forgotten.
 
 use super::Key;
 use super::window::{Sample, Window};
@@ -28,7 +28,8 @@ struct Sent {
     at: Tick,
     /// Bytes that had moved in the direction that matters.
     moved: u64,
-    /// Bytes that may come before it: those under way, and as much of each other shard as of its own, since they take turns.
+    /// Bytes that may come before it: those under way, and as much of each other shard as of its own, since
+    /// they take turns.
     ahead: u64,
     /// Bytes of answers that had come.
     answered: u64,
@@ -100,8 +101,8 @@ impl Requests {
         }
     }
 
-    /// May a request of this shard go out though no other may? Nothing of it is under way: whatever holds up the others is not to
-    /// hold up this one.
+    /// May a request of this shard go out though no other may? Nothing of it is under way: whatever holds up
+    /// the others is not to hold up this one.
     pub fn is_idle(&self, shard: &ShardId) -> bool {
         !self.by_shard.contains_key(shard)
     }
@@ -187,10 +188,11 @@ impl Requests {
         self.by.contains_key(key)
     }
 
-    /// Does the request wait its turn while what it waits for moves? A request with a large answer waits for answers to come. One
-    /// with payload waits for the link until it has been received, and for those before it to be answered, which also makes room for
-    /// those behind. Its answer is missing when nothing of that has moved for `patience` microseconds, or when much more has moved
-    /// since it was sent than was to come before it.
+    /// Does the request wait its turn while what it waits for moves? A request with a large answer waits for
+    /// answers to come. One with payload waits for the link until it has been received, and for those before
+    /// it to be answered, which also makes room for those behind. Its answer is missing when nothing of that
+    /// has moved for `patience` microseconds, or when much more has moved since it was sent than was to come
+    /// before it.
     pub fn waits(&self, now: Tick, key: &Key, patience: u64, out: Moved, back: Moved) -> bool {
         let Some(a) = self.by.get(key) else { return false };
         let moves = |m: Moved| now.since(m.at) < patience;

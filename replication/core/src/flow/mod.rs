@@ -1,15 +1,18 @@
-//! One end of a replication link: who sends next, how much may be in flight, and what is known of requests that are not answered.
+//! One end of a replication link: who sends next, how much may be in flight, and what is known of requests
+//! that are not answered.
 //!
-//! A link is one TCP connection that many volumes share. Everything that is written into it arrives in order and nothing can
-//! be taken back, so this decides *before* that: small messages (leases, seals, acknowledgements) go first; payload takes
-//! turns between volumes ([`lanes`]) and is cut into pieces where the link is slow, so that small messages fit between them;
-//! no more payload is in flight than keeps the link busy ([`window`]), and no more than the other end has said it will
-//! hold ([`sender`]); no more answers are asked for than the way back and the other end's disk keep up with ([`asked`]).
-//! At the serving end, a request is begun when there is room for its answer, and never twice ([`served`]).
+//! A link is one TCP connection that many volumes share. Everything that is written into it arrives in order
+//! and nothing can be taken back, so this decides *before* that: small messages (leases, seals,
+//! acknowledgements) go first; payload takes turns between volumes ([`lanes`]) and is cut into pieces where
+//! the link is slow, so that small messages fit between them; no more payload is in flight than keeps the
+//! link busy ([`window`]), and no more than the other end has said it will hold ([`sender`]); no more answers
+//! are asked for than the way back and the other end's disk keep up with ([`asked`]). At the serving end, a
+//! request is begun when there is room for its answer, and never twice ([`served`]).
 //!
-//! It promises that a request which waits its turn is told apart from one that is lost ([`Flow::waits`]): the coordinator repeats
-//! nothing that waits, and drops no member for it. It does not promise delivery: a link that ends takes everything with it,
-//! and the coordinator sends again over the next one. Rules: docs/protocol.md, "Links".
+//! It promises that a request which waits its turn is told apart from one that is lost ([`Flow::waits`]): the
+//! coordinator repeats nothing that waits, and drops no member for it. It does not promise delivery: a link
+//! that ends takes everything with it, and the coordinator sends again over the next one. Rules:
+//! docs/protocol.md, "Links".
 
 mod asked;
 mod lanes;
@@ -200,8 +203,9 @@ impl Flow {
         (ask || self.ack_due || self.grants_more()).then(|| self.seal(now, wire::encode_link(None), ask, 0))
     }
 
-    /// The next small request with a large answer. Beyond the window, and only when no answer has come for a while, a shard goes of which
-    /// nothing is under way: whatever holds up the others' answers is not to hold up its.
+    /// The next small request with a large answer. Beyond the window, and only when no answer has come for a
+    /// while, a shard goes of which nothing is under way: whatever holds up the others' answers is not to
+    /// hold up its.
     fn next_question(&mut self, now: Tick) -> Option<(Envelope, Msg)> {
         // A repeat of what has been answered meanwhile is wanted by nobody.
         while self.asking.peek().is_some_and(|(env, _)| !self.requests.is_open(&key(env))) {
@@ -311,8 +315,8 @@ impl Flow {
         self.end == End::Serving && (more >= self.hold / 2 || (short && more > 0 && self.served.holding() == 0))
     }
 
-    /// Bytes of a frame's payload have come, and more are coming. On a slow link a frame takes long: that it moves is a sign of
-    /// life, and the other end is told now and then.
+    /// Bytes of a frame's payload have come, and more are coming. On a slow link a frame takes long: that it
+    /// moves is a sign of life, and the other end is told now and then.
     pub fn on_bytes(&mut self, now: Tick, bytes: u64) {
         self.early += bytes;
         self.count(now, bytes);
@@ -336,8 +340,8 @@ impl Flow {
         }
     }
 
-    /// A whole message has come, of `bytes` that counted. It comes back if it is to be looked at now. At the asking end it may be an
-    /// answer: [`Flow::answered`] is to follow.
+    /// A whole message has come, of `bytes` that counted. It comes back if it is to be looked at now. At the
+    /// asking end it may be an answer: [`Flow::answered`] is to follow.
     pub fn on_message(&mut self, now: Tick, env: Envelope, msg: Msg, bytes: u64) -> Option<(Envelope, Msg)> {
         let key = key(&env);
         if self.end == End::Asking {
@@ -367,7 +371,8 @@ impl Flow {
         }
     }
 
-    /// The answer to a request has come and the coordinator has taken it. (Not before: while it has not, the request still waits.)
+    /// The answer to a request has come and the coordinator has taken it. (Not before: while it has not, the
+    /// request still waits.)
     pub fn answered(&mut self, now: Tick, key: &Key) {
         self.requests.over(now, key);
     }

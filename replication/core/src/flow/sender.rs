@@ -1,4 +1,5 @@
-//! The bytes that one end of a link has sent and the other has not yet confirmed: how many there may be, and when to ask.
+//! The bytes that one end of a link has sent and the other has not yet confirmed: how many there may be, and
+//! when to ask.
 
 use super::window::{Sample, Window};
 use crate::wire::LinkFields;
@@ -110,8 +111,8 @@ impl Sender {
         ask
     }
 
-    /// Nothing may go, and nothing that is under way asks for confirmation: that has to be asked for by itself. (The window
-    /// has become smaller than what was under way.)
+    /// Nothing may go, and nothing that is under way asks for confirmation: that has to be asked for by
+    /// itself. (The window has become smaller than what was under way.)
     pub fn must_ask(&mut self, now: Tick) -> bool {
         let must = self.credited && self.blocked && self.marks.is_empty() && self.in_flight() > 0;
         if must {

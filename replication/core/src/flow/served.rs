@@ -6,7 +6,8 @@ use crate::message::{Envelope, Msg};
 use hf_policy::{MS, Tick};
 use std::collections::{BTreeMap, VecDeque};
 
-/// Requests of one link that wait to be begun. The other end asks for no more than its window; one that does is cut off.
+/// Requests of one link that wait to be begun. The other end asks for no more than its window; one that does
+/// is cut off.
 pub(super) const MOST_PARKED: usize = 64 << 10;
 
 /// An answer that has been in the making for so long is stuck at the disk, in microseconds.
@@ -53,8 +54,9 @@ impl Served {
         self.making
     }
 
-    /// Bytes of answers that are being made and are not stuck at the disk: those must not hold up others, of replicas that are well.
-    /// As much as `most` is left out at most, so that there is a bound even where everything is slow.
+    /// Bytes of answers that are being made and are not stuck at the disk: those must not hold up others, of
+    /// replicas that are well. As much as `most` is left out at most, so that there is a bound even where
+    /// everything is slow.
     pub fn moving(&mut self, now: Tick, most: u64) -> u64 {
         if now.since(self.looked) >= LOOK_EVERY {
             let stuck = |h: &Holds| match h {

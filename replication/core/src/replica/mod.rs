@@ -280,7 +280,7 @@ impl Replica {
     /// Says which invariant does not hold. That is always a fault of this code, whatever its inputs were.
     pub fn check(&self) -> Result<(), String> {
         let promising = self.waiting.values().any(|w| matches!(w, Waiting::Promise));
-        if !self.seals.is_empty() != promising {
+        if self.seals.is_empty() == promising {
             return Err(format!("{} seals wait, a promise is on its way: {promising}", self.seals.len()));
         }
         if self.stable_persisted > self.d.stable {

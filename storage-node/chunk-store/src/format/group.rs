@@ -1,6 +1,7 @@
-//! The journal group: what one journal I/O writes. A header area of whole blocks (records, chain, checksum), then the
-//! payload blocks of its data records, in order. A group is valid only if header and every payload block verify, and
-//! only directly after the group whose checksum it names (C1, C6).
+//! The journal group: what one journal write holds. A header area of whole blocks (records, chain,
+//! checksum), then the payload blocks of its data records, in order. A group is valid only if its
+//! header and every payload block verify, and only directly after the group whose checksum it names
+//! (C1, C6).
 
 use super::{Get, Put, Salt, replica, seal, unseal};
 use crate::mutant::{self, Mutant};
@@ -9,17 +10,17 @@ use hf_policy::crc::SeededCrc;
 use hf_policy::{BLOCK_SIZE, BlockRange, Rid, Ver};
 
 const MAGIC_1: u32 = 0x314a_4648; // "HFJ1"
-/// How a group of a salted disk begins.
+/// The first four bytes of a group on a disk with a salt.
 pub const MAGIC: u32 = 0x324a_4648; // "HFJ2"
 const FIXED_1: usize = 64;
 const FIXED: usize = 144;
 const SALT_AT: usize = 64;
 const CRC_AT: usize = 4;
-/// Header area's bound in blocks.
+/// Largest size of the header area in blocks.
 pub const MAX_HEADER_BLOCKS: usize = 64;
-/// Payload bound in blocks: 2 MiB.
+/// Largest payload in blocks: 2 MiB.
 pub const MAX_PAYLOAD_BLOCKS: usize = 512;
-/// Most bytes of a group.
+/// Largest size of a group in bytes.
 pub const MAX_GROUP_BYTES: u64 = ((MAX_HEADER_BLOCKS + MAX_PAYLOAD_BLOCKS) * BLOCK_SIZE) as u64;
 
 /// What a record does.
@@ -27,54 +28,54 @@ pub const MAX_GROUP_BYTES: u64 = ((MAX_HEADER_BLOCKS + MAX_PAYLOAD_BLOCKS) * BLO
 pub enum Body {
     /// Blocks whose bytes follow in the group's payload.
     Data {
-        /// One per block.
+        /// A seeded checksum per block.
         crcs: Vec<SeededCrc>,
     },
-    /// Whole units whose bytes are in fresh units already, durable.
+    /// Whole units whose bytes are in fresh units already, durably.
     Map {
-        /// One per unit of the range.
+        /// The unit that holds the data, for each unit of the range.
         units: Vec<u32>,
-        /// One per block.
+        /// A seeded checksum per block.
         crcs: Vec<SeededCrc>,
     },
     /// Blocks become zero. Chunks that were never written stay so.
     Zero,
-    /// Blocks of one chunk become zero, each with its version, and the chunk exists from then on (a copy made them so: that
-    /// they were zeroed must be known here as it is at the source).
+    /// Blocks of one chunk become zero, each with its version, and the chunk exists from then on.
+    /// (A copy made them zero: that must be known here as it is at the source.)
     ZeroKept,
-    /// Blocks could not be read and no longer count as holding anything (a repair found no source).
+    /// Blocks are lost: a repair found no source for them.
     Bad,
     /// The replica's entry is replaced.
     Replica(Box<replica::ReplicaRec>),
-    /// The replica table goes on in this unit. (Replica, range and version of the record mean nothing.)
+    /// This unit extends the replica table. (The record's replica, range and version mean nothing.)
     Extend {
-        /// Which unit.
+        /// The unit that is added to the table.
         unit: u32,
     },
 }
 
-/// One record.
+/// One record of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Index in the replica table.
+    /// The replica's entry in the replica table.
     pub replica: u32,
-    /// Its replica, so that a reused index cannot be confused.
+    /// The replica's id, so that a reused entry cannot be mistaken for it.
     pub rid: Rid,
-    /// Blocks it is about.
+    /// The blocks it changes.
     pub range: BlockRange,
-    /// Their new version.
+    /// The version these blocks get.
     pub ver: Ver,
-    /// What it does.
+    /// What the record does.
     pub body: Body,
 }
 
 impl Record {
-    /// Payload blocks it brings.
+    /// Number of payload blocks that belong to it.
     pub fn payload_blocks(&self) -> usize {
         if let Body::Data { crcs } = &self.body { crcs.len() } else { 0 }
     }
 
-    /// Bytes it takes in the header area.
+    /// Number of bytes it takes in the header area.
     pub fn header_bytes(&self) -> usize {
         40 + match &self.body {
             Body::Data { crcs } => crcs.len() * 4,
@@ -138,40 +139,43 @@ impl Record {
     }
 }
 
-/// A group's header.
+/// The contents of a group's header area.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// The journal generation it was written in.
+    /// The journal generation in which it was written.
     pub journal_gen: u64,
-    /// Its number; consecutive.
+    /// Its number. Numbers are consecutive.
     pub seq: u64,
-    /// Checksum of the group before.
+    /// Checksum of the group before it.
     pub prev_crc: u32,
-    /// Every group up to this number was durable when this one was made: if one of those cannot be read, the journal is
-    /// damaged, not merely torn.
+    /// Every group up to this number was durable when this one was made. If one of those cannot be
+    /// read, the journal is damaged and not merely torn.
     pub acked_through: u64,
-    /// The newest superblock generation that was durable when this group was made: an older one is not the newest.
+    /// The newest superblock generation that was durable when this group was made: no older one can
+    /// be the newest.
     pub checkpoint: u64,
-    /// Payload blocks that follow.
+    /// Number of payload blocks that follow the header area.
     pub payload_blocks: u32,
-    /// Which of them are stored masked.
+    /// Which of the payload blocks are stored masked.
     pub masked: Masked,
-    /// What it does.
+    /// The records, in order.
     pub records: Vec<Record>,
 }
 
-/// Payload blocks of a group that begin as a group does. They stand in the journal with their first four bytes inverted, so
-/// that no block of payload there begins like a header, whoever wrote it and whatever they know of the disk.
+/// The payload blocks of a group that begin like a group. They are stored in the journal with their
+/// first four bytes inverted, so that no payload block there begins like a header, whatever its
+/// writer knows of the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Masked([u64; MAX_PAYLOAD_BLOCKS / 64]);
 
 impl Masked {
-    /// Is none masked?
+    /// True if no block is masked.
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(|w| *w == 0)
     }
 
-    /// Masks what has to be masked in a group's payload: buffers of whole blocks, in order. Others are left as they are.
+    /// Masks the blocks that need it in a group's payload: buffers of whole blocks, in order.
+    /// Buffers without such blocks are left as they are.
     pub fn mask(payload: &mut [Bytes]) -> Masked {
         let mut masked = Masked::default();
         let mut at = 0;
@@ -190,12 +194,13 @@ impl Masked {
         masked
     }
 
-    /// A group's payload as it was before it was masked.
+    /// Returns a group's payload as it was before it was masked.
     pub fn unmask(&self, payload: &Bytes) -> Bytes {
         self.inverted(payload, 0)
     }
 
-    /// The blocks of `buf`, the first of which is block `first` of the group; a copy only if any of them is masked.
+    /// The blocks of `buf` with the masked ones inverted; block `first` of the group is the first
+    /// in `buf`. Copies only if any of them is masked.
     fn inverted(&self, buf: &Bytes, first: usize) -> Bytes {
         let is_masked = |i: &usize| self.0.get((first + i) / 64).is_some_and(|w| w >> ((first + i) % 64) & 1 == 1);
         let blocks = buf.len() / BLOCK_SIZE;
@@ -211,7 +216,8 @@ impl Masked {
 }
 
 impl Group {
-    /// The header area, and its checksum. Without a salt: as a disk of version 1 has it.
+    /// Encodes the header area; returns it with its checksum. Without a salt it has the form of
+    /// version 1.
     pub fn encode_header(&self, salt: Salt) -> (Bytes, u32) {
         let mut b = Vec::with_capacity(BLOCK_SIZE);
         let version = if salt.is_none() { 1 } else { 2 };
@@ -241,7 +247,8 @@ impl Group {
         (Bytes::from(b), crc)
     }
 
-    /// How many blocks the header area has that begins with this block; `None` if none of a disk with this salt does.
+    /// Number of blocks of the header area that begins with this block; `None` if the block begins
+    /// none of a disk with this salt.
     pub fn header_blocks(first: &[u8], salt: Salt) -> Option<usize> {
         let mut g = Get(first);
         let (magic, _, version, blocks) = (g.u32()?, g.u32()?, g.u16()?, g.u16()?);
@@ -257,7 +264,8 @@ impl Group {
         Some(Salt(Get(first.get(SALT_AT..)?).u128()?) == salt || mutant::is(Mutant::AnySaltWillDo))
     }
 
-    /// From a whole header area; with its checksum.
+    /// Decodes a whole header area; returns the group with its checksum, or `None` if it does not
+    /// verify.
     pub fn decode_header(area: &[u8], salt: Salt) -> Option<(Group, u32)> {
         let crc = unseal(area, CRC_AT)?;
         Self::header_blocks(area, salt)?;
@@ -285,7 +293,7 @@ impl Group {
     }
 }
 
-/// Room for records in one group's header area, in bytes.
+/// Number of bytes for records in one group's header area.
 pub const MAX_RECORD_BYTES: usize = MAX_HEADER_BLOCKS * BLOCK_SIZE - FIXED;
 
 #[cfg(test)]

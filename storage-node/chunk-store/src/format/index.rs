@@ -1,5 +1,6 @@
-//! Index pages: the replica table, the slot table and the unit bitmap, in two halves written in turn. A checkpoint writes
-//! the pages that changed since that half was written last; the superblock names the valid half and its digest.
+//! Index pages: the replica table, the slot table and the unit bitmap, in two halves that are
+//! written in turn. A checkpoint writes the pages that changed since that half was written last;
+//! the superblock names the valid half and its digest.
 
 use super::{Get, Put, Salt, seal, unseal};
 use hf_policy::{BLOCK_SIZE, DiskUuid, Ver};
@@ -7,38 +8,38 @@ use hf_policy::{BLOCK_SIZE, DiskUuid, Ver};
 const MAGIC: u32 = 0x5849_4648; // "HFIX"
 const HEADER: usize = 64;
 const CRC_AT: usize = 4;
-/// Payload bytes of a page.
+/// Number of payload bytes in a page.
 pub const PAYLOAD: usize = BLOCK_SIZE - HEADER;
-/// Bytes of a slot entry.
+/// Size of a slot entry in bytes.
 pub const SLOT_BYTES: usize = 32;
-/// Slot entries of a page.
+/// Number of slot entries in a page.
 pub const PAGE_SLOTS: usize = PAYLOAD / SLOT_BYTES;
-/// Replica entries of a page.
+/// Number of replica entries in a page.
 pub const PAGE_REPLICAS: usize = PAYLOAD / super::replica::REPLICA_BYTES;
-/// Units of a bitmap page.
+/// Number of units in a bitmap page.
 pub const PAGE_UNITS: usize = PAYLOAD * 8;
 
 const _: () = assert!(PAGE_SLOTS == 126 && PAGE_REPLICAS == 16 && PAGE_UNITS == 32256);
 
-/// A slot entry: which chunk it holds and where that chunk's page is.
+/// A slot entry: which chunk has the slot and which copy of the chunk's page is valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct SlotEntry {
-    /// Index in the replica table.
+    /// The replica's entry in the replica table.
     pub replica: u32,
-    /// Chunk of that replica.
+    /// The number of the chunk in that replica.
     pub chunk: u32,
     /// The highest version of any block of the chunk (the dirty map: I10).
     pub max_ver: Ver,
-    /// Which of the chunk's sixteen units are allocated.
+    /// Mask of those of the chunk's sixteen units that are allocated.
     pub units: u16,
     /// Which page copy is valid; `None` while the chunk has only journal records.
     pub copy: Option<u8>,
-    /// That page's checksum: a lost page write shows.
+    /// The checksum of that page, so that a lost write of the page shows.
     pub page_crc: u32,
 }
 
 impl SlotEntry {
-    /// To its bytes.
+    /// Appends the entry's bytes to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.p32(self.replica);
         out.p32(self.chunk);
@@ -49,7 +50,7 @@ impl SlotEntry {
         out.p32(0);
     }
 
-    /// From its bytes. Outer `None`: damaged. Inner `None`: free.
+    /// Decodes an entry. The outer `None` means damaged, the inner one a free slot.
     pub fn decode(bytes: &[u8]) -> Option<Option<SlotEntry>> {
         let mut g = Get(bytes);
         let (replica, chunk, max_ver, units, flags, page_crc) =
@@ -62,7 +63,8 @@ impl SlotEntry {
     }
 }
 
-/// Seals an index page; returns it with its checksum. `salt`: the disk's if the page lies among data units, else none.
+/// Encodes an index page; returns it with its checksum. `salt` is the disk's if the page lies among
+/// data units, otherwise none.
 pub fn encode_page(disk: DiskUuid, salt: Salt, page: u32, generation: u64, payload: &[u8]) -> (Vec<u8>, u32) {
     let mut b = Vec::with_capacity(BLOCK_SIZE);
     b.p32(MAGIC);
@@ -79,7 +81,8 @@ pub fn encode_page(disk: DiskUuid, salt: Salt, page: u32, generation: u64, paylo
     (b, crc)
 }
 
-/// Opens an index page; its payload and checksum if it is the right one and whole.
+/// Decodes an index page: its payload and checksum, or `None` if it does not verify or is another
+/// page.
 pub fn decode_page(disk: DiskUuid, salt: Salt, page: u32, block: &[u8]) -> Option<(&[u8], u32)> {
     let crc = unseal(block, CRC_AT)?;
     let mut g = Get(block);
@@ -88,7 +91,7 @@ pub fn decode_page(disk: DiskUuid, salt: Salt, page: u32, block: &[u8]) -> Optio
     (magic == MAGIC && no == page && uuid == disk.0 && salted).then(|| (&block[HEADER..], crc))
 }
 
-/// The digest of a half: a checksum over its pages' checksums.
+/// The digest of a half: a checksum over the checksums of its pages.
 pub fn digest(crcs: &[u32]) -> u32 {
     let mut h = crc32fast::Hasher::new();
     for c in crcs {

@@ -1,5 +1,6 @@
-//! Every byte on disk. Little-endian; every block has a magic and a checksum over all of its mutable bytes (C12), and the
-//! superblock has the version of them all. `docs/disk-format.md` mirrors this.
+//! Every byte on disk. Numbers are little-endian. Every block has a magic and a checksum over all
+//! of its mutable bytes (C12), and the superblock has the version of them all.
+//! `docs/disk-format.md` describes the same bytes.
 
 pub mod group;
 pub mod index;
@@ -7,26 +8,27 @@ pub mod page;
 pub mod replica;
 pub mod superblock;
 
-/// The newest disk format this code writes; it refuses newer ones and reads all older ones. A disk without a [`Salt`] is of
-/// version 1 and is written as version 1.
+/// The newest disk format that this release writes. It refuses newer ones and reads all older ones.
+/// A disk without a [`Salt`] is of version 1 and is written as version 1.
 pub const FORMAT_VERSION: u32 = 2;
 
-/// A random number of one disk, which stands in every structure of format version 2 that shares space with payload. Who
-/// writes payload does not know it, so payload is never taken for structure (docs/decisions/0019).
+/// A random number of one disk. Every structure of format version 2 that shares space with payload
+/// contains it. Whoever writes payload does not know it, so payload is never taken for structure
+/// (docs/decisions/0019).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Salt(pub u128);
 
 impl Salt {
-    /// The disk has none: format version 1.
+    /// The disk has no salt: format version 1.
     pub const NONE: Salt = Salt(0);
 
-    /// Does the disk have none?
+    /// True if the disk has no salt.
     pub fn is_none(self) -> bool {
         self == Salt::NONE
     }
 }
 
-/// Reads fields one after another; a short buffer yields `None`, never a panic.
+/// Reads fields one after the other. A buffer that is too short yields `None`, never a panic.
 pub(crate) struct Get<'a>(pub &'a [u8]);
 
 impl<'a> Get<'a> {
@@ -61,7 +63,7 @@ impl<'a> Get<'a> {
     }
 }
 
-/// Appends fields.
+/// Appends fields to a buffer, as little-endian numbers.
 pub(crate) trait Put {
     fn p16(&mut self, v: u16);
     fn p32(&mut self, v: u32);
@@ -89,7 +91,7 @@ impl Put for Vec<u8> {
     }
 }
 
-/// Seals a block: a checksum over everything else goes to `at..at+4`.
+/// Seals a block: writes a checksum over all other bytes to `at..at+4`, and returns it.
 pub fn seal(block: &mut [u8], at: usize) -> u32 {
     block[at..at + 4].fill(0);
     let crc = crc32fast::hash(block);
@@ -97,7 +99,7 @@ pub fn seal(block: &mut [u8], at: usize) -> u32 {
     crc
 }
 
-/// Checks a sealed block; returns its checksum if it holds.
+/// Verifies a sealed block: returns its checksum, or `None` if it does not match.
 pub(crate) fn unseal(block: &[u8], at: usize) -> Option<u32> {
     let stored = u32::from_le_bytes(block.get(at..at + 4)?.try_into().ok()?);
     let mut h = crc32fast::Hasher::new();

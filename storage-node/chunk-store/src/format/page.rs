@@ -1,5 +1,6 @@
-//! The chunk page: versions, checksums and states of a chunk's 256 blocks and where its units are, in exactly one 4 KiB
-//! block. Written to the copy that the last checkpoint does not rely on, so it is torn-page safe.
+//! The chunk page: versions, checksums and states of a chunk's 256 blocks and where its units are,
+//! in exactly one 4 KiB block. Written to the copy that the last checkpoint does not rely on, so it
+//! is torn-page safe.
 //!
 //! ```text
 //! 0     header, 192 bytes: magic, version, checksum, identity, trim_ver, 16 unit pointers
@@ -16,52 +17,52 @@ use hf_policy::crc::SeededCrc;
 use hf_policy::{BLOCK_SIZE, Rid, Seq, ShardId, Ver};
 
 const MAGIC: u32 = 0x4750_4648; // "HFPG"
-/// Where the checksum is.
+/// Offset of the checksum.
 pub const CRC_AT: usize = 8;
 const STATES_AT: usize = 192;
 const TERMS_AT: usize = 256;
 const SEQS_AT: usize = 1280;
 const TERM_IX_AT: usize = 2816;
 const CRCS_AT: usize = 3072;
-/// In the checksum of a bad block: its version is not known either.
+/// Stands in the checksum field of a bad block whose version is not known either.
 const VERSION_LOST: u32 = 1;
-/// Blocks of a page.
+/// Number of blocks that a page describes.
 pub const BLOCKS: usize = 256;
-/// "No unit."
+/// Marks the absence of a unit.
 pub const NO_UNIT: u32 = u32::MAX;
 
-/// What a block holds.
+/// What kind of content a block has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(u8)]
 pub enum BlockState {
-    /// Nothing of its own: zero, at the chunk's trim version (or never written).
+    /// The block has no entry: it is zero at the chunk's trim version, or was never written.
     #[default]
     Absent = 0,
-    /// Data in its unit.
+    /// The block has data in its unit.
     Data = 1,
-    /// Zero, at its own version.
+    /// The block is zero, at its own version.
     Zero = 2,
-    /// Known to be lost here; can never be a source.
+    /// The block is known to be lost here; it can never be a source.
     Bad = 3,
-    /// Lost, and with it the version: what was here was not newer than the entry's.
+    /// The block is lost and so is its version, which was not newer than the entry's.
     Lost = 4,
 }
 
 impl BlockState {
-    /// Cannot be read.
+    /// True if the block cannot be read.
     pub fn is_bad(self) -> bool {
         matches!(self, BlockState::Bad | BlockState::Lost)
     }
 }
 
-/// One block's entry.
+/// The entry of one block in a chunk page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct BlockMeta {
-    /// Its own version; meaningless when absent.
+    /// The block's own version; without meaning if it is absent.
     pub ver: Ver,
-    /// Its stored checksum, if data.
+    /// The stored, seeded checksum of the block's data; 0 if it has none.
     pub crc: SeededCrc,
-    /// What it holds.
+    /// What kind of content the block has.
     pub state: BlockState,
 }
 
@@ -70,9 +71,9 @@ pub struct BlockMeta {
 pub struct Page {
     /// Blocks without an entry of their own are zero at this version.
     pub trim_ver: Ver,
-    /// The units, `NO_UNIT` where there is none.
+    /// The chunk's sixteen units; `NO_UNIT` where there is none.
     pub units: [u32; CHUNK_UNITS],
-    /// The blocks.
+    /// The entries of the 256 blocks.
     pub blocks: Box<[BlockMeta; BLOCKS]>,
 }
 
@@ -82,25 +83,26 @@ impl Default for Page {
     }
 }
 
-/// Whose page it is.
+/// Which chunk a page belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageId {
-    /// The shard.
+    /// The shard of the replica.
     pub shard: ShardId,
-    /// The replica.
+    /// The id of the replica.
     pub rid: Rid,
-    /// The chunk.
+    /// The number of the chunk in the replica.
     pub chunk: u32,
 }
 
 impl Page {
-    /// A page whose real one could not be read: every block is lost, at the highest version it may have had.
+    /// A substitute for a page that could not be read: every block is lost, at the highest version
+    /// it may have had.
     pub fn lost(max_ver: Ver) -> Page {
         let lost = BlockMeta { ver: max_ver, crc: SeededCrc(0), state: BlockState::Lost };
         Page { blocks: Box::new([lost; BLOCKS]), ..Page::default() }
     }
 
-    /// A block's effective version and state: an older entry is overruled by the chunk's trim.
+    /// A block's effective entry: one that is older than the chunk's trim gives way to the trim.
     pub fn effective(&self, block: usize) -> BlockMeta {
         let m = self.blocks[block];
         if m.state == BlockState::Absent || m.ver < self.trim_ver {
@@ -109,7 +111,8 @@ impl Page {
         m
     }
 
-    /// Gives every block that only the chunk's trim covers an entry of its own, so that older versions can stand beside them.
+    /// Gives an entry of its own to every block that only the chunk's trim covers, so that older
+    /// versions can stand beside them.
     pub fn spell_out_trim(&mut self) {
         let ver = self.trim_ver;
         let covered = self.blocks.iter_mut().filter(|m| m.state == BlockState::Absent || m.ver < ver);
@@ -117,12 +120,12 @@ impl Page {
         self.trim_ver = Ver::ZERO;
     }
 
-    /// Which units are allocated, as a mask.
+    /// Mask of the units that the page has.
     pub fn unit_mask(&self) -> u16 {
         self.units.iter().enumerate().fold(0, |m, (i, u)| if *u == NO_UNIT { m } else { m | 1 << i })
     }
 
-    /// To one block, with its checksum.
+    /// Encodes the page to one block; returns it with its checksum.
     pub fn encode(&self, id: PageId) -> (Vec<u8>, u32) {
         let mut b = Vec::with_capacity(BLOCK_SIZE);
         b.p32(MAGIC);
@@ -160,7 +163,8 @@ impl Page {
         (b, crc)
     }
 
-    /// From one block, if it is whole, the right one, and the one the index means.
+    /// Decodes a page; `None` unless the block verifies, belongs to `id`, and has the checksum that
+    /// the index names.
     pub fn decode(block: &[u8], id: PageId, crc: u32) -> Option<Page> {
         if block.len() != BLOCK_SIZE || unseal(block, CRC_AT)? != crc {
             return None;

@@ -1,10 +1,10 @@
-//! A replica's durable state: its identity, its promise, and enough of the volume's record to assemble it by hand if
-//! the cluster's metadata is lost for good (`meta_hint`).
+//! A replica's durable state: its identity, its promise, and enough of the volume's record to
+//! assemble it by hand if the cluster's metadata is lost for good (`meta_hint`).
 
 use super::{Get, Put};
 use hf_policy::{Lineage, Rid, SessionId, ShardId, StoreUuid, Term, Ver, VolumeId};
 
-/// Bytes of one entry.
+/// Size of one entry in bytes.
 pub const REPLICA_BYTES: usize = 252;
 const NAME_BYTES: usize = 64;
 const SIZE_AT: usize = 168;
@@ -12,23 +12,23 @@ const SIZE_AT: usize = 168;
 /// One entry of the replica table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplicaRec {
-    /// Of which shard.
+    /// The shard that the replica belongs to.
     pub shard: ShardId,
-    /// Which replica.
+    /// The id of the replica.
     pub rid: Rid,
-    /// Random, made when this storage was initialised.
+    /// A random number made when this storage was created.
     pub store_uuid: StoreUuid,
-    /// The history it belongs to.
+    /// The lineage (history of the volume's data) it belongs to.
     pub lineage: Lineage,
     /// No message of an older term is served.
     pub promised_term: Term,
     /// The session that term belongs to.
     pub promised_session: SessionId,
-    /// A watermark: everything up to it is on all in-sync replicas.
+    /// A watermark: every version up to it is on all in-sync replicas.
     pub stable_known: Ver,
-    /// Size in blocks.
+    /// The replica's size in blocks.
     pub blocks: u64,
-    /// Being deleted: its chunks are given back in the background.
+    /// True if it is being deleted: its chunks are freed in the background.
     pub deleting: bool,
     /// Hint: the volume's epoch when it was made, last promised a term, or took a lineage.
     pub hint_epoch: u64,
@@ -39,7 +39,7 @@ pub struct ReplicaRec {
 }
 
 impl ReplicaRec {
-    /// To its bytes.
+    /// Encodes the entry.
     pub fn encode(&self) -> Vec<u8> {
         let mut b = Vec::with_capacity(REPLICA_BYTES);
         b.p32(if self.deleting { 2 } else { 1 });
@@ -64,7 +64,7 @@ impl ReplicaRec {
         b
     }
 
-    /// From its bytes. Outer `None`: damaged. Inner `None`: a free entry.
+    /// Decodes an entry. The outer `None` means damaged, the inner one a free entry.
     pub fn decode(bytes: &[u8]) -> Option<Option<ReplicaRec>> {
         let mut g = Get(bytes);
         let state = g.u32()?;

@@ -1,5 +1,6 @@
-//! The superblock: who this disk is, where its regions are, where its journal and index stand. Generation g is
-//! written to slot g % 2, twice; opening takes the newest valid one and repairs nothing (hazards: redb 8e04e95b).
+//! The superblock: the disk's identity, its regions, and where its journal and index stand.
+//! Generation g is written to slot g % 2, twice. Opening takes the newest valid one and repairs
+//! nothing (hazards: redb 8e04e95b).
 
 use super::{FORMAT_VERSION, Get, Put, Salt, seal, unseal};
 use crate::geometry::Geometry;
@@ -7,66 +8,67 @@ use hf_policy::{BLOCK_SIZE, ClusterId, DiskUuid, LogAge, LogId, NodeId};
 
 const MAGIC: &[u8; 8] = b"HOLDFAST";
 const CRC_AT: usize = 12;
-/// Most units in which the replica table goes on.
+/// Largest number of units that extend the replica table.
 pub const MAX_EXTENSIONS: usize = 512;
 
 /// Where the journal's first live group is expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct JournalTail {
-    /// Offset in the ring.
+    /// The group's offset in the ring.
     pub off: u64,
-    /// Its number.
+    /// The group's number.
     pub seq: u64,
-    /// Checksum of the group before it: the chain's link.
+    /// Checksum of the group before it, which it must name.
     pub prev_crc: u32,
 }
 
 /// One generation of the superblock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superblock {
-    /// Raised by every write of it.
+    /// Number of this superblock; each write raises it by one.
     pub generation: u64,
-    /// The cluster; none on a formatted disk that no cluster has taken yet.
+    /// The cluster the disk belongs to; none on a formatted disk that no cluster has taken yet.
     pub cluster: ClusterId,
-    /// This disk.
+    /// The identity of this disk.
     pub disk: DiskUuid,
-    /// The regions.
+    /// Where the disk's regions lie.
     pub geometry: Geometry,
-    /// Raised at every open; groups of an older one are ignored after a newer one (C6).
+    /// Raised at every open. Groups of an older generation are ignored after a newer one (C6).
     pub journal_gen: u64,
-    /// The journal's live part begins here.
+    /// Where the journal's live part begins.
     pub tail: JournalTail,
     /// Which index half is valid.
     pub half: u8,
-    /// Which checkpoint wrote it.
+    /// Number of the checkpoint that wrote that half.
     pub index_gen: u64,
-    /// Checksum over the checksums of the half's pages: a lost page write shows.
+    /// Checksum over the checksums of the half's pages, so that a lost write of a page shows.
     pub index_digest: u32,
     /// The node that formatted it; 0 if it was formatted before this was written down.
     pub node: NodeId,
     /// The age of the node's metadata log when last told; none if it never was.
     pub log_age: LogAge,
-    /// What tells the disk's structures from payload; none on a disk of format version 1.
+    /// Tells the disk's structures from payload; none on a disk of format version 1.
     pub salt: Salt,
-    /// Journal groups from this number on have the salt; earlier ones are from before the disk got it.
+    /// Journal groups from this number on have the salt; earlier ones are from before the disk got
+    /// it.
     pub salted_from: u64,
-    /// Units in which the replica table goes on, in this order, as of the valid index half.
+    /// Units that extend the replica table, in order, as of the valid index half.
     pub extensions: Vec<u32>,
 }
 
 /// Why a block is not a superblock we can use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bad {
-    /// No magic.
+    /// The block has no magic of ours.
     NotOurs,
-    /// Magic, but the checksum does not hold.
+    /// The block has our magic, and its checksum does not match.
     Damaged,
-    /// A format this release does not know.
+    /// The block has a format version that this release does not know.
     TooNew(u32),
 }
 
 impl Superblock {
-    /// To one block.
+    /// Encodes the superblock to one block.
     pub fn encode(&self) -> Vec<u8> {
         let mut b = Vec::with_capacity(BLOCK_SIZE);
         b.extend_from_slice(MAGIC);
@@ -103,14 +105,14 @@ impl Superblock {
         b
     }
 
-    /// From one block.
+    /// Decodes a superblock.
     pub fn decode(block: &[u8]) -> Result<Superblock, Bad> {
         let mut g = Get(block);
         if g.bytes(8) != Some(MAGIC) {
             return Err(Bad::NotOurs);
         }
         let version = g.u32().ok_or(Bad::Damaged)?;
-        // The checksum is asked first: a flipped bit must not look like a newer format.
+        // The checksum is verified first: a flipped bit must not look like a newer format.
         unseal(block, CRC_AT).ok_or(Bad::Damaged)?;
         if version > FORMAT_VERSION {
             return Err(Bad::TooNew(version));
@@ -132,7 +134,7 @@ impl Superblock {
         Some(Superblock { salt, salted_from, extensions, ..sb })
     }
 
-    /// What every version has.
+    /// The fields that every version has.
     fn fields_1(g: &mut Get<'_>) -> Option<Superblock> {
         Some(Superblock {
             generation: g.u64()?,
@@ -163,14 +165,15 @@ impl Superblock {
         if seq < self.salted_from { Salt::NONE } else { self.salt }
     }
 
-    /// How old the node's metadata log is. The age of a log is never lowered: it is what tells of an older copy.
+    /// Takes the age of the node's metadata log. The age of a log is never lowered, because it is
+    /// what shows that a log was replaced by an older copy.
     pub fn note(&mut self, age: LogAge) {
         if age.log != self.log_age.log || age.age > self.log_age.age {
             self.log_age = LogAge { start: 0, ..age };
         }
     }
 
-    /// Where its generation is written (8 KiB: two copies).
+    /// Offset at which its generation is written (8 KiB: two copies).
     pub fn offset(&self) -> u64 {
         (self.generation % 2) * 2 * BLOCK_SIZE as u64
     }

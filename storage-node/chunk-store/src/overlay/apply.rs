@@ -1,5 +1,5 @@
-//! Applies durable records to the overlay; used alike when a group completes and when one is replayed, so that a crash
-//! changes nothing (C6).
+//! Applies durable records to the overlay. Running and replay use the same code, so a crash changes
+//! nothing (C6).
 
 use crate::engine::Store;
 use crate::format::group::{Body, Record};
@@ -9,10 +9,11 @@ use crate::table::Key;
 use crate::{CHUNK_UNITS, UNIT_BLOCKS};
 use bytes::Bytes;
 use hf_policy::crc::SeededCrc;
-use hf_policy::{BLOCK_SIZE, ChunkIx, Ver};
+use hf_policy::{BLOCK_SIZE, ChunkIx, Ver, broken, invariant};
 
 impl Store {
-    /// Applies one record. An error means that it contradicts the store's state.
+    /// Applies one record of journal group `group`. An error means that the record contradicts the
+    /// store's state.
     pub(crate) fn apply(&mut self, rec: &Record, payload: Bytes, group: u64) -> Result<(), String> {
         if let Body::Replica(r) = &rec.body {
             return self.apply_replica(rec.replica, r);
@@ -25,6 +26,8 @@ impl Store {
         }
         match &rec.body {
             Body::Data { crcs } => {
+                let bytes = crcs.len() * BLOCK_SIZE;
+                invariant!(payload.len() == bytes, "a record of {bytes} bytes comes with {}", payload.len());
                 let key = (rec.replica, rec.range.start.chunk().0);
                 for (i, crc) in crcs.iter().enumerate() {
                     let at = (rec.range.start.in_chunk() + i) as u16;
@@ -35,7 +38,8 @@ impl Store {
             }
             Body::Map { units, crcs } => self.apply_map(rec, units, crcs, group),
             Body::Zero => self.apply_zero(rec, group),
-            // (Never by the chunk's trim version: a copy may also go back to an older zero.)
+            // (Never by the chunk's trim version: a copy may also restore a zero that is older than
+            // it.)
             Body::Bad | Body::ZeroKept => {
                 let key = (rec.replica, rec.range.start.chunk().0);
                 for b in rec.range.iter() {
@@ -59,8 +63,8 @@ impl Store {
         self.touched(key, rec.ver)
     }
 
-    /// Zeroes: whole chunks by their trim version, edges block by block. A chunk that was never written is zero already and
-    /// stays without an entry (docs/decisions/0004).
+    /// Applies a zero: whole chunks get a trim version, partly covered ones a zero per block. A
+    /// chunk that was never written is zero already and gets no entry (docs/decisions/0004).
     fn apply_zero(&mut self, rec: &Record, group: u64) -> Result<(), String> {
         let (first, last) = (rec.range.start.chunk().0, rec.range.end().0.div_ceil(hf_policy::CHUNK_BLOCKS) as u32);
         let keys: Vec<Key> = self.table.map.range((rec.replica, first)..(rec.replica, last)).map(|(k, _)| *k).collect();
@@ -80,12 +84,14 @@ impl Store {
         Ok(())
     }
 
-    /// The chunk has a version it did not have; it gets its slot here if it has none.
+    /// Records that the chunk holds version `ver`. A chunk without a slot gets one here.
     fn touched(&mut self, key: Key, ver: Ver) -> Result<(), String> {
         let slot = match self.table.map.get(&key) {
             Some(s) => *s,
             None => {
                 let s = self.space.free_slots.pop().ok_or("no chunk slot is left for an acknowledged write")?;
+                let before = self.table.slots[s as usize];
+                invariant!(before.is_none(), "slot {s} was free and has {before:?}");
                 self.table.slots[s as usize] = Some(SlotEntry {
                     replica: key.0,
                     chunk: key.1,
@@ -97,13 +103,17 @@ impl Store {
                 self.table.map.insert(key, s);
                 if let Some(c) = self.overlay.chunks.get_mut(&key).filter(|c| c.slot_promised) {
                     c.slot_promised = false;
-                    self.space.promised_slots -= 1;
+                    lower!(self.space.promised_slots, 1, "slots promised");
                 }
                 s
             }
         };
-        if let Some(e) = self.table.slots[slot as usize].as_mut() {
-            e.max_ver = e.max_ver.max(ver);
+        match self.table.slots[slot as usize].as_mut() {
+            Some(e) => {
+                invariant!((e.replica, e.chunk) == key, "slot {slot} of chunk {key:?} is that of {e:?}");
+                e.max_ver = e.max_ver.max(ver);
+            }
+            None => broken!("chunk {key:?} has slot {slot}, which is free"),
         }
         self.mark_slot(slot);
         self.recount(key);
@@ -134,6 +144,9 @@ impl Store {
             Place::Zero | Place::Bad => (0, 0),
         };
         let zero = matches!(ov.place, Place::Zero);
+        if let Place::Unit(u) = ov.place {
+            invariant!(self.space.units.is_allocated(u), "block {at} of chunk {key:?} is in unit {u}, which is free");
+        }
         let c = self.chunk_mut(key);
         c.top = c.top.max(ver);
         c.mem |= mem;
@@ -143,6 +156,7 @@ impl Store {
         if let Some(c) = self.overlay.chunks.get_mut(&key).filter(|_| zero) {
             let zeros = &mut c.zeros[at as usize / UNIT_BLOCKS];
             *zeros += 1;
+            invariant!(usize::from(*zeros) <= UNIT_BLOCKS, "{zeros} blocks of a unit of chunk {key:?} are zero");
             if usize::from(*zeros) == UNIT_BLOCKS {
                 c.mem &= !unit;
             }
@@ -160,12 +174,12 @@ impl Store {
         }
     }
 
-    /// An overlay entry is no longer needed by the overlay: accounts for its memory, and frees its fresh unit if that was
-    /// the last block referring to it and no page owns it.
+    /// Accounts for an overlay block that was replaced or destaged. Its fresh unit is freed if no
+    /// other block refers to it and no page owns it.
     pub(crate) fn superseded(&mut self, key: Key, at: u16, old: Option<OverlayBlock>) {
         let Some(old) = old else { return };
         match old.place {
-            Place::Mem(_) => self.overlay.bytes -= BLOCK_SIZE,
+            Place::Mem(_) => lower!(self.overlay.bytes, BLOCK_SIZE, "bytes in the overlay"),
             Place::Unit(unit) => {
                 let first = at / UNIT_BLOCKS as u16 * UNIT_BLOCKS as u16;
                 let still = self.overlay.chunks.get(&key).is_some_and(|c| {
@@ -177,19 +191,21 @@ impl Store {
                     self.no_longer_fresh(key, first);
                 }
             }
-            Place::Zero => {
-                if let Some(c) = self.overlay.chunks.get_mut(&key) {
-                    c.zeros[at as usize / UNIT_BLOCKS] -= 1;
-                }
-            }
+            Place::Zero => match self.overlay.chunks.get_mut(&key) {
+                Some(c) => lower!(c.zeros[at as usize / UNIT_BLOCKS], 1, "zero blocks of a unit"),
+                None => broken!("a zero block of chunk {key:?} is replaced, and the chunk is not known"),
+            },
             Place::Bad => {}
         }
     }
 
-    /// A fresh unit is no longer referred to: unless another one has its place, the page's unit
-    /// stays.
+    /// No block refers to a fresh unit any more. Unless another fresh unit takes its place, the
+    /// page keeps the unit it has.
     fn no_longer_fresh(&mut self, key: Key, first: u16) {
-        let Some(c) = self.overlay.chunks.get_mut(&key) else { return };
+        let Some(c) = self.overlay.chunks.get_mut(&key) else {
+            broken!("a fresh unit of chunk {key:?} is replaced, and the chunk is not known");
+            return;
+        };
         let mut range = c.blocks.range(first..first + UNIT_BLOCKS as u16);
         if !range.any(|(_, o)| matches!(o.place, Place::Unit(_))) {
             c.fresh &= !(1 << (first as usize / UNIT_BLOCKS));
@@ -197,8 +213,9 @@ impl Store {
         }
     }
 
-    /// Replay: the units a record names are in use again. One that is allocated already is owned by a page that was
-    /// written after the record and committed before the journal let go of it.
+    /// Replay: marks the units that a record names as allocated. A unit that is allocated already
+    /// belongs to a page that was written after the record and committed before the journal freed
+    /// the record's group.
     pub(crate) fn claim_for_replay(&mut self, rec: &Record) -> Result<(), String> {
         let Body::Map { units, .. } = &rec.body else { return Ok(()) };
         if self.table.by_rid.get(&rec.rid) != Some(&rec.replica) {
@@ -213,13 +230,16 @@ impl Store {
         Ok(())
     }
 
-    /// Units the overlay will need when it is destaged, promised anew after a replay.
+    /// Promises, after a replay, the units that the overlay will need when it is destaged.
     pub(crate) fn promise_after_replay(&mut self) {
         let keys: Vec<Key> = self.overlay.chunks.keys().copied().collect();
         for key in keys {
             let mask =
                 self.table.map.get(&key).and_then(|s| self.table.slots[*s as usize].as_ref()).map_or(0, |s| s.units);
-            let Some(c) = self.overlay.chunks.get_mut(&key) else { continue };
+            let Some(c) = self.overlay.chunks.get_mut(&key) else {
+                broken!("chunk {key:?} has gone while units were promised");
+                continue;
+            };
             let mut need = 0u16;
             for (at, ov) in &c.blocks {
                 if matches!(ov.place, Place::Mem(_)) {

@@ -1,7 +1,8 @@
-//! Destage: a chunk's overlay goes in place and its page to the copy the last checkpoint does not rely on.
+//! Destage: moves a chunk's overlay in place, and writes its page to the copy that the last
+//! checkpoint does not rely on.
 //!
-//! Until the next checkpoint is durable nothing depends on what is written here: the journal still holds every block,
-//! and the old page copy still stands. So the writes need no order among themselves.
+//! Until the next checkpoint is durable nothing depends on these writes: the journal still holds
+//! every block, and the old page copy is untouched. So the writes need no order among themselves.
 
 use crate::disk::DiskOp;
 use crate::engine::{Output, Purpose, Store};
@@ -13,16 +14,17 @@ use crate::table::pages::Waiter;
 use crate::{CHUNK_UNITS, UNIT_BLOCKS};
 use bytes::Bytes;
 use hf_policy::crc::SeededCrc;
-use hf_policy::{BLOCK_BYTES, BLOCK_SIZE};
+use hf_policy::{BLOCK_BYTES, BLOCK_SIZE, broken, invariant};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Writes of one chunk's destage in flight at once.
+/// Largest number of writes in flight for the destage of one chunk.
 const WRITES_IN_FLIGHT: u32 = 16;
 
 impl Store {
-    /// Begins to destage a dirty chunk; true if a job is now running.
+    /// Begins to destage a dirty chunk. Returns true if a job now runs for it.
     pub(crate) fn destage(&mut self, key: Key, out: &mut Vec<Output>) -> bool {
+        // The checkpoint listed the chunk at its start; since then it may have been deleted.
         let Some(c) = self.overlay.chunks.get(&key) else { return false };
         if !c.is_dirty() || c.destage.is_some() {
             return false;
@@ -35,9 +37,13 @@ impl Store {
     }
 
     pub(crate) fn destage_go(&mut self, key: Key, out: &mut Vec<Output>) {
-        let (Ok(old), Some(&slot), Some(id)) = (self.page_of(key), self.table.map.get(&key), self.table.page_id(key))
-        else {
-            return self.checkpoint.job_ended();
+        let old = match self.page_of(key) {
+            Ok(page) => page,
+            // (The page was evicted, or given up, while the chunk waited for a unit.)
+            Err(slot) => return self.load_page(slot, Waiter::Destage(key), out),
+        };
+        let (Some(&slot), Some(id)) = (self.table.map.get(&key), self.table.page_id(key)) else {
+            return self.checkpoint.job_ended(); // The chunk was deleted while its page was read.
         };
         if !self.overlay.chunks.get(&key).is_some_and(|c| c.is_dirty() && c.destage.is_none()) {
             return self.checkpoint.job_ended();
@@ -45,16 +51,18 @@ impl Store {
         if self.parks(key, &old) {
             return;
         }
+        self.orphaned(slot, &old);
         let (new, writes, moved) = match self.merge(key, &old) {
             Ok(m) => m,
             Err(why) => return self.fail(why, out),
         };
         let trim = self.overlay.chunks.get(&key).and_then(|c| c.trim);
+        invariant!(self.checkpoint.is_destaging(), "chunk {key:?} is destaged, and no checkpoint waits for it");
         let copy = if self.table.committed[slot as usize] == Some(0) { 1 } else { 0 };
         let (page, page_crc) = new.encode(id);
-        self.orphaned(slot, &old);
-        if let Some(e) = self.table.slots[slot as usize].as_mut() {
-            e.units = new.unit_mask();
+        match self.table.slots[slot as usize].as_mut() {
+            Some(e) => e.units = new.unit_mask(),
+            None => broken!("chunk {key:?} has slot {slot}, which is free"),
         }
         let page_off = self.sb.geometry.page_off(slot, copy);
         let mut left = VecDeque::from(writes);
@@ -68,8 +76,8 @@ impl Store {
         self.destage_more(key, out);
     }
 
-    /// Keeps some of the chunk's writes in flight: a step may not queue all that sixteen chunks can
-    /// have, ahead of what clients wait for.
+    /// Submits writes up to the bound in flight. One step may not queue all writes of sixteen
+    /// chunks ahead of operations that clients wait for.
     fn destage_more(&mut self, key: Key, out: &mut Vec<Output>) {
         while let Some(d) = self.overlay.chunks.get_mut(&key).and_then(|c| c.destage.as_mut())
             && d.outstanding < WRITES_IN_FLIGHT
@@ -80,7 +88,8 @@ impl Store {
         }
     }
 
-    /// The chunk's new page, the data writes it needs, and the blocks it takes from the overlay.
+    /// Merges the overlay into the chunk's page: returns the new page, the data writes, and the
+    /// blocks that it moves.
     #[allow(clippy::type_complexity)]
     fn merge(
         &mut self,
@@ -93,7 +102,8 @@ impl Store {
             page.trim_ver = page.trim_ver.max(ver);
             page.blocks.iter_mut().filter(|m| m.ver <= ver).for_each(|m| *m = BlockMeta::default());
         }
-        // A copy may have put back what a trim of a lost history had covered.
+        // (A copy may have restored blocks that are older than the trim, which was part of a lost
+        // history.)
         if c.blocks.values().any(|ov| ov.ver < page.trim_ver) {
             page.spell_out_trim();
         }
@@ -117,8 +127,8 @@ impl Store {
             let crc = if state == BlockState::Data { ov.crc } else { SeededCrc(0) };
             page.blocks[*at as usize] = BlockMeta { ver: ov.ver, crc, state };
         }
-        // Records that name a unit freed here are of groups up to this one; and the page without it is in the very next
-        // checkpoint, because nothing is destaged while one commits.
+        // Records that name a unit freed here are in groups up to `applied`. The page without the
+        // unit is part of the very next checkpoint, because nothing is destaged while one commits.
         let applied = self.journal.applied;
         for (u, new_unit) in mapped.into_iter().enumerate().filter(|(_, m)| *m != NO_UNIT) {
             let before = std::mem::replace(&mut page.units[u], new_unit);
@@ -126,12 +136,14 @@ impl Store {
             if let Some(c) = self.overlay.chunks.get_mut(&key) {
                 c.fresh &= !(1 << u);
             }
+            let has_page = self.space.units.is_settled(new_unit);
+            invariant!(has_page, "the page of chunk {key:?} gets unit {new_unit}, which is free or on its way to it");
             if before != NO_UNIT && before != new_unit {
                 self.space.units.release(before, applied);
             }
         }
         self.place_data(key, &mut page, &data)?;
-        // What is in flight to a unit relies on its being there: it was promised none.
+        // Operations in flight rely on units that the page has; they were promised none.
         let held = self.overlay.chunks.get(&key).map_or(0, |c| c.held);
         let held = if mutant::is(Mutant::FreesHeldUnits) { 0 } else { held };
         for u in (0..CHUNK_UNITS).filter(|u| held >> u & 1 == 0) {
@@ -145,7 +157,7 @@ impl Store {
         Ok((page, writes, moved))
     }
 
-    /// Gives every unit that will hold data a place; its promise is spent.
+    /// Allocates a unit for all data that has none, and spends the promises for them.
     fn place_data(&mut self, key: Key, page: &mut Page, data: &[(u16, Bytes)]) -> Result<(), String> {
         for (at, _) in data {
             let u = *at as usize / UNIT_BLOCKS;
@@ -157,14 +169,15 @@ impl Store {
         if let Some(c) = self.overlay.chunks.get_mut(&key) {
             let spent = c.promise & page.unit_mask();
             c.promise &= !spent;
-            // Promises of blocks that were zeroed meanwhile are spent too, once nothing is in flight.
+            // (Promises for blocks that were zeroed meanwhile end too, once nothing is in flight.)
             let stale = if c.inflight == 0 { std::mem::take(&mut c.promise) } else { 0 };
-            self.space.promised_units -= spent.count_ones() + stale.count_ones();
+            let spent = if mutant::is(Mutant::SpentPromiseCounts) { 0 } else { spent };
+            lower!(self.space.promised_units, spent.count_ones() + stale.count_ones(), "units promised");
         }
         Ok(())
     }
 
-    /// Data writes, neighbours merged.
+    /// The data writes of a destage; adjacent blocks share a write.
     fn data_writes(&self, page: &Page, data: Vec<(u16, Bytes)>) -> Vec<(u64, Vec<Bytes>)> {
         let mut writes: Vec<(u64, Vec<Bytes>)> = Vec::new();
         for (at, bytes) in data {
@@ -179,13 +192,19 @@ impl Store {
     }
 
     pub(crate) fn destage_written(&mut self, key: Key, out: &mut Vec<Output>) {
-        let Some(c) = self.overlay.chunks.get_mut(&key) else { return };
-        let Some(d) = c.destage.as_mut() else { return };
-        d.outstanding -= 1;
+        let Some(c) = self.overlay.chunks.get_mut(&key) else {
+            broken!("a destage of chunk {key:?} wrote, and the chunk is not known");
+            return;
+        };
+        let Some(d) = c.destage.as_mut() else {
+            broken!("chunk {key:?} has written and is not destaged");
+            return;
+        };
+        lower!(d.outstanding, 1, "writes of a destage");
         if !d.left.is_empty() || d.outstanding > 0 {
             return self.destage_more(key, out);
         }
-        let Some(d) = c.destage.take() else { return };
+        let Some(d) = c.destage.take() else { return }; // (It is there: see above.)
         if c.trim == d.trim {
             c.trim = None;
         }
@@ -199,20 +218,26 @@ impl Store {
             (c.mem, c.fresh) = (0, 0);
         }
         if c.blocks.is_empty() && c.inflight == 0 {
-            self.space.promised_units -= std::mem::take(&mut c.promise).count_ones();
+            let promise = std::mem::take(&mut c.promise).count_ones();
+            lower!(self.space.promised_units, promise, "units promised");
         }
         for (at, ov) in gone {
             self.superseded(key, at, ov);
         }
         self.recount(key);
-        if let Some(&slot) = self.table.map.get(&key) {
-            if let Some(e) = self.table.slots[slot as usize].as_mut() {
-                e.copy = Some(d.copy);
-                e.page_crc = d.page_crc;
+        match self.table.map.get(&key).copied() {
+            Some(slot) => {
+                let relied_on = self.table.committed[slot as usize] == Some(d.copy);
+                invariant!(!relied_on, "slot {slot}: the page copy that the last checkpoint relies on is written over");
+                if let Some(e) = self.table.slots[slot as usize].as_mut() {
+                    e.copy = Some(d.copy);
+                    e.page_crc = d.page_crc;
+                }
+                self.pages.cache.put(slot, d.new);
+                self.mark_slot(slot);
+                self.checkpoint.destaged(slot);
             }
-            self.pages.cache.put(slot, d.new);
-            self.mark_slot(slot);
-            self.checkpoint.destaged(slot);
+            None => broken!("chunk {key:?} has lost its slot while it was destaged"),
         }
         self.stats.destaged += 1;
         self.pace.destaged();

@@ -1,29 +1,34 @@
-//! How many chunks are destaged at once: as many as the foreground does not notice, and at least as many as the fill demands.
+//! How many chunks are destaged at once: as many as the foreground does not notice, and at least as
+//! many as the fill level demands.
 //!
-//! The host says how long each foreground operation took on the disk (journal groups and reads; the store itself has no clock).
-//! What they take while nothing is destaged is the measure; when they take much longer beside destaging, fewer chunks are destaged
-//! at once, down to one; when they do not, one more. Fill forces: from half full, where a checkpoint begins, to three quarters
-//! the least number rises from one to all there are, so that a destage that was slowed always ends before clients have to wait.
+//! The driver reports how long each foreground operation (journal writes and reads) took on the
+//! disk; the store has no clock. Their duration while nothing is destaged is the baseline. When
+//! they take much longer beside destaging, the number of chunks destaged at once is halved, down to
+//! one; otherwise it rises by one. The fill level sets a minimum: from half full, where a
+//! checkpoint begins, to three quarters it rises from one to the maximum, so that destaging ends
+//! before clients have to wait.
 
-/// A foreground operation's kind: each has its own measure.
+use hf_policy::invariant;
+
+/// The kind of a foreground operation. Each kind has its own baseline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Group,
     Read,
 }
 
-/// What one kind takes, microseconds: averages that follow slowly.
+/// How long one kind of operation takes, in microseconds: exponential averages.
 #[derive(Clone, Copy, Debug, Default)]
 struct Measure {
     calm: u64,
     busy: u64,
-    /// It was measured since the number was last decided on.
+    /// True if it was measured since the last decision.
     seen: bool,
 }
 
-/// Below this nobody cares, microseconds.
+/// Latency increase ignored as noise, in microseconds.
 const NEGLIGIBLE: u64 = 100;
-/// So many operations are looked at before the number changes again.
+/// Number of operations measured before each decision.
 const SAMPLES: u32 = 8;
 
 impl Measure {
@@ -45,8 +50,8 @@ pub(crate) struct Pace {
     allowed: usize,
     measures: [Measure; 2],
     samples: u32,
-    /// Chunks destaged since anybody in the foreground was last seen: one who does one thing after another is not there at each
-    /// moment, and is there all the same.
+    /// Chunks destaged since the last foreground operation. A client that does one thing after
+    /// another is absent at any one moment and present all the same.
     alone: usize,
 }
 
@@ -55,7 +60,8 @@ impl Pace {
         Pace { most: most.max(1), allowed: most.max(1), measures: [Measure::default(); 2], samples: 0, alone: most }
     }
 
-    /// A foreground operation took so long; `busy`: beside destaging.
+    /// A foreground operation took `us` microseconds; `busy` says whether chunks were being
+    /// destaged.
     pub(crate) fn took(&mut self, kind: Kind, us: u64, busy: bool) {
         self.measures[kind as usize].take(us, busy);
         self.alone = 0;
@@ -75,12 +81,13 @@ impl Pace {
         self.measures.iter_mut().for_each(|m| m.seen = false);
     }
 
-    /// A chunk is in place.
+    /// A destage has ended.
     pub(crate) fn destaged(&mut self) {
         self.alone = self.alone.saturating_add(1);
     }
 
-    /// The number now. `fill` is in thousandths of the journal or the overlay, whichever is fuller.
+    /// How many chunks may be destaged at once now. `fill` is that of the journal or the overlay,
+    /// whichever is fuller, in thousandths.
     pub(crate) fn limit(&self, fill: u64, foreground: bool) -> usize {
         if !foreground && self.alone >= self.most {
             return self.most;
@@ -89,7 +96,13 @@ impl Pace {
         self.allowed.max(1 + (self.most - 1) * over / 250)
     }
 
-    /// The number that the foreground allows.
+    /// Verifies that the number is between one and the maximum.
+    pub(crate) fn check(&self) {
+        invariant!((1..=self.most).contains(&self.allowed), "{} of {} chunks at once", self.allowed, self.most);
+        invariant!(self.samples < SAMPLES, "{} samples and no decision", self.samples);
+    }
+
+    /// How many chunks the foreground allows to be destaged at once.
     pub(crate) fn allowed(&self) -> usize {
         self.allowed
     }

@@ -1,4 +1,5 @@
-//! Reads the index half that a superblock names: large reads, one after the other, however large the disk is.
+//! Reads the index half that a superblock names, by large reads one after the other, however large
+//! the disk is.
 
 use super::{BLOCK, OpenError, damaged, read};
 use crate::disk::RawDisk;
@@ -11,7 +12,7 @@ use crate::space::Units;
 use bytes::Bytes;
 use hf_policy::BLOCK_SIZE;
 
-/// Pages read at once: 1 MiB.
+/// Number of pages read at once: 1 MiB.
 const AT_ONCE: u32 = 256;
 
 #[derive(Default)]
@@ -23,14 +24,15 @@ struct Half {
     crcs: Vec<u32>,
 }
 
-/// The store as of the last checkpoint.
+/// A store as of the last checkpoint.
 pub(super) fn index(disk: &mut dyn RawDisk, cfg: Config, sb: Superblock) -> Result<Store, OpenError> {
     let g = sb.geometry;
     let mut half = Half::default();
     let pages = g.pages_with(sb.extensions.len());
     let mut page = 0;
     while page < pages {
-        // What lies in one piece: the fixed part of the half, or its part of a unit.
+        // Pages that lie in one piece: the fixed part of the half, or its part of an extension
+        // unit.
         let end = match page.checked_sub(g.index_pages()) {
             None => g.index_pages(),
             Some(beyond) => page + EXTENSION_PAGES - beyond % EXTENSION_PAGES,
@@ -40,7 +42,8 @@ pub(super) fn index(disk: &mut dyn RawDisk, cfg: Config, sb: Superblock) -> Resu
         let off = off.ok_or_else(|| OpenError::Damaged("its replica table has no end".into()))?;
         let piece = read(disk, off, n as usize * BLOCK_SIZE);
         for i in 0..n {
-            // (One sector that cannot be read at once, but alone, costs nothing.)
+            // (A read that fails as a whole is repeated page by page: one bad sector costs no other
+            // page.)
             let block = match &piece {
                 Ok(all) => all.slice(i as usize * BLOCK_SIZE..(i as usize + 1) * BLOCK_SIZE),
                 Err(_) => read(disk, off + u64::from(i) * BLOCK, BLOCK_SIZE)?,
@@ -64,7 +67,8 @@ impl Half {
     fn page(&mut self, sb: &Superblock, page: u32, block: &Bytes) -> Result<(), OpenError> {
         let g = sb.geometry;
         let beyond = page >= g.index_pages();
-        // Pages of the fixed part share no space with payload; they are as in version 1.
+        // (Pages of the fixed part share no space with payload; they have no salt, as in version
+        // 1.)
         let salt = if beyond { sb.salt } else { Salt::NONE };
         let Some((payload, crc)) = index::decode_page(sb.disk, salt, page, block) else {
             return damaged(format!("index page {page} of half {} does not verify", sb.half));

@@ -1,34 +1,35 @@
-//! What goes in and out of the store, and the operations that wait inside it.
+//! What goes into the store and comes out of it, and the operations that wait inside.
 
 pub(crate) mod read;
 pub(crate) mod slow;
 pub(crate) mod write;
 
+use crate::UNIT_BLOCKS;
 use crate::disk::{DiskError, DiskOp};
 use crate::format::page::BlockState;
 use crate::format::replica::ReplicaRec;
 use crate::table::Key;
 use bytes::Bytes;
 use hf_policy::crc::PayloadCrc;
-use hf_policy::{BlockIx, BlockRange, ChunkIx, Fate, HasFate, LogAge, Rid, Term, Ver};
+use hf_policy::{BlockIx, BlockRange, ChunkIx, Fate, HasFate, LogAge, Rid, Term, Ver, invariant};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use write::Direct;
 
-/// The caller's name for an operation; answered exactly once.
+/// The caller's name for an operation. Each operation is answered exactly once.
 pub type OpId = u64;
 
-/// The store's bounds.
+/// The store's bounds on memory and concurrency.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// Bytes of acknowledged writes held in memory until they are destaged; more wait.
+    /// Bytes of acknowledged writes held in memory until they are destaged. Further writes wait.
     pub overlay_bytes: usize,
-    /// Decoded chunk pages kept ([`crate::PAGE_MEMORY`] each).
+    /// Number of decoded chunk pages kept in the cache ([`crate::PAGE_MEMORY`] bytes each).
     pub cached_pages: usize,
-    /// Journal I/Os in flight.
+    /// Largest number of journal writes in flight.
     pub groups_in_flight: usize,
-    /// Chunks destaged at once, at most.
+    /// Largest number of chunks destaged at once.
     pub destage_jobs: usize,
-    /// Replicas, at most: each takes about 300 bytes of memory.
+    /// Largest number of replicas on the disk. Each takes about 300 bytes of memory.
     pub replicas: u32,
 }
 
@@ -38,146 +39,150 @@ impl Default for Config {
     }
 }
 
-/// An operation.
+/// A caller's operation.
 #[derive(Clone, Debug)]
 pub enum Op {
-    /// Initialises a replica's storage. Durable when answered.
+    /// Creates a replica with empty storage. Durable when answered.
     CreateReplica(ReplicaRec),
-    /// Replaces a replica's entry (promise, stable, size, hint). Durable when answered, and no write
-    /// submitted before it takes effect afterwards (hazards: neon a69fdb0e8e).
+    /// Replaces a replica's entry (promise, stable version, size, hint). Durable when answered; a
+    /// write submitted before it never takes effect after it (hazards: neon a69fdb0e8e).
     UpdateReplica(ReplicaRec),
-    /// Marks a replica for deletion; durable when answered, its space comes back in the background.
+    /// Marks a replica as deleted. Durable when answered; its space is freed in the background.
     DeleteReplica {
-        /// Which.
+        /// The replica to delete.
         rid: Rid,
     },
-    /// Writes whole blocks inside one chunk.
+    /// Writes whole blocks of one chunk.
     Write {
-        /// Which replica.
+        /// The replica this is for.
         rid: Rid,
-        /// Their version. Blocks that have it or a newer one are left alone (C3).
+        /// The version the blocks get. A block whose version is equal or newer is left alone (C3).
         ver: Ver,
-        /// First block.
+        /// The first block to write.
         start: BlockIx,
-        /// Whole blocks.
+        /// The bytes of the blocks, a multiple of 4096.
         data: Bytes,
-        /// One per block, already verified.
+        /// A checksum per block, already verified against `data`.
         crcs: Vec<PayloadCrc>,
     },
-    /// Makes blocks zero; may span chunks; gives space back.
+    /// Makes blocks zero and frees their space. The range may span chunks.
     Zero {
-        /// Which replica.
+        /// The replica this is for.
         rid: Rid,
-        /// Their version.
+        /// The version the blocks get.
         ver: Ver,
-        /// Which blocks.
+        /// The blocks this is about.
         range: BlockRange,
-        /// Chunks that were never written take note of it too; else they stay as they are.
+        /// If set, chunks that were never written record the version too; otherwise they stay as
+        /// they are.
         keep: bool,
     },
-    /// Reads blocks inside one chunk.
+    /// Reads blocks of one chunk.
     Read {
-        /// Which replica.
+        /// The replica this is for.
         rid: Rid,
-        /// Which blocks.
+        /// The blocks this is about.
         range: BlockRange,
     },
-    /// Conditional per-block writes inside one chunk: reconcile, sync, repair.
+    /// Writes blocks of one chunk, each under its own condition: for reconcile, sync and repair.
     Copy {
-        /// Which replica.
+        /// The replica this is for.
         rid: Rid,
-        /// The coordinator's term.
+        /// The term of the coordinator that sends the copy.
         term: Term,
-        /// What.
+        /// The blocks, 1 to 256.
         items: Vec<CopyItem>,
     },
-    /// A chunk's versions.
+    /// Lists the versions of a chunk's blocks.
     Versions {
-        /// Which replica.
+        /// The replica this is for.
         rid: Rid,
-        /// Which chunk.
+        /// The chunk to list.
         chunk: ChunkIx,
     },
-    /// Destages everything acknowledged so far and empties the journal.
+    /// Destages every block acknowledged so far and empties the journal.
     Checkpoint,
-    /// Notes how old the node's metadata log is. Durable when answered.
+    /// Stores the age of the node's metadata log in the superblock. Durable when answered.
     NoteLogAge(LogAge),
 }
 
-/// One block of a copy.
+/// One block of a copy, and the condition under which it applies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopyItem {
-    /// Which block.
+    /// The block to write.
     pub block: BlockIx,
-    /// What is not newer than what is there is applied only if the block still has this version.
+    /// Compare-and-set: unless `src` is newer than the stored version, the item applies only if
+    /// that version equals `seen`.
     pub seen: Ver,
-    /// The version it gets.
+    /// The version the block gets.
     pub src: Ver,
-    /// What it becomes.
+    /// What the block holds afterwards.
     pub content: Content,
-    /// The bytes of the version that is here already, or was before the version itself was lost.
+    /// Set for a repair: the content is that of the stored version, or of the version stored before
+    /// its page was lost.
     pub repair: bool,
 }
 
-/// What a copied block becomes.
+/// What a copied block holds afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// Zero.
+    /// The block is zero.
     Zero,
-    /// Lost: no source has it, so it must not be taken for what it was.
+    /// No source has the block: it is marked bad, so that nobody takes it for its old content.
     Bad,
-    /// Data, with its checksum, already verified.
+    /// The block's bytes and their checksum, already verified.
     Data(PayloadCrc, Bytes),
 }
 
-/// What a block holds, as told to others.
+/// What a block holds, as the store reports it to other nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct BlockInfo {
-    /// Its effective version.
+    /// The block's effective version.
     pub ver: Ver,
-    /// Its payload's checksum, if data.
+    /// The checksum of the block's bytes if `state` is `Data`, otherwise 0.
     pub crc: PayloadCrc,
-    /// What it holds.
+    /// What kind of content the block has.
     pub state: BlockState,
 }
 
-/// An answer.
+/// The result of an operation that succeeded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Done, durable.
+    /// The operation is done, and durable.
     Done,
-    /// A read's result: one entry per block, and their bytes (zero where nothing is).
+    /// The result of a read. Blocks that hold no data read as zero.
     Read {
-        /// Per block; `Bad` or `Lost` where it could not be read or verified.
+        /// One entry per block; its state is `Bad` or `Lost` if the block could not be read or
+        /// verified.
         blocks: Vec<BlockInfo>,
-        /// The bytes.
+        /// The bytes of all blocks, in order.
         data: Bytes,
     },
-    /// A chunk's 256 blocks.
+    /// One entry for each of a chunk's 256 blocks.
     Versions(Vec<BlockInfo>),
-    /// Per copy item: was it applied?
+    /// For each copy item, whether it was applied.
     Copied(Vec<bool>),
 }
 
-/// Why an operation was not done.
+/// Why an operation failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// The disk has failed for good.
+    /// A write or sync failed earlier: the store does nothing any more (C4).
     #[error("the disk has failed: {0}")]
     Failed(String),
-    /// No space; nothing was changed.
+    /// There is not enough space. Nothing was changed.
     #[error("the disk is full")]
     NoSpace,
-    /// Every entry of the replica table is taken, and it cannot be extended.
+    /// Every entry of the replica table is in use, and the table cannot grow.
     #[error("the disk's replica table is full: all {0} entries are taken; delete replicas or volumes, or add a disk")]
     NoEntry(u32),
-    /// No such replica here.
+    /// The disk has no replica of this id.
     #[error("no replica {0} on this disk")]
     NoReplica(Rid),
-    /// A replica of this id exists, with this storage.
+    /// A replica of this id exists, with the storage given here.
     #[error("the replica exists already, with storage {0}")]
     Exists(hf_policy::StoreUuid),
-    /// A request that cannot be.
+    /// The request contradicts itself or the replica's size.
     #[error("bad request: {0}")]
     Invalid(String),
 }
@@ -194,121 +199,141 @@ impl HasFate for StoreError {
     }
 }
 
-/// An input.
+/// What the driver tells the store.
 #[derive(Debug)]
 pub enum Input {
-    /// An operation.
+    /// A caller submits an operation.
     Op {
-        /// Its name.
+        /// The caller's name for the operation.
         id: OpId,
-        /// What.
+        /// The operation itself.
         op: Op,
     },
-    /// A disk operation ended.
+    /// A disk operation has completed.
     DiskDone {
-        /// Its tag.
+        /// The tag that the store gave the disk operation.
         tag: u64,
-        /// Bytes read, or empty.
+        /// The bytes that were read; empty for writes and syncs.
         result: Result<Bytes, DiskError>,
     },
-    /// How long a disk operation took, before its [`Input::DiskDone`]: what destaging is measured by. May be left out.
+    /// How long a disk operation took; comes before its [`Input::DiskDone`]. The pace of destaging
+    /// follows from it. It may be left out.
     Took {
-        /// Its tag.
+        /// The tag that the store gave the disk operation.
         tag: u64,
-        /// Microseconds.
+        /// Duration in microseconds.
         us: u64,
     },
-    /// Comes about once a second: an idle store destages what it holds.
+    /// Comes about once a second: a store that was idle since the last one destages its overlay.
     Housekeep,
 }
 
-/// An output.
+/// What the store asks of its driver.
 #[derive(Debug)]
 pub enum Output {
-    /// Do this to the disk and come back with [`Input::DiskDone`].
+    /// Submit this disk operation and report its end with [`Input::DiskDone`].
     Disk {
-        /// Its tag.
+        /// The tag that the store gave the disk operation.
         tag: u64,
-        /// What.
+        /// The disk operation.
         op: DiskOp,
     },
-    /// An operation ended.
+    /// An operation has ended.
     Done {
-        /// Its name.
+        /// The caller's name for the operation.
         id: OpId,
-        /// How.
+        /// Its answer, or why it failed.
         result: Result<Answer, StoreError>,
     },
-    /// The disk has failed; said once.
+    /// The disk has failed. The store says so once.
     Failed(String),
 }
 
-/// What the store counts.
+/// Counters and gauges of a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Units, all.
+    /// Number of data units on the disk.
     pub units_total: u64,
-    /// Units that can still be promised.
+    /// Number of units that are free and not promised.
     pub units_free: u64,
-    /// Chunk slots that can still be promised.
+    /// Number of chunk slots that are free and not promised.
     pub slots_free: u64,
-    /// Entries of the replica table in use, by replicas being deleted too.
+    /// Number of replica table entries in use, those of replicas being deleted included.
     pub entries_used: u64,
-    /// Replicas that can still be created: free entries, and those the table can be extended by.
+    /// Number of replicas that can still be created: free entries, and those by which the table can
+    /// grow.
     pub entries_free: u64,
-    /// Units that no page is known to refer to, because the page that did is lost; they are being looked for.
+    /// Number of units without a known owner, because the page that named them was lost. The store
+    /// looks for them.
     pub units_unaccounted: u64,
-    /// Journal bytes in use.
+    /// Bytes of the journal in use, padding included.
     pub journal_used: u64,
-    /// Journal size.
+    /// Size of the journal in bytes.
     pub journal_bytes: u64,
-    /// Bytes in the overlay.
+    /// Bytes of acknowledged blocks in memory.
     pub overlay_bytes: u64,
-    /// Chunk pages in memory.
+    /// Number of chunk pages in the cache.
     pub cached_pages: u64,
-    /// Chunks that may be destaged at once beside the foreground, while nothing forces more.
+    /// How many chunks the foreground allows to be destaged at once, as long as the fill level
+    /// forces no more.
     pub destage_allowed: u64,
-    /// Chunks being destaged.
+    /// Number of chunks being destaged.
     pub destaging: u64,
-    /// Operations waiting for room.
+    /// Number of operations waiting for room in the overlay.
     pub waiting: u64,
-    /// Times an operation had to wait for room.
+    /// How often an operation had to wait for room.
     pub stalls: u64,
-    /// Journal groups written.
+    /// Number of journal groups written.
     pub groups: u64,
-    /// Records in them.
+    /// Number of records in those groups.
     pub records: u64,
-    /// Disk writes begun.
+    /// Number of disk writes submitted.
     pub disk_writes: u64,
-    /// Bytes of them.
+    /// Bytes in those writes.
     pub disk_bytes_written: u64,
-    /// Syncs begun.
+    /// Number of disk syncs submitted.
     pub disk_syncs: u64,
-    /// Disk reads begun.
+    /// Number of disk reads submitted.
     pub disk_reads: u64,
-    /// Chunks destaged.
+    /// Number of chunk destages completed.
     pub destaged: u64,
-    /// Checkpoints done.
+    /// Number of checkpoints completed.
     pub checkpoints: u64,
-    /// Blocks that failed their checksum or could not be read.
+    /// Number of blocks that failed their checksum or could not be read.
     pub bad_blocks: u64,
-    /// Chunk pages that failed their checksum or could not be read.
+    /// Number of chunk pages that failed their checksum or could not be read.
     pub bad_pages: u64,
-    /// Groups replayed when the disk was opened.
+    /// Number of journal groups replayed when the disk was opened.
     pub replayed_groups: u64,
 }
 
 /// Operations that are not in the journal's queue yet.
 #[derive(Default)]
 pub(crate) struct Requests {
-    /// Operations that wait for room, in order.
+    /// Operations that wait for room in the overlay, in order of arrival.
     pub waiting: VecDeque<(OpId, Op)>,
     /// Chunks whose first slow operation may be able to go on.
     pub slow_ready: VecDeque<Key>,
     /// Chunks whose first slow operation waits for space.
     pub short: BTreeSet<Key>,
-    /// Large writes whose data is on its way to fresh units, by their numbers.
+    /// Large writes that are writing their data to fresh units, by number.
     pub directs: BTreeMap<u64, Direct>,
-    /// Replica changes that must not overtake writes submitted before them.
+    /// Replica changes that wait for writes submitted before them.
     pub after_directs: VecDeque<(OpId, Op)>,
+}
+
+impl Requests {
+    /// Verifies that direct writes are in flight and of whole units, and that each queue holds only
+    /// its own kind of operation.
+    pub(crate) fn check(&self) {
+        for (number, d) in &self.directs {
+            invariant!(d.outstanding > 0, "direct write {number} has no write on its way and has not ended");
+            let whole = d.record.range.len as usize == d.units().len() * UNIT_BLOCKS;
+            invariant!(whole, "direct write {number} is not of whole units: {:?}", d.record.range);
+        }
+        let not_a_change = |(_, op): &&(OpId, Op)| !matches!(op, Op::UpdateReplica(_) | Op::DeleteReplica { .. });
+        invariant!(self.after_directs.iter().find(not_a_change).is_none(), "a change of no replica waits as one");
+        let reads = self.waiting.iter().filter(|(_, op)| matches!(op, Op::Read { .. } | Op::Checkpoint)).count();
+        invariant!(reads == 0, "{reads} operations wait for room that need none");
+    }
 }

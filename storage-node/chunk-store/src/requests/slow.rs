@@ -1,5 +1,6 @@
-//! Operations that must look at what is there: repeated writes, conditional copies, version lists. They wait, in order,
-//! until nothing of their chunk is in flight and its page is at hand; later writes to the chunk wait behind them.
+//! Operations that must look at the stored blocks first: repeated writes, conditional copies, lists
+//! of versions. They wait in order until nothing of their chunk is in flight and its page is in
+//! memory; later operations on the chunk wait behind them.
 
 use crate::UNIT_BLOCKS;
 use crate::engine::{Answer, Op, OpId, Output, Store};
@@ -10,7 +11,7 @@ use crate::table::Key;
 use crate::table::pages::Waiter;
 use bytes::{Bytes, BytesMut};
 use hf_policy::crc::PayloadCrc;
-use hf_policy::{BlockIx, BlockRange, CHUNK_BLOCKS, ChunkIx, Rid, Term, Ver};
+use hf_policy::{BlockIx, BlockRange, CHUNK_BLOCKS, ChunkIx, Rid, Term, Ver, broken, invariant};
 use std::collections::VecDeque;
 
 impl Store {
@@ -27,6 +28,8 @@ impl Store {
 
     fn run_slow_chunk(&mut self, key: Key, out: &mut Vec<Output>) {
         loop {
+            // The chunk was dropped since it was queued here: its operations have ended, or its
+            // replica was deleted.
             let Some(c) = self.overlay.chunks.get(&key) else { return };
             if c.slow.is_empty() {
                 return self.drop_if_idle(key);
@@ -44,7 +47,10 @@ impl Store {
                     return;
                 }
             };
-            let Some((id, op)) = self.overlay.chunks.get_mut(&key).and_then(|c| c.slow.pop_front()) else { return };
+            let Some((id, op)) = self.overlay.chunks.get_mut(&key).and_then(|c| c.slow.pop_front()) else {
+                broken!("the operations of chunk {key:?} have gone while its page was looked up");
+                return;
+            };
             match op {
                 Op::Write { .. } => self.slow_write(id, key, op, &page, out),
                 Op::Zero { keep: true, .. } => self.slow_zero_kept(id, key, op, &page, out),
@@ -56,7 +62,7 @@ impl Store {
                         .collect();
                     out.push(Output::Done { id, result: Ok(Answer::Versions(list)) });
                 }
-                _ => {}
+                _ => broken!("operation {id} waits in chunk {key:?} and is not of a chunk"),
             }
         }
     }
@@ -65,9 +71,13 @@ impl Store {
         self.effective(key, at as u16, page).0
     }
 
-    /// A write that is not newer than everything in its chunk: only its newer blocks are written (C3).
+    /// A write that is not newer than everything in its chunk: only the blocks it is newer than are
+    /// written (C3).
     fn slow_write(&mut self, id: OpId, key: Key, op: Op, page: &Page, out: &mut Vec<Output>) {
-        let Op::Write { rid, ver, start, ref data, ref crcs } = op else { return };
+        let Op::Write { rid, ver, start, ref data, ref crcs } = op else {
+            broken!("operation {id} is written and is no write");
+            return;
+        };
         let first = start.in_chunk();
         let newer: Vec<bool> = (0..crcs.len()).map(|i| self.current(key, first + i, page).ver < ver).collect();
         let top = self.chunk_mut(key).top;
@@ -95,9 +105,15 @@ impl Store {
     }
 
     fn push_part(&mut self, key: Key, record: Record, payload: Bytes, op: Option<OpId>, answer: Answer) {
+        let (range, ver) = (record.range, record.ver);
+        invariant!(
+            range.is_empty() || ChunkIx(key.1).blocks().intersect(range) == range,
+            "{range:?} is not of chunk {key:?}"
+        );
         let c = self.chunk_mut(key);
+        invariant!(c.direct == 0 || ver <= c.top, "a record of {ver:?} overtakes a direct write of chunk {key:?}");
         c.inflight += 1;
-        c.top = c.top.max(record.ver);
+        c.top = c.top.max(ver);
         let chunks = crate::journal::Chunks::One(key);
         self.journal.push(crate::journal::Queued { record, payload, chunks, op, answer });
     }
@@ -136,9 +152,13 @@ impl Store {
         }
     }
 
-    /// Zeroes that are noted in every chunk, one chunk after another.
+    /// A zero that every chunk records, also those never written; one chunk after another.
     fn slow_zero_kept(&mut self, id: OpId, key: Key, op: Op, page: &Page, out: &mut Vec<Output>) {
-        let Op::Zero { rid, ver, range, .. } = op else { return };
+        let Op::Zero { rid, ver, range, .. } = op else {
+            broken!("operation {id} is zeroed and is no zero");
+            return;
+        };
+        invariant!(range.start.chunk().0 == key.1, "a zero of {range:?} is begun in chunk {key:?}");
         let whole = ChunkIx(key.1).blocks();
         let part = range.intersect(whole);
         let first = part.start.in_chunk();
@@ -166,7 +186,8 @@ impl Store {
         }
     }
 
-    /// Nothing to do here, but earlier chunks' records may be in flight: answered after them.
+    /// Nothing is left to do, but records of earlier chunks may be in flight: the answer follows
+    /// them.
     fn answer_after_journal(&mut self, id: OpId, key: Key, rid: Rid, ver: Ver, out: &mut Vec<Output>) {
         if self.journal.in_flight() {
             let record = Record { replica: key.0, rid, range: BlockRange::default(), ver, body: Body::Zero };
@@ -176,8 +197,10 @@ impl Store {
         }
     }
 
-    /// Conditional writes: what is newer than what is there is applied; what is older, iff the block still has the version that was seen and
-    /// that is of an older term (protocol §7 step 4; a late write of before may have come in between, seed 108 over the real store).
+    /// Conditional writes. An item newer than the stored block is applied. An older one is applied
+    /// only if the block still has the version `seen` and that version is of an older term
+    /// (protocol §7 step 4): a late write of an earlier coordinator may have come in between (seed
+    /// 108 over the real store).
     #[allow(clippy::too_many_arguments)]
     fn slow_copy(
         &mut self,
@@ -214,8 +237,10 @@ impl Store {
         }
     }
 
-    /// A repair, of the very version that is here (seed 11891), replaces what is known to be lost, or writes once more exactly what should be there (what is on the disk may
-    /// have rotted without the page knowing it). Where the version is lost too it brings one that is not newer: nothing is on its way.
+    /// True if a repair of the stored version may be written (seed 11891). It replaces a block
+    /// known to be lost, or writes again exactly the stored content, which may have rotted on disk
+    /// without the page showing it. Where the version is lost too, a version that is not newer than
+    /// the recorded bound is accepted: nothing newer is in flight.
     fn may_repair(&self, key: Key, i: &CopyItem, has: BlockMeta) -> bool {
         let same = |crc: PayloadCrc| self.seeds(key, has.ver, i.block, &[crc]).first() == Some(&has.crc);
         let meant = matches!(i.content, Content::Data(crc, _) if same(crc));
@@ -227,7 +252,7 @@ impl Store {
         }
     }
 
-    /// One record for neighbours of one version and kind.
+    /// One record for adjacent items of one version and kind.
     fn copy_record(&self, key: Key, rid: Rid, run: &[&CopyItem]) -> (Record, Bytes) {
         let (start, ver) = (run[0].block, run[0].src);
         let mut crcs = Vec::new();
@@ -248,7 +273,7 @@ impl Store {
     }
 }
 
-/// Runs of neighbouring blocks with one version and one kind of content.
+/// Runs of adjacent blocks with one version and one kind of content.
 fn alike<'a>(items: &'a [&'a CopyItem]) -> VecDeque<&'a [&'a CopyItem]> {
     let kind = |c: &Content| std::mem::discriminant(c);
     let joined = |a: &&CopyItem, b: &&CopyItem| {
@@ -257,7 +282,7 @@ fn alike<'a>(items: &'a [&'a CopyItem]) -> VecDeque<&'a [&'a CopyItem]> {
     items.chunk_by(|a, b| joined(a, b)).collect()
 }
 
-/// Runs of `true`: (first, how many).
+/// Runs of `true`: the first position and the length of each.
 fn runs_of(flags: &[bool]) -> Vec<(usize, usize)> {
     let mut runs: Vec<(usize, usize)> = Vec::new();
     for (i, f) in flags.iter().enumerate() {

@@ -1,4 +1,5 @@
-//! Writes and zeroes: checks, space, and the choice between journal and fresh units.
+//! Writes and zeroes: checks, promises of space, and the choice between the journal and fresh
+//! units.
 
 use crate::disk::DiskOp;
 use crate::engine::{Answer, Op, OpId, Output, Purpose, Store, StoreError};
@@ -10,9 +11,9 @@ use crate::table::Key;
 use crate::{CHUNK_UNITS, UNIT_BLOCKS};
 use bytes::Bytes;
 use hf_policy::crc::{Identity, PayloadCrc, SeededCrc};
-use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, ChunkIx, Rid, Seq, Ver};
+use hf_policy::{BLOCK_SIZE, BlockIx, BlockRange, ChunkIx, Rid, Seq, Ver, broken, invariant};
 
-/// A large write whose data goes to fresh units before its mapping goes to the journal.
+/// A large write: its data goes to fresh units first, then its mapping to the journal.
 pub(crate) struct Direct {
     pub id: OpId,
     pub key: Key,
@@ -20,11 +21,18 @@ pub(crate) struct Direct {
     pub outstanding: u32,
 }
 
-/// Whole units from here on skip the journal's double write.
+impl Direct {
+    /// The fresh units that the data goes to.
+    pub(crate) fn units(&self) -> &[u32] {
+        if let Body::Map { units, .. } = &self.record.body { units } else { &[] }
+    }
+}
+
+/// Writes of at least so many blocks, in whole units, skip the double write by way of the journal.
 const DIRECT_BLOCKS: usize = UNIT_BLOCKS;
 
 impl Store {
-    /// Begins an operation for which there is room.
+    /// Begins an operation on chunks, for which the overlay has room.
     pub(crate) fn admit(&mut self, id: OpId, op: Op, out: &mut Vec<Output>) {
         let begun = match &op {
             Op::Write { rid, ver, start, data, crcs } => self.check_write(*rid, *ver, *start, data, crcs.len()),
@@ -56,7 +64,7 @@ impl Store {
                 self.go_slow(id, (r, chunk), op, out);
             }
             Op::Versions { chunk, .. } => self.go_slow(id, (r, chunk.0), op, out),
-            _ => {}
+            _ => broken!("operation {id} is admitted and is not of a chunk"),
         }
     }
 
@@ -97,14 +105,20 @@ impl Store {
     }
 
     pub(crate) fn seeds(&self, key: Key, ver: Ver, start: BlockIx, crcs: &[PayloadCrc]) -> Vec<SeededCrc> {
-        let Some(p) = self.table.page_id(key) else { return Vec::new() };
+        let Some(p) = self.table.page_id(key) else {
+            broken!("blocks of chunk {key:?} get checksums, and its replica is gone");
+            return Vec::new();
+        };
         let at = |i: usize| Identity { shard: p.shard, rid: p.rid, block: BlockIx(start.0 + i as u64), ver };
         crcs.iter().enumerate().map(|(i, c)| at(i).seed(*c)).collect()
     }
 
-    /// A write that is newer than everything in its chunk: no look at the page is needed.
+    /// Writes what is newer than everything in its chunk: the stored blocks need not be looked at.
     pub(crate) fn fast_write(&mut self, id: OpId, key: Key, op: Op, out: &mut Vec<Output>) {
-        let Op::Write { rid, ver, start, data, crcs } = op else { return };
+        let Op::Write { rid, ver, start, data, crcs } = op else {
+            broken!("operation {id} is written and is no write");
+            return;
+        };
         let blocks = crcs.len();
         let direct = self.goes_direct(start, blocks);
         let wanted = unit_mask(start.in_chunk(), blocks);
@@ -116,6 +130,11 @@ impl Store {
         }
         let seeded = self.seeds(key, ver, start, &crcs);
         let c = self.chunk_mut(key);
+        invariant!(ver > c.top, "a write of {ver:?} goes past {:?} of chunk {key:?}", c.top);
+        invariant!(
+            c.direct & wanted == 0 || mutant::is(Mutant::DirectOvertaken),
+            "a write overtakes a direct one in chunk {key:?}"
+        );
         c.top = ver;
         c.inflight += 1;
         let range = BlockRange { start, len: blocks as u32 };
@@ -127,8 +146,8 @@ impl Store {
         self.enqueue(id, Chunks::One(key), record, data);
     }
 
-    /// Does this write go to fresh units, past the journal? Only whole units do, while there are
-    /// plenty.
+    /// True if a write goes to fresh units instead of the journal: only whole units do, while
+    /// enough are free.
     fn goes_direct(&self, start: BlockIx, blocks: usize) -> bool {
         let whole = start.in_chunk().is_multiple_of(UNIT_BLOCKS) && blocks.is_multiple_of(UNIT_BLOCKS);
         whole
@@ -140,7 +159,8 @@ impl Store {
         self.journal.push(Queued { record, payload, chunks, op: Some(id), answer: Answer::Done });
     }
 
-    /// Data to fresh units, durable; then the mapping to the journal.
+    /// Writes the data of whole units to fresh units, durably; then the mapping goes to the
+    /// journal.
     #[allow(clippy::too_many_arguments)]
     fn direct(
         &mut self,
@@ -155,7 +175,12 @@ impl Store {
     ) {
         let n = range.len as usize / UNIT_BLOCKS;
         let units: Vec<u32> = (0..n).filter_map(|_| self.space.units.take()).collect();
-        debug_assert_eq!(units.len(), n, "admission counted the free units");
+        if units.len() < n {
+            broken!("admission counted {n} free units, there were {}", units.len());
+            return self.fail("the count of free units is wrong".into(), out);
+        }
+        let distinct = units.iter().all(|u| self.space.units.is_volatile(*u));
+        invariant!(distinct, "a direct write goes to a unit that a page has");
         let unit_bytes = UNIT_BLOCKS * BLOCK_SIZE;
         let number = self.number();
         let mut runs = Vec::new();
@@ -177,18 +202,23 @@ impl Store {
     }
 
     pub(crate) fn direct_written(&mut self, number: u64, _out: &mut Vec<Output>) {
-        let Some(d) = self.requests.directs.get_mut(&number) else { return };
-        d.outstanding -= 1;
+        let Some(d) = self.requests.directs.get_mut(&number) else {
+            broken!("direct write {number} has written and is not known");
+            return;
+        };
+        lower!(d.outstanding, 1, "writes of a direct write");
         if d.outstanding == 0
             && let Some(d) = self.requests.directs.remove(&number)
         {
             let units = unit_mask(d.record.range.start.in_chunk(), d.record.range.len as usize);
-            self.chunk_mut(d.key).direct &= !units;
+            let c = self.chunk_mut(d.key);
+            invariant!(c.direct & units == units, "chunk {:?} does not know of direct write {number}", d.key);
+            c.direct &= !units;
             self.enqueue(d.id, Chunks::One(d.key), d.record, Bytes::new());
         }
     }
 
-    /// Chunks `first..=last` of a replica that hold or are about to hold something.
+    /// Chunks `first..=last` of a replica that hold something or have operations under way.
     pub(crate) fn known_chunks(&self, r: u32, first: u32, last: u32) -> Vec<Key> {
         let in_map = self.table.map.range((r, first)..=(r, last)).map(|(k, _)| *k);
         let moving = self.overlay.chunks.range((r, first)..=(r, last)).map(|(k, _)| *k);
@@ -196,13 +226,14 @@ impl Store {
         keys.into_iter().collect()
     }
 
-    /// Zeroes a range: one record if it is newer than everything it meets, else chunk by chunk.
+    /// Zeroes a range: by one record if the zero is newer than everything it meets, otherwise chunk
+    /// by chunk.
     pub(crate) fn zero(&mut self, id: OpId, r: u32, rid: Rid, ver: Ver, range: BlockRange, out: &mut Vec<Output>) {
         let first = range.start.chunk().0;
         let last = BlockIx(range.end().0 - 1).chunk().0;
         let keys = self.known_chunks(r, first, last);
         if keys.is_empty() {
-            // Nothing was ever written there: it is zero, at any version.
+            // Nothing was ever written in the range: it is zero at any version.
             return out.push(Output::Done { id, result: Ok(Answer::Done) });
         }
         let fast = keys.iter().all(|k| {
@@ -210,15 +241,16 @@ impl Store {
             self.chunk_mut(*k).in_order(ver, unit_mask(part.start.in_chunk(), part.len as usize))
         });
         if !fast {
-            // A repeated zero: what it still has to do is decided chunk by chunk, against the versions that are there.
+            // A repeated zero: each chunk decides by its stored versions what is left to do.
             keys.iter().skip(1).for_each(|k| self.drop_if_idle(*k));
             return self.go_slow(id, keys[0], Op::Zero { rid, ver, range, keep: false }, out);
         }
-        // Until it is applied every chunk must know of it: what is older, or looks at what is
-        // there, waits for it.
+        // Until the record is applied every chunk counts it as in flight: operations that are
+        // older, or look at stored blocks, wait for it.
         let known = if mutant::is(Mutant::ZeroOfFirstChunk) { 1 } else { keys.len() };
         for k in &keys[..known] {
             let c: &mut Chunk = self.chunk_mut(*k);
+            invariant!(ver > c.top, "a zero of {ver:?} goes past {:?} of chunk {k:?}", c.top);
             c.top = ver;
             c.inflight += 1;
         }
@@ -229,7 +261,7 @@ impl Store {
     }
 }
 
-/// Which units of a chunk `blocks` blocks from `at` on touch.
+/// Mask of the units that `blocks` blocks from block `at` of a chunk on touch.
 pub(crate) fn unit_mask(at: usize, blocks: usize) -> u16 {
     (at / UNIT_BLOCKS..=(at + blocks - 1) / UNIT_BLOCKS).fold(0, |m, u| m | 1 << u.min(CHUNK_UNITS - 1))
 }

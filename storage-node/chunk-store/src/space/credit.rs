@@ -1,27 +1,27 @@
-//! Space: what is promised to writes that are admitted, what can be promised still, and what is on
-//! its way back.
+//! Promises of space: what admitted writes were promised, what can still be promised, and what is
+//! being freed.
 //!
-//! A unit that a page has and nothing refers to any more comes back in two steps: the chunk's
-//! destage takes it out of the page, and the checkpoint after that frees it (C7). Until then it
-//! counts as room, because a write that finds no free unit waits for that checkpoint.
+//! A unit that a page has and nothing refers to any more is freed in two steps: the chunk's destage
+//! takes it out of the page, and the checkpoint after that frees it (C7). Meanwhile it counts as
+//! room, because a write that finds no free unit waits for that checkpoint.
 
 use crate::engine::{Op, OpId, Output, Store, StoreError};
 use crate::mutant::{self, Mutant};
-use crate::overlay::Place;
+use crate::overlay::{Chunk, Place};
 use crate::requests::write::unit_mask;
 use crate::table::Key;
 use crate::{UNIT_BLOCKS, UNIT_BYTES};
-use hf_policy::{BlockRange, Rid, Space};
+use hf_policy::{BlockRange, Rid, Space, invariant};
 
 impl Store {
-    /// The units that the chunk's page has, or will have when its destage ends.
-    fn page_units(&self, key: Key) -> u16 {
+    /// Mask of the units that the chunk's page has, or will have when its running destage ends.
+    pub(crate) fn page_units(&self, key: Key) -> u16 {
         let slot = self.table.map.get(&key).copied();
         slot.and_then(|s| self.table.slots[s as usize].as_ref()).map_or(0, |s| s.units)
     }
 
-    /// Promises the space these blocks need, or says that there is none. `reserve` units stay for
-    /// repairs.
+    /// Promises a chunk the units in `units`, and a slot if it has none; fails if there is not
+    /// enough space. `reserve` units stay free for repairs.
     pub(crate) fn promise(&mut self, key: Key, units: u16, reserve: u32) -> Result<(), StoreError> {
         let mask = self.page_units(key);
         let new_slot = !self.table.map.contains_key(&key);
@@ -40,20 +40,21 @@ impl Store {
         c.slot_promised |= new_slot;
         self.space.promised_units += new.count_ones();
         self.space.promised_slots += u32::from(new_slot);
-        // What is held does not come back.
+        // (Units that are held are not freed.)
         self.recount(key);
         Ok(())
     }
 
-    /// Will checkpoints give space back, or let pages know of units that count twice until then? (Units that are looked for may
-    /// take as long as reading every page takes, and nothing else is admitted meanwhile: nobody waits for those.)
+    /// True if checkpoints will free space, or let pages refer to units that count twice until
+    /// then. Units that a reckoning looks for do not count: it may take as long as reading every
+    /// page, and nothing else is admitted meanwhile.
     pub(crate) fn space_returns(&self) -> bool {
         let motion = self.space.units.in_motion() || self.space.returning > 0;
         motion || !self.table.deleting.is_empty() || !self.space.leaving_slots.is_empty()
     }
 
-    /// A slow operation has found no room: it stays the first of its chunk if space is on its way
-    /// back, else it is refused.
+    /// A slow operation found no room. It stays the first of its chunk if space is being freed;
+    /// otherwise it is refused.
     pub(crate) fn slow_without_room(&mut self, id: OpId, key: Key, op: Op, e: StoreError, out: &mut Vec<Output>) {
         let gone = self.table.replicas.get(key.0 as usize).and_then(|r| r.as_ref()).is_none_or(|r| r.deleting);
         let waits = e == StoreError::NoSpace && !gone && self.space_returns() && !mutant::is(Mutant::SlowNeverWaits);
@@ -61,11 +62,12 @@ impl Store {
             return out.push(Output::Done { id, result: Err(e) });
         }
         self.chunk_mut(key).slow.push_front((id, op));
-        self.requests.short.insert(key);
+        let known = !self.requests.short.insert(key);
+        invariant!(!known, "chunk {key:?} goes on while its first operation waits for space");
         self.checkpoint.await_space();
     }
 
-    /// A checkpoint has given space back: who waited for it is looked at again.
+    /// A checkpoint has freed space: looks again at operations that waited for it.
     pub(crate) fn retry_short(&mut self) {
         if !self.requests.short.is_empty() && !self.checkpoint.space_awaited() {
             let keys = std::mem::take(&mut self.requests.short);
@@ -73,22 +75,20 @@ impl Store {
         }
     }
 
-    /// Counts anew what the chunk's next destage gives back. Called wherever what follows from it
-    /// changes.
+    /// Recounts the units that the chunk's next destage will free. To be called wherever something
+    /// that decides it changes.
     pub(crate) fn recount(&mut self, key: Key) {
         let page = self.page_units(key);
+        // A chunk that the overlay does not know frees nothing by a destage.
         let Some(c) = self.overlay.chunks.get_mut(&key) else { return };
-        let destaged = c.destage.as_ref().is_some_and(|d| d.trim == c.trim);
-        let trimmed = if c.trim.is_some() && !destaged { !c.mem } else { 0 };
-        // (What a destage moves is in the overlay until it ends.)
-        let parts = if c.destage.is_none() && !mutant::is(Mutant::PartsAreNoRoom) { c.zeroed() } else { 0 };
-        let now = page & (c.fresh | (trimmed | parts) & !c.held);
-        self.space.returning = self.space.returning + now.count_ones() - c.returning.count_ones();
+        let now = returns(c, page);
+        self.space.returning += now.count_ones();
+        lower!(self.space.returning, c.returning.count_ones(), "units on their way back");
         c.returning = now;
     }
 
-    /// What new data may still take. What the next checkpoint gives back counts, since a write
-    /// waits for it.
+    /// The space that new data may still take. Units that the next checkpoint frees count, since a
+    /// write waits for it.
     pub fn room(&self) -> Space {
         let coming = self.space.units.free() + self.space.units.pending() + self.space.returning;
         let units = coming.saturating_sub(self.space.promised_units + self.reserve());
@@ -99,20 +99,20 @@ impl Store {
         Space { bytes: u64::from(units) * UNIT_BYTES, chunks: u64::from(slots) }
     }
 
-    /// [`Store::room`] as messages say it.
+    /// [`Store::room`] as messages carry it.
     pub fn credit(&self) -> u64 {
         self.room().to_credit()
     }
 
-    /// What data in these blocks of one chunk would take.
+    /// The space that data in these blocks of one chunk would take.
     pub fn needs(&self, rid: Rid, range: BlockRange) -> Result<Space, StoreError> {
         let key = (self.check_range(rid, range)?, range.start.chunk().0);
         let mask = self.page_units(key);
         let chunk = self.overlay.chunks.get(&key);
         let (promise, slot_promised) = chunk.map_or((0, false), |c| (c.promise, c.slot_promised));
-        // What is on its way back counts as room; who keeps it takes of that.
+        // (Units being freed count as room, so a write that keeps one of them takes that much.)
         let mask = mask & !chunk.map_or(0, |c| c.returning);
-        // Fresh units that only the journal names are the chunk's already.
+        // (Fresh units that only the journal names are the chunk's already.)
         let overlay = self.overlay.chunks.get(&key).into_iter().flat_map(|c| &c.blocks);
         let mapped = overlay.filter(|(_, o)| matches!(o.place, Place::Unit(_)));
         let mask = mapped.fold(mask, |m, (at, _)| m | 1 << (*at as usize / UNIT_BLOCKS));
@@ -121,8 +121,17 @@ impl Store {
         Ok(Space { bytes: u64::from(new.count_ones()) * UNIT_BYTES, chunks })
     }
 
-    /// Units kept for reconcile, sync and repair.
+    /// Number of units kept free for reconcile, sync and repair.
     pub(crate) fn reserve(&self) -> u32 {
         self.space.units.total() / 128 + 2
     }
+}
+
+/// Mask of the units that a chunk's next destage will free, of those that its page has (`page`).
+pub(crate) fn returns(c: &Chunk, page: u16) -> u16 {
+    let destaged = c.destage.as_ref().is_some_and(|d| d.trim == c.trim);
+    let trimmed = if c.trim.is_some() && !destaged { !c.mem } else { 0 };
+    // (Blocks that a running destage moves stay in the overlay until it ends.)
+    let parts = if c.destage.is_none() && !mutant::is(Mutant::PartsAreNoRoom) { c.zeroed() } else { 0 };
+    page & (c.fresh | (trimmed | parts) & !c.held)
 }

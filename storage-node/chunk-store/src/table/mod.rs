@@ -1,7 +1,8 @@
-//! Which replicas this disk has, which chunks they have, and in which slot each chunk's page lies.
+//! Which replicas the disk has, which chunks each replica has, and in which slot each chunk's page
+//! lies.
 //!
-//! Everything here is what index pages and journal records say; the store's other parts refer to a chunk by its [`Key`]
-//! and to its page by its slot.
+//! The contents come from index pages and journal records. The store's other parts refer to a chunk
+//! by its [`Key`] and to its page by its slot.
 
 pub(crate) mod extend;
 pub(crate) mod pages;
@@ -10,27 +11,27 @@ pub(crate) mod replicas;
 use crate::format::index::SlotEntry;
 use crate::format::page::PageId;
 use crate::format::replica::ReplicaRec;
-use hf_policy::Rid;
-use std::collections::{BTreeMap, VecDeque};
+use hf_policy::{Rid, invariant};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// A chunk of a replica: (index in the replica table, chunk).
+/// A chunk of a replica: (entry in the replica table, number of the chunk).
 pub(crate) type Key = (u32, u32);
 
 /// The replica table and the slot table.
 pub(crate) struct Table {
-    /// The replica table's entries; `None` is a free one.
+    /// The replica table; `None` is a free entry.
     pub replicas: Vec<Option<ReplicaRec>>,
-    /// Units in which the replica table goes on; those in the superblock are named by a checkpoint already.
+    /// Units that extend the replica table; those in the superblock are in a checkpoint already.
     pub extensions: Vec<u32>,
-    /// The entry of each replica.
+    /// The table entry of each replica.
     pub by_rid: BTreeMap<Rid, u32>,
-    /// The slot table's entries; `None` is a free one, or one on its way to being free.
+    /// The slot table; `None` is a slot that is free or being freed.
     pub slots: Vec<Option<SlotEntry>>,
     /// The slot of each chunk.
     pub map: BTreeMap<Key, u32>,
     /// Per slot: which page copy the last checkpoint relies on.
     pub committed: Vec<Option<u8>>,
-    /// Replicas whose chunks are being given back.
+    /// Entries of deleted replicas whose chunks are being freed, in order.
     pub deleting: VecDeque<u32>,
 }
 
@@ -58,9 +59,33 @@ impl Table {
         Ok(Table { replicas, extensions, by_rid, slots, map, committed, deleting })
     }
 
-    /// Whose page a chunk's page is; `None` if the replica is gone.
+    /// The identity of a chunk's page; `None` if its replica is gone.
     pub(crate) fn page_id(&self, key: Key) -> Option<PageId> {
         let r = self.replicas.get(key.0 as usize)?.as_ref()?;
         Some(PageId { shard: r.shard, rid: r.rid, chunk: key.1 })
+    }
+
+    /// Verifies that the two tables agree with each other and with the maps into them.
+    pub(crate) fn check(&self) {
+        let used = self.replicas.iter().flatten().count();
+        invariant!(self.by_rid.len() == used, "{} replicas are known, {used} entries are in use", self.by_rid.len());
+        for (rid, i) in &self.by_rid {
+            let entry = self.replicas.get(*i as usize).and_then(Option::as_ref);
+            invariant!(entry.is_some_and(|r| r.rid == *rid), "entry {i} is not that of replica {rid}");
+        }
+        for (key, slot) in &self.map {
+            let entry = self.slots.get(*slot as usize).and_then(Option::as_ref);
+            let its = entry.is_some_and(|e| (e.replica, e.chunk) == *key);
+            invariant!(its, "slot {slot} is not that of chunk {key:?}");
+            invariant!(self.page_id(*key).is_some(), "slot {slot} belongs to no replica");
+        }
+        let taken = self.slots.iter().flatten().count();
+        invariant!(self.map.len() == taken, "{taken} slots are taken, and {} chunks are known", self.map.len());
+        invariant!(self.committed.len() == self.slots.len(), "a slot has no committed copy noted, or one too many has");
+        invariant!(self.committed.iter().flatten().all(|c| *c < 2), "a page has two copies");
+        let distinct: BTreeSet<&u32> = self.extensions.iter().collect();
+        invariant!(distinct.len() == self.extensions.len(), "the replica table goes on in one unit twice");
+        let beyond = self.deleting.iter().find(|r| **r as usize >= self.replicas.len());
+        invariant!(beyond.is_none(), "entry {beyond:?} is being deleted, beyond the table");
     }
 }

@@ -1,4 +1,5 @@
-//! Chunk pages in memory: a bounded cache, loads shared by all who wait, and what a block effectively holds.
+//! Chunk pages in memory: a bounded cache, reads shared by everybody who waits for a page, and what
+//! a block effectively holds.
 
 use crate::disk::{DiskError, DiskOp};
 use crate::engine::BlockInfo;
@@ -9,11 +10,11 @@ use crate::table::Key;
 use crate::{UNIT_BLOCKS, UNIT_BYTES};
 use bytes::Bytes;
 use hf_policy::crc::{Identity, PayloadCrc, SeededCrc};
-use hf_policy::{BLOCK_BYTES, BLOCK_SIZE, BlockIx, ChunkIx, Ver};
+use hf_policy::{BLOCK_BYTES, BLOCK_SIZE, BlockIx, ChunkIx, Ver, broken, invariant};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Who waits for a page.
+/// What waits for a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waiter {
     Read(u64),
@@ -22,7 +23,7 @@ pub(crate) enum Waiter {
     Delete(Key),
 }
 
-/// Decoded pages, least recently used first out.
+/// A cache of decoded pages; the least recently used one is evicted.
 pub(crate) struct Cache {
     pages: BTreeMap<u32, (Arc<Page>, u64)>,
     order: BTreeMap<u64, u32>,
@@ -41,11 +42,33 @@ impl Cache {
 
     fn get(&mut self, slot: u32) -> Option<Arc<Page>> {
         let (page, stamp) = self.pages.get_mut(&slot)?;
-        self.order.remove(stamp);
+        let was = self.order.remove(stamp);
+        invariant!(was == Some(slot), "the page of slot {slot} has lost its place in the order");
         self.next += 1;
         *stamp = self.next;
         self.order.insert(self.next, slot);
         Some(page.clone())
+    }
+
+    /// A page, if it is in the cache; does not count as a use.
+    pub(crate) fn peek(&self, slot: u32) -> Option<&Page> {
+        self.pages.get(&slot).map(|(page, _)| page.as_ref())
+    }
+
+    /// The slots whose pages are in the cache.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &u32> {
+        self.pages.keys()
+    }
+
+    fn check(&self) {
+        let (pages, order) = (self.pages.len(), self.order.len());
+        invariant!(pages == order, "{pages} pages are in the cache, {order} in the order of their use");
+        invariant!(pages <= self.capacity, "{pages} pages are in a cache of {}", self.capacity);
+        for (slot, (_, stamp)) in &self.pages {
+            invariant!(self.order.get(stamp) == Some(slot), "the page of slot {slot} has lost its place in the order");
+        }
+        let last = self.order.last_key_value().map_or(0, |(stamp, _)| *stamp);
+        invariant!(last <= self.next, "a page was used at {last}, which has not come");
     }
 
     pub(crate) fn put(&mut self, slot: u32, page: Arc<Page>) {
@@ -54,8 +77,12 @@ impl Cache {
         self.order.insert(self.next, slot);
         self.pages.insert(slot, (page, self.next));
         while self.pages.len() > self.capacity {
-            let Some((_, oldest)) = self.order.pop_first() else { break };
-            self.pages.remove(&oldest);
+            let Some((_, oldest)) = self.order.pop_first() else {
+                broken!("{} pages are in the cache and none was used", self.pages.len());
+                break;
+            };
+            let known = self.pages.remove(&oldest);
+            invariant!(known.is_some(), "the page of slot {oldest} was used last and is not in the cache");
         }
     }
 
@@ -66,10 +93,10 @@ impl Cache {
     }
 }
 
-/// Chunk pages in memory and on their way into it.
+/// The page cache, and the pages being read into it.
 pub(crate) struct Pages {
     pub cache: Cache,
-    /// Slots whose page is being read, and who waits for each.
+    /// What waits for each page that is being read, by slot.
     pub loading: BTreeMap<u32, Vec<Waiter>>,
 }
 
@@ -77,9 +104,21 @@ impl Pages {
     pub(crate) fn new(capacity: usize) -> Pages {
         Pages { cache: Cache::new(capacity), loading: BTreeMap::new() }
     }
+
+    /// Verifies the cache, and that something waits for each page that is being read.
+    pub(crate) fn check(&self) {
+        self.cache.check();
+        let nobody = self.loading.iter().find(|(_, w)| w.is_empty());
+        invariant!(nobody.is_none(), "the page of slot {:?} is read for nobody", nobody.map(|(slot, _)| slot));
+    }
+
+    /// Number of waiters of one kind.
+    pub(crate) fn waiting(&self, which: impl Fn(&Waiter) -> bool) -> usize {
+        self.loading.values().flatten().filter(|w| which(w)).count()
+    }
 }
 
-/// Where a block's bytes are.
+/// Where the bytes of a block are.
 #[derive(Clone, Debug)]
 pub(crate) enum Src {
     Zero,
@@ -89,7 +128,8 @@ pub(crate) enum Src {
 }
 
 impl Store {
-    /// The chunk's page if it is at hand; else the slot to load it from.
+    /// The chunk's page if it is in memory (an empty one if the chunk has none); otherwise the slot
+    /// to read it from.
     pub(crate) fn page_of(&mut self, key: Key) -> Result<Arc<Page>, u32> {
         if let Some(d) = self.overlay.chunks.get(&key).and_then(|c| c.destage.as_ref()) {
             return Ok(d.old.clone());
@@ -110,7 +150,9 @@ impl Store {
     }
 
     fn ask_page(&mut self, slot: u32, again: bool, out: &mut Vec<Output>) {
-        let copy = self.table.slots[slot as usize].as_ref().and_then(|s| s.copy).unwrap_or(0);
+        let copy = self.table.slots[slot as usize].as_ref().and_then(|s| s.copy);
+        invariant!(copy.is_some(), "the page of slot {slot} is asked for, and it has none");
+        let copy = copy.unwrap_or(0);
         let op = DiskOp::Read { off: self.sb.geometry.page_off(slot, copy), len: BLOCK_SIZE as u32 };
         self.disk_op(Purpose::Page(slot, again), op, out);
     }
@@ -122,11 +164,13 @@ impl Store {
         result: Result<Bytes, DiskError>,
         out: &mut Vec<Output>,
     ) {
-        // A page is 256 blocks, and what is taken for lost may be written down as lost: the disk is asked twice.
+        // A page that counts as lost takes 256 blocks with it, and that may be written down: so a
+        // failed read is tried once more.
         if result.is_err() && !again {
             return self.ask_page(slot, true, out);
         }
         let waiters = self.pages.loading.remove(&slot).unwrap_or_default();
+        invariant!(!waiters.is_empty(), "the page of slot {slot} was read for nobody");
         if let Some(e) = self.table.slots[slot as usize] {
             let id = self.table.page_id((e.replica, e.chunk));
             let page = match (result, id) {
@@ -145,13 +189,14 @@ impl Store {
                 Waiter::Read(number) => self.read_go(number, out),
                 Waiter::Slow(key) => self.requests.slow_ready.push_back(key),
                 Waiter::Destage(key) => self.destage_go(key, out),
-                // The next settle comes back to it.
+                // (Deleting goes on when this input is settled.)
                 Waiter::Delete(_) => {}
             }
         }
     }
 
-    /// What a block effectively holds: overlay, then the chunk's trim, then the page.
+    /// What a block effectively holds: the overlay's entry, else the chunk's trim, else the page's
+    /// entry.
     pub(crate) fn effective(&self, key: Key, at: u16, page: &Page) -> (BlockMeta, Src) {
         if let Some(c) = self.overlay.chunks.get(&key) {
             if let Some(ov) = c.blocks.get(&at) {
@@ -188,7 +233,8 @@ impl Store {
         Src::Disk(off)
     }
 
-    /// A block's entry as told to others: its payload checksum instead of the seeded one.
+    /// A block's entry as reported to other nodes: with the checksum of its bytes instead of the
+    /// seeded one.
     pub(crate) fn info(&self, key: Key, at: u16, m: BlockMeta) -> BlockInfo {
         let crc = match (m.state, self.table.page_id(key)) {
             (BlockState::Data, Some(p)) => {

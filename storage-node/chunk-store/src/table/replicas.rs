@@ -1,5 +1,5 @@
-//! Replica entries: create, promise, delete. Changes are journal records, so a promise is as durable as a write (C1) and is
-//! ordered after every write submitted before it.
+//! Replica entries: create, promise, delete. A change is a journal record, so a promise is as
+//! durable as a write (C1) and comes after every write submitted before it.
 
 use crate::engine::{Answer, Op, OpId, Output, Store, StoreError};
 use crate::format::group::{Body, Record};
@@ -10,7 +10,7 @@ use crate::overlay::Place;
 use crate::table::Key;
 use crate::table::pages::Waiter;
 use bytes::Bytes;
-use hf_policy::{BLOCK_SIZE, BlockRange, Rid, Ver};
+use hf_policy::{BLOCK_SIZE, BlockRange, Rid, Ver, broken, invariant};
 
 impl Store {
     pub(crate) fn replica_op(&mut self, id: OpId, op: Op, out: &mut Vec<Output>) {
@@ -21,8 +21,10 @@ impl Store {
         self.run_after_directs(out);
     }
 
-    /// Is a write of this replica, submitted before operation `id`, not yet in the journal's queue? (Ids are given in order.)
+    /// True if a write of this replica that was submitted before operation `id` is not in the
+    /// journal's queue yet. (Ids rise.)
     fn has_earlier(&self, rid: Rid, id: OpId) -> bool {
+        // An unknown replica has no writes; the change itself is refused.
         let Some(&r) = self.table.by_rid.get(&rid) else { return false };
         let of = |op: &Op| match op {
             Op::Write { rid: x, .. } | Op::Zero { rid: x, .. } | Op::Copy { rid: x, .. } => *x == rid,
@@ -37,14 +39,18 @@ impl Store {
                 .any(|(_, c)| c.slow.iter().any(|(i, op)| *i < id && of(op)))
     }
 
-    /// Replica changes whose earlier writes are all on their way; in order per replica, past those of others.
+    /// Does the replica changes whose earlier writes are all in the journal's queue. Changes of one
+    /// replica keep their order; those of others may pass.
     pub(crate) fn run_after_directs(&mut self, out: &mut Vec<Output>) {
         let mut held = std::collections::BTreeSet::new();
         for (id, op) in std::mem::take(&mut self.requests.after_directs) {
             let rid = match &op {
                 Op::UpdateReplica(rec) => rec.rid,
                 Op::DeleteReplica { rid } => *rid,
-                _ => Rid(0),
+                _ => {
+                    broken!("operation {id} waits as a change of a replica and is none");
+                    continue;
+                }
             };
             if held.contains(&rid) || self.has_earlier(rid, id) {
                 held.insert(rid);
@@ -65,9 +71,12 @@ impl Store {
             Ok(index) => index,
             Err(e) => return out.push(Output::Done { id, result: Err(e) }),
         };
-        // The entry is taken at once, so that two creations cannot choose the same; it is announced when durable.
-        self.table.replicas[index as usize] = Some(rec.clone());
-        self.table.by_rid.insert(rec.rid, index);
+        // The entry is taken at once, so that a second creation does not choose it; the replica is
+        // announced when its record is durable.
+        let before = self.table.replicas[index as usize].replace(rec.clone());
+        invariant!(before.is_none(), "entry {index} was free and has {:?}", before.map(|r| r.rid));
+        let before = self.table.by_rid.insert(rec.rid, index);
+        invariant!(before.is_none(), "replica {} is made and has entry {before:?}", rec.rid);
         self.push_replica(id, index, rec);
     }
 
@@ -75,7 +84,10 @@ impl Store {
         let (rid, new) = match op {
             Op::UpdateReplica(rec) => (rec.rid, Some(rec)),
             Op::DeleteReplica { rid } => (rid, None),
-            _ => return,
+            _ => {
+                broken!("operation {id} is done as a change of a replica and is none");
+                return;
+            }
         };
         let known =
             self.table.by_rid.get(&rid).copied().and_then(|r| Some((r, self.table.replicas[r as usize].clone()?)));
@@ -103,7 +115,8 @@ impl Store {
         let Some(entry) = self.table.replicas.get_mut(index as usize) else {
             return Err(format!("a journal record names replica entry {index}, beyond the table"));
         };
-        // A deletion is for good: a change that was made before it was known comes behind it.
+        // A deletion is final: it also holds for a change that was submitted before it and applied
+        // after it.
         let deleted = entry.as_ref().is_some_and(|b| b.rid == rec.rid && b.deleting);
         let rec = ReplicaRec { deleting: rec.deleting || deleted, ..rec.clone() };
         let before = entry.replace(rec.clone());
@@ -121,7 +134,7 @@ impl Store {
         Ok(())
     }
 
-    /// Gives back a deleted replica's chunks, one page at a time.
+    /// Frees the chunks of deleted replicas, one page at a time.
     pub(crate) fn drive_delete(&mut self, out: &mut Vec<Output>) {
         while let Some(&r) = self.table.deleting.front() {
             if !self.table.replicas[r as usize].as_ref().is_some_and(|x| x.deleting) {
@@ -144,20 +157,24 @@ impl Store {
         }
     }
 
-    /// All chunks are gone. The entry itself is freed when a checkpoint without them is durable: until then a crash brings
-    /// them back, and they must still be known as deleted.
+    /// All chunks of a deleted replica are gone. Its entry is free only after a checkpoint without
+    /// the chunks is durable: until then a crash brings them back, and they must be known as
+    /// deleted.
     fn finish_delete(&mut self, r: u32) {
         self.table.deleting.pop_front();
         let keys: Vec<Key> = self.overlay.chunks.range((r, 0)..=(r, u32::MAX)).map(|(k, _)| *k).collect();
         for k in keys {
             self.forget_chunk(k);
         }
+        let left = self.table.map.range((r, 0)..=(r, u32::MAX)).next();
+        invariant!(left.is_none(), "entry {r} has chunk {left:?} and counts as empty");
         let after = if mutant::is(Mutant::EntryReusedEarly) { 0 } else { self.journal.applied };
         self.checkpoint.emptied(r, after);
     }
 
-    /// A journal of an older release may use an entry again before the records of the replica that had it have left the
-    /// journal. Its chunks had all been given back by then: what a replay made of those records goes.
+    /// A journal of an older release may use an entry again while it still has records of the
+    /// replica that had it before. All its chunks had been freed by then, so what a replay made of
+    /// those records is dropped.
     fn forget_dead(&mut self, r: u32, rid: Rid) {
         self.table.by_rid.remove(&rid);
         self.table.deleting.retain(|d| *d != r);
@@ -175,7 +192,7 @@ impl Store {
         }
     }
 
-    /// What the overlay holds of a chunk is given up, its fresh units too.
+    /// Drops a chunk's overlay, its fresh units included.
     fn drop_overlay(&mut self, key: Key) {
         let old = self.overlay.chunks.get_mut(&key).map(|c| (c.trim = None, std::mem::take(&mut c.blocks)).1);
         for (at, ov) in old.unwrap_or_default() {
@@ -184,14 +201,22 @@ impl Store {
         self.recount(key);
     }
 
-    /// A checkpoint that covers all their records and knows none of their chunks is durable: these entries may be used again.
+    /// A checkpoint is durable that covers all records of these entries and has none of their
+    /// chunks: the entries are free.
     pub(crate) fn free_replicas(&mut self, emptied: Vec<u32>) {
         for r in emptied {
-            // A second deletion on its way would meet whoever has the entry by then; it gives the entry back when it is applied.
+            // A second deletion that is not applied yet would apply to the next owner of the entry.
+            // Applying it frees the entry again.
             if self.journal.changes_replica(r) {
                 continue;
             }
+            let left = self.table.map.range((r, 0)..=(r, u32::MAX)).next();
+            invariant!(
+                left.is_none() || mutant::is(Mutant::EntryReusedEarly),
+                "entry {r} has chunk {left:?} and is given back"
+            );
             if let Some(rec) = self.table.replicas[r as usize].take() {
+                invariant!(rec.deleting, "the entry of replica {} is given back, which is not deleted", rec.rid);
                 self.table.by_rid.remove(&rec.rid);
             }
             self.mark_index(self.sb.geometry.replica_page(r));
@@ -200,13 +225,15 @@ impl Store {
 
     fn forget_chunk(&mut self, key: Key) {
         if let Some(c) = self.overlay.chunks.remove(&key) {
-            self.space.promised_units -= c.promise.count_ones();
-            self.space.promised_slots -= u32::from(c.slot_promised);
-            self.space.returning -= c.returning.count_ones();
-            // What was written after the deletion, which had not been answered yet.
+            invariant!(c.inflight == 0 && c.destage.is_none(), "chunk {key:?} is dropped while it is busy");
+            invariant!(c.slow.is_empty(), "chunk {key:?} is dropped and {} operations wait in it", c.slow.len());
+            lower!(self.space.promised_units, c.promise.count_ones(), "units promised");
+            lower!(self.space.promised_slots, u32::from(c.slot_promised), "slots promised");
+            lower!(self.space.returning, c.returning.count_ones(), "units on their way back");
+            // Blocks written after the deletion was submitted and before it was applied.
             for ov in c.blocks.into_values() {
                 match ov.place {
-                    Place::Mem(_) => self.overlay.bytes -= BLOCK_SIZE,
+                    Place::Mem(_) => lower!(self.overlay.bytes, BLOCK_SIZE, "bytes in the overlay"),
                     Place::Unit(u) if self.space.units.is_volatile(u) => {
                         self.space.units.release(u, self.journal.applied)
                     }
@@ -218,8 +245,12 @@ impl Store {
 
     pub(crate) fn delete_chunk(&mut self, key: Key, _out: &mut Vec<Output>) {
         let gone = self.table.replicas[key.0 as usize].as_ref().is_some_and(|x| x.deleting);
-        let (Ok(page), Some(&slot)) = (self.page_of(key), self.table.map.get(&key)) else { return };
+        let (Ok(page), Some(&slot)) = (self.page_of(key), self.table.map.get(&key)) else {
+            broken!("chunk {key:?} is deleted, and its page is not at hand");
+            return;
+        };
         if !gone {
+            broken!("chunk {key:?} is deleted, and its replica is not");
             return;
         }
         for unit in page.units.iter().filter(|u| **u != NO_UNIT && **u < self.sb.geometry.units) {

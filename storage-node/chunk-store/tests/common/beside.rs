@@ -3,7 +3,8 @@
 use super::*;
 
 impl World {
-    /// A write of any replica, beside the model: blocks `at..at + n`, each the same bytes or its own.
+    /// A write of any replica, beside the model: blocks `at..at + n`, each the same bytes or its
+    /// own.
     pub fn put(&mut self, rid: Rid, ver: Ver, at: u64, blocks: &[Bytes]) -> OpId {
         let data = Bytes::from(blocks.concat());
         let crcs = crc::payloads(&data);
@@ -30,6 +31,7 @@ impl World {
         let id = self.next;
         self.next += 1;
         self.store.step(Input::Op { id, op }, &mut self.out);
+        self.check();
         loop {
             let mine = |o: &Output| matches!(o, Output::Done { id: of, .. } if *of == id);
             if let Some(at) = self.out.iter().position(mine)
@@ -41,7 +43,10 @@ impl World {
             self.drain();
             let i = rng.below(self.disk.pending() as u64) as usize;
             match self.disk.complete(i) {
-                Some((tag, result)) => self.store.step(Input::DiskDone { tag, result }, &mut self.out),
+                Some((tag, result)) => {
+                    self.store.step(Input::DiskDone { tag, result }, &mut self.out);
+                    self.check();
+                }
                 None => panic!("nothing is on its way, and no answer"),
             }
         }
@@ -55,7 +60,8 @@ impl World {
         }
     }
 
-    /// The process ends where it is, and the disk is opened anew; nothing is known of what was on its way.
+    /// The process ends where it is, and the disk is opened anew; nothing is known of what was on
+    /// its way.
     pub fn reopen(&mut self) {
         self.flights.clear();
         self.reads.clear();

@@ -1,4 +1,5 @@
-//! A store on a simulated disk beside a model: what was acknowledged must be there, what was not may be, nothing else.
+//! A store on a simulated disk beside a model: what was acknowledged must be there, what was not
+//! may be, nothing else.
 #![allow(dead_code)]
 
 mod beside;
@@ -45,10 +46,13 @@ pub struct World {
     pub failed: Option<String>,
     /// How long operations take; none: all over the place.
     pub took: Option<u64>,
-    /// The last age of a log that was told, those on their way, and the newest that was answered: it must be on the disk.
+    /// The last age of a log that was told, those on their way, and the newest that was answered:
+    /// it must be on the disk.
     pub age: u64,
     pub ages: BTreeMap<OpId, u64>,
     pub aged: u64,
+    pub inputs: u64,
+    pub every: u64,
 }
 
 pub fn rec() -> ReplicaRec {
@@ -137,6 +141,8 @@ impl World {
             age: 0,
             ages: BTreeMap::new(),
             aged: 0,
+            inputs: 0,
+            every: 1,
         };
         w.drain();
         w.submit(Op::CreateReplica(rec()), "create");
@@ -157,6 +163,7 @@ impl World {
         let id = self.next;
         self.next += 1;
         self.store.step(Input::Op { id, op }, &mut self.out);
+        self.check();
         let mut answer = None;
         loop {
             let mine = |o: &Output| matches!(o, Output::Done { id: of, .. } if *of == id);
@@ -167,7 +174,10 @@ impl World {
             }
             self.drain();
             match self.disk.complete(0) {
-                Some((tag, result)) => self.store.step(Input::DiskDone { tag, result }, &mut self.out),
+                Some((tag, result)) => {
+                    self.store.step(Input::DiskDone { tag, result }, &mut self.out);
+                    self.check();
+                }
                 None if answer.is_some() || self.disk.pending() == 0 => return answer.expect("an answer"),
                 None => {}
             }
@@ -181,8 +191,17 @@ impl World {
         self.ages.insert(id, self.age);
     }
 
+    /// Verifies the store's own state, after each `every` inputs.
+    fn check(&mut self) {
+        self.inputs += 1;
+        if self.inputs.is_multiple_of(self.every) {
+            self.store.check();
+        }
+    }
+
     pub fn input(&mut self, input: Input) {
         self.store.step(input, &mut self.out);
+        self.check();
         self.drain();
     }
 
@@ -405,7 +424,8 @@ impl World {
         }
     }
 
-    /// What each block may hold after a crash now: its acknowledged content, or that of a write in flight.
+    /// What each block may hold after a crash now: its acknowledged content, or that of a write in
+    /// flight.
     pub fn allowed(&self) -> BTreeMap<u64, Vec<Held>> {
         let mut m: BTreeMap<u64, Vec<Held>> = BTreeMap::new();
         for b in 0..BLOCKS {
@@ -446,7 +466,10 @@ pub fn read_chunks(disk: &mut SimDisk, store: &mut Store, rid: Rid, n: u64) -> B
         }
         match disk.complete(0) {
             Some((tag, result)) => store.step(Input::DiskDone { tag, result }, &mut out),
-            None => return all,
+            None => {
+                store.check();
+                return all;
+            }
         }
     }
 }

@@ -54,6 +54,7 @@ pub struct Bench {
     next: OpId,
     answers: BTreeMap<OpId, Answer>,
     reads: BTreeMap<OpId, BlockRange>,
+    inputs: u64,
 }
 
 /// A version's bytes of a block: each version names itself.
@@ -68,7 +69,7 @@ impl Bench {
         recovery::format(&mut disk, FormatParams { journal: Some(4 << 20), ..params() }).unwrap();
         let store = recovery::open(&mut disk, config()).unwrap();
         let (blocks, answers, reads) = Default::default();
-        let mut b = Bench { disk, store, blocks, out: Vec::new(), next: 1, answers, reads };
+        let mut b = Bench { disk, store, blocks, out: Vec::new(), next: 1, answers, reads, inputs: 0 };
         b.store.start(&mut b.out);
         b.drain();
         b.step(Op::CreateReplica(rec()));
@@ -84,8 +85,17 @@ impl Bench {
         let id = self.next;
         self.next += 1;
         self.store.step(Input::Op { id, op }, &mut self.out);
+        self.check();
         self.drain();
         id
+    }
+
+    /// Verifies the store's own state after every eighth input: there are very many of them.
+    fn check(&mut self) {
+        self.inputs += 1;
+        if self.inputs.is_multiple_of(8) {
+            self.store.check();
+        }
     }
 
     fn drain(&mut self) {
@@ -121,6 +131,7 @@ impl Bench {
     pub fn complete(&mut self, i: usize) {
         if let Some((tag, result)) = self.disk.complete(i) {
             self.store.step(Input::DiskDone { tag, result }, &mut self.out);
+            self.check();
             self.drain();
         }
     }

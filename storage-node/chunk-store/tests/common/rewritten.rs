@@ -42,6 +42,7 @@ fn answered(out: &mut Vec<Output>) -> Option<Result<Answer, StoreError>> {
 /// The block and its bytes.
 pub fn read_block(w: &mut World, finds: &[Finds]) -> (BlockInfo, Bytes) {
     w.store.step(Input::Op { id: ID, op: Op::Read { rid: RID, range: BlockRange::new(0, 1) } }, &mut w.out);
+    w.store.check();
     let mut finds = finds.iter();
     loop {
         if let Some(answer) = answered(&mut w.out) {
@@ -61,6 +62,7 @@ pub fn read_block(w: &mut World, finds: &[Finds]) -> (BlockInfo, Bytes) {
             _ => RawDisk::read(&mut w.disk, off, len as usize),
         };
         w.store.step(Input::DiskDone { tag, result }, &mut w.out);
+        w.store.check();
     }
 }
 

@@ -149,6 +149,7 @@ pub fn a_unit_stays_while_a_write_to_it_is_in_flight() {
     w.ask(Op::Zero { rid: RID, ver: Ver::new(1, 2), range: BlockRange::new(0, 256), keep: false }).unwrap();
     // Its group stays on its way while a checkpoint destages the zero.
     w.store.step(Input::Op { id: 1 << 40, op: write(RID, 3, BlockRange::new(0, 1)) }, &mut w.out);
+    w.store.check();
     let group = |o: &Output| matches!(o, Output::Disk { op: DiskOp::Write { durable: true, .. }, .. });
     let at = w.out.iter().position(group).expect("a journal group");
     let Output::Disk { tag, op: DiskOp::Write { off, bufs, .. } } = w.out.remove(at) else { return };
@@ -161,12 +162,14 @@ pub fn a_unit_stays_while_a_write_to_it_is_in_flight() {
     }
     hf_store::RawDisk::write(&mut w.disk, off, &bufs.concat()).unwrap();
     w.store.step(Input::DiskDone { tag, result: Ok(Bytes::new()) }, &mut w.out);
+    w.store.check();
     w.out.retain(|o| !matches!(o, Output::Done { id, .. } if *id == 1 << 40));
     w.ask(Op::Checkpoint).unwrap();
     assert_eq!(w.store.failed(), None, "an acknowledged write has no place to go");
 }
 
-/// What a zero has made free is room until something new is written there: such a write takes it, applied or still in flight.
+/// What a zero has made free is room until something new is written there: such a write takes it,
+/// applied or still in flight.
 pub fn what_was_zeroed_is_room_once() {
     let (zeroed, other) = (BlockRange::new(0, 256), BlockRange::new(2000 * 256, 256));
     // (One block of each unit: these writes go in place.)
@@ -186,12 +189,14 @@ pub fn what_was_zeroed_is_room_once() {
     let mut w = full();
     for (i, op) in again(20_001).enumerate() {
         w.store.step(Input::Op { id: (1 << 40) + i as u64, op }, &mut w.out);
+        w.store.check();
     }
     assert!(!covered(&w, needs(&w, other)), "what is in flight takes it: {:?}", w.store.room());
     assert_eq!(needs(&w, zeroed), Space::NONE, "it has it already");
 }
 
-/// A file system trims what it has freed in parts of chunks: a full disk has room for as much as that, at once and only once.
+/// A file system trims what it has freed in parts of chunks: a full disk has room for as much as
+/// that, at once and only once.
 pub fn parts_of_chunks_that_were_zeroed_are_room() {
     let mut w = world(40 << 20);
     let n = fill(&mut w, 0);
@@ -200,7 +205,8 @@ pub fn parts_of_chunks_that_were_zeroed_are_room() {
     let before = w.store.room().bytes;
     let mut seq = 20_000;
     for chunk in 0..chunks {
-        // Every second unit, in two pieces, the first of them twice; of the last unit all but the block that has data.
+        // Every second unit, in two pieces, the first of them twice; of the last unit all but the
+        // block that has data.
         for unit in (0..16).step_by(2) {
             let at = chunk * 256 + unit * 16;
             let skip = u32::from(unit == 14);
@@ -229,7 +235,8 @@ pub fn parts_of_chunks_that_were_zeroed_are_room() {
     assert_eq!(w.store.failed(), None);
 }
 
-/// A repeated zero only waits for the journal: it must not leave a promise behind that nobody keeps.
+/// A repeated zero only waits for the journal: it must not leave a promise behind that nobody
+/// keeps.
 pub fn a_promise_ends_with_what_it_was_for() {
     let mut w = world(40 << 20);
     w.ask(Op::Checkpoint).unwrap();
@@ -241,6 +248,7 @@ pub fn a_promise_ends_with_what_it_was_for() {
     let mut held = Vec::new();
     for (i, op) in [write(RID, 3, BlockRange::new(512, 1)), zero].into_iter().enumerate() {
         w.store.step(Input::Op { id: (1 << 40) + i as u64, op }, &mut w.out);
+        w.store.check();
         held.append(&mut w.out);
     }
     let group = |o: &Output| matches!(o, Output::Disk { op: DiskOp::Write { durable: true, .. }, .. });
@@ -250,6 +258,7 @@ pub fn a_promise_ends_with_what_it_was_for() {
         let Output::Disk { tag, op: DiskOp::Write { off, bufs, .. } } = o else { return };
         hf_store::RawDisk::write(&mut w.disk, off, &bufs.concat()).unwrap();
         w.store.step(Input::DiskDone { tag, result: Ok(Bytes::new()) }, &mut w.out);
+        w.store.check();
         w.out.retain(|o| !matches!(o, Output::Done { .. }));
     }
     for _ in 0..3 {
@@ -259,7 +268,8 @@ pub fn a_promise_ends_with_what_it_was_for() {
     assert!(w.store.is_clean());
 }
 
-/// What waited behind a write for which there is no room in the end goes on by itself, also if it has to look at what is there.
+/// What waited behind a write for which there is no room in the end goes on by itself, also if it
+/// has to look at what is there.
 pub fn who_waited_behind_a_refused_write_is_answered() {
     let mut w = world(24 << 20);
     w.ask(write(RID, 1, BlockRange::new(3 * 256, 1))).unwrap();

@@ -299,7 +299,7 @@ impl Front {
     fn answer(&self, q: &Request, end: End) -> Vec<u8> {
         match end {
             End::Extents(e) => reply::block_status(q.cookie, &e, q.flags & FLAG_REQ_ONE != 0),
-            End::Failed(f) => reply::error(self.structured, q.cookie, errno(f), &f.to_string()),
+            End::Failed(f) => reply::error(self.structured, q.cookie, reply::errno(f), &f.to_string()),
             _ if q.command == Command::Read => reply::read_head(self.structured, q.cookie, q.offset, 0),
             _ => reply::done(self.structured, q.cookie),
         }
@@ -334,15 +334,5 @@ fn payload_of(q: &Request) -> u64 {
         // All parts of it write the same chunk of zeroes.
         Command::WriteZeroes if q.flags & FLAG_NO_HOLE != 0 => u64::from(q.len).min(CHUNK_BYTES),
         _ => 0,
-    }
-}
-
-/// The NBD error for a fault.
-pub(super) fn errno(f: Fault) -> Errno {
-    match f {
-        Fault::Io => Errno::Io,
-        Fault::NoSpace => Errno::NoSpace,
-        Fault::Fenced => Errno::Shutdown,
-        Fault::Invalid => Errno::Invalid,
     }
 }

@@ -3,7 +3,6 @@
 //!
 //! A piece lies in one chunk of the volume and ends where a block does, or with its request.
 
-use super::front::errno;
 use super::transmission::FLAG_DF;
 use super::{Command, Errno, Request, reply};
 use crate::door::{End, Fault, PIECE};
@@ -76,7 +75,7 @@ impl Pieces {
             End::Data(data) => (reply::data_head(cookie, offset, len, last), data),
             other => {
                 let fault = if let End::Failed(f) = other { f } else { Fault::Io };
-                (reply::error_chunk(cookie, errno(fault), &fault.to_string(), last), Vec::new())
+                (reply::error_chunk(cookie, reply::errno(fault), &fault.to_string(), last), Vec::new())
             }
         }
     }
@@ -84,7 +83,7 @@ impl Pieces {
     /// Ends a piece of a write.
     pub(super) fn write_done(&mut self, end: End) {
         match end {
-            End::Failed(f) => self.refused(errno(f), &f.to_string()),
+            End::Failed(f) => self.refused(reply::errno(f), &f.to_string()),
             _ => self.one_less(),
         }
     }
@@ -109,7 +108,7 @@ impl Pieces {
     pub(super) fn cut_off(&self) -> Option<Vec<u8>> {
         let cut = self.q.command == Command::Read && !self.all_begun;
         let f = Fault::Fenced;
-        cut.then(|| reply::error_chunk(self.q.cookie, errno(f), &f.to_string(), true))
+        cut.then(|| reply::error_chunk(self.q.cookie, reply::errno(f), &f.to_string(), true))
     }
 
     fn one_less(&mut self) {

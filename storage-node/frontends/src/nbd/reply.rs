@@ -2,6 +2,7 @@
 //! without a copy.
 
 use super::handshake::BASE_ALLOCATION_ID;
+use crate::door::Fault;
 
 const SIMPLE: u32 = 0x6744_6698;
 const STRUCTURED: u32 = 0x668e_33ef;
@@ -33,6 +34,16 @@ pub enum Errno {
     NotSup = 95,
     /// ESHUTDOWN: the attachment is over.
     Shutdown = 108,
+}
+
+/// The NBD error for a fault.
+pub fn errno(f: Fault) -> Errno {
+    match f {
+        Fault::Io => Errno::Io,
+        Fault::NoSpace => Errno::NoSpace,
+        Fault::Fenced => Errno::Shutdown,
+        Fault::Invalid => Errno::Invalid,
+    }
 }
 
 fn simple(cookie: u64, error: u32) -> Vec<u8> {

@@ -1,9 +1,10 @@
-//! Which coordinators are due: a heap of deadlines, so that a turn of the clock costs what is due and not a look at every
-//! volume.
+//! Which coordinators are due: a heap of deadlines, so that a turn of the clock costs what is due and not a
+//! look at every volume.
 //!
-//! A coordinator's deadline may move with every step. One that moves later is not looked up: the heap's entry stays, and when it
-//! comes up the coordinator is asked and entered anew. So an entry is never later than the deadline it stands for, and there is
-//! at most one live entry for each shard; entries that an earlier one has replaced are passed over.
+//! A coordinator's deadline may move with every step. One that moves later is not looked up: the heap's entry
+//! stays, and when it comes up the coordinator is asked and entered anew. So an entry is never later than the
+//! deadline it stands for, and there is at most one live entry for each shard; entries that an earlier one
+//! has replaced are passed over.
 
 use hf_policy::{ShardId, Tick};
 use std::cmp::Reverse;
@@ -19,15 +20,16 @@ pub(super) struct Due {
 }
 
 impl Due {
-    /// A coordinator wants to be stepped at `deadline`. `armed` is the moment of its live entry, kept beside the coordinator.
+    /// A coordinator wants to be stepped at `deadline`. `armed` is the moment of its live entry, kept beside
+    /// the coordinator.
     pub fn arm(&mut self, shard: ShardId, deadline: Option<Tick>, armed: &mut Option<Tick>) {
         let Some(deadline) = deadline.filter(|d| armed.is_none_or(|a| *d < a)) else { return };
         *armed = Some(deadline);
         self.heap.push(Reverse((deadline, shard)));
     }
 
-    /// Takes the earliest entry that is not after `now`. The caller compares it with the shard's `armed` and forgets it if it
-    /// differs.
+    /// Takes the earliest entry that is not after `now`. The caller compares it with the shard's `armed` and
+    /// forgets it if it differs.
     pub fn pop(&mut self, now: Tick) -> Option<(Tick, ShardId)> {
         let Reverse(first) = *self.heap.peek()?;
         (first.0 <= now).then(|| {

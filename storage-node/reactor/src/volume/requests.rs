@@ -44,7 +44,8 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    /// A request begins. Returns its parts: (shard, the part's id, what is asked), to be given to the coordinators in this order.
+    /// A request begins. Returns its parts: (shard, the part's id, what is asked), to be given to the
+    /// coordinators in this order.
     pub fn begin(&mut self, from: ConnectionId, op: ClientOp, done: Callback) -> Vec<(u32, u64, ClientOp)> {
         let writes = matches!(op, ClientOp::Write { .. } | ClientOp::Zero { .. });
         let parts = split(op);

@@ -1,9 +1,9 @@
 //! `holdfast dev`: runs a small cluster on this machine, for trying it out. Ctrl-C stops everything. The data
 //! stays in its directory, and the next start goes on with it.
 
-use crate::cli::args::DevArgs;
-use crate::cli::client::Client;
-use crate::cli::failure::Failure;
+use super::args::DevArgs;
+use super::client::Client;
+use super::failure::Failure;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
