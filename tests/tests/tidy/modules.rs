@@ -17,12 +17,8 @@ type Arrows<N> = BTreeSet<(N, N)>;
 
 /// Circles that stand today, by the directory that holds them all. None may join; strike what is
 /// gone.
-const CIRCLES: &[&str] = &[
-    "metadata/core/src",
-    "metadata/core/src/record",
-    "storage-node/chunk-store/src",
-    "tests/src/sim",
-];
+const CIRCLES: &[&str] =
+    &["metadata/core/src", "metadata/core/src/record", "storage-node/chunk-store/src", "tests/src/sim"];
 /// Pairs of neighbours that reach each other although their files do not. None may join; strike
 /// what is gone.
 const UP: &[&str] = &[
