@@ -144,8 +144,6 @@ fn main() {
     }
     show(&table);
     drop(c);
-    clients::run();
-    links::run();
-    rebuild::run();
-    record::run();
+    let more: [fn(); 4] = [clients::run, links::run, rebuild::run, record::run];
+    more.iter().for_each(|run| run());
 }

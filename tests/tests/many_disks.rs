@@ -18,9 +18,9 @@ type Used<'a> = (&'a str, usize, &'a Witness);
 
 fn cluster() -> Cluster {
     Cluster::prepared(3, |n| {
-        n.disk_size = "1GiB".into();
+        n.disk_size = "4GiB".into();
         n.env.push(("HOLDFAST_REACTORS".into(), "2".into()));
-        n.second_disk("1GiB");
+        n.second_disk("4GiB");
     })
 }
 
