@@ -5,6 +5,7 @@
 //! | module | decides |
 //! | --- | --- |
 //! | [`id`] | what things are called: nodes, disks, volumes, replicas |
+//! | [`name`] | what volumes and nodes may be called |
 //! | [`unit`] | blocks, chunks, ranges, sizes, durations; all rounding |
 //! | [`space`] | what data takes on a disk, in units and chunk entries |
 //! | [`ver`] | the only order by which histories are compared |
@@ -21,6 +22,7 @@ pub mod broken;
 pub mod crc;
 pub mod fate;
 pub mod id;
+pub mod name;
 pub mod placement;
 pub mod policy;
 pub mod space;

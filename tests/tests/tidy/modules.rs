@@ -23,7 +23,6 @@ const CIRCLES: &[&str] = &["storage-node/chunk-store/src", "tests/src/sim"];
 const UP: &[&str] = &[
     "storage-node/chunk-store/src: engine, journal, overlay, requests, space, table",
     "storage-node/chunk-store/src: format, geometry",
-    "volume-policy/src: attributes, policy, table",
 ];
 
 /// What a look at all crates found.

@@ -1,7 +1,7 @@
 //! `nodes`: an explicit list of nodes that may hold replicas.
 
 use super::*;
-use crate::policy::valid_name;
+use crate::name::valid_name;
 use std::collections::BTreeSet;
 
 /// The row of `nodes` in the attribute table.
