@@ -85,13 +85,13 @@ impl Bench {
         let id = self.next;
         self.next += 1;
         self.store.step(Input::Op { id, op }, &mut self.out);
-        self.check();
+        self.check_store();
         self.drain();
         id
     }
 
     /// Verifies the store's own state after every eighth input: there are very many of them.
-    fn check(&mut self) {
+    fn check_store(&mut self) {
         self.inputs += 1;
         if self.inputs.is_multiple_of(8) {
             self.store.check();
@@ -131,7 +131,7 @@ impl Bench {
     pub fn complete(&mut self, i: usize) {
         if let Some((tag, result)) = self.disk.complete(i) {
             self.store.step(Input::DiskDone { tag, result }, &mut self.out);
-            self.check();
+            self.check_store();
             self.drain();
         }
     }
