@@ -45,11 +45,11 @@ data = "127.0.0.1:$((P + i * 10 + 1))"
 nbd = "$(nbd $i)"
 [[disk]]
 path = "$D/n$i/disk"
-size = "1GiB"
+size = "512MiB"
 T
     start $i
 done
-say "three daemons started (pids ${pid[1]}, ${pid[2]}, ${pid[3]}), each with a disk of 1 GiB"
+say "three daemons started (pids ${pid[1]}, ${pid[2]}, ${pid[3]}), each with a disk of 512 MiB"
 until_ok "$H" --endpoint "$(api 1)" cluster init --name demo
 for i in 2 3; do until_ok "$H" --endpoint "$(api $i)" node join --seed "$(api 1)"; done
 voters() { [ "$("$H" cluster status -o json | grep -o '"voters": \[[^]]*\]' | tr -cd '0-9,' | tr ',' '\n' | grep -c .)" -eq 3 ] ; }

@@ -44,7 +44,7 @@ impl Weights {
     /// need.
     pub fn of(&self, name: &str) -> Weight {
         let usual = Weight { seconds: 1, waits: false, cores: 1.0, disk: 0, alone: false, not_in_check: false };
-        let real = Weight { seconds: 8, waits: true, cores: 0.5, disk: 150, not_in_check: true, ..usual };
+        let real = Weight { seconds: 8, waits: true, cores: 0.5, disk: 320, not_in_check: true, ..usual };
         let row = self.0.iter().find(|(prefix, _)| name.starts_with(prefix.as_str())).map(|(_, w)| *w);
         row.unwrap_or(if name.starts_with("hf-tests/real ") { real } else { usual })
     }
