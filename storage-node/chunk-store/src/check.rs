@@ -3,7 +3,7 @@
 //! Each part has a `check` of its own that reads only that part. The checks in this file need
 //! several parts: sums kept beside what they count, references from one part into another, and disk
 //! operations in flight, each of which something waits for. Their cost grows with the disk, so
-//! tests and the simulator call [`Store::check`] after every event and the daemon never does.
+//! tests and the simulator call [`Store::check`] after the inputs and the daemon never does.
 //!
 //! A store that has failed is not verified: it has dropped what was under way and answers nothing
 //! any more.

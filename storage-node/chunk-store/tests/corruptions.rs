@@ -24,7 +24,7 @@ use hf_store::*;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-type Truth = BTreeMap<u64, Held>;
+type Truth = BTreeMap<u64, BlockContent>;
 
 /// A used disk, what it holds, and itself at earlier times.
 struct Used {

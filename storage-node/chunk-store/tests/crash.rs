@@ -14,9 +14,9 @@ const ZERO: [u8; 4096] = [0; 4096];
 
 fn verify(
     mut disk: SimDisk,
-    (allowed, aged): (&BTreeMap<u64, Vec<Held>>, u64),
+    (allowed, aged): (&BTreeMap<u64, Vec<BlockContent>>, u64),
     context: &str,
-) -> (SimDisk, BTreeMap<u64, Held>) {
+) -> (SimDisk, BTreeMap<u64, BlockContent>) {
     let mut store = recovery::open(&mut disk, config()).unwrap_or_else(|e| panic!("{context}: {e}"));
     let noted = store.superblock().log_age.age;
     assert!(noted >= aged, "{context}: the log was said to be noted at age {aged}, the disk says {noted}");

@@ -20,12 +20,12 @@ pub const RID: Rid = Rid(5);
 pub const BLOCKS: u64 = 256 * 8;
 
 /// A block's content: version and bytes (`None` is zero).
-pub type Held = (Ver, Option<Bytes>);
+pub type BlockContent = (Ver, Option<Bytes>);
 
 #[derive(Clone, Debug)]
 pub struct Flight {
     pub range: BlockRange,
-    pub effect: Vec<(u64, Held)>,
+    pub effect: Vec<(u64, BlockContent)>,
 }
 
 pub struct World {
@@ -33,7 +33,7 @@ pub struct World {
     pub store: Store,
     pub rng: Rng,
     /// Acknowledged content per block.
-    pub acked: BTreeMap<u64, Held>,
+    pub acked: BTreeMap<u64, BlockContent>,
     pub flights: BTreeMap<OpId, Flight>,
     pub reads: BTreeMap<OpId, BlockRange>,
     pub others: BTreeMap<OpId, &'static str>,
@@ -283,7 +283,7 @@ impl World {
         self.fly(range, effect, Op::Write { rid: RID, ver, start: range.start, data, crcs });
     }
 
-    pub fn fly(&mut self, range: BlockRange, effect: Vec<(u64, Held)>, op: Op) {
+    pub fn fly(&mut self, range: BlockRange, effect: Vec<(u64, BlockContent)>, op: Op) {
         let id = self.next;
         self.next += 1;
         self.flights.insert(id, Flight { range, effect });
@@ -426,8 +426,8 @@ impl World {
 
     /// What each block may hold after a crash now: its acknowledged content, or that of a write in
     /// flight.
-    pub fn allowed(&self) -> BTreeMap<u64, Vec<Held>> {
-        let mut m: BTreeMap<u64, Vec<Held>> = BTreeMap::new();
+    pub fn allowed(&self) -> BTreeMap<u64, Vec<BlockContent>> {
+        let mut m: BTreeMap<u64, Vec<BlockContent>> = BTreeMap::new();
         for b in 0..BLOCKS {
             m.insert(b, vec![self.acked.get(&b).cloned().unwrap_or((Ver::ZERO, None))]);
         }

@@ -43,13 +43,13 @@ pub struct Act {
 const CHUNKS: u64 = 3;
 
 /// A block of the model: its version, and whose bytes it holds (`None`: zero).
-type Held = (Ver, Option<Bytes>);
+type BlockContent = (Ver, Option<Bytes>);
 
 /// The store, its disk, and the model.
 pub struct Bench {
     pub disk: SimDisk,
     pub store: Store,
-    pub blocks: BTreeMap<u64, Held>,
+    pub blocks: BTreeMap<u64, BlockContent>,
     out: Vec<Output>,
     next: OpId,
     answers: BTreeMap<OpId, Answer>,
@@ -85,13 +85,13 @@ impl Bench {
         let id = self.next;
         self.next += 1;
         self.store.step(Input::Op { id, op }, &mut self.out);
-        self.check_store();
+        self.verify();
         self.drain();
         id
     }
 
     /// Verifies the store's own state after every eighth input: there are very many of them.
-    fn check_store(&mut self) {
+    fn verify(&mut self) {
         self.inputs += 1;
         if self.inputs.is_multiple_of(8) {
             self.store.check();
@@ -131,7 +131,7 @@ impl Bench {
     pub fn complete(&mut self, i: usize) {
         if let Some((tag, result)) = self.disk.complete(i) {
             self.store.step(Input::DiskDone { tag, result }, &mut self.out);
-            self.check_store();
+            self.verify();
             self.drain();
         }
     }
@@ -172,7 +172,7 @@ impl Bench {
         Op::Copy { rid: RID, term, items: range.iter().map(item).collect() }
     }
 
-    fn now(&self, block: u64) -> Held {
+    fn now(&self, block: u64) -> BlockContent {
         self.blocks.get(&block).cloned().unwrap_or((Ver::ZERO, None))
     }
 
@@ -210,7 +210,7 @@ impl Bench {
     }
 }
 
-fn compare(disk: &mut SimDisk, store: &mut Store, model: &BTreeMap<u64, Held>, context: &str) {
+fn compare(disk: &mut SimDisk, store: &mut Store, model: &BTreeMap<u64, BlockContent>, context: &str) {
     for (block, (info, data)) in read_chunks(disk, store, RID, CHUNKS) {
         let (ver, want) = model.get(&block).cloned().unwrap_or((Ver::ZERO, None));
         let right = match want {
