@@ -72,8 +72,8 @@ impl Drop for QemuNbd {
     }
 }
 
+/// Without an argument all tables; `rebuild`, `clients`, `links`, `record`: that table alone.
 fn main() {
-    // `hf-bench rebuild`, `clients`, `links`, `record`: that table alone.
     let mut args = std::env::args().skip(1);
     match args.next().as_deref() {
         Some("against") => return against::run(&args.next().unwrap()),

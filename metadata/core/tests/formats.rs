@@ -37,6 +37,10 @@ fn own_log() -> OwnLog {
     OwnLog { log: LogId(7), age: 5, starts: [(4, 99), (5, 98)].into(), older: false }
 }
 
+fn report() -> ScrubReport {
+    ScrubReport { chunks: 9, skipped: 1, bad: 2, behind: 3, repaired: 4, lost: 5, diverged: 6 }
+}
+
 /// One of each command, in the order of their declaration; some twice, with and without what may be absent.
 fn commands() -> Vec<Command> {
     let (vol, epoch, term, shard, rid) = (VolumeId(1), Epoch(3), Term(2), 0, Rid(4));
@@ -54,15 +58,13 @@ fn commands() -> Vec<Command> {
         version: "0.1.0".into(),
         log: Box::new(log),
     };
-    let report = ScrubReport { chunks: 9, skipped: 1, bad: 2, behind: 3, repaired: 4, lost: 5, diverged: 6 };
     let told = BTreeMap::from([(rid, 77)]);
     let change = |what| ShardChange { shard, what };
     let changes = vec![
         change(ShardStep::Drop { rids: vec![rid], base, told: told.clone() }),
         change(ShardStep::Add { rid, store_uuid }),
-        change(ShardStep::Scrubbed { id: 8, report }),
+        change(ShardStep::Scrubbed { id: 8, report: report() }),
     ];
-    let pause = |of| Command::PauseJob { of, paused: true };
     let mut all = vec![
         Command::Init { cluster: ClusterId(7), name: "c".into() },
         put(None, OwnLog::default()),
@@ -91,6 +93,17 @@ fn commands() -> Vec<Command> {
         Command::RemoveNode { node },
         Command::SetDiskDraining { disk, draining: true },
     ];
+    all.extend(more_commands());
+    all
+}
+
+/// The second half of [`commands`].
+fn more_commands() -> Vec<Command> {
+    let (vol, epoch, term, shard, rid) = (VolumeId(1), Epoch(3), Term(2), 0, Rid(4));
+    let (node, disk) = (NodeId(1), DiskId(2));
+    let base = Ver { term, seq: Seq(40) };
+    let pause = |of| Command::PauseJob { of, paused: true };
+    let mut all = Vec::new();
     let modes = [NodeMode::Active, NodeMode::Draining, NodeMode::Maintenance];
     all.extend(modes.map(|mode| Command::SetNodeMode { node, mode }));
     let jobs = [Job::Node(node), Job::Disk(disk), Job::Rebalance, Job::Scrub(vol), Job::Replica(rid)];
@@ -101,7 +114,7 @@ fn commands() -> Vec<Command> {
         Command::Move { vol, shard, epoch, rid, moving: true },
         Command::Rebalance { on: true },
         Command::Scrub { vol, epoch, on: true },
-        Command::Scrubbed { vol, shard, epoch, term, id: 8, report },
+        Command::Scrubbed { vol, shard, epoch, term, id: 8, report: report() },
         Command::SetVoters { voters: 5 },
         Command::RemoveReplica { vol, shard, epoch, rid },
         Command::ForceInsync { vol, shard, epoch, rid, lineage: Lineage(6), operator: "o".into(), reason: "r".into() },
@@ -154,98 +167,101 @@ fn number(cmd: &Command) -> usize {
 }
 const KINDS: usize = 35;
 
-/// A state with every kind of record in it, by commands alone.
-fn state() -> ClusterState {
-    let mut s = ClusterState::default();
-    let mut request = 100;
-    let mut run = |s: &mut ClusterState, cmd: Command| -> Outcome {
-        request += 1;
-        s.apply(&envelope(request, cmd))
-    };
-    run(&mut s, Command::Init { cluster: ClusterId(7), name: "c".into() }).unwrap();
+/// A state, and the number of the last request.
+struct Script {
+    s: ClusterState,
+    request: u128,
+}
+
+impl Script {
+    fn run(&mut self, cmd: Command) -> Outcome {
+        self.request += 1;
+        self.s.apply(&envelope(self.request, cmd))
+    }
+}
+
+/// Four nodes, and a removed one that is still a member; three volumes whose replicas are made.
+fn founded() -> Script {
+    let mut w = Script { s: ClusterState::default(), request: 100 };
+    w.run(Command::Init { cluster: ClusterId(7), name: "c".into() }).unwrap();
     for i in 1..=5u64 {
         let at = |port: u32| format!("10.0.0.{i}:{port}");
         let addr = Addresses { api: at(1), data: at(2), nbd: at(3) };
         let (name, uuid, version, log) = (format!("n{i}"), BootId(20 + u128::from(i)), "0.1.0".to_string(), own_log());
         let labels = BTreeMap::from([("rack".to_string(), format!("r{i}"))]);
-        run(&mut s, Command::PutNode { name, node: None, uuid, addr, labels, version, log: Box::new(log) }).unwrap();
+        w.run(Command::PutNode { name, node: None, uuid, addr, labels, version, log: Box::new(log) }).unwrap();
         let (node, uuid, path, media) = (NodeId(i), DiskUuid(30 + u128::from(i)), format!("/disk{i}"), Media::Ssd);
-        run(&mut s, Command::PutDisk { node, uuid, path, media, capacity: 1 << 40 }).unwrap();
+        w.run(Command::PutDisk { node, uuid, path, media, capacity: 1 << 40 }).unwrap();
     }
-    s.set_members(&[NodeId(1), NodeId(5)]);
-    run(&mut s, Command::RemoveNode { node: NodeId(5) }).unwrap();
+    w.s.set_members(&[NodeId(1), NodeId(5)]);
+    w.run(Command::RemoveNode { node: NodeId(5) }).unwrap();
     for (name, attrs) in
         [("a", "size=65GiB replicas=3"), ("b", "size=1GiB replicas=1 label.app=db"), ("c", "size=1GiB replicas=1")]
     {
         let attrs = parse_pairs(attrs.split_whitespace()).unwrap();
         let one = if name == "a" { vec![DiskId(1), DiskId(2), DiskId(3)] } else { vec![DiskId(1)] };
         let shards = vec![one.clone(); if name == "a" { 2 } else { 1 }];
-        run(&mut s, Command::CreateVolume { name: name.into(), attrs, lineage: Lineage(5), shards }).unwrap();
+        w.run(Command::CreateVolume { name: name.into(), attrs, lineage: Lineage(5), shards }).unwrap();
     }
-    let made: Vec<_> = s.volumes.values().flat_map(|v| v.replicas().map(|(_, r)| (v.id, r.rid))).collect();
+    let made: Vec<_> = w.s.volumes.values().flat_map(|v| v.replicas().map(|(_, r)| (v.id, r.rid))).collect();
     for (vol, rid) in made {
-        run(&mut s, Command::ReplicaMade { vol, rid, store_uuid: StoreUuid(40 + u128::from(rid.0)) }).unwrap();
+        w.run(Command::ReplicaMade { vol, rid, store_uuid: StoreUuid(40 + u128::from(rid.0)) }).unwrap();
     }
+    w
+}
+
+/// A state with every kind of record in it, by commands alone.
+fn state() -> ClusterState {
+    let mut w = founded();
     let (vol, shard, node) = (VolumeId(1), 0, NodeId(1));
     let epoch = |s: &ClusterState| s.volumes[&VolumeId(1)].epoch;
-    let e = epoch(&s);
-    run(&mut s, Command::Attach { vol, epoch: e, node, session: SessionId(11), steal: false, maintenance: false })
-        .unwrap();
-    let term = s.volumes[&vol].term;
-    run(&mut s, Command::Activated { vol, term }).unwrap();
+    let e = epoch(&w.s);
+    w.run(Command::Attach { vol, epoch: e, node, session: SessionId(11), steal: false, maintenance: false }).unwrap();
+    let term = w.s.volumes[&vol].term;
+    w.run(Command::Activated { vol, term }).unwrap();
     let base = Ver { term, seq: Seq(40) };
-    let e = epoch(&s);
-    run(&mut s, Command::Drop { vol, shard, epoch: e, term, rids: vec![Rid(2)], base, told: [(Rid(2), 77)].into() })
+    let e = epoch(&w.s);
+    w.run(Command::Drop { vol, shard, epoch: e, term, rids: vec![Rid(2)], base, told: [(Rid(2), 77)].into() }).unwrap();
+    let e = epoch(&w.s);
+    w.run(Command::AddReplica { vol, shard, epoch: e, disk: DiskId(4) }).unwrap();
+    let e = epoch(&w.s);
+    w.run(Command::SyncStart { vol, shard, epoch: e, term, rid: Rid(2), sync_id: 9 }).unwrap();
+    let e = epoch(&w.s);
+    w.run(Command::Move { vol, shard, epoch: e, rid: Rid(3), moving: true }).unwrap();
+    w.run(Command::PauseJob { of: Job::Replica(Rid(3)), paused: true }).unwrap();
+    let e = epoch(&w.s);
+    w.run(Command::Leave { vol, shard, epoch: e, rid: Rid(3) }).unwrap();
+    let e = epoch(&w.s);
+    w.run(Command::SnapAdd { vol, epoch: e, term, id: 1, cuts: vec![base, Ver::ZERO] }).unwrap();
+    let e = epoch(&w.s);
+    w.run(Command::Scrub { vol, epoch: e, on: true }).unwrap();
+    let id = w.s.volumes[&vol].scrub.as_ref().unwrap().id;
+    let e = epoch(&w.s);
+    w.run(Command::Scrubbed { vol, shard, epoch: e, term, id, report: ScrubReport { lost: 1, ..Default::default() } })
         .unwrap();
-    let e = epoch(&s);
-    run(&mut s, Command::AddReplica { vol, shard, epoch: e, disk: DiskId(4) }).unwrap();
-    let e = epoch(&s);
-    run(&mut s, Command::SyncStart { vol, shard, epoch: e, term, rid: Rid(2), sync_id: 9 }).unwrap();
-    let e = epoch(&s);
-    run(&mut s, Command::Move { vol, shard, epoch: e, rid: Rid(3), moving: true }).unwrap();
-    run(&mut s, Command::PauseJob { of: Job::Replica(Rid(3)), paused: true }).unwrap();
-    let e = epoch(&s);
-    run(&mut s, Command::Leave { vol, shard, epoch: e, rid: Rid(3) }).unwrap();
-    let e = epoch(&s);
-    run(&mut s, Command::SnapAdd { vol, epoch: e, term, id: 1, cuts: vec![base, Ver::ZERO] }).unwrap();
-    let e = epoch(&s);
-    run(&mut s, Command::Scrub { vol, epoch: e, on: true }).unwrap();
-    let id = s.volumes[&vol].scrub.as_ref().unwrap().id;
-    let e = epoch(&s);
-    run(
-        &mut s,
-        Command::Scrubbed { vol, shard, epoch: e, term, id, report: ScrubReport { lost: 1, ..Default::default() } },
-    )
+    w.run(Command::PauseJob { of: Job::Scrub(vol), paused: true }).unwrap();
+    let e = epoch(&w.s);
+    w.run(Command::Attach { vol, epoch: e, node: NodeId(3), session: SessionId(12), steal: true, maintenance: true })
+        .unwrap();
+    let e = w.s.volumes[&VolumeId(3)].epoch;
+    w.run(Command::DeleteVolume { vol: VolumeId(3), epoch: e }).unwrap();
+    let e = w.s.volumes[&VolumeId(2)].epoch;
+    w.run(Command::SetPolicy {
+        vol: VolumeId(2),
+        epoch: e,
+        change: parse_pairs(["size=65GiB"]).unwrap(),
+        new_shards: vec![vec![DiskId(2)]],
+    })
     .unwrap();
-    run(&mut s, Command::PauseJob { of: Job::Scrub(vol), paused: true }).unwrap();
-    let e = epoch(&s);
-    run(
-        &mut s,
-        Command::Attach { vol, epoch: e, node: NodeId(3), session: SessionId(12), steal: true, maintenance: true },
-    )
-    .unwrap();
-    let e = s.volumes[&VolumeId(3)].epoch;
-    run(&mut s, Command::DeleteVolume { vol: VolumeId(3), epoch: e }).unwrap();
-    let e = s.volumes[&VolumeId(2)].epoch;
-    run(
-        &mut s,
-        Command::SetPolicy {
-            vol: VolumeId(2),
-            epoch: e,
-            change: parse_pairs(["size=65GiB"]).unwrap(),
-            new_shards: vec![vec![DiskId(2)]],
-        },
-    )
-    .unwrap();
-    run(&mut s, Command::SetNodeMode { node: NodeId(2), mode: NodeMode::Draining }).unwrap();
-    run(&mut s, Command::PauseJob { of: Job::Node(NodeId(2)), paused: true }).unwrap();
-    run(&mut s, Command::SetDiskDraining { disk: DiskId(3), draining: true }).unwrap();
-    run(&mut s, Command::SetDiskState { disk: DiskId(4), state: DiskState::Failed("it died".into()) }).unwrap();
-    run(&mut s, Command::Rebalance { on: true }).unwrap();
-    run(&mut s, Command::PauseJob { of: Job::Rebalance, paused: true }).unwrap();
-    run(&mut s, Command::DeleteVolume { vol: VolumeId(9), epoch: Epoch(1) }).unwrap_err();
-    s.check().unwrap();
-    s
+    w.run(Command::SetNodeMode { node: NodeId(2), mode: NodeMode::Draining }).unwrap();
+    w.run(Command::PauseJob { of: Job::Node(NodeId(2)), paused: true }).unwrap();
+    w.run(Command::SetDiskDraining { disk: DiskId(3), draining: true }).unwrap();
+    w.run(Command::SetDiskState { disk: DiskId(4), state: DiskState::Failed("it died".into()) }).unwrap();
+    w.run(Command::Rebalance { on: true }).unwrap();
+    w.run(Command::PauseJob { of: Job::Rebalance, paused: true }).unwrap();
+    w.run(Command::DeleteVolume { vol: VolumeId(9), epoch: Epoch(1) }).unwrap_err();
+    w.s.check().unwrap();
+    w.s
 }
 
 fn outcomes() -> Vec<Outcome> {

@@ -32,8 +32,7 @@ fn a_held_job_stands_still_and_goes_on_where_it_was() {
     {
         assert_eq!(pause(&mut w, nothing, true), None, "{nothing:?} does not go on");
     }
-    // A move that is held: the replica stays where it was, and a successor that is there already is not taken
-    // away again.
+    // A move that is held: the replica stays where it was, and a successor that is there already stays too.
     let epoch = |w: &World| w.s.volumes[&v].epoch;
     let e = epoch(&w);
     w.run(Command::Move { vol: v, shard: 0, epoch: e, rid: rids[0], moving: true }).unwrap();
@@ -44,8 +43,7 @@ fn a_held_job_stands_still_and_goes_on_where_it_was() {
     pause(&mut w, Job::Replica(rids[0]), false).unwrap();
     w.settle();
     assert_eq!(of(&w, rids[0]), None, "the move goes on");
-    // A replica that is out and held: it is not filled, no node is asked to look after the volume for it, and
-    // it takes no budget.
+    // A replica that is out and held: it is not filled, needs no coordinator, and takes no budget.
     let v2 = w.s.volumes[&v].clone();
     let session = SessionId(4);
     let node = v2.replicas().next().unwrap().1.node;
