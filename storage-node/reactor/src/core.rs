@@ -23,7 +23,7 @@ use crate::volume::port::Inside;
 use crate::volume::requests::{Callback, ConnectionId};
 use crate::work::{DiskWork, LOCAL, Work, WorkQueue};
 use hf_meta_core::ClusterState;
-use hf_policy::{BootId, DiskId, Tick, VolumeId, broken};
+use hf_policy::{BootId, DiskId, ShardId, Tick, VolumeId, broken};
 use hf_repl::{Queue, Traffic};
 use hf_repl_core::coordinator::{self as co, ClientOp};
 use hf_repl_core::message::{Envelope, Msg, Nack};
@@ -92,24 +92,24 @@ impl Core {
         self.disks.values_mut().for_each(DiskHost::flush);
     }
 
+    #[inline]
     fn route(&mut self, work: Work) -> Culprit {
         match work {
             Work::Disk(id, work) => self.disk(id, work),
-            Work::Shard(shard, input) => {
-                let links = &self.links;
-                let waits = |t: Tick, disk, key: &_, patience| links.waits(t, disk, key, patience);
-                self.volumes.step(shard, input, waits, &mut self.queue);
-                Culprit::Volume(shard.vol)
-            }
-            Work::Send { disk, env, msg } if self.disks.contains_key(&disk) => {
-                self.disk(disk, DiskWork::Message { link: LOCAL, env, msg })
-            }
-            Work::Send { disk, env, msg } => {
-                self.links.send(disk, env, msg);
-                Culprit::Nobody
-            }
+            Work::Shard(shard, input) => self.shard(shard, input),
+            Work::Send { disk, env, msg } => match self.disks.get_mut(&disk) {
+                Some(d) => {
+                    d.step(DiskWork::Message { link: LOCAL, env, msg }, &mut self.queue);
+                    Culprit::Disk(disk)
+                }
+                None => {
+                    self.links.send(disk, env, msg);
+                    Culprit::Nobody
+                }
+            },
             Work::Reply { link: LOCAL, env, msg } => {
-                self.route(Work::Shard(env.shard, co::Input::Message { rid: env.rid, env, msg }))
+                let shard = env.shard;
+                self.shard(shard, co::Input::Message { rid: env.rid, env, msg })
             }
             Work::Reply { link, env, msg } => {
                 self.links.reply(link, env, msg);
@@ -130,6 +130,15 @@ impl Core {
         }
     }
 
+    #[inline]
+    fn shard(&mut self, shard: ShardId, input: co::Input) -> Culprit {
+        let links = &self.links;
+        let waits = |t: Tick, disk, key: &_, patience| links.waits(t, disk, key, patience);
+        self.volumes.step(shard, input, waits, &mut self.queue);
+        Culprit::Volume(shard.vol)
+    }
+
+    #[inline]
     fn disk(&mut self, id: DiskId, work: DiskWork) -> Culprit {
         match (self.disks.get_mut(&id), work) {
             (Some(d), work) => d.step(work, &mut self.queue),

@@ -49,6 +49,7 @@ impl Pause {
     }
 
     /// May this reactor begin what clients ask for? Whoever runs first after a pause notices it.
+    #[inline]
     pub fn is_over(self: &Rc<Self>) -> bool {
         if now().since(self.last.get()) > PAUSED {
             self.begin();

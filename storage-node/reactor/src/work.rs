@@ -56,11 +56,13 @@ impl WorkQueue {
     }
 
     /// Adds a work item behind the others.
+    #[inline]
     pub fn push(&mut self, work: Work) {
         self.work.push_back(work);
     }
 
     /// Takes the oldest work item.
+    #[inline]
     pub fn pop(&mut self) -> Option<Work> {
         self.work.pop_front()
     }

@@ -126,6 +126,7 @@ impl DiskHost {
     }
 
     /// Handles one work item.
+    #[inline]
     pub fn step(&mut self, work: DiskWork, queue: &mut WorkQueue) {
         if self.latched {
             if let DiskWork::Message { link, env, .. } = work {
@@ -343,6 +344,7 @@ impl DiskHost {
         self.replica_outputs(rid, out, queue);
     }
 
+    #[inline]
     fn message(&mut self, link: Link, env: Envelope, msg: Msg, queue: &mut WorkQueue) {
         let credit = matches!(msg, Msg::Lease { .. }).then(|| self.credit());
         let Some(r) = self.replicas.get_mut(&env.rid) else {

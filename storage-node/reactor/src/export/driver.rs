@@ -302,6 +302,7 @@ impl<F: FrontEnd + 'static> Driver<F> {
 }
 
 impl<F: FrontEnd + 'static> Shared<F> {
+    #[inline]
     fn with<T>(&self, task: Task, f: impl FnOnce(&mut Held) -> T) -> T {
         let mut held = self.held.borrow_mut();
         if task >= held.len() {
@@ -318,10 +319,11 @@ impl<F: FrontEnd + 'static> Shared<F> {
 
     fn feed_with(self: &Rc<Self>, input: In, port: Option<&Port>, permit: &mut Option<Permit>) {
         let mut out = self.scratch.take();
-        self.front.borrow_mut().input(now(), input, &mut out);
+        let t = now();
+        self.front.borrow_mut().input(t, input, &mut out);
         // An answer that needs no waiting is given at once.
         while let Some(next) = self.act(&mut out, port, permit) {
-            self.front.borrow_mut().input(now(), next, &mut out);
+            self.front.borrow_mut().input(t, next, &mut out);
         }
         self.scratch.replace(out);
         let deadline = self.front.borrow().next_deadline();
@@ -382,6 +384,7 @@ impl<F: FrontEnd + 'static> Shared<F> {
         next
     }
 
+    #[inline]
     fn to_read(&self, read: Read) {
         self.reads.borrow_mut().push_back(read);
         self.to_read.notify_one();

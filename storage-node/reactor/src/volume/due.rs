@@ -22,6 +22,7 @@ pub(super) struct Due {
 impl Due {
     /// A coordinator wants to be stepped at `deadline`. `armed` is the moment of its live entry, kept beside
     /// the coordinator.
+    #[inline]
     pub fn arm(&mut self, shard: ShardId, deadline: Option<Tick>, armed: &mut Option<Tick>) {
         let Some(deadline) = deadline.filter(|d| armed.is_none_or(|a| *d < a)) else { return };
         *armed = Some(deadline);

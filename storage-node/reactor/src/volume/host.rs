@@ -464,6 +464,7 @@ impl VolumeHost {
         self.shards.get(index as usize)?.next_deadline()
     }
 
+    #[inline]
     fn arm(&mut self, index: u32, due: &mut Due) {
         let shard = ShardId { vol: self.vol, index };
         if let (Some(c), Some(armed)) = (self.shards.get(index as usize), self.armed.get_mut(index as usize)) {

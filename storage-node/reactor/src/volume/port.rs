@@ -80,12 +80,14 @@ impl Port {
     }
 
     /// Memory for `bytes` of payload, or for fewer if it may be `cut`, if that needs no waiting.
+    #[inline]
     pub fn try_reserve(&self, bytes: u64, cut: bool) -> Option<Permit> {
         let payload = &self.client.payload;
         if cut { payload.try_take_piece(bytes) } else { payload.try_take(bytes) }
     }
 
     /// A place among the requests in flight, if that needs no waiting: neither for others nor for the end of a pause.
+    #[inline]
     pub fn try_place(&self) -> Option<Ticket> {
         if self.pause.is_over() { self.intake.try_admit(&self.client) } else { None }
     }
@@ -101,6 +103,7 @@ impl Port {
     }
 
     /// What clients may ask for now.
+    #[inline]
     pub fn shape(&self) -> Shape {
         Shape { size: self.intake.size(), read_only: self.intake.is_read_only() }
     }
