@@ -7,7 +7,7 @@
 use hf_tests::cluster::{Cluster, http_get, run, until};
 use hf_tests::nbd::Nbd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const MIB: u64 = 1 << 20;
 
@@ -57,9 +57,6 @@ fn whoever_connects_after_a_resize_sees_the_new_size() {
     }
 }
 
-/// A busy machine lets a thread see an answer at most so much later than it came.
-const SEEN: Duration = Duration::from_millis(50);
-
 #[test]
 fn no_write_is_acknowledged_after_read_only() {
     let c = Cluster::new(3);
@@ -95,8 +92,7 @@ fn no_write_is_acknowledged_after_read_only() {
             let last = writer.join().unwrap();
             if let Some((began, seen)) = last {
                 assert!(began < told, "round {round}: a write that began {:?} late was acknowledged", began - told);
-                let late = seen.saturating_duration_since(told);
-                assert!(late < SEEN, "round {round}: a write was acknowledged {late:?} late");
+                assert!(seen < told, "round {round}: a write was acknowledged {:?} late", seen - told);
             }
         });
         assert!(late.is_empty(), "round {round}: {} writes were acknowledged", late.len());
