@@ -14,6 +14,7 @@
 //! | [`apply`] | what each command does, and when it is refused |
 //! | [`plan`] | what the leader decides before it proposes: placement, repair, scrubs, rebalancing |
 //! | [`version`] | the versions of commands |
+//! | [`soft`] | nothing: what the leader hears of its nodes, typed |
 //! | [`limits`] | how many replicas are filled at once |
 //! | [`mutant`] | rules broken on purpose, for the mutation test |
 //! | [`image`] | the snapshot encoding, versioned |
@@ -28,6 +29,7 @@ pub mod mutant;
 pub mod outcome;
 pub mod plan;
 pub mod record;
+pub mod soft;
 pub mod version;
 pub mod view;
 

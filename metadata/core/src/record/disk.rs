@@ -19,6 +19,26 @@ pub enum DiskState {
     Failing(String),
 }
 
+/// What is wrong with a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum DiskFault {
+    /// It answers with I/O errors.
+    Io,
+    /// Nothing is at its path, or its store is gone.
+    Gone,
+    /// Another disk is at its path.
+    OtherIdentity,
+    /// Another process holds it.
+    Busy,
+    /// It met an error that it must not go on after, or an invariant of our code did not hold.
+    Latched,
+    /// Its store cannot be read: damaged, or of a newer release.
+    Unreadable,
+    /// It met more bad blocks than its error budget allows.
+    ErrorBudget,
+}
+
 /// What is recorded of a disk of a node's pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
