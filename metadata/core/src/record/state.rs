@@ -207,6 +207,19 @@ impl ClusterState {
     pub fn volume_of_replica(&self, rid: Rid) -> Option<&Arc<VolumeRecord>> {
         self.volumes.get(&self.volumes.index().of_replica(rid)?)
     }
+    /// The volumes in the order of their names, from the first one after `name` on. No name is empty, so the empty text
+    /// stands before all.
+    pub fn volumes_after(&self, name: &str) -> impl Iterator<Item = &Arc<VolumeRecord>> {
+        self.volumes.index().after_name(name).filter_map(|id| self.volumes.get(&id))
+    }
+    /// The nodes in the order of their names, from the first one after `name` on.
+    pub fn nodes_after(&self, name: &str) -> impl Iterator<Item = &Arc<NodeRecord>> {
+        self.nodes.index().after_name(name).filter_map(|id| self.nodes.get(&id))
+    }
+    /// Every replica in the order of its number, from `rid` on, with its volume.
+    pub fn replicas_from(&self, rid: Rid) -> impl Iterator<Item = (Rid, &Arc<VolumeRecord>)> {
+        self.volumes.index().replicas_from(rid).filter_map(|(rid, vol)| Some((rid, self.volumes.get(&vol)?)))
+    }
     /// The volumes that concern a node, in the order of their ids: it holds a replica of them, has them
     /// attached, or gets them back after a maintenance. Costs their number, not that of all volumes.
     pub fn volumes_at(&self, node: NodeId) -> impl Iterator<Item = &Arc<VolumeRecord>> {

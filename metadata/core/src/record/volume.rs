@@ -317,6 +317,16 @@ impl VolumeIndex {
         first.filter(|((n, _), ())| n == name).map(|((_, id), ())| *id)
     }
 
+    /// The volumes in the order of their names, from the first one after `name` on.
+    pub(crate) fn after_name(&self, name: &str) -> impl Iterator<Item = VolumeId> + '_ {
+        self.names.range_from(&(name.to_string(), VolumeId(u64::MAX))).map(|((_, id), ())| *id)
+    }
+
+    /// The replicas in the order of their numbers, from `rid` on, each with its volume.
+    pub(crate) fn replicas_from(&self, rid: Rid) -> impl Iterator<Item = (Rid, VolumeId)> + '_ {
+        self.replicas.range_from(&(rid, VolumeId(0))).map(|(key, ())| *key)
+    }
+
     /// The volume that a replica is of; of several the one with the least id.
     pub(crate) fn of_replica(&self, rid: Rid) -> Option<VolumeId> {
         let first = self.replicas.range_from(&(rid, VolumeId(0))).next();
