@@ -11,9 +11,11 @@
 //! | [`access`] | who may do what |
 //! | [`ports`] | what verbs need of their node |
 //! | [`read`] | every read as a value |
+//! | [`view`] | resources as functions of the record and of what the leader hears |
 
 pub mod access;
 pub mod error;
 pub mod model;
 pub mod ports;
 pub mod read;
+pub mod view;

@@ -6,9 +6,9 @@ use hf_meta_core::record;
 /// An event as the API shows it.
 pub fn event(e: &record::Event) -> Event {
     let severity = match record::EventKind::parse(&e.kind).map(|k| k.severity()) {
-        Some(record::EventSeverity::Error) => Severity::Error,
-        Some(record::EventSeverity::Warning) => Severity::Warning,
-        Some(record::EventSeverity::Info) | None => Severity::Info,
+        Some(record::Severity::Error) => Severity::Error,
+        Some(record::Severity::Warning) => Severity::Warning,
+        Some(record::Severity::Info) | None => Severity::Info,
     };
     Event {
         revision: e.rev,

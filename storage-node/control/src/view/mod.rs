@@ -16,7 +16,7 @@ mod volume;
 pub use cluster::cluster;
 pub use disk::{disk, disk_state};
 pub use event::event;
-pub use job::{job, jobs};
+pub use job::{REBALANCE, job, jobs};
 pub use node::{Evidence, evidence, node};
 pub use page::{Cursor, MOST_ITEMS, answer};
 pub use replica::{copy_state, replica};

@@ -85,9 +85,10 @@ pub fn node(look: Look, n: &NodeRecord) -> Node {
     let heard = look.soft.and_then(|s| s.nodes.get(&n.id));
     let disks: Vec<u64> = look.state.disks.values().filter(|d| d.node == n.id).map(|d| d.id.0).collect();
     let replicas = disks.iter().map(|d| look.state.load(hf_policy::DiskId(*d)).replicas).sum();
-    let attached = look.state.volumes_at(n.id).filter(|v| {
-        v.coordinator.as_ref().is_some_and(|a| !a.maintenance && a.node == n.id || a.home == Some(n.id))
-    });
+    let attached = look
+        .state
+        .volumes_at(n.id)
+        .filter(|v| v.coordinator.as_ref().is_some_and(|a| !a.maintenance && a.node == n.id || a.home == Some(n.id)));
     Node {
         id: n.id.0,
         name: n.name.clone(),

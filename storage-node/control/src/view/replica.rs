@@ -7,8 +7,7 @@ use hf_policy::{CHUNK_BYTES, ShardId};
 
 /// Why a replica was dropped, in words.
 fn dropped(reason: DropReason) -> String {
-    let word = serde_json::to_value(reason).ok().and_then(|v| v.as_str().map(|w| w.replace('_', " ")));
-    format!("it was dropped: {}", word.unwrap_or_default())
+    format!("it was dropped: {}", reason.words())
 }
 
 /// A replica's state, by the record and by fresh evidence, and why it is not in sync.
@@ -38,9 +37,9 @@ pub fn copy_state(look: Look, r: &ReplicaRecord) -> (CopyState, Option<String>) 
 /// A replica as the API shows it.
 pub fn replica(look: Look, v: &VolumeRecord, shard: ShardId, r: &ReplicaRecord) -> Replica {
     let (state, why) = copy_state(look, r);
-    let sync = look.soft.and_then(|s| {
-        s.syncs().find(|x| x.rid == Some(r.rid) && x.vol == shard.vol && x.shard == shard.index)
-    });
+    let sync = look
+        .soft
+        .and_then(|s| s.syncs().find(|x| x.rid == Some(r.rid) && x.vol == shard.vol && x.shard == shard.index));
     Replica {
         id: r.rid.0,
         volume: v.name.clone(),

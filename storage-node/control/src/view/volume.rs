@@ -21,9 +21,8 @@ pub fn volume_in_list(look: Look, v: &VolumeRecord) -> Volume {
 fn shown(look: Look, v: &VolumeRecord, replicas: usize) -> Volume {
     let seen = look_at(look, v);
     let wanted = v.policy().map_or(0, |p| p.replicas);
-    let used: Option<u64> = look.soft.and_then(|s| {
-        v.replicas().try_fold(0u64, |sum, (_, r)| Some(sum + s.replica_bytes(r.node, r.rid)?))
-    });
+    let used: Option<u64> =
+        look.soft.and_then(|s| v.replicas().try_fold(0u64, |sum, (_, r)| Some(sum + s.replica_bytes(r.node, r.rid)?)));
     Volume {
         id: v.id.0,
         name: v.name.clone(),
@@ -88,12 +87,22 @@ fn conditions(v: &VolumeRecord, seen: &VolumeLook) -> Vec<Condition> {
     };
     let moving = v.replicas().any(|(_, r)| r.moving || r.leaving);
     let mut all = vec![
-        Condition::new("Ready", ready, if ready { "" } else { "Creating" }, if ready { "" } else { "replicas are still being created" }),
+        Condition::new(
+            "Ready",
+            ready,
+            if ready { "" } else { "Creating" },
+            if ready { "" } else { "replicas are still being created" },
+        ),
         Condition::new("Attached", attached, "", ""),
         served,
         writable,
         Condition::new("Redundant", enough(wanted), "Copies", copies),
-        Condition::new("Placed", !moving, if moving { "Moving" } else { "" }, if moving { "replicas are to live elsewhere" } else { "" }),
+        Condition::new(
+            "Placed",
+            !moving,
+            if moving { "Moving" } else { "" },
+            if moving { "replicas are to live elsewhere" } else { "" },
+        ),
     ];
     all.iter_mut().for_each(|c| c.observed_epoch = Some(v.epoch.0));
     all
