@@ -289,18 +289,7 @@ mod tests {
     fn the_leader_counts_what_was_told_and_what_it_allowed() {
         let mut s = three();
         let disk = |rid: u64| if rid < 10 { DiskId(1) } else { DiskId(2) };
-        let replica = |rid: u64, state: ReplicaState| ReplicaRecord {
-            rid: Rid(rid),
-            disk: disk(rid),
-            node: NodeId(1),
-            store_uuid: None,
-            state,
-            out_since: Epoch(1),
-            position: 0,
-            leaving: false,
-            moving: false,
-            paused: false,
-        };
+        let replica = |rid: u64, state| ReplicaRecord::new(Rid(rid), disk(rid), NodeId(1), state, Epoch(1));
         for vol in 1..=6u64 {
             let base = hf_policy::Ver::ZERO;
             let state = if vol <= 2 { ReplicaState::Syncing { base, sync_id: 1 } } else { ReplicaState::Out { base } };

@@ -132,6 +132,7 @@ fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
             rids: vec![Rid(1)],
             base: Ver::ZERO,
             told: Default::default(),
+            reasons: Default::default(),
         }),
         cmd(Command::PauseRebuild { paused: true }),
         cmd(Command::DeleteVolume { vol: VolumeId(1), epoch: Epoch(4) }),
