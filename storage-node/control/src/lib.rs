@@ -12,6 +12,7 @@
 //! | [`ports`] | what verbs need of their node |
 //! | [`read`] | every read as a value |
 //! | [`view`] | resources as functions of the record and of what the leader hears |
+//! | [`watch`] | which resources may look different than before, for clients that follow |
 
 pub mod access;
 pub mod error;
@@ -19,3 +20,4 @@ pub mod model;
 pub mod ports;
 pub mod read;
 pub mod view;
+pub mod watch;
