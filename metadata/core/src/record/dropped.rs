@@ -24,6 +24,8 @@ pub enum DropReason {
     Disk,
     /// It was asked to leave: a successor is in sync, or it is not wanted any more.
     Left,
+    /// It had just been filled when it missed more than can be mirrored to it: it is filled again.
+    Resync,
     /// Its node did not make it, and its shard began without it.
     Unmade,
     /// Another replica was declared the truth by an operator.
@@ -42,6 +44,7 @@ impl DropReason {
             DropReason::BadCrc => "data reached it damaged again and again",
             DropReason::Disk => "its disk has failed",
             DropReason::Left => "it was asked to leave",
+            DropReason::Resync => "it missed too much at once while it joined",
             DropReason::Unmade => "its node did not make it",
             DropReason::Forced => "another replica was declared the truth",
         }
