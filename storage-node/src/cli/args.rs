@@ -1,7 +1,8 @@
 //! The words of the command line: every command, flag and help text.
 
 use crate::config::NodeArgs;
-use clap::{Parser, Subcommand, ValueEnum};
+use super::out::Format;
+use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
 /// A block store whose volumes carry their own policy.
@@ -10,31 +11,32 @@ use std::path::PathBuf;
     name = "holdfast",
     version,
     about,
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 refused in the present state, 5 no node answered, 6 recorded but not in force yet."
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 refused in the present state, 5 no node answered or try again later, 6 accepted but not done yet, 7 no right to do this."
 )]
 pub struct Cli {
-    /// API addresses of nodes, comma-separated; the first that answers is used.
-    #[arg(long, global = true, env = "HOLDFAST_ENDPOINT", default_value = "127.0.0.1:7420")]
-    pub(super) endpoint: String,
-    /// Output format: text for people, json for programs.
+    /// Endpoints of nodes' APIs, comma-separated: host:port, http://host:port or unix:/path; the first that
+    /// answers is used. Without it HOLDFAST_ENDPOINT counts, then the context, then 127.0.0.1:7423.
+    #[arg(long, global = true)]
+    pub(super) endpoint: Option<String>,
+    /// Context whose endpoints are used (holdfast context list). Without it HOLDFAST_CONTEXT counts, then the
+    /// context that is in use.
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(super) context: Option<String>,
+    /// How long to wait for an answer and for the end of the work, such as 30s or 10m.
+    #[arg(long, global = true, value_name = "TIME")]
+    pub(super) timeout: Option<String>,
+    /// Output format: text for people, wide with more columns, json and yaml for programs, name for scripts.
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Text)]
     pub output: Format,
     #[command(subcommand)]
     pub(super) command: Commands,
 }
 
-/// How results are printed.
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// Text and tables for people.
-    Text,
-    /// JSON for programs.
-    Json,
-}
-
 #[derive(Subcommand, Debug)]
 pub(super) enum Commands {
-    /// Run the daemon, or manage nodes.
+    /// Run the daemon.
+    Daemon(Box<NodeArgs>),
+    /// Manage nodes.
     Node(Box<NodeCommand>),
     /// Run a small cluster on this machine.
     Dev(DevArgs),
@@ -66,11 +68,21 @@ pub(super) enum Commands {
     /// Nodes must be stopped.
     #[command(subcommand)]
     Rescue(RescueCommand),
-    /// Print a shell's completion script.
+    /// Print a shell's completion script, which also knows the names of volumes, nodes, disks and jobs:
+    /// source <(holdfast completions bash).
     Completions {
         /// Name of the shell.
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages.
+    Man {
+        /// Directory to write a page for each command to; without it, the first page is printed.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+    /// Name clusters, so that --context NAME finds their endpoints.
+    #[command(subcommand)]
+    Context(ContextCommand),
 }
 
 #[derive(clap::Args, Debug)]
@@ -361,6 +373,29 @@ pub(super) enum RescueCommand {
         #[arg(long)]
         own_disk: Option<std::path::PathBuf>,
     },
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum ContextCommand {
+    /// List all contexts; the one in use has a star.
+    List,
+    /// Use a context from now on.
+    Use {
+        /// Name of the context.
+        name: String,
+    },
+    /// Make or change a context: its endpoints are those of --endpoint, which this needs.
+    Set {
+        /// Name of the context.
+        name: String,
+    },
+    /// Remove a context.
+    Remove {
+        /// Name of the context.
+        name: String,
+    },
+    /// Show which endpoints a command would use now, and why.
+    Show,
 }
 
 #[derive(Subcommand, Debug)]

@@ -2,8 +2,9 @@
 //! stays in its directory, and the next start goes on with it.
 
 use super::args::DevArgs;
-use super::client::Client;
-use super::failure::Failure;
+use super::grpc::Client;
+use super::failure::{Failure, usage};
+use super::out::Out;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -23,17 +24,15 @@ fn config(a: &DevArgs, dir: &Path, i: u16) -> String {
 }
 
 /// Starts the nodes, founds a cluster if there is none yet, and runs until Ctrl-C.
-pub async fn run(a: DevArgs) -> Result<(), Failure> {
+pub async fn run(a: DevArgs, out: &mut Out) -> Result<(), Failure> {
     let last = u32::from(a.port) + u32::from(a.nodes - 1) * 10 + 3;
     if a.port == 0 || last > 65_535 {
-        let why = anyhow::anyhow!(
+        return Err(usage(format!(
             "--port {}: {} nodes take ports up to {last}; they must be from 1 to 65535",
-            a.port,
-            a.nodes
-        );
-        return Err(Failure { error: why, code: 2 });
+            a.port, a.nodes
+        )));
     }
-    hf_policy::parse_size(&a.disk_size).map_err(|e| anyhow::anyhow!("disk-size: {e}"))?;
+    hf_policy::parse_size(&a.disk_size).map_err(|e| usage(format!("--disk-size: {e}")))?;
     std::fs::create_dir_all(&a.dir).map_err(anyhow::Error::from)?;
     let dir = std::fs::canonicalize(&a.dir).map_err(anyhow::Error::from)?;
     let exe = std::env::current_exe().map_err(anyhow::Error::from)?;
@@ -50,7 +49,7 @@ pub async fn run(a: DevArgs) -> Result<(), Failure> {
             .map_err(anyhow::Error::from)?;
         let errors = log.try_clone().map_err(anyhow::Error::from)?;
         let child = Command::new(&exe)
-            .args(["node", "--config"])
+            .args(["daemon", "--config"])
             .arg(&file)
             .stdin(Stdio::null())
             .stdout(log)
@@ -60,7 +59,7 @@ pub async fn run(a: DevArgs) -> Result<(), Failure> {
             .map_err(anyhow::Error::from)?;
         children.push(child);
     }
-    let result = up(&a, &dir, &mut children).await;
+    let result = up(&a, &dir, &mut children, out).await;
     if result.is_ok() && !a.once {
         let mut term =
             tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(anyhow::Error::from)?;
@@ -69,7 +68,8 @@ pub async fn run(a: DevArgs) -> Result<(), Failure> {
             _ = term.recv() => {}
         }
     }
-    println!("stopping");
+    // (What is said here is said to nobody if the reader has gone; the nodes are stopped all the same.)
+    let told = out.line("stopping").and_then(|()| out.flush());
     for c in &children {
         if let Some(pid) = c.id() {
             // SAFETY: signals a child of ours that has not been waited for, so its pid is still its own.
@@ -79,10 +79,10 @@ pub async fn run(a: DevArgs) -> Result<(), Failure> {
     for c in &mut children {
         let _ = tokio::time::timeout(Duration::from_secs(40), c.wait()).await;
     }
-    result
+    result.and(told)
 }
 
-async fn up(a: &DevArgs, dir: &Path, children: &mut [Child]) -> Result<(), Failure> {
+async fn up(a: &DevArgs, dir: &Path, children: &mut [Child], out: &mut Out) -> Result<(), Failure> {
     let api = |i: u16| format!("127.0.0.1:{}", a.port + i * 10);
     let began = Instant::now();
     let alive = |children: &mut [Child]| -> Result<(), Failure> {
@@ -131,13 +131,12 @@ async fn up(a: &DevArgs, dir: &Path, children: &mut [Child]) -> Result<(), Failu
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    println!("{} nodes are up in {:.1} s, data in {}", a.nodes, began.elapsed().as_secs_f32(), dir.display());
-    println!("\nTry, in another terminal:\n");
-    println!("  export HOLDFAST_ENDPOINT={}", api(0));
-    println!("  holdfast node list");
-    println!("  holdfast volume create v1 size=1GiB replicas={}", a.nodes.min(3));
-    println!("  holdfast volume attach v1 --node n1");
-    println!("  nbdinfo nbd://127.0.0.1:{}/v1", a.port + 2);
-    println!("\nCtrl-C stops all nodes; the next start goes on with the same data.");
-    Ok(())
+    out.line(format_args!("{} nodes are up in {:.1} s, data in {}", a.nodes, began.elapsed().as_secs_f32(), dir.display()))?;
+    out.print(format_args!(
+        "\nTry, in another terminal:\n\n  export HOLDFAST_ENDPOINT={}\n  holdfast node list\n  holdfast volume create v1 size=1GiB replicas={}\n  holdfast volume attach v1 --node n1\n  nbdinfo nbd://127.0.0.1:{}/v1\n\nCtrl-C stops all nodes; the next start goes on with the same data.\n",
+        api(0),
+        a.nodes.min(3),
+        a.port + 2
+    ))?;
+    out.flush()
 }

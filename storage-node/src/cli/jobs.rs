@@ -1,9 +1,10 @@
 //! Jobs: whatever moves, copies or compares replicas. No job has a record of its own. Each follows from the
 //! cluster's record, so it survives everything that the record survives, and its name says what it is about.
 
-use super::args::Format;
+use super::out::Out;
 use super::failure::Failure;
-use super::show::{is_up, json, node_name, objects, table, word};
+use super::show::{is_up, node_name, objects, word};
+use super::table;
 use hf_meta_proto::pb::{self, change_request::What};
 use hf_policy::format_size;
 use serde_json::Value;
@@ -160,24 +161,24 @@ fn replica(s: &Value, v: &Value, shard: u64, r: &Value) -> Option<Job> {
 }
 
 /// Prints the jobs, and returns how many there are.
-pub fn list(s: &Value, o: Format) -> Result<usize, Failure> {
+pub fn list(s: &Value, out: &mut Out) -> Result<usize, Failure> {
     let jobs = all(s);
-    if o == Format::Json {
+    if !out.format.is_text() {
         let one = |j: &Job| serde_json::json!({"job": j.id, "about": j.about, "node": j.node, "what": j.what, "progress": j.progress, "left": j.left});
         let list: Vec<Value> = jobs.iter().map(one).collect();
-        json(&serde_json::json!({"paused": s["rebuild_paused"], "jobs": list}))?;
+        out.value(&serde_json::json!({"paused": s["rebuild_paused"], "jobs": list}))?;
         return Ok(jobs.len());
     }
     if s["rebuild_paused"] == true {
-        println!("paused: no replica is made or moved (holdfast job resume)");
+        out.line(format!("paused: no replica is made or moved (holdfast job resume)"))?;
     }
     if jobs.is_empty() {
-        println!("nothing to do: every replica is in sync and where it should be");
+        out.line(format!("nothing to do: every replica is in sync and where it should be"))?;
         return Ok(0);
     }
     let n = jobs.len();
-    let rows = jobs.into_iter().map(|j| vec![j.id, j.about, j.node, j.what, j.progress, j.left]).collect();
-    table(&["JOB", "ABOUT", "NODE", "WHAT", "PROGRESS", "LEFT"], rows);
+    let rows: Vec<_> = jobs.into_iter().map(|j| vec![j.id, j.about, j.node, j.what, j.progress, j.left]).collect();
+    table::print(out, &["JOB", "ABOUT", "NODE", "WHAT", "PROGRESS", "LEFT"], &rows)?;
     Ok(n)
 }
 
@@ -211,15 +212,15 @@ pub fn pause(job: Option<String>, paused: bool) -> Result<What, Failure> {
     if known {
         return Ok(What::PauseJob(what));
     }
-    let error = anyhow::anyhow!(
+    let error = format!(
         "{job} names no job; holdfast job list shows what goes on: node/NAME, disk/ID, replica/ID, scrub/VOLUME, rebalance"
     );
-    Err(Failure { error, code: 2 })
+    Err(super::failure::usage(error))
 }
 
 /// The change that gives a job up.
 pub fn cancel(s: &Value, id: &str) -> Result<What, Failure> {
-    let refuse = |code, text: String| Err(Failure { error: anyhow::anyhow!("{text}"), code });
+    let refuse = |code, text: String| Err(Failure::own(code, "refused", text));
     if !all(s).iter().any(|j| j.id == id) {
         return refuse(3, format!("no job {id}; holdfast job list shows what goes on"));
     }

@@ -1,36 +1,21 @@
 //! Printing results: tables for people, JSON for programs.
 
-use super::args::Format;
 use super::failure::Failure;
+use super::out::Out;
+use super::table;
 use hf_meta_proto::pb::TextReply;
 use hf_policy::format_size;
 use serde_json::Value;
 
-pub fn json(v: &Value) -> Result<(), Failure> {
-    println!("{}", serde_json::to_string_pretty(v).map_err(anyhow::Error::from)?);
-    Ok(())
-}
-
-pub fn text(r: TextReply, o: Format) -> Result<(), Failure> {
-    match o {
-        Format::Text => println!("{}", r.text),
-        Format::Json => println!("{}", r.json),
+pub fn text(r: TextReply, out: &mut Out) -> Result<(), Failure> {
+    match out.format.is_text() {
+        true => out.line(&r.text)?,
+        false => out.line(&r.json)?,
     }
     if r.not_yet.is_empty() {
         return Ok(());
     }
-    Err(Failure { error: anyhow::anyhow!("recorded, not in force yet: {}", r.not_yet), code: 6 })
-}
-
-pub(super) fn table(head: &[&str], rows: Vec<Vec<String>>) {
-    let width = |i: usize| rows.iter().map(|r| r[i].chars().count()).chain([head[i].len()]).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let line = |cells: Vec<&str>| {
-        let padded: Vec<String> = cells.iter().zip(&widths).map(|(c, w)| format!("{c:<w$}")).collect();
-        println!("{}", padded.join("  ").trim_end());
-    };
-    line(head.to_vec());
-    rows.iter().for_each(|r| line(r.iter().map(String::as_str).collect()));
+    Err(Failure::own(super::failure::NOT_YET, "not_in_force", format!("recorded, not in force yet: {}", r.not_yet)))
 }
 
 pub(super) fn objects<'a>(s: &'a Value, key: &str) -> Vec<&'a Value> {
@@ -59,8 +44,8 @@ fn in_list(s: &Value, key: &str, id: &Value) -> bool {
     s[key].as_array().is_some_and(|u| u.contains(id))
 }
 
-pub fn nodes(s: &Value, o: Format) -> Result<(), Failure> {
-    if o == Format::Json {
+pub fn nodes(s: &Value, out: &mut Out) -> Result<(), Failure> {
+    if !out.format.is_text() {
         let list: Vec<Value> = objects(s, "nodes")
             .into_iter()
             .map(|n| {
@@ -71,7 +56,7 @@ pub fn nodes(s: &Value, o: Format) -> Result<(), Failure> {
                 n
             })
             .collect();
-        return json(&Value::Array(list));
+        return out.value(&Value::Array(list));
     }
     let row = |n: &Value| {
         let role = match () {
@@ -86,12 +71,11 @@ pub fn nodes(s: &Value, o: Format) -> Result<(), Failure> {
         }
         vec![word(&n["id"]), word(&n["name"]), up, role.into(), word(&n["addr"]["api"]), word(&n["addr"]["nbd"])]
     };
-    table(&["ID", "NAME", "STATE", "METADATA", "API", "NBD"], objects(s, "nodes").into_iter().map(row).collect());
-    Ok(())
+    table::print(out, &["ID", "NAME", "STATE", "METADATA", "API", "NBD"], &objects(s, "nodes").into_iter().map(row).collect::<Vec<_>>())
 }
 
-pub fn disks(s: &Value, o: Format) -> Result<(), Failure> {
-    if o == Format::Json {
+pub fn disks(s: &Value, out: &mut Out) -> Result<(), Failure> {
+    if !out.format.is_text() {
         let list: Vec<Value> = objects(s, "disks")
             .into_iter()
             .map(|d| {
@@ -102,7 +86,7 @@ pub fn disks(s: &Value, o: Format) -> Result<(), Failure> {
                 d
             })
             .collect();
-        return json(&Value::Array(list));
+        return out.value(&Value::Array(list));
     }
     let row = |d: &Value| {
         let used = s["used"][d["id"].to_string()].as_u64();
@@ -129,11 +113,7 @@ pub fn disks(s: &Value, o: Format) -> Result<(), Failure> {
             state,
         ]
     };
-    table(
-        &["ID", "NODE", "PATH", "MEDIA", "CAPACITY", "USED", "REPLICAS", "STATE"],
-        objects(s, "disks").into_iter().map(row).collect(),
-    );
-    Ok(())
+    table::print(out, &["ID", "NODE", "PATH", "MEDIA", "CAPACITY", "USED", "REPLICAS", "STATE"], &objects(s, "disks").into_iter().map(row).collect::<Vec<_>>())
 }
 
 fn replicas(v: &Value) -> Vec<&Value> {
@@ -174,9 +154,9 @@ fn attached(s: &Value, v: &Value) -> String {
     }
 }
 
-pub fn volumes(s: &Value, o: Format) -> Result<(), Failure> {
-    if o == Format::Json {
-        return json(&Value::Array(objects(s, "volumes").into_iter().cloned().collect()));
+pub fn volumes(s: &Value, out: &mut Out) -> Result<(), Failure> {
+    if !out.format.is_text() {
+        return out.value(&Value::Array(objects(s, "volumes").into_iter().cloned().collect()));
     }
     let row = |v: &Value| {
         let nodes: Vec<String> = replicas(v).iter().map(|r| node_name(s, &r["node"])).collect();
@@ -188,40 +168,39 @@ pub fn volumes(s: &Value, o: Format) -> Result<(), Failure> {
             nodes.join(","),
         ]
     };
-    table(&["NAME", "SIZE", "STATE", "ATTACHED", "REPLICAS"], objects(s, "volumes").into_iter().map(row).collect());
-    Ok(())
+    table::print(out, &["NAME", "SIZE", "STATE", "ATTACHED", "REPLICAS"], &objects(s, "volumes").into_iter().map(row).collect::<Vec<_>>())
 }
 
-pub fn volume(s: &Value, name: &str, o: Format) -> Result<(), Failure> {
+pub fn volume(s: &Value, name: &str, out: &mut Out) -> Result<(), Failure> {
     let Some(v) = objects(s, "volumes").into_iter().find(|v| v["name"] == name) else {
-        return Err(Failure { error: anyhow::anyhow!("no volume {name}"), code: 3 });
+        return Err(Failure::own(3, "not_found", format!("no volume {name}")));
     };
-    if o == Format::Json {
-        return json(v);
+    if !out.format.is_text() {
+        return out.value(v);
     }
-    println!("volume    {name} (#{})", v["id"]);
-    println!("size      {}", format_size(v["size"].as_u64().unwrap_or(0)));
-    println!("state     {}", health(s, v));
-    println!("attached  {}  (term {}, epoch {})", attached(s, v), v["term"], v["epoch"]);
+    out.line(format!("volume    {name} (#{})", v["id"]))?;
+    out.line(format!("size      {}", format_size(v["size"].as_u64().unwrap_or(0))))?;
+    out.line(format!("state     {}", health(s, v)))?;
+    out.line(format!("attached  {}  (term {}, epoch {})", attached(s, v), v["term"], v["epoch"]))?;
     if let Some(a) = v["attrs"].as_object() {
         let words: Vec<String> = a.iter().map(|(k, x)| format!("{k}={}", word(x))).collect();
-        println!("policy    {}", words.join(" "));
+        out.line(format!("policy    {}", words.join(" ")))?;
     }
     if let Some(a) = v["coordinator"].as_object().filter(|a| a["maintenance"] != true) {
-        println!("uri       nbd://{}/{name}", word(&s["nodes"][a["node"].to_string()]["addr"]["nbd"]));
+        out.line(format!("uri       nbd://{}/{name}", word(&s["nodes"][a["node"].to_string()]["addr"]["nbd"])))?;
     }
     if let Some(x) = v["scrubbed"].as_object() {
         let n = |k: &str| x["report"][k].as_u64().unwrap_or(0);
-        println!(
+        out.line(format!(
             "scrubbed  {} chunks; {} bad blocks, {} repaired, {} lost, {} diverged",
             n("chunks"),
             n("bad") + n("behind"),
             n("repaired"),
             n("lost"),
             n("diverged")
-        );
+        ))?;
     }
-    println!();
+    out.line("")?;
     let row = |r: &Value| {
         let state = match &r["state"] {
             Value::String(w) => w.clone(),
@@ -231,45 +210,45 @@ pub fn volume(s: &Value, name: &str, o: Format) -> Result<(), Failure> {
         let up = if is_up(s, &r["node"]) { "up" } else { "down" };
         vec![word(&r["rid"]), node_name(s, &r["node"]), word(&r["disk"]), state, up.into()]
     };
-    table(&["REPLICA", "NODE", "DISK", "STATE", "NODE STATE"], replicas(v).into_iter().map(row).collect());
-    Ok(())
+    table::print(out, &["REPLICA", "NODE", "DISK", "STATE", "NODE STATE"], &replicas(v).into_iter().map(row).collect::<Vec<_>>())
 }
 
-pub fn cluster(s: &Value, o: Format) -> Result<(), Failure> {
-    if o == Format::Json {
-        return json(s);
+pub fn cluster(s: &Value, out: &mut Out) -> Result<(), Failure> {
+    if !out.format.is_text() {
+        return out.value(s);
     }
     let count = |k: &str| s[k].as_object().map_or(0, |m| m.len());
     let up = s["up"].as_array().map_or(0, Vec::len);
-    println!("cluster   {} ({})", word(&s["name"]), word(&s["cluster"]));
+    out.line(format!("cluster   {} ({})", word(&s["name"]), word(&s["cluster"])))?;
     let leader = if s["leader"].is_null() {
         "none: no change is possible; attached volumes go on".into()
     } else {
         node_name(s, &s["leader"])
     };
-    println!("leader    {leader}");
+    out.line(format!("leader    {leader}"))?;
     let changing = if s["voters_changing"] == true { " (changing: do not stop nodes now)" } else { "" };
-    println!("voters    {}{changing}", s["voters"].as_array().map_or(0, Vec::len));
-    println!("nodes     {} ({up} up)", count("nodes"));
-    println!("disks     {}", count("disks"));
+    out.line(format!("voters    {}{changing}", s["voters"].as_array().map_or(0, Vec::len)))?;
+    out.line(format!("nodes     {} ({up} up)", count("nodes")))?;
+    out.line(format!("disks     {}", count("disks")))?;
     let bad = objects(s, "volumes").into_iter().filter(|v| health(s, v) != "ok").count();
-    println!("volumes   {} ({bad} not ok)", count("volumes"));
+    out.line(format!("volumes   {} ({bad} not ok)", count("volumes")))?;
     Ok(())
 }
 
-pub fn attributes(o: Format) -> Result<(), Failure> {
-    if o == Format::Text {
-        print!("{}", hf_policy::table::reference());
+pub fn attributes(out: &mut Out) -> Result<(), Failure> {
+    if out.format.is_text() {
+        out.print(format!("{}", hf_policy::table::reference()))?;
         return Ok(());
     }
     let row = |a: &hf_policy::Attribute| serde_json::json!({"key": a.key, "values": a.values, "default": a.default.shown(), "online": a.online.text(), "since": a.since, "help": a.help});
-    json(&hf_policy::TABLE.iter().map(row).collect())
+    out.value(&hf_policy::TABLE.iter().map(row).collect())
 }
 
-pub fn event(raw: &str, o: Format) {
+pub fn event(raw: &str, out: &mut Out) -> Result<(), Failure> {
     let parsed: Option<Value> = serde_json::from_str(raw).ok();
-    match (o, parsed) {
-        (Format::Text, Some(e)) => println!("{:>6}  {:<18} {}", e["rev"], word(&e["kind"]), word(&e["text"])),
-        _ => println!("{raw}"),
+    match (out.format.is_text(), parsed) {
+        (true, Some(e)) => out.line(format!("{:>6}  {:<18} {}", e["rev"], word(&e["kind"]), word(&e["text"])))?,
+        _ => out.line(raw)?,
     }
+    out.flush()
 }
