@@ -33,6 +33,7 @@ const PURE: &[(&str, &str, &[&str])] = &[
     ("hf-repl-core", "replication/core", &["hf-policy", "hf-meta-core"]),
     ("hf-store", "storage-node/chunk-store", &["hf-policy"]),
     ("hf-frontends", "storage-node/frontends", &["hf-policy"]),
+    ("hf-control", "storage-node/control", &["hf-policy", "hf-meta-core"]),
     ("hf-replica-host", "storage-node/replica-host", &["hf-policy", "hf-meta-core", "hf-repl-core", "hf-store"]),
 ];
 

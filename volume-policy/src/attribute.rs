@@ -57,11 +57,32 @@ impl Fallback {
     }
 }
 
+/// What the values of an attribute are, for interfaces that know more than text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A number of bytes; as text with a unit, such as `10GiB`.
+    Bytes,
+    /// A time in seconds; as text with a unit, such as `10m`.
+    Seconds,
+    /// A whole number.
+    Count,
+    /// A share of 100; as text with or without `%`.
+    Percent,
+    /// True or false.
+    Flag,
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// Names, separated by commas; none: any.
+    Names,
+}
+
 /// One attribute of a volume's policy.
 #[derive(Clone, Copy, Debug)]
 pub struct Attribute {
     /// Its key, the same in every interface.
     pub key: &'static str,
+    /// What its values are.
+    pub kind: Kind,
     /// What a value looks like, for people.
     pub values: &'static str,
     /// Its value when it is not set.

@@ -5,6 +5,7 @@ use super::*;
 /// The row of `block_size` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "block_size",
+    kind: Kind::Bytes,
     values: "512, 4096",
     default: Fallback::Text("4096"),
     online: Online::No,

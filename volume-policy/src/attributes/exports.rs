@@ -5,6 +5,7 @@ use super::*;
 /// The row of `exports` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "exports",
+    kind: Kind::Word(&["nbd", "none"]),
     values: "nbd, none",
     default: Fallback::Text("nbd"),
     online: Online::Yes,

@@ -5,6 +5,7 @@ use super::*;
 /// The row of `failure_domain` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "failure_domain",
+    kind: Kind::Word(&["node", "rack", "zone", "region"]),
     values: "node, rack, zone, region",
     default: Fallback::Text("node"),
     online: Online::MovesData,

@@ -5,6 +5,7 @@ use super::*;
 /// The row of `media` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "media",
+    kind: Kind::Word(&["any", "nvme", "ssd", "hdd"]),
     values: "any, nvme, ssd, hdd",
     default: Fallback::Text("any"),
     online: Online::MovesData,

@@ -5,6 +5,7 @@ use super::*;
 /// The row. The default depends on `replicas`.
 pub const ATTR: Attribute = Attribute {
     key: "min_replicas",
+    kind: Kind::Count,
     values: "1..replicas",
     default: Fallback::Computed {
         shown: "2 if replicas ≥ 3, else 1",

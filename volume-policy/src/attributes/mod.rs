@@ -1,6 +1,6 @@
 //! One file per attribute: its values, their meaning and their check.
 
-use crate::attribute::{AttrError, AttrMap, Attribute, Fallback, LABEL_PREFIX, Online};
+use crate::attribute::{AttrError, AttrMap, Attribute, Fallback, Kind, LABEL_PREFIX, Online};
 use crate::unit::parse_duration_us;
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 /// The row of `nodes` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "nodes",
+    kind: Kind::Names,
     values: "any, or a list of node names, comma-separated",
     default: Fallback::Text("any"),
     online: Online::MovesData,

@@ -5,6 +5,7 @@ use super::*;
 /// The row of `queue_depth` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "queue_depth",
+    kind: Kind::Count,
     values: "1–1024",
     default: Fallback::Text("128"),
     online: Online::Yes,

@@ -5,6 +5,7 @@ use super::*;
 /// The row of `read_from` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "read_from",
+    kind: Kind::Word(&["local", "nearest", "spread"]),
     values: "local, nearest, spread",
     default: Fallback::Text("local"),
     online: Online::Yes,

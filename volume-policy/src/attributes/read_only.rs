@@ -5,6 +5,7 @@ use super::*;
 /// The row of `read_only` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "read_only",
+    kind: Kind::Flag,
     values: "true, false",
     default: Fallback::Text("false"),
     online: Online::Yes,

@@ -6,6 +6,7 @@ use crate::unit::format_duration_us;
 /// The row of `rebuild_after` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "rebuild_after",
+    kind: Kind::Seconds,
     values: "5s–30d",
     default: Fallback::Text("10m"),
     online: Online::Yes,

@@ -6,6 +6,7 @@ use super::*;
 /// The row of `rebuild_impact` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "rebuild_impact",
+    kind: Kind::Percent,
     values: "0–100 %",
     default: Fallback::Text("20%"),
     online: Online::Yes,

@@ -6,6 +6,7 @@ use crate::unit::format_duration_us;
 /// The row of `replica_timeout` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "replica_timeout",
+    kind: Kind::Seconds,
     values: "200ms–60s",
     default: Fallback::Text("1s"),
     online: Online::Yes,

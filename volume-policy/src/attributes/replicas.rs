@@ -5,6 +5,7 @@ use super::*;
 /// The row of `replicas` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "replicas",
+    kind: Kind::Count,
     values: "1–5",
     default: Fallback::Text("3"),
     online: Online::MovesData,

@@ -6,6 +6,7 @@ use crate::unit::{format_duration_us, parse_duration_us};
 /// The row of `scrub_interval` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "scrub_interval",
+    kind: Kind::Seconds,
     values: "0 or 1m–365d",
     default: Fallback::Text("7d"),
     online: Online::Yes,

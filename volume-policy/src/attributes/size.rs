@@ -6,6 +6,7 @@ use crate::unit::{BLOCK_BYTES, MAX_VOLUME_BYTES, format_size, parse_size};
 /// The row of `size` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "size",
+    kind: Kind::Bytes,
     values: "bytes with units (10GiB, 500M), a multiple of 4 KiB",
     default: Fallback::Required,
     online: Online::Grow,

@@ -5,6 +5,7 @@ use super::*;
 /// The row of `sticky` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "sticky",
+    kind: Kind::Flag,
     values: "true, false",
     default: Fallback::Text("false"),
     online: Online::Yes,

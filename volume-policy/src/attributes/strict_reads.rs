@@ -5,6 +5,7 @@ use super::*;
 /// The row of `strict_reads` in the attribute table.
 pub const ATTR: Attribute = Attribute {
     key: "strict_reads",
+    kind: Kind::Flag,
     values: "true, false",
     default: Fallback::Text("false"),
     online: Online::Yes,

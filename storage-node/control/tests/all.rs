@@ -1,0 +1,1 @@
+//! All integration tests of the control layer, in one binary.
