@@ -29,6 +29,7 @@ const QUIET: Duration = Duration::from_secs(35);
 pub struct Client {
     endpoints: Vec<Endpoint>,
     patience: Duration,
+    dry_run: bool,
 }
 
 /// An answer that is no problem.
@@ -49,9 +50,10 @@ enum Round<T> {
 }
 
 impl Client {
-    /// A client of these endpoints, each call of which takes at most `patience`.
-    pub fn new(endpoints: Vec<Endpoint>, patience: Duration) -> Client {
-        Client { endpoints, patience }
+    /// A client of these endpoints, each call of which takes at most `patience`. With `dry_run` nothing is
+    /// changed: the answers say what a change would do.
+    pub fn new(endpoints: Vec<Endpoint>, patience: Duration, dry_run: bool) -> Client {
+        Client { endpoints, patience, dry_run }
     }
 
     /// The endpoints in the order to ask them. Those where nothing answers come last: a frozen machine still
@@ -108,14 +110,15 @@ impl Client {
     }
 
     /// Changes something. Every repeat has the same key, so that it is done once.
-    pub async fn change(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, Failure> {
+    pub async fn change(&self, method: Method, path: &str, body: &Value) -> Result<Answer, Failure> {
+        let mark = if path.contains('?') { '&' } else { '?' };
+        let path = if self.dry_run { format!("{path}{mark}dry_run=true") } else { path.into() };
         let headers = vec![
             (HeaderName::from_static("idempotency-key"), RequestId(random()).to_string()),
             (HeaderName::from_static("holdfast-csrf"), "1".into()),
             (header::CONTENT_TYPE, "application/json".into()),
         ];
-        let body = body.map(|b| b.to_string().into()).unwrap_or_default();
-        let request = Request { method, path: path.into(), headers, body };
+        let request = Request { method, path, headers, body: body.to_string().into() };
         let until = Instant::now() + self.patience;
         loop {
             match self.round(&request, until, whole).await? {
@@ -129,7 +132,7 @@ impl Client {
 
     /// Begins to watch what is at a path with its query.
     pub fn watch(&self, path: &str) -> Watch<'_> {
-        Watch { client: self, path: path.into(), last: None, now: None }
+        Watch { client: self, path: path.into(), last: None, now: None, begun: false }
     }
 }
 
@@ -139,6 +142,7 @@ pub struct Watch<'a> {
     path: String,
     last: Option<String>,
     now: Option<Events>,
+    begun: bool,
 }
 
 impl Watch<'_> {
@@ -148,8 +152,9 @@ impl Watch<'_> {
             let events = match &mut self.now {
                 Some(events) => events,
                 None => {
-                    let begun = self.begin().await?;
-                    self.now.insert(begun)
+                    let events = self.begin().await?;
+                    self.begun = true;
+                    self.now.insert(events)
                 }
             };
             match timeout(QUIET, events.next()).await {
@@ -177,7 +182,7 @@ impl Watch<'_> {
                 // (A node that starts again is back soon; who never connected is told at once.)
                 Round::Silent(why) => (AGAIN, nobody(&why)),
             };
-            if self.last.is_none() || Instant::now() + wait >= until {
+            if !self.begun || Instant::now() + wait >= until {
                 return Err(failure);
             }
             sleep(wait).await;

@@ -4,11 +4,11 @@
 //! hold secrets), a change replaces it whole, and a key that nobody knows is refused. What a flag says wins over
 //! the environment, and that over the file.
 
-use super::args::ContextCommand;
 use super::failure::{Failure, usage};
 use super::http::Endpoint;
 use super::out::Out;
 use super::table;
+use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -21,6 +21,30 @@ const DEFAULT: &str = "127.0.0.1:7423";
 const MAX_FILE: u64 = 1 << 20;
 /// Contexts that a file may hold.
 const MAX_CONTEXTS: usize = 1_000;
+
+/// What is done with contexts.
+#[derive(Subcommand, Debug)]
+pub enum ContextCommand {
+    /// List all contexts; the one in use has a star.
+    List,
+    /// Use a context from now on.
+    Use {
+        /// Name of the context.
+        name: String,
+    },
+    /// Make or change a context: its endpoints are those of --endpoint, which this needs.
+    Set {
+        /// Name of the context.
+        name: String,
+    },
+    /// Remove a context.
+    Remove {
+        /// Name of the context.
+        name: String,
+    },
+    /// Show which endpoints a command would use now, and why.
+    Show,
+}
 
 /// One named cluster.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -129,6 +153,12 @@ fn parsed<'a>(texts: impl Iterator<Item = &'a str>, whose: &str) -> Result<Vec<E
         Ok(all) if all.is_empty() => Err(usage(format_args!("{whose} names no endpoint"))),
         all => all.map_err(|e| usage(format_args!("{whose}: {e}"))),
     }
+}
+
+/// The names of all contexts; none if the file cannot be read.
+pub fn names() -> Vec<String> {
+    let file = path().and_then(|p| load(&p).ok()).unwrap_or_default();
+    file.context.into_keys().collect()
 }
 
 /// The endpoints that a command uses, and who says so.

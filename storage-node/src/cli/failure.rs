@@ -1,7 +1,7 @@
 //! How a command fails: an error as the REST API words it (RFC 9457), what of it is printed, and with which
 //! code the process exits.
 
-use super::out::{Format, note};
+use super::format::Format;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt::Display;
@@ -18,7 +18,7 @@ pub struct Problem {
     pub status: Option<u16>,
     /// The error's name, such as `not_found`.
     pub code: String,
-    /// What may be done: `refuse`, `retry`, `unknown` or `again`.
+    /// What may be done: `refuse`, `retry`, `unknown` or `begin_anew`.
     pub fate: String,
     /// What did not happen.
     pub what: String,
@@ -47,7 +47,7 @@ impl Problem {
     /// The exit code that a problem means.
     pub fn exit(&self) -> u8 {
         match self.status {
-            Some(400 | 413 | 415 | 422) => 2,
+            Some(400 | 405 | 413 | 415 | 422) => 2,
             Some(404) => 3,
             Some(409 | 412) => 4,
             Some(429 | 503) => 5,
@@ -110,13 +110,6 @@ impl Failure {
             _ => format!("holdfast: {}", p.text()),
         })
     }
-
-    /// Prints the error to standard error, in the chosen format.
-    pub fn print(&self, o: Format) {
-        if let Some(said) = self.said(o) {
-            note(said);
-        }
-    }
 }
 
 impl From<Problem> for Failure {
@@ -145,7 +138,7 @@ mod tests {
     fn each_status_has_its_exit_code() {
         let exit = |status| Problem { status: Some(status), ..Problem::default() }.exit();
         for (code, of) in [
-            (2, &[400, 413, 415, 422][..]),
+            (2, &[400, 405, 413, 415, 422][..]),
             (3, &[404]),
             (4, &[409, 412]),
             (5, &[429, 503]),

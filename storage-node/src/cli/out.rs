@@ -6,33 +6,11 @@
 //! daemon is the same binary.
 
 use super::failure::Failure;
+pub use super::format::Format;
 use super::yaml;
-use clap::ValueEnum;
 use serde_json::Value;
 use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal, Write};
-
-/// How results are printed.
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// Text and tables for people.
-    Text,
-    /// Tables with more columns.
-    Wide,
-    /// JSON for programs: the body of the REST API's answer.
-    Json,
-    /// YAML: the same value as JSON.
-    Yaml,
-    /// One name per line, such as volume/web.
-    Name,
-}
-
-impl Format {
-    /// Says whether results are text for people, narrow or wide.
-    pub fn is_text(self) -> bool {
-        matches!(self, Format::Text | Format::Wide)
-    }
-}
 
 /// Bytes that wait at most before they are written.
 const BUFFER: usize = 64 << 10;
@@ -96,6 +74,13 @@ impl Out {
     /// Says whether somebody looks at standard output on a terminal.
     pub fn on_terminal(&self) -> bool {
         std::io::stdout().is_terminal()
+    }
+}
+
+/// Prints a failure on standard error, if anything is to be said about it.
+pub fn failed(f: &Failure, o: Format) {
+    if let Some(said) = f.said(o) {
+        note(said);
     }
 }
 

@@ -3,6 +3,16 @@
 
 use super::failure::Failure;
 use super::out::Out;
+use serde_json::Value;
+
+/// A value as a word.
+pub fn word(v: Option<&Value>) -> String {
+    match v {
+        Some(Value::String(s)) => s.clone(),
+        None | Some(Value::Null) => "–".into(),
+        Some(other) => other.to_string(),
+    }
+}
 
 /// The columns that one character takes on a terminal, nearly: East Asian wide characters take two.
 fn width(text: &str) -> usize {
