@@ -254,7 +254,7 @@ async fn listen(node: Arc<Node>, m: Arc<Member>, mut events: mpsc::UnboundedRece
 fn report_disk(m: &Arc<Member>, disk: DiskId, state: DiskState) {
     let m = m.clone();
     tokio::spawn(async move {
-        while m.propose_new(Command::SetDiskState { disk, state: state.clone() }).await.is_err() {
+        while m.propose_new(Command::SetDiskState { disk, state: state.clone(), fault: None }).await.is_err() {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     });

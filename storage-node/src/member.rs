@@ -166,9 +166,11 @@ impl Member {
         self.leader.outcome_of(request, &self.peers(), Duration::from_secs(5)).await.ok().flatten()
     }
 
-    /// A command by the version of the record as it is known here: an older one means what it always meant.
+    /// A command by the version of the record as it is known here: an older one means what it always meant, and what
+    /// it cannot say is left out.
     fn envelope(&self, request: RequestId, cmd: Command) -> Envelope {
-        Envelope { v: self.view.borrow().version, request, at_ms: wall_ms(), cmd }
+        let v = self.view.borrow().version;
+        Envelope { v, request, at_ms: wall_ms(), cmd: cmd.at(v) }
     }
 
     /// With a fresh request id.

@@ -223,7 +223,7 @@ pub fn change(state: &ClusterState, what: Option<What>, up: &BTreeSet<NodeId>) -
                     "disk {id} has failed for good; restart its node once the disk works again"
                 )));
             }
-            (Command::SetDiskState { disk, state: DiskState::Ok }, format!("disk {id} is trusted again"))
+            (Command::SetDiskState { disk, state: DiskState::Ok, fault: None }, format!("disk {id} is trusted again"))
         }
     })
 }

@@ -260,18 +260,9 @@ fn restore_unknown(state: &mut ClusterState, found: &BTreeMap<Rid, Found>, notes
         let grown = written > noted.next_multiple_of(CHUNK_BYTES);
         v.size = v.size.max(if grown { written } else { noted });
         v.attrs.set("size", v.size.to_string());
-        let r = ReplicaRecord {
-            rid: *rid,
-            disk,
-            node,
-            store_uuid: Some(f.rec.store_uuid),
-            state: ReplicaState::Out { base: Ver::ZERO },
-            out_since: v.epoch,
-            position: 0,
-            leaving: false,
-            moving: false,
-            paused: false,
-        };
+        let out = ReplicaState::Out { base: Ver::ZERO };
+        let mut r = ReplicaRecord::new(*rid, disk, node, out, v.epoch);
+        r.store_uuid = Some(f.rec.store_uuid);
         v.shards[index as usize].replicas.insert(*rid, r);
         state.volumes.insert(v);
         state.next.rid = state.next.rid.max(rid.0 + 1);

@@ -11,9 +11,13 @@
 //! | [`access`] | who may do what |
 //! | [`ports`] | what verbs need of their node |
 //! | [`read`] | every read as a value |
+//! | [`verbs`] | every change that can be asked for |
+//! | [`view`] | resources as functions of the record and of what the leader hears |
 
 pub mod access;
 pub mod error;
 pub mod model;
 pub mod ports;
 pub mod read;
+pub mod verbs;
+pub mod view;

@@ -46,6 +46,8 @@ pub struct ReplicaStatus {
     pub lineage: Lineage,
     /// The newest epoch it was told of.
     pub epoch: u64,
+    /// Bytes that its data takes on the disk.
+    pub bytes: u64,
     /// A coordinator holds a lease of it now.
     pub leased: bool,
 }

@@ -164,11 +164,8 @@ impl Service {
             )));
         }
         let cluster = ClusterId(random());
-        let mut state = ClusterState::default();
-        for cmd in [Command::Init { cluster, name: name.clone() }, self.0.put_node()] {
-            let env = crate::member::first_envelope(RequestId(random()), cmd);
-            state.apply(&env).map_err(refused)?;
-        }
+        let at_ms = crate::member::wall_ms();
+        let state = ClusterState::found(cluster, name.clone(), self.0.put_node(), at_ms).map_err(refused)?;
         log.found(1, hf_meta_core::image::encode(&state).map_err(internal)?).map_err(internal)?;
         Ok((cluster, name))
     }

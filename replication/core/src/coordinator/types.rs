@@ -2,7 +2,7 @@
 
 use crate::message::{Envelope, Msg};
 use bytes::Bytes;
-use hf_meta_core::record::ScrubReport;
+use hf_meta_core::record::{DropReason, ScrubReport};
 use hf_policy::attributes::ReadFrom;
 use hf_policy::{
     BootId, ClusterId, Epoch, Fate, HasFate, Lineage, NodeId, Rid, SessionId, ShardId, StoreUuid, Term, Ver,
@@ -117,6 +117,8 @@ pub enum Change {
         base: Ver,
         /// The journal position that each had last reported; none of those that are unknown.
         told: BTreeMap<Rid, u64>,
+        /// Why each of them leaves; none of those whose join is given up, which were not in the set.
+        reasons: BTreeMap<Rid, DropReason>,
     },
     /// The sync of a replica that is out begins.
     SyncStart {

@@ -236,6 +236,7 @@ impl DiskHost {
                     store_uuid: r.store_uuid,
                     lineage: r.lineage,
                     epoch: r.hint_epoch,
+                    bytes: self.store.bytes_of(r.rid),
                     leased: self.replicas.get(&r.rid).is_some_and(|x| x.leased(now())),
                 })
                 .collect(),

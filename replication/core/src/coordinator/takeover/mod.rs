@@ -66,6 +66,11 @@ impl Takeover {
         if self.doubtful { any } else { self.s_star }
     }
 
+    /// Has this member refused to promise?
+    pub fn has_refused(&self, rid: &Rid) -> bool {
+        self.refused.contains(rid)
+    }
+
     /// What must hold of it between steps.
     pub fn check(&self, phase: Phase, record: &Record) -> Result<(), String> {
         let in_sync = |r: &Rid| record.in_sync.contains_key(r);
