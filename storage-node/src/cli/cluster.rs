@@ -1,6 +1,8 @@
 //! `holdfast cluster …`, `status`, `health` and `event …`: the cluster as a whole.
 
-use super::args::{ClusterCommand, EventArgs, EventCommand, EventList, HealthArgs, HealthCommand, UpgradeCommand, WatchArgs};
+use super::args::{
+    ClusterCommand, EventArgs, EventCommand, EventList, HealthArgs, HealthCommand, UpgradeCommand, WatchArgs,
+};
 use super::client::Client;
 use super::failure::{Failure, usage};
 use super::http::{Method, encoded};
@@ -24,9 +26,7 @@ pub async fn run(s: &mut Session, command: ClusterCommand) -> Result<(), Failure
             s.change(Method::POST, "/v1/cluster/rebalance", &json!({})).await?;
             if wait { s.job("rebalance").await } else { Ok(()) }
         }
-        ClusterCommand::Voters { count } => {
-            s.change(Method::PUT, "/v1/cluster/voters", &json!({"count": count})).await
-        }
+        ClusterCommand::Voters { count } => s.change(Method::PUT, "/v1/cluster/voters", &json!({"count": count})).await,
         ClusterCommand::Upgrade(UpgradeCommand::Finalize) => {
             s.change(Method::POST, "/v1/cluster/finalize", &json!({})).await
         }
@@ -119,10 +119,8 @@ fn codes(h: &Value) -> Vec<String> {
     let muted = items(h, "items").count() - loud.len();
     let more = h["total"].as_u64().unwrap_or(0).saturating_sub((loud.len() + muted) as u64);
     let mut lines = vec![line("health", word(h.get("state")))];
-    let rows: Vec<Vec<String>> = loud
-        .iter()
-        .map(|i| ["severity", "code", "subject", "message"].map(|k| word(i.get(k))).to_vec())
-        .collect();
+    let rows: Vec<Vec<String>> =
+        loud.iter().map(|i| ["severity", "code", "subject", "message"].map(|k| word(i.get(k))).to_vec()).collect();
     if !rows.is_empty() {
         lines.extend(table::lines(&["SEVERITY", "CODE", "SUBJECT", "MESSAGE"], &rows));
     }
@@ -142,7 +140,12 @@ fn explained(h: &Value) -> Vec<String> {
         let since = i["since"].as_str().map_or(String::new(), |t| format!(", since {t}"));
         let muted = if i["muted"] == true { ", silenced" } else { "" };
         lines.push(String::new());
-        lines.push(format!("{} {} ({}{since}{muted})", word(i.get("code")), word(i.get("subject")), word(i.get("severity"))));
+        lines.push(format!(
+            "{} {} ({}{since}{muted})",
+            word(i.get("code")),
+            word(i.get("subject")),
+            word(i.get("severity"))
+        ));
         for (name, key) in [("what", "message"), ("means", "means"), ("do", "action")] {
             lines.push(format!("  {name:<6} {}", word(i.get(key))));
         }
@@ -250,7 +253,8 @@ pub async fn events(s: &mut Session, a: EventArgs) -> Result<(), Failure> {
         is("subject", &subject) && is("kind", &kind)
     };
     let out = &mut s.out;
-    watch::events(&s.client, revision, |e| if wanted(e) { event(e, out).and_then(|()| out.flush()) } else { Ok(()) }).await
+    watch::events(&s.client, revision, |e| if wanted(e) { event(e, out).and_then(|()| out.flush()) } else { Ok(()) })
+        .await
 }
 
 fn event(e: &Value, out: &mut Out) -> Result<(), Failure> {

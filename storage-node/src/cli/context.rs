@@ -113,7 +113,9 @@ fn load(path: &Path) -> Result<File, Failure> {
     let about = file.metadata().map_err(|e| Failure::failed(format_args!("{at}: {e}")))?;
     let mode = about.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
-        return Err(usage(format_args!("{at} has mode {mode:04o}: others than its owner may use it; run chmod 600 {at}")));
+        return Err(usage(format_args!(
+            "{at} has mode {mode:04o}: others than its owner may use it; run chmod 600 {at}"
+        )));
     }
     let mut text = String::new();
     let read = Read::by_ref(&mut file).take(MAX_FILE).read_to_string(&mut text);
@@ -192,7 +194,11 @@ fn chosen(said: &Said, path: Option<&Path>) -> Result<(Vec<Endpoint>, String), F
 
 fn valid(name: &str) -> Result<(), Failure> {
     let fits = (1..=64).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-    if fits { Ok(()) } else { Err(usage(format_args!("context name \"{name}\": use 1 to 64 letters, digits, -, _ or ."))) }
+    if fits {
+        Ok(())
+    } else {
+        Err(usage(format_args!("context name \"{name}\": use 1 to 64 letters, digits, -, _ or .")))
+    }
 }
 
 /// Runs `holdfast context …`.
@@ -211,7 +217,8 @@ pub fn run(command: ContextCommand, said: &Said, out: &mut Out) -> Result<(), Fa
         }
         ContextCommand::Set { name } => {
             valid(&name)?;
-            let text = said.endpoint.as_ref().ok_or_else(|| usage("context set needs --endpoint with its endpoints"))?;
+            let text =
+                said.endpoint.as_ref().ok_or_else(|| usage("context set needs --endpoint with its endpoints"))?;
             let endpoints = parsed(text.split(','), "--endpoint")?.iter().map(Endpoint::to_string).collect();
             let mut file = load(&path)?;
             file.context.insert(name.clone(), Context { endpoints });
@@ -260,9 +267,7 @@ fn list(file: &File, out: &mut Out) -> Result<(), Failure> {
         }
         Format::Name => file.context.keys().try_for_each(|name| out.line(format_args!("context/{name}"))),
         Format::Json | Format::Yaml => {
-            let one = |(name, used, _): (&String, bool, String)| {
-                serde_json::json!({"name": name, "current": used, "endpoints": file.context[name].endpoints})
-            };
+            let one = |(name, used, _): (&String, bool, String)| serde_json::json!({"name": name, "current": used, "endpoints": file.context[name].endpoints});
             out.value(&serde_json::json!({"items": rows.map(one).collect::<Vec<_>>()}))
         }
     }

@@ -155,10 +155,7 @@ mod tests {
         let body = r#"{"type":"/docs/errors#not_found","title":"Not found","status":404,"detail":"d","code":"not_found",
             "fate":"refuse","what":"no volume web","why":"none has this name","next":"holdfast volume list","revision":7}"#;
         let f = Failure::from(serde_json::from_str::<Problem>(body).unwrap());
-        assert_eq!(
-            f.said(Format::Text).unwrap(),
-            "holdfast: no volume web: none has this name; holdfast volume list"
-        );
+        assert_eq!(f.said(Format::Text).unwrap(), "holdfast: no volume web: none has this name; holdfast volume list");
         let back: Value = serde_json::from_str(&f.said(Format::Json).unwrap()).unwrap();
         assert_eq!(back, serde_json::from_str::<Value>(body).unwrap());
         // A problem of which only RFC 9457's own fields are known is said too.

@@ -39,18 +39,25 @@ impl FromStr for Endpoint {
         let bad = |why: &str| Err(format!("endpoint \"{text}\": {why}; {FORMS}"));
         if let Some(path) = text.strip_prefix("unix:") {
             let path = path.strip_prefix("//").unwrap_or(path);
-            return if path.starts_with('/') { Ok(Endpoint::Unix(path.into())) } else { bad("the path is not absolute") };
+            return if path.starts_with('/') {
+                Ok(Endpoint::Unix(path.into()))
+            } else {
+                bad("the path is not absolute")
+            };
         }
         let rest = text.strip_prefix("http://").unwrap_or(text);
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains("://") {
             return bad("only http is spoken");
         }
-        let host_and_port = rest.rsplit_once(':').filter(|(h, p)| !h.is_empty() && p.parse::<u16>().is_ok_and(|p| p > 0));
+        let host_and_port =
+            rest.rsplit_once(':').filter(|(h, p)| !h.is_empty() && p.parse::<u16>().is_ok_and(|p| p > 0));
         let ip6 = rest.starts_with('[') && rest.contains("]:");
         match host_and_port {
             None => bad("it has no port"),
-            Some((h, _)) if h.contains(|c: char| "/@?#".contains(c) || c.is_whitespace()) || h.contains(':') && !ip6 => {
+            Some((h, _))
+                if h.contains(|c: char| "/@?#".contains(c) || c.is_whitespace()) || h.contains(':') && !ip6 =>
+            {
                 bad("the host is none")
             }
             Some(_) => Ok(Endpoint::Tcp(rest.into())),
@@ -187,11 +194,7 @@ impl Open {
     /// Reads the answer as a stream of events, if it is one; else gives it back.
     pub fn events(self) -> Result<sse::Events, Open> {
         let kind = self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        if self.status == 200 && kind.starts_with("text/event-stream") {
-            Ok(sse::Events::new(self))
-        } else {
-            Err(self)
-        }
+        if self.status == 200 && kind.starts_with("text/event-stream") { Ok(sse::Events::new(self)) } else { Err(self) }
     }
 }
 

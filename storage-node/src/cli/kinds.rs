@@ -1,8 +1,8 @@
 //! The kinds of resources as lists show them: where they are in the API, what names one, and their columns.
 
 use super::failure::{Failure, usage};
-use super::progress::span;
 use super::http::encoded;
+use super::progress::span;
 use super::table::word;
 use hf_policy::format_size;
 use serde_json::Value;
@@ -246,8 +246,7 @@ fn list(v: &Value, field: &str) -> String {
 
 /// A map as KEY=VALUE words.
 pub fn pairs(v: &Value) -> String {
-    let all: Vec<String> =
-        v.as_object().into_iter().flatten().map(|(k, x)| format!("{k}={}", word(Some(x)))).collect();
+    let all: Vec<String> = v.as_object().into_iter().flatten().map(|(k, x)| format!("{k}={}", word(Some(x)))).collect();
     if all.is_empty() { "–".into() } else { all.join(",") }
 }
 
@@ -278,7 +277,14 @@ mod tests {
 
     #[test]
     fn sizes_are_shown_as_they_were_given() {
-        for (bytes, text) in [(268_435_456u64, "256MiB"), (1536 << 20, "1536MiB"), (10 << 30, "10GiB"), (4096, "4KiB"), (0, "0B"), (513, "513B")] {
+        for (bytes, text) in [
+            (268_435_456u64, "256MiB"),
+            (1536 << 20, "1536MiB"),
+            (10 << 30, "10GiB"),
+            (4096, "4KiB"),
+            (0, "0B"),
+            (513, "513B"),
+        ] {
             assert_eq!(size(&json!(bytes)), text);
         }
         assert_eq!((size(&Value::Null), about(&json!(1_600_000_000u64))), ("–".into(), "1.49GiB".into()));
@@ -307,7 +313,8 @@ mod tests {
 
     #[test]
     fn a_job_has_a_path() {
-        for (id, want) in [("node/n1", "/node/n1"), ("scrub/a b", "/scrub/a%20b"), ("rebalance", "/rebalance/cluster")] {
+        for (id, want) in [("node/n1", "/node/n1"), ("scrub/a b", "/scrub/a%20b"), ("rebalance", "/rebalance/cluster")]
+        {
             assert_eq!(job_path(id).ok(), Some(format!("/v1/jobs{want}")));
         }
         for bad in ["", "n1", "node/", "volume/x", "node"] {

@@ -21,13 +21,19 @@ pub fn query(kind: &Kind, a: &ListArgs) -> Result<String, Failure> {
     let mut parts = String::new();
     for f in &a.filter {
         let Some((field, value)) = f.split_once('=').filter(|(field, _)| FIELDS.contains(field)) else {
-            return Err(usage(format_args!("--filter {f}: write FIELD=VALUE, where the field is {}", FIELDS.join(", "))));
+            return Err(usage(format_args!(
+                "--filter {f}: write FIELD=VALUE, where the field is {}",
+                FIELDS.join(", ")
+            )));
         };
         parts += &format!("&{field}={}", encoded(value));
     }
     if let Some(labels) = &a.selector {
         if !kind.labels {
-            return Err(usage(format_args!("--selector: a {} has no labels; --filter has its other fields", kind.noun)));
+            return Err(usage(format_args!(
+                "--selector: a {} has no labels; --filter has its other fields",
+                kind.noun
+            )));
         }
         parts += &format!("&label={}", encoded(labels));
     }

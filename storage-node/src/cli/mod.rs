@@ -88,10 +88,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
 }
 
 /// Runs a command of a cluster, and hands what it printed to the reader also when it failed.
-async fn of_cluster(
-    g: &Global,
-    command: impl AsyncFnOnce(&mut Session) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+async fn of_cluster(g: &Global, command: impl AsyncFnOnce(&mut Session) -> Result<(), Failure>) -> Result<(), Failure> {
     let mut s = Session::new(g)?;
     let done = command(&mut s).await;
     s.out.flush().and(done)

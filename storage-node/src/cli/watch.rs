@@ -106,9 +106,8 @@ fn clear(out: &mut Out) -> Result<(), Failure> {
 pub async fn list(s: &mut Session, kind: &Kind, a: &ListArgs) -> Result<(), Failure> {
     let mut shown = Shown { kind, items: BTreeMap::new(), begun: false };
     let narrowed = a.limit.is_some() || !list::query(kind, a)?.is_empty();
-    let keyed = |items: &[Value]| -> BTreeMap<String, Value> {
-        items.iter().map(|v| (kind.name(v), v.clone())).collect()
-    };
+    let keyed =
+        |items: &[Value]| -> BTreeMap<String, Value> { items.iter().map(|v| (kind.name(v), v.clone())).collect() };
     loop {
         let page = list::fetch(&s.client, kind, a).await?;
         let mut items = keyed(list::items(&page));
@@ -259,7 +258,10 @@ mod tests {
     fn events_of_the_stream_are_changes() {
         let e = |event: &str, data: &str| changes(&Event { event: event.into(), id: None, data: data.into() });
         let put = |kind: &str, key: &str, v| Change::Put(kind.into(), key.into(), v);
-        assert_eq!(e("put", r#"{"kind":"volume","key":"web","object":{"a":1}}"#), [put("volume", "web", json!({"a": 1}))]);
+        assert_eq!(
+            e("put", r#"{"kind":"volume","key":"web","object":{"a":1}}"#),
+            [put("volume", "web", json!({"a": 1}))]
+        );
         assert_eq!(e("gone", r#"{"kind":"disk","key":7}"#), [Change::Gone("disk".into(), "7".into())]);
         assert_eq!(e("reset", r#"{"why":"x"}"#), [Change::Reset]);
         assert_eq!(e("soft", r#"{"jobs":[{"id":"node/n1"}]}"#), [put("job", "node/n1", json!({"id": "node/n1"}))]);

@@ -150,7 +150,12 @@ pub fn text(v: &Value) -> String {
         ),
     ];
     for r in v["replicas"].as_array().into_iter().flatten() {
-        lines.push(format!("\nreplica     {} of shard {} (volume {})", r["replica"], word(&r["shard"]), word(&r["volume"])));
+        lines.push(format!(
+            "\nreplica     {} of shard {} (volume {})",
+            r["replica"],
+            word(&r["shard"]),
+            word(&r["volume"])
+        ));
         lines.push(format!("promised    term {}", r["promised_term"]));
         lines.push(format!(
             "versions    stable {}, newest {}, {} chunks",
