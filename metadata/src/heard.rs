@@ -194,7 +194,11 @@ fn verdict(upto: Option<(u64, u64)>, c: &pb::Changes, state: &ClusterState) -> T
     if c.seq == 0 || c.revision > state.revision {
         return Took::default();
     }
-    if c.anew || upto.is_some_and(|(boot, _)| boot == c.boot) { Took { seq: c.seq, anew: false } } else { Took { seq: 0, anew: true } }
+    if c.anew || upto.is_some_and(|(boot, _)| boot == c.boot) {
+        Took { seq: c.seq, anew: false }
+    } else {
+        Took { seq: 0, anew: true }
+    }
 }
 
 fn apply(t: &mut NodeTold, c: pb::Changes, state: &ClusterState) {

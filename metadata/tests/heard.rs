@@ -223,8 +223,14 @@ fn a_beat_tells_a_bounded_number_and_all_are_told_in_the_end() {
     assert!([(); 4].map(|()| t.beat(&mut h, &s)).iter().all(|told| *told <= MOST));
     assert!(told(&h, &s).replicas.is_empty());
     // A receiver takes no more than that from a sender that does not keep to it.
-    let changes =
-        pb::Changes { boot: 9, seq: 1, anew: true, rids: (1..=n).collect(), bytes: vec![1; n as usize], ..Default::default() };
+    let changes = pb::Changes {
+        boot: 9,
+        seq: 1,
+        anew: true,
+        rids: (1..=n).collect(),
+        bytes: vec![1; n as usize],
+        ..Default::default()
+    };
     h.take(&s, pb::HeartbeatRequest { node: NODE.0, changes: Some(changes), ..Default::default() }, 0);
     assert_eq!(told(&h, &s).replicas.len(), MOST);
 }
@@ -267,7 +273,8 @@ fn disks_and_the_clock_are_told_with_every_beat() {
         ..Default::default()
     };
     let well = pb::DiskUse { disk: 2, used: 4096, entries: 64, backend: "io_uring".into(), ..Default::default() };
-    let beat = |disks| pb::HeartbeatRequest { node: NODE.0, disks, wall_ms: 900, data_dir_full: true, ..Default::default() };
+    let beat =
+        |disks| pb::HeartbeatRequest { node: NODE.0, disks, wall_ms: 900, data_dir_full: true, ..Default::default() };
     h.take(&s, beat(vec![well, fault("gone")]), 1_000);
     let soft = h.soft(Group::default(), &s);
     let d = soft.disk(NODE, DiskId(2)).unwrap();
@@ -304,13 +311,8 @@ fn an_idle_beat_is_small() {
     let mut idle = t.say();
     idle.cluster = vec![1; 16];
     idle.wall_ms = 1_764_500_000_000;
-    idle.disks = vec![pb::DiskUse {
-        disk: 2,
-        used: 900 << 30,
-        entries: 4096,
-        backend: "io_uring".into(),
-        ..Default::default()
-    }];
+    idle.disks =
+        vec![pb::DiskUse { disk: 2, used: 900 << 30, entries: 4096, backend: "io_uring".into(), ..Default::default() }];
     let bytes = idle.encoded_len();
     println!("a beat that tells 1,000 replicas: {all} bytes; idle: {bytes} bytes");
     assert!(bytes <= 100, "{bytes} bytes");

@@ -143,14 +143,14 @@ impl Rates {
 }
 
 /// The progress of syncs as JSON, for `status`.
-pub fn syncs_json(list: &[pb::SyncProgress]) -> Vec<serde_json::Value> {
-    let one = |s: &pb::SyncProgress| {
+pub fn syncs_json(soft: &hf_meta_core::soft::Soft) -> Vec<serde_json::Value> {
+    let one = |s: &hf_meta_core::soft::SyncTold| {
         serde_json::json!({
-            "volume": s.vol, "shard": s.shard, "replica": s.rid, "stage": s.stage, "chunks": s.chunks,
+            "volume": s.vol, "shard": s.shard, "replica": s.rid.map_or(0, |r| r.0), "stage": s.stage, "chunks": s.chunks,
             "chunks_done": s.chunks_done, "copied_bytes": s.copied_bytes, "bytes_per_second": s.bytes_per_second,
         })
     };
-    list.iter().map(one).collect()
+    soft.syncs().map(one).collect()
 }
 
 fn not_found(kind: &str, name: &str) -> Status {

@@ -31,6 +31,10 @@ pub struct DiskStatus {
     pub backend: &'static str,
     /// Its first error, if it has failed.
     pub failed: Option<String>,
+    /// It failed because an invariant of the code did not hold: the disk itself may be well.
+    pub latched: bool,
+    /// How many bad blocks it met, if those are more than its budget.
+    pub failing: Option<String>,
     /// The replicas on it.
     pub replicas: Vec<ReplicaStatus>,
 }

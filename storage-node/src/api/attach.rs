@@ -81,8 +81,10 @@ impl Service {
         let exported = match served.await {
             Some(done) => done?,
             None => {
+                let vol = m.view.borrow().volume_named(name).map(|v| v.id);
+                let why = vol.and_then(|v| m.waits_for(v)).unwrap_or_else(|| "the record does not say why".into());
                 return Err(Status::deadline_exceeded(format!(
-                    "volume {name} is attached here, but does not serve yet: too few of its in-sync replicas answer (holdfast volume show {name})"
+                    "volume {name} is attached here, but does not serve yet: {why} (holdfast volume show {name})"
                 )));
             }
         };

@@ -13,10 +13,10 @@ impl Service {
     /// What the leader knows of liveness. If another node leads, it is asked.
     pub(super) async fn status_json(&self, m: &Member) -> Result<serde_json::Value, Status> {
         let raft = m.meta.status.borrow().clone();
-        let known = m.liveness_as_leader();
+        let known = m.soft_as_leader();
         let leads = known.is_some();
-        let live = known.unwrap_or_default();
-        let syncs = m.heard.lock().map(|h| crate::repair::syncs_json(&h.syncs())).unwrap_or_default();
+        let soft = known.unwrap_or_default();
+        let (live, syncs) = (soft.liveness(), crate::repair::syncs_json(&soft));
         let mut reactors = Vec::new();
         for r in &m.reactors {
             reactors.push(r.status().await);

@@ -236,6 +236,7 @@ impl Coordinator {
     pub fn status(&self) -> Status {
         Status {
             phase: self.phase,
+            unsealed: self.unsealed(),
             term: self.record.term,
             epoch: self.record.epoch,
             in_sync: self.record.in_sync.len() as u32,

@@ -389,6 +389,8 @@ pub struct Stats {
 pub struct Status {
     /// The phase of the attachment.
     pub phase: Phase,
+    /// In the first phase: a member that has not promised the term yet.
+    pub unsealed: Option<Rid>,
     /// The term of the attachment.
     pub term: Term,
     /// The epoch of the record as it was last shown.

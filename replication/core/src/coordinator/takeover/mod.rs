@@ -109,6 +109,12 @@ impl Takeover {
 }
 
 impl Coordinator {
+    /// A member that the take-over waits for to promise this term.
+    pub(super) fn unsealed(&self) -> Option<Rid> {
+        let mut members = self.record.in_sync.keys().filter(|_| self.phase == Phase::Sealing);
+        members.find(|r| !self.takeover.sealed.contains_key(r)).copied()
+    }
+
     /// A round of the take-over: what has not been answered is asked again, what is ready goes on.
     pub(super) fn drive_takeover(&mut self, cx: &mut Cx) {
         match self.phase {
