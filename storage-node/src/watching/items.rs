@@ -60,8 +60,7 @@ pub fn items(look: Look, change: &Change, id: &str) -> Vec<Item> {
     }
     if let Key::Event(rev) = change.key {
         let newest = look.state.events.iter().rev().take_while(|e| e.rev >= rev).filter(|e| e.rev == rev);
-        let mut all: Vec<Item> =
-            newest.map(|e| item("event", &rev.to_string(), value(&view::event(e)))).collect();
+        let mut all: Vec<Item> = newest.map(|e| item("event", &rev.to_string(), value(&view::event(e)))).collect();
         all.reverse();
         return all;
     }

@@ -49,7 +49,8 @@ pub fn stream(
 ) -> Result<ReceiverStream<Item>, Problem> {
     let session = session(m, last, revision, kinds)?;
     let seat = m.watching.streams.clone().try_acquire_owned().map_err(|_| {
-        Problem::new(Code::RateLimited, "as many streams are open as this node serves").so("close some, or watch at another node")
+        Problem::new(Code::RateLimited, "as many streams are open as this node serves")
+            .so("close some, or watch at another node")
     })?;
     let (mut session, rx) = session;
     tokio::spawn(async move {
@@ -83,8 +84,7 @@ pub fn followed(m: &Arc<Member>, r: &pb::FollowRequest) -> Result<FollowStream, 
     let (mut session, rx) =
         session(m, &r.after, revision, &r.kinds).map_err(|p| Status::invalid_argument(p.to_string()))?;
     tokio::spawn(async move { drop(session.local().await) });
-    let items = ReceiverStream::new(rx)
-        .map(|i| Ok(pb::FollowItem { event: i.event.into(), id: i.id, data: i.data }));
+    let items = ReceiverStream::new(rx).map(|i| Ok(pb::FollowItem { event: i.event.into(), id: i.id, data: i.data }));
     Ok(Box::pin(items))
 }
 
@@ -173,7 +173,8 @@ impl Session {
                         return Ok(());
                     }
                     let id = self.last.map(|p| p.to_string()).unwrap_or_default();
-                    self.send(Item::bookmark(id, self.m.view.borrow().revision, None)).await?;
+                    let revision = self.m.view.borrow().revision;
+                    self.send(Item::bookmark(id, revision, None)).await?;
                 }
                 _ = soft.tick(), if jobs_asked => {
                     if !self.m.meta.status.borrow().is_leader {

@@ -64,7 +64,8 @@ pub async fn create<P: Ports>(p: &P, call: &Call, input: &NewVolume) -> Result<V
         let out = outcome(p, &d, name, format!("volume {name} can be created"), None).await;
         return Ok(VolumeOutcome { would_place: Some(would), ..out });
     }
-    let ready = until(p, call.wait_ms.unwrap_or(READY_MS), |s| s.volume_named(name).filter(|v| v.ready()).map(|_| ())).await;
+    let ready =
+        until(p, call.wait_ms.unwrap_or(READY_MS), |s| s.volume_named(name).filter(|v| v.ready()).map(|_| ())).await;
     let waits = ready.is_none().then(|| "its replicas are still being created on their nodes".to_string());
     let message = match &waits {
         None => format!("volume {name} created"),
