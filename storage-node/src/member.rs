@@ -70,6 +70,8 @@ pub struct Member {
     pub obeyed: watch::Sender<u64>,
     /// Notices when this process was paused.
     pub pulse: Pulse,
+    /// The events of the last 30 days, once their files are open.
+    pub event_log: std::sync::OnceLock<Arc<Mutex<crate::event_log::EventLog>>>,
     /// The leader's hub of changes, and who listens to it.
     pub watching: crate::watching::Watching,
 }

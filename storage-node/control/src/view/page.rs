@@ -241,18 +241,31 @@ fn job_page(look: Look, all: Vec<Job>, f: &Filter) -> Result<Page<Job>, Problem>
 }
 
 fn events(look: Look, after: u64, limit: usize, subject: Option<&str>, kind: Option<&str>) -> Result<String, Problem> {
-    let limit = match limit {
-        0 => ITEMS,
-        n => n.min(MOST_ITEMS),
-    };
+    let limit = event_limit(limit);
     let all = look.state.events.iter().filter(|e| e.rev > after);
     let fits =
         |e: &&hf_meta_core::record::Event| subject.is_none_or(|s| e.subject == s) && kind.is_none_or(|k| e.kind == k);
-    let mut items: Vec<Event> = all.filter(fits).take(limit + 1).map(event).collect();
-    let more = items.len() > limit;
-    items.truncate(limit);
-    let next = items.last().filter(|_| more).map(|e| e.revision.to_string());
-    text(&EventList { items, next, total_estimate: look.state.events.len() as u64, revision: look.state.revision })
+    let items: Vec<_> = all.filter(fits).take(limit + 1).cloned().collect();
+    text(&event_list(&items, limit, look.state.events.len() as u64, look.state.revision))
+}
+
+/// Events of a page, if the caller asks for so many; 0: it does not say.
+pub fn event_limit(asked: usize) -> usize {
+    if asked == 0 { ITEMS } else { asked.min(MOST_ITEMS) }
+}
+
+/// A page of events: the first `limit` of those that were found; there is a next page if more were.
+pub fn event_list(found: &[hf_meta_core::record::Event], limit: usize, total: u64, revision: u64) -> EventList {
+    let mut shown = &found[..found.len().min(limit)];
+    let more = found.len() > limit;
+    // Events of one revision stay together: the next page begins behind a revision.
+    if let Some(cut) = found.get(limit).map(|e| e.rev)
+        && shown.first().is_some_and(|e| e.rev != cut)
+    {
+        shown = &shown[..shown.partition_point(|e| e.rev < cut)];
+    }
+    let next = shown.last().filter(|_| more).map(|e| e.rev.to_string());
+    EventList { items: shown.iter().map(event).collect(), next, total_estimate: total, revision }
 }
 
 #[cfg(test)]

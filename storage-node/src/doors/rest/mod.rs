@@ -22,7 +22,6 @@ mod serve;
 mod volumes;
 mod watch;
 
-pub use docs::document;
 pub use serve::{serve_tcp, serve_unix};
 
 use crate::node::Node;
