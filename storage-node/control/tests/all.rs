@@ -2,5 +2,6 @@
 //! share.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod health;
 mod made;
 mod watch;
