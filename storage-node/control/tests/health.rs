@@ -73,6 +73,10 @@ impl Ward {
         self.m.s.volume_named(name).unwrap().id
     }
 
+    fn done(&mut self, cmd: Command) {
+        self.m.done(cmd);
+    }
+
     fn scrub(&mut self, name: &str, report: ScrubReport) {
         let vol = self.vol(name);
         self.m.done(Command::Scrub { vol, epoch: self.m.epoch(vol), on: true });
@@ -197,8 +201,8 @@ const CASES: &[(Code, &str, Step, Step)] = &[
     (
         Code::VersionSkew,
         "cluster",
-        |w| (1..=4).for_each(|i| drop(w.m.done(Made::put_node(i, if i == 4 { "1.1" } else { "1.0" })))),
-        |w| drop(w.m.done(Made::put_node(4, "1.0"))),
+        |w| (1..=4).for_each(|i| w.done(Made::put_node(i, if i == 4 { "1.1" } else { "1.0" }))),
+        |w| w.done(Made::put_node(4, "1.0")),
     ),
     (
         Code::UpgradeNotFinal,
@@ -219,8 +223,8 @@ const CASES: &[(Code, &str, Step, Step)] = &[
     (
         Code::Held,
         "cluster",
-        |w| drop(w.m.done(Command::PauseRebuild { paused: true })),
-        |w| drop(w.m.done(Command::PauseRebuild { paused: false })),
+        |w| w.done(Command::PauseRebuild { paused: true }),
+        |w| w.done(Command::PauseRebuild { paused: false }),
     ),
 ];
 
@@ -435,7 +439,7 @@ fn a_mute_ends_when_more_have_the_code_unless_it_is_sticky() {
 #[test]
 fn many_volumes_cost_little_and_alerts_are_bounded() {
     let mut w = Ward::new(Made::large(100_000));
-    let mut time = |w: &mut Ward, what: &str, ticks: u32| {
+    let time = |w: &mut Ward, what: &str, ticks: u32| {
         let begin = Instant::now();
         let mut most = std::time::Duration::ZERO;
         for _ in 0..ticks {
