@@ -2,5 +2,7 @@
 //! share.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod cost;
+mod health;
 mod made;
 mod watch;

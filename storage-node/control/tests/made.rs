@@ -67,7 +67,7 @@ impl Made {
     pub fn hear(&mut self, node: u64) {
         let id = NodeId(node);
         let disks = self.s.disks.values().filter(|d| d.node == id).map(|d| d.id);
-        let fine = DiskTold { used: 0, entries: 1000, in_service: true, fault: None, backend: "threads".into() };
+        let fine = DiskTold { used: 0, entries: 1 << 20, in_service: true, fault: None, backend: "threads".into() };
         let told = NodeTold {
             commands: COMMAND_VERSION,
             disks: disks.map(|d| (d, fine.clone())).collect(),
