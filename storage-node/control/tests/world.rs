@@ -410,5 +410,5 @@ pub fn caller(role: Role) -> Caller {
 /// A call of an admin with a request of its own.
 pub fn call(request: u128) -> Call {
     let request = RequestId(request << 32 | 1);
-    Call { caller: caller(Role::Admin), request, dry_run: false, if_epoch: None, id: None, wait_ms: 5_000 }
+    Call { caller: caller(Role::Admin), request, dry_run: false, if_epoch: None, id: None, wait_ms: Some(5_000) }
 }

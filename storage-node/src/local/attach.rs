@@ -79,7 +79,10 @@ pub(super) async fn attach(m: &Member, name: &str, force: bool, request: Request
     });
     match served.await {
         Some(done) => done?,
-        None => return Ok(NodeAnswer::Waits("too few of its in-sync replicas answer".into())),
+        None => {
+            let why = m.waits_for(vol).unwrap_or_else(|| "the record does not say why".into());
+            return Ok(NodeAnswer::Waits(why));
+        }
     }
     Ok(NodeAnswer::Attached { term: u64::from(term.0), ms: began.elapsed().as_millis() as u64, already: false })
 }

@@ -11,6 +11,9 @@ use hf_meta_core::{Command, Reply, plan};
 use hf_policy::policy::{AttrMap, valid_name};
 use hf_policy::{Lineage, NodeId, Policy, SessionId};
 
+/// How long a create waits for the replicas if the caller does not say, in milliseconds.
+const READY_MS: u64 = 10_000;
+
 /// A volume as it is read after a change.
 async fn shown<P: Ports>(p: &P, name: &str) -> Option<Volume> {
     let text = p.read(Query::Volume(name.into())).await.ok()?;
@@ -72,7 +75,7 @@ pub async fn create<P: Ports>(p: &P, call: &Call, input: &NewVolume) -> Result<V
     };
     let waits = match d.shown {
         false => Some(UNSEEN.to_string()),
-        true => match until(p, call.wait_ms, see).await {
+        true => match until(p, call.wait_ms.unwrap_or(READY_MS), see).await {
             Some(true) => None,
             Some(false) => {
                 let gone = format!("volume {name} was created, and has been deleted since");
@@ -126,7 +129,7 @@ async fn changed<P: Ports>(p: &P, call: &Call, name: &str, change: AttrMap) -> R
     let now = known.and_then(|id| p.view().volumes.get(&id).map(|v| (id, v.epoch)));
     let waits = match now {
         _ if !d.shown => Some(UNSEEN.to_string()),
-        _ if call.wait_ms == 0 => Some("nobody waited for it".to_string()),
+        _ if call.wait_ms == Some(0) => Some("nobody waited for it".to_string()),
         Some((vol, epoch)) => p.in_force(vol, epoch).await.err(),
         None => None, // Lawful: the request is repeated, and the volume has been deleted since.
     };
