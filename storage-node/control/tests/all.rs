@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod made;
+mod pages;
+mod refusals;
 mod rows;
 mod verbs;
+mod views;
 mod watch;
 mod world;

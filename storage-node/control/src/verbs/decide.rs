@@ -5,7 +5,7 @@ use crate::error::{Code, Problem};
 use crate::ports::{Ports, Unanswered};
 use hf_meta_core::record::VolumeRecord;
 use hf_meta_core::{ClusterState, Command, Envelope, Refusal, Reply};
-use hf_policy::{RequestId, VolumeId};
+use hf_policy::{NodeId, RequestId, VolumeId};
 use std::sync::Arc;
 
 /// How long a change waits for a leader before it is refused, in milliseconds.
@@ -69,7 +69,7 @@ fn reused(s: &ClusterState, request: RequestId) -> bool {
 
 /// Waits until a leader answers, so that the change is decided on the present.
 async fn fresh<P: Ports>(p: &P) -> Result<(), Problem> {
-    if !p.here().is_some() {
+    if p.here() == NodeId(0) {
         return Err(Problem::new(Code::NotMember, "this node is not part of a cluster yet")
             .so("found one with holdfast cluster init, or join one with holdfast cluster join"));
     }
