@@ -6,6 +6,7 @@ mod made;
 mod pages;
 mod refusals;
 mod rows;
+mod specs;
 mod verbs;
 mod views;
 mod watch;

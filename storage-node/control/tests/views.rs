@@ -103,7 +103,7 @@ fn evidence_cases() -> Vec<Case> {
         case!("served", at_n1, well => Ok "", [IN, IN, IN], [T, T, T, T]),
         case!("a leader that has just begun", at_n1, |s| unheard(s, &[1, 2, 3]) =>
             Unknown "has not been heard yet", ["unknown"; 3], [T, U, U, U]),
-        case!("a leader that has heard enough", at_n1, |s| unheard(s, &[2]) =>
+        case!("a node that a new leader has not heard", at_n1, |s| unheard(s, &[2]) =>
             Unknown "has not been heard yet", [IN, "unknown", IN], [T, T, T, U]),
         case!("stale, and still counted as alive", plain, |s| s.nodes.get_mut(&NodeId(2)).unwrap().heard_ms = FRESH_MS =>
             Unknown "has not been heard yet", [IN, "unknown", IN], [T, F, F, U]),
@@ -136,6 +136,8 @@ fn record_cases() -> Vec<Case> {
     vec![
         case!("dropped", |s| dropped(s, &[2]), well =>
             Degraded "it did not answer in time", [IN, "out", IN], [T, T, T, F]),
+        case!("dropped, and its node is silent", |s| dropped(s, &[2]), |s| silence(s, &[2]) =>
+            Degraded "it did not answer in time; node n2 does not answer", [IN, "out", IN], [T, T, T, F]),
         case!("min_replicas unmet", |s| dropped(s, &[2, 3]), well =>
             WritesWait "it did not answer in time", [IN, "out", "out"], [T, T, F, F]),
         case!("the only copy in sync is away", |s| { dropped(s, &[1, 2]); attach(s, "web", 2); },
