@@ -82,7 +82,8 @@ pub async fn leader_address(m: &Member) -> Option<String> {
 
 async fn ask_leader(m: &Member, addr: &str, asked: &Asked) -> Option<pb::AskReply> {
     let request = request(m, asked, true).ok()?;
-    let mut peer = PeerClient::new(hf_meta_proto::channel(addr).ok()?).max_decoding_message_size(hf_meta_proto::MAX_MESSAGE);
+    let mut peer =
+        PeerClient::new(hf_meta_proto::channel(addr).ok()?).max_decoding_message_size(hf_meta_proto::MAX_MESSAGE);
     let reply = tokio::time::timeout(READ, peer.ask(request)).await.ok()?.ok()?.into_inner();
     (!reply.not_leader).then_some(reply)
 }

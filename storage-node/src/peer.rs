@@ -15,9 +15,10 @@ pub async fn serve(node: Arc<Node>, l: TcpListener, mut stop: watch::Receiver<bo
         .max_decoding_message_size(hf_meta_proto::MAX_MESSAGE)
         .max_encoding_message_size(hf_meta_proto::MAX_MESSAGE);
     let incoming = tonic::transport::server::TcpIncoming::from(l).with_nodelay(Some(true));
-    let served = tonic::transport::Server::builder().add_service(peer).serve_with_incoming_shutdown(incoming, async move {
-        let _ = stop.wait_for(|s| *s).await;
-    });
+    let served =
+        tonic::transport::Server::builder().add_service(peer).serve_with_incoming_shutdown(incoming, async move {
+            let _ = stop.wait_for(|s| *s).await;
+        });
     if let Err(e) = served.await {
         tracing::error!("api: {e}");
     }

@@ -2,17 +2,15 @@
 //! [`EVERY`] what replicas need (`hf_meta_core::plan::repair`); it proposes that, or asks a node to look
 //! after a detached volume. Nodes report how far their syncs are.
 
-use crate::identity::random;
 use crate::member::Member;
-use hf_meta_core::command::Job;
+use hf_meta_core::Command;
 use hf_meta_core::plan::Step;
 use hf_meta_core::plan::repair::steps;
-use hf_meta_core::record::{ClusterState, DiskState, NodeMode, ReplicaRecord, VolumeRecord};
-use hf_meta_core::{Command, Refusal};
+use hf_meta_core::record::VolumeRecord;
 use hf_meta_proto::pb::{self, peer_client::PeerClient};
-use hf_policy::{DiskId, Epoch, Lineage, NodeId, Rid, ShardId, VolumeId};
+use hf_policy::{Epoch, NodeId, Rid, ShardId, VolumeId};
 use hf_reactor::{Mail, VolumeStatus};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tonic::Status;

@@ -29,16 +29,21 @@ pub async fn run(node: &Arc<Node>, m: &Arc<Member>, verb: NodeVerb) -> Result<No
     }
 }
 
-async fn add_disk(node: &Arc<Node>, path: String, size: Option<u64>, media: Option<String>) -> Result<NodeAnswer, Problem> {
+async fn add_disk(
+    node: &Arc<Node>,
+    path: String,
+    size: Option<u64>,
+    media: Option<String>,
+) -> Result<NodeAnswer, Problem> {
     let media = match media.as_deref().map(Media::parse) {
         None => None,
         Some(Some(m)) => Some(m),
         Some(None) => return Err(Problem::new(Code::Invalid, "no such media").so("use nvme, ssd or hdd").at("/media")),
     };
     let new = crate::disks::NewDisk { path: path.clone().into(), size, media };
-    let id = crate::disks::add(node, new).await.map_err(|e| {
-        Problem::new(Code::State, format!("disk {path} cannot be added")).because(format!("{e:#}"))
-    })?;
+    let id = crate::disks::add(node, new)
+        .await
+        .map_err(|e| Problem::new(Code::State, format!("disk {path} cannot be added")).because(format!("{e:#}")))?;
     Ok(NodeAnswer::Disk(id.0))
 }
 

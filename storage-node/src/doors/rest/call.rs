@@ -196,7 +196,9 @@ pub fn caller() -> Caller {
 /// The query of a request; unknown parameters are refused.
 pub fn query<Q: DeserializeOwned>(parts: &Parts) -> Result<Q, Problem> {
     let parsed = Query::<Q>::try_from_uri(&parts.uri);
-    parsed.map(|q| q.0).map_err(|e| Problem::new(Code::Invalid, "the query is not what this path takes").because(e.body_text()))
+    parsed
+        .map(|q| q.0)
+        .map_err(|e| Problem::new(Code::Invalid, "the query is not what this path takes").because(e.body_text()))
 }
 
 fn key(parts: &Parts) -> Result<Option<&str>, Problem> {
@@ -210,9 +212,9 @@ fn key(parts: &Parts) -> Result<Option<&str>, Problem> {
 fn if_match(parts: &Parts) -> Result<Option<u64>, Problem> {
     let Some(v) = parts.headers.get("if-match") else { return Ok(None) };
     let epoch = v.to_str().ok().and_then(|t| t.trim().strip_prefix('"')?.strip_suffix('"')?.parse().ok());
-    epoch.map(Some).ok_or_else(|| {
-        Problem::new(Code::Invalid, "If-Match is not an epoch in quotes, such as \"7\"").at("If-Match")
-    })
+    epoch
+        .map(Some)
+        .ok_or_else(|| Problem::new(Code::Invalid, "If-Match is not an epoch in quotes, such as \"7\"").at("If-Match"))
 }
 
 /// The name in a path. It is decoded once; a slash or another sign that no name has is refused.

@@ -10,7 +10,6 @@ use hf_control::model::*;
 use hf_control::read::Query;
 use hf_control::verbs;
 
-
 /// Shows the cluster: its leader, its capacity, and how much of it is in which state.
 #[utoipa::path(
     get, path = "/v1/cluster", tag = "cluster",

@@ -10,7 +10,6 @@ use hf_control::model::*;
 use hf_control::read::Query;
 use hf_control::verbs;
 
-
 /// Lists disks, in the order of their numbers.
 #[utoipa::path(
     get, path = "/v1/disks", tag = "disks",

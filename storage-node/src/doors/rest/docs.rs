@@ -53,9 +53,18 @@ fn escaped(s: &str) -> String {
 }
 
 fn errors() -> String {
-    let mut out = format!("<!doctype html><html lang=en><title>Holdfast: errors</title>{STYLE}<h1>Errors</h1><table><tr><th>Code<th>HTTP<th>Exit<th>Means");
+    let mut out = format!(
+        "<!doctype html><html lang=en><title>Holdfast: errors</title>{STYLE}<h1>Errors</h1><table><tr><th>Code<th>HTTP<th>Exit<th>Means"
+    );
     for m in CODES {
-        let _ = write!(out, "<tr id={0}><td><code>{0}</code><td>{1}<td>{2}<td>{3}", m.word, m.status, m.exit, escaped(m.means));
+        let _ = write!(
+            out,
+            "<tr id={0}><td><code>{0}</code><td>{1}<td>{2}<td>{3}",
+            m.word,
+            m.status,
+            m.exit,
+            escaped(m.means)
+        );
     }
     out + "</table></html>"
 }
@@ -69,7 +78,8 @@ fn page(doc: &Value) -> String {
     for (path, methods) in doc["paths"].as_object().into_iter().flatten() {
         for (method, op) in methods.as_object().into_iter().flatten() {
             let text = |k: &str| escaped(op[k].as_str().unwrap_or_default());
-            let _ = write!(out, "<h2><code>{} {}</code></h2><p>{}", method.to_uppercase(), escaped(path), text("summary"));
+            let _ =
+                write!(out, "<h2><code>{} {}</code></h2><p>{}", method.to_uppercase(), escaped(path), text("summary"));
             parameters(&mut out, op);
             if let Some(name) = reference(&op["requestBody"]["content"]["application/json"]["schema"]) {
                 let _ = write!(out, "<p>Body: <a href=#{name}>{name}</a>");
@@ -83,7 +93,8 @@ fn page(doc: &Value) -> String {
     }
     out += "<h1>Types</h1>";
     for (name, schema) in doc["components"]["schemas"].as_object().into_iter().flatten() {
-        let _ = write!(out, "<h2 id={name}>{name}</h2><p>{}", escaped(schema["description"].as_str().unwrap_or_default()));
+        let _ =
+            write!(out, "<h2 id={name}>{name}</h2><p>{}", escaped(schema["description"].as_str().unwrap_or_default()));
         fields(&mut out, schema);
     }
     out + "</html>"
@@ -113,7 +124,11 @@ fn fields(out: &mut String, schema: &Value) {
         let kind = reference(field).map(|n| format!("<a href=#{n}>{n}</a>"));
         let items = reference(&field["items"]).map(|n| format!("list of <a href=#{n}>{n}</a>"));
         let kind = kind.or(items).unwrap_or_else(|| escaped(&field["type"].to_string().replace('"', "")));
-        let _ = write!(out, "<tr><td><code>{name}</code><td>{kind}<td>{}", escaped(field["description"].as_str().unwrap_or_default()));
+        let _ = write!(
+            out,
+            "<tr><td><code>{name}</code><td>{kind}<td>{}",
+            escaped(field["description"].as_str().unwrap_or_default())
+        );
     }
     *out += "</table>";
 }

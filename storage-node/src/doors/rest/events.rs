@@ -6,7 +6,6 @@ use hf_control::access::Verb;
 use hf_control::error::Problem;
 use hf_control::model::*;
 
-
 /// Lists events after a revision, oldest first.
 #[utoipa::path(
     get, path = "/v1/events", tag = "events",

@@ -9,10 +9,9 @@ use axum::http::StatusCode;
 use hf_control::access::Verb;
 use hf_control::error::{Code, Problem};
 use hf_control::model::*;
-use hf_control::read::Query;
 use hf_control::ports::Ports;
+use hf_control::read::Query;
 use hf_control::verbs::{self, Call};
-
 
 /// Shows the health codes that are raised, the gravest first.
 #[utoipa::path(
@@ -43,8 +42,8 @@ pub async fn mute(a: Asking<NewMute>) -> Handled {
 }
 
 async fn mute_now(h: &Here, c: &Call, i: &NewMute) -> Result<Outcome, Problem> {
-    let health: Health = serde_json::from_str(&h.read(Query::Health).await?)
-        .map_err(|e| Problem::new(Code::Internal, e.to_string()))?;
+    let health: Health =
+        serde_json::from_str(&h.read(Query::Health).await?).map_err(|e| Problem::new(Code::Internal, e.to_string()))?;
     let subjects = health.items.iter().filter(|x| x.code == i.code).count() as u64;
     verbs::cluster::mute(h, c, i, subjects).await
 }

@@ -10,7 +10,6 @@ use hf_control::model::*;
 use hf_control::read::Query;
 use hf_control::verbs;
 
-
 /// Lists jobs: replicas that are made, moved or brought back in, drains, scrubs, rebalancing.
 #[utoipa::path(
     get, path = "/v1/jobs", tag = "jobs",

@@ -10,7 +10,6 @@ use hf_control::model::*;
 use hf_control::read::Query;
 use hf_control::verbs;
 
-
 /// Lists nodes, in the order of their names.
 #[utoipa::path(
     get, path = "/v1/nodes", tag = "nodes",

@@ -25,7 +25,11 @@ async fn ready(State(node): State<Arc<Node>>) -> (StatusCode, String) {
     if raft.leader.is_none() && (votes || m.told.age() > LEADER) {
         return not("no metadata leader".into());
     }
-    let broken: Vec<String> = m.disk_faults().into_iter().map(|(d, why)| format!("disk {d}: {why}")).collect();
+    let found = m.disks_found.borrow().clone();
+    let down = found.iter().filter(|(_, d)| !d.in_service);
+    let why =
+        |d: &hf_meta_core::soft::DiskTold| d.fault.as_ref().map_or("does not serve", |(_, w)| w.as_str()).to_string();
+    let broken: Vec<String> = down.map(|(id, d)| format!("disk {id}: {}", why(d))).collect();
     if !broken.is_empty() {
         return not(broken.join("; "));
     }

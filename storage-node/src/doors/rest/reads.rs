@@ -110,7 +110,16 @@ impl FromRequestParts<Arc<Node>> for Reading {
         if given.consistency.as_deref().is_some_and(|c| c != "local" && c != "leader") {
             return invalid("consistency", "is neither local nor leader");
         }
-        let texts = [&given.name, &given.state, &given.health, &given.node, &given.volume, &given.label, &given.subject, &given.kind];
+        let texts = [
+            &given.name,
+            &given.state,
+            &given.health,
+            &given.node,
+            &given.volume,
+            &given.label,
+            &given.subject,
+            &given.kind,
+        ];
         if texts.into_iter().flatten().any(|t| t.len() > 512) {
             return invalid("query", "has a parameter of more than 512 bytes");
         }

@@ -17,7 +17,8 @@ const HEAD: Duration = Duration::from_secs(10);
 /// Bytes that the head of a request may have.
 const HEAD_BYTES: usize = 64 << 10;
 /// What a connection beyond the bound is told.
-const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+const FULL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
 /// Serves callers over TCP until the process ends.
 pub async fn serve_tcp(node: Arc<Node>, l: TcpListener) {

@@ -10,7 +10,6 @@ use hf_control::model::*;
 use hf_control::read::Query;
 use hf_control::verbs;
 
-
 /// Lists volumes, in the order of their names.
 #[utoipa::path(
     get, path = "/v1/volumes", tag = "volumes",

@@ -20,7 +20,10 @@ use utoipa::IntoParams;
 #[into_params(parameter_in = Query)]
 pub struct WatchQuery {
     /// Only these kinds, separated by commas: volume, node, disk, job, event, health, cluster.
-    #[param(required = false, pattern = "^(volume|node|disk|job|event|health|cluster)(,(volume|node|disk|job|event|health|cluster))*$")]
+    #[param(
+        required = false,
+        pattern = "^(volume|node|disk|job|event|health|cluster)(,(volume|node|disk|job|event|health|cluster))*$"
+    )]
     kinds: Option<String>,
     /// The revision of a list: what changed since then comes first.
     #[param(required = false, minimum = 0, maximum = 9007199254740992_i64)]
