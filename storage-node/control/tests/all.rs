@@ -1,5 +1,5 @@
-//! All integration tests of the control layer, in one binary: a module for each file, and the made-up clusters that they
-//! share.
+//! All integration tests of the control layer, in one binary: a module for each file, and the made-up clusters that
+//! they share.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod made;

@@ -20,7 +20,9 @@ fn taken(key: &str, value: &Value) -> String {
 /// Values of an attribute: numbers, texts and truths as they are usually written.
 fn samples(key: &str) -> Vec<Value> {
     match key {
-        "size" => vec![json!(4096), json!(10737418240u64), json!(1u64 << 50), json!("10GiB"), json!("500M"), json!("2TiB")],
+        "size" => {
+            vec![json!(4096), json!(10737418240u64), json!(1u64 << 50), json!("10GiB"), json!("500M"), json!("2TiB")]
+        }
         "replicas" | "min_replicas" => vec![json!(1), json!(5), json!("3")],
         "queue_depth" => vec![json!(1), json!(1024), json!("128")],
         "block_size" => vec![json!(512), json!(4096), json!("512")],
@@ -70,7 +72,10 @@ fn every_attribute_goes_round_as_number_text_and_default() {
 fn the_effective_policy_has_every_attribute_as_it_is_followed() {
     let attrs = one("size", json!("1GiB")).attrs().unwrap();
     let all = VolumeSpec::effective(&attrs);
-    assert_eq!(all.0.keys().map(String::as_str).collect::<std::collections::BTreeSet<_>>(), TABLE.iter().map(|a| a.key).collect());
+    assert_eq!(
+        all.0.keys().map(String::as_str).collect::<std::collections::BTreeSet<_>>(),
+        TABLE.iter().map(|a| a.key).collect()
+    );
     assert_eq!(Policy::from_attrs(&all.attrs().unwrap()), Policy::from_attrs(&attrs));
     assert_eq!(all.0["min_replicas"], 2);
     let one_copy = VolumeSpec([("size".to_string(), json!(4096)), ("replicas".to_string(), json!(1))].into());
@@ -104,7 +109,9 @@ fn what_no_attribute_may_be_is_refused_with_its_place() {
     }
     let e = one("size", json!(9007199254740993u64)).attrs().unwrap_err();
     assert!(e.why.contains("2^53") && e.why.contains("text"), "{e}");
-    for (key, value) in [("replicas", json!(2.5)), ("size", json!(4096.5)), ("queue_depth", json!(1.0)), ("replicas", json!(6))] {
+    for (key, value) in
+        [("replicas", json!(2.5)), ("size", json!(4096.5)), ("queue_depth", json!(1.0)), ("replicas", json!(6))]
+    {
         assert_eq!(one(key, value).attrs().unwrap_err().code, Code::Invalid, "{key}");
     }
     // Digits that a JSON number loses are taken as text.
@@ -126,7 +133,9 @@ fn unknown_keys_are_refused_with_the_nearest_and_labels_are_free() {
     let e = one(&"x".repeat(1 << 20), json!(1)).attrs().unwrap_err();
     assert!(e.code == Code::UnknownAttribute && e.detail.len() < 200, "an error is not as long as what is wrong");
     let text = "x".repeat(255);
-    for (key, value) in [("label.app", "shop"), ("label.a/b.c-d_E", ""), ("label.t", "ü ~/"), ("label.l", text.as_str())] {
+    for (key, value) in
+        [("label.app", "shop"), ("label.a/b.c-d_E", ""), ("label.t", "ü ~/"), ("label.l", text.as_str())]
+    {
         assert_eq!(taken(key, &json!(value)), value);
     }
     assert_eq!(taken("label.n", &json!(5)), "5");
@@ -172,7 +181,9 @@ fn fits(schema: &Value, value: &Value) -> bool {
         }
         "pattern" => value.as_str().is_none_or(|s| matches(rule.as_str().unwrap(), s)),
         "anyOf" => rule.as_array().unwrap().iter().any(|s| fits(s, value)),
-        "properties" | "patternProperties" | "additionalProperties" => value.as_object().is_none_or(|o| members(schema, o)),
+        "properties" | "patternProperties" | "additionalProperties" => {
+            value.as_object().is_none_or(|o| members(schema, o))
+        }
         other => panic!("the schema says {other}"),
     })
 }
@@ -181,7 +192,8 @@ fn members(schema: &Value, o: &serde_json::Map<String, Value>) -> bool {
     o.iter().all(|(key, value)| {
         let row = schema["properties"].get(key);
         let labels = schema["patternProperties"].as_object().unwrap().iter();
-        let rules: Vec<&Value> = row.into_iter().chain(labels.filter(|(p, _)| matches(p, key)).map(|(_, s)| s)).collect();
+        let rules: Vec<&Value> =
+            row.into_iter().chain(labels.filter(|(p, _)| matches(p, key)).map(|(_, s)| s)).collect();
         assert_eq!(schema["additionalProperties"], false);
         !rules.is_empty() && rules.into_iter().all(|s| fits(s, value))
     })
@@ -330,6 +342,29 @@ fn the_schema_takes_what_the_api_takes_and_no_other_keys() {
     assert!(!fits(&schema, &json!([])) && fits(&schema, &json!({})));
 }
 
+/// How many kinds of refusals there are.
+const KINDS: usize = 14;
+
+/// A number for each kind of refusal. A new kind does not compile here: it needs a row below, too.
+fn number(r: &Refusal) -> usize {
+    match r {
+        Refusal::EpochMismatch { .. } => 0,
+        Refusal::StaleTerm { .. } => 1,
+        Refusal::LastReplica => 2,
+        Refusal::Attached { .. } => 3,
+        Refusal::NotAttached => 4,
+        Refusal::NotReady(_) => 5,
+        Refusal::Exists { .. } => 6,
+        Refusal::NotFound { .. } => 7,
+        Refusal::Sticky(_) => 8,
+        Refusal::State(_) => 9,
+        Refusal::Busy(_) => 10,
+        Refusal::Invalid(_) => 11,
+        Refusal::Unplaceable(_) => 12,
+        Refusal::NoSpace(_) => KINDS - 1,
+    }
+}
+
 #[test]
 fn every_refusal_has_a_code_and_a_sentence() {
     let name = || "web".to_string();
@@ -349,6 +384,8 @@ fn every_refusal_has_a_code_and_a_sentence() {
         (Refusal::Unplaceable("no disk".into()), Code::Unplaceable, None),
         (Refusal::NoSpace("full".into()), Code::NoSpace, None),
     ];
+    let kinds: std::collections::BTreeSet<usize> = all.iter().map(|(r, ..)| number(r)).collect();
+    assert_eq!(kinds.len(), KINDS);
     for (refusal, code, subject) in all {
         let text = refusal.to_string();
         let p = Problem::from(refusal.clone());

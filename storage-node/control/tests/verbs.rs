@@ -128,6 +128,24 @@ fn each_is_done_when_it_is_repeated_after_a_leader_that_did_not_do_it() {
 }
 
 #[test]
+fn each_is_not_called_done_while_it_does_not_show_here() {
+    each(|row| {
+        if row.on_node {
+            return; // Lawful: the node proposes it.
+        }
+        let p = row.world();
+        // The leader is gone after its answer, and with it the news.
+        p.inner().fates.push_back(Fate::After(Box::new(|i| i.leader = false)));
+        let said = (row.ask)(&p, &call(1)).unwrap();
+        assert_eq!(said["done"], false, "{said}");
+        assert!(said["waiting_for"].as_str().unwrap().contains("does not show"), "{said}");
+        assert!((10_000..11_000).contains(&p.inner().now_ms));
+        p.inner().leader = true;
+        assert_eq!((row.ask)(&p, &call(1)).unwrap()["done"], true);
+    });
+}
+
+#[test]
 fn each_refuses_a_key_that_was_used_for_something_else() {
     each(|row| {
         let p = row.world();
@@ -188,12 +206,11 @@ fn each_of_a_volume_refuses_another_epoch_and_another_id() {
         let p = row.world();
         let now = p.state().volume_named("web").map(|v| (v.id.0, v.epoch.0));
         let (Some((id, epoch)), true) = (now, row.web) else { return };
-        for wrong in
-            [Call { if_epoch: Some(epoch - 1), ..call(1) }, Call { if_epoch: Some(epoch + 1), ..call(1) }, Call {
-                id: Some(id + 1),
-                ..call(1)
-            }]
-        {
+        for wrong in [
+            Call { if_epoch: Some(epoch - 1), ..call(1) },
+            Call { if_epoch: Some(epoch + 1), ..call(1) },
+            Call { id: Some(id + 1), ..call(1) },
+        ] {
             for dry_run in [true, false] {
                 let refused = (row.ask)(&p, &Call { dry_run, ..wrong.clone() }).unwrap_err();
                 assert_eq!((refused.code, refused.status), (Code::EpochMismatch, 412), "{refused}");

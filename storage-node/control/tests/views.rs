@@ -1,5 +1,5 @@
-//! What a volume, a replica, a disk and a node are called, by the record and by what the leader hears. A copy counts only
-//! by the record, its node, its disk and a fresh answer; without evidence nothing is ever called ok.
+//! What a volume, a replica, a disk and a node are called, by the record and by what the leader hears. A copy counts
+//! only by the record, its node, its disk and a fresh answer; without evidence nothing is ever called ok.
 
 use crate::rows::fail;
 use crate::world::*;
@@ -217,7 +217,8 @@ fn a_volume_that_is_made_or_grows_says_so() {
     let v = s.volume_named("web").unwrap();
     let (vol, epoch) = (v.id, v.epoch);
     let change = [("size".to_string(), "2TiB".to_string())].into();
-    let shards = (v.shards.len() as u64..(2u64 << 40).div_ceil(hf_policy::SHARD_BYTES)).map(|_| vec![DiskId(1), DiskId(2), DiskId(3)]);
+    let shards = (v.shards.len() as u64..(2u64 << 40).div_ceil(hf_policy::SHARD_BYTES))
+        .map(|_| vec![DiskId(1), DiskId(2), DiskId(3)]);
     let new_shards: Vec<_> = shards.collect();
     assert!(!new_shards.is_empty());
     apply(&mut s, Command::SetPolicy { vol, epoch, change, new_shards });

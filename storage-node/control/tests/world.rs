@@ -150,7 +150,8 @@ pub fn unmade(s: &mut ClusterState, name: &str, attrs: &str, disks: &[u64]) -> V
 
 /// Nodes make what a volume asks of them.
 pub fn make(s: &mut ClusterState, vol: VolumeId) {
-    let rids: Vec<Rid> = s.volumes[&vol].replicas().filter(|(_, r)| r.store_uuid.is_none()).map(|(_, r)| r.rid).collect();
+    let rids: Vec<Rid> =
+        s.volumes[&vol].replicas().filter(|(_, r)| r.store_uuid.is_none()).map(|(_, r)| r.rid).collect();
     for rid in rids {
         apply(s, Command::ReplicaMade { vol, rid, store_uuid: StoreUuid(rid.0.into()) });
     }

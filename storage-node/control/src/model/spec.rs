@@ -151,7 +151,9 @@ fn schema_of(a: &Attribute) -> Value {
         Kind::Percent => {
             json!([{"type": "integer", "minimum": 0, "maximum": 100}, {"type": "string", "pattern": "^([1-9]?[0-9]|100)%?$"}])
         }
-        Kind::Flag => json!([{"type": "boolean"}, {"type": "string", "enum": ["true", "false", "yes", "no", "on", "off"]}]),
+        Kind::Flag => {
+            json!([{"type": "boolean"}, {"type": "string", "enum": ["true", "false", "yes", "no", "on", "off"]}])
+        }
         Kind::Word(words) => json!([{"type": "string", "enum": words}]),
         Kind::Names => {
             json!([{"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}(,[A-Za-z0-9][A-Za-z0-9_.-]{0,62}){0,15}$"}])

@@ -45,6 +45,13 @@ pub struct Decided {
     pub shown: bool,
 }
 
+impl Decided {
+    /// Why the change is not done although it was committed: nobody who reads here finds it.
+    pub(super) fn unseen(&self) -> Option<String> {
+        (!self.shown).then(|| "the change does not show in this node's record yet".into())
+    }
+}
+
 /// The request id of an idempotency key: the same key of the same caller is the same request. The lowest 32 bits tell
 /// requests apart that use one key for different things; see [`reused`].
 pub fn request_id(caller: &str, key: &str, what: &[u8]) -> RequestId {
@@ -170,7 +177,7 @@ pub(super) fn tried<P: Ports>(p: &P, cmd: Command) -> Result<Decided, Problem> {
     let mut copy = ClusterState::clone(&p.view());
     let env = Envelope { v: copy.version, request: RequestId::NONE, at_ms: p.wall_ms(), cmd };
     let reply = copy.apply(&env).map_err(Problem::from)?;
-    Ok(Decided { reply, revision: p.view().revision, dry_run: true, shown: false })
+    Ok(Decided { reply, revision: p.view().revision, dry_run: true, shown: true })
 }
 
 /// Waits until `see` finds something in this node's view of the record; `None` after `patience_ms`.
@@ -190,8 +197,8 @@ pub(super) async fn until<P: Ports, T>(
     }
 }
 
-/// The volume of a name, if it is the one that the caller means. Once a volume was found, `known` makes sure that a later
-/// one of the same name is not taken for it.
+/// The volume of a name, if it is the one that the caller means. Once a volume was found, `known` makes sure that a
+/// later one of the same name is not taken for it.
 pub(super) fn find(
     s: &ClusterState,
     call: &Call,

@@ -45,7 +45,8 @@ fn said(d: &Decided, what: impl Into<String>) -> String {
 
 /// The answer to a change that is in force once it is on record.
 fn done(d: &Decided, message: impl Into<String>) -> Outcome {
-    Outcome { message: said(d, message), done: true, waiting_for: None, revision: d.revision, dry_run: d.dry_run }
+    let (message, waiting_for) = (said(d, message), d.unseen());
+    Outcome { message, done: waiting_for.is_none(), waiting_for, revision: d.revision, dry_run: d.dry_run }
 }
 
 fn state(what: impl Into<String>) -> Problem {

@@ -73,9 +73,9 @@ pub async fn create<P: Ports>(p: &P, call: &Call, input: &NewVolume) -> Result<V
         Some(v) => v.ready().then_some(true),
         None => Some(false),
     };
-    let waits = match d.shown {
-        false => Some(UNSEEN.to_string()),
-        true => match until(p, call.wait_ms.unwrap_or(READY_MS), see).await {
+    let waits = match d.unseen() {
+        Some(why) => Some(why),
+        None => match until(p, call.wait_ms.unwrap_or(READY_MS), see).await {
             Some(true) => None,
             Some(false) => {
                 let gone = format!("volume {name} was created, and has been deleted since");
@@ -91,9 +91,6 @@ pub async fn create<P: Ports>(p: &P, call: &Call, input: &NewVolume) -> Result<V
     let now = p.view().volumes.get(&id).map_or_else(|| name.clone(), |v| v.name.clone());
     Ok(outcome(p, &d, &now, message, waits).await)
 }
-
-/// Why a change is not done that this node does not see.
-const UNSEEN: &str = "the change does not show in this node's record yet";
 
 /// Changes a policy, and waits until the change is in force.
 pub async fn set<P: Ports>(p: &P, call: &Call, name: &str, input: &PolicyChange) -> Result<VolumeOutcome, Problem> {
@@ -128,7 +125,7 @@ async fn changed<P: Ports>(p: &P, call: &Call, name: &str, change: AttrMap) -> R
     }
     let now = known.and_then(|id| p.view().volumes.get(&id).map(|v| (id, v.epoch)));
     let waits = match now {
-        _ if !d.shown => Some(UNSEEN.to_string()),
+        _ if !d.shown => d.unseen(),
         _ if call.wait_ms == Some(0) => Some("nobody waited for it".to_string()),
         Some((vol, epoch)) => p.in_force(vol, epoch).await.err(),
         None => None, // Lawful: the request is repeated, and the volume has been deleted since.
@@ -152,7 +149,7 @@ pub async fn rename<P: Ports>(p: &P, call: &Call, name: &str, input: &Rename) ->
     if d.dry_run {
         return Ok(outcome(p, &d, name, format!("volume {name} can be renamed to {}", input.name), None).await);
     }
-    Ok(outcome(p, &d, &input.name, format!("volume {name} is {} now", input.name), None).await)
+    Ok(outcome(p, &d, &input.name, format!("volume {name} is {} now", input.name), d.unseen()).await)
 }
 
 /// Deletes a detached volume and its data.
@@ -175,7 +172,7 @@ pub async fn scrub<P: Ports>(p: &P, call: &Call, name: &str) -> Result<VolumeOut
     })
     .await?;
     let said = super::said(&d, format!("volume {name} is being scrubbed; watch it with holdfast job list"));
-    Ok(outcome(p, &d, name, said, None).await)
+    Ok(outcome(p, &d, name, said, d.unseen()).await)
 }
 
 fn unchanged<P: Ports>(p: &P, call: &Call) -> Decided {

@@ -78,25 +78,6 @@ fn limit(f: &Filter) -> Result<usize, Problem> {
     }
 }
 
-/// Refuses filters that a list does not know: who gives one and gets everything is misled.
-fn known(f: &Filter, list: &str, known: &[&str]) -> Result<(), Problem> {
-    let given = [
-        ("name", f.name.is_some()),
-        ("state", f.state.is_some()),
-        ("health", f.health.is_some()),
-        ("node", f.node.is_some()),
-        ("disk", f.disk.is_some()),
-        ("volume", f.volume.is_some()),
-        ("label", f.label.is_some()),
-    ];
-    match given.iter().find(|(name, is)| *is && !known.contains(name)) {
-        None => Ok(()),
-        Some((name, _)) => Err(Problem::new(Code::Invalid, format!("{list} are not filtered by {name}"))
-            .so(format!("filter them by {}", known.join(", ")))
-            .at(*name)),
-    }
-}
-
 fn after(kind: &str, f: &Filter) -> Result<String, Problem> {
     f.after.as_deref().map_or(Ok(String::new()), |text| Cursor::parse(kind, text))
 }
@@ -211,10 +192,12 @@ fn on_volume(look: Look, f: &Filter, fits: impl Fn(&ReplicaRecord) -> bool) -> b
 }
 
 fn replicas(look: Look, f: &Filter) -> Result<Page<Replica>, Problem> {
-    known(f, "replicas", &["state", "node", "disk", "volume"])?;
     let (limit, from) = (limit(f)?, number("replica", f)?);
+    // What has no name or label of its own is found by those of its volume.
+    let labels = |v: &VolumeRecord| v.policy().map_or(f.label.is_none(), |p| labels_fit(&p.labels, f));
     let see = |(rid, v): (Rid, &std::sync::Arc<VolumeRecord>)| {
-        if f.volume.as_ref().is_some_and(|n| *n != v.name) {
+        let other = f.volume.as_ref().is_some_and(|n| *n != v.name);
+        if other || !name_fits(&v.name, f) || !labels(v) || !has_health(&[], f) {
             return None;
         }
         let (shard, r) = v.replicas().find(|(_, r)| r.rid == rid)?;
@@ -231,13 +214,15 @@ fn replicas(look: Look, f: &Filter) -> Result<Page<Replica>, Problem> {
 }
 
 fn nodes(look: Look, f: &Filter) -> Result<Page<Node>, Problem> {
-    known(f, "nodes", &["name", "state", "health", "node", "disk", "volume", "label"])?;
     let (limit, from) = (limit(f)?, after("node", f)?);
     let of_disk = f.disk.map(|d| look.state.disks.get(&DiskId(d)).map(|d| d.node));
     let held = |n: NodeId| on_volume(look, f, |r| r.node == n);
     let see = |n: &std::sync::Arc<hf_meta_core::NodeRecord>| {
-        let cheap = name_fits(&n.name, f) && labels_fit(&n.labels, f) && f.node.as_ref().is_none_or(|w| *w == n.name)
-            && of_disk.is_none_or(|node| node == Some(n.id)) && held(n.id);
+        let cheap = name_fits(&n.name, f)
+            && labels_fit(&n.labels, f)
+            && f.node.as_ref().is_none_or(|w| *w == n.name)
+            && of_disk.is_none_or(|node| node == Some(n.id))
+            && held(n.id);
         let shown = cheap.then(|| node(look, n))?;
         (f.state.as_ref().is_none_or(|w| *w == shown.state) && has_health(&shown.health, f)).then_some(shown)
     };
@@ -245,7 +230,6 @@ fn nodes(look: Look, f: &Filter) -> Result<Page<Node>, Problem> {
 }
 
 fn disks(look: Look, f: &Filter) -> Result<Page<Disk>, Problem> {
-    known(f, "disks", &["name", "state", "health", "node", "disk", "volume"])?;
     let (limit, from) = (limit(f)?, number("disk", f)?);
     let see = |d: &std::sync::Arc<hf_meta_core::DiskRecord>| {
         let shown = disk(look, d);
@@ -253,7 +237,8 @@ fn disks(look: Look, f: &Filter) -> Result<Page<Disk>, Problem> {
             && f.disk.is_none_or(|id| id == shown.id)
             && f.name.as_ref().is_none_or(|part| shown.path.contains(part.as_str()))
             && f.state.as_ref().is_none_or(|w| *w == shown.state)
-            && on_volume(look, f, |r| r.disk == d.id);
+            && on_volume(look, f, |r| r.disk == d.id)
+            && look.state.nodes.get(&d.node).map_or(f.label.is_none(), |n| labels_fit(&n.labels, f));
         (fits && has_health(&shown.health, f)).then_some(shown)
     };
     let all = look.state.disks.values().filter(|d| d.id.0 >= from).map(|d| (d.id.to_string(), d));
@@ -261,7 +246,6 @@ fn disks(look: Look, f: &Filter) -> Result<Page<Disk>, Problem> {
 }
 
 fn job_page(look: Look, all: Vec<Job>, f: &Filter) -> Result<Page<Job>, Problem> {
-    known(f, "jobs", &["name", "state", "node", "disk", "volume"])?;
     let (limit, from) = (limit(f)?, after("job", f)?);
     let on_disk = |j: &Job, disk: u64| {
         let rid = j.id.strip_prefix("replica/").and_then(|n| n.parse().ok()).map(Rid);
@@ -272,6 +256,8 @@ fn job_page(look: Look, all: Vec<Job>, f: &Filter) -> Result<Page<Job>, Problem>
     let see = |j: Job| {
         let about = |v: &str| j.subject == v || j.subject.strip_prefix(v).is_some_and(|r| r.starts_with(" shard "));
         let fits = name_fits(&j.id, f)
+            && has_health(&[], f)
+            && labels_fit(&Default::default(), f)
             && f.volume.as_ref().is_none_or(|v| about(v))
             && f.node.as_ref().is_none_or(|n| j.node.as_ref() == Some(n) || j.id == format!("node/{n}"))
             && f.disk.is_none_or(|d| j.id == format!("disk/{d}") || on_disk(&j, d))
@@ -286,10 +272,12 @@ fn events(look: Look, after: u64, limit: usize, subject: Option<&str>, kind: Opt
     let all = look.state.events.iter().filter(|e| e.rev > after);
     let fits =
         |e: &&hf_meta_core::record::Event| subject.is_none_or(|s| e.subject == s) && kind.is_none_or(|k| e.kind == k);
-    // The next page begins after a revision, so one that brought several events is not cut in two: the page may be longer.
+    // The next page begins after a revision, so one that brought several events is not cut in two: the page may be
+    // longer.
     let mut all = all.filter(fits).peekable();
     let mut items: Vec<Event> = Vec::new();
-    while let Some(e) = all.next_if(|e| items.len() < limit || items.last().is_some_and(|last| last.revision == e.rev)) {
+    while let Some(e) = all.next_if(|e| items.len() < limit || items.last().is_some_and(|last| last.revision == e.rev))
+    {
         items.push(event(e));
     }
     let next = items.last().filter(|_| all.peek().is_some()).map(|e| e.revision.to_string());
