@@ -19,6 +19,9 @@ const READ: Duration = Duration::from_millis(1_500);
 /// How long a node may take to do what it was asked: an attach waits for the take-over.
 const DEED: Duration = Duration::from_secs(45);
 
+/// Events of one revision, at most: a page is not cut among them.
+const SAME_REVISION: usize = 64;
+
 /// What one node asks of another.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -63,16 +66,16 @@ async fn old_events(
     subject: Option<String>,
     kind: Option<String>,
 ) -> Result<Read, Problem> {
-    let limit = hf_control::view::event_limit(limit);
+    let limit = hf_control::view::event_limit(limit)?;
     let Some(log) = m.event_log.get().cloned() else { return Err(internal("no events are kept")) };
     let fits = move |e: &hf_meta_core::record::Event| {
         subject.as_ref().is_none_or(|s| e.subject == *s) && kind.as_ref().is_none_or(|k| e.kind == *k)
     };
     let found =
-        tokio::task::spawn_blocking(move || log.lock().map(|l| l.read(after, limit + 1, fits)).unwrap_or_default());
+        tokio::task::spawn_blocking(move || log.lock().map(|l| l.read(after, limit + SAME_REVISION, fits)).unwrap_or_default());
     let events = found.await.map_err(internal)?;
     let revision = m.view.borrow().revision;
-    let list = hf_control::view::event_list(&events, limit, events.len() as u64, revision);
+    let list = hf_control::view::event_list(events.iter(), limit, events.len() as u64, revision);
     let text = serde_json::to_string(&list).map_err(internal)?;
     Ok(Read { text, revision, stale: None })
 }
