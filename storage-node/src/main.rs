@@ -3,23 +3,30 @@
 
 mod accept;
 mod agent;
-mod api;
+mod ask;
 mod cli;
 mod config;
 mod daemon;
 mod disks;
+mod doors;
 mod export;
 mod http;
 mod identity;
+mod in_force;
 mod inspect;
 mod listen;
+mod liveness;
+mod local;
 mod member;
 mod memory;
 mod node;
+mod peer;
+mod ports;
 mod pulse;
 mod repair;
 mod rescue;
 mod told;
+mod watching;
 
 use std::process::ExitCode;
 

@@ -13,6 +13,7 @@
 //! | [`read`] | every read as a value |
 //! | [`verbs`] | every change that can be asked for |
 //! | [`view`] | resources as functions of the record and of what the leader hears |
+//! | [`watch`] | which resources may look different than before, for clients that follow |
 
 pub mod access;
 pub mod error;
@@ -21,3 +22,4 @@ pub mod ports;
 pub mod read;
 pub mod verbs;
 pub mod view;
+pub mod watch;

@@ -28,8 +28,8 @@ pub struct Call {
     pub if_epoch: Option<u64>,
     /// The number that the named volume must have.
     pub id: Option<u64>,
-    /// How long to wait until the change is in force, in milliseconds.
-    pub wait_ms: u64,
+    /// How long to wait until the change is in force, in milliseconds; none: as long as the verb thinks right.
+    pub wait_ms: Option<u64>,
 }
 
 /// A change that was committed, or with `dry_run` would be.

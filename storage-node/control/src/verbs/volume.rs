@@ -10,6 +10,9 @@ use hf_meta_core::{Command, plan};
 use hf_policy::policy::{AttrMap, valid_name};
 use hf_policy::{Lineage, Policy, VolumeId};
 
+/// How long a create waits for the replicas if the caller does not say, in milliseconds.
+const READY_MS: u64 = 10_000;
+
 /// A volume as it is read after a change.
 async fn shown<P: Ports>(p: &P, name: &str) -> Option<Volume> {
     let text = p.read(Query::Volume(name.into())).await.ok()?;
@@ -61,7 +64,8 @@ pub async fn create<P: Ports>(p: &P, call: &Call, input: &NewVolume) -> Result<V
         let out = outcome(p, &d, name, format!("volume {name} can be created"), None).await;
         return Ok(VolumeOutcome { would_place: Some(would), ..out });
     }
-    let ready = until(p, call.wait_ms, |s| s.volume_named(name).filter(|v| v.ready()).map(|_| ())).await;
+    let ready =
+        until(p, call.wait_ms.unwrap_or(READY_MS), |s| s.volume_named(name).filter(|v| v.ready()).map(|_| ())).await;
     let waits = ready.is_none().then(|| "its replicas are still being created on their nodes".to_string());
     let message = match &waits {
         None => format!("volume {name} created"),
@@ -106,7 +110,7 @@ async fn changed<P: Ports>(p: &P, call: &Call, name: &str, change: AttrMap) -> R
         s.volumes.get(&vol).filter(|n| before.is_none_or(|b| n.epoch > b)).map(|n| n.epoch)
     };
     let waits = match visible(p, shows).await {
-        _ if call.wait_ms == 0 => Some("nobody waited for it".to_string()),
+        _ if call.wait_ms == Some(0) => Some("nobody waited for it".to_string()),
         Some(epoch) => p.in_force(vol, epoch).await.err(),
         None => Some("the change does not show in this node's record yet".to_string()),
     };
