@@ -109,6 +109,9 @@ impl PeerService {
 /// The stream of what a follower is missing.
 pub type DeltaStream = Pin<Box<dyn Stream<Item = Result<pb::WatchEvent, Status>> + Send>>;
 
+/// What changes, for clients that watch.
+pub type FollowStream = Pin<Box<dyn Stream<Item = Result<pb::FollowItem, Status>> + Send>>;
+
 /// An answer, and then nothing until the node stops.
 pub type AliveStream = Pin<Box<dyn Stream<Item = Result<pb::Empty, Status>> + Send>>;
 
@@ -198,6 +201,20 @@ impl Peer for PeerService {
         let used = live.used.iter().map(disk).collect();
         let (up, refusing) = (live.up.iter().map(|n| n.0).collect(), live.refusing.iter().map(|d| d.0).collect());
         Ok(Response::new(pb::LivingReply { leader: true, up, used, refusing }))
+    }
+
+    async fn ask(&self, _: Request<pb::AskRequest>) -> Result<Response<pb::AskReply>, Status> {
+        Err(Status::unimplemented("only a whole node answers questions"))
+    }
+
+    type FollowStream = FollowStream;
+
+    async fn follow(&self, _: Request<pb::FollowRequest>) -> Result<Response<FollowStream>, Status> {
+        Err(Status::unimplemented("only a whole node tells its watchers"))
+    }
+
+    async fn maintain(&self, _: Request<pb::MaintainRequest>) -> Result<Response<pb::Empty>, Status> {
+        Err(Status::unimplemented("only a whole node looks after replicas"))
     }
 
     async fn in_force(&self, _: Request<pb::InForceRequest>) -> Result<Response<pb::InForceReply>, Status> {

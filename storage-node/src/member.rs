@@ -73,6 +73,8 @@ pub struct Member {
     pub obeyed: watch::Sender<u64>,
     /// Notices when this process was paused.
     pub pulse: Pulse,
+    /// The leader's hub of changes, and who listens to it.
+    pub watching: crate::watching::Watching,
 }
 
 impl Member {
