@@ -196,6 +196,7 @@ async fn start_member(node: &Arc<Node>) -> anyhow::Result<()> {
         trouble: Mutex::default(),
         disks_found: watch::Sender::default(),
         served: watch::Sender::default(),
+        states: Default::default(),
         look: Default::default(),
         data_dir_full: Default::default(),
         unmade: Mutex::default(),

@@ -12,6 +12,7 @@ mod exports;
 mod floods;
 mod freeze;
 mod full;
+mod honest;
 mod in_force;
 mod inspect;
 mod jobs;
