@@ -6,6 +6,7 @@ mod commands;
 mod cow;
 mod formats;
 mod growth;
+mod honest;
 mod limits;
 mod repair;
 mod rules;
