@@ -26,7 +26,7 @@ pub async fn run(m: Arc<Member>) {
         tokio::time::sleep(EVERY).await;
         let Some(live) = m.liveness_as_leader() else { continue };
         let state = m.view.borrow().clone();
-        for step in steps(&state, &live, state.revision) {
+        for step in steps(&state, &live) {
             match step {
                 // The command compares the epoch; a decision that was overtaken is made again in the next
                 // round.
@@ -271,9 +271,7 @@ fn force(state: &ClusterState, r: pb::ForceInsync, up: &BTreeSet<NodeId>) -> Res
     if replica.store_uuid.is_none() {
         return Err(Status::failed_precondition(format!("replica {} was never filled: it holds nothing", r.rid)));
     }
-    let works = |r: &ReplicaRecord| {
-        up.contains(&r.node) && state.disks.get(&r.disk).is_some_and(|d| !matches!(d.state, DiskState::Failed(_)))
-    };
+    let works = |r: &ReplicaRecord| up.contains(&r.node) && state.disk_works(r.disk);
     if let Some(other) =
         shard.and_then(|s| s.replicas.values().find(|o| o.in_sync() && o.rid != replica.rid && works(o)))
     {

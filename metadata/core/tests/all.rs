@@ -8,6 +8,7 @@ mod formats;
 mod growth;
 mod honest;
 mod limits;
+mod places;
 mod repair;
 mod rules;
 mod upkeep;

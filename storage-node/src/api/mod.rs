@@ -55,7 +55,7 @@ fn refused(r: Refusal) -> Status {
     match r {
         Refusal::NotFound { .. } => Status::not_found(text),
         Refusal::Exists { .. } => Status::already_exists(text),
-        Refusal::Invalid(_) => Status::invalid_argument(text),
+        Refusal::Invalid(_) | Refusal::Unplaceable(_) | Refusal::NoSpace(_) => Status::invalid_argument(text),
         _ => Status::failed_precondition(text),
     }
 }
