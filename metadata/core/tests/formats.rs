@@ -90,21 +90,9 @@ fn state() -> ClusterState {
     let term = s.volumes[&vol].term;
     r.run(&mut s, Command::Activated { vol, term }).unwrap();
     let base = Ver { term, seq: Seq(40) };
+    let (rids, told, reasons) = (vec![Rid(2)], [(Rid(2), 77)].into(), BTreeMap::new());
     let e = epoch(&s);
-    r.run(
-        &mut s,
-        Command::Drop {
-            vol,
-            shard,
-            epoch: e,
-            term,
-            rids: vec![Rid(2)],
-            base,
-            told: [(Rid(2), 77)].into(),
-            reasons: Default::default(),
-        },
-    )
-    .unwrap();
+    r.run(&mut s, Command::Drop { vol, shard, epoch: e, term, rids, base, told, reasons }).unwrap();
     let e = epoch(&s);
     r.run(&mut s, Command::AddReplica { vol, shard, epoch: e, disk: DiskId(4) }).unwrap();
     let e = epoch(&s);

@@ -1,5 +1,5 @@
-//! Where replicas go and where not: slots of a disk's table are counted, a refusal says what is missing, a disk that has
-//! failed gets nothing and holds nothing that counts, and a plan follows from the record alone.
+//! Where replicas go and where not: slots of a disk's table are counted, a refusal says what is missing, a disk that
+//! has failed gets nothing and holds nothing that counts, and a plan follows from the record alone.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::world::World;
