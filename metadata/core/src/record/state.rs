@@ -232,9 +232,10 @@ impl ClusterState {
     pub fn disk_works(&self, disk: DiskId) -> bool {
         self.disks.get(&disk).is_some_and(|d| !matches!(d.state, DiskState::Failed(_)))
     }
-    /// Is a replica in sync, and on a disk that works? Whether its node answers is not on record.
+    /// Is a replica in sync, on a disk that is not on record as failed? Whether its node answers is not on record.
     pub fn is_available(&self, r: &ReplicaRecord) -> bool {
-        r.in_sync() && self.disk_works(r.disk)
+        let failed = |d: &Arc<DiskRecord>| matches!(d.state, DiskState::Failed(_));
+        r.in_sync() && !self.disks.get(&r.disk).is_some_and(failed)
     }
     /// A node's name, or its number if unknown.
     pub fn node_name(&self, id: NodeId) -> String {
