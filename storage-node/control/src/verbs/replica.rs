@@ -76,9 +76,7 @@ fn forced(
     if replica.store_uuid.is_none() {
         return Err(state(format!("replica {rid} was never filled")).because("it holds nothing"));
     }
-    let works = |r: &ReplicaRecord| {
-        up.contains(&r.node) && s.disks.get(&r.disk).is_some_and(|d| !matches!(d.state, DiskState::Failed(_)))
-    };
+    let works = |r: &ReplicaRecord| up.contains(&r.node) && s.disk_works(r.disk);
     if let Some(other) = all.replicas.values().find(|o| o.in_sync() && o.rid != rid && works(o)) {
         let node = s.node_name(other.node);
         return Err(state(format!("replica {} on node {node} is in sync and may still answer", other.rid))
