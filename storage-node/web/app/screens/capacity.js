@@ -13,7 +13,7 @@ export function capacity() {
     <table class="capacity">
       <caption class="unseen">Capacity of all disks that serve</caption>
       <tbody>
-        ${row("Disks", c.raw_bytes, widest, "plain", "all disks that serve")}
+        ${row("Disks", c.raw_bytes, widest, "plain", "all that serve")}
         ${row("Used", c.used_bytes, widest, fullness(c.used_bytes, c.raw_bytes), `${percent(c.used_bytes, c.raw_bytes)} of the disks`)}
         ${row("Provisioned", c.provisioned_bytes, widest, c.over_commit > 1 ? "warn" : "plain", `${c.over_commit.toFixed(2)} times the disks`)}
         <tr>

@@ -12,7 +12,7 @@ import { count, latency, rate } from "../format.js";
  * @property {string} colour a variable of the style sheet
  * @property {number[]} [dash]
  */
-/** @typedef {{title: string, series: Series[], said: (v: number | null | undefined) => string}} Kind */
+/** @typedef {{title: string, series: Series[], said: (v: number | null | undefined) => string, steps?: number[]}} Kind */
 
 /** @type {Kind} */
 export const LATENCY = {
@@ -28,6 +28,7 @@ export const LATENCY = {
 /** @type {Kind} */
 export const THROUGHPUT = {
   title: "Throughput",
+  steps: Array.from({ length: 40 }, (_, i) => 2 ** i),
   said: (v) => (v === null || v === undefined ? "–" : rate(v)),
   series: [
     { label: "read", of: (p) => p.read_bytes_per_second, colour: "--read" },
@@ -44,7 +45,7 @@ export const REQUESTS = {
   ],
 };
 
-const HEIGHT = 170;
+const HEIGHT = 176;
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
 /** @param {number} n */
@@ -83,6 +84,7 @@ class Chart extends HTMLElement {
     this.now = points;
     this.plot?.setData(this.data());
     this.describe();
+    if (this.plot) this.showLast(this.plot);
   }
 
   data() {
@@ -96,6 +98,11 @@ class Chart extends HTMLElement {
     const last = this.now.at(-1);
     const values = this.kind.series.map((s) => `${s.label} ${last ? this.kind.said(s.of(last)) : "–"}`);
     this.setAttribute("aria-label", `${this.kind.title}: ${values.join(", ")}`);
+  }
+
+  /** The legend shows the last values while no pointer is over the graph. @param {any} plot */
+  showLast(plot) {
+    if (this.now.length && (plot.cursor.left ?? -1) < 0) plot.setLegend({ idx: this.now.length - 1 }, false);
   }
 
   fit() {
@@ -113,14 +120,16 @@ class Chart extends HTMLElement {
       grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line"), width: 1, size: 4 },
     };
     const { kind } = this;
-    this.plot = new uPlot(
+    this.plot = new /** @type {any} */ (uPlot)(
       {
         width: Math.max(200, this.clientWidth), height: HEIGHT, title: kind.title,
+        hooks: { setLegend: [(/** @type {any} */ plot) => this.showLast(plot)] },
         cursor: { y: false, points: { size: 6 } },
+        legend: { markers: { width: 2, dash: (/** @type {any} */ _, /** @type {number} */ i) => (kind.series[i - 1]?.dash ? "dashed" : "solid") } },
         scales: { y: { range: (/** @type {any} */ _, /** @type {number} */ _low, /** @type {number} */ high) => [0, high > 0 ? high * 1.1 : 1] } },
         axes: [
-          { ...axis, values: (/** @type {any} */ _, /** @type {number[]} */ at) => at.map(hourAndMinute) },
-          { ...axis, size: 76, values: (/** @type {any} */ _, /** @type {number[]} */ vs) => vs.map((v) => (v === 0 ? "0" : kind.said(v))) },
+          { ...axis, size: 30, values: (/** @type {any} */ _, /** @type {number[]} */ at) => at.map(hourAndMinute) },
+          { ...axis, size: 80, space: 28, ...(kind.steps ? { incrs: kind.steps } : {}), values: (/** @type {any} */ _, /** @type {number[]} */ vs) => vs.map((v) => (v === 0 ? "0" : kind.said(v))) },
         ],
         series: [
           { label: "at", value: (/** @type {any} */ _, /** @type {number | null} */ t) => (t === null || t === undefined ? "–" : withSeconds(t)) },

@@ -115,6 +115,9 @@ function view() {
       : nothing}`;
 }
 
+/** One revision may bring several events. @param {Happened} e */
+const key = (e) => `${e.revision} ${e.kind} ${e.subject} ${e.message}`;
+
 /**
  * @param {Happened[]} list newest first
  * @param {boolean} subjects whether to say what each is about
@@ -126,7 +129,7 @@ export const eventTable = (list, subjects) => html`
       <th scope="col">Time</th><th scope="col">Severity</th><th scope="col">Kind</th>
       ${subjects ? html`<th scope="col">About</th>` : nothing}<th scope="col">What happened</th>
     </tr></thead>
-    <tbody>${repeat(list, (e) => `${e.revision} ${e.kind} ${e.subject} ${e.message}`, (e) => html`<tr data-event=${e.revision}>
+    <tbody>${repeat(list, key, (/** @type {Happened} */ e) => html`<tr data-event=${e.revision}>
       <td class="when">${time(e.at)}</td>
       <td>${badge(level("severity", e.severity), e.severity)}</td>
       <td><code>${e.kind}</code></td>

@@ -29,7 +29,7 @@ export const jobs = {
         <thead><tr>
           <th scope="col">Job</th><th scope="col">State</th><th scope="col">About</th><th scope="col">Progress</th><th scope="col">What and why</th>
         </tr></thead>
-        <tbody>${repeat(all.slice(0, SHOWN), (j) => j.id, row)}</tbody>
+        <tbody>${repeat(all.slice(0, SHOWN), (/** @type {Job} */ j) => j.id, row)}</tbody>
       </table></div>
       ${all.length > SHOWN ? html`<p class="faint">and ${plural(all.length - SHOWN, "more job")}</p>` : nothing}`;
   },

@@ -15,7 +15,7 @@ export function map() {
     ${racks.map(([rack, nodes]) => html`
       <section class="rack" aria-label=${rack}>
         ${racks.length > 1 || rack !== NOWHERE ? html`<h3>${rack}</h3>` : nothing}
-        <ul class="nodes">${repeat(nodes, (n) => n.id, node)}</ul>
+        <ul class="nodes">${repeat(nodes, (/** @type {Node} */ n) => n.id, node)}</ul>
       </section>`)}
   </div>`;
 }
@@ -57,7 +57,7 @@ function node(n) {
       </p>
       <p class="faint" title=${(down && up?.message) || ""}>${down ? up?.message || "not heard" : `${n.replicas} replicas, ${n.attached} attached`}</p>
       <ul class="disks">
-        ${repeat(n.disks, (id) => id, (id) => disk(String(id)))}
+        ${n.disks.map((id) => disk(String(id)))}
         ${n.disks.length === 0 ? html`<li class="faint">no disk</li>` : nothing}
       </ul>
     </li>`;

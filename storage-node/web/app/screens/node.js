@@ -5,6 +5,7 @@ import { maybeSize, percent, size } from "../format.js";
 import { badge, bar, conditionTable, empty, fullness, healthRefs, html, labelList, link, loading, nothing, stateBadge, time } from "../parts.js";
 import { route } from "../route.js";
 import { changed, listen, state } from "../store.js";
+import { level } from "../words.js";
 import { eventTable } from "./events.js";
 import { byRack, natural, roles } from "./map.js";
 
@@ -94,7 +95,7 @@ function one(n, disk) {
   const disks = n.disks.map((id) => state.disks.get(String(id))).filter((d) => d !== undefined);
   const name = encodeURIComponent(n.name);
   return html`
-    <div class="verdict" data-node=${n.name} data-state=${n.state}>
+    <div class="verdict ${level("node", n.state)}" data-node=${n.name} data-state=${n.state}>
       <p class="word" role="status">${stateBadge("node", n.state)} ${roles(n).map((r) => html`<span class="role">${r}</span>`)}</p>
       ${healthRefs(n.health)}
     </div>

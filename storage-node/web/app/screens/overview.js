@@ -18,21 +18,30 @@ export const overview = {
   leave: () => {},
   view: () => html`
     ${verdict()}
-    <div class="columns">
+    <div class="columns even">
       <section aria-labelledby="h-health">
         <h2 id="h-health">Health</h2>
         ${codes()}
       </section>
-      <section aria-labelledby="h-capacity">
-        <h2 id="h-capacity">Capacity</h2>
-        ${capacity()}
-      </section>
+      <div>
+        <section aria-labelledby="h-capacity">
+          <h2 id="h-capacity">Capacity</h2>
+          ${capacity()}
+        </section>
+        ${state.nodes.size <= BESIDE ? places() : nothing}
+      </div>
     </div>
-    <section aria-labelledby="h-map">
-      <h2 id="h-map">Racks, nodes and disks</h2>
-      ${map()}
-    </section>`,
+    ${state.nodes.size <= BESIDE ? nothing : places()}`,
 };
+
+/** A map of more nodes gets the whole width. */
+const BESIDE = 12;
+
+const places = () => html`
+  <section aria-labelledby="h-map">
+    <h2 id="h-map">Racks, nodes and disks</h2>
+    ${map()}
+  </section>`;
 
 /** @param {import("../types.js").Health} h @param {HealthItem["severity"]} severity */
 const raised = (h, severity) => h.items.filter((i) => !i.muted && i.severity === severity).length;

@@ -7,7 +7,7 @@ import {
 } from "../parts.js";
 import { replace, route } from "../route.js";
 import { changed, listen, state } from "../store.js";
-import "./charts.js";
+import { level } from "../words.js";
 import { LATENCY, REQUESTS, THROUGHPUT } from "./charts.js";
 import { eventTable } from "./events.js";
 import { policy, readAttributes } from "./policy.js";
@@ -15,7 +15,7 @@ import { replicaMap } from "./replicas.js";
 
 /** @typedef {import("../types.js").Volume} Volume */
 
-const EVENTS = 50;
+const EVENTS = 30;
 
 /** What is shown; made anew for each volume. */
 class Shown {
@@ -65,8 +65,9 @@ class Shown {
 
   /** Reads the history, and again after each of its intervals. */
   async readStats() {
+    if (this.left.signal.aborted) return;
     let pause = 5;
-    if (!document.hidden) {
+    if (!document.hidden && this.volume) {
       try {
         this.stats = await get(`volumes/${encodeURIComponent(this.name)}/stats`, {}, this.left.signal);
         this.noStats = null;
@@ -77,7 +78,7 @@ class Shown {
       }
       changed();
     }
-    setTimeout(() => this.left.signal.aborted || this.readStats(), pause * 1000);
+    setTimeout(() => this.readStats(), pause * 1000);
   }
 
   /** @param {import("../store.js").Message} m */
@@ -109,9 +110,8 @@ function enter() {
   leave();
   const mine = (now = new Shown(route().path[1]));
   deaf = listen((m) => mine.hear(m));
-  mine.read();
+  mine.read().then(() => mine.readStats());
   mine.readEvents();
-  mine.readStats();
   readAttributes();
 }
 
@@ -156,13 +156,17 @@ function view() {
     </div>
     <section aria-labelledby="h-events">
       <h2 id="h-events">Events</h2>
-      ${now.events === null ? loading("events") : now.events.length ? eventTable(now.events, false) : empty("No event is about this volume.")}
+      ${now.events === null ? loading("events") : now.events.length ? lately(now.events) : empty("No event is about this volume.")}
     </section>`;
 }
 
+/** @param {import("../types.js").Event[]} events */
+const lately = (events) => html`${eventTable(events.slice(0, EVENTS), false)}
+  <p><a href=${`#/events?subject=${encodeURIComponent(now?.name ?? "")}`}>All events about it</a></p>`;
+
 /** @param {Volume} v */
 const head = (v) => html`
-  <div class="verdict" data-volume=${v.name} data-state=${v.state}>
+  <div class="verdict ${level("volume", v.state)}" data-volume=${v.name} data-state=${v.state}>
     <p class="word" role="status">${stateBadge("volume", v.state)} <span class="why">${v.why ?? nothing}</span></p>
     ${healthRefs(v.health)}
   </div>`;

@@ -157,7 +157,7 @@ function table(p) {
           <th scope="col">Labels</th><th scope="col">Reason</th>
         </tr>
       </thead>
-      <tbody>${repeat(p.items, (v) => v.id, row)}</tbody>
+      <tbody>${repeat(p.items, (/** @type {Volume} */ v) => v.id, row)}</tbody>
     </table>
     </div>
     ${pager(p)}`;
