@@ -125,7 +125,7 @@ function freshness() {
     : stream.open
       ? badge("ok", "Live")
       : badge("unknown", state.ready || state.problem ? "Connecting again" : "Connecting");
-  return html`<div class="freshness ${old ? "stale" : ""}">
+  return html`<section aria-label="How fresh this page is" class="freshness ${old ? "stale" : ""}">
     <p id="freshness" role="status">${text}</p>
     ${old ? html`<p class="age">${span((Date.now() - old.since) / 1000)} old</p>` : nothing}
     ${cluster
@@ -135,7 +135,7 @@ function freshness() {
         </p>`
       : nothing}
     ${newer ? html`<p class="newer">${badge("warn", "The node serves a newer page.")} <a href="" @click=${() => location.reload()}>Load it</a></p>` : nothing}
-  </div>`;
+  </section>`;
 }
 
 renderBy(() => {
