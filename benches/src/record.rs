@@ -43,7 +43,8 @@ impl Cluster {
     fn new(volumes: u64) -> Cluster {
         let attrs = parse_pairs(["size=1GiB", "replicas=3", "min_replicas=2", "label.app=db"]).unwrap();
         let published = Arc::new(ClusterState::default());
-        let (state, follower, live) = Default::default();
+        let state = ClusterState { version: COMMAND_VERSION, ..ClusterState::default() };
+        let (follower, live) = Default::default();
         let mut c = Cluster { state, live, request: 0, published, follower, attrs };
         c.apply(Command::Init { cluster: ClusterId(7), name: "bench".into() });
         for i in 1..=NODES {
@@ -128,7 +129,16 @@ impl Cluster {
         let v = self.state.volumes.get(&vol).unwrap();
         let rids = v.replicas().last().map(|(_, r)| r.rid).into_iter().collect();
         let (epoch, term, base) = (v.epoch, v.term, Ver { term: v.term, seq: Seq(40) });
-        self.commit(Command::Drop { vol, shard: 0, epoch, term, rids, base, told: BTreeMap::new() });
+        self.commit(Command::Drop {
+            vol,
+            shard: 0,
+            epoch,
+            term,
+            rids,
+            base,
+            told: BTreeMap::new(),
+            reasons: Default::default(),
+        });
     }
 }
 

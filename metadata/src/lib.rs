@@ -9,8 +9,11 @@
 //! * [`voters`]: who votes, decided from the configuration and who is there
 //! * [`reserve`]: space set aside for the day when the file system is full
 //! * [`succession`]: a leader whose process is gone is succeeded at once
+//! * [`heard`]: what the leader has heard of every node
+//! * [`telling`]: what a node has to tell the leader of its replicas and volumes
 //! * [`service`]: what other nodes ask of this one
 
+pub mod heard;
 pub mod log;
 pub mod member;
 pub mod raft_log;
@@ -20,6 +23,7 @@ pub mod reserve;
 pub mod service;
 pub mod status;
 pub mod succession;
+pub mod telling;
 pub mod voters;
 
 pub use raft_loop::{MetaHandle, Start};

@@ -30,6 +30,12 @@ impl Reserve {
         self.0.exists()
     }
 
+    /// Is what was set aside all the space that is left? Also true once it was given up, until there is more.
+    pub fn is_all_there_is(&self) -> bool {
+        let free = free_space(self.0.parent().unwrap_or(Path::new("/"))).unwrap_or(0);
+        free < if self.held() { LOW } else { SIZE + LOW }
+    }
+
     /// Gives the reserve up; false if there was none.
     pub fn release(&self) -> bool {
         let gone = std::fs::remove_file(&self.0).is_ok();

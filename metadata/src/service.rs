@@ -1,150 +1,22 @@
 //! What other nodes ask of this one: Raft messages (checked for cluster and addressee), proposals, joining, watching,
 //! heartbeats.
 
+use crate::heard::{Heard, Took, wall_ms};
 use crate::raft_loop::MetaHandle;
 use crate::raft_net;
 use crate::status::Proposed;
-use hf_meta_core::command::FIRST_VERSION;
-use hf_meta_core::limits::{Going, room};
-use hf_meta_core::plan::Liveness;
-use hf_meta_core::{ClusterState, Command, Envelope, Refusal};
+use hf_meta_core::{ClusterState, Envelope};
 use hf_meta_proto::pb::{self, peer_client::PeerClient, peer_server::Peer};
-use hf_policy::{ClusterId, DiskId, NodeId, RequestId, Rid, VolumeId};
-use std::collections::BTreeMap;
+use hf_policy::{ClusterId, DiskId, NodeId, RequestId};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
-/// After this silence a node is taken for dead (protocol §10).
-pub const T_DEAD: Duration = Duration::from_secs(5);
 /// How long the leader may take to answer a request that is handed on to it.
 const HANDED_ON: Duration = Duration::from_secs(1);
-/// A coordinator that was allowed a sync tells of it within this time, or does not do it.
-const TOLD: Duration = Duration::from_secs(3);
-
-/// For this long a disk that refused a replica is given no other one.
-const REFUSES: Duration = Duration::from_secs(60);
-
-/// The leader's soft state: when each node was heard, and what it told. It decides when to act, never what is true.
-#[derive(Default)]
-pub struct Heard {
-    nodes: BTreeMap<NodeId, Instant>,
-    used: BTreeMap<DiskId, u64>,
-    entries: BTreeMap<DiskId, u64>,
-    syncs: BTreeMap<NodeId, Vec<pb::SyncProgress>>,
-    /// Replicas that each node could not make, as it told last.
-    refused: BTreeMap<NodeId, Vec<u64>>,
-    /// Disks that refused a replica, and when.
-    refusing: BTreeMap<DiskId, Instant>,
-    /// The newest version of commands that each node can apply, as it told last.
-    speaks: BTreeMap<NodeId, u32>,
-    /// Syncs that were allowed lately; their coordinators may not have told of them yet.
-    allowed: BTreeMap<Going, Instant>,
-    /// The Raft term in which this node leads and hears.
-    term: u64,
-}
-
-impl Heard {
-    /// Which nodes answer now, and what planning looks at beside that.
-    pub fn liveness(&self) -> Liveness {
-        let up = self.nodes.iter().filter(|(_, t)| t.elapsed() < T_DEAD).map(|(n, _)| *n).collect();
-        let away = |(n, t): (&NodeId, &Instant)| (t.elapsed() >= T_DEAD).then(|| (*n, t.elapsed().as_millis() as u64));
-        let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
-        let refused = self.refused.values().flatten().map(|r| Rid(*r)).collect();
-        let refusing = self.refusing.iter().filter(|(_, t)| t.elapsed() < REFUSES).map(|(d, _)| *d).collect();
-        let away = self.nodes.iter().filter_map(away).collect();
-        Liveness { up, used: self.used.clone(), entries: self.entries.clone(), away, refused, refusing, wall_ms }
-    }
-
-    /// Takes a node's heartbeat.
-    pub fn beat(&mut self, node: NodeId, disks: &[pb::DiskUse], syncs: Vec<pb::SyncProgress>) {
-        self.nodes.insert(node, Instant::now());
-        self.used.extend(disks.iter().map(|d| (DiskId(d.disk), d.used)));
-        // (A node of an older release does not say how large the tables are.)
-        self.entries.extend(disks.iter().filter(|d| d.entries > 0).map(|d| (DiskId(d.disk), d.entries)));
-        self.syncs.insert(node, syncs);
-    }
-
-    /// The newest version of commands that a node can apply. 0: it is of a release before this was told,
-    /// which knows the first.
-    pub fn speaks(&mut self, node: NodeId, version: u32) {
-        self.speaks.insert(node, version.max(FIRST_VERSION));
-    }
-
-    /// May the cluster's version be raised? Only while every node that applies the log, or follows the
-    /// record, has told this leader that it knows the new one: there is no way back.
-    fn all_speak(&self, state: &ClusterState, to: u32) -> Result<(), Refusal> {
-        for n in state.nodes.values().chain(state.removed_members.values()) {
-            let why = match self.speaks.get(&n.id) {
-                Some(known) if *known >= to => continue,
-                Some(known) => format!("it runs release {}, which knows versions up to {known}", n.version),
-                None => "it has not told yet which versions it knows".into(),
-            };
-            return Err(Refusal::State(format!(
-                "the version cannot be raised to {to} because of node {}: {why}",
-                n.name
-            )));
-        }
-        Ok(())
-    }
-
-    /// Takes the list of replicas that a node cannot make.
-    pub fn cannot_make(&mut self, state: &ClusterState, node: NodeId, rids: Vec<u64>) {
-        if !rids.is_empty() {
-            let disk = |rid: &u64| {
-                let v = state.volume_of_replica(Rid(*rid))?;
-                v.replicas().find(|(_, r)| r.rid.0 == *rid && r.node == node).map(|(_, r)| (r.disk, Instant::now()))
-            };
-            self.refusing.extend(rids.iter().filter_map(disk));
-        }
-        self.refused.insert(node, rids);
-    }
-
-    /// Syncs that are under way, as the nodes that are up told last.
-    pub fn syncs(&self) -> Vec<pb::SyncProgress> {
-        let up = self.liveness().up;
-        self.syncs.iter().filter(|(n, _)| up.contains(n)).flat_map(|(_, s)| s.clone()).collect()
-    }
-
-    /// May this be proposed now? What fills replicas may have to wait, and a raise of the version needs every node.
-    pub fn admit(&mut self, state: &ClusterState, cmd: &Command) -> Result<(), Refusal> {
-        if let Command::RaiseVersion { to } = cmd {
-            return self.all_speak(state, *to);
-        }
-        let Some(want) = Going::of(cmd) else { return Ok(()) };
-        self.allowed.retain(|_, t| t.elapsed() < TOLD);
-        let told = self.syncs().into_iter().filter(|s| s.rid != 0).map(|s| Going {
-            vol: VolumeId(s.vol),
-            shard: s.shard,
-            rid: Rid(s.rid),
-        });
-        let mut going: Vec<Going> = told.filter(|g| g.is_recorded(state)).chain(self.allowed.keys().copied()).collect();
-        going.sort();
-        going.dedup();
-        room(state, &going, &self.liveness().up, want)?;
-        self.allowed.insert(want, Instant::now());
-        Ok(())
-    }
-
-    /// To be called first by the leader. A new leader has heard nobody yet, so it gives every node the time
-    /// of [`T_DEAD`] before it takes the node for dead; without that, volumes would be taken from nodes that
-    /// live.
-    pub fn lead(&mut self, term: u64, all: impl Iterator<Item = NodeId>) {
-        if self.term != term {
-            self.term = term;
-            self.nodes = all.map(|n| (n, Instant::now())).collect();
-            self.allowed.clear();
-            self.syncs.clear();
-            self.refused.clear();
-            self.speaks.clear();
-            self.refusing.clear();
-        }
-    }
-}
-
 /// The gRPC service that other nodes call.
 pub struct PeerService {
     /// The cluster that this node belongs to.
@@ -237,6 +109,9 @@ impl PeerService {
 /// The stream of what a follower is missing.
 pub type DeltaStream = Pin<Box<dyn Stream<Item = Result<pb::WatchEvent, Status>> + Send>>;
 
+/// What changes, for clients that watch.
+pub type FollowStream = Pin<Box<dyn Stream<Item = Result<pb::FollowItem, Status>> + Send>>;
+
 /// An answer, and then nothing until the node stops.
 pub type AliveStream = Pin<Box<dyn Stream<Item = Result<pb::Empty, Status>> + Send>>;
 
@@ -311,15 +186,35 @@ impl Peer for PeerService {
         self.check(&r.into_inner().cluster)?;
         let status = self.meta.status.borrow().clone();
         let known = self.heard.lock().ok().filter(|_| status.is_leader).map(|mut h| {
-            h.lead(status.term, self.view.borrow().nodes.keys().copied());
-            h.liveness()
+            let state = self.view.borrow().clone();
+            h.lead(status.term, state.nodes.keys().copied());
+            h.liveness(&state)
         });
         let Some(live) = known else { return Ok(Response::new(pb::LivingReply::default())) };
-        let entries = |d| live.entries.get(d).copied().unwrap_or(0);
-        let used =
-            live.used.iter().map(|(d, used)| pb::DiskUse { disk: d.0, used: *used, entries: entries(d) }).collect();
+        let entries = |d: &DiskId| live.entries.get(d).copied().unwrap_or(0);
+        let disk = |(d, used): (&DiskId, &u64)| pb::DiskUse {
+            disk: d.0,
+            used: *used,
+            entries: entries(d),
+            ..Default::default()
+        };
+        let used = live.used.iter().map(disk).collect();
         let (up, refusing) = (live.up.iter().map(|n| n.0).collect(), live.refusing.iter().map(|d| d.0).collect());
         Ok(Response::new(pb::LivingReply { leader: true, up, used, refusing }))
+    }
+
+    async fn ask(&self, _: Request<pb::AskRequest>) -> Result<Response<pb::AskReply>, Status> {
+        Err(Status::unimplemented("only a whole node answers questions"))
+    }
+
+    type FollowStream = FollowStream;
+
+    async fn follow(&self, _: Request<pb::FollowRequest>) -> Result<Response<FollowStream>, Status> {
+        Err(Status::unimplemented("only a whole node tells its watchers"))
+    }
+
+    async fn maintain(&self, _: Request<pb::MaintainRequest>) -> Result<Response<pb::Empty>, Status> {
+        Err(Status::unimplemented("only a whole node looks after replicas"))
     }
 
     async fn in_force(&self, _: Request<pb::InForceRequest>) -> Result<Response<pb::InForceReply>, Status> {
@@ -329,123 +224,15 @@ impl Peer for PeerService {
     async fn heartbeat(&self, r: Request<pb::HeartbeatRequest>) -> Result<Response<pb::HeartbeatReply>, Status> {
         let r = r.into_inner();
         self.check(&r.cluster)?;
-        let leader = self.meta.status.borrow().is_leader;
-        if leader
-            && !r.asks
-            && let Ok(mut h) = self.heard.lock()
-        {
-            h.beat(NodeId(r.node), &r.disks, r.syncs);
-            h.speaks(NodeId(r.node), r.commands);
-            h.cannot_make(&self.view.borrow(), NodeId(r.node), r.refused);
-        }
-        let (leader_node, leader_api) = self.leader_hint();
-        let revision = self.view.borrow().revision;
-        Ok(Response::new(pb::HeartbeatReply { leader, leader_node, leader_api, revision }))
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use hf_meta_core::record::{ReplicaRecord, ReplicaState, VolumeRecord};
-    use hf_policy::{Epoch, Lineage};
-
-    /// What a node told counts until it tells something else; what was allowed counts until it is told; other
-    /// commands always pass.
-    #[test]
-    fn the_leader_counts_what_was_told_and_what_it_allowed() {
-        let mut s = ClusterState::default();
-        let disk = |rid: u64| if rid < 10 { DiskId(1) } else { DiskId(2) };
-        let replica = |rid: u64, state: ReplicaState| ReplicaRecord {
-            rid: Rid(rid),
-            disk: disk(rid),
-            node: NodeId(1),
-            store_uuid: None,
-            state,
-            out_since: Epoch(1),
-            position: 0,
-            leaving: false,
-            moving: false,
-            paused: false,
-        };
-        for vol in 1..=6u64 {
-            let base = hf_policy::Ver::ZERO;
-            let state = if vol <= 2 { ReplicaState::Syncing { base, sync_id: 1 } } else { ReplicaState::Out { base } };
-            let both = [replica(vol, state), replica(vol + 10, ReplicaState::InSync)];
-            let mut v = volume(vol);
-            v.shards[0].replicas = both.into_iter().map(|r| (r.rid, r)).collect();
-            s.volumes.insert(v);
-        }
-        let start = |vol: u64| Command::SyncStart {
-            vol: VolumeId(vol),
-            shard: 0,
-            epoch: Epoch(1),
-            term: hf_policy::Term(1),
-            rid: Rid(vol),
-            sync_id: 9,
-        };
-        let told =
-            |vol: u64| pb::SyncProgress { vol, shard: 0, rid: vol, stage: "copying".into(), ..Default::default() };
-        let mut h = Heard::default();
-        h.beat(NodeId(1), &[], Vec::new());
-        h.beat(NodeId(2), &[], vec![told(1), told(2)]);
-        assert!(matches!(h.admit(&s, &start(3)), Err(Refusal::Busy(_))));
-        assert_eq!(h.admit(&s, &start(2)), Ok(()), "it goes on already");
-        assert_eq!(h.admit(&s, &Command::PauseRebuild { paused: true }), Ok(()));
-        // It tells that both are over: two may begin, before anybody tells of them, and no third.
-        h.allowed.clear();
-        h.beat(NodeId(2), &[], Vec::new());
-        assert_eq!((h.admit(&s, &start(3)), h.admit(&s, &start(4))), (Ok(()), Ok(())));
-        assert!(h.admit(&s, &start(5)).is_err());
-        // Nobody tells of them for long: they do not go on.
-        h.allowed.values_mut().for_each(|t| *t -= TOLD);
-        assert_eq!(h.admit(&s, &start(5)), Ok(()));
-    }
-
-    #[test]
-    fn the_version_is_raised_only_when_every_node_knows_the_new_one() {
-        let mut s = ClusterState::default();
-        for id in 1..=3u64 {
-            let text = serde_json::json!({
-                "id": id, "name": format!("n{id}"), "uuid": format!("{id:032x}"), "version": "9",
-                "addr": {"api": "", "data": "", "nbd": ""}, "rev": 1,
-            });
-            s.nodes.insert(serde_json::from_value::<hf_meta_core::record::NodeRecord>(text).unwrap());
-        }
-        let (mut h, raise) = (Heard::default(), Command::RaiseVersion { to: 3 });
-        let refused = |h: &mut Heard| h.admit(&s, &raise).unwrap_err().to_string();
-        h.speaks(NodeId(1), 3);
-        h.speaks(NodeId(2), 0);
-        assert!(refused(&mut h).contains("node n2: it runs release 9, which knows versions up to 2"));
-        h.speaks(NodeId(2), 3);
-        assert!(refused(&mut h).contains("node n3: it has not told yet"));
-        h.speaks(NodeId(3), 4);
-        assert_eq!(h.admit(&s, &raise), Ok(()));
-        // Another leader knows nothing yet.
-        h.lead(5, s.nodes.keys().copied());
-        assert!(refused(&mut h).contains("has not told yet"));
-    }
-
-    fn volume(id: u64) -> VolumeRecord {
-        let text = serde_json::json!({
-            "id": id, "name": format!("v{id}"), "attrs": {"size": "4096", "replicas": "2"}, "size": 4096, "lineage": Lineage(1),
-            "term": 1, "epoch": 1, "coordinator": null, "shards": [{"replicas": {}}], "snaps": [], "activated": 1,
-            "created_ms": 0, "rev": 1,
+        let status = self.meta.status.borrow().clone();
+        let state = self.view.borrow().clone();
+        let took = self.heard.lock().ok().filter(|_| status.is_leader && !r.asks).map(|mut h| {
+            h.lead(status.term, state.nodes.keys().copied());
+            h.take(&state, r, wall_ms())
         });
-        serde_json::from_value(text).unwrap()
-    }
-
-    #[test]
-    fn a_new_leader_takes_nobody_for_dead() {
-        let all = || [NodeId(1), NodeId(2), NodeId(3)].into_iter();
-        let mut h = Heard::default();
-        h.lead(4, all());
-        assert_eq!(h.liveness().up.len(), 3, "nobody was heard yet, and nobody is dead");
-        h.nodes.clear();
-        h.lead(4, all());
-        assert!(h.liveness().up.is_empty(), "within a term what was heard counts");
-        h.lead(9, all());
-        assert_eq!(h.liveness().up.len(), 3, "it leads again: what it knew is old");
+        let Took { seq, anew } = took.unwrap_or_default();
+        let (leader_node, leader_api) = self.leader_hint();
+        let (leader, revision) = (status.is_leader, state.revision);
+        Ok(Response::new(pb::HeartbeatReply { leader, leader_node, leader_api, revision, took: seq, anew }))
     }
 }

@@ -53,7 +53,7 @@ impl Group {
     /// The first node founds the cluster.
     fn found() -> Group {
         let dir = tempfile::tempdir().unwrap();
-        let mut state = ClusterState::default();
+        let mut state = ClusterState { version: COMMAND_VERSION, ..ClusterState::default() };
         for (i, cmd) in [Command::Init { cluster: CLUSTER, name: "t".into() }, put_node(1, 0)].into_iter().enumerate() {
             let env = Envelope { v: COMMAND_VERSION, request: RequestId(i as u128 + 1), at_ms: 0, cmd };
             state.apply(&env).unwrap();

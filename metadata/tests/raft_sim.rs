@@ -104,7 +104,7 @@ fn digest(s: &ClusterState) -> u64 {
 
 impl World {
     fn new(seed: u64, blind: bool) -> World {
-        let mut state = ClusterState::default();
+        let mut state = ClusterState { version: COMMAND_VERSION, ..ClusterState::default() };
         state.apply(&env(1, Command::Init { cluster: ClusterId(7), name: "t".into() })).unwrap();
         for n in 1..=NODES {
             state.apply(&env(1 + n, put_node(n, 0))).unwrap();

@@ -34,7 +34,10 @@ impl Exports for View<'_> {
             Some(v) => match &v.coordinator {
                 None => format!("volume {name} is not attached; run holdfast volume attach {name}"),
                 Some(a) if self.0.exports.is_ending(v.id, a.session) => format!("volume {name} is being detached"),
-                Some(a) if a.node == self.0.node => format!("volume {name} is being attached; try again in a moment"),
+                Some(a) if a.node == self.0.node => match self.0.waits_for(v.id) {
+                    Some(why) => format!("volume {name} is attached here and not served yet: {why}"),
+                    None => format!("volume {name} is being attached; try again in a moment"),
+                },
                 Some(a) => format!("volume {name} is attached on node {}", s.node_name(a.node)),
             },
         })

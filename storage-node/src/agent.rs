@@ -3,20 +3,22 @@
 //! after a crash at any step finishes what was begun.
 
 mod changes;
+mod disks;
 mod follow;
+mod heartbeat;
 mod replicas;
+mod served;
 
 use crate::export::Entry;
 use crate::member::Member;
 use crate::node::Node;
 use hf_frontends::nbd::ExportInfo;
 use hf_meta_core::Command;
-use hf_meta_core::command::COMMAND_VERSION;
-use hf_meta_core::record::{Attachment, ClusterState, DiskState, VolumeRecord};
-use hf_meta_proto::pb;
-use hf_policy::{DiskId, Rid, SessionId, Term, VolumeId};
+use hf_meta_core::record::{Attachment, ClusterState, DiskFault, VolumeRecord};
+use hf_policy::{Rid, SessionId, Term, VolumeId};
 use hf_reactor::{Event, Mail};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -47,10 +49,11 @@ pub fn start(node: Arc<Node>, m: Arc<Member>, events: mpsc::UnboundedReceiver<Ev
     let begun = Arc::new(Mutex::new(Begun::default()));
     tokio::spawn(follow::raft(m.clone()));
     tokio::spawn(follow::others(node.clone(), m.clone()));
-    tokio::spawn(heartbeat(m.clone()));
+    tokio::spawn(heartbeat::run(m.clone()));
+    tokio::spawn(disks::follow(m.clone()));
     tokio::spawn(hf_meta::succession::watch(m.cluster, m.node, m.meta.clone(), m.view.clone()));
     tokio::spawn(crate::repair::run(m.clone()));
-    tokio::spawn(tend_reserve(node.clone()));
+    tokio::spawn(tend_reserve(node.clone(), m.clone()));
     tokio::spawn(node.clone().remember_log(m.clone()));
     tokio::spawn(announce(node.clone(), m.clone()));
     tokio::spawn(note_log_age(m.clone()));
@@ -64,67 +67,16 @@ async fn feel_pulse(node: Arc<Node>, m: Arc<Member>) {
     m.pulse.run(|| m.catch_up(node.put_node())).await;
 }
 
-async fn tend_reserve(node: Arc<Node>) {
+async fn tend_reserve(node: Arc<Node>, m: Arc<Member>) {
     loop {
         tokio::time::sleep(Duration::from_secs(5)).await;
         // Setting the reserve aside allocates and syncs, which must not block a thread that others wait for.
         let reserve = node.dir.reserve();
-        match tokio::task::spawn_blocking(move || reserve.tend()).await {
-            Ok(Ok(())) => {}
+        let tended = tokio::task::spawn_blocking(move || reserve.tend().map(|()| reserve.is_all_there_is())).await;
+        match tended {
+            Ok(Ok(full)) => m.data_dir_full.store(full, Ordering::Relaxed),
             Ok(Err(e)) => tracing::warn!("space for the metadata could not be set aside: {e}"),
             Err(e) => tracing::warn!("space for the metadata could not be set aside: {e}"),
-        }
-    }
-}
-
-/// Tells the leader twice a second that this node lives, and learns who leads.
-async fn heartbeat(m: Arc<Member>) {
-    let mut rates = crate::repair::Rates::default();
-    loop {
-        let (mut disks, mut syncs) = (Vec::new(), Vec::new());
-        for r in &m.reactors {
-            let status = r.status().await;
-            syncs.extend(status.volumes.iter().flat_map(|v| rates.progress(v)));
-            for d in status.disks {
-                let used = (d.stats.units_total - d.stats.units_free) * hf_store::UNIT_BYTES;
-                let entries = d.stats.entries_used + d.stats.entries_free;
-                disks.push(pb::DiskUse { disk: d.disk.0, used, entries });
-            }
-        }
-        let status = m.meta.status.borrow().clone();
-        if status.is_leader {
-            let live = m.heard.lock().map(|mut h| {
-                h.lead(status.term, m.view.borrow().nodes.keys().copied());
-                h.beat(m.node, &disks, syncs);
-                h.speaks(m.node, COMMAND_VERSION);
-                h.cannot_make(&m.view.borrow(), m.node, m.refused());
-                h.liveness()
-            });
-            if let Ok(live) = live {
-                m.meta.live(live);
-            }
-        } else {
-            beat(&m, &status, disks, syncs).await;
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-}
-
-async fn beat(m: &Member, status: &hf_meta::status::RaftStatus, disks: Vec<pb::DiskUse>, syncs: Vec<pb::SyncProgress>) {
-    let state = m.view.borrow().clone();
-    let leader = status.leader.and_then(|l| state.nodes.get(&l)).map(|n| n.addr.api.clone());
-    let targets: Vec<String> = match leader {
-        Some(l) => vec![l],
-        None => state.nodes.values().filter(|n| n.id != m.node).map(|n| n.addr.api.clone()).collect(),
-    };
-    for addr in targets {
-        let Some(r) = m.beat(&addr, disks.clone(), syncs.clone()).await else { continue };
-        if r.leader {
-            m.told.says(r.revision);
-            return m.leader.hint(Some(addr));
-        }
-        if !r.leader_api.is_empty() {
-            m.leader.hint(Some(r.leader_api));
         }
     }
 }
@@ -164,26 +116,11 @@ async fn announce_again(node: Arc<Node>, m: Arc<Member>) {
     }
 }
 
-/// At start, updates the node's record, reports disks that are broken or work again, and adds the configured
-/// disks.
+/// At start, updates the node's record and adds the configured disks.
 async fn announce(node: Arc<Node>, m: Arc<Member>) {
     announce_once(&node, &m).await;
     tokio::spawn(announce_again(node.clone(), m.clone()));
-    let broken = m.broken.lock().map(|b| b.clone()).unwrap_or_default();
-    for (disk, why) in broken {
-        report_disk(&m, disk, DiskState::Failed(why));
-    }
     m.freshen().await;
-    // Disks that the record calls failed and that are in service again.
-    let back: Vec<DiskId> = {
-        let serving = m.disk_reactor.lock().map(|d| d.keys().copied().collect::<Vec<_>>()).unwrap_or_default();
-        let state = m.view.borrow();
-        let failed = |d: &DiskId| state.disks.get(d).is_some_and(|r| matches!(r.state, DiskState::Failed(_)));
-        serving.into_iter().filter(failed).collect()
-    };
-    for disk in back {
-        report_disk(&m, disk, DiskState::Ok);
-    }
     for d in node.cfg.disks.clone() {
         let known = node.identity.lock().is_ok_and(|i| {
             let real = std::fs::canonicalize(&d.path).unwrap_or_else(|_| d.path.clone());
@@ -240,24 +177,13 @@ async fn listen(node: Arc<Node>, m: Arc<Member>, mut events: mpsc::UnboundedRece
                     while m.propose_new(Command::Detach { vol, session }).await.is_err() && named() {}
                 });
             }
-            Event::DiskFailed { disk, why } => report_disk(&m, disk, DiskState::Failed(why)),
+            Event::DiskFailed { disk, why } => m.in_trouble(disk, DiskFault::Io, why),
             Event::DiskFailing { disk, why } => {
                 tracing::error!(disk = %disk, "disk is failing: {why}");
-                report_disk(&m, disk, DiskState::Failing(why));
+                m.look.notify_one();
             }
         }
     }
-}
-
-/// Has a disk's state recorded, however long that takes. Meanwhile the disk's data is safe, but not moved
-/// yet.
-fn report_disk(m: &Arc<Member>, disk: DiskId, state: DiskState) {
-    let m = m.clone();
-    tokio::spawn(async move {
-        while m.propose_new(Command::SetDiskState { disk, state: state.clone() }).await.is_err() {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-    });
 }
 
 fn ready(m: &Arc<Member>, begun: &Mutex<Begun>, vol: VolumeId, session: SessionId, term: Term) {

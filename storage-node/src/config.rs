@@ -31,9 +31,19 @@ pub struct NodeArgs {
     /// Unix socket of the NBD export.
     #[arg(long, env = "HOLDFAST_NBD_SOCKET")]
     pub nbd_socket: Option<PathBuf>,
-    /// Address of /metrics and /healthz, host:port.
+    /// Address of the REST API, the page and /metrics, host:port (default 127.0.0.1:7423; empty: not served).
     #[arg(long, env = "HOLDFAST_HTTP")]
     pub http: Option<String>,
+    /// Name by which callers may reach the http address, beside numbers and localhost; repeat it or separate several
+    /// by commas. Names given here replace the file's.
+    #[arg(long = "http-host", env = "HOLDFAST_HTTP_HOSTS", value_name = "NAME", value_delimiter = ',')]
+    pub http_hosts: Vec<String>,
+    /// Unix socket of the REST API.
+    #[arg(long, env = "HOLDFAST_API_SOCKET")]
+    pub api_socket: Option<PathBuf>,
+    /// Let http listen beyond loopback though nobody is asked who it is: whoever reaches it can change everything.
+    #[arg(long, env = "HOLDFAST_TRUSTED_NETWORK", num_args = 0..=1, default_missing_value = "true")]
+    pub trusted_network: Option<bool>,
     /// Number of reactor threads (default: one per core, at most one per disk).
     #[arg(long, env = "HOLDFAST_REACTORS")]
     pub reactors: Option<usize>,
@@ -96,8 +106,14 @@ pub struct Config {
     pub nbd_socket: Option<PathBuf>,
     /// NBD connections that are served at once, at most.
     pub nbd_connections: usize,
-    /// Address of `/metrics` and `/healthz`, `host:port`; `None`: not served.
+    /// Address of the REST API, the page and `/metrics`, `host:port`; `None`: not served.
     pub http: Option<String>,
+    /// Names by which callers may reach it, beside numbers and localhost.
+    pub http_hosts: Vec<String>,
+    /// Path of the Unix socket of the REST API.
+    pub api_socket: Option<PathBuf>,
+    /// Whoever reaches `http` beyond loopback can change everything, and the operator accepts that.
+    pub insecure: bool,
     /// Number of reactors, at least 1.
     pub reactors: usize,
     /// Options of all disks.
@@ -127,6 +143,21 @@ impl Check {
             self.0.push(format!("{key} = \"{v}\" is not host:port"));
         }
         v
+    }
+
+    /// The address of the REST API; `None`: it is not served. Beyond loopback only in a trusted network.
+    fn http(&mut self, given: Option<String>, trusted: bool) -> Option<String> {
+        let addr = given.unwrap_or_else(|| "127.0.0.1:7423".into());
+        if addr.is_empty() {
+            return None;
+        }
+        let addr = self.address("http", Some(addr), "");
+        if !is_loopback(&addr) && !trusted {
+            self.0.push(format!(
+                "http = \"{addr}\" is beyond loopback, and nobody who reaches it is asked who it is: use 127.0.0.1, or say trusted_network = true if everybody on that network may change everything"
+            ));
+        }
+        Some(addr)
     }
 
     /// The value; if it is an error, notes the problem and returns the type's default.
@@ -167,6 +198,12 @@ impl Check {
             self.0.push(format!("disk {}: media = \"{m}\" is not one of nvme, ssd, hdd", d.path.display()));
         }
     }
+}
+
+/// Does the address `host:port` reach this machine only?
+fn is_loopback(addr: &str) -> bool {
+    let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host).trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Largest memory bound that is accepted, in bytes. A larger one is a typo.
@@ -212,13 +249,17 @@ impl Config {
         let reactors = check.count("reactors", reactors, 256);
         let nbd_connections = args.nbd_connections.or(file.nbd_connections).unwrap_or(10_000);
         let nbd_connections = check.count("nbd_connections", nbd_connections, 1_000_000);
+        let http = check.http(args.http.or(file.http), args.trusted_network.or(file.trusted_network) == Some(true));
         let cfg = Config {
             name,
             data_dir,
             api: check.address("api", args.api.or(file.api), "127.0.0.1:7420"),
             data: check.address("data", args.data.or(file.data), "127.0.0.1:7421"),
             nbd: check.address("nbd", args.nbd.or(file.nbd), "127.0.0.1:10809"),
-            http: args.http.or(file.http).map(|v| check.address("http", Some(v), "")),
+            insecure: http.as_ref().is_some_and(|a| !is_loopback(a)),
+            http,
+            http_hosts: if args.http_hosts.is_empty() { file.http_hosts } else { args.http_hosts },
+            api_socket: args.api_socket.or(file.api_socket),
             nbd_socket: args.nbd_socket.or(file.nbd_socket),
             nbd_connections,
             reactors,

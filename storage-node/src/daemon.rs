@@ -50,15 +50,19 @@ pub async fn run(cfg: Config) -> anyhow::Result<()> {
         start_member(&node).await?;
     }
     tokio::spawn(start_when_asked(node.clone(), joining));
-    let server = tokio::spawn(crate::api::serve(node.clone(), api, stop.clone()));
+    let server = tokio::spawn(crate::peer::serve(node.clone(), api, stop.clone()));
     tokio::spawn(crate::accept::accept_data(node.clone(), data));
     tokio::spawn(crate::accept::accept_nbd(node.clone(), nbd));
     if let Some(path) = node.cfg.nbd_socket.clone() {
-        let l = bind_socket(&path)?;
+        let l = bind_socket("nbd_socket", &path)?;
         tokio::spawn(crate::accept::accept_nbd_unix(node.clone(), l));
     }
     if let Some(l) = http {
-        tokio::spawn(crate::http::serve(node.clone(), l));
+        tokio::spawn(crate::doors::rest::serve_tcp(node.clone(), l));
+    }
+    if let Some(path) = node.cfg.api_socket.clone() {
+        let l = bind_socket("api_socket", &path)?;
+        tokio::spawn(crate::doors::rest::serve_unix(node.clone(), l));
     }
     notify("READY=1");
     tracing::info!(name = node.cfg.name, api = node.cfg.api, member = joined, "holdfast node is up");
@@ -73,7 +77,7 @@ pub async fn run(cfg: Config) -> anyhow::Result<()> {
     shutdown(&node).await;
     let _ = node.stopping.send(true);
     let _ = tokio::time::timeout(Duration::from_secs(3), server).await;
-    if let Some(p) = &node.cfg.nbd_socket {
+    for p in [&node.cfg.nbd_socket, &node.cfg.api_socket].into_iter().flatten() {
         let _ = std::fs::remove_file(p);
     }
     Ok(())
@@ -189,16 +193,22 @@ async fn start_member(node: &Arc<Node>) -> anyhow::Result<()> {
         exports: ExportTable::default(),
         seats: Seats::new(node.cfg.nbd_connections),
         disk_reactor: Mutex::default(),
-        broken: Mutex::default(),
+        trouble: Mutex::default(),
+        disks_found: watch::Sender::default(),
+        served: watch::Sender::default(),
+        look: Default::default(),
+        data_dir_full: Default::default(),
         unmade: Mutex::default(),
         obeyed: watch::Sender::new(0),
         pulse: Default::default(),
         told: Default::default(),
+        watching: Default::default(),
     });
     crate::disks::open_known(node, &member);
     if node.member.set(member.clone()).is_err() {
         anyhow::bail!("this node is part of a cluster already");
     }
+    tokio::spawn(crate::watching::run(member.clone()));
     crate::agent::start(node.clone(), member, events);
     Ok(())
 }

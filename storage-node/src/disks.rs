@@ -1,11 +1,11 @@
 //! The node's disks: formats and adds a new one, and opens the known ones at start. A disk that cannot be
-//! opened is reported, never formatted again: if its store is gone it was wiped, and its replicas count as
-//! lost.
+//! opened is reported with what is wrong with it, never formatted again. One that is missing may come back: only a
+//! place that can be read and holds nothing is called empty.
 
 use crate::identity::{Identity, KnownDisk, random};
 use crate::member::Member;
 use crate::node::Node;
-use hf_meta_core::record::DiskState;
+use hf_meta_core::record::{DiskFault, DiskState};
 use hf_meta_core::{Command, Reply};
 use hf_policy::attributes::Media;
 use hf_policy::{ClusterId, DiskId, DiskUuid, LogAge, NodeId};
@@ -13,6 +13,7 @@ use hf_reactor::Mail;
 use hf_reactor::disk::raw::{Blocking, DiskFile, OpenDiskError, check_vacant};
 use hf_store::format::superblock::Superblock;
 use hf_store::{Config, FormatParams, OpenError, Salt, Store, recovery};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,6 +67,9 @@ fn hand_over(node: &Node, m: &Member, disk: DiskId, file: DiskFile, mut store: S
     // A disk that an older release formatted has no salt yet.
     store.upgrade(Salt(random()));
     store.begin_with(own.age());
+    if let Ok(mut t) = m.trouble.lock() {
+        t.remove(&disk);
+    }
     let reactor = assign(m, disk);
     let mail = Mail::AddDisk { disk, store: Box::new(store), file: Arc::new(file), how: node.cfg.disk_options };
     m.reactors[reactor].send(mail);
@@ -77,11 +81,9 @@ pub fn open_known(node: &Node, m: &Member) {
     for k in known {
         match open_one(&k, node.cfg.disk_options.store(), cluster, m.node) {
             Ok((file, store)) => hand_over(node, m, k.id, file, store),
-            Err(why) => {
-                tracing::error!(disk = %k.id, path = %k.path.display(), "disk not in service: {why}");
-                if let Ok(mut b) = m.broken.lock() {
-                    b.push((k.id, why));
-                }
+            Err(e) => {
+                tracing::error!(disk = %k.id, path = %k.path.display(), "disk not in service: {e}");
+                m.in_trouble(k.id, e.fault(), e.to_string());
             }
         }
     }
@@ -92,26 +94,70 @@ fn made_by(sb: &Superblock, node: NodeId) -> bool {
     sb.node == NodeId(0) || sb.node == node
 }
 
-fn open_one(k: &KnownDisk, cfg: Config, cluster: ClusterId, node: NodeId) -> Result<(DiskFile, Store), String> {
-    let wiped = || {
-        "its store is gone: it was wiped or is not mounted; add it anew with holdfast disk add once that is clear"
-            .to_string()
+/// Why a known disk is not in service.
+#[derive(Debug, thiserror::Error)]
+enum Unopened {
+    /// Nothing is at its path.
+    #[error("it is missing: {0}; put it back or mount it, and restart this node")]
+    Missing(OpenDiskError),
+    /// Its place is there and can be read, and nothing of Holdfast is in it.
+    #[error(
+        "it is gone or wiped: nothing of Holdfast is at its path; if it is not mounted, mount it and restart this node; if it was wiped, add it anew with holdfast disk add"
+    )]
+    Empty,
+    /// Another disk is in its place.
+    #[error("another disk is in its place: {0}; put the right one back, and restart this node")]
+    Other(String),
+    /// It is there, and cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenDiskError),
+}
+
+impl Unopened {
+    /// The same as the record says it.
+    fn fault(&self) -> DiskFault {
+        match self {
+            Unopened::Missing(_) | Unopened::Empty => DiskFault::Gone,
+            Unopened::Other(_) => DiskFault::OtherIdentity,
+            Unopened::Open(OpenDiskError::Locked(_) | OpenDiskError::Occupied { .. }) => DiskFault::Busy,
+            Unopened::Open(OpenDiskError::Io { source, .. }) if source.kind() == ErrorKind::ResourceBusy => {
+                DiskFault::Busy
+            }
+            Unopened::Open(OpenDiskError::Store { source: OpenError::Disk(_), .. }) => DiskFault::Io,
+            Unopened::Open(OpenDiskError::Store { .. }) => DiskFault::Unreadable,
+            Unopened::Open(_) => DiskFault::Io,
+        }
+    }
+}
+
+/// Is nothing at its path? (A device that is unplugged leaves its node behind for a moment.)
+fn is_missing(e: &OpenDiskError) -> bool {
+    let OpenDiskError::Io { source, .. } = e else { return false };
+    let kind = source.kind();
+    let unplugged = source.raw_os_error().is_some_and(|e| e == libc::ENXIO || e == libc::ENODEV);
+    matches!(kind, ErrorKind::NotFound | ErrorKind::NotADirectory) || unplugged
+}
+
+fn open_one(k: &KnownDisk, cfg: Config, cluster: ClusterId, node: NodeId) -> Result<(DiskFile, Store), Unopened> {
+    let file = match DiskFile::open(&k.path) {
+        Err(e) if is_missing(&e) => return Err(Unopened::Missing(e)),
+        Err(OpenDiskError::Kind(what)) => return Err(Unopened::Other(OpenDiskError::Kind(what).to_string())),
+        other => other?.ok_or(Unopened::Empty)?,
     };
-    let file = DiskFile::open(&k.path).map_err(|e| e.to_string())?.ok_or_else(wiped)?;
-    file.lock().map_err(|e| e.to_string())?;
+    file.lock()?;
     let store = match open_store(&file, cfg) {
-        Err(OpenDiskError::Store { source: OpenError::NotOurs, .. }) => return Err(wiped()),
-        other => other.map_err(|e| e.to_string())?,
+        Err(OpenDiskError::Store { source: OpenError::NotOurs, .. }) => return Err(Unopened::Empty),
+        other => other?,
     };
     let sb = store.superblock();
     if sb.cluster != cluster {
-        return Err(format!("it belongs to cluster {}", sb.cluster));
+        return Err(Unopened::Other(format!("it belongs to cluster {}", sb.cluster)));
     }
     if !made_by(sb, node) {
-        return Err(format!("it belongs to node #{} of this cluster", sb.node));
+        return Err(Unopened::Other(format!("it belongs to node #{} of this cluster", sb.node)));
     }
     if sb.disk != k.uuid {
-        return Err(format!("it is disk {}, not the {} that was here before", sb.disk, k.uuid));
+        return Err(Unopened::Other(format!("it is disk {}, not the {} that was here before", sb.disk, k.uuid)));
     }
     Ok((file, store))
 }

@@ -1,35 +1,9 @@
-//! `/metrics` (Prometheus text) and `/healthz`. Every metric's name and help text is in this file.
+//! `/metrics` (Prometheus text). Every metric's name and help text is in this file.
 
 use crate::node::Node;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::routing::get;
 use std::fmt::Write;
 use std::sync::Arc;
-
-/// Answers requests until the process ends.
-pub async fn serve(node: Arc<Node>, l: tokio::net::TcpListener) {
-    let app = axum::Router::new().route("/metrics", get(metrics)).route("/healthz", get(health)).with_state(node);
-    if let Err(e) = axum::serve(l, app).await {
-        tracing::error!("http: {e}");
-    }
-}
-
-async fn health(State(node): State<Arc<Node>>) -> (StatusCode, String) {
-    let Some(m) = node.member.get() else {
-        return (StatusCode::SERVICE_UNAVAILABLE, "not part of a cluster yet\n".into());
-    };
-    let raft = m.meta.status.borrow().clone();
-    let in_group = raft.voters.contains(&m.node.0);
-    if in_group && raft.leader.is_none() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "no metadata leader\n".into());
-    }
-    if !node.dir.reserve().held() {
-        // The node works but needs attention. The code is 200, so that no supervisor restarts it for that.
-        return (StatusCode::OK, "ok, but the file system of data_dir is almost full: free space there\n".into());
-    }
-    (StatusCode::OK, "ok\n".into())
-}
 
 struct Page(String);
 
@@ -189,7 +163,8 @@ fn doors(p: &mut Page, doors: &crate::export::Doors) {
     doors.all().iter().for_each(|(name, d)| p.line("negotiations_cut_total", &format!("listener=\"{name}\""), d.cut()));
 }
 
-async fn metrics(State(node): State<Arc<Node>>) -> String {
+/// The Prometheus page.
+pub async fn metrics(State(node): State<Arc<Node>>) -> String {
     let mut p = Page(String::new());
     p.head("up", "gauge", "1 while the daemon runs.");
     p.line("up", &format!("version=\"{}\"", env!("CARGO_PKG_VERSION")), 1);

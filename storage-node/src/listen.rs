@@ -16,11 +16,11 @@ pub async fn bind(what: &str, addr: &str) -> anyhow::Result<TcpListener> {
     })
 }
 
-/// Listens at a Unix socket. A socket that an earlier process left behind is replaced; anything else at the
+/// Listens at a Unix socket; `what` is its key in the configuration. A socket that an earlier process left behind is replaced; anything else at the
 /// path is an error.
-pub fn bind_socket(path: &Path) -> anyhow::Result<UnixListener> {
+pub fn bind_socket(what: &str, path: &Path) -> anyhow::Result<UnixListener> {
     use std::os::unix::fs::FileTypeExt;
-    let named = |why: String| anyhow::anyhow!("nbd_socket = {}: {why}", path.display());
+    let named = |why: String| anyhow::anyhow!("{what} = {}: {why}", path.display());
     match std::fs::symlink_metadata(path) {
         Ok(m) if !m.file_type().is_socket() => {
             return Err(named("it exists and is not a socket; move it away or choose another path".into()));

@@ -1,45 +1,58 @@
-//! `holdfast`: one binary. `node` is the daemon, `dev` runs a small cluster on this machine, the rest is the
+//! `holdfast`: one binary. `daemon` is the daemon, `dev` runs a small cluster on this machine, the rest is the
 //! client.
 
 mod accept;
 mod agent;
-mod api;
+mod ask;
 mod cli;
 mod config;
 mod daemon;
 mod disks;
+mod doors;
 mod export;
 mod http;
 mod identity;
+mod in_force;
 mod inspect;
 mod listen;
+mod liveness;
+mod local;
 mod member;
 mod memory;
 mod node;
+mod peer;
+mod ports;
 mod pulse;
 mod repair;
 mod rescue;
 mod told;
+mod watching;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if cli::completed() {
+        return ExitCode::SUCCESS;
+    }
     let args = match cli::parse() {
         Ok(args) => args,
-        Err(code) => return code,
+        Err((failure, format)) => {
+            cli::out::failed(&failure, format);
+            return ExitCode::from(failure.code);
+        }
     };
-    let output = args.output;
+    let output = args.global.output;
     let rt = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(rt) => rt,
         Err(e) => {
-            eprintln!("holdfast: {e}");
+            cli::out::note(format_args!("holdfast: threads: {e}"));
             return ExitCode::from(1);
         }
     };
     let code = match rt.block_on(cli::run(args)) {
         Ok(()) => 0,
         Err(e) => {
-            e.print(output);
+            cli::out::failed(&e, output);
             e.code
         }
     };

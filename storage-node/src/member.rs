@@ -5,20 +5,22 @@ use crate::identity::random;
 use crate::pulse::Pulse;
 use crate::told::Told;
 use hf_meta::MetaHandle;
-use hf_meta::service::Heard;
-use hf_meta_core::command::{COMMAND_VERSION, FIRST_VERSION};
+pub use hf_meta::heard::wall_ms;
+use hf_meta::heard::{Heard, MOST_REFUSED};
+use hf_meta_core::command::FIRST_VERSION;
 use hf_meta_core::plan::Liveness;
+use hf_meta_core::record::DiskFault;
+use hf_meta_core::soft::{DiskTold, Group, Soft, VolumeTold};
 use hf_meta_core::{ClusterState, Command, Envelope, Outcome};
 use hf_meta_proto::LeaderClient;
 use hf_meta_proto::pb::{self, peer_client::PeerClient};
-use hf_policy::{BootId, ClusterId, NodeId, RequestId, SessionId};
+use hf_policy::{BootId, ClusterId, DiskId, NodeId, RequestId, SessionId, VolumeId};
 use hf_reactor::{self as reactor, Memory};
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
-
-/// So many replicas that cannot be made are told of at once.
-const REFUSED: usize = 256;
 
 /// A node that is part of a cluster.
 pub struct Member {
@@ -52,19 +54,24 @@ pub struct Member {
     pub seats: Seats,
     /// Which reactor has which disk.
     pub disk_reactor: Mutex<std::collections::BTreeMap<hf_policy::DiskId, usize>>,
-    /// Disks that could not be opened, and why.
-    pub broken: Mutex<Vec<(hf_policy::DiskId, String)>>,
+    /// Known disks that are not open, and why.
+    pub trouble: Mutex<BTreeMap<DiskId, (DiskFault, String)>>,
+    /// This node's disks as they were found last.
+    pub disks_found: watch::Sender<Arc<BTreeMap<DiskId, DiskTold>>>,
+    /// The volumes that are attached here, as they were found last.
+    pub served: watch::Sender<Arc<BTreeMap<VolumeId, VolumeTold>>>,
+    /// To look at once what this node's disks are doing.
+    pub look: tokio::sync::Notify,
+    /// Only what was set aside is left of the space of `data_dir`.
+    pub data_dir_full: AtomicBool,
     /// Replicas that the record wants here and that cannot be made.
     pub unmade: Mutex<std::collections::BTreeSet<hf_policy::Rid>>,
     /// The revision of the record that everything here obeys: reactors, exports.
     pub obeyed: watch::Sender<u64>,
     /// Notices when this process was paused.
     pub pulse: Pulse,
-}
-
-/// The wall clock, for people only.
-pub fn wall_ms() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+    /// The leader's hub of changes, and who listens to it.
+    pub watching: crate::watching::Watching,
 }
 
 impl Member {
@@ -80,31 +87,48 @@ impl Member {
 
     /// What this node knows of who lives, if it leads.
     pub fn liveness_as_leader(&self) -> Option<Liveness> {
+        self.soft_as_leader().map(|s| s.liveness())
+    }
+
+    /// What this node has heard of all nodes, if it leads.
+    pub fn soft_as_leader(&self) -> Option<Soft> {
         let status = self.meta.status.borrow().clone();
+        let state = self.view.borrow().clone();
         let mut h = self.heard.lock().ok().filter(|_| status.is_leader)?;
-        h.lead(status.term, self.view.borrow().nodes.keys().copied());
-        Some(h.liveness())
+        h.lead(status.term, state.nodes.keys().copied());
+        let group = Group {
+            leader: status.leader,
+            term: status.term,
+            voters: status.voters.iter().copied().map(NodeId).collect(),
+            learners: status.learners.iter().copied().map(NodeId).collect(),
+            changing: status.changing,
+        };
+        Some(h.soft(group, &state))
+    }
+
+    /// What a volume waits for that is attached here and not served; none: it is served, or not known here.
+    pub fn waits_for(&self, vol: VolumeId) -> Option<String> {
+        self.served.borrow().get(&vol).filter(|v| !v.serving).map(|v| v.waits_for.clone())
+    }
+
+    /// Notes that a disk is not in service, and why.
+    pub fn in_trouble(&self, disk: DiskId, fault: DiskFault, why: String) {
+        if let Ok(mut t) = self.trouble.lock() {
+            t.insert(disk, (fault, why));
+        }
+        self.look.notify_one();
     }
 
     /// One sign of life to a node, and what it knows.
-    pub async fn beat(
-        &self,
-        addr: &str,
-        disks: Vec<pb::DiskUse>,
-        syncs: Vec<pb::SyncProgress>,
-    ) -> Option<pb::HeartbeatReply> {
-        let refused = self.refused();
+    pub async fn beat(&self, addr: &str, beat: pb::HeartbeatRequest) -> Option<pb::HeartbeatReply> {
         let ch = hf_meta_proto::channel(addr).ok()?;
-        let cluster = self.cluster.0.to_be_bytes().to_vec();
-        let (node, commands) = (self.node.0, COMMAND_VERSION);
-        let req = pb::HeartbeatRequest { node, cluster, disks, syncs, asks: false, refused, commands };
-        let sent = tokio::time::timeout(Duration::from_secs(1), PeerClient::new(ch).heartbeat(req)).await;
+        let sent = tokio::time::timeout(Duration::from_secs(1), PeerClient::new(ch).heartbeat(beat)).await;
         sent.ok()?.ok().map(tonic::Response::into_inner)
     }
 
     /// What the leader is told that this node cannot make: a bounded number of it.
     pub fn refused(&self) -> Vec<u64> {
-        self.unmade.lock().map(|u| u.iter().take(REFUSED).map(|r| r.0).collect()).unwrap_or_default()
+        self.unmade.lock().map(|u| u.iter().take(MOST_REFUSED).map(|r| r.0).collect()).unwrap_or_default()
     }
 
     /// Waits until this node's view is as new as the leader's is now, so that what an operator asks here is
@@ -166,9 +190,11 @@ impl Member {
         self.leader.outcome_of(request, &self.peers(), Duration::from_secs(5)).await.ok().flatten()
     }
 
-    /// A command by the version of the record as it is known here: an older one means what it always meant.
+    /// A command by the version of the record as it is known here: an older one means what it always meant, and what
+    /// it cannot say is left out.
     fn envelope(&self, request: RequestId, cmd: Command) -> Envelope {
-        Envelope { v: self.view.borrow().version, request, at_ms: wall_ms(), cmd }
+        let v = self.view.borrow().version;
+        Envelope { v, request, at_ms: wall_ms(), cmd: cmd.at(v) }
     }
 
     /// With a fresh request id.

@@ -260,18 +260,9 @@ fn restore_unknown(state: &mut ClusterState, found: &BTreeMap<Rid, Found>, notes
         let grown = written > noted.next_multiple_of(CHUNK_BYTES);
         v.size = v.size.max(if grown { written } else { noted });
         v.attrs.set("size", v.size.to_string());
-        let r = ReplicaRecord {
-            rid: *rid,
-            disk,
-            node,
-            store_uuid: Some(f.rec.store_uuid),
-            state: ReplicaState::Out { base: Ver::ZERO },
-            out_since: v.epoch,
-            position: 0,
-            leaving: false,
-            moving: false,
-            paused: false,
-        };
+        let out = ReplicaState::Out { base: Ver::ZERO };
+        let mut r = ReplicaRecord::new(*rid, disk, node, out, v.epoch);
+        r.store_uuid = Some(f.rec.store_uuid);
         v.shards[index as usize].replicas.insert(*rid, r);
         state.volumes.insert(v);
         state.next.rid = state.next.rid.max(rid.0 + 1);
@@ -387,14 +378,15 @@ fn mine_of(s: &ShardRecord, found: &BTreeMap<Rid, Found>) -> Vec<Rid> {
     s.replicas.keys().copied().filter(|r| found.contains_key(r)).collect()
 }
 
-fn set_aside(dir: &Path, name: &str) -> anyhow::Result<()> {
+/// Renames a file or directory if it is there. Returns what to tell the operator about it.
+fn set_aside(dir: &Path, name: &str) -> anyhow::Result<String> {
     let from = dir.join(name);
     if from.exists() {
         let aside = dir.join(format!("{name}.before-rescue-{}", crate::member::wall_ms()));
         std::fs::rename(&from, &aside).map_err(|e| anyhow::anyhow!("{}: {e}", from.display()))?;
-        eprintln!("{} is kept as {}", from.display(), aside.display());
+        return Ok(format!(" {} is kept as {}.", from.display(), aside.display()));
     }
-    Ok(())
+    Ok(String::new())
 }
 
 /// Makes a stopped node the only voter of a group that begins with the proposal. Returns what to tell the
@@ -409,13 +401,12 @@ pub fn found(dir: &Path, own: Option<&Path>, p: Proposal, confirm: &str) -> anyh
     // The lock is held until the end, so no daemon runs on this directory meanwhile.
     let lock = DataDir::open(dir)?;
     let id = disks::identity(&lock, own, &p.state)?;
-    set_aside(dir, "meta")?;
-    set_aside(dir, VIEW)?;
+    let kept = set_aside(dir, "meta")? + &set_aside(dir, VIEW)?;
     let mut log = RaftLog::open(&dir.join("meta"))?;
     log.found_again(id.node.0, image::encode(&p.state)?, p.last.0 + JUMP, p.last.1 + 10)?;
     lock.save(&id)?;
     Ok(format!(
-        "node #{} is the only voter of cluster {} now, at revision {}. Start it; on every other node run: holdfast rescue follow DATA_DIR, then start it; more voters join by themselves.{}",
+        "node #{} is the only voter of cluster {} now, at revision {}. Start it; on every other node run: holdfast rescue follow DATA_DIR, then start it; more voters join by themselves.{}{kept}",
         id.node,
         p.state.name,
         p.state.revision,
@@ -479,10 +470,10 @@ pub fn follow(dir: &Path, own: Option<&Path>, known: Option<ClusterState>) -> an
     // The file is synced, because the log from which these addresses came is set aside below.
     lock.save_view(&view)?;
     std::fs::File::open(dir.join(VIEW))?.sync_all()?;
-    set_aside(dir, "meta")?;
+    let kept = set_aside(dir, "meta")?;
     lock.save(&Identity { has_log: false, ..id.clone() })?;
     Ok(format!(
-        "node #{} will follow the group without a vote until the leader gives it one.{}",
+        "node #{} will follow the group without a vote until the leader gives it one.{}{kept}",
         id.node,
         disks::elsewhere(&id, &view)
     ))

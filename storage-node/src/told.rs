@@ -7,8 +7,13 @@ use std::time::{Duration, Instant};
 const UNHEARD: Duration = Duration::from_secs(10);
 
 /// The revision that the leader has told last, and when.
-#[derive(Default)]
-pub struct Told(Mutex<Option<(u64, Instant)>>);
+pub struct Told(Mutex<Option<(u64, Instant)>>, Instant);
+
+impl Default for Told {
+    fn default() -> Told {
+        Told(Mutex::default(), Instant::now())
+    }
+}
 
 impl Told {
     /// Notes an answer of the leader.
@@ -16,6 +21,12 @@ impl Told {
         if let Ok(mut t) = self.0.lock() {
             *t = Some((revision, Instant::now()));
         }
+    }
+
+    /// How long ago the leader was heard last; since the node began if it never was.
+    pub fn age(&self) -> Duration {
+        let told = self.0.lock().ok().and_then(|t| *t);
+        told.map_or_else(|| self.1.elapsed(), |(_, at)| at.elapsed())
     }
 
     /// Whether `revision` is at least what the leader told within [`UNHEARD`].

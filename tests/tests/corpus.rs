@@ -132,6 +132,7 @@ fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
             rids: vec![Rid(1)],
             base: Ver::ZERO,
             told: Default::default(),
+            reasons: Default::default(),
         }),
         cmd(Command::PauseRebuild { paused: true }),
         cmd(Command::DeleteVolume { vol: VolumeId(1), epoch: Epoch(4) }),
@@ -210,7 +211,7 @@ fn node_seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let cluster = vec![1; 16];
     let attrs = [("size", "10GiB"), ("replicas", "3")].map(|(k, v)| (k.to_string(), v.to_string())).into();
     let of = |kind: u8, body: Vec<u8>| [vec![kind], body].concat();
-    let used = vec![pb::DiskUse { disk: 3, used: 1 << 30, entries: 0 }];
+    let used = vec![pb::DiskUse { disk: 3, used: 1 << 30, entries: 0, ..Default::default() }];
     let beat = pb::HeartbeatRequest { node: 2, disks: used, cluster: cluster.clone(), ..Default::default() };
     let created = pb::CreateVolumeRequest { name: "v".into(), attrs, request_id: "7".into() };
     let grpc = vec![

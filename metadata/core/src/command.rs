@@ -5,12 +5,15 @@
 //! fork the state. New fields and new commands therefore come with a new version, which a cluster uses once
 //! all its nodes know it ([`Command::RaiseVersion`], decisions/0035).
 
+mod by_version;
 mod envelope;
+mod shard;
 
 pub use crate::version::{COMMAND_VERSION, FIRST_VERSION};
 pub use envelope::*;
+pub use shard::*;
 
-use crate::record::{Addresses, DiskState, NodeMode, OwnLog, ScrubReport};
+use crate::record::{Addresses, DiskFault, DiskState, DropReason, NodeMode, OwnLog, ScrubReport};
 use hf_policy::attributes::Media;
 use hf_policy::policy::AttrMap;
 use hf_policy::{
@@ -33,46 +36,6 @@ pub enum Job {
     Scrub(VolumeId),
     /// The filling, catching up or moving of a replica.
     Replica(Rid),
-}
-
-/// A change that one shard's coordinator asks for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ShardChange {
-    /// Number of the shard in its volume.
-    pub shard: u32,
-    /// What its coordinator wants.
-    pub what: ShardStep,
-}
-
-/// The changes that [`Command::Together`] can carry; they mean what the commands of the same names do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum ShardStep {
-    /// Members leave: [`Command::Drop`].
-    Drop {
-        /// The replicas that leave.
-        rids: Vec<Rid>,
-        /// A version up to which each of them holds every acknowledged write.
-        base: Ver,
-        /// For each of them the position of its disk's journal, as it last told the caller; absent: not known.
-        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-        told: BTreeMap<Rid, u64>,
-    },
-    /// A replica becomes a member: [`Command::Add`].
-    Add {
-        /// The replica that it is about.
-        rid: Rid,
-        /// The storage that it was filled in.
-        store_uuid: StoreUuid,
-    },
-    /// The shard is scrubbed: [`Command::Scrubbed`].
-    Scrubbed {
-        /// The scrub's id; one that is over is refused.
-        id: u64,
-        /// What the scrub of this shard met.
-        report: ScrubReport,
-    },
 }
 
 /// Every mutation of the cluster. Commands about a volume name the epoch on which they were decided.
@@ -125,6 +88,9 @@ pub enum Command {
         disk: DiskId,
         /// The health to be recorded.
         state: DiskState,
+        /// What is wrong with it; absent: nothing, or not known. New in version 3.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fault: Option<DiskFault>,
     },
     /// Creates a volume with replicas on these disks (decided by [`crate::plan`]).
     CreateVolume {
@@ -217,6 +183,9 @@ pub enum Command {
         /// For each of them the position of its disk's journal, as it last told the caller; absent: not known.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         told: BTreeMap<Rid, u64>,
+        /// Why each of them leaves; absent: not known. New in version 3.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        reasons: BTreeMap<Rid, DropReason>,
     },
     /// Changes of several shards of one volume, all decided on one record. Each is done or refused by itself,
     /// and the epoch is raised once. The command is refused only if every change is.
@@ -437,14 +406,37 @@ pub enum Command {
         /// The new version: one more than the present one.
         to: u32,
     },
-}
-
-impl Command {
-    /// The first envelope version that has this command.
-    pub fn since(&self) -> u32 {
-        match self {
-            Command::Together { .. } | Command::ReplaceUnmade { .. } | Command::RaiseVersion { .. } => 2,
-            _ => 1,
-        }
-    }
+    /// Gives a volume that is attached nowhere another name.
+    RenameVolume {
+        /// The volume that it is about.
+        vol: VolumeId,
+        /// Compare-and-set: the record's epoch when this was decided.
+        epoch: Epoch,
+        /// The new name, unique among volumes.
+        name: String,
+    },
+    /// Mutes a health check for a while, or changes the mute that there is for this code and subject.
+    Mute {
+        /// The code of the check.
+        code: String,
+        /// What the check is about; empty: every subject.
+        subject: String,
+        /// Who mutes it.
+        by: String,
+        /// Why, for people.
+        reason: String,
+        /// When the mute ends, Unix milliseconds.
+        until_ms: u64,
+        /// It stays although the check is raised for more, or more severely.
+        sticky: bool,
+        /// For how many subjects the check is raised now.
+        count: u64,
+    },
+    /// Ends a mute.
+    Unmute {
+        /// The code of the muted check.
+        code: String,
+        /// The subject of the mute, as it was given.
+        subject: String,
+    },
 }

@@ -80,6 +80,13 @@ pub enum Refusal {
     /// The command is wrong whatever the state.
     #[error("{0}")]
     Invalid(String),
+    /// Too few disks may hold a replica by the policy's rules; the text says which rule excluded which disk. The leader's
+    /// own refusal before anything is proposed; new in version 3.
+    #[error("{0}")]
+    Unplaceable(String),
+    /// Disks that may hold a replica have no room for one more: no bytes, or no entry in their table. As above.
+    #[error("{0}")]
+    NoSpace(String),
 }
 
 impl Refusal {
@@ -99,7 +106,9 @@ impl Refusal {
             | Refusal::Sticky(_)
             | Refusal::State(_)
             | Refusal::Busy(_)
-            | Refusal::Invalid(_) => false,
+            | Refusal::Invalid(_)
+            | Refusal::Unplaceable(_)
+            | Refusal::NoSpace(_) => false,
         }
     }
 }
@@ -115,7 +124,9 @@ impl HasFate for Refusal {
             | Refusal::Exists { .. }
             | Refusal::NotFound { .. }
             | Refusal::Sticky(_)
-            | Refusal::Invalid(_) => Fate::Refuse,
+            | Refusal::Invalid(_)
+            | Refusal::Unplaceable(_)
+            | Refusal::NoSpace(_) => Fate::Refuse,
         }
     }
 }

@@ -25,6 +25,8 @@ pub struct Soft {
     pub nodes: BTreeMap<NodeId, NodeSoft>,
     /// Nodes that count as alive: heard lately, or not yet heard by a leader that has just begun.
     pub up: BTreeSet<NodeId>,
+    /// Nodes on record when this node began to lead that it has not heard since.
+    pub unheard: BTreeSet<NodeId>,
     /// Disks that refused a replica lately.
     pub refusing: BTreeSet<DiskId>,
 }
@@ -154,11 +156,13 @@ impl Soft {
     /// What planning looks at.
     pub fn liveness(&self) -> Liveness {
         let disks = || self.nodes.values().flat_map(|n| &n.told.disks);
+        let heard = self.nodes.iter().map(|(id, n)| (*id, n.heard_ms));
+        let silent = heard.chain(self.unheard.iter().map(|id| (*id, self.leading_ms)));
         Liveness {
             up: self.up.clone(),
             used: disks().map(|(id, d)| (*id, d.used)).collect(),
             entries: disks().filter(|(_, d)| d.entries > 0).map(|(id, d)| (*id, d.entries)).collect(),
-            away: self.nodes.iter().filter(|(id, _)| !self.up.contains(id)).map(|(id, n)| (*id, n.heard_ms)).collect(),
+            away: silent.filter(|(id, _)| !self.up.contains(id)).collect(),
             refused: self.nodes.values().flat_map(|n| n.told.refused.iter().copied()).collect(),
             refusing: self.refusing.clone(),
             wall_ms: self.wall_ms,

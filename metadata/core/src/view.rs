@@ -1,6 +1,7 @@
 //! Watch deltas: what changed between two revisions. A follower may miss any number of messages: it asks
 //! again from its own revision.
 
+use crate::cow::CowQueue;
 use crate::record::records::shared;
 use crate::record::state::{first_version, known_version};
 use crate::record::*;
@@ -36,6 +37,9 @@ pub enum Delta {
         /// Settings as they are now; absent in deltas of older leaders.
         #[serde(default)]
         settings: Option<Settings>,
+        /// If the mutes have changed: the revision that did it, and all of them as they are now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mutes: Option<(u64, CowQueue<Mute>)>,
     },
     /// Replace everything: the follower was too far behind.
     Whole(Box<ClusterState>),
@@ -101,6 +105,7 @@ impl ClusterState {
                 rebalance_paused: self.rebalance_paused,
                 version: self.version,
             }),
+            mutes: (self.mutes_rev > from).then(|| (self.mutes_rev, self.mutes.clone())),
         })
     }
 
@@ -116,7 +121,7 @@ impl ClusterState {
     pub fn follow(&mut self, delta: Delta) -> Result<(), Gap> {
         match delta {
             Delta::Whole(state) => *self = *state,
-            Delta::Changes { from, to, nodes, disks, volumes, tombstones, removed, events, settings } => {
+            Delta::Changes { from, to, nodes, disks, volumes, tombstones, removed, events, settings, mutes } => {
                 if from != self.revision {
                     return Err(Gap { here: self.revision, delta: from });
                 }
@@ -139,6 +144,9 @@ impl ClusterState {
                     (self.voters, self.rebuild_paused) = (s.voters, s.rebuild_paused);
                     (self.rebalancing, self.rebalance_paused) = (s.rebalancing, s.rebalance_paused);
                     self.version = s.version;
+                }
+                if let Some((rev, mutes)) = mutes {
+                    (self.mutes_rev, self.mutes) = (rev, mutes);
                 }
                 self.events.extend(events);
                 while self.events.len() > EVENTS_KEPT {

@@ -17,7 +17,7 @@ struct World {
 
 impl World {
     fn new(nodes: u64) -> World {
-        let mut w = World { s: ClusterState::default(), req: 0 };
+        let mut w = World { s: ClusterState { version: COMMAND_VERSION, ..ClusterState::default() }, req: 0 };
         w.ok(Command::Init { cluster: ClusterId(7), name: "t".into() });
         for i in 1..=nodes {
             w.ok(Command::PutNode {
@@ -85,7 +85,16 @@ impl World {
     fn drop_(&mut self, vol: VolumeId, rids: &[u64]) -> Result<Reply, Refusal> {
         let (epoch, term) = (self.v(vol).epoch, self.v(vol).term);
         let rids = rids.iter().map(|r| Rid(*r)).collect();
-        self.run(Command::Drop { vol, shard: 0, epoch, term, rids, base: Ver::new(1, 5), told: Default::default() })
+        self.run(Command::Drop {
+            vol,
+            shard: 0,
+            epoch,
+            term,
+            rids,
+            base: Ver::new(1, 5),
+            told: Default::default(),
+            reasons: Default::default(),
+        })
     }
 }
 
@@ -142,6 +151,7 @@ fn the_last_in_sync_replica_cannot_be_dropped() {
         rids: vec![Rid(1)],
         base: Ver::new(9, 9),
         told: Default::default(),
+        reasons: Default::default(),
     });
     assert_eq!(base(&w), before);
 }
@@ -161,6 +171,7 @@ fn a_stale_term_or_epoch_changes_nothing() {
         rids: vec![Rid(1)],
         base: Ver::ZERO,
         told: Default::default(),
+        reasons: Default::default(),
     };
     assert!(matches!(w.run(drop_at(Epoch(epoch.0 - 1), Term(1))), Err(Refusal::EpochMismatch { .. })));
     w.attach(v, 2, true).unwrap();
@@ -219,7 +230,16 @@ fn a_drop_records_how_far_the_journal_was() {
     w.attach(v, 1, false).unwrap();
     let (epoch, term) = (w.v(v).epoch, w.v(v).term);
     let told = [(Rid(2), 77)].into();
-    w.ok(Command::Drop { vol: v, shard: 0, epoch, term, rids: vec![Rid(1), Rid(2)], base: Ver::new(1, 5), told });
+    w.ok(Command::Drop {
+        vol: v,
+        shard: 0,
+        epoch,
+        term,
+        rids: vec![Rid(1), Rid(2)],
+        base: Ver::new(1, 5),
+        told,
+        reasons: Default::default(),
+    });
     let position = |w: &World, rid| w.v(v).shards[0].replicas[&Rid(rid)].position;
     assert_eq!((position(&w, 1), position(&w, 2)), (0, 77));
     w.ok(Command::ReplicaMade { vol: v, rid: Rid(2), store_uuid: StoreUuid(99) });
@@ -247,7 +267,12 @@ fn anything(rnd: &mut impl FnMut(u64) -> u64, v: VolumeId, epoch: Epoch, term: T
     match rnd(20) {
         18 => {
             let what = match rnd(3) {
-                0 => ShardStep::Drop { rids: vec![rid], base: Ver::ZERO, told: Default::default() },
+                0 => ShardStep::Drop {
+                    rids: vec![rid],
+                    base: Ver::ZERO,
+                    told: Default::default(),
+                    reasons: Default::default(),
+                },
                 1 => ShardStep::Add { rid, store_uuid: StoreUuid(1) },
                 _ => ShardStep::Scrubbed { id: 1 + rnd(9), report: Default::default() },
             };
@@ -283,15 +308,22 @@ fn anything(rnd: &mut impl FnMut(u64) -> u64, v: VolumeId, epoch: Epoch, term: T
             maintenance: rnd(4) == 0,
         },
         1 => Command::Detach { vol: v, session: SessionId(1 + rnd(3) as u128) },
-        2 | 3 => {
-            Command::Drop { vol: v, shard: 0, epoch, term, rids: vec![rid], base: Ver::ZERO, told: Default::default() }
-        }
+        2 | 3 => Command::Drop {
+            vol: v,
+            shard: 0,
+            epoch,
+            term,
+            rids: vec![rid],
+            base: Ver::ZERO,
+            told: Default::default(),
+            reasons: Default::default(),
+        },
         4 => Command::SyncStart { vol: v, shard: 0, epoch, term, rid, sync_id: 1 },
         5 => Command::Add { vol: v, shard: 0, epoch, term, rid, store_uuid: StoreUuid(1) },
         6 => Command::AddReplica { vol: v, shard: 0, epoch, disk: DiskId(1 + rnd(4)) },
         7 => Command::RemoveReplica { vol: v, shard: 0, epoch, rid },
         8 => Command::ReplicaGone { rid },
-        9 => Command::SetDiskState { disk: DiskId(1 + rnd(4)), state: DiskState::Failed("x".into()) },
+        9 => Command::SetDiskState { disk: DiskId(1 + rnd(4)), state: DiskState::Failed("x".into()), fault: None },
         _ if rnd(6) == 0 => Command::DeleteVolume { vol: v, epoch },
         _ => Command::Activated { vol: v, term },
     }

@@ -58,7 +58,7 @@ fn commands() -> Vec<Command> {
     let told = BTreeMap::from([(rid, 77)]);
     let change = |what| ShardChange { shard, what };
     let changes = vec![
-        change(ShardStep::Drop { rids: vec![rid], base, told: told.clone() }),
+        change(ShardStep::Drop { rids: vec![rid], base, told: told.clone(), reasons: Default::default() }),
         change(ShardStep::Add { rid, store_uuid }),
         change(ShardStep::Scrubbed { id: 8, report }),
     ];
@@ -68,9 +68,9 @@ fn commands() -> Vec<Command> {
         put(None, OwnLog::default()),
         put(Some(node), own_log()),
         Command::PutDisk { node, uuid: DiskUuid(31), path: "/d".into(), media: Media::Nvme, capacity: 1 << 40 },
-        Command::SetDiskState { disk, state: DiskState::Ok },
-        Command::SetDiskState { disk, state: DiskState::Failed("it died".into()) },
-        Command::SetDiskState { disk, state: DiskState::Failing("it is dying".into()) },
+        Command::SetDiskState { disk, state: DiskState::Ok, fault: None },
+        Command::SetDiskState { disk, state: DiskState::Failed("it died".into()), fault: None },
+        Command::SetDiskState { disk, state: DiskState::Failing("it is dying".into()), fault: None },
         Command::CreateVolume { name: "v".into(), attrs: attrs.clone(), lineage: Lineage(5), shards: vec![vec![disk]] },
         Command::DeleteVolume { vol, epoch },
         Command::SetPolicy { vol, epoch, change: attrs, new_shards: vec![vec![disk]] },
@@ -79,8 +79,17 @@ fn commands() -> Vec<Command> {
         Command::Attach { vol, epoch, node, session, steal: true, maintenance: false },
         Command::Detach { vol, session },
         Command::Activated { vol, term },
-        Command::Drop { vol, shard, epoch, term, rids: vec![rid], base, told: BTreeMap::new() },
-        Command::Drop { vol, shard, epoch, term, rids: vec![rid], base, told },
+        Command::Drop {
+            vol,
+            shard,
+            epoch,
+            term,
+            rids: vec![rid],
+            base,
+            told: BTreeMap::new(),
+            reasons: Default::default(),
+        },
+        Command::Drop { vol, shard, epoch, term, rids: vec![rid], base, told, reasons: Default::default() },
         Command::Together { vol, epoch, term, changes },
         Command::ReplaceUnmade { vol, shard, epoch, rid, disk: None },
         Command::ReplaceUnmade { vol, shard, epoch, rid, disk: Some(disk) },
@@ -212,8 +221,20 @@ fn state() -> ClusterState {
     r.run(&mut s, Command::Activated { vol, term }).unwrap();
     let base = Ver { term, seq: Seq(40) };
     let e = epoch(&s);
-    r.run(&mut s, Command::Drop { vol, shard, epoch: e, term, rids: vec![Rid(2)], base, told: [(Rid(2), 77)].into() })
-        .unwrap();
+    r.run(
+        &mut s,
+        Command::Drop {
+            vol,
+            shard,
+            epoch: e,
+            term,
+            rids: vec![Rid(2)],
+            base,
+            told: [(Rid(2), 77)].into(),
+            reasons: Default::default(),
+        },
+    )
+    .unwrap();
     let e = epoch(&s);
     r.run(&mut s, Command::AddReplica { vol, shard, epoch: e, disk: DiskId(4) }).unwrap();
     let e = epoch(&s);
@@ -257,7 +278,8 @@ fn state() -> ClusterState {
     r.run(&mut s, Command::SetNodeMode { node: NodeId(2), mode: NodeMode::Draining }).unwrap();
     r.run(&mut s, Command::PauseJob { of: Job::Node(NodeId(2)), paused: true }).unwrap();
     r.run(&mut s, Command::SetDiskDraining { disk: DiskId(3), draining: true }).unwrap();
-    r.run(&mut s, Command::SetDiskState { disk: DiskId(4), state: DiskState::Failed("it died".into()) }).unwrap();
+    r.run(&mut s, Command::SetDiskState { disk: DiskId(4), state: DiskState::Failed("it died".into()), fault: None })
+        .unwrap();
     r.run(&mut s, Command::Rebalance { on: true }).unwrap();
     r.run(&mut s, Command::PauseJob { of: Job::Rebalance, paused: true }).unwrap();
     r.run(&mut s, Command::DeleteVolume { vol: VolumeId(9), epoch: Epoch(1) }).unwrap_err();

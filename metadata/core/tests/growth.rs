@@ -200,8 +200,12 @@ fn a_lost_node_costs_one_command_however_many_shards_it_concerns() {
         let (mut w, vol) = large(shards);
         let v = w.s.volumes[&vol].clone();
         let on = |s: &ShardRecord| s.replicas.values().find(|r| r.node == NodeId(3)).unwrap().rid;
-        let drop =
-            |s: &ShardRecord| ShardStep::Drop { rids: vec![on(s)], base: Ver::new(1, 5), told: [(on(s), 9)].into() };
+        let drop = |s: &ShardRecord| ShardStep::Drop {
+            rids: vec![on(s)],
+            base: Ver::new(1, 5),
+            told: [(on(s), 9)].into(),
+            reasons: Default::default(),
+        };
         let change = |(i, s): (usize, &ShardRecord)| ShardChange { shard: i as u32, what: drop(s) };
         let changes: Vec<ShardChange> = v.shards.iter().enumerate().map(change).collect();
         let (before, events) = (w.s.revision, w.s.events.len());

@@ -37,6 +37,7 @@ fn dropped(w: &mut World) -> Vec<Going> {
             rids,
             base: Ver::ZERO,
             told: Default::default(),
+            reasons: Default::default(),
         })
         .unwrap();
     }

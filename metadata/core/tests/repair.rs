@@ -250,6 +250,7 @@ fn who_has_left_makes_room_though_others_are_missing() {
         rids: vec![rids[0], rids[1]],
         base: Ver::ZERO,
         told: Default::default(),
+        reasons: Default::default(),
     });
     w.settle();
     let s = &w.s.volumes[&vol].shards[0];

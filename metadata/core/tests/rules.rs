@@ -19,7 +19,17 @@ fn one_is_out() -> (World, VolumeId, Vec<Rid>) {
     let rids: Vec<Rid> = v.shards[0].replicas.keys().copied().collect();
     let base = Ver { term: v.term, seq: Seq(40) };
     let (epoch, term) = (v.epoch, v.term);
-    w.run(Command::Drop { vol, shard: 0, epoch, term, rids: vec![rids[2]], base, told: Default::default() }).unwrap();
+    w.run(Command::Drop {
+        vol,
+        shard: 0,
+        epoch,
+        term,
+        rids: vec![rids[2]],
+        base,
+        told: Default::default(),
+        reasons: Default::default(),
+    })
+    .unwrap();
     assert_eq!(replica(&w, vol, rids[2]).state, ReplicaState::Out { base });
     (w, vol, rids)
 }
@@ -114,8 +124,10 @@ fn a_refused_change_stops_no_other() -> bool {
     w.agents();
     let v = w.s.volumes[&vol].clone();
     let all = |i: usize| v.shards[i].in_sync().into_iter().collect::<Vec<_>>();
-    let drop =
-        |shard, rids| ShardChange { shard, what: ShardStep::Drop { rids, base: Ver::ZERO, told: Default::default() } };
+    let drop = |shard, rids| ShardChange {
+        shard,
+        what: ShardStep::Drop { rids, base: Ver::ZERO, told: Default::default(), reasons: Default::default() },
+    };
     let changes = vec![drop(0, all(0)), drop(1, all(1)[..1].to_vec())];
     w.run(Command::Together { vol, epoch: v.epoch, term: v.term, changes });
     w.s.volumes[&vol].shards[1].in_sync().len() == 2
@@ -126,7 +138,7 @@ fn no_change_of_several_empties_a_set() -> bool {
     let (mut w, vol) = grown();
     let v = w.s.volumes[&vol].clone();
     let rids: Vec<Rid> = v.shards[0].in_sync().into_iter().collect();
-    let what = ShardStep::Drop { rids, base: Ver::ZERO, told: Default::default() };
+    let what = ShardStep::Drop { rids, base: Ver::ZERO, told: Default::default(), reasons: Default::default() };
     let cmd = Command::Together { vol, epoch: v.epoch, term: v.term, changes: vec![ShardChange { shard: 0, what }] };
     let env = Envelope { v: COMMAND_VERSION, request: RequestId(99_999), at_ms: 0, cmd };
     w.s.apply(&env).is_err() && w.s.check().is_ok()
@@ -145,10 +157,10 @@ fn refusals_push_nothing_out() -> bool {
 fn a_failed_disk_does_not_get_better_by_itself() -> bool {
     let (mut w, _, _) = one_is_out();
     let (disk, why) = (DiskId(1), String::from("x"));
-    w.run(Command::SetDiskState { disk, state: DiskState::Failed(why.clone()) }).unwrap();
-    w.run(Command::SetDiskState { disk, state: DiskState::Failing(why.clone()) }).unwrap();
+    w.run(Command::SetDiskState { disk, state: DiskState::Failed(why.clone()), fault: None }).unwrap();
+    w.run(Command::SetDiskState { disk, state: DiskState::Failing(why.clone()), fault: None }).unwrap();
     let stays = w.s.disks[&disk].state == DiskState::Failed(why);
-    w.run(Command::SetDiskState { disk, state: DiskState::Ok }).unwrap();
+    w.run(Command::SetDiskState { disk, state: DiskState::Ok, fault: None }).unwrap();
     stays && w.s.disks[&disk].state == DiskState::Ok
 }
 

@@ -56,6 +56,7 @@ fn a_held_job_stands_still_and_goes_on_where_it_was() {
         rids: vec![out],
         base: Ver::ZERO,
         told: Default::default(),
+        reasons: Default::default(),
     })
     .unwrap();
     pause(&mut w, Job::Replica(out), true).unwrap();
@@ -146,7 +147,7 @@ fn a_replica_moves_on_demand_and_a_failing_disk_is_emptied() {
         s.in_sync().len() == 3 && !s.replicas.contains_key(&r.rid) && s.replicas.values().all(|x| x.disk != r.disk)
     );
     let failing = s.replicas.values().next().unwrap().disk;
-    w.run(Command::SetDiskState { disk: failing, state: DiskState::Failing("rot".into()) });
+    w.run(Command::SetDiskState { disk: failing, state: DiskState::Failing("rot".into()), fault: None });
     // It serves until its replicas have successors elsewhere: nothing is taken away first.
     assert!(shard(&w).replicas.values().any(|x| x.disk == failing && x.in_sync()));
     w.settle();
@@ -223,6 +224,7 @@ fn a_held_drain_keeps_what_it_brought_within_the_node_and_a_held_move_is_no_held
         rids: vec![rid],
         base: Ver::ZERO,
         told: Default::default(),
+        reasons: Default::default(),
     })
     .unwrap();
     w.run(Command::Detach { vol: v, session }).unwrap();

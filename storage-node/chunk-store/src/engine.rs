@@ -354,6 +354,13 @@ impl Store {
         self.table.replicas.get(*self.table.by_rid.get(&rid)? as usize)?.as_ref()
     }
 
+    /// Bytes of the units that a replica's chunks have, as their pages say; 0 if it is not known. What is not in place
+    /// yet counts once it is.
+    pub fn bytes_of(&self, rid: Rid) -> u64 {
+        let units = self.table.by_rid.get(&rid).and_then(|r| self.table.units.get(r));
+        units.copied().unwrap_or(0) * crate::UNIT_BYTES
+    }
+
     /// Chunks of a replica that hold a version newer than `since` (I10), with their highest
     /// version: at most `limit` of them, beginning at chunk `from`.
     pub fn chunks_since(&self, rid: Rid, since: Ver, from: ChunkIx, limit: usize) -> Vec<(ChunkIx, Ver)> {

@@ -283,6 +283,8 @@ impl From<Refusal> for Problem {
             Refusal::Sticky(_) => Code::Sticky,
             Refusal::Busy(_) => Code::Busy,
             Refusal::Invalid(_) => Code::Invalid,
+            Refusal::Unplaceable(_) => Code::Unplaceable,
+            Refusal::NoSpace(_) => Code::NoSpace,
         };
         let subject = match &r {
             Refusal::Attached { volume, .. } | Refusal::NotReady(volume) | Refusal::Sticky(volume) => {

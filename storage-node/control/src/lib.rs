@@ -11,9 +11,15 @@
 //! | [`access`] | who may do what |
 //! | [`ports`] | what verbs need of their node |
 //! | [`read`] | every read as a value |
+//! | [`verbs`] | every change that can be asked for |
+//! | [`view`] | resources as functions of the record and of what the leader hears |
+//! | [`watch`] | which resources may look different than before, for clients that follow |
 
 pub mod access;
 pub mod error;
 pub mod model;
 pub mod ports;
 pub mod read;
+pub mod verbs;
+pub mod view;
+pub mod watch;

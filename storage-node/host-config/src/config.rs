@@ -21,8 +21,15 @@ pub struct File {
     pub nbd: Option<String>,
     /// Path of the Unix socket of the NBD export.
     pub nbd_socket: Option<PathBuf>,
-    /// Address of `/metrics` and `/healthz`, `host:port`; absent: not served.
+    /// Address of the REST API, the page and `/metrics`, `host:port`; empty: not served.
     pub http: Option<String>,
+    /// Names by which callers may reach the `http` address, beside numbers and localhost.
+    #[serde(default)]
+    pub http_hosts: Vec<String>,
+    /// Path of the Unix socket of the REST API.
+    pub api_socket: Option<PathBuf>,
+    /// The network is trusted: `http` may listen beyond loopback though nobody is asked who it is.
+    pub trusted_network: Option<bool>,
     /// Number of reactors.
     pub reactors: Option<usize>,
     /// How disks are accessed: `io_uring` or `threads`.

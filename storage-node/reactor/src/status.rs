@@ -31,6 +31,10 @@ pub struct DiskStatus {
     pub backend: &'static str,
     /// Its first error, if it has failed.
     pub failed: Option<String>,
+    /// It failed because an invariant of the code did not hold: the disk itself may be well.
+    pub latched: bool,
+    /// How many bad blocks it met, if those are more than its budget.
+    pub failing: Option<String>,
     /// The replicas on it.
     pub replicas: Vec<ReplicaStatus>,
 }
@@ -46,6 +50,8 @@ pub struct ReplicaStatus {
     pub lineage: Lineage,
     /// The newest epoch it was told of.
     pub epoch: u64,
+    /// Bytes that its data takes on the disk.
+    pub bytes: u64,
     /// A coordinator holds a lease of it now.
     pub leased: bool,
 }

@@ -104,7 +104,9 @@ fn command(batch: &[Asked]) -> Option<Command> {
         return Some(Command::Together { vol, epoch, term, changes: batch.iter().filter_map(change).collect() });
     }
     Some(match first.change.clone() {
-        Change::Drop { rids, base, told } => Command::Drop { vol, shard, epoch, term, rids, base, told },
+        Change::Drop { rids, base, told, reasons } => {
+            Command::Drop { vol, shard, epoch, term, rids, base, told, reasons }
+        }
         Change::SyncStart { rid, sync_id } => Command::SyncStart { vol, shard, epoch, term, rid, sync_id },
         Change::Add { rid, store_uuid } => Command::Add { vol, shard, epoch, term, rid, store_uuid },
         Change::Scrubbed { id, report } => Command::Scrubbed { vol, shard, epoch, term, id, report },
@@ -113,7 +115,7 @@ fn command(batch: &[Asked]) -> Option<Command> {
 
 fn step(change: &Change) -> Option<ShardStep> {
     match change.clone() {
-        Change::Drop { rids, base, told } => Some(ShardStep::Drop { rids, base, told }),
+        Change::Drop { rids, base, told, reasons } => Some(ShardStep::Drop { rids, base, told, reasons }),
         Change::Add { rid, store_uuid } => Some(ShardStep::Add { rid, store_uuid }),
         Change::Scrubbed { id, report } => Some(ShardStep::Scrubbed { id, report }),
         Change::SyncStart { .. } => None,

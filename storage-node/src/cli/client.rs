@@ -1,196 +1,250 @@
-//! The client's calls. A call that changes something has one request id and is repeated with it, on every
-//! endpoint in turn, until one answers.
+//! The client's calls. A call that changes something has one idempotency key and is repeated with it, on every
+//! endpoint in turn, until one answers for good.
+//!
+//! It promises: endpoints where nothing answers are asked last; a change is done at most once however often it
+//! is sent; no call takes longer than the patience of the command.
 
-use super::failure::Failure;
+use super::failure::{Failure, Problem};
+use super::http::sse::{Event, Events};
+use super::http::{self, Endpoint, Method, Request, Response, Silent};
 use crate::identity::random;
-use hf_meta_proto::pb::{self, api_client::ApiClient};
 use hf_policy::RequestId;
-use hf_policy::policy::AttrMap;
-use std::future::Future;
+use hyper::header::{self, HeaderName};
+use serde_json::Value;
 use std::time::Duration;
-use tonic::transport::Channel;
-use tonic::{Code, Response, Status};
-
-/// A client of several API endpoints.
-pub struct Client {
-    endpoints: Vec<String>,
-}
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// An endpoint that does not answer within this time is asked last.
 const ALIVE: Duration = Duration::from_millis(600);
-/// How long one call may take; an attach waits for the take-over.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long one call may take unless the command says otherwise; an attach waits for the take-over.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long to wait before a request is repeated, if the server does not say.
+const AGAIN: Duration = Duration::from_millis(500);
+/// The longest time that a server may ask to wait between two repeats.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// A watch in which nothing came for this long is begun anew: a bookmark comes each 10 s.
+const QUIET: Duration = Duration::from_secs(35);
 
-fn failure(e: Status) -> Failure {
-    let code = match e.code() {
-        Code::NotFound => 3,
-        Code::FailedPrecondition | Code::AlreadyExists | Code::Aborted => 4,
-        Code::InvalidArgument => 2,
-        Code::Unavailable | Code::DeadlineExceeded => 5,
-        _ => 1,
-    };
-    Failure { error: anyhow::anyhow!("{}", e.message()), code }
+/// A client of several endpoints.
+pub struct Client {
+    endpoints: Vec<Endpoint>,
+    patience: Duration,
+    dry_run: bool,
 }
 
-fn id() -> String {
-    RequestId(random()).to_string()
+/// An answer that is no problem.
+#[derive(Debug)]
+pub struct Answer {
+    /// The HTTP status, from 200 to 299.
+    pub status: u16,
+    /// The body; null if there was none.
+    pub body: Value,
+}
+
+/// The first endpoint that answered, or what all of them said.
+enum Round<T> {
+    Done(T),
+    /// A node refused for now, and may be asked again after this time.
+    Later(Box<Problem>, Duration),
+    Silent(String),
 }
 
 impl Client {
-    /// A client of these API addresses.
-    pub fn new(endpoints: &[String]) -> Client {
-        Client { endpoints: endpoints.to_vec() }
+    /// A client of these endpoints, each call of which takes at most `patience`. With `dry_run` nothing is
+    /// changed: the answers say what a change would do.
+    pub fn new(endpoints: Vec<Endpoint>, patience: Duration, dry_run: bool) -> Client {
+        Client { endpoints, patience, dry_run }
     }
 
     /// The endpoints in the order to ask them. Those where nothing answers come last: a frozen machine still
     /// accepts connections.
-    async fn lively_first(&self) -> Vec<&String> {
+    async fn lively_first(&self) -> Vec<&Endpoint> {
         if self.endpoints.len() < 2 {
             return self.endpoints.iter().collect();
         }
         let mut silent = Vec::new();
         for (i, e) in self.endpoints.iter().enumerate() {
-            let Ok(ch) = hf_meta_proto::channel(e) else { break };
-            // Any answer will do, also the refusal that this request gets because it names no cluster.
-            let mut peer = pb::peer_client::PeerClient::new(ch);
-            let asked = peer.heartbeat(pb::HeartbeatRequest::default());
-            match tokio::time::timeout(ALIVE, asked).await {
-                Err(_) => silent.push(e),
-                Ok(_) => return self.endpoints[i..].iter().chain(silent).collect(),
+            // Any answer will do, also that there is no such page.
+            match timeout(ALIVE, http::ask(e, &Request::get("/livez"))).await {
+                Ok(Ok(_)) => return self.endpoints[i..].iter().chain(silent).collect(),
+                Ok(Err(_)) | Err(_) => silent.push(e),
             }
         }
-        self.endpoints.iter().collect()
+        silent
     }
 
-    async fn call<T, F>(&self, f: impl Fn(ApiClient<Channel>) -> F) -> Result<T, Failure>
-    where
-        F: Future<Output = Result<Response<T>, Status>>,
-    {
-        let mut last = None;
+    /// Asks one endpoint after the other until one answers for good.
+    async fn round<T>(
+        &self,
+        request: &Request,
+        until: Instant,
+        read: impl AsyncFn(&Endpoint, &Request) -> Result<Result<T, Box<Problem>>, Silent>,
+    ) -> Result<Round<T>, Failure> {
+        let (mut later, mut silent) = (None, Vec::new());
         for e in self.lively_first().await {
-            let channel = hf_meta_proto::channel(e)
-                .map_err(|x| Failure { error: anyhow::anyhow!("endpoint {e}: {x}"), code: 2 })?;
-            let client = ApiClient::new(channel).max_decoding_message_size(hf_meta_proto::MAX_MESSAGE);
-            match tokio::time::timeout(PATIENCE, f(client)).await {
-                Ok(Ok(r)) => return Ok(r.into_inner()),
-                // No node is there: try the next endpoint. Anything else is an answer.
-                Ok(Err(s)) if s.code() == Code::Unavailable && s.metadata().is_empty() => {
-                    last = Some(Status::unavailable(format!("{e}: {}", s.message())));
-                }
-                Ok(Err(s)) => return Err(failure(s)),
-                Err(_) => last = Some(Status::deadline_exceeded(format!("{e}: no answer within {PATIENCE:?}"))),
+            match timeout_at(until, read(e, request)).await {
+                Err(_) => silent.push(format!("{e}: no answer within {:.1?}", self.patience)),
+                Ok(Err(s)) if s.sent => silent.push(format!("{e}: asked, but no answer came: {}", s.why)),
+                Ok(Err(s)) => silent.push(format!("{e}: {}", s.why)),
+                Ok(Ok(Ok(done))) => return Ok(Round::Done(done)),
+                Ok(Ok(Err(p))) if p.may_be_repeated() => later = Some(p),
+                Ok(Ok(Err(p))) => return Err((*p).into()),
             }
         }
-        let why = last.unwrap_or_else(|| Status::unavailable("no endpoint given"));
-        Err(Failure {
-            error: anyhow::anyhow!(
-                "{} (is the node running? set --endpoint or HOLDFAST_ENDPOINT to its api address)",
-                why.message()
-            ),
-            code: 5,
+        Ok(match later {
+            Some(p) => {
+                let wait = p.retry_after_seconds.map_or(AGAIN, |s| Duration::from_secs_f64(s.clamp(0.05, 3600.0)));
+                Round::Later(p, wait.min(LONGEST_WAIT))
+            }
+            None => Round::Silent(silent.join("; ")),
         })
     }
 
-    /// Founds a cluster on the node at the endpoint.
-    pub async fn init(&self, name: &str) -> Result<pb::TextReply, Failure> {
-        let req = pb::InitRequest { name: name.into(), request_id: id() };
-        self.call(|mut c| {
-            let req = req.clone();
-            async move { c.init(req).await }
-        })
-        .await
-    }
-    /// Makes the node at the endpoint join the cluster of the `seeds`.
-    pub async fn join(&self, seeds: &[String]) -> Result<pb::TextReply, Failure> {
-        let req = pb::JoinClusterRequest { seeds: seeds.to_vec(), request_id: id() };
-        self.call(|mut c| {
-            let req = req.clone();
-            async move { c.join_cluster(req).await }
-        })
-        .await
-    }
-    /// The whole status of the cluster as JSON.
-    pub async fn status(&self) -> Result<serde_json::Value, Failure> {
-        let mut parts = self.call(|mut c| async move { c.status_parts(pb::Empty {}).await }).await?;
-        let mut text = String::new();
-        while let Some(p) = parts.message().await.map_err(failure)? {
-            text.push_str(&p.json);
+    /// Reads what is at a path with its query. A node that refuses for now is not asked again.
+    pub async fn get(&self, path: &str) -> Result<Answer, Failure> {
+        match self.round(&Request::get(path), Instant::now() + self.patience, whole).await? {
+            Round::Done(a) => Ok(a),
+            Round::Later(p, _) => Err((*p).into()),
+            Round::Silent(why) => Err(nobody(&why)),
         }
-        serde_json::from_str(&text).map_err(|e| anyhow::anyhow!("unreadable answer: {e}").into())
     }
-    /// Adds a disk to the node at the endpoint.
-    pub async fn add_disk(&self, path: &str, size: u64, media: &str) -> Result<pb::TextReply, Failure> {
-        let req = pb::AddDiskRequest { path: path.into(), size, media: media.into(), request_id: id() };
-        self.call(|mut c| {
-            let req = req.clone();
-            async move { c.add_disk(req).await }
-        })
-        .await
-    }
-    /// Creates a volume.
-    pub async fn create_volume(&self, name: &str, attrs: AttrMap) -> Result<pb::TextReply, Failure> {
-        let req = pb::CreateVolumeRequest { name: name.into(), attrs: attrs.into_iter().collect(), request_id: id() };
-        self.call(|mut c| {
-            let req = req.clone();
-            async move { c.create_volume(req).await }
-        })
-        .await
-    }
-    /// Changes a policy.
-    pub async fn set_policy(&self, name: &str, attrs: AttrMap) -> Result<pb::TextReply, Failure> {
-        let req = pb::CreateVolumeRequest { name: name.into(), attrs: attrs.into_iter().collect(), request_id: id() };
-        self.call(|mut c| {
-            let req = req.clone();
-            async move { c.set_policy(req).await }
-        })
-        .await
-    }
-    /// Deletes a volume.
-    pub async fn delete_volume(&self, name: &str) -> Result<pb::TextReply, Failure> {
-        let req = pb::VolumeRequest { name: name.into(), request_id: id(), ..Default::default() };
-        self.call(|mut c| {
-            let req = req.clone();
-            async move { c.delete_volume(req).await }
-        })
-        .await
-    }
-    /// Attaches a volume.
-    pub async fn attach(&self, name: &str, node: &str, force: bool) -> Result<pb::TextReply, Failure> {
-        let req = pb::AttachRequest { name: name.into(), node: node.into(), force, request_id: id() };
-        self.call(|mut c| {
-            let req = req.clone();
-            async move { c.attach(req).await }
-        })
-        .await
-    }
-    /// Detaches a volume.
-    pub async fn detach(&self, name: &str) -> Result<pb::TextReply, Failure> {
-        let req = pb::VolumeRequest { name: name.into(), request_id: id(), ..Default::default() };
-        self.call(|mut c| {
-            let req = req.clone();
-            async move { c.detach(req).await }
-        })
-        .await
-    }
-    /// Sends an operator's change of nodes, disks, jobs or replicas.
-    pub async fn change(&self, what: pb::change_request::What) -> Result<pb::TextReply, Failure> {
-        let req = pb::ChangeRequest { request_id: id(), what: Some(what) };
-        self.call(|mut c| {
-            let req = req.clone();
-            async move { c.change(req).await }
-        })
-        .await
-    }
-    /// Gives events to `on` one by one, as JSON; with `follow` also those that come later.
-    pub async fn events(&self, follow: bool, mut on: impl FnMut(&str)) -> Result<(), Failure> {
-        let mut stream =
-            self.call(|mut c| async move {
-                c.events(pb::WatchRequest { from_revision: 0, follow, ..Default::default() }).await
-            })
-            .await?;
-        while let Some(e) = stream.message().await.map_err(failure)? {
-            on(&e.json);
+
+    /// Changes something. Every repeat has the same key, so that it is done once.
+    pub async fn change(&self, method: Method, path: &str, body: &Value) -> Result<Answer, Failure> {
+        let mark = if path.contains('?') { '&' } else { '?' };
+        let path = if self.dry_run { format!("{path}{mark}dry_run=true") } else { path.into() };
+        let headers = vec![
+            (HeaderName::from_static("idempotency-key"), RequestId(random()).to_string()),
+            (HeaderName::from_static("holdfast-csrf"), "1".into()),
+            (header::CONTENT_TYPE, "application/json".into()),
+        ];
+        let request = Request { method, path, headers, body: body.to_string().into() };
+        let until = Instant::now() + self.patience;
+        loop {
+            match self.round(&request, until, whole).await? {
+                Round::Done(a) => return Ok(a),
+                Round::Later(p, wait) if Instant::now() + wait >= until => return Err((*p).into()),
+                Round::Later(_, wait) => sleep(wait).await,
+                Round::Silent(why) => return Err(nobody(&why)),
+            }
         }
-        Ok(())
+    }
+
+    /// Begins to watch what is at a path with its query.
+    pub fn watch(&self, path: &str) -> Watch<'_> {
+        Watch { client: self, path: path.into(), last: None, now: None, begun: false }
+    }
+}
+
+/// A stream of events that is begun anew, after the last event that came, when its connection is lost.
+pub struct Watch<'a> {
+    client: &'a Client,
+    path: String,
+    last: Option<String>,
+    now: Option<Events>,
+    begun: bool,
+}
+
+impl Watch<'_> {
+    /// Waits for the next event.
+    pub async fn next(&mut self) -> Result<Event, Failure> {
+        loop {
+            let events = match &mut self.now {
+                Some(events) => events,
+                None => {
+                    let events = self.begin().await?;
+                    self.begun = true;
+                    self.now.insert(events)
+                }
+            };
+            match timeout(QUIET, events.next()).await {
+                Ok(Ok(Some(e))) => {
+                    self.last = e.id.clone().or(self.last.take());
+                    return Ok(e);
+                }
+                // The node ended, or is frozen.
+                Ok(Ok(None) | Err(_)) | Err(_) => self.now = None,
+            }
+        }
+    }
+
+    async fn begin(&self) -> Result<Events, Failure> {
+        let mut request = Request::get(&self.path);
+        request.headers.push((header::ACCEPT, "text/event-stream".into()));
+        if let Some(id) = &self.last {
+            request.headers.push((HeaderName::from_static("last-event-id"), id.clone()));
+        }
+        let until = Instant::now() + self.client.patience;
+        loop {
+            let (wait, failure) = match self.client.round(&request, until, stream).await? {
+                Round::Done(events) => return Ok(events),
+                Round::Later(p, wait) => (wait, Failure::from(*p)),
+                // (A node that starts again is back soon; who never connected is told at once.)
+                Round::Silent(why) => (AGAIN, nobody(&why)),
+            };
+            if !self.begun || Instant::now() + wait >= until {
+                return Err(failure);
+            }
+            sleep(wait).await;
+        }
+    }
+}
+
+fn nobody(why: &str) -> Failure {
+    let why = if why.is_empty() { "no endpoint is given" } else { why };
+    Problem {
+        code: "no_answer".into(),
+        fate: "retry".into(),
+        what: "no node answered".into(),
+        why: why.into(),
+        next: "start the node, or set --endpoint, HOLDFAST_ENDPOINT or a context (holdfast context set) to the http address of one that runs".into(),
+        ..Problem::default()
+    }
+    .with_exit(5)
+}
+
+async fn whole(e: &Endpoint, request: &Request) -> Result<Result<Answer, Box<Problem>>, Silent> {
+    Ok(judged(e, http::ask(e, request).await?))
+}
+
+async fn stream(e: &Endpoint, request: &Request) -> Result<Result<Events, Box<Problem>>, Silent> {
+    match http::open(e, request).await?.events() {
+        Ok(events) => Ok(Ok(events)),
+        Err(open) => Ok(match judged(e, open.whole().await?) {
+            Err(p) => Err(p),
+            Ok(a) => Err(Box::new(strange(e, a.status, "the answer is no stream of events"))),
+        }),
+    }
+}
+
+/// Parts answers from problems.
+fn judged(e: &Endpoint, r: Response) -> Result<Answer, Box<Problem>> {
+    let text = String::from_utf8_lossy(&r.body);
+    if (200..300).contains(&r.status) {
+        if r.body.is_empty() {
+            return Ok(Answer { status: r.status, body: Value::Null });
+        }
+        let body = serde_json::from_slice(&r.body);
+        return body
+            .map(|body| Answer { status: r.status, body })
+            .map_err(|x| Box::new(strange(e, r.status, &format!("the answer is not JSON: {x}"))));
+    }
+    let start: String = text.trim().chars().take(200).collect();
+    let mut p = serde_json::from_slice::<Problem>(&r.body).unwrap_or_else(|_| strange(e, r.status, &start));
+    p.status = Some(r.status);
+    let header = r.headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
+    p.retry_after_seconds = p.retry_after_seconds.or(header);
+    Err(Box::new(p))
+}
+
+/// An answer that no Holdfast gives.
+fn strange(e: &Endpoint, status: u16, why: &str) -> Problem {
+    Problem {
+        status: Some(status),
+        code: "strange_answer".into(),
+        what: format!("{e} answered with HTTP status {status}"),
+        why: if why.is_empty() { "it said nothing else".into() } else { why.into() },
+        next: "see whether this endpoint is the http address of a Holdfast node".into(),
+        ..Problem::default()
     }
 }

@@ -3,7 +3,10 @@
 
 use super::args::DevArgs;
 use super::client::Client;
-use super::failure::Failure;
+use super::failure::{Failure, usage};
+use super::http::{Endpoint, Method};
+use super::out::Out;
+use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -23,17 +26,15 @@ fn config(a: &DevArgs, dir: &Path, i: u16) -> String {
 }
 
 /// Starts the nodes, founds a cluster if there is none yet, and runs until Ctrl-C.
-pub async fn run(a: DevArgs) -> Result<(), Failure> {
+pub async fn run(a: DevArgs, out: &mut Out) -> Result<(), Failure> {
     let last = u32::from(a.port) + u32::from(a.nodes - 1) * 10 + 3;
     if a.port == 0 || last > 65_535 {
-        let why = anyhow::anyhow!(
+        return Err(usage(format!(
             "--port {}: {} nodes take ports up to {last}; they must be from 1 to 65535",
-            a.port,
-            a.nodes
-        );
-        return Err(Failure { error: why, code: 2 });
+            a.port, a.nodes
+        )));
     }
-    hf_policy::parse_size(&a.disk_size).map_err(|e| anyhow::anyhow!("disk-size: {e}"))?;
+    hf_policy::parse_size(&a.disk_size).map_err(|e| usage(format!("--disk-size: {e}")))?;
     std::fs::create_dir_all(&a.dir).map_err(anyhow::Error::from)?;
     let dir = std::fs::canonicalize(&a.dir).map_err(anyhow::Error::from)?;
     let exe = std::env::current_exe().map_err(anyhow::Error::from)?;
@@ -50,7 +51,7 @@ pub async fn run(a: DevArgs) -> Result<(), Failure> {
             .map_err(anyhow::Error::from)?;
         let errors = log.try_clone().map_err(anyhow::Error::from)?;
         let child = Command::new(&exe)
-            .args(["node", "--config"])
+            .args(["daemon", "--config"])
             .arg(&file)
             .stdin(Stdio::null())
             .stdout(log)
@@ -60,7 +61,7 @@ pub async fn run(a: DevArgs) -> Result<(), Failure> {
             .map_err(anyhow::Error::from)?;
         children.push(child);
     }
-    let result = up(&a, &dir, &mut children).await;
+    let result = up(&a, &dir, &mut children, out).await;
     if result.is_ok() && !a.once {
         let mut term =
             tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(anyhow::Error::from)?;
@@ -69,7 +70,8 @@ pub async fn run(a: DevArgs) -> Result<(), Failure> {
             _ = term.recv() => {}
         }
     }
-    println!("stopping");
+    // (What is said here is said to nobody if the reader has gone; the nodes are stopped all the same.)
+    let told = out.line("stopping").and_then(|()| out.flush());
     for c in &children {
         if let Some(pid) = c.id() {
             // SAFETY: signals a child of ours that has not been waited for, so its pid is still its own.
@@ -79,51 +81,39 @@ pub async fn run(a: DevArgs) -> Result<(), Failure> {
     for c in &mut children {
         let _ = tokio::time::timeout(Duration::from_secs(40), c.wait()).await;
     }
-    result
+    result.and(told)
 }
 
-async fn up(a: &DevArgs, dir: &Path, children: &mut [Child]) -> Result<(), Failure> {
-    let api = |i: u16| format!("127.0.0.1:{}", a.port + i * 10);
+/// How long one question to a node may take.
+const ANSWER: Duration = Duration::from_secs(5);
+
+async fn up(a: &DevArgs, dir: &Path, children: &mut [Child], out: &mut Out) -> Result<(), Failure> {
+    let port = |i: u16| a.port + i * 10;
+    let client = |i: u16| Client::new(vec![Endpoint::Tcp(format!("127.0.0.1:{}", port(i) + 3))], ANSWER, false);
     let began = Instant::now();
-    let alive = |children: &mut [Child]| -> Result<(), Failure> {
-        for (i, c) in children.iter_mut().enumerate() {
-            if let Ok(Some(s)) = c.try_wait() {
-                let log = std::fs::read_to_string(dir.join(format!("n{}/log", i + 1))).unwrap_or_default();
-                let tail: Vec<&str> = log.lines().rev().take(3).collect();
-                let tail: Vec<&str> = tail.into_iter().rev().collect();
-                return Err(anyhow::anyhow!("node n{} ended ({s}):\n{}", i + 1, tail.join("\n")).into());
-            }
-        }
-        Ok(())
-    };
     for i in 0..a.nodes {
+        let c = client(i);
         loop {
-            alive(children)?;
-            let c = Client::new(&[api(i)]);
-            let known = c.status().await.is_ok();
-            let done = known || if i == 0 { c.init("dev").await.is_ok() } else { c.join(&[api(0)]).await.is_ok() };
-            if done {
+            alive(dir, children)?;
+            let first = format!("127.0.0.1:{}", port(0));
+            let (path, body) = match i {
+                0 => ("/v1/cluster/init", json!({"name": "dev"})),
+                _ => ("/v1/cluster/join", json!({"seeds": [first]})),
+            };
+            if c.get("/v1/cluster").await.is_ok() || c.change(Method::POST, path, &body).await.is_ok() {
                 break;
             }
             if began.elapsed() > Duration::from_secs(60) {
-                return Err(
-                    anyhow::anyhow!("node n{} does not come up; see {}/n{}/log", i + 1, dir.display(), i + 1).into()
-                );
+                let n = i + 1;
+                return Err(anyhow::anyhow!("node n{n} does not come up; see {}/n{n}/log", dir.display()).into());
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
-    let c = Client::new(&[api(0)]);
+    let c = client(0);
     loop {
-        alive(children)?;
-        let ready = c.status().await.is_ok_and(|s| {
-            let n = usize::from(a.nodes);
-            let count = |k: &str| s[k].as_object().map_or(0, |o| o.len());
-            let up = s["up"].as_array().map_or(0, Vec::len);
-            let voters = s["voters"].as_array().map_or(0, Vec::len);
-            count("disks") >= n && up >= n && (n < 3 || (voters >= 3 && s["voters_changing"] == false))
-        });
-        if ready {
+        alive(dir, children)?;
+        if c.get("/v1/cluster").await.is_ok_and(|x| ready(&x.body, a.nodes)) {
             break;
         }
         if began.elapsed() > Duration::from_secs(90) {
@@ -131,13 +121,34 @@ async fn up(a: &DevArgs, dir: &Path, children: &mut [Child]) -> Result<(), Failu
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    println!("{} nodes are up in {:.1} s, data in {}", a.nodes, began.elapsed().as_secs_f32(), dir.display());
-    println!("\nTry, in another terminal:\n");
-    println!("  export HOLDFAST_ENDPOINT={}", api(0));
-    println!("  holdfast node list");
-    println!("  holdfast volume create v1 size=1GiB replicas={}", a.nodes.min(3));
-    println!("  holdfast volume attach v1 --node n1");
-    println!("  nbdinfo nbd://127.0.0.1:{}/v1", a.port + 2);
-    println!("\nCtrl-C stops all nodes; the next start goes on with the same data.");
+    let seconds = began.elapsed().as_secs_f32();
+    out.line(format_args!("{} nodes are up in {seconds:.1} s, data in {}", a.nodes, dir.display()))?;
+    out.print(format_args!(
+        "\nThe cluster's page is http://127.0.0.1:{http}/\n\nTry, in another terminal:\n\n  export HOLDFAST_ENDPOINT=127.0.0.1:{http}\n  holdfast status\n  holdfast volume create v1 size=1GiB replicas={}\n  holdfast volume attach v1 --node n1\n  nbdinfo nbd://127.0.0.1:{}/v1\n\nCtrl-C stops all nodes; the next start goes on with the same data.\n",
+        a.nodes.min(3),
+        a.port + 2,
+        http = a.port + 3,
+    ))?;
+    out.flush()
+}
+
+/// Fails if a node has ended, with its last words.
+fn alive(dir: &Path, children: &mut [Child]) -> Result<(), Failure> {
+    for (i, c) in children.iter_mut().enumerate() {
+        if let Ok(Some(s)) = c.try_wait() {
+            let log = std::fs::read_to_string(dir.join(format!("n{}/log", i + 1))).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines[lines.len().saturating_sub(3)..].join("\n");
+            return Err(anyhow::anyhow!("node n{} ended ({s}):\n{tail}", i + 1).into());
+        }
+    }
     Ok(())
+}
+
+/// All nodes and disks are there, and as many nodes vote as will.
+fn ready(cluster: &Value, nodes: u16) -> bool {
+    let n = u64::from(nodes);
+    let voters = cluster["voters"].as_array().map_or(0, Vec::len);
+    let of = |what: &str, state: &str| cluster[what][state].as_u64().unwrap_or(0) >= n;
+    of("nodes", "up") && of("disks", "ok") && (n < 3 || voters >= 3 && cluster["voters_changing"] == false)
 }

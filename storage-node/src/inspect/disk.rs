@@ -128,37 +128,46 @@ fn bad_blocks(n: u64) -> Option<String> {
         .then(|| format!("{n} blocks are bad; while the node runs, reads and scrubs replace them from other replicas"))
 }
 
-/// Prints the result of [`disk`] for people.
-pub fn print(v: &Value) {
+/// The result of [`disk`] as text for people.
+pub fn text(v: &Value) -> String {
     let n = |v: &Value| v.as_u64().unwrap_or(0);
     let word = |v: &Value| v.as_str().map_or_else(|| v.to_string(), String::from);
     let copies: Vec<String> = v["superblock_copies"].as_array().into_iter().flatten().map(word).collect();
+    let copies = copies.join(", ");
     if v["disk"].is_null() {
-        return println!("superblock  copies: {}", copies.join(", "));
+        return format!("superblock  copies: {copies}\n");
     }
-    println!("disk        {} of node #{} of cluster {}", word(&v["disk"]), v["node"], word(&v["cluster"]));
-    println!("size        {}, journal {}", format_size(n(&v["bytes"])), format_size(n(&v["journal_bytes"])));
-    println!(
-        "superblock  generation {}, format version {}; copies: {}",
-        v["generation"],
-        v["format"],
-        copies.join(", ")
-    );
-    println!("table       {} replicas, room for {} more", v["replica_entries_used"], v["replica_entries_free"]);
-    println!("units       {} of 64 KiB, {} free", v["units"], v["units_free"]);
-    println!(
-        "journal     {} groups replayed, {} in use",
-        v["journal_groups_replayed"],
-        format_size(n(&v["journal_used"]))
-    );
+    let mut lines = vec![
+        format!("disk        {} of node #{} of cluster {}", word(&v["disk"]), v["node"], word(&v["cluster"])),
+        format!("size        {}, journal {}", format_size(n(&v["bytes"])), format_size(n(&v["journal_bytes"]))),
+        format!("superblock  generation {}, format version {}; copies: {copies}", v["generation"], v["format"]),
+        format!("table       {} replicas, room for {} more", v["replica_entries_used"], v["replica_entries_free"]),
+        format!("units       {} of 64 KiB, {} free", v["units"], v["units_free"]),
+        format!(
+            "journal     {} groups replayed, {} in use",
+            v["journal_groups_replayed"],
+            format_size(n(&v["journal_used"]))
+        ),
+    ];
     for r in v["replicas"].as_array().into_iter().flatten() {
-        println!("\nreplica     {} of shard {} (volume {})", r["replica"], word(&r["shard"]), word(&r["volume"]));
-        println!("promised    term {}", r["promised_term"]);
-        println!("versions    stable {}, newest {}, {} chunks", word(&r["stable"]), word(&r["newest"]), r["chunks"]);
+        lines.push(format!(
+            "\nreplica     {} of shard {} (volume {})",
+            r["replica"],
+            word(&r["shard"]),
+            word(&r["volume"])
+        ));
+        lines.push(format!("promised    term {}", r["promised_term"]));
+        lines.push(format!(
+            "versions    stable {}, newest {}, {} chunks",
+            word(&r["stable"]),
+            word(&r["newest"]),
+            r["chunks"]
+        ));
         if let Some(c) = r["verified"].as_object() {
-            println!("verified    {} data blocks, {} bad", c["data_blocks"], c["bad_blocks"]);
+            lines.push(format!("verified    {} data blocks, {} bad", c["data_blocks"], c["bad_blocks"]));
         }
     }
+    lines.join("\n") + "\n"
 }
 
 /// All chunks of a replica that hold something, in order.

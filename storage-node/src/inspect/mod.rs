@@ -6,9 +6,11 @@ pub mod raft;
 
 use serde_json::Value;
 
-/// Prints a value for people: one line per leaf; short objects are on one line.
-pub fn print(v: &Value) {
-    lines(v, 0);
+/// A value as text for people: one line per leaf; short objects are on one line.
+pub fn text(v: &Value) -> String {
+    let mut text = String::new();
+    lines(v, 0, &mut text);
+    text
 }
 
 fn flat(v: &Value) -> Option<String> {
@@ -26,16 +28,16 @@ fn flat(v: &Value) -> Option<String> {
     }
 }
 
-fn lines(v: &Value, depth: usize) {
+fn lines(v: &Value, depth: usize, text: &mut String) {
     let pad = "  ".repeat(depth);
     match v {
         Value::Object(o) => {
             for (k, v) in o {
                 match flat(v) {
-                    Some(t) => println!("{pad}{k:<22} {t}"),
+                    Some(t) => *text += &format!("{pad}{k:<22} {t}\n"),
                     None => {
-                        println!("{pad}{k}");
-                        lines(v, depth + 1);
+                        *text += &format!("{pad}{k}\n");
+                        lines(v, depth + 1, text);
                     }
                 }
             }
@@ -43,14 +45,14 @@ fn lines(v: &Value, depth: usize) {
         Value::Array(a) => {
             for v in a {
                 match flat(v) {
-                    Some(t) => println!("{pad}- {t}"),
+                    Some(t) => *text += &format!("{pad}- {t}\n"),
                     None => {
-                        println!("{pad}-");
-                        lines(v, depth + 1);
+                        *text += &format!("{pad}-\n");
+                        lines(v, depth + 1, text);
                     }
                 }
             }
         }
-        other => println!("{pad}{}", flat(other).unwrap_or_default()),
+        other => *text += &format!("{pad}{}\n", flat(other).unwrap_or_default()),
     }
 }

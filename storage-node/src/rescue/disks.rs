@@ -64,6 +64,8 @@ pub(super) fn record(paths: &[PathBuf], notes: &mut Vec<String>) -> anyhow::Resu
             state: DiskState::Ok,
             draining: false,
             drain_paused: false,
+            fault: None,
+            since_ms: 0,
             rev: 0,
         };
         s.disks.insert(record);

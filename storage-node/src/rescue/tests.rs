@@ -34,6 +34,8 @@ fn with_a_disk() -> ClusterState {
         state: DiskState::Ok,
         draining: false,
         drain_paused: false,
+        fault: None,
+        since_ms: 0,
         rev: 1,
     };
     ClusterState { disks: [disk].into_iter().collect(), ..ClusterState::default() }

@@ -61,8 +61,8 @@ impl Sim {
                 Command::SetNodeMode { node: away.map_or(node, |n| n.id), mode: NodeMode::Active }
             }
             6 => Command::SetDiskDraining { disk, draining: yes },
-            7 if yes => Command::SetDiskState { disk, state: DiskState::Failing("bad blocks".into()) },
-            7 => Command::SetDiskState { disk, state: DiskState::Ok },
+            7 if yes => Command::SetDiskState { disk, state: DiskState::Failing("bad blocks".into()), fault: None },
+            7 => Command::SetDiskState { disk, state: DiskState::Ok, fault: None },
             8 => Command::Move { vol, shard, epoch, rid: r.rid, moving: !r.moving },
             9 => Command::Leave { vol, shard, epoch, rid: r.rid },
             10 => Command::AddReplica { vol, shard, epoch, disk },
@@ -240,7 +240,7 @@ impl Sim {
         end.extend((!group || self.state.rebuild_paused).then_some(Command::PauseRebuild { paused: false }));
         for (id, d) in &self.state.disks {
             let good = group && d.state == DiskState::Ok;
-            end.extend((!good).then_some(Command::SetDiskState { disk: *id, state: DiskState::Ok }));
+            end.extend((!good).then_some(Command::SetDiskState { disk: *id, state: DiskState::Ok, fault: None }));
             end.extend(d.draining.then_some(Command::SetDiskDraining { disk: *id, draining: false }));
         }
         // (That a replica leaves cannot be taken back: it may stay for want of a place for its successor.)

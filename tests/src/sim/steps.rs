@@ -155,7 +155,9 @@ impl Sim {
 fn command(epoch: Epoch, term: Term, change: co::Change) -> Result<Command, String> {
     let (vol, shard) = (VOL, SHARD.index);
     Ok(match change {
-        co::Change::Drop { rids, base, told } => Command::Drop { vol, shard, epoch, term, rids, base, told },
+        co::Change::Drop { rids, base, told, reasons } => {
+            Command::Drop { vol, shard, epoch, term, rids, base, told, reasons }
+        }
         co::Change::SyncStart { rid, sync_id } => Command::SyncStart { vol, shard, epoch, term, rid, sync_id },
         co::Change::Add { rid, store_uuid } => Command::Add { vol, shard, epoch, term, rid, store_uuid },
         // In-sync replicas differ in nothing but rot, whatever happened before.

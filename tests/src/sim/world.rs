@@ -107,7 +107,7 @@ impl Sim {
         let mut s = Sim {
             rng,
             now: Tick(1_000_000),
-            state: ClusterState::default(),
+            state: ClusterState { version: COMMAND_VERSION, ..ClusterState::default() },
             hosts: BTreeMap::new(),
             net: Vec::new(),
             cut: Default::default(),

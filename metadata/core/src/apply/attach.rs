@@ -58,7 +58,7 @@ impl ClusterState {
             }
             None => format!("volume {name} attached on node {at}, term {}", term.0),
         };
-        self.event(env.at_ms, "volume.attached", name, text);
+        self.event(env.at_ms, EventKind::VolumeAttached, name, text);
         Ok(Reply::Attached(term))
     }
 
@@ -81,11 +81,11 @@ impl ClusterState {
         if let Some(a) = v.coordinator.clone() {
             self.put_volume(v);
             let text = format!("volume {name} waits for node {}, which has it attached", self.node_name(a.node));
-            self.event(at_ms, "volume.waits", name, text);
+            self.event(at_ms, EventKind::VolumeWaits, name, text);
             return Ok(Reply::Done);
         }
         self.put_volume(v);
-        self.event(at_ms, "volume.detached", name.clone(), format!("volume {name} detached"));
+        self.event(at_ms, EventKind::VolumeDetached, name.clone(), format!("volume {name} detached"));
         Ok(Reply::Done)
     }
 

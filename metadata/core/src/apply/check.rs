@@ -14,6 +14,9 @@ impl ClusterState {
         self.check_order()?;
         self.volumes.values().try_for_each(|v| self.check_volume(v))?;
         for d in self.disks.values() {
+            if self.version < 3 && (d.fault.is_some() || d.since_ms > 0) {
+                return Err(format!("disk {}: it has what came with version 3", d.id));
+            }
             if d.rev > self.revision || d.id.0 >= self.next.disk {
                 return Err(format!("disk {}: its number or revision is of a later state", d.id));
             }
@@ -59,9 +62,14 @@ impl ClusterState {
             (self.requests.len(), REQUESTS_KEPT),
             (self.events.len(), EVENTS_KEPT),
             (self.removals.len(), REMOVALS_KEPT),
+            (self.mutes.len(), MUTES_KEPT),
         ];
         if kept.iter().any(|(len, most)| len > most) {
             return Err("a queue is longer than it may be".into());
+        }
+        self.mutes.iter().try_for_each(|m| m.check().map_err(|why| format!("the mute of {}: {why}", m.code)))?;
+        if self.mutes_rev > self.revision || self.mutes_rev == 0 && !self.mutes.is_empty() {
+            return Err("the mutes have a revision of a later state, or none".into());
         }
         let events =
             self.events.iter().map(|e| e.rev).is_sorted() && self.events.back().is_none_or(|e| e.rev <= self.revision);
@@ -107,6 +115,12 @@ impl ClusterState {
                 () if r.rid != *rid => wrong(format!("shard {i}: replica {} stands under {rid}", r.rid)),
                 () if r.rid.0 >= self.next.rid => {
                     wrong(format!("shard {i}: replica {rid} has a number of a later state"))
+                }
+                () if r.in_sync() && r.dropped.is_some() => {
+                    wrong(format!("shard {i}: replica {rid} is in sync and dropped"))
+                }
+                () if r.dropped.is_some() && self.version < 3 => {
+                    wrong(format!("shard {i}: replica {rid} has what came with version 3"))
                 }
                 () if r.out_since > v.epoch => wrong(format!("shard {i}: replica {rid} left in an epoch to come")),
                 () => match self.disks.get(&r.disk) {

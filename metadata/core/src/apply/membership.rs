@@ -1,13 +1,13 @@
 //! Changes of a shard's replica set. The in-sync set never becomes empty except by `ForceInsync` (hazard 3), and only
 //! the present coordinator's term changes it.
 
+use super::dropped::{Leavers, drop_of};
 use super::misrouted;
 use crate::command::{Command, Envelope};
 use crate::mutant::{self, Mutant};
 use crate::outcome::{Outcome, Refusal, Reply};
 use crate::record::*;
-use hf_policy::{DiskId, Epoch, NodeId, Rid, StoreUuid, Ver, VolumeId, broken, invariant};
-use std::collections::BTreeMap;
+use hf_policy::{DiskId, Epoch, NodeId, Rid, StoreUuid, Ver, VolumeId, invariant};
 
 pub(super) fn no_replica(rid: Rid) -> Refusal {
     Refusal::NotFound { kind: "replica".into(), name: format!("#{rid}") }
@@ -15,44 +15,6 @@ pub(super) fn no_replica(rid: Rid) -> Refusal {
 
 pub(super) fn no_shard(shard: u32) -> Refusal {
     Refusal::NotFound { kind: "shard".into(), name: format!("#{shard}") }
-}
-
-/// Takes members out of a shard's in-sync set, which keeps at least one, and gives up joins. The caller raises
-/// the record's epoch. Returns the replicas that were members, with their nodes.
-pub(super) fn drop_of(
-    v: &mut VolumeRecord,
-    shard: u32,
-    rids: &[Rid],
-    base: Ver,
-    told: &BTreeMap<Rid, u64>,
-) -> Result<Vec<(Rid, NodeId)>, Refusal> {
-    let next = v.epoch.next();
-    let s = v.shards.get_mut(shard as usize).ok_or_else(|| no_shard(shard))?;
-    if let Some(rid) = rids.iter().find(|r| !s.replicas.contains_key(r)) {
-        return Err(no_replica(*rid));
-    }
-    if s.in_sync().iter().all(|r| rids.contains(r)) {
-        return Err(Refusal::LastReplica);
-    }
-    let mut gone = Vec::new();
-    for rid in rids {
-        let Some(r) = s.replicas.get_mut(rid) else {
-            broken!("replica {rid} was there a moment ago");
-            continue;
-        };
-        // Only a member of the set can be dropped; a base never moves up for one that was out already (I9).
-        if r.in_sync() {
-            r.state = ReplicaState::Out { base };
-            r.out_since = next;
-            r.position = told.get(rid).copied().unwrap_or(0);
-            gone.push((r.rid, r.node));
-        } else if let ReplicaState::Syncing { base, .. } = r.state {
-            // A join is given up: an Add that is still under way is refused from here on.
-            r.state = ReplicaState::Out { base };
-        }
-    }
-    invariant!(!s.in_sync().is_empty(), "shard {shard} of volume {} lost its last replica in sync", v.id);
-    Ok(gone)
 }
 
 /// A replica that was syncing becomes a member. Returns its node.
@@ -64,22 +26,24 @@ pub(super) fn add_to(v: &mut VolumeRecord, shard: u32, rid: Rid, store_uuid: Sto
     }
     r.state = ReplicaState::InSync;
     r.paused &= r.moving;
+    r.dropped = None;
     r.store_uuid = Some(store_uuid);
     Ok(r.node)
 }
 
 impl ClusterState {
     pub(super) fn drop_members(&mut self, env: &Envelope) -> Outcome {
-        let Command::Drop { vol, shard, epoch, term, rids, base, told } = &env.cmd else { return misrouted(env) };
+        let Command::Drop { vol, shard, epoch, term, rids, base, told, reasons } = &env.cmd else {
+            return misrouted(env);
+        };
         let mut v = self.volume_of(*vol, *epoch, *term)?.clone();
-        let gone = drop_of(&mut v, *shard, rids, *base, told)?;
+        let gone = drop_of(&mut v, *shard, &Leavers { rids, base: *base, told, reasons, at_ms: env.at_ms })?;
         let left = v.shards[*shard as usize].in_sync().len();
         let name = v.name.clone();
         self.put_volume(v);
-        for (rid, node) in gone {
-            let node = self.node_name(node);
-            let text = format!("volume {name}: replica {rid} on node {node} dropped, {left} in sync");
-            self.event(env.at_ms, "replica.dropped", name.clone(), text);
+        for g in gone {
+            let text = self.text_of_drop(env.v, &name, &g, left);
+            self.event(env.at_ms, EventKind::ReplicaDropped, name.clone(), text);
         }
         Ok(Reply::Done)
     }
@@ -105,7 +69,7 @@ impl ClusterState {
         let name = v.name.clone();
         self.put_volume(v);
         let text = format!("volume {name}: replica {rid} on node {} is in sync", self.node_name(node));
-        self.event(env.at_ms, "replica.insync", name, text);
+        self.event(env.at_ms, EventKind::ReplicaInsync, name, text);
         Ok(Reply::Done)
     }
 
@@ -134,21 +98,7 @@ impl ClusterState {
         }
         let rid = Rid(self.next.rid);
         let state = ReplicaState::Out { base: Ver::ZERO };
-        s.replicas.insert(
-            rid,
-            ReplicaRecord {
-                rid,
-                disk,
-                node,
-                store_uuid: None,
-                state,
-                out_since: v.epoch.next(),
-                position: 0,
-                leaving: false,
-                moving: false,
-                paused: false,
-            },
-        );
+        s.replicas.insert(rid, ReplicaRecord::new(rid, disk, node, state, v.epoch.next()));
         self.next.rid += 1;
         self.put_volume(v);
         Ok(Reply::Done)
@@ -185,6 +135,12 @@ impl ClusterState {
                 ReplicaState::Out { base } if mutant::is(Mutant::ForceKeepsBase) => base,
                 _ => Ver::ZERO,
             };
+            r.dropped = match r.in_sync() {
+                _ if r.rid == *rid => None,
+                true if env.v >= 3 => Some(Dropped { reason: DropReason::Forced, at_ms: env.at_ms }),
+                true => None,
+                false => r.dropped,
+            };
             r.state = if r.rid == *rid { ReplicaState::InSync } else { ReplicaState::Out { base } };
             r.out_since = next;
             r.position = 0;
@@ -198,7 +154,7 @@ impl ClusterState {
         let name = v.name.clone();
         self.put_volume(v);
         let text = format!("volume {name} shard {shard}: replica {rid} declared the truth by {operator}: {reason}");
-        self.event(env.at_ms, "volume.forced", name, text);
+        self.event(env.at_ms, EventKind::VolumeForced, name, text);
         Ok(Reply::Done)
     }
 

@@ -2,7 +2,10 @@
 
 mod attach;
 mod check;
+mod dropped;
+mod found;
 mod membership;
+mod mute;
 mod node;
 mod together;
 mod unmade;
@@ -100,7 +103,12 @@ impl ClusterState {
         }
         invariant!(to <= COMMAND_VERSION, "version {to} is applied, and {COMMAND_VERSION} is the newest that is known");
         self.version = to;
-        self.event(at_ms, "cluster.version", "cluster", format!("commands are encoded and applied by version {to}"));
+        self.event(
+            at_ms,
+            EventKind::ClusterVersion,
+            "cluster",
+            format!("commands are encoded and applied by version {to}"),
+        );
         Ok(Reply::Done)
     }
 
@@ -113,7 +121,7 @@ impl ClusterState {
             Command::Init { cluster, name } => self.init(*cluster, name),
             Command::PutNode { .. } => self.put_node(env),
             Command::PutDisk { .. } => self.put_disk(env),
-            Command::SetDiskState { disk, state } => self.set_disk_state(env, *disk, state),
+            Command::SetDiskState { .. } => self.set_disk_state(env),
             Command::CreateVolume { .. } => self.create_volume(env),
             Command::DeleteVolume { vol, epoch } => self.delete_volume(env.at_ms, *vol, *epoch),
             Command::SetPolicy { .. } => self.set_policy(env),
@@ -124,9 +132,7 @@ impl ClusterState {
             Command::Activated { vol, term } => self.activated(*vol, *term),
             Command::Drop { .. } => self.drop_members(env),
             Command::Together { .. } => self.together(env),
-            Command::ReplaceUnmade { vol, shard, epoch, rid, disk } => {
-                self.replace_unmade(env.at_ms, *vol, *shard, *epoch, *rid, *disk)
-            }
+            Command::ReplaceUnmade { .. } => self.replace_unmade(env),
             Command::SyncStart { .. } => self.sync_start(env),
             Command::Add { .. } => self.add_member(env),
             Command::AddReplica { vol, shard, epoch, disk } => self.add_replica(*vol, *shard, *epoch, *disk),
@@ -150,7 +156,7 @@ impl ClusterState {
             Command::PauseRebuild { paused } => {
                 self.rebuild_paused = *paused;
                 let word = if *paused { "paused" } else { "resumed" };
-                self.event(env.at_ms, "rebuild", "cluster", format!("making and moving of replicas {word}"));
+                self.event(env.at_ms, EventKind::Rebuild, "cluster", format!("making and moving of replicas {word}"));
                 Ok(Reply::Done)
             }
             Command::RemoveReplica { vol, shard, epoch, rid } => self.remove_replica(*vol, *shard, *epoch, *rid),
@@ -158,6 +164,9 @@ impl ClusterState {
             Command::SnapAdd { .. } => self.snap_add(env),
             Command::SnapDel { vol, epoch, id } => self.snap_del(*vol, *epoch, *id),
             Command::RaiseVersion { to } => self.raise_version(env.at_ms, *to),
+            Command::RenameVolume { vol, epoch, name } => self.rename_volume(env.at_ms, *vol, *epoch, name),
+            Command::Mute { .. } => self.mute(env),
+            Command::Unmute { code, subject } => self.unmute(env.at_ms, code, subject),
         }
     }
 
@@ -189,10 +198,16 @@ impl ClusterState {
     }
 
     /// Writes a changed volume back: the one place where an epoch is raised.
-    fn put_volume(&mut self, mut v: VolumeRecord) {
+    fn put_volume(&mut self, v: VolumeRecord) {
+        let name = v.name.clone();
+        self.put_renamed(v, &name);
+    }
+
+    /// The same for a volume whose name has changed from `was`.
+    fn put_renamed(&mut self, mut v: VolumeRecord, was: &str) {
         v.epoch = v.epoch.next();
         v.rev = self.revision;
-        let (vol, name) = (v.id, v.name.clone());
+        let vol = v.id;
         let (epoch, term, shards, size) = (v.epoch, v.term, v.shards.len(), v.size);
         let Some(old) = self.volumes.insert(v) else {
             broken!("volume {vol} is written back, and was not there");
@@ -202,7 +217,7 @@ impl ClusterState {
         invariant!(epoch > old.epoch || epoch == Epoch(u64::MAX), "volume {vol}: its epoch falls to {}", epoch.0);
         invariant!(term >= old.term, "volume {vol}: its term falls from {} to {}", old.term.0, term.0);
         invariant!(shards >= old.shards.len() && size >= old.size, "volume {vol} shrinks");
-        invariant!(name == old.name, "volume {vol} is called {name} now, and was {}", old.name);
+        invariant!(was == old.name, "volume {vol} is taken for {was}, and was called {}", old.name);
     }
 
     /// Records that a replica's data is to be deleted by its node. The replica has just left its volume.
@@ -212,8 +227,9 @@ impl ClusterState {
         invariant!(old.is_none(), "replica {rid} was removed twice");
     }
 
-    fn event(&mut self, at_ms: u64, kind: &str, subject: impl Into<String>, text: impl Into<String>) {
-        let event = Event { rev: self.revision, at_ms, kind: kind.into(), subject: subject.into(), text: text.into() };
+    fn event(&mut self, at_ms: u64, kind: EventKind, subject: impl Into<String>, text: impl Into<String>) {
+        let (rev, kind) = (self.revision, kind.as_str().to_string());
+        let event = Event { rev, at_ms, kind, subject: subject.into(), text: text.into() };
         self.events.push_back(event);
         while self.events.len() > EVENTS_KEPT {
             self.events.pop_front();

@@ -53,10 +53,17 @@ impl ClusterState {
             Some(n) if (NodeRecord { rev: n.rev, ..record.clone() }) == *n => return Ok(Reply::Node(id)),
             // The node was started anew at the same place: no event.
             Some(n) if (NodeRecord { rev: n.rev, log: n.log, ..record.clone() }) == *n => {}
-            Some(_) => self.event(env.at_ms, "node.updated", name.clone(), format!("node {name} is at {}", addr.api)),
+            Some(_) => {
+                self.event(env.at_ms, EventKind::NodeUpdated, name.clone(), format!("node {name} is at {}", addr.api))
+            }
             None => {
                 self.next.node += 1;
-                self.event(env.at_ms, "node.joined", name.clone(), format!("node {name} joined at {}", addr.api));
+                self.event(
+                    env.at_ms,
+                    EventKind::NodeJoined,
+                    name.clone(),
+                    format!("node {name} joined at {}", addr.api),
+                );
             }
         }
         let old = self.nodes.insert(record);
@@ -100,7 +107,7 @@ impl ClusterState {
             let name = self.node_name(*node);
             self.event(
                 env.at_ms,
-                "disk.added",
+                EventKind::DiskAdded,
                 format!("{name}:{path}"),
                 format!("node {name} added disk {id} at {path}"),
             );
@@ -115,6 +122,8 @@ impl ClusterState {
             state,
             draining: known.as_ref().is_some_and(|d| d.draining),
             drain_paused: known.as_ref().is_some_and(|d| d.drain_paused),
+            fault: known.as_ref().and_then(|d| d.fault),
+            since_ms: known.as_ref().map_or(if env.v >= 3 { env.at_ms } else { 0 }, |d| d.since_ms),
             rev: self.revision,
         };
         let old = self.disks.insert(record);
@@ -136,7 +145,7 @@ impl ClusterState {
             NodeMode::Draining => format!("node {name} is being drained"),
             NodeMode::Maintenance => format!("node {name} is in maintenance"),
         };
-        self.event(at_ms, "node.mode", name, text);
+        self.event(at_ms, EventKind::NodeMode, name, text);
         Ok(Reply::Done)
     }
 
@@ -180,7 +189,7 @@ impl ClusterState {
         // If it is no member, it is forgotten when the configuration is looked at next.
         self.removed_members.insert(n.clone());
         self.removed(Removed::Node(node));
-        self.event(at_ms, "node.removed", n.name.clone(), format!("node {} removed", n.name));
+        self.event(at_ms, EventKind::NodeRemoved, n.name.clone(), format!("node {} removed", n.name));
         Ok(Reply::Done)
     }
 
@@ -195,7 +204,12 @@ impl ClusterState {
         };
         let name = self.node_name(node);
         let word = if draining { "is being drained" } else { "is in use again" };
-        self.event(at_ms, "disk.draining", format!("{name}:{path}"), format!("disk {disk} of node {name} {word}"));
+        self.event(
+            at_ms,
+            EventKind::DiskDraining,
+            format!("{name}:{path}"),
+            format!("disk {disk} of node {name} {word}"),
+        );
         Ok(Reply::Done)
     }
 
@@ -211,13 +225,14 @@ impl ClusterState {
         self.removed(Removed::Disk(disk));
         let name = self.node_name(d.node);
         let text = format!("disk {disk} of node {name} ({}) removed", d.path);
-        self.event(at_ms, "disk.removed", format!("{name}:{}", d.path), text);
+        self.event(at_ms, EventKind::DiskRemoved, format!("{name}:{}", d.path), text);
         Ok(Reply::Done)
     }
 
-    pub(super) fn set_disk_state(&mut self, env: &Envelope, disk: DiskId, state: &DiskState) -> Outcome {
+    pub(super) fn set_disk_state(&mut self, env: &Envelope) -> Outcome {
+        let Command::SetDiskState { disk, state, fault } = &env.cmd else { return misrouted(env) };
         let (rev, at_ms) = (self.revision, env.at_ms);
-        let Some(d) = self.disks.get(&disk) else {
+        let Some(d) = self.disks.get(disk) else {
             return Err(Refusal::NotFound { kind: "disk".into(), name: format!("#{disk}") });
         };
         // Reports may overtake each other: a disk that has failed stays failed until it is in service again.
@@ -225,8 +240,19 @@ impl ClusterState {
         if late && env.v >= 2 && !mutant::is(Mutant::FailingForgetsFailed) {
             return Ok(Reply::Done); // Lawful, see above: it has failed already.
         }
+        if env.v >= 3 && d.state == *state && d.fault == *fault {
+            return Ok(Reply::Done); // Lawful: it is told again, and nothing has happened since.
+        }
+        let since_ms = match d.state.is_like(state) && d.fault == *fault {
+            true => d.since_ms,
+            false if env.v >= 3 => at_ms,
+            false => 0,
+        };
         let (node, path) = (d.node, d.path.clone());
-        let done = self.disks.update(&disk, |d| (d.state, d.rev) = (state.clone(), rev));
+        let set = |d: &mut DiskRecord| {
+            (d.state, d.fault, d.since_ms, d.rev) = (state.clone(), *fault, since_ms, rev);
+        };
+        let done = self.disks.update(disk, set);
         invariant!(done.is_some(), "disk {disk} was there a moment ago");
         let name = self.node_name(node);
         let text = match state {
@@ -237,9 +263,9 @@ impl ClusterState {
             }
         };
         let kind = match state {
-            DiskState::Ok => "disk.ok",
-            DiskState::Failed(_) => "disk.failed",
-            DiskState::Failing(_) => "disk.failing",
+            DiskState::Ok => EventKind::DiskOk,
+            DiskState::Failed(_) => EventKind::DiskFailed,
+            DiskState::Failing(_) => EventKind::DiskFailing,
         };
         self.event(at_ms, kind, format!("{name}:{path}"), text);
         Ok(Reply::Done)

@@ -2,10 +2,12 @@
 //! cannot be made where they were placed.
 
 use super::membership::{no_replica, no_shard};
+use super::misrouted;
+use crate::command::{Command, Envelope};
 use crate::mutant::{self, Mutant};
 use crate::outcome::{Outcome, Refusal, Reply};
 use crate::record::*;
-use hf_policy::{DiskId, Epoch, Rid, ShardId, Ver, VolumeId, invariant};
+use hf_policy::{DiskId, Rid, ShardId, Ver, invariant};
 
 impl VolumeRecord {
     /// Notes for shards that have become part of the volume, which had `before` of them, that they were
@@ -26,15 +28,9 @@ impl VolumeRecord {
 
 impl ClusterState {
     /// Replaces a replica of a shard to which nothing was ever written: the new replica is in sync, as the old one was.
-    pub(super) fn replace_unmade(
-        &mut self,
-        at_ms: u64,
-        vol: VolumeId,
-        shard: u32,
-        epoch: Epoch,
-        rid: Rid,
-        disk: Option<DiskId>,
-    ) -> Outcome {
+    pub(super) fn replace_unmade(&mut self, env: &Envelope) -> Outcome {
+        let Command::ReplaceUnmade { vol, shard, epoch, rid, disk } = &env.cmd else { return misrouted(env) };
+        let (vol, shard, epoch, rid, disk) = (*vol, *shard, *epoch, *rid, *disk);
         let mut v = self.volume_at(vol, epoch)?.clone();
         let before = v.begun();
         if shard < before && !mutant::is(Mutant::ReplacesServed) {
@@ -68,8 +64,9 @@ impl ClusterState {
                 if s.in_sync().len() < 2 {
                     return Err(Refusal::LastReplica);
                 }
-                let out =
-                    ReplicaRecord { state: ReplicaState::Out { base: Ver::ZERO }, out_since: next, ..old.clone() };
+                let why = Dropped { reason: DropReason::Unmade, at_ms: env.at_ms };
+                let (state, dropped) = (ReplicaState::Out { base: Ver::ZERO }, (env.v >= 3).then_some(why));
+                let out = ReplicaRecord { state, dropped, out_since: next, ..old.clone() };
                 s.replicas.insert(rid, out);
                 "is brought in later".into()
             }
@@ -81,7 +78,7 @@ impl ClusterState {
             "volume {name} shard {shard}: node {} does not make replica {rid}, which {text}",
             self.node_name(old.node)
         );
-        self.event(at_ms, "replica.replaced", name, text);
+        self.event(env.at_ms, EventKind::ReplicaReplaced, name, text);
         Ok(Reply::Done)
     }
 }

@@ -43,7 +43,7 @@ impl ClusterState {
             on.then(|| ScrubRecord { id: self.revision, since_ms: at_ms, done: Default::default(), paused: false });
         self.put_volume(v);
         let text = if on { "scrub begins" } else { "scrub given up" };
-        self.event(at_ms, "volume.scrub", name.clone(), format!("volume {name}: {text}"));
+        self.event(at_ms, EventKind::VolumeScrub, name.clone(), format!("volume {name}: {text}"));
         Ok(Reply::Done)
     }
 
@@ -71,14 +71,14 @@ impl ClusterState {
                 "volume {name} scrubbed: {} chunks, {} bad blocks, {} behind, {} repaired, {} lost, {} diverged, {} chunks skipped",
                 all.chunks, all.bad, all.behind, all.repaired, all.lost, all.diverged, all.skipped
             );
-            self.event(at_ms, "volume.scrubbed", name, text);
+            self.event(at_ms, EventKind::VolumeScrubbed, name, text);
         }
         for (shard, report) in parts.iter().filter(|(_, r)| r.lost + r.diverged + r.behind > 0) {
             let text = format!(
                 "volume {name} shard {shard}: {} blocks are lost on every replica, {} differ though their versions are equal, {} had lost a write (repaired)",
                 report.lost, report.diverged, report.behind
             );
-            self.event(at_ms, "volume.damaged", name, text);
+            self.event(at_ms, EventKind::VolumeDamaged, name, text);
         }
     }
 
@@ -101,7 +101,7 @@ impl ClusterState {
         }
         (self.rebalancing, self.rebalance_paused) = (on, false);
         let text = if on { "replicas move from full disks to empty ones" } else { "rebalancing is over" };
-        self.event(at_ms, "rebalance", "cluster", text);
+        self.event(at_ms, EventKind::Rebalance, "cluster", text);
         Ok(Reply::Done)
     }
 
@@ -118,7 +118,7 @@ impl ClusterState {
             Job::Replica(rid) => self.pause_replica(rid, paused),
         }?;
         let word = if paused { "is held" } else { "goes on" };
-        self.event(at_ms, "job", name.clone(), format!("{name} {word}"));
+        self.event(at_ms, EventKind::Job, name.clone(), format!("{name} {word}"));
         Ok(Reply::Done)
     }
 

@@ -19,18 +19,7 @@ impl ClusterState {
                 let Some(d) = self.disks.get(disk) else {
                     return Err(Refusal::NotFound { kind: "disk".into(), name: format!("#{disk}") });
                 };
-                let replica = ReplicaRecord {
-                    rid: Rid(rid),
-                    disk: *disk,
-                    node: d.node,
-                    store_uuid: None,
-                    state: ReplicaState::InSync,
-                    out_since: Epoch(0),
-                    position: 0,
-                    leaving: false,
-                    moving: false,
-                    paused: false,
-                };
+                let replica = ReplicaRecord::new(Rid(rid), *disk, d.node, ReplicaState::InSync, Epoch(0));
                 shard.replicas.insert(Rid(rid), replica);
                 rid += 1;
             }
@@ -77,7 +66,7 @@ impl ClusterState {
         invariant!(old.is_none(), "volume {id} took another one's number");
         let text =
             format!("volume {name} created, {} with {} replicas", hf_policy::format_size(policy.size), policy.replicas);
-        self.event(env.at_ms, "volume.created", name.clone(), text);
+        self.event(env.at_ms, EventKind::VolumeCreated, name.clone(), text);
         Ok(Reply::Volume(id))
     }
 
@@ -96,7 +85,32 @@ impl ClusterState {
         let gone = self.volumes.remove(&vol);
         invariant!(gone.is_some(), "volume {vol} was there a moment ago");
         self.removed(Removed::Volume(vol));
-        self.event(at_ms, "volume.deleted", v.name.clone(), format!("volume {} deleted", v.name));
+        self.event(at_ms, EventKind::VolumeDeleted, v.name.clone(), format!("volume {} deleted", v.name));
+        Ok(Reply::Done)
+    }
+
+    /// An export is found by its volume's name, so the name of a volume that is attached stays.
+    pub(super) fn rename_volume(&mut self, at_ms: u64, vol: VolumeId, epoch: Epoch, name: &str) -> Outcome {
+        let mut v = self.volume_at(vol, epoch)?.clone();
+        valid_name(name).map_err(|why| Refusal::Invalid(format!("volume name \"{name}\": {why}")))?;
+        if v.name == name {
+            return Ok(Reply::Done); // Lawful: the state is the one that is asked for.
+        }
+        if self.volume_named(name).is_some() {
+            return Err(Refusal::Exists { kind: "volume".into(), name: name.into() });
+        }
+        // During a maintenance it is attached to the node that gets it back.
+        let attached = v.coordinator.as_ref().and_then(|a| if a.maintenance { a.home } else { Some(a.node) });
+        if let Some(node) = attached {
+            return Err(Refusal::State(format!(
+                "volume {} is attached on node {}, where clients find it by its name: detach it first, then rename it",
+                v.name,
+                self.node_name(node)
+            )));
+        }
+        let was = std::mem::replace(&mut v.name, name.into());
+        self.put_renamed(v, &was);
+        self.event(at_ms, EventKind::VolumeRenamed, name, format!("volume {was} is called {name} now"));
         Ok(Reply::Done)
     }
 
@@ -116,7 +130,7 @@ impl ClusterState {
         v.attrs = attrs;
         let name = v.name.clone();
         self.put_volume(v);
-        self.event(env.at_ms, "volume.policy", name.clone(), format!("volume {name}: {}", words.join(" ")));
+        self.event(env.at_ms, EventKind::VolumePolicy, name.clone(), format!("volume {name}: {}", words.join(" ")));
         Ok(Reply::Done)
     }
 

@@ -1,6 +1,7 @@
 //! What the cluster remembers of a disk.
 
 use super::records::{Record, replace};
+use super::volume::is_zero;
 use crate::cow::CowMap;
 use hf_policy::attributes::Media;
 use hf_policy::{DiskId, DiskUuid, NodeId};
@@ -17,6 +18,13 @@ pub enum DiskState {
     /// The disk met more bad blocks than its error budget allows, with the reason. It serves what it holds until that
     /// lives elsewhere, and gets nothing new.
     Failing(String),
+}
+
+impl DiskState {
+    /// Is it the same kind of health? The reason may differ.
+    pub fn is_like(&self, other: &DiskState) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
 }
 
 /// What is wrong with a disk.
@@ -63,6 +71,13 @@ pub struct DiskRecord {
     /// Its drain is held by an operator: nothing more is begun because of it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drain_paused: bool,
+    /// What is wrong with it; none: nothing, or nobody told (before version 3).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<DiskFault>,
+    /// When its health last changed, or when it came if it never did: Unix milliseconds of the proposer's clock; 0: not
+    /// known.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub since_ms: u64,
     /// Revision of the last change.
     pub rev: u64,
 }

@@ -64,6 +64,11 @@ impl NodeIndex {
         first.filter(|((n, _), ())| n == name).map(|((_, id), ())| *id)
     }
 
+    /// The nodes in the order of their names, from the first one after `name` on.
+    pub(crate) fn after_name(&self, name: &str) -> impl Iterator<Item = NodeId> + '_ {
+        self.names.range_from(&(name.to_string(), NodeId(u64::MAX))).map(|((_, id), ())| *id)
+    }
+
     /// The node of a uuid; of several the one with the least id.
     pub(crate) fn of_uuid(&self, uuid: u128Hex) -> Option<NodeId> {
         let first = self.uuids.range_from(&(uuid, NodeId(0))).next();

@@ -1,7 +1,8 @@
 //! The whole of what the cluster agrees on: [`ClusterState`].
 
 use super::records::{Record, Records};
-use super::{DiskRecord, Load, NodeRecord, VolumeRecord, u128Hex};
+use super::volume::is_zero;
+use super::{DiskRecord, Event, Load, Mute, NodeRecord, VolumeRecord, u128Hex};
 use crate::cow::{CowMap, CowQueue};
 use crate::outcome::Outcome;
 use crate::version::{COMMAND_VERSION, FIRST_VERSION};
@@ -59,22 +60,6 @@ impl Record for Tombstone {
     }
 }
 
-/// An event of the cluster, for `holdfast events`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Event {
-    /// The revision that brought it.
-    pub rev: u64,
-    /// Unix milliseconds of the proposer's clock.
-    pub at_ms: u64,
-    /// A stable word: `volume.created`, `replica.dropped`, …
-    pub kind: String,
-    /// The name of the volume, node or disk that it is about.
-    pub subject: String,
-    /// What happened, in one line for people.
-    pub text: String,
-}
-
 /// What was removed, for watch deltas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -111,7 +96,7 @@ pub struct ClusterState {
     pub cluster: ClusterId,
     /// The cluster's name, for people.
     pub name: String,
-    /// The version by which commands are encoded and applied, from [`FIRST_VERSION`] on; raised by
+    /// The version by which commands are encoded and applied; raised from [`FIRST_VERSION`] by
     /// [`crate::Command::RaiseVersion`] alone.
     #[serde(default = "first_version", deserialize_with = "known_version")]
     pub version: u32,
@@ -152,6 +137,12 @@ pub struct ClusterState {
     /// The rebalancing is held by an operator.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rebalance_paused: bool,
+    /// Health checks that are muted, the oldest first; at most [`super::MUTES_KEPT`].
+    #[serde(default, skip_serializing_if = "CowQueue::is_empty")]
+    pub mutes: CowQueue<Mute>,
+    /// Revision of the last change of the mutes; 0: there never was one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub mutes_rev: u64,
 }
 
 pub(crate) fn first_version() -> u32 {
@@ -194,6 +185,8 @@ impl Default for ClusterState {
             rebuild_paused: false,
             rebalancing: false,
             rebalance_paused: false,
+            mutes: CowQueue::new(),
+            mutes_rev: 0,
         }
     }
 }
@@ -206,6 +199,19 @@ impl ClusterState {
     /// The volume that a replica is of.
     pub fn volume_of_replica(&self, rid: Rid) -> Option<&Arc<VolumeRecord>> {
         self.volumes.get(&self.volumes.index().of_replica(rid)?)
+    }
+    /// The volumes in the order of their names, from the first one after `name` on. No name is empty, so the empty text
+    /// stands before all.
+    pub fn volumes_after(&self, name: &str) -> impl Iterator<Item = &Arc<VolumeRecord>> {
+        self.volumes.index().after_name(name).filter_map(|id| self.volumes.get(&id))
+    }
+    /// The nodes in the order of their names, from the first one after `name` on.
+    pub fn nodes_after(&self, name: &str) -> impl Iterator<Item = &Arc<NodeRecord>> {
+        self.nodes.index().after_name(name).filter_map(|id| self.nodes.get(&id))
+    }
+    /// Every replica in the order of its number, from `rid` on, with its volume.
+    pub fn replicas_from(&self, rid: Rid) -> impl Iterator<Item = (Rid, &Arc<VolumeRecord>)> {
+        self.volumes.index().replicas_from(rid).filter_map(|(rid, vol)| Some((rid, self.volumes.get(&vol)?)))
     }
     /// The volumes that concern a node, in the order of their ids: it holds a replica of them, has them
     /// attached, or gets them back after a maintenance. Costs their number, not that of all volumes.

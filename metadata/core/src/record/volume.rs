@@ -1,6 +1,7 @@
 //! What the cluster remembers of a volume: its policy, its shards and their replicas, who has it attached, its scrub.
 
 use super::attrs::Attrs;
+use super::dropped::Dropped;
 use super::records::{Record, replace};
 use crate::cow::CowMap;
 use crate::mutant::{self, Mutant};
@@ -61,9 +62,28 @@ pub struct ReplicaRecord {
     /// An operator holds its move, if it is moving, else its filling.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
+    /// Why and when it last left the in-sync set. None: it is in sync, never was, or nobody told (before version 3).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<Dropped>,
 }
 
 impl ReplicaRecord {
+    /// A new replica, whose storage is still to be made by the disk's node.
+    pub fn new(rid: Rid, disk: DiskId, node: NodeId, state: ReplicaState, out_since: Epoch) -> ReplicaRecord {
+        ReplicaRecord {
+            rid,
+            disk,
+            node,
+            store_uuid: None,
+            state,
+            out_since,
+            position: 0,
+            leaving: false,
+            moving: false,
+            paused: false,
+            dropped: None,
+        }
+    }
     /// Is its filling held?
     pub fn fill_held(&self) -> bool {
         self.paused && !self.moving
@@ -90,7 +110,7 @@ pub struct ShardRecord {
     pub since: Term,
 }
 
-fn is_zero<T: Default + PartialEq>(t: &T) -> bool {
+pub(super) fn is_zero<T: Default + PartialEq>(t: &T) -> bool {
     *t == T::default()
 }
 
@@ -315,6 +335,16 @@ impl VolumeIndex {
     pub(crate) fn named(&self, name: &str) -> Option<VolumeId> {
         let first = self.names.range_from(&(name.to_string(), VolumeId(0))).next();
         first.filter(|((n, _), ())| n == name).map(|((_, id), ())| *id)
+    }
+
+    /// The volumes in the order of their names, from the first one after `name` on.
+    pub(crate) fn after_name(&self, name: &str) -> impl Iterator<Item = VolumeId> + '_ {
+        self.names.range_from(&(name.to_string(), VolumeId(u64::MAX))).map(|((_, id), ())| *id)
+    }
+
+    /// The replicas in the order of their numbers, from `rid` on, each with its volume.
+    pub(crate) fn replicas_from(&self, rid: Rid) -> impl Iterator<Item = (Rid, VolumeId)> + '_ {
+        self.replicas.range_from(&(rid, VolumeId(0))).map(|(key, ())| *key)
     }
 
     /// The volume that a replica is of; of several the one with the least id.

@@ -29,7 +29,8 @@ pub struct World {
 #[allow(dead_code, reason = "each test file uses what it needs")]
 impl World {
     pub fn new(seed: u64, nodes: u64) -> World {
-        let (s, live, going, full) = Default::default();
+        let s = ClusterState { version: COMMAND_VERSION, ..ClusterState::default() };
+        let (live, going, full) = Default::default();
         let mut w = World { s, live, req: 0, x: seed * 2 + 1, lasts: 0, going, full };
         w.run(Command::Init { cluster: ClusterId(7), name: "t".into() });
         for i in 1..=nodes {
@@ -124,7 +125,16 @@ impl World {
             let rids: Vec<Rid> = s.replicas.values().filter(goes).map(|r| r.rid).collect();
             if !rids.is_empty() && stay > 0 {
                 let e = epoch(self);
-                self.run(Command::Drop { vol, shard, epoch: e, term, rids, base: Ver::ZERO, told: Default::default() });
+                self.run(Command::Drop {
+                    vol,
+                    shard,
+                    epoch: e,
+                    term,
+                    rids,
+                    base: Ver::ZERO,
+                    told: Default::default(),
+                    reasons: Default::default(),
+                });
                 return;
             }
             let out = |r: &&ReplicaRecord| {

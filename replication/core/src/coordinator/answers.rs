@@ -4,6 +4,7 @@
 //! One that answers no pending request is looked at only for what it says of the member itself.
 
 use super::pending::{Asked, For};
+use super::why::reason_of;
 use super::{Coordinator, Cx};
 use crate::message::{Content, CopyItem, Envelope, Msg, Nack, unlisted};
 use hf_policy::{BootId, Fate, HasFate, Rid, broken, invariant};
@@ -67,12 +68,15 @@ impl Coordinator {
             // pending nowhere.
             Msg::Nack(n) if n.fate() == Fate::DropMember => {
                 m.broken = true;
-                self.suspect(rid);
+                self.suspect(rid, reason_of(n));
             }
-            Msg::Nack(_) => m.heard = cx.now,
+            Msg::Nack(n) => {
+                m.heard = cx.now;
+                m.damaged |= *n == Nack::BadCrc;
+            }
             _ => {
                 m.heard = cx.now;
-                m.broken = false;
+                (m.broken, m.damaged) = (false, false);
                 self.unsuspect(cx.now, rid);
             }
         }
@@ -142,7 +146,7 @@ impl Coordinator {
                 self.pending.remove(req);
                 self.scrub_unanswered(rid, cx);
             }
-            _ => self.suspect(rid),
+            _ => self.suspect(rid, reason_of(&nack)),
         }
     }
 }

@@ -51,7 +51,7 @@ impl Coordinator {
         // connection, never from having had nothing to ask.
         let silent = |m: &Member| m.silent_since().is_some_and(|t| cx.now.since(t) >= DEAD);
         let silent: Vec<Rid> = self.members.iter().filter(|(_, m)| silent(m)).map(|(r, _)| *r).collect();
-        silent.into_iter().for_each(|r| self.suspect(r));
+        silent.into_iter().for_each(|r| self.suspect(r, self.silence(&r)));
         self.ask_leases(cx);
     }
 
@@ -107,7 +107,7 @@ impl Coordinator {
         let late =
             |m: &Member| m.silent_since().is_some_and(|t| now.since(t) >= if m.up { timeout } else { RECONNECT });
         let late: Vec<Rid> = self.required().into_iter().filter(|r| self.members.get(r).is_some_and(late)).collect();
-        late.into_iter().for_each(|r| self.suspect(r));
+        late.into_iter().for_each(|r| self.suspect(r, self.silence(&r)));
     }
 
     /// A member has granted a lease. It counts from when it was asked for; the member counts from

@@ -10,8 +10,9 @@ use super::pending::{Asked, For};
 use super::{Coordinator, Cx, MemberInfo, Phase, Record};
 use crate::message::Msg;
 use hf_meta_core::mutant::{self, Mutant};
+use hf_meta_core::record::DropReason;
 use hf_policy::{BootId, Epoch, Rid, Seq, Tick, Ver, broken, invariant};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// A replica, in the set or out of it, as the coordinator sees it.
 pub(super) struct Member {
@@ -33,6 +34,8 @@ pub(super) struct Member {
     pub confirmed: u64,
     /// Since when a question about its lease is unanswered.
     pub asked_since: Tick,
+    /// What it was sent last did not match its checksum there.
+    pub damaged: bool,
     /// It said that it cannot be relied upon: its disk has failed, or its storage is not the recorded one.
     pub broken: bool,
     /// Its process began anew while it was relied upon, and has not shown yet that it holds what it
@@ -59,6 +62,7 @@ impl Member {
             lease_asked: false,
             confirmed: 0,
             asked_since: Tick(0),
+            damaged: false,
             broken: false,
             unproven: false,
             position: 0,
@@ -94,9 +98,9 @@ pub(super) struct Proposal {
 #[derive(Default)]
 pub(super) struct Members {
     by_rid: BTreeMap<Rid, Member>,
-    /// Members that hold things up. They are dropped as soon as that can be proposed, unless they
-    /// answer before.
-    pub suspects: BTreeSet<Rid>,
+    /// Members that hold things up, each with the reason. They are dropped as soon as that can be
+    /// proposed, unless they answer before.
+    pub suspects: BTreeMap<Rid, DropReason>,
     /// At most one proposal is open at a time.
     pub proposal: Option<Proposal>,
 }
@@ -160,7 +164,7 @@ impl Members {
 
     /// It can be asked, and is not suspected.
     pub fn is_present(&self, rid: &Rid) -> bool {
-        self.can_be_asked(rid) && !self.suspects.contains(rid)
+        self.can_be_asked(rid) && !self.suspects.contains_key(rid)
     }
 
     /// What must hold of it between steps, given the record and the target of a join.
@@ -169,7 +173,7 @@ impl Members {
         if self.by_rid.len() != record.in_sync.len() + record.out.len() {
             return Err(format!("{} replicas are known, which are not those of the record", self.by_rid.len()));
         }
-        if let Some(r) = self.suspects.iter().find(|r| !counts(r)) {
+        if let Some(r) = self.suspects.keys().find(|r| !counts(r)) {
             return Err(format!("replica {r} is suspected, and does not count"));
         }
         if self.proposal.as_ref().is_some_and(|p| p.epoch != record.epoch) {
@@ -263,11 +267,11 @@ impl Coordinator {
         self.timers.next_round = now;
     }
 
-    /// This member holds things up: it will be dropped, unless it is the last one. The target of a
-    /// sync is not a member: then the sync ends.
-    pub(super) fn suspect(&mut self, rid: Rid) {
+    /// This member holds things up for this reason: it will be dropped, unless it is the last one.
+    /// The target of a sync is not a member: then the sync ends.
+    pub(super) fn suspect(&mut self, rid: Rid, why: DropReason) {
         if self.counts(&rid) {
-            self.members.suspects.insert(rid);
+            self.members.accuse(rid, why);
         } else if self.sync.target() == Some(rid) {
             self.fail_sync("the member does not answer well");
         }
@@ -277,7 +281,7 @@ impl Coordinator {
     pub(super) fn unsuspect(&mut self, now: Tick, rid: Rid) {
         let timeout = self.cfg.replica_timeout;
         let owes = |p: &Asked| p.rid == rid && now.since(p.first) >= timeout;
-        if self.members.suspects.contains(&rid)
+        if self.members.suspects.contains_key(&rid)
             && !self.pending.values().any(owes)
             && !self.writes.is_refused_by(rid)
             && !self.is_short(rid)

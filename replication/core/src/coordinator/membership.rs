@@ -30,9 +30,9 @@ impl Coordinator {
         if self.is_proposing(cx.now) {
             return;
         }
-        invariant!(self.members.suspects.iter().all(|r| self.counts(r)), "a suspect does not count");
+        invariant!(self.members.suspects.keys().all(|r| self.counts(r)), "a suspect does not count");
         let in_sync = &self.record.in_sync;
-        let mut rids: Vec<Rid> = self.members.suspects.iter().copied().filter(|r| in_sync.contains_key(r)).collect();
+        let mut rids: Vec<Rid> = self.members.suspects.keys().copied().filter(|r| in_sync.contains_key(r)).collect();
         // The last replica standing is never dropped: I/O waits for exactly that replica. It is one
         // that is not known to be broken, since to drop a healthy member for a broken one would
         // strand the data; of several, the one that answered last.
@@ -65,15 +65,16 @@ impl Coordinator {
         self.propose(self.drop_of(rids, base), cx);
     }
 
-    /// The drop of these members, with the journal positions that they have told. (None during a
-    /// take-over: a member that was sealed has told its position, but may have been put back
-    /// before, and is not equal to the others yet.)
+    /// The drop of these members, with the reasons, and with the journal positions that they have
+    /// told. (No position during a take-over: a member that was sealed has told its own, but may
+    /// have been put back before, and is not equal to the others yet.)
     pub(super) fn drop_of(&self, rids: Vec<Rid>, base: Ver) -> Change {
         invariant!(!rids.is_empty(), "the drop of nobody is about to be proposed");
         let proven = self.phase == Phase::Serving;
         let position = |r: &Rid| self.members.get(r).filter(|_| proven).map(|m| (*r, m.position));
         let told = rids.iter().filter_map(position).filter(|(_, p)| *p > 0).collect();
-        Change::Drop { rids, base, told }
+        let reasons = rids.iter().filter(|r| self.record.in_sync.contains_key(r)).map(|r| (*r, self.why(r))).collect();
+        Change::Drop { rids, base, told, reasons }
     }
 
     /// A proposal was made so recently that its outcome is waited for.
@@ -160,7 +161,7 @@ impl Coordinator {
             m.position = 0;
         }
         self.sync_without(gone);
-        self.members.suspects.retain(|r| !gone.contains(r));
+        self.members.suspects.retain(|r, _| !gone.contains(r));
         for what in self.pending.take_of(gone) {
             if let For::Read(id) = what {
                 self.read_elsewhere(id, Rid(0), cx);

@@ -10,6 +10,7 @@
 //! | `members.rs` | the replicas: links, processes, suspects, the open proposal |
 //! | `membership.rs` | drops, records, fencing |
 //! | `pending.rs` | requests to members, repeated until answered |
+//! | `why.rs` | the reason for which a member is dropped |
 //! | `answers.rs` | what a member's reply means, and whom it is for |
 //! | `requests/` | client requests: locks, splitting, merging of partial blocks, room, writes, reads |
 //! | `leases.rs` | leases and signs of life |
@@ -39,6 +40,7 @@ mod sync;
 mod takeover;
 mod timers;
 mod types;
+mod why;
 
 pub use scrub::ScrubStatus;
 pub use stop::{Draining, WaitsFor};
@@ -234,6 +236,7 @@ impl Coordinator {
     pub fn status(&self) -> Status {
         Status {
             phase: self.phase,
+            unsealed: self.unsealed(),
             term: self.record.term,
             epoch: self.record.epoch,
             in_sync: self.record.in_sync.len() as u32,

@@ -311,7 +311,7 @@ impl Coordinator {
             // The member holds things up. A read is moved to another one, anything else goes on
             // being repeated.
             _ => {
-                self.suspect(rid);
+                self.suspect(rid, self.silence(&rid));
                 self.resend_late(req, cx);
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::message::{Envelope, Msg};
 use bytes::Bytes;
-use hf_meta_core::record::ScrubReport;
+use hf_meta_core::record::{DropReason, ScrubReport};
 use hf_policy::attributes::ReadFrom;
 use hf_policy::{
     BootId, ClusterId, Epoch, Fate, HasFate, Lineage, NodeId, Rid, SessionId, ShardId, StoreUuid, Term, Ver,
@@ -117,6 +117,8 @@ pub enum Change {
         base: Ver,
         /// The journal position that each had last reported; none of those that are unknown.
         told: BTreeMap<Rid, u64>,
+        /// Why each of them leaves; none of those whose join is given up, which were not in the set.
+        reasons: BTreeMap<Rid, DropReason>,
     },
     /// The sync of a replica that is out begins.
     SyncStart {
@@ -387,6 +389,8 @@ pub struct Stats {
 pub struct Status {
     /// The phase of the attachment.
     pub phase: Phase,
+    /// In the first phase: a member that has not promised the term yet.
+    pub unsealed: Option<Rid>,
     /// The term of the attachment.
     pub term: Term,
     /// The epoch of the record as it was last shown.

@@ -245,7 +245,7 @@ impl World {
                 let o = r.out.remove(&rid).unwrap();
                 r.in_sync.insert(rid, co::MemberInfo { node: o.node, store_uuid });
             }
-            Change::Drop { rids, base, told } => {
+            Change::Drop { rids, base, told, .. } => {
                 for rid in rids {
                     match r.in_sync.remove(&rid) {
                         Some(m) => {

@@ -254,7 +254,7 @@ impl World {
 
 fn change_text(c: &co::Change) -> String {
     match c {
-        co::Change::Drop { rids, base, told } => {
+        co::Change::Drop { rids, base, told, .. } => {
             let at = |r: &Rid| told.get(r).map_or(String::new(), |p| format!("+{p}"));
             let l: Vec<String> = rids.iter().map(|r| format!("{r}{}", at(r))).collect();
             format!("Drop {} base={}", l.join(","), ver_text(*base))

@@ -60,9 +60,8 @@ impl Store {
         invariant!(self.checkpoint.is_destaging(), "chunk {key:?} is destaged, and no checkpoint waits for it");
         let copy = if self.table.committed[slot as usize] == Some(0) { 1 } else { 0 };
         let (page, page_crc) = new.encode(id);
-        match self.table.slots[slot as usize].as_mut() {
-            Some(e) => e.units = new.unit_mask(),
-            None => broken!("chunk {key:?} has slot {slot}, which is free"),
+        if !self.table.set_units(slot, new.unit_mask()) {
+            broken!("chunk {key:?} has slot {slot}, which is free");
         }
         let page_off = self.sb.geometry.page_off(slot, copy);
         let mut left = VecDeque::from(writes);

@@ -29,6 +29,8 @@ pub(crate) struct Table {
     pub slots: Vec<Option<SlotEntry>>,
     /// The slot of each chunk.
     pub map: BTreeMap<Key, u32>,
+    /// Units that the pages of each entry's chunks name, as their slots say; an entry without any is not there.
+    pub units: BTreeMap<u32, u64>,
     /// Per slot: which page copy the last checkpoint relies on.
     pub committed: Vec<Option<u8>>,
     /// Entries of deleted replicas whose chunks are being freed, in order.
@@ -42,7 +44,7 @@ impl Table {
         slots: Vec<Option<SlotEntry>>,
         extensions: Vec<u32>,
     ) -> Result<Table, String> {
-        let mut map = BTreeMap::new();
+        let (mut map, mut units) = (BTreeMap::new(), BTreeMap::new());
         for (i, s) in slots.iter().enumerate() {
             let Some(s) = s else { continue };
             if replicas.get(s.replica as usize).is_none_or(Option::is_none) {
@@ -51,18 +53,42 @@ impl Table {
             if map.insert((s.replica, s.chunk), i as u32).is_some() {
                 return Err(format!("chunk slot {i} repeats a chunk"));
             }
+            if s.units != 0 {
+                *units.entry(s.replica).or_default() += u64::from(s.units.count_ones());
+            }
         }
         let entries = replicas.iter().enumerate().filter_map(|(i, r)| Some((i as u32, r.as_ref()?)));
         let by_rid = entries.clone().map(|(i, r)| (r.rid, i)).collect();
         let deleting = entries.filter(|(_, r)| r.deleting).map(|(i, _)| i).collect();
         let committed = slots.iter().map(|s| s.as_ref().and_then(|s| s.copy)).collect();
-        Ok(Table { replicas, extensions, by_rid, slots, map, committed, deleting })
+        Ok(Table { replicas, extensions, by_rid, slots, map, units, committed, deleting })
     }
 
     /// The identity of a chunk's page; `None` if its replica is gone.
     pub(crate) fn page_id(&self, key: Key) -> Option<PageId> {
         let r = self.replicas.get(key.0 as usize)?.as_ref()?;
         Some(PageId { shard: r.shard, rid: r.rid, chunk: key.1 })
+    }
+
+    /// Notes which units the page in a slot names. False: the slot is free.
+    pub(crate) fn set_units(&mut self, slot: u32, mask: u16) -> bool {
+        let Some(e) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { return false };
+        let (replica, before, now) = (e.replica, e.units.count_ones(), mask.count_ones());
+        e.units = mask;
+        if before != now {
+            let mut count = self.units.remove(&replica).unwrap_or(0) + u64::from(now);
+            lower!(count, u64::from(before), "a replica's units");
+            if count > 0 {
+                self.units.insert(replica, count);
+            }
+        }
+        true
+    }
+
+    /// Makes a slot free, with what its page named.
+    pub(crate) fn free_slot(&mut self, slot: u32) {
+        self.set_units(slot, 0);
+        self.slots[slot as usize] = None;
     }
 
     /// Verifies that the two tables agree with each other and with the maps into them.
@@ -79,6 +105,11 @@ impl Table {
             invariant!(its, "slot {slot} is not that of chunk {key:?}");
             invariant!(self.page_id(*key).is_some(), "slot {slot} belongs to no replica");
         }
+        let mut units: BTreeMap<u32, u64> = BTreeMap::new();
+        for e in self.slots.iter().flatten().filter(|e| e.units != 0) {
+            *units.entry(e.replica).or_default() += u64::from(e.units.count_ones());
+        }
+        invariant!(self.units == units, "the units of entries are {units:?}, counted as {:?}", self.units);
         let taken = self.slots.iter().flatten().count();
         invariant!(self.map.len() == taken, "{taken} slots are taken, and {} chunks are known", self.map.len());
         invariant!(self.committed.len() == self.slots.len(), "a slot has no committed copy noted, or one too many has");

@@ -183,7 +183,7 @@ impl Store {
             self.drop_overlay(key);
             self.forget_chunk(key);
             if let Some(slot) = self.table.map.remove(&key) {
-                self.table.slots[slot as usize] = None;
+                self.table.free_slot(slot);
                 self.space.free_slots.push(slot);
                 self.pages.cache.remove(slot);
                 self.checkpoint.destaged(slot);
@@ -259,7 +259,7 @@ impl Store {
         self.orphaned(slot, &page);
         self.forget_chunk(key);
         self.table.map.remove(&key);
-        self.table.slots[slot as usize] = None;
+        self.table.free_slot(slot);
         if mutant::is(Mutant::SlotReusedEarly) {
             self.space.free_slots.push(slot);
         } else {

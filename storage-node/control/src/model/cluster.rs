@@ -97,3 +97,32 @@ pub struct AttributeList {
     /// The attributes, in the order people read them.
     pub items: Vec<AttributeInfo>,
 }
+
+/// All attributes of a policy, from the attribute table.
+pub fn attributes() -> AttributeList {
+    use hf_policy::attribute::Kind;
+    let kind = |k: Kind| match k {
+        Kind::Bytes => "bytes",
+        Kind::Seconds => "seconds",
+        Kind::Count => "count",
+        Kind::Percent => "percent",
+        Kind::Flag => "flag",
+        Kind::Word(_) => "word",
+        Kind::Names => "names",
+    };
+    let words = |k: Kind| match k {
+        Kind::Word(words) => words.iter().map(|w| w.to_string()).collect(),
+        _ => Vec::new(),
+    };
+    let row = |a: &hf_policy::Attribute| AttributeInfo {
+        key: a.key.into(),
+        values: a.values.into(),
+        default: a.default.shown().into(),
+        online: a.online.text().into(),
+        since: a.since.into(),
+        help: a.help.into(),
+        kind: kind(a.kind).into(),
+        words: words(a.kind),
+    };
+    AttributeList { items: hf_policy::TABLE.iter().map(row).collect() }
+}

@@ -71,7 +71,7 @@ pub(crate) struct DiskHost {
     failed: Option<String>,
     /// Bad blocks that are tolerated; 0: any number.
     error_budget: u64,
-    over_budget: bool,
+    over_budget: Option<String>,
     /// An invariant of our own code did not hold: this process writes nothing more to the disk.
     latched: bool,
     /// Scratch for completions.
@@ -106,7 +106,7 @@ impl DiskHost {
             out: Vec::new(),
             failed: None,
             error_budget: how.error_budget,
-            over_budget: false,
+            over_budget: None,
             latched: false,
             done: Vec::new(),
         };
@@ -215,11 +215,12 @@ impl DiskHost {
     /// Said once: it met more bad blocks than it may.
     fn take_over_budget(&mut self) -> Option<String> {
         let bad = self.store.stats().bad_blocks + self.store.stats().bad_pages;
-        if self.over_budget || self.error_budget == 0 || bad <= self.error_budget {
+        if self.over_budget.is_some() || self.error_budget == 0 || bad <= self.error_budget {
             return None;
         }
-        self.over_budget = true;
-        Some(format!("{bad} bad blocks since the daemon began, the budget is {}", self.error_budget))
+        self.over_budget =
+            Some(format!("{bad} bad blocks since the daemon began, the budget is {}", self.error_budget));
+        self.over_budget.clone()
     }
 
     pub fn status(&self) -> DiskStatus {
@@ -228,6 +229,8 @@ impl DiskHost {
             stats: self.store.stats(),
             backend: self.io.name(),
             failed: self.failed.clone(),
+            latched: self.latched,
+            failing: self.over_budget.clone(),
             replicas: self
                 .store
                 .replicas()
@@ -236,6 +239,7 @@ impl DiskHost {
                     store_uuid: r.store_uuid,
                     lineage: r.lineage,
                     epoch: r.hint_epoch,
+                    bytes: self.store.bytes_of(r.rid),
                     leased: self.replicas.get(&r.rid).is_some_and(|x| x.leased(now())),
                 })
                 .collect(),

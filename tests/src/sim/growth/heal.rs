@@ -55,7 +55,11 @@ impl World {
         self.out.lost_disks += 1;
         let h = self.hosts.get_mut(&node).unwrap();
         (h.lost, h.held) = (true, BTreeMap::new());
-        let _ = self.apply(Command::SetDiskState { disk: DiskId(node), state: DiskState::Failed("gone".into()) });
+        let _ = self.apply(Command::SetDiskState {
+            disk: DiskId(node),
+            state: DiskState::Failed("gone".into()),
+            fault: None,
+        });
     }
 
     /// The world goes on without new faults until a condition holds.

@@ -134,7 +134,7 @@ impl World {
         let mut w = World {
             rng: Rng::new(seed ^ 0x67_726f_7774),
             now: Tick(1_000_000),
-            state: ClusterState::default(),
+            state: ClusterState { version: COMMAND_VERSION, ..ClusterState::default() },
             hosts: BTreeMap::new(),
             net: Vec::new(),
             wishes: Vec::new(),

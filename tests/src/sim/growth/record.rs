@@ -154,7 +154,9 @@ impl World {
 fn single(w: &Wish) -> Command {
     let (vol, shard, epoch, term) = (VOL, w.shard, w.epoch, w.term);
     match w.change.clone() {
-        co::Change::Drop { rids, base, told } => Command::Drop { vol, shard, epoch, term, rids, base, told },
+        co::Change::Drop { rids, base, told, reasons } => {
+            Command::Drop { vol, shard, epoch, term, rids, base, told, reasons }
+        }
         co::Change::SyncStart { rid, sync_id } => Command::SyncStart { vol, shard, epoch, term, rid, sync_id },
         co::Change::Add { rid, store_uuid } => Command::Add { vol, shard, epoch, term, rid, store_uuid },
         co::Change::Scrubbed { id, report } => Command::Scrubbed { vol, shard, epoch, term, id, report },
@@ -163,7 +165,7 @@ fn single(w: &Wish) -> Command {
 
 fn step_of(change: &co::Change) -> Option<ShardStep> {
     match change.clone() {
-        co::Change::Drop { rids, base, told } => Some(ShardStep::Drop { rids, base, told }),
+        co::Change::Drop { rids, base, told, reasons } => Some(ShardStep::Drop { rids, base, told, reasons }),
         co::Change::Add { rid, store_uuid } => Some(ShardStep::Add { rid, store_uuid }),
         co::Change::Scrubbed { id, report } => Some(ShardStep::Scrubbed { id, report }),
         co::Change::SyncStart { .. } => None,

@@ -10,6 +10,7 @@
 use crate::coordinator::pending::For;
 use crate::coordinator::{Coordinator, Cx, IoError};
 use crate::message::Msg;
+use hf_meta_core::record::DropReason;
 use hf_policy::{CHUNK_BYTES, Rid, Space, UNIT_BYTES, broken, invariant};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -104,7 +105,7 @@ impl Coordinator {
         }
         if left >= (self.cfg.min_replicas as usize).max(1) {
             // The others go on without them; the request waits for the record to say so.
-            return short.into_iter().for_each(|r| self.suspect(r));
+            return short.into_iter().for_each(|r| self.suspect(r, DropReason::NoSpace));
         }
         if let Some(r) = self.requests.get_mut(id) {
             r.probe = None;

@@ -4,6 +4,7 @@ use crate::coordinator::pending::For;
 use crate::coordinator::{Coordinator, Cx, IoError};
 use crate::message::{Msg, WriteKind};
 use hf_meta_core::mutant::{self, Mutant};
+use hf_meta_core::record::DropReason;
 use hf_policy::{BlockRange, Rid, Seq, Term, Tick, Ver, broken, invariant};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -168,7 +169,7 @@ impl Coordinator {
         invariant!(!waiting.is_empty(), "write {seq} has no members to go to");
         let members = waiting.clone();
         if mutant::is(Mutant::DropCountsAtOnce) && waiting.len() > self.members.suspects.len() {
-            waiting.retain(|r| !self.members.suspects.contains(r));
+            waiting.retain(|r| !self.members.suspects.contains_key(r));
         }
         if mutant::is(Mutant::JoinCountsLate) && waiting.len() > 1 {
             waiting.retain(|r| self.record.in_sync.contains_key(r));
@@ -252,7 +253,7 @@ impl Coordinator {
         if !w.waiting.is_empty() {
             // Once it is clear that some member applied it, those without space have fallen behind.
             let behind: Vec<Rid> = if w.applied { w.refused.iter().copied().collect() } else { Vec::new() };
-            return behind.into_iter().for_each(|r| self.suspect(r));
+            return behind.into_iter().for_each(|r| self.suspect(r, DropReason::NoSpace));
         }
         invariant!(w.refused.is_empty(), "write {seq} is complete, and refused by {:?}", w.refused);
         w.held = !enough;

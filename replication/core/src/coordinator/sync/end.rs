@@ -3,6 +3,7 @@
 use super::{Coordinator, Cx, Output, Permit, SyncStage};
 use crate::timing::{SYNC_RETRY, SYNC_RETRY_MAX};
 use hf_meta_core::mutant::{self, Mutant};
+use hf_meta_core::record::DropReason;
 use hf_policy::{Rid, broken, invariant};
 
 impl Coordinator {
@@ -11,7 +12,7 @@ impl Coordinator {
     /// decides; answering well from now on mends nothing.
     pub(in crate::coordinator) fn target_reborn(&mut self, rid: Rid) {
         if self.sync.target() == Some(rid) {
-            self.suspect(rid);
+            self.suspect(rid, DropReason::Link);
             self.fail_sync("the target's process began anew");
         }
     }
@@ -19,7 +20,7 @@ impl Coordinator {
     /// The target of a join that is not to succeed any more: only a commit can say so.
     pub(in crate::coordinator) fn sync_given_up(&self) -> Option<Rid> {
         let failed = self.sync.attempt.as_ref().is_some_and(|s| s.failed.is_some());
-        self.joining().filter(|r| failed || self.members.suspects.contains(r))
+        self.joining().filter(|r| failed || self.members.suspects.contains_key(r))
     }
 
     /// Notes why the attempt cannot go on. It ends with the next step, or by the record if the

@@ -5,6 +5,7 @@ use super::{Coordinator, Cx, SyncStage};
 use crate::coordinator::pending::For;
 use crate::message::{Msg, WriteKind};
 use hf_meta_core::mutant::{self, Mutant};
+use hf_meta_core::record::DropReason;
 use hf_policy::{BLOCK_SIZE, BlockRange, CHUNK_BLOCKS, Rid, Ver, broken, invariant};
 
 /// Bytes of client writes that the target may be behind; beyond that clients wait for it too.
@@ -73,7 +74,7 @@ impl Coordinator {
         match kind {
             WriteKind::Zero { .. } if target => {
                 if u64::from(range.len) > KEPT_CHUNKS * CHUNK_BLOCKS {
-                    self.suspect(rid);
+                    self.suspect(rid, DropReason::Resync);
                 }
                 WriteKind::Zero { keep: !mutant::is(Mutant::SyncForgetsZeroesOfNothing) }
             }

@@ -415,7 +415,7 @@ impl Coordinator {
             return broken!("a target joins, and there is none");
         };
         invariant!(s.stage == SyncStage::Joining, "the target joins in {:?}", s.stage);
-        if s.failed.is_some() || self.members.suspects.contains(&s.rid) {
+        if s.failed.is_some() || self.members.suspects.contains_key(&s.rid) {
             return; // It is given up by a Drop, see `membership.rs`.
         }
         let lacks = s.mirrored.keys().any(|seq| self.writes.get(*seq).is_none());

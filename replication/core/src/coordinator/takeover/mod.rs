@@ -66,6 +66,11 @@ impl Takeover {
         if self.doubtful { any } else { self.s_star }
     }
 
+    /// Has this member refused to promise?
+    pub fn has_refused(&self, rid: &Rid) -> bool {
+        self.refused.contains(rid)
+    }
+
     /// What must hold of it between steps.
     pub fn check(&self, phase: Phase, record: &Record) -> Result<(), String> {
         let in_sync = |r: &Rid| record.in_sync.contains_key(r);
@@ -104,6 +109,12 @@ impl Takeover {
 }
 
 impl Coordinator {
+    /// A member that the take-over waits for to promise this term.
+    pub(super) fn unsealed(&self) -> Option<Rid> {
+        let mut members = self.record.in_sync.keys().filter(|_| self.phase == Phase::Sealing);
+        members.find(|r| !self.takeover.sealed.contains_key(r)).copied()
+    }
+
     /// A round of the take-over: what has not been answered is asked again, what is ready goes on.
     pub(super) fn drive_takeover(&mut self, cx: &mut Cx) {
         match self.phase {

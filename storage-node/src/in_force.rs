@@ -2,15 +2,11 @@
 //! attached obeys. If that node is silent, the answer says so; the node then obeys before it serves again,
 //! because of its pulse or because it attaches anew.
 
-use super::{Answer, Service, VISIBLE, decide, find, internal, refused, request_id, until};
 use crate::member::Member;
 use hf_meta_core::record::VolumeRecord;
-use hf_meta_core::{Command, plan};
 use hf_meta_proto::pb::{self, peer_client::PeerClient};
-use hf_policy::policy::AttrMap;
 use hf_policy::{Epoch, NodeId, VolumeId};
 use std::time::{Duration, Instant};
-use tonic::{Response, Status};
 
 /// How long a change waits for the attached node. It is longer than a pause that goes unnoticed, and than the
 /// leader takes to notice a node's death.
@@ -20,37 +16,8 @@ const LOOK: Duration = Duration::from_millis(20);
 /// A node that does not answer for this long is asked again.
 const ASK: Duration = Duration::from_secs(2);
 
-impl Service {
-    pub(super) async fn change_policy(&self, r: pb::CreateVolumeRequest) -> Answer<pb::TextReply> {
-        let m = self.0.member()?;
-        m.freshen().await;
-        let request = request_id(&r.request_id)?;
-        let change: AttrMap = r.attrs.into_iter().collect();
-        let live = self.liveness(&m).await?;
-        let (mut vol, mut before) = (VolumeId(0), Epoch(0));
-        decide(&m, request, |s| {
-            let v = find(s, &r.name)?;
-            (vol, before) = (v.id, v.epoch);
-            let new_shards = plan::set_policy(s, &live, &v, &change, request.0 as u64).map_err(refused)?;
-            Ok(Command::SetPolicy { vol, epoch: before, change: change.clone(), new_shards })
-        })
-        .await?;
-        let shows = |s: &hf_meta_core::ClusterState| s.volumes.get(&vol).filter(|n| n.epoch > before).map(|n| n.epoch);
-        let why = match until(&m, VISIBLE, shows).await {
-            Some(epoch) => in_force(&m, vol, epoch).await.err(),
-            None => Some("the change does not show in this node's record yet".to_string()),
-        };
-        let json = serde_json::json!({"volume": r.name, "in_force": why.is_none(), "not_yet": why});
-        let text = match &why {
-            None => format!("volume {} changed", r.name),
-            Some(_) => format!("volume {}: the change is recorded, but not in force yet", r.name),
-        };
-        Ok(Response::new(pb::TextReply { text, json: json.to_string(), not_yet: why.unwrap_or_default() }))
-    }
-}
-
 /// Waits until the node with the volume obeys its record of this epoch. The error says what that waits for.
-async fn in_force(m: &Member, vol: VolumeId, epoch: Epoch) -> Result<(), String> {
+pub async fn everywhere(m: &Member, vol: VolumeId, epoch: Epoch) -> Result<(), String> {
     let end = Instant::now() + IN_FORCE;
     let mut why = String::new();
     loop {
@@ -117,7 +84,7 @@ fn left_to_make(v: &VolumeRecord) -> Option<String> {
 
 /// Waits until this node obeys: its reactors and exports know the record, all of the volume is made, and if
 /// it became read-only no write is in flight. The error says what that waits for.
-pub(super) async fn obeys(m: &Member, vol: VolumeId, epoch: Epoch, patience: Duration) -> Result<(), String> {
+async fn obeys(m: &Member, vol: VolumeId, epoch: Epoch, patience: Duration) -> Result<(), String> {
     let end = Instant::now() + patience;
     let mut why = "it has not seen the change yet".to_string();
     loop {
@@ -155,47 +122,17 @@ async fn waits_for(m: &Member, v: &VolumeRecord) -> Option<String> {
     (writes > 0).then(|| format!("{writes} earlier writes are not answered yet"))
 }
 
-impl Service {
-    pub(super) async fn in_force_here(&self, r: pb::InForceRequest) -> Result<pb::InForceReply, Status> {
-        let m = self.0.member()?;
-        if r.cluster != m.cluster.0.to_be_bytes() {
-            return Err(Status::permission_denied("this node belongs to another cluster"));
-        }
-        let patience = Duration::from_millis(r.patience_ms).min(IN_FORCE);
-        let waited = tokio::time::timeout(patience + LOOK, obeys(&m, VolumeId(r.vol), Epoch(r.epoch), patience)).await;
-        let why = match waited {
-            Ok(Ok(())) => String::new(),
-            Ok(Err(why)) => why,
-            Err(_) => "it was paused, and has not caught up yet".into(),
-        };
-        Ok(pb::InForceReply { why })
+/// Answers another node that waits until this one obeys.
+pub async fn here(m: &Member, r: pb::InForceRequest) -> Result<pb::InForceReply, tonic::Status> {
+    if r.cluster != m.cluster.0.to_be_bytes() {
+        return Err(tonic::Status::permission_denied("this node belongs to another cluster"));
     }
-
-    /// The status in pieces of at most [`PIECE`] bytes.
-    pub(super) fn in_pieces(text: String) -> impl Iterator<Item = Result<pb::JsonReply, Status>> {
-        let mut left = text.as_str();
-        let mut pieces = Vec::new();
-        while !left.is_empty() {
-            let mut at = left.len().min(PIECE);
-            while !left.is_char_boundary(at) {
-                at -= 1;
-            }
-            let (piece, rest) = left.split_at(at);
-            pieces.push(Ok(pb::JsonReply { json: piece.into() }));
-            left = rest;
-        }
-        pieces.into_iter()
-    }
-
-    /// Joins the pieces of a status and parses it.
-    pub(super) async fn joined(mut parts: tonic::Streaming<pb::JsonReply>) -> Result<serde_json::Value, Status> {
-        let mut text = String::new();
-        while let Some(p) = parts.message().await? {
-            text.push_str(&p.json);
-        }
-        serde_json::from_str(&text).map_err(internal)
-    }
+    let patience = Duration::from_millis(r.patience_ms).min(IN_FORCE);
+    let waited = tokio::time::timeout(patience + LOOK, obeys(m, VolumeId(r.vol), Epoch(r.epoch), patience)).await;
+    let why = match waited {
+        Ok(Ok(())) => String::new(),
+        Ok(Err(why)) => why,
+        Err(_) => "it was paused, and has not caught up yet".into(),
+    };
+    Ok(pb::InForceReply { why })
 }
-
-/// Bytes of a status in one message, at most.
-const PIECE: usize = 1 << 20;

@@ -1,0 +1,264 @@
+//! Volumes.
+
+use super::decide::{Call, Decided, decide, find, fresh, until, visible};
+use crate::access::{Verb, may};
+use crate::error::{Code, Problem};
+use crate::model::{Attach, NewVolume, Outcome, PolicyChange, Rename, Resize, Volume, VolumeOutcome, VolumeSpec};
+use crate::ports::{NodeAnswer, NodeVerb, Ports};
+use crate::read::Query;
+use hf_meta_core::{Command, plan};
+use hf_policy::policy::{AttrMap, valid_name};
+use hf_policy::{Lineage, Policy, VolumeId};
+
+/// How long a create waits for the replicas if the caller does not say, in milliseconds.
+const READY_MS: u64 = 10_000;
+
+/// A volume as it is read after a change.
+async fn shown<P: Ports>(p: &P, name: &str) -> Option<Volume> {
+    let text = p.read(Query::Volume(name.into())).await.ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+/// The answer to a change of a volume.
+async fn outcome<P: Ports>(p: &P, d: &Decided, name: &str, message: String, waits: Option<String>) -> VolumeOutcome {
+    VolumeOutcome {
+        message,
+        done: waits.is_none(),
+        waiting_for: waits,
+        revision: d.revision,
+        volume: if d.dry_run { None } else { shown(p, name).await },
+        would_place: None,
+        dry_run: d.dry_run,
+    }
+}
+
+pub(super) fn named(name: &str) -> Result<(), Problem> {
+    valid_name(name)
+        .map_err(|why| Problem::new(Code::Invalid, format!("volume name \"{name}\"")).because(why).at("/name"))
+}
+
+async fn liveness<P: Ports>(p: &P) -> Result<plan::Liveness, Problem> {
+    p.liveness().await.ok_or_else(|| {
+        Problem::new(Code::NoLeader, "no metadata leader answers").because("so it is unknown which nodes live")
+    })
+}
+
+/// Creates a volume, and waits until its replicas are made.
+pub async fn create<P: Ports>(p: &P, call: &Call, input: &NewVolume) -> Result<VolumeOutcome, Problem> {
+    may(&call.caller, Verb::VolumeCreate)?;
+    named(&input.name)?;
+    let attrs = input.spec.attrs()?;
+    Policy::from_attrs(&attrs).map_err(|e| Problem::from(&e).at("/spec"))?;
+    fresh(p).await?;
+    let live = liveness(p).await?;
+    let lineage = Lineage(p.random());
+    let mut placed = Vec::new();
+    let made = decide(p, call, Verb::VolumeCreate, |s| {
+        placed = plan::create_volume(s, &live, &input.name, &attrs, call.request.0 as u64)?;
+        Ok(Command::CreateVolume { name: input.name.clone(), attrs: attrs.clone(), lineage, shards: placed.clone() })
+    });
+    let d = made.await?;
+    let name = &input.name;
+    if d.dry_run {
+        let would = placed.iter().map(|shard| shard.iter().map(|disk| disk.0).collect()).collect();
+        let out = outcome(p, &d, name, format!("volume {name} can be created"), None).await;
+        return Ok(VolumeOutcome { would_place: Some(would), ..out });
+    }
+    let ready =
+        until(p, call.wait_ms.unwrap_or(READY_MS), |s| s.volume_named(name).filter(|v| v.ready()).map(|_| ())).await;
+    let waits = ready.is_none().then(|| "its replicas are still being created on their nodes".to_string());
+    let message = match &waits {
+        None => format!("volume {name} created"),
+        Some(_) => format!("volume {name} is recorded, but not ready yet"),
+    };
+    Ok(outcome(p, &d, name, message, waits).await)
+}
+
+/// Changes a policy, and waits until the change is in force.
+pub async fn set<P: Ports>(p: &P, call: &Call, name: &str, input: &PolicyChange) -> Result<VolumeOutcome, Problem> {
+    let change = input.spec.attrs()?;
+    if change.is_empty() {
+        return Err(Problem::new(Code::Invalid, "the request changes nothing").so("name an attribute").at("/spec"));
+    }
+    changed(p, call, name, change).await
+}
+
+/// Changes the size of a volume.
+pub async fn resize<P: Ports>(p: &P, call: &Call, name: &str, input: &Resize) -> Result<VolumeOutcome, Problem> {
+    let spec = VolumeSpec([("size".to_string(), input.size.clone())].into());
+    changed(p, call, name, spec.attrs()?).await
+}
+
+async fn changed<P: Ports>(p: &P, call: &Call, name: &str, change: AttrMap) -> Result<VolumeOutcome, Problem> {
+    may(&call.caller, Verb::VolumeSet)?;
+    fresh(p).await?;
+    let live = liveness(p).await?;
+    let (mut known, mut before) = (None, None);
+    let d = decide(p, call, Verb::VolumeSet, |s| {
+        let v = find(s, call, name, &mut known)?;
+        before = Some(v.epoch);
+        hf_policy::policy::change_online(&v.attrs, &change).map_err(|e| Problem::from(&e).at("/spec"))?;
+        let new_shards = plan::set_policy(s, &live, &v, &change, call.request.0 as u64)?;
+        Ok(Command::SetPolicy { vol: v.id, epoch: v.epoch, change: change.clone(), new_shards })
+    })
+    .await?;
+    if d.dry_run {
+        return Ok(outcome(p, &d, name, format!("volume {name} can be changed"), None).await);
+    }
+    let vol = known.unwrap_or(VolumeId(0));
+    let shows = |s: &hf_meta_core::ClusterState| {
+        s.volumes.get(&vol).filter(|n| before.is_none_or(|b| n.epoch > b)).map(|n| n.epoch)
+    };
+    let waits = match visible(p, shows).await {
+        _ if call.wait_ms == Some(0) => Some("nobody waited for it".to_string()),
+        Some(epoch) => p.in_force(vol, epoch).await.err(),
+        None => Some("the change does not show in this node's record yet".to_string()),
+    };
+    let message = match &waits {
+        None => format!("volume {name} changed"),
+        Some(_) => format!("volume {name}: the change is recorded, but not in force yet"),
+    };
+    Ok(outcome(p, &d, name, message, waits).await)
+}
+
+/// Gives a detached volume another name.
+pub async fn rename<P: Ports>(p: &P, call: &Call, name: &str, input: &Rename) -> Result<VolumeOutcome, Problem> {
+    named(&input.name)?;
+    let mut known = None;
+    let d = decide(p, call, Verb::VolumeRename, |s| {
+        let v = find(s, call, name, &mut known)?;
+        Ok(Command::RenameVolume { vol: v.id, epoch: v.epoch, name: input.name.clone() })
+    })
+    .await?;
+    if d.dry_run {
+        return Ok(outcome(p, &d, name, format!("volume {name} can be renamed to {}", input.name), None).await);
+    }
+    visible(p, |s| s.volume_named(&input.name).map(|_| ())).await;
+    Ok(outcome(p, &d, &input.name, format!("volume {name} is {} now", input.name), None).await)
+}
+
+/// Deletes a detached volume and its data.
+pub async fn delete<P: Ports>(p: &P, call: &Call, name: &str) -> Result<Outcome, Problem> {
+    let mut known = None;
+    let d = decide(p, call, Verb::VolumeDelete, |s| {
+        let v = find(s, call, name, &mut known)?;
+        Ok(Command::DeleteVolume { vol: v.id, epoch: v.epoch })
+    })
+    .await?;
+    if !d.dry_run {
+        visible(p, |s| known.is_none_or(|v| !s.volumes.contains_key(&v)).then_some(())).await;
+    }
+    let said = if d.dry_run { "can be deleted" } else { "deleted" };
+    Ok(super::done(&d, format!("volume {name} {said}")))
+}
+
+/// Begins a scrub of a volume.
+pub async fn scrub<P: Ports>(p: &P, call: &Call, name: &str) -> Result<VolumeOutcome, Problem> {
+    let mut known = None;
+    let d = decide(p, call, Verb::VolumeScrub, |s| {
+        let v = find(s, call, name, &mut known)?;
+        Ok(Command::Scrub { vol: v.id, epoch: v.epoch, on: true })
+    })
+    .await?;
+    let said = format!("volume {name} is being scrubbed; watch it with holdfast job list");
+    Ok(outcome(p, &d, name, said, None).await)
+}
+
+fn unchanged<P: Ports>(p: &P, call: &Call) -> Decided {
+    Decided { reply: hf_meta_core::Reply::Done, revision: p.view().revision, dry_run: call.dry_run }
+}
+
+/// Attaches a volume to a node, which exports it to clients.
+pub async fn attach<P: Ports>(p: &P, call: &Call, name: &str, input: &Attach) -> Result<VolumeOutcome, Problem> {
+    may(&call.caller, Verb::VolumeAttach)?;
+    fresh(p).await?;
+    let state = p.view();
+    find(&state, call, name, &mut None)?;
+    let target = match &input.node {
+        None => p.here(),
+        Some(n) => super::node_of(&state, n)?.id,
+    };
+    let on = state.node_name(target);
+    if call.dry_run {
+        return Ok(outcome(
+            p,
+            &unchanged(p, call),
+            name,
+            format!("volume {name} would be attached on node {on}"),
+            None,
+        )
+        .await);
+    }
+    let verb = NodeVerb::Attach { volume: name.into(), force: input.force, request: call.request };
+    let answer = p.on_node(target, verb).await.map_err(|e| match e.code {
+        Code::NodeSilent => e.so("start it, or attach on another node"),
+        _ => e,
+    })?;
+    p.freshen().await;
+    let (message, waits) = match answer {
+        NodeAnswer::Attached { already: true, .. } => (format!("volume {name} is already attached on node {on}"), None),
+        NodeAnswer::Attached { ms, .. } => (format!("volume {name} attached on node {on} in {ms} ms"), None),
+        NodeAnswer::Waits(why) => (format!("volume {name} is attached on node {on}, but not served yet"), Some(why)),
+        other => return Err(Problem::new(Code::Internal, format!("node {on} answered {other:?} to an attach"))),
+    };
+    let out = outcome(p, &unchanged(p, call), name, message, waits).await;
+    let uri = out.volume.as_ref().and_then(|v| v.attachment.as_ref()).and_then(|a| a.uris.first());
+    let message = match uri.filter(|_| out.done) {
+        Some(uri) => format!("{}: {uri}", out.message),
+        None => out.message,
+    };
+    Ok(VolumeOutcome { message, ..out })
+}
+
+/// Detaches a volume: open requests are answered, then its connections are closed.
+pub async fn detach<P: Ports>(p: &P, call: &Call, name: &str) -> Result<VolumeOutcome, Problem> {
+    may(&call.caller, Verb::VolumeDetach)?;
+    fresh(p).await?;
+    let state = p.view();
+    let v = find(&state, call, name, &mut None)?;
+    let Some(a) = &v.coordinator else {
+        return Ok(outcome(p, &unchanged(p, call), name, format!("volume {name} is not attached"), None).await);
+    };
+    if call.dry_run {
+        return Ok(outcome(p, &unchanged(p, call), name, format!("volume {name} would be detached"), None).await);
+    }
+    let on = state.node_name(a.node);
+    let answer = p.on_node(a.node, NodeVerb::Detach { volume: name.into() }).await.map_err(|e| match e.code {
+        Code::NodeSilent => {
+            Problem::new(Code::NodeSilent, format!("node {on}, where volume {name} is attached, does not answer"))
+                .because(e.why)
+                .so("attach it elsewhere with --force, which takes it from that node")
+        }
+        _ => e,
+    })?;
+    p.freshen().await;
+    let (message, waits) = match answer {
+        NodeAnswer::Detached => (format!("volume {name} detached"), None),
+        NodeAnswer::Waits(why) => (
+            format!("volume {name} is no longer exported, but not detached yet"),
+            Some(format!("{why}. The detach goes on; an attach of the volume ends those requests with an error")),
+        ),
+        other => return Err(Problem::new(Code::Internal, format!("node {on} answered {other:?} to a detach"))),
+    };
+    Ok(outcome(p, &unchanged(p, call), name, message, waits).await)
+}
+
+/// The recent history of a volume, from the node to which it is attached.
+pub async fn stats<P: Ports>(p: &P, call: &Call, name: &str) -> Result<crate::model::VolumeStats, Problem> {
+    may(&call.caller, Verb::VolumeRead)?;
+    p.freshen().await;
+    let state = p.view();
+    let v = find(&state, call, name, &mut None)?;
+    let Some(a) = v.coordinator.as_ref().filter(|a| !a.maintenance) else {
+        return Ok(crate::model::VolumeStats {
+            volume: name.into(),
+            node: None,
+            interval_seconds: 5,
+            points: Vec::new(),
+        });
+    };
+    match p.on_node(a.node, NodeVerb::Stats { volume: name.into() }).await? {
+        NodeAnswer::Stats(s) => Ok(s),
+        other => Err(Problem::new(Code::Internal, format!("a node answered {other:?} to a read of its history"))),
+    }
+}

@@ -1,0 +1,3 @@
+//! The daemon's public doors. Each translates to the control layer and back, and decides nothing itself.
+
+pub mod rest;
