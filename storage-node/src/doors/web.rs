@@ -46,9 +46,7 @@ static TAGS: LazyLock<Vec<String>> = LazyLock::new(|| {
         let _ = write!(text, "{tag:016x}");
         text
     });
-    let tag = |(f, own): (&File, &u64)| {
-        format!("{:016x}", if f.path == INDEX { fnv(all.as_bytes()) } else { *own })
-    };
+    let tag = |(f, own): (&File, &u64)| format!("{:016x}", if f.path == INDEX { fnv(all.as_bytes()) } else { *own });
     FILES.iter().zip(&own).map(tag).collect()
 });
 
