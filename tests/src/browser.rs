@@ -4,6 +4,7 @@
 
 use crate::cluster::{free_port, until};
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -185,6 +186,22 @@ impl Drop for Browser {
         let _ = self.driver.kill();
         let _ = self.driver.wait();
     }
+}
+
+/// Names of the types of a file of JSDoc typedefs, with their fields.
+pub fn typedefs(text: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut now = None;
+    for line in text.lines() {
+        if let Some(name) = line.trim().strip_prefix("* @typedef {object} ") {
+            now = Some(name.to_string());
+        } else if let (Some(name), Some((_, field))) =
+            (&now, line.rsplit_once("} ").filter(|_| line.contains("@property")))
+        {
+            found.entry(name.clone()).or_default().insert(field.trim_matches(['[', ']']).to_string());
+        }
+    }
+    found
 }
 
 /// The bytes of a base64 text; padding and line ends are passed over.

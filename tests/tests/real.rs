@@ -21,6 +21,7 @@ mod nbd_clients;
 mod nbd_wire;
 mod nodes;
 mod operations;
+mod page;
 mod partitions;
 mod policy;
 mod power;

@@ -1,5 +1,5 @@
 // The resources of the API as types for the editor and `tsc --checkJs`: what storage-node/control/src/model says, without its
-// words. Promises: the fields of each are those of docs/api/openapi.json (a test compares them). No code.
+// words. Promises: the fields of each are those of the API's description (a test compares them). No code.
 
 /** @typedef {"info" | "warning" | "error"} Severity */
 /** @typedef {"true" | "false" | "unknown"} Truth */
