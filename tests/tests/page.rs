@@ -389,3 +389,35 @@ fn the_page_goes_on_after_its_leader_and_says_when_it_is_stale() {
     c.nodes[l].start();
     b.wait("the page to be live with a leader", "document.querySelector('#freshness').innerText.includes('Live') && document.querySelector('.who').innerText.includes('leader n')");
 }
+
+#[test]
+#[ignore = "writes docs/page.png: run it when the page looks different"]
+fn a_picture_for_the_readme() {
+    let mut c = Cluster::prepared(3, |n| {
+        let rack = n.name.replace('n', "r");
+        n.extra = ["--label", &format!("rack={rack}")].map(str::to_string).to_vec();
+        n.disk_size = "4GiB".into();
+        n.second_disk("4GiB");
+    });
+    let l = leader(&c);
+    let http = c.nodes[l].http.clone();
+    for (name, size) in [("db", "1GiB"), ("mail", "2GiB"), ("registry", "1GiB"), ("web", "512MiB")] {
+        done(&http, "POST", "/v1/volumes", &json!({"name": name, "spec": {"size": size, "replicas": 2}}));
+        done(&http, "POST", &format!("/v1/volumes/{name}/attach"), &json!({"node": c.nodes[l].name}));
+        let mut nbd = until("the export", || Nbd::connect(&c.nodes[l].nbd, name).map_err(|e| e.to_string()));
+        (0..96u8).for_each(|i| nbd.write(u64::from(i) << 20, &vec![i + 1; 1 << 20]).unwrap());
+    }
+    let b = Browser::with(1280, 960, hf_tests::browser::Scheme::Light);
+    open(&b, &http);
+    c.nodes[(l + 1) % 3].kill();
+    b.wait("the dead node", "document.querySelector('li.node[data-state=down]')");
+    until("the degraded volumes", || match get(&http, "/v1/cluster")?["volumes"]["degraded"].as_u64() {
+        Some(n) if n > 1 => Ok(()),
+        n => Err(format!("{n:?}")),
+    });
+    b.wait("a code", "document.querySelector('.codes li')");
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/page.png");
+    b.picture(&file);
+    let bytes = std::fs::metadata(&file).unwrap().len();
+    assert!(bytes > 20_000 && bytes <= 150_000, "{bytes} bytes");
+}
