@@ -62,9 +62,13 @@ export async function get(path, query, signal) {
 /** @param {Response} answer */
 function note(answer) {
   const old = answer.headers.get("Holdfast-Stale");
-  const seconds = old === null ? NaN : Number(old);
+  aloneFor(old === null ? undefined : Number(old));
+}
+
+/** Notes that the node hears no leader. @param {number | undefined} seconds for so long; undefined: it does hear one */
+export function aloneFor(seconds) {
   // The time at which it began is kept while it lasts: it must not wander with each answer.
-  if (Number.isNaN(seconds)) state.link.alone = null;
+  if (seconds === undefined) state.link.alone = null;
   else state.link.alone = Math.min(state.link.alone ?? Infinity, Date.now() - seconds * 1000);
   changed();
 }

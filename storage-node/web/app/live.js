@@ -2,22 +2,23 @@
 // it is opened before the lists are read, and what it says meanwhile is applied after them, so that no change is lost and
 // no old list covers a new change; after `reset` all is listed anew.
 
-import { address, all, get, problemOf } from "./api.js";
+import { address, all, aloneFor, get, problemOf } from "./api.js";
 import { QUIET_MS, changed, state, tell } from "./store.js";
 
 const KINDS = "volume,node,disk,job,event,health,cluster";
 /** A stream that is quiet for twice as long as the page bears is opened anew. */
 const DEAD_MS = 2 * QUIET_MS;
-/** Longest pause between two attempts. */
+/** Shortest and longest pause between two attempts. */
+const FIRST_PAUSE_MS = 250;
 const PAUSE_MS = 8_000;
 
 /** @type {EventSource | null} */
 let source = null;
-/** @type {import("./store.js").Message[] | null} What the stream said while the lists are read. */
+/** @type {Map<string, import("./store.js").Message> | null} What the stream said while the lists are read: the last of each. */
 let early = null;
 let attempt = 0;
 let round = 0;
-let pause = 500;
+let pause = FIRST_PAUSE_MS;
 
 /** Begins, and never ends while the page is open. */
 export function start() {
@@ -26,29 +27,17 @@ export function start() {
   document.addEventListener("visibilitychange", () => document.hidden || refresh());
 }
 
-/** Lists everything anew and follows from there. */
+/** Opens a stream, and lists everything. */
 async function begin() {
   const mine = ++attempt;
   source?.close();
   source = null;
-  early = [];
+  early = new Map();
   try {
     state.cluster = await get("cluster");
     if (mine !== attempt) return;
     open(state.cluster?.revision ?? 0, mine);
-    const [health, nodes, disks, jobs] = await Promise.all([get("health"), all("nodes"), all("disks"), all("jobs")]);
-    if (mine !== attempt) return;
-    state.health = health;
-    state.nodes = new Map(nodes.map((n) => [n.name, n]));
-    state.disks = new Map(disks.map((d) => [String(d.id), d]));
-    state.jobs = new Map(jobs.map((j) => [j.id, j]));
-    state.ready = true;
-    state.problem = null;
-    const said = early ?? [];
-    early = null;
-    tell({ what: "anew" });
-    said.forEach(apply);
-    sameDaemon();
+    await list();
   } catch (e) {
     if (mine !== attempt) return;
     state.problem = problemOf(e);
@@ -57,9 +46,41 @@ async function begin() {
   changed();
 }
 
+let lists = 0;
+
+/** Lists everything. What the stream says meanwhile is kept, and applied to the lists. */
+async function list() {
+  const mine = ++lists;
+  early ??= new Map();
+  const [cluster, health, nodes, disks, jobs] = await Promise.all([get("cluster"), get("health"), all("nodes"), all("disks"), all("jobs")]);
+  if (mine !== lists) return;
+  state.cluster = cluster;
+  state.health = health;
+  state.nodes = new Map(nodes.map((n) => [n.name, n]));
+  state.disks = new Map(disks.map((d) => [String(d.id), d]));
+  state.jobs = new Map(jobs.map((j) => [j.id, j]));
+  state.ready = true;
+  state.problem = null;
+  const said = early ?? new Map();
+  early = null;
+  tell({ what: "anew" });
+  said.forEach(apply);
+  sameDaemon();
+  changed();
+}
+
+/** The stream goes on, but changes were missed: lists everything, after a pause that grows while this happens often. */
+function anew() {
+  early ??= new Map();
+  const mine = ++lists;
+  setTimeout(() => mine === lists && list().catch(again), pause);
+  pause = Math.min(PAUSE_MS, pause * 2);
+}
+
 /** Begins anew after a pause, which grows until it works. */
 function again() {
   const mine = ++attempt;
+  lists += 1;
   source?.close();
   source = null;
   state.link.open = false;
@@ -95,19 +116,20 @@ function open(after, mine) {
   for (const what of /** @type {const} */ (["put", "gone", "event"])) {
     on(what, (m) => {
       const message = { what, ...m };
-      if (early) early.push(message);
+      if (early) early.set(`${m.kind} ${m.key}`, message);
       else apply(message);
     });
   }
   on("soft", ({ jobs }) => {
     for (const j of jobs) if (state.jobs.has(j.id)) state.jobs.set(j.id, j);
   });
-  on("bookmark", () => {
+  on("bookmark", ({ stale_seconds }) => {
     // A stream that lived so long is in order: the next attempt need not wait.
-    pause = 500;
+    pause = FIRST_PAUSE_MS;
+    aloneFor(stale_seconds);
     refresh();
   });
-  on("reset", again);
+  on("reset", anew);
 }
 
 function seen() {
