@@ -88,7 +88,7 @@ const frame = (title) => html`
       ${tab("#/jobs", html`Jobs <span class="n">${state.ready ? state.jobs.size : nothing}</span>`, ["jobs"])}
       ${tab("#/events", "Events", ["events"])}
     </nav>
-    ${state.health ? html`<p class="overall">${badge(level("health", state.health.state), `health: ${state.health.state}`)}</p>` : nothing}
+    <p class="overall">${health()}</p>
   </header>
   ${freshness()}
   <main id="main" tabindex="-1">
@@ -98,6 +98,13 @@ const frame = (title) => html`
   <footer>
     <p>This page changes nothing; use the command line or the API. ${link("docs", "API")} · ${link("metrics", "Metrics")}</p>
   </footer>`;
+
+/** What is old is never shown as the state of now. */
+function health() {
+  const word = state.health?.state;
+  if (!word) return nothing;
+  return stale() ? badge("unknown", `health was ${word}`) : badge(level("health", word), `health: ${word}`);
+}
 
 /** @param {Event} e */
 function skip(e) {

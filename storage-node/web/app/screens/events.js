@@ -106,8 +106,10 @@ function view() {
         </select>
       </label>
       <a class="button" href="#/events">Clear</a>
-      ${waiting.length ? html`<button type="button" class="newer" @click=${() => { scrollTo(0, 0); show(); }}>Show ${plural(waiting.length, "newer event")}</button>` : nothing}
     </form>
+    <p class="newer-events" role="status">
+      ${waiting.length ? html`<button type="button" @click=${() => { scrollTo(0, 0); show(); }}>Show ${plural(waiting.length, "newer event")}</button>` : nothing}
+    </p>
     ${refused ? problem(refused) : nothing}
     ${items === null ? (refused ? nothing : loading("events")) : shown.length ? eventTable(shown, true) : empty("No event fits.")}
     ${items !== null && !complete && want < MOST

@@ -1,8 +1,8 @@
 // The first screen: what is wrong and what to do about it, then where everything is, then how full it is.
 
-import { plural, words } from "../format.js";
+import { clock, plural, words } from "../format.js";
 import { badge, empty, html, link, nothing, time } from "../parts.js";
-import { state } from "../store.js";
+import { stale, state } from "../store.js";
 import { byState, level, placeOf } from "../words.js";
 import { capacity } from "./capacity.js";
 import { map } from "./map.js";
@@ -56,9 +56,13 @@ function verdict() {
   if (errors) found.push(plural(errors, "error"));
   if (warnings) found.push(plural(warnings, "warning"));
   const said = { ok: "Everything is in order", unknown: "The state is not known" }[health.state] ?? found.join(", ");
+  const old = stale();
+  const at = old ? "unknown" : level("health", health.state);
   return html`
-    <div class="verdict ${level("health", health.state)}">
-      <p class="word" id="verdict" role="status">${badge(level("health", health.state), said || words(health.state))}</p>
+    <div class="verdict ${at}">
+      <p class="word" id="verdict" role="status">
+        ${badge(at, `${said || words(health.state)}${old ? `, as of ${clock(new Date(old.since))}` : ""}`)}
+      </p>
       <dl class="counts">
         ${counted("Volumes", "volume", cluster.volumes, (w) => `#/volumes?state=${w}`)}
         ${counted("Nodes", "node", cluster.nodes, () => "#/nodes")} ${counted("Disks", "disk", cluster.disks, () => "#/nodes")}
