@@ -22,6 +22,7 @@ mod nbd_clients;
 mod nbd_wire;
 mod nodes;
 mod operations;
+mod page;
 mod partitions;
 mod policy;
 mod power;
