@@ -185,6 +185,7 @@ async fn start_member(node: &Arc<Node>) -> anyhow::Result<()> {
         leader: LeaderClient::new(id.cluster),
         heard: Arc::default(),
         reactors: reactors?,
+        history: Default::default(),
         memory,
         exports: ExportTable::default(),
         seats: Seats::new(node.cfg.nbd_connections),
@@ -199,6 +200,7 @@ async fn start_member(node: &Arc<Node>) -> anyhow::Result<()> {
     if node.member.set(member.clone()).is_err() {
         anyhow::bail!("this node is part of a cluster already");
     }
+    tokio::spawn(crate::history::keep(member.history.clone(), member.reactors.clone(), crate::member::wall_ms));
     crate::agent::start(node.clone(), member, events);
     Ok(())
 }

@@ -1,0 +1,3 @@
+//! The doors of this node for people and their tools.
+
+pub mod metrics;
