@@ -189,6 +189,7 @@ async fn start_member(node: &Arc<Node>) -> anyhow::Result<()> {
         leader: LeaderClient::new(id.cluster),
         heard: Arc::default(),
         reactors: reactors?,
+        history: Default::default(),
         memory,
         exports: ExportTable::default(),
         seats: Seats::new(node.cfg.nbd_connections),
@@ -212,6 +213,7 @@ async fn start_member(node: &Arc<Node>) -> anyhow::Result<()> {
     }
     tokio::spawn(crate::watching::run(member.clone()));
     tokio::spawn(crate::event_log::run(member.clone(), node.dir.path.clone()));
+    tokio::spawn(crate::history::keep(member.history.clone(), member.reactors.clone(), crate::member::wall_ms));
     crate::agent::start(node.clone(), member, events);
     Ok(())
 }

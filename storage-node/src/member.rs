@@ -47,6 +47,8 @@ pub struct Member {
     pub heard: Arc<Mutex<Heard>>,
     /// The reactors, by their numbers.
     pub reactors: Vec<reactor::Handle>,
+    /// What the attached volumes' clients did lately.
+    pub history: Arc<crate::history::Shared>,
     /// The node's payload memory.
     pub memory: Memory,
     /// What this node exports now.

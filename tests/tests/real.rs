@@ -18,6 +18,7 @@ mod inspect;
 mod jobs;
 mod kill;
 mod many_disks;
+mod metrics;
 mod nbd_clients;
 mod nbd_wire;
 mod nodes;
