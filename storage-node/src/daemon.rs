@@ -199,6 +199,7 @@ async fn start_member(node: &Arc<Node>) -> anyhow::Result<()> {
         served: watch::Sender::default(),
         states: Default::default(),
         look: Default::default(),
+        insecure: node.cfg.insecure,
         data_dir_full: Default::default(),
         unmade: Mutex::default(),
         obeyed: watch::Sender::new(0),

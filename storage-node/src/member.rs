@@ -67,6 +67,8 @@ pub struct Member {
     pub states: StateLog,
     /// To look at once what this node's disks are doing.
     pub look: tokio::sync::Notify,
+    /// The API listens beyond loopback, and asks nobody who it is.
+    pub insecure: bool,
     /// Only what was set aside is left of the space of `data_dir`.
     pub data_dir_full: AtomicBool,
     /// Replicas that the record wants here and that cannot be made.

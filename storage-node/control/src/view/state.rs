@@ -67,6 +67,7 @@ fn serving(look: Look, v: &VolumeRecord) -> (Option<bool>, Option<String>) {
     let name = || look.state.node_name(node);
     // What a node tells of an attachment before this one is no evidence: it may be fenced and not know it yet.
     let session = v.coordinator.as_ref().map(|a| a.session);
+    let since = v.coordinator.as_ref().map_or(0, |a| a.since_ms);
     let told = look.soft.and_then(|s| s.volume(node, v.id)).filter(|t| Some(t.session) == session);
     match (evidence(look.soft, node), told) {
         (Evidence::Unknown, _) => (None, Some(format!("node {} has not been heard yet", name()))),

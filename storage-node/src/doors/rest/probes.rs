@@ -23,7 +23,9 @@ async fn metrics(State(node): State<Arc<Node>>) -> Response {
     use crate::doors::metrics;
     match metrics::page(&node).await {
         Ok(page) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], page).into_response(),
-        Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, format!("the metrics could not be written: {e}\n")).into_response(),
+        Err(e) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("the metrics could not be written: {e}\n")).into_response()
+        }
     }
 }
 
