@@ -1,12 +1,13 @@
 //! `/metrics`: this node in the text format of Prometheus.
 //!
 //! Nothing is counted here. The reactors keep plain numbers, and a page is made from a copy of them when somebody asks,
-//! so that a metric costs nothing on the way of a request. The tables of [`node`], [`disk`], [`link`], [`volume`] and
+//! so that a metric costs nothing on the way of a request. The tables of [`node`], [`health`], [`disk`], [`link`], [`volume`] and
 //! [`request`] name every metric; docs/metrics.md is made from them. A page has at most [`room::MOST_SERIES`] lines:
 //! where there are more disks, links or volumes than fit, those that matter least are shown together as `_other`.
 
 mod disk;
 mod family;
+mod health;
 mod link;
 mod node;
 mod request;
@@ -60,6 +61,7 @@ struct Scrape {
 struct OfMember {
     node: NodeId,
     facts: node::Facts,
+    wrong: health::Wrong,
     doors: Vec<node::Door>,
     state: Arc<ClusterState>,
     status: Vec<ReactorStatus>,
@@ -73,6 +75,7 @@ impl Collector for Scrape {
         let mut left_out = 0;
         if let Some(m) = &self.member {
             node::member(&mut page, &m.facts, &m.doors)?;
+            health::write(&mut page, &m.wrong, m.facts.leads)?;
             request::node(&mut page, &m.loads)?;
             left_out += disk::write(&mut page, m.node, &m.state, &m.status)?;
             left_out += link::write(&mut page, &m.status)?;
@@ -124,5 +127,5 @@ async fn of_member(node: &Node, m: &Member) -> OfMember {
         history_left_out: m.history.left_out() as u64,
     };
     let doors = node.doors.all().map(|(name, d)| node::Door { name, here: d.here() as u64, cut: d.cut() });
-    OfMember { node: m.node, facts, doors: doors.to_vec(), state: m.view.borrow().clone(), status, loads }
+    OfMember { node: m.node, facts, wrong: health::wrong(m), doors: doors.to_vec(), state: m.view.borrow().clone(), status, loads }
 }

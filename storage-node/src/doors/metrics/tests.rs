@@ -66,6 +66,7 @@ fn scrape(volumes: Vec<(VolumeStatus, VolumeLoad)>, links: u64) -> Scrape {
             .collect();
     }
     let member = OfMember {
+        wrong: health::Wrong::default(),
         node: NodeId(1),
         facts: node::Facts { leads: true, ..Default::default() },
         doors: vec![node::Door { name: "nbd", here: 1, cut: 2 }],
@@ -210,6 +211,8 @@ fn sections() -> Vec<(&'static str, &'static str, Vec<About>)> {
         ("The node, once it is part of a cluster", "", abouts(node::FACTS)),
         ("The node, once it is part of a cluster", "`listener`", abouts(node::DOORS)),
         ("The node, once it is part of a cluster", "`op`: read, write, flush, trim", vec![request::NODE]),
+        ("The cluster, as this node knows it", "`code`, `severity`, `subject`, `muted`", vec![health::HEALTH]),
+        ("The cluster, as this node knows it", "`state`", abouts(health::JOBS)),
         ("Each disk of the node that is on record", "`disk`, `path`, `media`, `uuid`", vec![disk::INFO]),
         ("Each disk of the node that is on record", "`disk`", abouts(disk::FARES)),
         ("Each disk of the node that is open", "`disk`", abouts(disk::OPEN)),
