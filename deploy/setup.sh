@@ -2,7 +2,7 @@
 # Installs the Debian packages that building (and, with "test", testing) needs, if they are missing and this is root.
 set -euo pipefail
 packages=(librocksdb-dev libclang-dev clang protobuf-compiler pkg-config g++ make)
-[ "${1:-build}" = test ] && packages+=(fio libnbd-bin qemu-utils e2fsprogs curl iproute2 nftables)
+[ "${1:-build}" = test ] && packages+=(fio libnbd-bin qemu-utils e2fsprogs curl iproute2 nftables chromium chromium-driver)
 command -v cargo >/dev/null || { echo "No Rust toolchain: install one first (rustup, or Debian's cargo from a recent release)." >&2; exit 1; }
 command -v dpkg-query >/dev/null || exit 0
 missing=()

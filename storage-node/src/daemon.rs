@@ -196,6 +196,7 @@ async fn start_member(node: &Arc<Node>) -> anyhow::Result<()> {
         trouble: Mutex::default(),
         disks_found: watch::Sender::default(),
         served: watch::Sender::default(),
+        states: Default::default(),
         look: Default::default(),
         data_dir_full: Default::default(),
         unmade: Mutex::default(),
@@ -203,12 +204,14 @@ async fn start_member(node: &Arc<Node>) -> anyhow::Result<()> {
         pulse: Default::default(),
         told: Default::default(),
         watching: Default::default(),
+        event_log: Default::default(),
     });
     crate::disks::open_known(node, &member);
     if node.member.set(member.clone()).is_err() {
         anyhow::bail!("this node is part of a cluster already");
     }
     tokio::spawn(crate::watching::run(member.clone()));
+    tokio::spawn(crate::event_log::run(member.clone(), node.dir.path.clone()));
     crate::agent::start(node.clone(), member, events);
     Ok(())
 }

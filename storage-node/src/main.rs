@@ -9,6 +9,7 @@ mod config;
 mod daemon;
 mod disks;
 mod doors;
+mod event_log;
 mod export;
 mod http;
 mod identity;

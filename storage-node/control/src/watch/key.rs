@@ -1,8 +1,6 @@
 //! What changes are about: resources by their numbers, which stay when a resource gets another name.
 
-use super::jobs;
 use crate::error::{Code, Problem};
-use hf_meta_core::ClusterState;
 use hf_policy::{DiskId, NodeId, Rid, VolumeId};
 
 /// A kind of resource that can be watched.
@@ -121,18 +119,6 @@ impl Key {
             Key::Event(_) => Kind::Event,
             Key::Health => Kind::Health,
             Key::Cluster => Kind::Cluster,
-        }
-    }
-
-    /// The name by which the API calls it in this state; none if it is not there.
-    pub fn name(self, state: &ClusterState) -> Option<String> {
-        match self {
-            Key::Volume(id) => state.volumes.get(&id).map(|v| v.name.clone()),
-            Key::Node(id) => state.nodes.get(&id).map(|n| n.name.clone()),
-            Key::Disk(id) => state.disks.contains_key(&id).then(|| id.to_string()),
-            Key::Job(job) => jobs::name(state, job),
-            Key::Event(rev) => Some(rev.to_string()),
-            Key::Health | Key::Cluster => Some(self.kind().word().into()),
         }
     }
 }

@@ -251,9 +251,6 @@ impl Volumes {
                 }
                 co::Output::Propose { epoch, term, change } => {
                     let Some(session) = self.all.get(&shard.vol).map(|h| h.session) else { continue };
-                    if let co::Change::Drop { rids, .. } = &change {
-                        tracing::warn!(volume = %shard.vol, ?rids, "replicas do not answer: asking to drop them");
-                    }
                     queue.tell(Event::Propose { shard, session, epoch, term, change });
                 }
                 co::Output::WantSync { urgent } => self.syncs.want(shard, urgent),
