@@ -9,6 +9,7 @@ mod daemon;
 mod demo;
 mod entries;
 mod exports;
+mod false_ok;
 mod floods;
 mod freeze;
 mod full;
