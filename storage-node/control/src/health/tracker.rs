@@ -1,8 +1,8 @@
 //! Which codes are raised: runs the checks, as few as possible, and gives each code its dwell.
 //!
-//! A volume is checked when the hub says that it may look different, when a wait of one of its codes is over, and once a
-//! minute in any case. Nodes, disks and the cluster are checked once a second. A tick does a bounded amount of work; what
-//! is left is done in the next one.
+//! A volume is checked when the hub says that it may look different, when a wait of one of its codes is over,
+//! and once a minute in any case. Nodes, disks and the cluster are checked once a second. A tick does a bounded
+//! amount of work; what is left is done in the next one.
 
 use super::checks::{self, Findings, Seen};
 use super::entries::{Alert, Entries};
@@ -31,7 +31,7 @@ const EVERY_MS: u64 = 1_000;
 /// What a tick looks at.
 #[derive(Clone, Copy)]
 pub struct Now<'a> {
-    /// The record.
+    /// The cluster's record.
     pub state: &'a ClusterState,
     /// What the leader hears; none if no leader answers this node.
     pub soft: Option<&'a Soft>,
@@ -39,7 +39,7 @@ pub struct Now<'a> {
     pub here: NodeId,
     /// Wall clock, Unix milliseconds.
     pub wall_ms: u64,
-    /// Monotonic milliseconds.
+    /// Milliseconds of a monotonic clock.
     pub now_ms: u64,
     /// The cluster is reached over a network without encryption.
     pub insecure: bool,
