@@ -74,9 +74,12 @@ async fn tend_reserve(node: Arc<Node>, m: Arc<Member>) {
         let reserve = node.dir.reserve();
         let tended = tokio::task::spawn_blocking(move || reserve.tend().map(|()| reserve.is_all_there_is())).await;
         match tended {
-            Ok(Ok(full)) => m.data_dir_full.store(full, Ordering::Relaxed),
-            Ok(Err(e)) => tracing::warn!("space for the metadata could not be set aside: {e}"),
-            Err(e) => tracing::warn!("space for the metadata could not be set aside: {e}"),
+            Ok(Ok(full)) => {
+                m.data_dir_full.store(full, Ordering::Relaxed);
+                m.states.over("reserve", "");
+            }
+            Ok(Err(e)) => m.states.warn("reserve", "", &format!("space for the metadata could not be set aside: {e}")),
+            Err(e) => m.states.warn("reserve", "", &format!("space for the metadata could not be set aside: {e}")),
         }
     }
 }
@@ -96,8 +99,8 @@ async fn note_log_age(m: Arc<Member>) {
 async fn announce_once(node: &Node, m: &Member) {
     loop {
         match m.propose_new(node.put_node()).await {
-            Ok(Ok(_)) => return,
-            Ok(Err(e)) => tracing::error!("this node's record was refused: {e}"),
+            Ok(Ok(_)) => return m.states.over("own record", ""),
+            Ok(Err(e)) => m.states.error("own record", "", &format!("this node's record was refused: {e}")),
             Err(e) => tracing::debug!("this node's record could not be proposed: {e}"),
         }
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -1,6 +1,7 @@
 //! Everything that tests share: the simulator, the history checker, real-process clusters.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+pub mod browser;
 pub mod check;
 pub mod cluster;
 pub mod faultfs;

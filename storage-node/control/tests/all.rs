@@ -1,8 +1,15 @@
-//! All integration tests of the control layer, in one binary: a module for each file, and the made-up cluster that they
-//! share.
+//! All integration tests of the control layer, in one binary: a module for each file, and the made-up clusters that
+//! they share.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod cost;
 mod health;
 mod made;
+mod pages;
+mod refusals;
+mod rows;
+mod specs;
+mod verbs;
+mod views;
 mod watch;
+mod world;

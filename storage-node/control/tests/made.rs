@@ -96,7 +96,8 @@ impl Made {
 
     /// The node tells how it serves a volume.
     pub fn serve(&mut self, node: u64, vol: VolumeId, serving: bool) {
-        let told = VolumeTold { serving, ..VolumeTold::default() };
+        let session = self.s.volumes[&vol].coordinator.as_ref().map(|a| a.session).unwrap_or_default();
+        let told = VolumeTold { session, serving, ..VolumeTold::default() };
         self.tell(node, |t| drop(Arc::make_mut(&mut t.volumes).insert(vol, told)));
     }
 

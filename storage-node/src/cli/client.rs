@@ -248,3 +248,6 @@ fn strange(e: &Endpoint, status: u16, why: &str) -> Problem {
         ..Problem::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

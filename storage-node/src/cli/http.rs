@@ -192,9 +192,13 @@ impl Open {
     }
 
     /// Reads the answer as a stream of events, if it is one; else gives it back.
-    pub fn events(self) -> Result<sse::Events, Open> {
+    pub fn events(self) -> Result<sse::Events, Box<Open>> {
         let kind = self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        if self.status == 200 && kind.starts_with("text/event-stream") { Ok(sse::Events::new(self)) } else { Err(self) }
+        if self.status == 200 && kind.starts_with("text/event-stream") {
+            Ok(sse::Events::new(self))
+        } else {
+            Err(Box::new(self))
+        }
     }
 }
 
