@@ -1,5 +1,5 @@
-//! What the hub and the tracker cost with 100,000 volumes. The times are printed; bounds are wide, because other tests run
-//! beside these.
+//! What the hub and the tracker cost with 100,000 volumes. The times are printed; bounds are wide, because
+//! other tests run beside these.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "it measures")]
 
 use crate::health::Ward;
@@ -8,21 +8,28 @@ use crate::watch::Watched;
 use hf_control::health::{HealthCode as Code, MOST_ALERTS};
 use hf_control::view::Alerts;
 use hf_policy::VolumeId;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// 100,000 volumes: what a tick costs when they rest, when a node of all of them falls silent, and that alerts are bounded.
+/// Time for which this thread has run, in steps of a few milliseconds: other tests do not count.
+fn ran() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(text.split_whitespace().next().unwrap().parse().unwrap())
+}
+
+/// 100,000 volumes: what a tick costs when they rest, when a node of all of them falls silent, and that alerts
+/// are bounded.
 #[test]
 fn many_volumes_cost_little_and_alerts_are_bounded() {
     let mut w = Ward::new(Made::large(100_000));
     let time = |w: &mut Ward, what: &str, ticks: u32| {
-        let begin = Instant::now();
-        let mut most = std::time::Duration::ZERO;
+        let begin = ran();
+        let mut most = Duration::ZERO;
         for _ in 0..ticks {
-            let one = Instant::now();
+            let one = ran();
             w.tick(100);
-            most = most.max(one.elapsed());
+            most = most.max(ran() - one);
         }
-        println!("{what}: {:?} a tick, {most:?} at most", begin.elapsed() / ticks);
+        println!("{what}: {:?} a tick, {most:?} at most", (ran() - begin) / ticks);
     };
     time(&mut w, "the first round", 25);
     assert_eq!(w.t.states().unwrap()["ok"], 100_000);
@@ -51,11 +58,11 @@ fn many_volumes_cost_little_and_alerts_are_bounded() {
 fn volumes_that_rest_cost_nothing() {
     let time = |volumes: u64| {
         let mut w = Watched::new(Made::large(volumes));
-        let begin = Instant::now();
-        for _ in 0..1000 {
+        let begin = ran();
+        for _ in 0..200_000 {
             assert_eq!(w.tick(), vec![]);
         }
-        let idle = begin.elapsed() / 1000;
+        let idle = (ran() - begin) / 200_000;
         let vol = VolumeId(1);
         w.m.rename(vol, "other");
         let begin = Instant::now();
@@ -63,16 +70,16 @@ fn volumes_that_rest_cost_nothing() {
         let one_changed = begin.elapsed();
         assert!((2..20).contains(&one.len()), "{one:?}");
         w.m.silence(3);
-        let begin = Instant::now();
+        let begin = ran();
         let all = w.tick();
         println!(
-            "{volumes} volumes: an idle tick takes {idle:?}, one with a change {one_changed:?}, one in which a node of \
-             all falls silent {:?} for {} changes",
-            begin.elapsed(),
+            "{volumes} volumes: an idle tick takes {idle:?}, one with a change {one_changed:?}, one in which a node of all \
+             falls silent {:?} for {} changes",
+            ran() - begin,
             all.len()
         );
         idle
     };
     let (few, many) = (time(100), time(100_000));
-    assert!(many.as_micros() < 200 + 20 * few.as_micros(), "{few:?} with 100 volumes, {many:?} with 100,000");
+    assert!(many.as_micros() < 50 + 20 * few.as_micros(), "{few:?} with 100 volumes, {many:?} with 100,000");
 }

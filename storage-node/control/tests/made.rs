@@ -16,7 +16,7 @@ pub const DISK_BYTES: u64 = 1 << 40;
 pub struct Made {
     pub s: Arc<ClusterState>,
     pub soft: Soft,
-    /// Monotonic milliseconds.
+    /// Milliseconds of a monotonic clock.
     pub now: u64,
     req: u128,
 }

@@ -1,7 +1,7 @@
 //! The codes that hold or held lately, each with its place between "just found" and "cleared".
 //!
-//! A code that is found waits for its dwell and is raised; one that is not found any more waits for twice its dwell and
-//! is cleared. Nothing here looks at the cluster.
+//! A code that is found waits for its dwell and is raised; one that is not found any more waits for twice its
+//! dwell and is cleared. Nothing here looks at the cluster.
 
 use super::checks::Findings;
 use super::table::{HealthCode, TABLE};
@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A code that is raised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Alert<'a> {
-    /// The code.
+    /// The code that is raised.
     pub code: HealthCode,
     /// What it is about.
     pub key: Key,
@@ -156,8 +156,8 @@ impl Entries {
         }
     }
 
-    /// There is no evidence for a code, nor against it: what waits to be raised begins its wait anew when it is found
-    /// again, and what is raised stays so.
+    /// There is no evidence for a code, nor against it: what waits to be raised begins its wait anew when it is
+    /// found again, and what is raised stays so.
     fn is_doubtful(&mut self, key: Key, code: HealthCode) {
         if let Some(Entry { phase: Phase::Waits(at), .. }) = self.all.get(&(key, code)) {
             self.due.remove(&(*at, key, code));
@@ -193,8 +193,8 @@ impl Entries {
         self.due.iter().take_while(|(at, ..)| *at <= now_ms).map(|(_, key, _)| *key).collect()
     }
 
-    /// The waits of this resource that are over end. Its check has just run, with fresh evidence for everything (`sure`)
-    /// or not: what waits to be raised was found by it, and nothing is cleared without evidence.
+    /// The waits of this resource that are over end. Its check has just run, with fresh evidence for everything
+    /// (`sure`) or not: what waits to be raised was found by it, and nothing is cleared without evidence.
     pub fn end_waits(&mut self, key: Key, sure: bool, now_ms: u64, flips: &mut Flipped) {
         let list: Vec<(HealthCode, Phase)> = self.all.range(of(key)).map(|((_, c), e)| (*c, e.phase)).collect();
         for (code, phase) in list {

@@ -1,9 +1,9 @@
 //! Health: what is wrong with the cluster, in stable codes, each with what it means and what to do.
 //!
-//! [`table`] is the one place that names codes; checks, `docs/health.md`, the alert rules and the page's texts come from
-//! it. Every code has a check behind it. A check is a function of the record and of what the leader hears; without fresh
-//! evidence it says that it does not know, and what was raised stays raised. [`Tracker`] gives a code its dwell, so that
-//! what passes by itself raises nothing.
+//! [`table`] is the one place that names codes; checks, `docs/health.md`, the alert rules and the page's texts
+//! come from it. Every code has a check behind it. A check is a function of the record and of what the leader
+//! hears; without fresh evidence it says that it does not know, and what was raised stays raised. [`Tracker`]
+//! gives a code its dwell, so that what passes by itself raises nothing.
 //!
 //! | module | what it holds |
 //! | --- | --- |

@@ -1,9 +1,9 @@
 //! Which codes are silenced, by the mutes on record.
 //!
-//! A mute ends when its time is over or an operator ends it. One about every subject ends by itself when more subjects
-//! have the code than had it then, unless it is sticky. What is graver has another code, which no mute of this one
-//! silences. A mute that ended by itself stays ended here, and [`Mutes::ended`] names it, so that the leader can take it
-//! off the record.
+//! A mute ends when its time is over or an operator ends it. One about every subject ends by itself when more
+//! subjects have the code than had it then, unless it is sticky. What is graver has another code, which no mute
+//! of this one silences. A mute that ended by itself stays ended here, and [`Mutes::ended`] names it, so that
+//! the leader can take it off the record.
 
 use super::table::HealthCode;
 use hf_meta_core::ClusterState;
@@ -25,7 +25,8 @@ pub struct Mutes {
 }
 
 impl Mutes {
-    /// Looks at the record anew. `subjects`: how many have a code now. Returns whether other mutes hold than before.
+    /// Looks at the record anew. `subjects`: how many have a code now. Returns whether other mutes hold than
+    /// before.
     pub fn look(&mut self, state: &ClusterState, wall_ms: u64, subjects: impl Fn(HealthCode) -> u64) -> bool {
         if state.mutes.is_empty() && self.hold.is_empty() {
             self.ended.clear();
@@ -51,7 +52,7 @@ impl Mutes {
         self.hold.get(code.word()).is_some_and(|all| all.iter().any(|m| m.covers(code.word(), subject)))
     }
 
-    /// Can this code be heard about some of so many subjects? `heard` says whether one of them is.
+    /// Is this code silenced about every subject?
     pub(super) fn silences_all(&self, code: HealthCode) -> bool {
         self.hold.get(code.word()).is_some_and(|all| all.iter().any(|m| m.subject.is_empty()))
     }

@@ -8,9 +8,9 @@ use crate::model::Severity;
 /// What a code stands for.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
-    /// The code.
+    /// The code itself.
     pub code: HealthCode,
-    /// Its word.
+    /// The word of the API.
     pub word: &'static str,
     /// How grave it is.
     pub severity: Severity,

@@ -1,8 +1,8 @@
 //! Which codes are raised: runs the checks, as few as possible, and gives each code its dwell.
 //!
-//! A volume is checked when the hub says that it may look different, when a wait of one of its codes is over, and once a
-//! minute in any case. Nodes, disks and the cluster are checked once a second. A tick does a bounded amount of work; what
-//! is left is done in the next one.
+//! A volume is checked when the hub says that it may look different, when a wait of one of its codes is over,
+//! and once a minute in any case. Nodes, disks and the cluster are checked once a second. A tick does a bounded
+//! amount of work; what is left is done in the next one.
 
 use super::checks::{self, Findings, Seen};
 use super::entries::{Alert, Entries};
@@ -31,7 +31,7 @@ const EVERY_MS: u64 = 1_000;
 /// What a tick looks at.
 #[derive(Clone, Copy)]
 pub struct Now<'a> {
-    /// The record.
+    /// The cluster's record.
     pub state: &'a ClusterState,
     /// What the leader hears; none if no leader answers this node.
     pub soft: Option<&'a Soft>,
@@ -39,7 +39,7 @@ pub struct Now<'a> {
     pub here: NodeId,
     /// Wall clock, Unix milliseconds.
     pub wall_ms: u64,
-    /// Monotonic milliseconds.
+    /// Milliseconds of a monotonic clock.
     pub now_ms: u64,
     /// The cluster is reached over a network without encryption.
     pub insecure: bool,
@@ -52,13 +52,15 @@ pub struct Flips {
     pub codes: Vec<(HealthCode, Key)>,
     /// Other mutes hold than before.
     pub mutes: bool,
+    /// Volumes that were in doubt and are not any more, because time went by: no change told of that.
+    pub settled: Vec<Key>,
 }
 
 impl Flips {
     /// The resources that show any of it, for [`crate::watch::Hub::note`].
     pub fn keys(&self) -> BTreeSet<Key> {
         let health = (self.mutes || !self.codes.is_empty()).then_some(Key::Health);
-        self.codes.iter().map(|(_, key)| *key).chain(health).collect()
+        self.codes.iter().map(|(_, key)| *key).chain(self.settled.iter().copied()).chain(health).collect()
     }
 }
 
@@ -70,6 +72,8 @@ pub struct Tracker {
     progress: Progress,
     /// Volumes to be checked.
     dirty: BTreeSet<VolumeId>,
+    /// Volumes of which the last check was not sure: they are checked again each second.
+    doubtful: BTreeSet<VolumeId>,
     begun: bool,
     /// Every volume was checked since the tracker began.
     all_checked: bool,
@@ -112,6 +116,9 @@ impl Tracker {
             pool: Default::default(),
         };
         if now.soft.is_some() {
+            if often {
+                self.doubts(&seen, now, &mut flips);
+            }
             self.volumes(&seen, now, &mut flips);
         }
         if often {
@@ -146,6 +153,7 @@ impl Tracker {
 
     fn forget(&mut self, id: VolumeId, flips: &mut Flips) {
         self.dirty.remove(&id);
+        self.doubtful.remove(&id);
         self.entries.gone(Key::Volume(id), &mut flips.codes);
         self.counted(id, None);
     }
@@ -164,6 +172,19 @@ impl Tracker {
             Some(last) if next.len() == take => self.swept.clone_from(&last.name),
             _ if take > 0 => self.swept.clear(),
             _ => {}
+        }
+    }
+
+    /// Checks what was in doubt: after some time without evidence a check may be sure all the same.
+    fn doubts(&mut self, seen: &Seen, now: Now, flips: &mut Flips) {
+        let some: Vec<VolumeId> = self.doubtful.iter().take(MOST_CHECKS).copied().collect();
+        for id in some {
+            let before = self.states.get(&id).copied();
+            self.volume(seen, id, now, flips);
+            let after = self.states.get(&id).copied();
+            if before != after && after.is_some() {
+                flips.settled.push(Key::Volume(id));
+            }
         }
     }
 
@@ -188,6 +209,10 @@ impl Tracker {
         let Some(v) = now.state.volumes.get(&id) else { return self.forget(id, flips) };
         let (state, found) = checks::volume(seen, v);
         self.counted(id, Some(state));
+        match found.sure {
+            true => drop(self.doubtful.remove(&id)),
+            false => drop(self.doubtful.insert(id)),
+        }
         let text = format!("volume/{}", v.name);
         self.take(Key::Volume(id), &text, found, now, flips);
     }

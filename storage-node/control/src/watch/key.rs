@@ -6,15 +6,15 @@ use hf_policy::{DiskId, NodeId, Rid, VolumeId};
 /// A kind of resource that can be watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// Volumes.
+    /// Volumes, by name.
     Volume,
-    /// Nodes.
+    /// Nodes, by name.
     Node,
-    /// Disks.
+    /// Disks, by number.
     Disk,
-    /// Jobs.
+    /// Jobs, by name.
     Job,
-    /// Events.
+    /// Events, by revision.
     Event,
     /// The health of the cluster, as one resource.
     Health,
@@ -23,7 +23,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Every kind.
+    /// All the kinds there are.
     pub const ALL: [Kind; 7] =
         [Kind::Volume, Kind::Node, Kind::Disk, Kind::Job, Kind::Event, Kind::Health, Kind::Cluster];
 
@@ -46,7 +46,7 @@ impl Kind {
 pub struct Kinds(u8);
 
 impl Kinds {
-    /// Every kind.
+    /// All the kinds there are.
     pub const ALL: Kinds = Kinds(u8::MAX);
 
     /// Is the kind among them?
@@ -92,13 +92,13 @@ pub enum JobKey {
 /// A resource that can be watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
-    /// A volume.
+    /// A volume of this number.
     Volume(VolumeId),
-    /// A node.
+    /// A node of this number.
     Node(NodeId),
-    /// A disk.
+    /// A disk of this number.
     Disk(DiskId),
-    /// A job.
+    /// A job, by what it is about.
     Job(JobKey),
     /// The events that one revision brought.
     Event(u64),
@@ -126,7 +126,7 @@ impl Key {
 /// A change: a resource may look different, or a name stands for nothing any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// The resource.
+    /// The resource that it is about.
     pub key: Key,
     /// The name that is gone: the resource was removed, or has another name and a change of its own. None: it is there.
     pub gone: Option<String>,

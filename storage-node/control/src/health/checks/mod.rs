@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 
 /// What checks look at.
 pub struct Seen<'a> {
-    /// The record.
+    /// The cluster's record.
     pub state: &'a ClusterState,
     /// What the leader hears; none if no leader answers.
     pub soft: Option<&'a Soft>,
@@ -45,7 +45,7 @@ pub struct Seen<'a> {
 /// A code that holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// The code.
+    /// The code that holds.
     pub code: HealthCode,
     /// The evidence, in a sentence.
     pub message: String,
