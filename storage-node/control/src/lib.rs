@@ -16,6 +16,8 @@
 //! | [`health`] | what is wrong, in codes: table, checks, what is raised |
 //! | [`watch`] | which resources may look different than before, for clients that follow |
 
+#![allow(clippy::result_large_err, reason = "a Problem is made once for each request that is refused")]
+
 pub mod access;
 pub mod error;
 pub mod health;

@@ -15,7 +15,8 @@ use std::sync::Arc;
 
 fn web(s: &ClusterState, soft: Option<&Soft>) -> Volume {
     let alerts = Raised::default();
-    let look = Look { state: s, soft, alerts: &alerts, here: NodeId(1), wall_ms: WALL_MS };
+    // Long after what is on record was done.
+    let look = Look { state: s, soft, alerts: &alerts, here: NodeId(1), wall_ms: WALL_MS + 60_000 };
     view::volume(look, s.volume_named("web").unwrap())
 }
 
@@ -124,10 +125,10 @@ fn evidence_cases() -> Vec<Case> {
         case!("the node that serves waits", at_n1, waits =>
             NotServed "replica 2 owes its promise", [IN, IN, IN], [T, F, F, T]),
         case!("the node says nothing of it", at_n1, |s| Arc::make_mut(&mut told(s, 1).volumes).clear() =>
-            NotServed "does not serve it yet", [IN, IN, IN], [T, F, F, T]),
+            NotServed "does not serve it", [IN, IN, IN], [T, F, F, T]),
         case!("the node tells of the attachment before", at_n1, |s| {
             Arc::make_mut(&mut told(s, 1).volumes).get_mut(&VolumeId(1)).unwrap().session = SessionId(1);
-        } => NotServed "does not serve it yet", [IN, IN, IN], [T, F, F, T]),
+        } => NotServed "does not serve it", [IN, IN, IN], [T, F, F, T]),
     ]
 }
 
@@ -198,6 +199,21 @@ fn a_volume_is_called_what_is_known_of_it() {
         assert!(v.replicas.iter().all(|r| r.state != CopyState::InSync), "{name}");
         assert!(is(&v, "Redundant") != T && is(&v, "Served") != T, "{name}");
     }
+}
+
+#[test]
+fn a_volume_that_was_attached_a_moment_ago_is_not_called_unserved() {
+    let s = World::with(at_n1).state();
+    let mut soft = heard(&s, &BTreeSet::new());
+    Arc::make_mut(&mut told(&mut soft, 1).volumes).clear();
+    let alerts = Raised::default();
+    let called = |wall_ms| {
+        let look = Look { state: &s, soft: Some(&soft), alerts: &alerts, here: NodeId(1), wall_ms };
+        let v = view::volume(look, s.volume_named("web").unwrap());
+        (v.state, v.attachment.unwrap().serving)
+    };
+    assert_eq!(called(WALL_MS + FRESH_MS - 1), (VolumeState::Unknown, None), "its node has had no time to tell");
+    assert_eq!(called(WALL_MS + FRESH_MS), (VolumeState::NotServed, Some(false)));
 }
 
 #[test]
