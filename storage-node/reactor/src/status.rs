@@ -64,6 +64,8 @@ pub struct VolumeStatus {
     pub vol: VolumeId,
     /// The attachment that this reactor coordinates.
     pub session: SessionId,
+    /// The attachment is over: it serves nobody any more, and is kept until the volume is attached again or deleted.
+    pub over: bool,
     /// Its shards' coordinators, in order.
     pub shards: Vec<co::Status>,
     /// Open connections to its exports.
@@ -80,7 +82,7 @@ pub struct VolumeStatus {
 /// twice a second and has no need of histograms.
 #[derive(Clone, Debug, Default)]
 pub struct ReactorLoad {
-    /// The volumes attached on it.
+    /// The volumes attached on it, without those whose attachment is over.
     pub volumes: Vec<VolumeLoad>,
     /// How long requests took since the reactor began, those of attachments that are over among them.
     pub latency: Latency,

@@ -46,7 +46,7 @@ pub(super) struct VolumeHost {
     /// What clients have in flight. Closed when the attachment ends: then every connection answers what is
     /// left, and ends.
     pub intake: Rc<Intake>,
-    over: bool,
+    pub over: bool,
 }
 
 /// See the module.

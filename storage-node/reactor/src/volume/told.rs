@@ -12,9 +12,9 @@ impl Volumes {
 
     /// What clients have done on each volume, and on all that there were.
     pub fn load(&self) -> ReactorLoad {
-        let volumes: Vec<VolumeLoad> = self.all.values().map(load).collect();
         let mut latency = self.ended.borrow().clone();
-        volumes.iter().for_each(|v| latency.add(&v.latency));
+        self.all.values().for_each(|h| latency.add(&h.intake.latency.counted()));
+        let volumes = self.all.values().filter(|h| !h.over).map(load).collect();
         ReactorLoad { volumes, latency }
     }
 }
@@ -23,6 +23,7 @@ fn status(h: &VolumeHost) -> VolumeStatus {
     VolumeStatus {
         vol: h.vol,
         session: h.session,
+        over: h.over,
         shards: h.shards.iter().map(Coordinator::status).collect(),
         connections: h.intake.connections(),
         requests: h.intake.slots.taken(),

@@ -39,7 +39,7 @@ fn volume(id: u64, shards: usize, writes: u64) -> (VolumeStatus, VolumeLoad) {
         latency.count(Op::Read, 1_000 + i);
     }
     let shards = (0..shards).map(|_| shard(writes)).collect();
-    let status = VolumeStatus { vol, session, shards, connections: 1, requests: 2, payload: 3, writes: 0 };
+    let status = VolumeStatus { vol, session, over: false, shards, connections: 1, requests: 2, payload: 3, writes: 0 };
     (status, VolumeLoad { vol, session, latency, read_bytes: 0, written_bytes: writes * 4096 })
 }
 

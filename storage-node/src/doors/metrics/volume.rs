@@ -88,7 +88,7 @@ impl Volume<'_> {
 
 fn volumes<'a>(state: &ClusterState, status: &'a [ReactorStatus], loads: &'a [ReactorLoad]) -> Vec<Volume<'a>> {
     let loads: BTreeMap<VolumeId, &VolumeLoad> = loads.iter().flat_map(|l| &l.volumes).map(|l| (l.vol, l)).collect();
-    let all = status.iter().flat_map(|s| &s.volumes).map(|status| {
+    let all = status.iter().flat_map(|s| &s.volumes).filter(|v| !v.over).map(|status| {
         let record = state.volumes.get(&status.vol);
         // A volume that has just been deleted has no name any more.
         let name = record.map_or_else(|| format!("#{}", status.vol), |v| v.name.clone());
