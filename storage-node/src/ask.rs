@@ -71,8 +71,9 @@ async fn old_events(
     let fits = move |e: &hf_meta_core::record::Event| {
         subject.as_ref().is_none_or(|s| e.subject == *s) && kind.as_ref().is_none_or(|k| e.kind == *k)
     };
-    let found =
-        tokio::task::spawn_blocking(move || log.lock().map(|l| l.read(after, limit + SAME_REVISION, fits)).unwrap_or_default());
+    let found = tokio::task::spawn_blocking(move || {
+        log.lock().map(|l| l.read(after, limit + SAME_REVISION, fits)).unwrap_or_default()
+    });
     let events = found.await.map_err(internal)?;
     let revision = m.view.borrow().revision;
     let list = hf_control::view::event_list(events.iter(), limit, events.len() as u64, revision);
@@ -84,9 +85,9 @@ fn looked_up(m: &Member, q: &Query) -> Result<Read, Problem> {
     let state = m.view.borrow().clone();
     let soft = m.soft_as_leader();
     let wall_ms = crate::member::wall_ms();
-    m.watching.with(|alerts| {
+    m.watching.with(|alerts, states| {
         let look = Look { state: &state, soft: soft.as_ref(), alerts, here: m.node, wall_ms };
-        let text = answer(look, q, None)?;
+        let text = answer(look, q, states)?;
         Ok(Read { text, revision: state.revision, stale: None })
     })
 }

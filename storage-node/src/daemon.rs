@@ -189,6 +189,7 @@ async fn start_member(node: &Arc<Node>) -> anyhow::Result<()> {
         leader: LeaderClient::new(id.cluster),
         heard: Arc::default(),
         reactors: reactors?,
+        history: Default::default(),
         memory,
         exports: ExportTable::default(),
         seats: Seats::new(node.cfg.nbd_connections),
@@ -198,6 +199,7 @@ async fn start_member(node: &Arc<Node>) -> anyhow::Result<()> {
         served: watch::Sender::default(),
         states: Default::default(),
         look: Default::default(),
+        insecure: node.cfg.insecure,
         data_dir_full: Default::default(),
         unmade: Mutex::default(),
         obeyed: watch::Sender::new(0),
@@ -212,6 +214,7 @@ async fn start_member(node: &Arc<Node>) -> anyhow::Result<()> {
     }
     tokio::spawn(crate::watching::run(member.clone()));
     tokio::spawn(crate::event_log::run(member.clone(), node.dir.path.clone()));
+    tokio::spawn(crate::history::keep(member.history.clone(), member.reactors.clone(), crate::member::wall_ms));
     crate::agent::start(node.clone(), member, events);
     Ok(())
 }

@@ -11,7 +11,7 @@ mod disks;
 mod doors;
 mod event_log;
 mod export;
-mod http;
+mod history;
 mod identity;
 mod in_force;
 mod inspect;

@@ -47,6 +47,8 @@ pub struct Member {
     pub heard: Arc<Mutex<Heard>>,
     /// The reactors, by their numbers.
     pub reactors: Vec<reactor::Handle>,
+    /// What the attached volumes' clients did lately.
+    pub history: Arc<crate::history::Shared>,
     /// The node's payload memory.
     pub memory: Memory,
     /// What this node exports now.
@@ -65,6 +67,8 @@ pub struct Member {
     pub states: StateLog,
     /// To look at once what this node's disks are doing.
     pub look: tokio::sync::Notify,
+    /// The API listens beyond loopback, and asks nobody who it is.
+    pub insecure: bool,
     /// Only what was set aside is left of the space of `data_dir`.
     pub data_dir_full: AtomicBool,
     /// Replicas that the record wants here and that cannot be made.

@@ -239,7 +239,7 @@ fn there_is_room_for_so_many_connections_and_no_more() {
         nbd.write(i as u64 * 4096, &[i as u8 + 1; 4096]).unwrap();
     }
     let page = hf_tests::cluster::http_get(&c.nodes[0].http, "/metrics").unwrap();
-    let refused = page.lines().find_map(|l| l.strip_prefix("holdfast_nbd_refused_total{} ")).unwrap().to_string();
+    let refused = page.lines().find_map(|l| l.strip_prefix("holdfast_nbd_refused_total ")).unwrap().to_string();
     assert!(refused.parse::<u64>().unwrap() >= 5, "{refused}");
     held.truncate(10);
     let mut more = until("the room of those who left", || connect().map_err(|e| e.to_string()));

@@ -134,7 +134,7 @@ fn voters(c: &Cluster) -> Result<Vec<u64>, String> {
 fn says_that_it_takes_part(c: &Cluster, node: usize) {
     until("it to say that it takes part", || {
         let page = http_get(&c.nodes[node].http, "/metrics")?;
-        let value = |of: &str| page.lines().find_map(|l| l.strip_prefix(of)?.strip_prefix("{} ")?.parse::<u64>().ok());
+        let value = |of: &str| page.lines().find_map(|l| l.strip_prefix(of)?.strip_prefix(" ")?.parse::<u64>().ok());
         let takes_part = value("holdfast_raft_log_waits") == Some(0) && value("holdfast_raft_log_age") >= Some(1);
         if takes_part { Ok(()) } else { Err(page) }
     });

@@ -42,6 +42,7 @@ pub(super) async fn run(m: Arc<Member>) {
             commands: COMMAND_VERSION,
             wall_ms: wall_ms(),
             data_dir_full: m.data_dir_full.load(Ordering::Relaxed),
+            insecure: m.insecure,
             changes: Some(telling.say(state.revision, &replicas(&state, &all), &volumes)),
         };
         m.disks_found.send_replace(Arc::new(disks));

@@ -6,7 +6,7 @@ use crate::access::Verb;
 use crate::error::{Code, Problem};
 use crate::model::{ForceInsync, Outcome};
 use crate::ports::Ports;
-use hf_meta_core::record::{DiskState, ReplicaRecord, VolumeRecord};
+use hf_meta_core::record::{ReplicaRecord, VolumeRecord};
 use hf_meta_core::{ClusterState, Command};
 use hf_policy::{Lineage, NodeId, Rid};
 use std::collections::BTreeSet;

@@ -14,6 +14,11 @@ use hf_policy::{Lineage, NodeId, Policy, SessionId};
 /// How long a create waits for the replicas if the caller does not say, in milliseconds.
 const READY_MS: u64 = 10_000;
 
+/// How long an attach waits for the leader to hear of it, in milliseconds; a node tells at once.
+const HEARD_MS: u64 = 2_000;
+/// Seconds between two points of a volume's history.
+const INTERVAL: u64 = 5;
+
 /// A volume as it is read after a change.
 async fn shown<P: Ports>(p: &P, name: &str) -> Option<Volume> {
     let text = p.read(Query::Volume(name.into())).await.ok()?;
@@ -232,6 +237,9 @@ pub async fn attach<P: Ports>(p: &P, call: &Call, name: &str, input: &Attach) ->
         NodeAnswer::Waits(why) => (format!("volume {name} is attached on node {on}, but not served yet"), Some(why)),
         other => return Err(Problem::new(Code::Internal, format!("node {on} answered {other:?} to an attach"))),
     };
+    if waits.is_none() {
+        heard(p, name).await;
+    }
     let out = outcome(p, &unchanged(p, call), name, message, waits).await;
     let uri = out.volume.as_ref().and_then(|v| v.attachment.as_ref()).and_then(|a| a.uris.first());
     let message = match uri.filter(|_| out.done) {
@@ -239,6 +247,18 @@ pub async fn attach<P: Ports>(p: &P, call: &Call, name: &str, input: &Attach) ->
         None => out.message,
     };
     Ok(VolumeOutcome { message, ..out })
+}
+
+/// Waits until the leader has heard that the volume is served, so that what is read next says so.
+async fn heard<P: Ports>(p: &P, name: &str) {
+    let end = p.now_ms() + HEARD_MS;
+    while p.now_ms() < end {
+        let serving = shown(p, name).await.and_then(|v| v.attachment).and_then(|a| a.serving);
+        if serving == Some(true) {
+            return;
+        }
+        p.changed(p.view().revision, 50).await;
+    }
 }
 
 /// Detaches a volume: open requests are answered, then its connections are closed.
@@ -284,7 +304,7 @@ pub async fn stats<P: Ports>(p: &P, call: &Call, name: &str) -> Result<crate::mo
         return Ok(crate::model::VolumeStats {
             volume: name.into(),
             node: None,
-            interval_seconds: 5,
+            interval_seconds: INTERVAL,
             points: Vec::new(),
         });
     };

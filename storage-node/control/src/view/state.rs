@@ -3,6 +3,7 @@
 use super::{Evidence, Look, copy_state, evidence};
 use crate::model::{CopyState, VolumeState};
 use hf_meta_core::record::{Attachment, ShardRecord, VolumeRecord};
+use hf_meta_core::soft::FRESH_MS;
 use hf_policy::{NodeId, Policy, Term};
 
 /// Copies of one shard, by what is known of them.
@@ -66,13 +67,18 @@ fn serving(look: Look, v: &VolumeRecord) -> (Option<bool>, Option<String>) {
     let name = || look.state.node_name(node);
     // What a node tells of an attachment before this one is no evidence: it may be fenced and not know it yet.
     let session = v.coordinator.as_ref().map(|a| a.session);
+    let since = v.coordinator.as_ref().map_or(0, |a| a.since_ms);
     let told = look.soft.and_then(|s| s.volume(node, v.id)).filter(|t| Some(t.session) == session);
     match (evidence(look.soft, node), told) {
         (Evidence::Unknown, _) => (None, Some(format!("node {} has not been heard yet", name()))),
         (Evidence::Silent, _) => (Some(false), Some(format!("node {} does not answer", name()))),
         (Evidence::Fresh, Some(t)) if t.serving => (Some(true), None),
         (Evidence::Fresh, Some(t)) if !t.waits_for.is_empty() => (Some(false), Some(t.waits_for.clone())),
-        (Evidence::Fresh, _) => (Some(false), Some(format!("node {} does not serve it yet", name()))),
+        // It may have begun a moment ago, before the node's last heartbeat.
+        (Evidence::Fresh, _) if look.wall_ms < since + FRESH_MS => {
+            (None, Some(format!("node {} has not told yet whether it serves it", name())))
+        }
+        (Evidence::Fresh, _) => (Some(false), Some(format!("node {} does not serve it", name()))),
     }
 }
 
