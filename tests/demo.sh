@@ -17,7 +17,7 @@ status() {
     local seen all
     seen() { all=$("$H" status) && for word in "$@"; do grep -q -- "$word" <<<"$all" || return 1; done; }
     until_ok seen "$@" || { echo "holdfast status does not say: $*"; "$H" status; return 1; }
-    grep -vE '^$|^(cluster|leader|capacity|spare) ' <<<"$all" | head -n 7 | cut -c1-150 | indent
+    grep -vE '^$|^(cluster|leader|voters|capacity|spare) ' <<<"$all" | head -n 8 | cut -c1-150 | indent
 }
 finish() {
     code=$?
@@ -112,7 +112,7 @@ status 'NODE_DOWN *node/n2' '^volumes   1 (1 degraded)'
 # Writes go on, then n2 returns: it catches up by what it missed, not by everything.
 qemu-io -f raw -c "write -P 0x5a 192M 4k" -c "write -P 0x33 200M 8M" "nbd://$(nbd 3)/web" >/dev/null
 start 2
-in_sync() { [ "$("$H" volume show web | grep -c ' in sync')" -eq 3 ] && "$H" job list | grep -q 'nothing to do'; }
+in_sync() { [ "$("$H" volume show web | grep -c ' in_sync')" -eq 3 ] && "$H" job list | grep -q 'nothing to do'; }
 t=$(now); until_ok "$H" --endpoint "$(http 2)" cluster status
 "$H" job list | indent
 until_ok in_sync

@@ -26,7 +26,7 @@ fn refusals_name_what_why_and_what_next() {
     refused(&c, &create(&["v", "size=900TiB", "replicas=1"]), 4, &["over-commit", "do not fit"]);
     refused(&c, &create(&["v", "size=1GiB"]), 4, &["cannot place 3 replicas", "only 1 can hold one"]);
     refused(&c, &create(&["v", "size=1GiB", "replicas=1", "media=nvme"]), 4, &["the policy asks for nvme"]);
-    refused(&c, &create(&["v", "size=1GiB", "replicas=1", "nodes=n7"]), 2, &["no node is named n7"]);
+    refused(&c, &create(&["v", "size=1GiB", "replicas=1", "nodes=n7"]), 4, &["no node is named n7"]);
     refused(&c, &create(&["a/b", "size=1GiB", "replicas=1"]), 2, &["'/' cannot stand in a name"]);
     refused(&c, &["volume", "attach", "nope"], 3, &["no volume nope"]);
     refused(&c, &["volume", "show", "nope"], 3, &["no volume nope"]);
