@@ -116,7 +116,7 @@ codes! {
         => "Upgrade the nodes that the message names.";
     UpgradeNotFinal = "UPGRADE_NOT_FINAL", Warning, "cluster", 3_600 s:
         "Every node knows a newer version of the record than the one in use."
-        => "When there is no way back to the old release any more: `holdfast cluster finalize`.";
+        => "When there is no way back to the old release any more: `holdfast cluster upgrade finalize`.";
     JobStuck = "JOB_STUCK", Warning, "volume", 0 s:
         "A copy or scrub of the volume has made no progress for ten minutes."
         => "Look at the nodes and disks that take part; pause and resume the job to begin it anew.";
