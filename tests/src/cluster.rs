@@ -357,6 +357,11 @@ impl Cluster {
         crate::status::whole(&self.addresses())
     }
 
+    /// The copies under way that the leader knows of (see [`crate::status::syncs`]).
+    pub fn syncs(&self) -> Result<Vec<Value>, String> {
+        crate::status::syncs(&self.addresses())
+    }
+
     /// A volume's record, as the metadata has it.
     pub fn volume(&self, name: &str) -> Value {
         let s = self.status().unwrap();

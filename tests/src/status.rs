@@ -25,6 +25,19 @@ pub fn whole(addrs: &[String]) -> Result<Value, String> {
     Err(said.join("; "))
 }
 
+/// The copies that the leader has heard of: `replica`, `stage`. Read before the record, so that one which the record
+/// still calls syncing afterwards went on in between.
+pub fn syncs(addrs: &[String]) -> Result<Vec<Value>, String> {
+    let first = http::lively_first(addrs);
+    let page = http::get(first.first().ok_or("no address")?, "/v1/replicas?limit=1000")?.good()?;
+    assert!(page["next"].is_null(), "more replicas than one page shows");
+    let one = |r: &Value| {
+        let sync = r.get("sync")?;
+        Some(json!({"replica": r["id"], "volume": r["volume"], "shard": r["shard"], "stage": sync["stage"]}))
+    };
+    Ok(page["items"].as_array().into_iter().flatten().filter_map(one).collect())
+}
+
 fn by(addr: &str) -> Result<Value, String> {
     let get = |path: &str| http::get(addr, path)?.good();
     let list = |path: &str| Ok::<_, String>(get(path)?["items"].as_array().cloned().unwrap_or_default());

@@ -89,7 +89,7 @@ fn jobs_are_held_and_go_on_by_name() {
         ("scrub/free", "[4]", "is not being scrubbed"),
         ("scrub/none", "[3]", "no volume none"),
         ("node/n1", "[4]", "is not being drained"),
-        ("disk/77", "[3]", "no disk #77"),
+        ("disk/77", "[3]", "no disk 77"),
     ] {
         let e = c.cli(&["job", "pause", wrong]).unwrap_err();
         assert!(e.starts_with(code) && e.contains(why), "{wrong}: {e}");

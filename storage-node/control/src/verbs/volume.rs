@@ -241,9 +241,10 @@ pub async fn attach<P: Ports>(p: &P, call: &Call, name: &str, input: &Attach) ->
         heard(p, name).await;
     }
     let out = outcome(p, &unchanged(p, call), name, message, waits).await;
-    let uri = out.volume.as_ref().and_then(|v| v.attachment.as_ref()).and_then(|a| a.uris.first());
-    let message = match uri.filter(|_| out.done) {
-        Some(uri) => format!("{}: {uri}", out.message),
+    let attachment = out.volume.as_ref().and_then(|v| v.attachment.as_ref()).filter(|_| out.done);
+    let at = attachment.map(|a| a.uris.first().map_or("not exported (exports=none)", String::as_str));
+    let message = match at {
+        Some(at) => format!("{}: {at}", out.message),
         None => out.message,
     };
     Ok(VolumeOutcome { message, ..out })
