@@ -76,6 +76,9 @@ impl Browser {
         until("chromedriver to listen", || TcpStream::connect(&b.at).map(drop).map_err(|e| e.to_string()));
         let answer = b.call("POST", "/session", &wanted);
         b.session = format!("/session/{}", answer["sessionId"].as_str().unwrap());
+        // A new tab shows a page of the browser's own, which is none of our business.
+        b.open("about:blank");
+        b.requests();
         b
     }
 
