@@ -25,7 +25,7 @@ const ARGUMENTS: &[&str] = &[
 ];
 
 /// An answer of chromedriver takes no longer; a page that is loaded on a busy machine is waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Light or dark, as the reader's system wants it.
 #[derive(Clone, Copy, PartialEq)]
