@@ -27,6 +27,7 @@ mod pulse;
 mod repair;
 mod rescue;
 mod told;
+mod watch;
 mod watching;
 
 use std::process::ExitCode;

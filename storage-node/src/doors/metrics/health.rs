@@ -35,10 +35,10 @@ pub fn wrong(m: &Member) -> Wrong {
     let soft = m.soft_as_leader();
     let leads = soft.is_some();
     m.watching.with(|alerts, _| {
-        let look =
-            Look { state: &state, soft: soft.as_ref(), alerts, here: m.node, wall_ms: crate::member::wall_ms() };
+        let look = Look { state: &state, soft: soft.as_ref(), alerts, here: m.node, wall_ms: crate::member::wall_ms() };
         let all = if leads { jobs(look) } else { Vec::new() };
-        let count = |state, word| JobCount { state: word, jobs: all.iter().filter(|j| j.state == state).count() as u64 };
+        let count =
+            |state, word| JobCount { state: word, jobs: all.iter().filter(|j| j.state == state).count() as u64 };
         Wrong {
             items: alerts.health(state.revision).items,
             jobs: [

@@ -127,5 +127,13 @@ async fn of_member(node: &Node, m: &Member) -> OfMember {
         history_left_out: m.history.left_out() as u64,
     };
     let doors = node.doors.all().map(|(name, d)| node::Door { name, here: d.here() as u64, cut: d.cut() });
-    OfMember { node: m.node, facts, wrong: health::wrong(m), doors: doors.to_vec(), state: m.view.borrow().clone(), status, loads }
+    OfMember {
+        node: m.node,
+        facts,
+        wrong: health::wrong(m),
+        doors: doors.to_vec(),
+        state: m.view.borrow().clone(),
+        status,
+        loads,
+    }
 }
