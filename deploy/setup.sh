@@ -2,19 +2,38 @@
 # Installs the Debian packages that building (and, with "test", testing) needs, if they are missing and this is root.
 set -euo pipefail
 packages=(librocksdb-dev libclang-dev clang protobuf-compiler pkg-config g++ make)
-[ "${1:-build}" = test ] && packages+=(fio libnbd-bin qemu-utils e2fsprogs curl iproute2 nftables)
+[ "${1:-build}" = test ] && packages+=(fio libnbd-bin qemu-utils e2fsprogs curl iproute2 nftables chromium chromium-driver)
 command -v cargo >/dev/null || { echo "No Rust toolchain: install one first (rustup, or Debian's cargo from a recent release)." >&2; exit 1; }
 command -v dpkg-query >/dev/null || exit 0
 missing=()
 for p in "${packages[@]}"; do
     dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
 done
-[ ${#missing[@]} -eq 0 ] && exit 0
-if [ "$(id -u)" -ne 0 ]; then
-    echo "Missing Debian packages; as root, run: apt-get install ${missing[*]}" >&2
-    exit 1
+if [ ${#missing[@]} -gt 0 ]; then
+    if [ "$(id -u)" -ne 0 ]; then
+        echo "Missing Debian packages; as root, run: apt-get install ${missing[*]}" >&2
+        exit 1
+    fi
+    echo "Installing ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
-echo "Installing ${missing[*]}"
-export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq
-apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+[ "${1:-build}" = test ] || exit 0
+
+# Of the package prometheus only promtool: installed, it would start a server on a public port at once.
+tools=$HOME/.cache/holdfast/tools
+if [ ! -x "$tools/promtool" ] && ! command -v promtool >/dev/null; then
+    echo "Fetching promtool"
+    mkdir -p "$tools"
+    fetched=$(mktemp -d "$tools/fetch.XXXXXX")
+    trap 'rm -rf "$fetched"' EXIT
+    fetch() { (cd "$fetched" && apt-get download -qq prometheus 2>/dev/null); }
+    if ! fetch; then
+        [ "$(id -u)" -eq 0 ] && apt-get update -qq && fetch ||
+            { echo "The Debian package prometheus cannot be fetched (promtool); as root, run: apt-get update" >&2; exit 1; }
+    fi
+    dpkg-deb --fsys-tarfile "$fetched"/prometheus_*.deb | tar -xO ./usr/bin/promtool >"$fetched/promtool"
+    chmod +x "$fetched/promtool"
+    mv "$fetched/promtool" "$tools/promtool"
+fi

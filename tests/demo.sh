@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The main job, told as it happens: three daemons, a replicated volume, a real file system image, a
-# node killed under a verifying load, the volume used elsewhere. Leaves nothing behind. Needs:
+# node killed under a verifying load, the volume used elsewhere. Each step ends with what `holdfast
+# status` says, which must be what is so. Leaves nothing behind. Needs:
 # HOLDFAST (the binary), fio, libnbd-bin, qemu-utils, e2fsprogs.
 set -euo pipefail
 H=${HOLDFAST:-holdfast}
@@ -10,7 +11,14 @@ declare -A pid
 began=$(date +%s%N)
 now() { echo "$(( ($(date +%s%N) - began) / 1000000 ))"; }
 say() { printf '%6.1f s  %s\n' "$(echo "$(now)" | awk '{print $1/1000}')" "$*"; }
-show() { printf '            %s\n' "$@"; }
+indent() { sed 's/^/            /'; }
+# What an operator sees now: the first lines of `holdfast status`, which must say all of these.
+status() {
+    local seen all
+    seen() { all=$("$H" status) && for word in "$@"; do grep -q -- "$word" <<<"$all" || return 1; done; }
+    until_ok seen "$@" || { echo "holdfast status does not say: $*"; "$H" status; return 1; }
+    grep -vE '^$|^(cluster|leader|voters|capacity|spare) ' <<<"$all" | head -n 8 | cut -c1-150 | indent
+}
 finish() {
     code=$?
     for p in "${pid[@]:-}"; do [ -n "$p" ] && kill "$p" 2>/dev/null || true; done
@@ -33,7 +41,8 @@ start() { # node number
 }
 api() { echo "127.0.0.1:$((P + $1 * 10))"; }
 nbd() { echo "127.0.0.1:$((P + $1 * 10 + 2))"; }
-export HOLDFAST_ENDPOINT="$(api 1),$(api 2),$(api 3)"
+http() { echo "127.0.0.1:$((P + $1 * 10 + 3))"; }
+export HOLDFAST_ENDPOINT="$(http 1),$(http 2),$(http 3)"
 
 for i in 1 2 3; do
     mkdir -p "$D/n$i/disk"
@@ -43,6 +52,7 @@ data_dir = "$D/n$i/data"
 api = "$(api $i)"
 data = "127.0.0.1:$((P + i * 10 + 1))"
 nbd = "$(nbd $i)"
+http = "$(http $i)"
 [[disk]]
 path = "$D/n$i/disk"
 size = "512MiB"
@@ -50,16 +60,18 @@ T
     start $i
 done
 say "three daemons started (pids ${pid[1]}, ${pid[2]}, ${pid[3]}), each with a disk of 512 MiB"
-until_ok "$H" --endpoint "$(api 1)" cluster init --name demo
-for i in 2 3; do until_ok "$H" --endpoint "$(api $i)" node join --seed "$(api 1)"; done
-voters() { [ "$("$H" cluster status -o json | grep -o '"voters": \[[^]]*\]' | tr -cd '0-9,' | tr ',' '\n' | grep -c .)" -eq 3 ] ; }
-three() { "$H" cluster status | grep -q 'voters    3$' && [ "$("$H" disk list | grep -c ' ok$')" -eq 3 ]; }
+until_ok "$H" --endpoint "$(http 1)" cluster init --name demo
+for i in 2 3; do until_ok "$H" --endpoint "$(http $i)" node join --seed "$(api 1)"; done
+three() { "$H" cluster status | grep -q '^voters    3 of 3: n[123],n[123],n[123]$' && [ "$("$H" disk list | grep -c ' ok$')" -eq 3 ]; }
 until_ok three
 say "one cluster: three metadata voters, one leader, three disks pooled"
-"$H" node list | sed 's/^/            /'
+"$H" node list | indent
+say "the cluster's page is http://$(http 1)/ (it is served while this runs)"
+status '^nodes     3 (3 up)' '^disks     3 (3 ok)'
 
 "$H" volume create web size=256MiB replicas=3 >/dev/null
 say "$("$H" volume attach web --node n1)"
+status '^volumes   1 (1 ok)'
 
 mkdir "$D/tree"
 cp -r /usr/share/common-licenses "$D/tree/" 2>/dev/null || cp -r /etc/ssl "$D/tree/"
@@ -87,7 +99,8 @@ writes=$(grep -m1 -A40 '"write"' "$D/fio.json" | grep -m1 '"total_ios"' | tr -cd
 worst=$(grep -A60 '"write"' "$D/fio.json" | grep -A4 '"clat_ns"' | grep -m1 '"max"' | tr -cd 0-9)
 errors=$(grep -m1 '"error"' "$D/fio.json" | tr -cd 0-9)
 say "fio done: $writes writes, $errors errors, all verified; the longest any write waited was $((worst / 1000000)) ms"
-"$H" events | grep replica.dropped | sed 's/^/            /'
+"$H" events | grep replica.dropped | indent
+status 'NODE_DOWN *node/n2' 'VOLUME_DEGRADED *volume/web' '^volumes   1 (1 degraded)'
 same 1; say "the image is identical still"
 
 t=$(now)
@@ -95,15 +108,17 @@ say "$("$H" volume attach web --node n3 --force)"
 same 3; say "read through n3: identical, every acknowledged byte is there"
 t=$(now); e2fsck -fn "$D/back.img" >/dev/null 2>&1 || { truncate -s 128M "$D/back.img"; e2fsck -fn "$D/back.img" >/dev/null; }
 say "e2fsck finds the file system clean"
+status 'NODE_DOWN *node/n2' '^volumes   1 (1 degraded)'
 # Writes go on, then n2 returns: it catches up by what it missed, not by everything.
 qemu-io -f raw -c "write -P 0x5a 192M 4k" -c "write -P 0x33 200M 8M" "nbd://$(nbd 3)/web" >/dev/null
 start 2
-in_sync() { [ "$("$H" volume show web | grep -c in_sync)" -eq 3 ] && "$H" job list | grep -q 'nothing to do'; }
-t=$(now); until_ok "$H" --endpoint "$(api 2)" cluster status
-"$H" job list | sed 's/^/            /'
+in_sync() { [ "$("$H" volume show web | grep -c ' in_sync')" -eq 3 ] && "$H" job list | grep -q 'nothing to do'; }
+t=$(now); until_ok "$H" --endpoint "$(http 2)" cluster status
+"$H" job list | indent
 until_ok in_sync
 say "n2 is back and in sync $(( $(now) - t )) ms after it answered: only what it missed was copied"
-"$H" events | grep replica.insync | tail -2 | sed 's/^/            /'
+"$H" events | grep replica.insync | tail -2 | indent
+status '^nodes     3 (3 up)' '^volumes   1 (1 ok)'
 nbdcopy "nbd://$(nbd 3)/web" "$D/whole.img"
 everywhere() { # the whole volume, as each node's own replica has it
     for i in "$@"; do
@@ -115,9 +130,9 @@ everywhere() { # the whole volume, as each node's own replica has it
 everywhere 1 2 3; say "read whole from each of the three replicas: byte for byte the same"
 
 # A fourth node comes, and n3 is emptied.
-mkdir -p "$D/n4/disk"; sed "s/n3/n4/g; s/$(api 3)/$(api 4)/; s/127.0.0.1:$((P + 31))/127.0.0.1:$((P + 41))/; s/$(nbd 3)/$(nbd 4)/" "$D/n3/node.toml" > "$D/n4/node.toml"
+mkdir -p "$D/n4/disk"; sed "s/n3/n4/g; s/$(api 3)/$(api 4)/; s/127.0.0.1:$((P + 31))/127.0.0.1:$((P + 41))/; s/$(nbd 3)/$(nbd 4)/; s/$(http 3)/$(http 4)/" "$D/n3/node.toml" > "$D/n4/node.toml"
 start 4
-until_ok "$H" --endpoint "$(api 4)" node join --seed "$(api 1)"
+until_ok "$H" --endpoint "$(http 4)" node join --seed "$(api 1)"
 four() { [ "$("$H" disk list | grep -c ' ok$')" -eq 4 ]; }
 until_ok four
 "$H" volume attach web --node n1 --force >/dev/null
@@ -125,7 +140,8 @@ t=$(now); "$H" node drain n3 >/dev/null
 moved() { in_sync && ! "$H" volume show web | grep -q ' n3 '; }
 until_ok moved
 say "n4 joined, n3 is drained: its replica moved in $(( $(now) - t )) ms, while the volume stayed attached"
-"$H" volume show web | tail -n +7 | sed 's/^/            /'
+"$H" volume show web | sed -n '/^REPLICA/,$p' | indent
+status '^nodes     4 (4 up)' '^volumes   1 (1 ok)'
 
 # A bit rots on n1's disk while n1 is stopped.
 kill "${pid[1]}"; wait "${pid[1]}"
@@ -133,12 +149,13 @@ head -c 4096 /dev/zero | tr '\0' Z > "$D/block"
 places=$(LC_ALL=C grep -obUaF -f "$D/block" "$D/n1/disk/holdfast.disk" | cut -d: -f1)
 for at in $places; do printf '\xda' | dd of="$D/n1/disk/holdfast.disk" bs=1 seek="$at" conv=notrunc status=none; done
 start 1
-back() { "$H" --endpoint "$(api 1)" volume attach web --node n1 --force; }
+back() { "$H" --endpoint "$(http 1)" volume attach web --node n1 --force; }
 until_ok back
 until_ok qemu-io -f raw -r -c "read -P 0x5a 192M 4k" "nbd://$(nbd 1)/web"
 healed() { LC_ALL=C grep -qUaF -f "$D/block" "$D/n1/disk/holdfast.disk"; }
 until_ok healed
 say "a block was damaged on n1's disk, in journal and place ($(echo "$places" | wc -w) copies): the read was right all the same, and the disk is healed"
+status '^disks     4 (4 ok)' '^volumes   1 (1 ok)'
 "$H" volume detach web >/dev/null
 "$H" volume delete web >/dev/null
 say "detached and deleted; stopping the daemons with SIGTERM"

@@ -79,9 +79,9 @@ fn p99(all: &[(u64, f64)], times: &[(u64, u64)]) -> (usize, f64) {
 }
 
 /// A gauge of the volume on the node that coordinates it.
-fn gauge(page: &str, name: &str) -> u64 {
+fn gauge(page: &str, name: &str) -> f64 {
     let of = |l: &&str| l.starts_with(&format!("holdfast_volume_{name}{{")) && l.contains("rb");
-    page.lines().find(of).and_then(|l| l.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+    page.lines().find(of).and_then(|l| l.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
 }
 
 pub fn run() {
@@ -147,13 +147,14 @@ fn fill(c: &Cluster, impact: &str) {
     c.ok(&["volume", "set", "rb", "replicas=3", "nodes=n1,n2,n3"]);
     let mut rates = Vec::new();
     // Looked at once a second and over HTTP: a command that is run to see is felt more than the copying.
-    let full = |of: &dyn Fn(&str) -> u64| of("in_sync") == 3;
+    let full = |of: &dyn Fn(&str) -> f64| of("in_sync") == 3.0;
     for second in 1.. {
         std::thread::sleep(Duration::from_millis((began + second * 1_000).saturating_sub(unix_ms())));
         let page = http_get(&c.nodes[0].http, "/metrics").unwrap_or_default();
         let of = |name: &str| gauge(&page, name);
-        let (calm, beside) = (of("copy_calm_p99_us"), of("copy_beside_p99_us"));
-        rates.push(format!("{} ({calm}/{beside})", of("copy_rate_bytes") >> 20));
+        let us = |name: &str| (of(name) * 1e6) as u64;
+        let (calm, beside) = (us("copy_calm_p99_seconds"), us("copy_beside_p99_seconds"));
+        rates.push(format!("{} ({calm}/{beside})", of("copy_rate_bytes") as u64 >> 20));
         if full(&of) {
             break;
         }

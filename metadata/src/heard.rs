@@ -133,6 +133,7 @@ impl Heard {
         t.commands = beat.commands.max(FIRST_VERSION);
         t.clock_ahead_ms = if beat.wall_ms == 0 { 0 } else { beat.wall_ms as i64 - now_ms as i64 };
         t.data_dir_full = beat.data_dir_full;
+        t.insecure = beat.insecure;
         let own = |d: &pb::DiskUse| state.disks.get(&DiskId(d.disk)).is_some_and(|r| r.node == id);
         t.disks = beat.disks.into_iter().filter(own).map(|d| (DiskId(d.disk), disk(d))).collect();
         t.syncs = beat.syncs.into_iter().take(MOST_SYNCS).map(sync).collect();

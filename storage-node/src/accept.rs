@@ -149,7 +149,7 @@ pub async fn accept_data(node: Arc<Node>, l: TcpListener) {
 async fn serve_data(m: Arc<Member>, mut s: tokio::net::TcpStream) {
     let hello = match hf_repl::accept(&mut s).await {
         Ok(h) => h,
-        Err(e) => return tracing::warn!("replication connection refused: {e}"),
+        Err(e) => return m.states.warn("replication", "", &format!("replication connection refused: {e}")),
     };
     if hello.common_version().is_none() {
         let text = format!("this node speaks wire versions {MIN_VERSION} to {MAX_VERSION}");

@@ -4,6 +4,7 @@
 
 mod changes;
 mod disks;
+mod events;
 mod follow;
 mod heartbeat;
 mod replicas;
@@ -53,6 +54,9 @@ pub fn start(node: Arc<Node>, m: Arc<Member>, events: mpsc::UnboundedReceiver<Ev
     tokio::spawn(disks::follow(m.clone()));
     tokio::spawn(hf_meta::succession::watch(m.cluster, m.node, m.meta.clone(), m.view.clone()));
     tokio::spawn(crate::repair::run(m.clone()));
+    tokio::spawn(crate::watch::run(m.clone()));
+    tokio::spawn(events::run(m.clone(), node.dir.path.clone()));
+    tokio::spawn(crate::history::keep(m.history.clone(), m.reactors.clone(), crate::member::wall_ms));
     tokio::spawn(tend_reserve(node.clone(), m.clone()));
     tokio::spawn(node.clone().remember_log(m.clone()));
     tokio::spawn(announce(node.clone(), m.clone()));
@@ -74,9 +78,12 @@ async fn tend_reserve(node: Arc<Node>, m: Arc<Member>) {
         let reserve = node.dir.reserve();
         let tended = tokio::task::spawn_blocking(move || reserve.tend().map(|()| reserve.is_all_there_is())).await;
         match tended {
-            Ok(Ok(full)) => m.data_dir_full.store(full, Ordering::Relaxed),
-            Ok(Err(e)) => tracing::warn!("space for the metadata could not be set aside: {e}"),
-            Err(e) => tracing::warn!("space for the metadata could not be set aside: {e}"),
+            Ok(Ok(full)) => {
+                m.data_dir_full.store(full, Ordering::Relaxed);
+                m.states.over("reserve", "");
+            }
+            Ok(Err(e)) => m.states.warn("reserve", "", &format!("space for the metadata could not be set aside: {e}")),
+            Err(e) => m.states.warn("reserve", "", &format!("space for the metadata could not be set aside: {e}")),
         }
     }
 }
@@ -96,8 +103,8 @@ async fn note_log_age(m: Arc<Member>) {
 async fn announce_once(node: &Node, m: &Member) {
     loop {
         match m.propose_new(node.put_node()).await {
-            Ok(Ok(_)) => return,
-            Ok(Err(e)) => tracing::error!("this node's record was refused: {e}"),
+            Ok(Ok(_)) => return m.states.over("own record", ""),
+            Ok(Err(e)) => m.states.error("own record", "", &format!("this node's record was refused: {e}")),
             Err(e) => tracing::debug!("this node's record could not be proposed: {e}"),
         }
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -19,6 +19,9 @@ const READ: Duration = Duration::from_millis(1_500);
 /// How long a node may take to do what it was asked: an attach waits for the take-over.
 const DEED: Duration = Duration::from_secs(45);
 
+/// Events of one revision, at most: a page is not cut among them.
+const SAME_REVISION: usize = 64;
+
 /// What one node asks of another.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -41,13 +44,50 @@ pub struct Read {
 }
 
 /// Answers a read here, by what this node knows.
-pub fn read_here(m: &Member, q: &Query) -> Result<Read, Problem> {
+pub async fn read_here(m: &Member, q: &Query) -> Result<Read, Problem> {
+    match q {
+        Query::Events { after, limit, subject, kind } if is_old(m, *after) => {
+            old_events(m, *after, *limit, subject.clone(), kind.clone()).await
+        }
+        _ => looked_up(m, q),
+    }
+}
+
+/// Are there events behind this revision that the record has forgotten?
+fn is_old(m: &Member, after: u64) -> bool {
+    m.event_log.get().is_some() && m.view.borrow().events.front().is_some_and(|e| e.rev > after + 1)
+}
+
+/// Events from the files that this node keeps.
+async fn old_events(
+    m: &Member,
+    after: u64,
+    limit: usize,
+    subject: Option<String>,
+    kind: Option<String>,
+) -> Result<Read, Problem> {
+    let limit = hf_control::view::event_limit(limit)?;
+    let Some(log) = m.event_log.get().cloned() else { return Err(internal("no events are kept")) };
+    let fits = move |e: &hf_meta_core::record::Event| {
+        subject.as_ref().is_none_or(|s| e.subject == *s) && kind.as_ref().is_none_or(|k| e.kind == *k)
+    };
+    let found = tokio::task::spawn_blocking(move || {
+        log.lock().map(|l| l.read(after, limit + SAME_REVISION, fits)).unwrap_or_default()
+    });
+    let events = found.await.map_err(internal)?;
+    let revision = m.view.borrow().revision;
+    let list = hf_control::view::event_list(events.iter(), limit, events.len() as u64, revision);
+    let text = serde_json::to_string(&list).map_err(internal)?;
+    Ok(Read { text, revision, stale: None })
+}
+
+fn looked_up(m: &Member, q: &Query) -> Result<Read, Problem> {
     let state = m.view.borrow().clone();
     let soft = m.soft_as_leader();
     let wall_ms = crate::member::wall_ms();
-    m.watching.with(|alerts| {
+    m.watching.with(|alerts, states| {
         let look = Look { state: &state, soft: soft.as_ref(), alerts, here: m.node, wall_ms };
-        let text = answer(look, q, None)?;
+        let text = answer(look, q, states)?;
         Ok(Read { text, revision: state.revision, stale: None })
     })
 }
@@ -56,7 +96,7 @@ pub fn read_here(m: &Member, q: &Query) -> Result<Read, Problem> {
 pub async fn read(m: &Member, q: Query) -> Result<Read, Problem> {
     if m.meta.status.borrow().is_leader {
         m.freshen().await;
-        return read_here(m, &q);
+        return read_here(m, &q).await;
     }
     let asked = Asked::Read(q);
     if let Some(addr) = leader_address(m).await
@@ -66,7 +106,7 @@ pub async fn read(m: &Member, q: Query) -> Result<Read, Problem> {
         return opened(reply).map(|text| Read { text, revision, stale: None });
     }
     let Asked::Read(q) = asked else { return Err(internal("a read became a deed")) };
-    let here = read_here(m, &q)?;
+    let here = read_here(m, &q).await?;
     Ok(Read { stale: Some(m.told.age().as_secs()), ..here })
 }
 
@@ -135,7 +175,7 @@ pub async fn answered(node: &Arc<Node>, m: &Arc<Member>, r: &pb::AskRequest) -> 
     let done = match serde_json::from_str::<Asked>(&r.what) {
         Ok(Asked::Read(q)) => {
             m.freshen().await;
-            read_here(m, &q).map(|r| (r.text, r.revision))
+            read_here(m, &q).await.map(|r| (r.text, r.revision))
         }
         Ok(Asked::Do(verb)) => {
             let done = local::run(node, m, verb).await;

@@ -189,6 +189,7 @@ async fn start_member(node: &Arc<Node>) -> anyhow::Result<()> {
         leader: LeaderClient::new(id.cluster),
         heard: Arc::default(),
         reactors: reactors?,
+        history: Default::default(),
         memory,
         exports: ExportTable::default(),
         seats: Seats::new(node.cfg.nbd_connections),
@@ -196,19 +197,21 @@ async fn start_member(node: &Arc<Node>) -> anyhow::Result<()> {
         trouble: Mutex::default(),
         disks_found: watch::Sender::default(),
         served: watch::Sender::default(),
+        states: Default::default(),
         look: Default::default(),
+        insecure: node.cfg.insecure,
         data_dir_full: Default::default(),
         unmade: Mutex::default(),
         obeyed: watch::Sender::new(0),
         pulse: Default::default(),
         told: Default::default(),
         watching: Default::default(),
+        event_log: Default::default(),
     });
     crate::disks::open_known(node, &member);
     if node.member.set(member.clone()).is_err() {
         anyhow::bail!("this node is part of a cluster already");
     }
-    tokio::spawn(crate::watching::run(member.clone()));
     crate::agent::start(node.clone(), member, events);
     Ok(())
 }

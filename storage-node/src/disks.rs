@@ -102,7 +102,7 @@ enum Unopened {
     Missing(OpenDiskError),
     /// Its place is there and can be read, and nothing of Holdfast is in it.
     #[error(
-        "it is gone or wiped: nothing of Holdfast is at its path; if it is not mounted, mount it and restart this node; if it was wiped, add it anew with holdfast disk add"
+        "its store is gone: nothing of Holdfast is at its path, so it was wiped or is not mounted; mount it and restart this node, or add it anew with holdfast disk add once that is clear"
     )]
     Empty,
     /// Another disk is in its place.

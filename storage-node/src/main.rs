@@ -9,8 +9,9 @@ mod config;
 mod daemon;
 mod disks;
 mod doors;
+mod event_log;
 mod export;
-mod http;
+mod history;
 mod identity;
 mod in_force;
 mod inspect;
@@ -26,6 +27,7 @@ mod pulse;
 mod repair;
 mod rescue;
 mod told;
+mod watch;
 mod watching;
 
 use std::process::ExitCode;

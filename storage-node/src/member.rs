@@ -4,6 +4,7 @@ use crate::export::{ExportTable, Seats};
 use crate::identity::random;
 use crate::pulse::Pulse;
 use crate::told::Told;
+use hf_host_config::state_log::StateLog;
 use hf_meta::MetaHandle;
 pub use hf_meta::heard::wall_ms;
 use hf_meta::heard::{Heard, MOST_REFUSED};
@@ -46,6 +47,8 @@ pub struct Member {
     pub heard: Arc<Mutex<Heard>>,
     /// The reactors, by their numbers.
     pub reactors: Vec<reactor::Handle>,
+    /// What the attached volumes' clients did lately.
+    pub history: Arc<crate::history::Shared>,
     /// The node's payload memory.
     pub memory: Memory,
     /// What this node exports now.
@@ -60,8 +63,12 @@ pub struct Member {
     pub disks_found: watch::Sender<Arc<BTreeMap<DiskId, DiskTold>>>,
     /// The volumes that are attached here, as they were found last.
     pub served: watch::Sender<Arc<BTreeMap<VolumeId, VolumeTold>>>,
+    /// Troubles that repeat, for the log.
+    pub states: StateLog,
     /// To look at once what this node's disks are doing.
     pub look: tokio::sync::Notify,
+    /// The API listens beyond loopback, and asks nobody who it is.
+    pub insecure: bool,
     /// Only what was set aside is left of the space of `data_dir`.
     pub data_dir_full: AtomicBool,
     /// Replicas that the record wants here and that cannot be made.
@@ -70,6 +77,8 @@ pub struct Member {
     pub obeyed: watch::Sender<u64>,
     /// Notices when this process was paused.
     pub pulse: Pulse,
+    /// The events of the last 30 days, once their files are open.
+    pub event_log: std::sync::OnceLock<Arc<Mutex<crate::event_log::EventLog>>>,
     /// The leader's hub of changes, and who listens to it.
     pub watching: crate::watching::Watching,
 }

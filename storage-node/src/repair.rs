@@ -24,7 +24,7 @@ pub async fn run(m: Arc<Member>) {
         tokio::time::sleep(EVERY).await;
         let Some(live) = m.liveness_as_leader() else { continue };
         let state = m.view.borrow().clone();
-        for step in steps(&state, &live, state.revision) {
+        for step in steps(&state, &live) {
             match step {
                 // The command compares the epoch; a decision that was overtaken is made again in the next
                 // round.

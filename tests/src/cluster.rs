@@ -1,8 +1,7 @@
 //! Real daemons as processes, on loopback ports and a directory of their own.
 
 use serde_json::Value;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
@@ -170,6 +169,9 @@ impl NodeProcess {
             self.http,
             self.socket.display()
         );
+        if !self.http.starts_with("127.") {
+            c += "trusted_network = true\n";
+        }
         if disk {
             c += &format!("[[disk]]\npath = \"{}\"\n", self.disk.display());
             if !self.disk_size.is_empty() {
@@ -299,10 +301,10 @@ impl Cluster {
             prepare(node);
             node.start();
         }
-        let first = c.nodes[0].api.clone();
-        until("cluster init", || run(&["--endpoint", &first, "cluster", "init"]).map(drop));
+        let first = &c.nodes[0];
+        until("cluster init", || run(&["--endpoint", &first.http, "cluster", "init"]).map(drop));
         for node in &c.nodes[1..] {
-            until("node join", || run(&["--endpoint", &node.api, "node", "join", "--seed", &first]).map(drop));
+            until("node join", || run(&["--endpoint", &node.http, "node", "join", "--seed", &first.api]).map(drop));
         }
         c.ready();
         c
@@ -327,8 +329,13 @@ impl Cluster {
         });
     }
 
+    /// The http addresses of all nodes, as `--endpoint` takes them.
     pub fn endpoints(&self) -> String {
-        self.nodes.iter().map(|n| n.api.clone()).collect::<Vec<_>>().join(",")
+        self.addresses().join(",")
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        self.nodes.iter().map(|n| n.http.clone()).collect()
     }
 
     /// The client, on any node that answers.
@@ -345,12 +352,33 @@ impl Cluster {
         })
     }
 
+    /// The whole state, by the first node that answers (see [`crate::status::whole`]).
     pub fn status(&self) -> Result<Value, String> {
-        serde_json::from_str(&self.cli(&["cluster", "status", "-o", "json"])?).map_err(|e| e.to_string())
+        crate::status::whole(&self.addresses())
     }
 
+    /// The copies under way that the leader knows of (see [`crate::status::syncs`]).
+    pub fn syncs(&self) -> Result<Vec<Value>, String> {
+        crate::status::syncs(&self.addresses())
+    }
+
+    /// A volume's record, as the metadata has it.
     pub fn volume(&self, name: &str) -> Value {
+        let s = self.status().unwrap();
+        let mut all = s["volumes"].as_object().unwrap().values();
+        all.find(|v| v["name"] == name).unwrap_or_else(|| panic!("no volume {name}")).clone()
+    }
+
+    /// A volume as the API and `holdfast volume show` say it.
+    pub fn volume_api(&self, name: &str) -> Value {
         serde_json::from_str(&self.ok(&["volume", "show", name, "-o", "json"])).unwrap()
+    }
+
+    /// What `holdfast … list -o json` lists.
+    pub fn items(&self, args: &[&str]) -> Result<Vec<Value>, String> {
+        let list: Value =
+            serde_json::from_str(&self.cli(&[args, &["-o", "json"]].concat())?).map_err(|e| e.to_string())?;
+        list["items"].as_array().cloned().ok_or_else(|| format!("no list: {list}"))
     }
 
     pub fn uri(&self, node: usize, volume: &str) -> String {
@@ -376,7 +404,7 @@ impl Drop for Cluster {
     /// A test that fails shows what its nodes said last.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{}", self.cli(&["cluster", "status", "-o", "json"]).unwrap_or_else(|e| e));
+            eprintln!("{}", self.status().map_or_else(|e| e, |s| s.to_string()));
             for n in &self.nodes {
                 let log = n.log();
                 let lines: Vec<&str> = log.lines().collect();
@@ -412,14 +440,7 @@ pub fn inspect(args: &[&str]) -> Value {
 
 /// The answer of a node's http address to GET, with the status line.
 pub fn http_get(addr: &str, path: &str) -> Result<String, String> {
-    let ask = || -> std::io::Result<String> {
-        let mut s = TcpStream::connect(addr)?;
-        write!(s, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        s.read_to_string(&mut text)?;
-        Ok(text)
-    };
-    ask().map_err(|e| e.to_string())
+    crate::http::get(addr, path).map(|r| format!("{}\r\n\r\n{}", r.head, r.body))
 }
 
 /// Gives this process as many descriptors as it may have; how many. For tests that hold thousands of connections.

@@ -3,9 +3,8 @@
 //! Checksums are put right first, or no fuzzer would ever get past them; what is accepted must
 //! survive being written and read again.
 //!
-//! Not here: HTTP (`/metrics`, `/healthz`) and HTTP/2 are read by hyper, and our handlers look at
-//! nothing but the path that the router matched; `tests/tests/bad_input.rs` throws garbage at those
-//! ports of a real daemon. Raft's own handling of a well-formed but false message is raft-rs's, and
+//! Not here: HTTP and HTTP/2 are read by hyper, paths and queries by axum;
+//! `tests/tests/bad_input.rs` throws garbage at those ports of a real daemon. Raft's own handling of a well-formed but false message is raft-rs's, and
 //! only members of the cluster are heard (`metadata/tests/raft_sim.rs`).
 
 mod files;
@@ -305,4 +304,5 @@ fn policy(data: &[u8]) {
         assert_eq!(hf_policy::policy::parse_pairs(pairs.iter().map(String::as_str)).ok(), Some(attrs.clone()));
         let _ = Policy::from_attrs(&attrs);
     }
+    messages::new_volume(text);
 }

@@ -149,6 +149,8 @@ fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         "replica_timeout=1.5s scrub_interval=0 rebuild_impact=5%",
         "10GiB",
         "label.x=y media=nvme",
+        r#"{"name":"v","spec":{"size":"10GiB","replicas":3,"label.x":"y"}}"#,
+        r#"{"name":"v","spec":{"size":4096,"read_only":true,"rebuild_after":0.5,"nodes":"n1,n2"}}"#,
     ];
     let (blocks, disks) = store_blocks();
     let of = |magic: &[u8]| blocks.iter().filter(|b| b.starts_with(magic)).take(6).cloned().collect::<Vec<_>>();
@@ -209,19 +211,19 @@ fn node_seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let deltas = vec![delta(0), delta(early.revision), removed.to_vec()];
     let envelope = env(Command::DeleteVolume { vol: VolumeId(1), epoch: Epoch(4) }).encode().unwrap();
     let cluster = vec![1; 16];
-    let attrs = [("size", "10GiB"), ("replicas", "3")].map(|(k, v)| (k.to_string(), v.to_string())).into();
     let of = |kind: u8, body: Vec<u8>| [vec![kind], body].concat();
     let used = vec![pb::DiskUse { disk: 3, used: 1 << 30, entries: 0, ..Default::default() }];
     let beat = pb::HeartbeatRequest { node: 2, disks: used, cluster: cluster.clone(), ..Default::default() };
-    let created = pb::CreateVolumeRequest { name: "v".into(), attrs, request_id: "7".into() };
+    let asked = pb::AskRequest { what: r#"{"volume":"v"}"#.into(), cluster: cluster.clone(), ..Default::default() };
+    let answered = pb::AskReply { answer: r#""detached""#.into(), revision: 7, ..Default::default() };
     let grpc = vec![
         of(0, raft_request(cluster.clone()).encode_to_vec()),
         of(1, pb::ProposeRequest { envelope, cluster: cluster.clone(), ..Default::default() }.encode_to_vec()),
         of(2, pb::ProposeReply { outcome: b"{}".to_vec(), not_leader: true, ..Default::default() }.encode_to_vec()),
         of(5, pb::WatchRequest { from_revision: 4, follow: true, cluster }.encode_to_vec()),
         of(6, beat.encode_to_vec()),
-        of(7, pb::ChangeRequest::default().encode_to_vec()),
-        of(8, created.encode_to_vec()),
+        of(7, asked.encode_to_vec()),
+        of(8, answered.encode_to_vec()),
     ];
     let entry = eraftpb::Entry { index: 4, term: 2, data: b"x".to_vec(), ..Default::default() };
     let mut append = eraftpb::Message { from: 1, to: 2, term: 2, index: 3, ..Default::default() };

@@ -71,8 +71,8 @@ fn rotten_blocks_are_served_from_elsewhere_and_healed_and_never_passed_off() {
     // n1 last: it takes the volume up at once, with those who are there.
     for i in [1, 2, 0] {
         c.nodes[i].start();
-        let api = c.nodes[i].api.clone();
-        until("the node to answer", || run(&["--endpoint", &api, "cluster", "status"]).map(drop));
+        let http = c.nodes[i].http.clone();
+        until("the node to answer", || run(&["--endpoint", &http, "cluster", "status"]).map(drop));
     }
     c.ready();
     let mut nbd = connect(&c, 0);

@@ -3,11 +3,10 @@
 //! happen.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use hf_meta_proto::pb::{self, api_client::ApiClient};
 use hf_tests::cluster::{Cluster, NodeProcess, binary, free_port, http_get, run, until};
 use hf_tests::nbd::Nbd;
-use hf_tests::seccomp;
-use serde_json::Value;
+use hf_tests::{http, seccomp, status};
+use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::os::unix::net::UnixListener;
@@ -34,10 +33,11 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     n.extra = vec!["--api".into(), flag_api.clone()];
     n.start();
     is_up(&n);
-    run(&["--endpoint", &flag_api, "cluster", "init"]).unwrap();
+    run(&["--endpoint", &env_http, "cluster", "init"]).unwrap();
     let s: Value =
-        serde_json::from_str(&run(&["--endpoint", &flag_api, "node", "list", "-o", "json"]).unwrap()).unwrap();
+        serde_json::from_str(&run(&["--endpoint", &env_http, "node", "list", "-o", "json"]).unwrap()).unwrap();
     assert!(s.to_string().contains("of-the-environment") && !s.to_string().contains("of-the-file"), "{s}");
+    assert_eq!(s["items"][0]["addresses"]["api"], flag_api.as_str(), "{s}");
     // The file's own values hold too; those that the environment replaced are not used.
     TcpStream::connect(&n.nbd).unwrap();
     assert!(http_get(&env_http, "/healthz").unwrap().starts_with("HTTP/1.1 200"));
@@ -53,22 +53,22 @@ fn a_node_needs_no_file() {
     let path = |n: &str| dir.path().join(n).display().to_string();
     std::fs::create_dir(path("d1")).unwrap();
     std::fs::create_dir(path("d2")).unwrap();
-    let ports: Vec<String> = (0..3).map(|_| format!("127.0.0.1:{}", free_port())).collect();
+    let ports: Vec<String> = (0..4).map(|_| format!("127.0.0.1:{}", free_port())).collect();
     let log = std::fs::File::create(path("log")).unwrap();
     let mut node = Command::new(binary())
         .args(["node", "--name", "bare", "--data-dir", &path("data"), "--api", &ports[0], "--data", &ports[1]])
         .args(["--label", "rack=r1", "--label", "zone=z1", "--write-memory", "8MiB"])
         .args(["--disk", &format!("{},size=64MiB,media=nvme", path("d1"))])
         .env("HOLDFAST_NBD", &ports[2])
+        .env("HOLDFAST_HTTP", &ports[3])
         .env("HOLDFAST_DISKS", format!("{},size=64MiB", path("d2")))
         .stderr(log)
         .spawn()
         .unwrap();
-    let init = || run(&["--endpoint", &ports[0], "cluster", "init"]);
+    let init = || run(&["--endpoint", &ports[3], "cluster", "init"]);
     until("the founding", || init().map(drop));
     let s = until("the disk of the flag", || {
-        let s: Value = serde_json::from_str(&run(&["--endpoint", &ports[0], "cluster", "status", "-o", "json"])?)
-            .map_err(|e| e.to_string())?;
+        let s = status::whole(&ports[3..])?;
         if s["disks"]["1"].is_object() { Ok(s) } else { Err(s.to_string()) }
     });
     assert_eq!((&s["disks"]["1"]["media"], s["disks"].as_object().unwrap().len()), (&"nvme".into(), 1), "{s}");
@@ -147,7 +147,7 @@ fn nothing_that_is_not_its_own_is_removed_or_shared() {
     // A disk in use by a node is not taken by another one, nor twice by the same.
     let mut c = Cluster::new(2);
     let disk = c.nodes[0].dir.join("disk").display().to_string();
-    let add = |i: usize| run(&["--endpoint", &c.nodes[i].api, "disk", "add", &disk, "--size", "64MiB"]).unwrap_err();
+    let add = |i: usize| run(&["--endpoint", &c.nodes[i].http, "disk", "add", &disk, "--size", "64MiB"]).unwrap_err();
     let (by_itself, by_the_other) = (add(0), add(1));
     assert!(by_itself.starts_with("[4]") && by_itself.contains("in the pool already"), "{by_itself}");
     assert!(by_the_other.starts_with("[4]") && by_the_other.contains("belongs to node #1"), "{by_the_other}");
@@ -171,7 +171,7 @@ fn a_founding_that_was_cut_short_is_finished_and_a_lost_identity_is_not_made_up(
     let mut n = NodeProcess::new(dir.path().join("n"), "n");
     n.start();
     is_up(&n);
-    let init = |n: &NodeProcess| run(&["--endpoint", &n.api, "cluster", "init", "-o", "json"]);
+    let init = |n: &NodeProcess| run(&["--endpoint", &n.http, "cluster", "init", "-o", "json"]);
     let first: Value = serde_json::from_str(&init(&n).unwrap()).unwrap();
     n.kill();
     // As if the power had gone after the log was founded and before the node took it for its own.
@@ -183,7 +183,8 @@ fn a_founding_that_was_cut_short_is_finished_and_a_lost_identity_is_not_made_up(
     std::fs::write(&file, id.to_string()).unwrap();
     n.start();
     let again: Value = until("init to be possible", || init(&n).map(|t| serde_json::from_str(&t).unwrap()));
-    assert_eq!(again["cluster"], first["cluster"]);
+    assert!(first["message"].as_str().unwrap().starts_with("cluster holdfast founded ("), "{first}");
+    assert_eq!(again["message"], first["message"]);
     n.kill();
     // Another node's identity beside this metadata: it is somebody's cluster, not to be founded over.
     id["uuid"] = "0123456789abcdef0123456789abcdef".into();
@@ -200,44 +201,40 @@ fn a_founding_that_was_cut_short_is_finished_and_a_lost_identity_is_not_made_up(
 #[test]
 fn a_repeated_request_has_the_first_ones_outcome() {
     let c = Cluster::new(3);
-    let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let api = |i: usize| ApiClient::new(rt.block_on(async { hf_meta_proto::channel(&c.nodes[i].api).unwrap() }));
-    let id = |n: u32| format!("{n:032x}");
-    let create = |i: usize, n: u32, size: &str| {
-        let attrs = [("size".to_string(), size.to_string())].into();
-        let r = pb::CreateVolumeRequest { name: "v".into(), attrs, request_id: id(n) };
-        rt.block_on(api(i).create_volume(r)).map(drop).map_err(|e| e.message().to_string())
+    // Whether it is a repeat, or the error's text.
+    let ask = |i: usize, method: &str, path: &str, n: u32, body: Value| {
+        let key = format!("{n:032x}");
+        let r = http::change(&c.nodes[i].http, method, path, &[("Idempotency-Key", &key)], &body).unwrap();
+        let replayed = r.header("Idempotency-Replayed") == Some("true");
+        r.good().map(|_| replayed)
     };
-    let delete = |i: usize, n: u32| {
-        let r = pb::VolumeRequest { name: "v".into(), request_id: id(n), ..Default::default() };
-        rt.block_on(api(i).delete_volume(r)).map(drop).map_err(|e| e.message().to_string())
-    };
+    let create =
+        |i: usize, n: u32, size: &str| ask(i, "POST", "/v1/volumes", n, json!({"name": "v", "spec": {"size": size}}));
+    let delete = |i: usize, n: u32| ask(i, "DELETE", "/v1/volumes/v", n, json!({}));
     let volumes = || c.status().unwrap()["volumes"].as_object().unwrap().clone();
-    for i in [0, 1, 2, 0] {
-        create(i, 0x100, "64MiB").unwrap();
+    for (i, repeat) in [(0, false), (1, true), (2, true), (0, true)] {
+        assert_eq!(create(i, 0x100, "64MiB").unwrap(), repeat);
     }
     assert_eq!(volumes().len(), 1);
     // Another request of the same content is another request.
     assert!(create(1, 0x200, "64MiB").unwrap_err().contains("exists already"));
-    for i in [2, 1, 0] {
-        delete(i, 0x300).unwrap();
+    // The same key with another request is neither.
+    assert!(create(2, 0x100, "65MiB").unwrap_err().contains("the idempotency key was used for another request"));
+    for (i, repeat) in [(2, false), (1, true), (0, true)] {
+        assert_eq!(delete(i, 0x300).unwrap(), repeat);
     }
     assert_eq!(volumes().len(), 0);
     assert!(delete(1, 0x400).unwrap_err().contains("no volume v"));
     // A late repetition does not touch the volume that has the name now.
     create(0, 0x500, "32MiB").unwrap();
-    delete(1, 0x300).unwrap();
-    create(2, 0x100, "64MiB").unwrap();
+    assert!(delete(1, 0x300).unwrap());
+    assert!(create(2, 0x100, "64MiB").unwrap());
     let now = volumes();
     assert_eq!(now.len(), 1);
     assert_eq!(now.values().next().unwrap()["size"], 32 << 20, "{now:?}");
-    let fresh = |n: u32| {
-        let attrs = [("size".to_string(), "48MiB".to_string())].into();
-        let r = pb::CreateVolumeRequest { name: "v".into(), attrs, request_id: id(n) };
-        rt.block_on(api(1).set_policy(r)).map(drop).map_err(|e| e.message().to_string())
-    };
-    fresh(0x600).unwrap();
-    fresh(0x600).unwrap();
+    let fresh = |n: u32| ask(1, "PATCH", "/v1/volumes/v", n, json!({"spec": {"size": "48MiB"}}));
+    assert!(!fresh(0x600).unwrap());
+    assert!(fresh(0x600).unwrap());
     assert_eq!(volumes().values().next().unwrap()["size"], 48 << 20);
 }
 
@@ -245,13 +242,13 @@ fn a_repeated_request_has_the_first_ones_outcome() {
 fn errors_are_json_when_json_was_asked_for() {
     let c = Cluster::new(1);
     let out = |args: &[&str]| {
-        let o = Command::new(binary()).args(["--endpoint", &c.nodes[0].api]).args(args).output().unwrap();
+        let o = Command::new(binary()).args(["--endpoint", &c.nodes[0].http]).args(args).output().unwrap();
         (o.status.code(), String::from_utf8(o.stderr).unwrap(), o.stdout)
     };
     let (code, stderr, stdout) = out(&["volume", "show", "nope", "-o", "json"]);
     let e: Value = serde_json::from_str(&stderr).unwrap();
-    assert_eq!((code, &e["code"], stdout.len()), (Some(3), &3.into(), 0));
-    assert!(e["error"].as_str().unwrap().contains("no volume nope"));
+    assert_eq!((code, &e["code"], &e["status"], stdout.len()), (Some(3), &"not_found".into(), &404.into(), 0));
+    assert_eq!((&e["what"], &e["fate"]), (&"no volume nope".into(), &"refuse".into()));
     let (code, stderr, _) = out(&["volume", "show", "nope"]);
     assert_eq!((code, stderr.starts_with("holdfast: ")), (Some(3), true), "{stderr}");
     // The command line's own refusals, wherever `-o json` stands.
@@ -260,8 +257,8 @@ fn errors_are_json_when_json_was_asked_for() {
     {
         let (code, stderr, stdout) = out(args);
         let e: Value = serde_json::from_str(&stderr).unwrap();
-        assert_eq!((code, &e["code"], stdout.len()), (Some(2), &2.into(), 0), "{args:?}");
-        assert!(e["error"].as_str().unwrap().contains("Usage: holdfast"), "{e}");
+        assert_eq!((code, &e["code"], stdout.len()), (Some(2), &"invalid".into(), 0), "{args:?}");
+        assert!(e["what"].as_str().unwrap().contains("Usage: holdfast"), "{e}");
     }
     let (code, stderr, _) = out(&["volume", "shwo"]);
     assert!(code == Some(2) && stderr.starts_with("error: ") && stderr.contains("similar subcommand"), "{stderr}");
@@ -276,7 +273,7 @@ fn errors_are_json_when_json_was_asked_for() {
 fn events_are_told_as_they_happen() {
     let c = Cluster::new(1);
     let mut follow = Command::new(binary())
-        .args(["--endpoint", &c.nodes[0].api, "events", "--follow", "-o", "json"])
+        .args(["--endpoint", &c.nodes[0].http, "events", "--follow", "-o", "json"])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -365,7 +362,7 @@ fn a_wiped_disk_is_told_and_serves_again_once_it_is_added() {
     disk_says(&c, &["of node 3", "its store is gone", "holdfast disk add"]);
     assert!(std::fs::read(&file).unwrap()[..1 << 20].iter().all(|b| *b == 0), "a wiped disk was formatted by itself");
     nbd.write(8 << 20, &data).unwrap();
-    let said = run(&["--endpoint", &c.nodes[2].api, "disk", "add", disk.to_str().unwrap()]).unwrap();
+    let said = run(&["--endpoint", &c.nodes[2].http, "disk", "add", disk.to_str().unwrap()]).unwrap();
     assert!(said.contains("added"), "{said}");
     until("three replicas, one of them on the new disk", || {
         let v = c.volume("v");
@@ -445,9 +442,7 @@ fn a_voter_whose_metadata_is_gone_does_not_begin_anew() {
     std::fs::rename(c.dir.path().join("meta-kept"), &meta).unwrap();
     c.nodes[victim].start();
     until("it to be back", || {
-        let s: Value =
-            serde_json::from_str(&run(&["--endpoint", &c.nodes[victim].api, "cluster", "status", "-o", "json"])?)
-                .map_err(|e| e.to_string())?;
+        let s = status::whole(&[c.nodes[victim].http.clone()])?;
         if s["volumes"].as_object().is_some_and(|v| v.len() == 2) { Ok(()) } else { Err(s["revision"].to_string()) }
     });
 }

@@ -6,9 +6,9 @@ use hf_tests::cluster::{binary, free_ports};
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// The base of the demo's ports: base + 10 · node + 0..2, four nodes.
+/// The base of the demo's ports: base + 10 · node + 0..3, four nodes.
 fn ports() -> u16 {
-    free_ports(43)
+    free_ports(44)
 }
 
 fn demo(binary: &Path, dir: &Path, patience: &str) -> Output {

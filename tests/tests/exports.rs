@@ -52,7 +52,7 @@ fn an_export_taken_away_can_be_given_back_while_attached() {
 fn a_volume_without_exports_can_be_attached() {
     let c = Cluster::new(1);
     c.ok(&["volume", "create", "w", "size=16MiB", "replicas=1", "exports=none"]);
-    assert!(c.ok(&["volume", "attach", "w", "--node", "n1"]).contains("not exported"));
+    assert!(c.ok(&["volume", "attach", "w", "--node", "n1"]).contains("not exported (exports=none)"));
 }
 
 #[test]

@@ -119,7 +119,7 @@ fn half_sent_writes_hold_nothing_that_others_need() {
             assert_eq!(connect(&c, "v").read(31 * MIB, 4096).unwrap(), vec![7; 4096]);
         }
     }
-    until("everything to be given back", || match (held(&c), metric(&c, "payload_bytes{}")) {
+    until("everything to be given back", || match (held(&c), metric(&c, "payload_bytes")) {
         (0, 0) => Ok(()),
         n => Err(format!("{n:?}")),
     });
@@ -194,7 +194,7 @@ fn payload_memory_has_a_bound_for_the_node_and_is_given_back() {
     }
     settled(&c, 100 * MIB);
     nobody_waits(&c, "v3", "one of ten");
-    let (held, most, peak) = (held(&c), metric(&c, "payload_memory_bytes{}"), memory(&c, "VmHWM"));
+    let (held, most, peak) = (held(&c), metric(&c, "payload_memory_bytes"), memory(&c, "VmHWM"));
     println!("{} MiB of {} held, {before} MiB before, {peak} MiB at the most", held >> 20, most >> 20);
     assert_eq!(most, 256 * MIB);
     assert!(held <= most && peak < before + 256 + 256, "{before} -> {peak} MiB");
@@ -302,7 +302,7 @@ fn thousands_of_connections_cost_others_little() {
     println!("a newcomer behind {n} that leave: {:?}", began.elapsed());
     assert!(began.elapsed() < Duration::from_secs(5));
     drop(first);
-    until("all connections to end", || match metric(&c, "nbd_connections{}") {
+    until("all connections to end", || match metric(&c, "nbd_connections") {
         1 => Ok(()),
         n => Err(n.to_string()),
     });

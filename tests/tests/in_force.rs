@@ -13,7 +13,7 @@ const MIB: u64 = 1 << 20;
 
 /// The client at one node's endpoint.
 fn at(c: &Cluster, node: usize, args: &[&str]) -> Result<String, String> {
-    run(&[&["--endpoint", &c.nodes[node].api], args].concat())
+    run(&[&["--endpoint", &c.nodes[node].http], args].concat())
 }
 
 fn connect(c: &Cluster, node: usize) -> Nbd {
@@ -158,7 +158,7 @@ fn an_attach_that_is_asked_for_again_waits_for_the_first() {
         until("the record to name it", || {
             let v: serde_json::Value =
                 serde_json::from_str(&at(&c, home, &["volume", "show", "v", "-o", "json"])?).unwrap();
-            if v["coordinator"].is_null() { Err("nobody has it".into()) } else { Ok(()) }
+            if v["attachment"].is_null() { Err("nobody has it".into()) } else { Ok(()) }
         });
         attach().unwrap();
         first.join().unwrap().unwrap();

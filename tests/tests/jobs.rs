@@ -1,25 +1,22 @@
 //! Jobs on real daemons: each can be held, let go on and given up by its name, from any node, and says where it stands.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use hf_tests::cluster::{Cluster, run, until};
+use hf_tests::cluster::{Cluster, until};
+use hf_tests::http;
 use hf_tests::nbd::Nbd;
 use serde_json::Value;
 
-fn jobs(c: &Cluster) -> Value {
-    serde_json::from_str(&c.ok(&["job", "list", "-o", "json"])).unwrap()
-}
-
 /// The job of this name, as the list shows it.
 fn job(c: &Cluster, id: &str) -> Result<Value, String> {
-    let all = jobs(c);
-    let found = all["jobs"].as_array().unwrap().iter().find(|j| j["job"] == id).cloned();
-    found.ok_or_else(|| format!("no job {id}: {all}"))
+    let all = c.items(&["job", "list"])?;
+    all.iter().find(|j| j["id"] == id).cloned().ok_or_else(|| format!("no job {id}: {all:?}"))
 }
 
-fn says(c: &Cluster, id: &str, what: &str) {
-    until(&format!("{id} to say {what}"), || {
+/// A job is in this state, and says this of what happens.
+fn says(c: &Cluster, id: &str, state: &str, message: &str) {
+    until(&format!("{id} to be {state} and say {message}"), || {
         let j = job(c, id)?;
-        if j["what"] == what { Ok(()) } else { Err(j.to_string()) }
+        if j["state"] == state && j["message"] == message { Ok(()) } else { Err(j.to_string()) }
     });
 }
 
@@ -66,7 +63,7 @@ fn jobs_are_held_and_go_on_by_name() {
     c.nodes[2].start();
     comes_back(&c, "free", 3);
     assert_eq!(replica(&c, "held", 3), (rid, false));
-    says(&c, &id, "is held");
+    says(&c, &id, "held", "is held");
     assert!(c.ok(&["job", "resume", &id]).contains("goes on"));
     comes_back(&c, "held", 3);
     let e = c.cli(&["job", "pause", &id]).unwrap_err();
@@ -76,11 +73,12 @@ fn jobs_are_held_and_go_on_by_name() {
 
     // A drain that has nowhere to go goes on until it is given up.
     c.ok(&["node", "drain", "n2"]);
-    says(&c, "node/n2", "is being drained");
+    let drained = "is being drained: 2 replicas left";
+    says(&c, "node/n2", "running", drained);
     c.ok(&["job", "pause", "node/n2"]);
-    says(&c, "node/n2", "its drain is held");
+    says(&c, "node/n2", "held", drained);
     c.ok(&["job", "resume", "node/n2"]);
-    says(&c, "node/n2", "is being drained");
+    says(&c, "node/n2", "running", drained);
     c.ok(&["job", "cancel", "node/n2"]);
     assert!(job(&c, "node/n2").is_err());
 
@@ -91,7 +89,7 @@ fn jobs_are_held_and_go_on_by_name() {
         ("scrub/free", "[4]", "is not being scrubbed"),
         ("scrub/none", "[3]", "no volume none"),
         ("node/n1", "[4]", "is not being drained"),
-        ("disk/77", "[3]", "no disk #77"),
+        ("disk/77", "[3]", "no disk 77"),
     ] {
         let e = c.cli(&["job", "pause", wrong]).unwrap_err();
         assert!(e.starts_with(code) && e.contains(why), "{wrong}: {e}");
@@ -104,7 +102,7 @@ fn scrubs(c: &Cluster, held: &mut Nbd) {
         c.cli(&["volume", "scrub", "held"])?;
         c.cli(&["job", "pause", "scrub/held"])
     });
-    says(c, "scrub/held", "its scrub is held");
+    says(c, "scrub/held", "held", "is being scrubbed");
     c.ok(&["volume", "scrub", "free"]);
     until(
         "the other scrub",
@@ -153,9 +151,9 @@ fn a_node_without_a_vote_knows_what_is_held() {
     let node = c.nodes.iter().find(|n| n.name == follower).unwrap();
     let there = |what: bool| {
         until("the follower to know", || {
-            let text = run(&["--endpoint", &node.api, "job", "list", "-o", "json"])?;
-            let list: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
-            if list["paused"] == what { Ok(()) } else { Err(text) }
+            // What it knows itself, whatever the leader would say.
+            let s = http::get(&node.http, "/v1/cluster?consistency=local")?.good()?;
+            if s["rebuild_paused"] == what { Ok(()) } else { Err(s.to_string()) }
         });
     };
     there(false);

@@ -94,7 +94,7 @@ fn disks_on(c: &Cluster, volume: &str, node: u64) -> BTreeSet<u64> {
 fn move_to_a_new_disk(c: &Cluster, volume: &str) {
     let path = c.nodes[0].dir.join("disk3");
     std::fs::create_dir_all(&path).unwrap();
-    let add = ["--endpoint", &c.nodes[0].api, "disk", "add", path.to_str().unwrap(), "--size", "512MiB"];
+    let add = ["--endpoint", &c.nodes[0].http, "disk", "add", path.to_str().unwrap(), "--size", "512MiB"];
     run(&add).unwrap();
     until("the new disk to be in service", || {
         let s = c.status()?;

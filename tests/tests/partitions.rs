@@ -11,6 +11,7 @@ use hf_store::sim::Rng;
 use hf_tests::cluster::{Cluster, binary, run, until};
 use hf_tests::nbd::Nbd;
 use hf_tests::netns::Hosts;
+use hf_tests::status;
 use hf_tests::user::{BLOCKS, StopAtEnd, Witness, Worked, limit, nothing_failed, percentile};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -105,10 +106,9 @@ impl World {
         }
         let its: Vec<(usize, usize)> = LINKS.into_iter().filter(|(a, b)| [*a, *b].contains(&(node + 1))).collect();
         self.hosts.only(&its);
-        let other = self.c.nodes[(node + 1) % 3].api.clone();
+        let other = [self.c.nodes[(node + 1) % 3].http.clone()];
         until("another leader", || {
-            let s = run(&["--endpoint", &other, "cluster", "status", "-o", "json"])?;
-            let s: serde_json::Value = serde_json::from_str(&s).map_err(|e| e.to_string())?;
+            let s = status::whole(&other)?;
             let leader = s["leader"].as_u64().filter(|l| *l != node as u64 + 1);
             leader.map(drop).ok_or_else(|| s["leader"].to_string())
         });
@@ -133,11 +133,11 @@ impl World {
 
     /// Tries to take a volume to a node, asking that node; it need not succeed while links are cut.
     fn take(&self, v: usize, node: usize) -> Child {
-        let (api, to) = (self.c.nodes[node].api.clone(), self.c.nodes[node].name.clone());
+        let (http, to) = (self.c.nodes[node].http.clone(), self.c.nodes[node].name.clone());
         Command::new("timeout")
             .arg("2")
             .arg(binary())
-            .args(["--endpoint", &api, "volume", "attach", &name(v), "--node", &to, "--force"])
+            .args(["--endpoint", &http, "volume", "attach", &name(v), "--node", &to, "--force"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

@@ -56,7 +56,7 @@ impl Powered {
 impl Drop for Powered {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{}", self.c.cli(&["cluster", "status", "-o", "json"]).unwrap_or_else(|e| e));
+            eprintln!("{}", self.c.status().map_or_else(|e| e, |s| s.to_string()));
         }
         // First the daemons that use the disks, then the disks, then the directory they are in.
         self.c.nodes.iter_mut().for_each(|n| n.kill());

@@ -7,4 +7,5 @@ mod corpus;
 mod growth;
 #[cfg(feature = "mutants")]
 mod mutants;
+mod page_files;
 mod sim;

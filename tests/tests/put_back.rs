@@ -134,7 +134,7 @@ fn voters(c: &Cluster) -> Result<Vec<u64>, String> {
 fn says_that_it_takes_part(c: &Cluster, node: usize) {
     until("it to say that it takes part", || {
         let page = http_get(&c.nodes[node].http, "/metrics")?;
-        let value = |of: &str| page.lines().find_map(|l| l.strip_prefix(of)?.strip_prefix("{} ")?.parse::<u64>().ok());
+        let value = |of: &str| page.lines().find_map(|l| l.strip_prefix(of)?.strip_prefix(" ")?.parse::<u64>().ok());
         let takes_part = value("holdfast_raft_log_waits") == Some(0) && value("holdfast_raft_log_age") >= Some(1);
         if takes_part { Ok(()) } else { Err(page) }
     });
@@ -156,11 +156,9 @@ fn a_data_directory_that_was_put_back_does_not_vote_while_nobody_leads() {
     c.nodes[victim].start();
     c.ok(&["volume", "create", "v", "size=16MiB"]);
     until("its record to say how old its log is", || {
-        let raft = c.cli(&["node", "list", "-o", "json"])?;
-        let nodes: serde_json::Value = serde_json::from_str(&raft).map_err(|e| e.to_string())?;
-        let of = |n: &serde_json::Value| n["log"]["age"]["age"].as_u64().filter(|_| n["id"] == victim as u64 + 1);
-        let told = nodes.as_array().into_iter().flatten().find_map(of);
-        if told.is_some_and(|a| a > before) { Ok(()) } else { Err(format!("{told:?}, before {before}: {raft}")) }
+        let nodes = c.status()?["nodes"].clone();
+        let told = nodes[(victim + 1).to_string()]["log"]["age"]["age"].as_u64();
+        if told.is_some_and(|a| a > before) { Ok(()) } else { Err(format!("{told:?}, before {before}: {nodes}")) }
     });
     for with_disks in [true, false] {
         c.nodes.iter_mut().for_each(|n| n.kill());
@@ -194,10 +192,7 @@ fn a_data_directory_that_was_put_back_does_not_vote_while_nobody_leads() {
 fn votes_anew(c: &mut Cluster, victim: usize, third: usize) {
     c.nodes[victim].start();
     let nth = |c: &Cluster| -> Result<String, String> {
-        let nodes: serde_json::Value =
-            serde_json::from_str(&c.cli(&["node", "list", "-o", "json"])?).map_err(|e| e.to_string())?;
-        let one = nodes.as_array().into_iter().flatten().find(|n| n["id"] == victim as u64 + 1).cloned();
-        Ok(one.unwrap_or_default()["log"].to_string())
+        Ok(c.status()?["nodes"][(victim + 1).to_string()]["log"].to_string())
     };
     until("it to have a vote of its own", || {
         let (log, v) = (nth(c)?, voters(c)?);

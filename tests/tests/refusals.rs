@@ -91,7 +91,7 @@ fn a_coordinator_that_was_overtaken_shuts_its_clients_down() {
         };
         signal(libc::SIGSTOP);
         let taken =
-            run(&["--endpoint", &c.nodes[2].api, "volume", "attach", "v", "--node", &c.nodes[new].name, "--force"]);
+            run(&["--endpoint", &c.nodes[2].http, "volume", "attach", "v", "--node", &c.nodes[new].name, "--force"]);
         // It is in the socket before the old one wakes.
         w.send(2, 0, WRITE, 0, 4096, &[2; 4096]).unwrap();
         signal(libc::SIGCONT);

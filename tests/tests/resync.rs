@@ -260,20 +260,21 @@ fn the_return_of_a_node_is_no_storm() {
     c.nodes[2].start();
     let mut most = 0;
     until("all to be back in sync", || {
-        let s = c.status()?;
+        let (syncs, s) = (c.syncs()?, c.status()?);
         // As the leader counts: begun, and not over by the record (nodes tell twice a second).
         let goes_on = |x: &&serde_json::Value| {
-            let shard = &s["volumes"][x["volume"].to_string()]["shards"][x["shard"].as_u64().unwrap() as usize];
+            let v = s["volumes"].as_object().unwrap().values().find(|v| v["name"] == x["volume"]).unwrap();
+            let shard = &v["shards"][x["shard"].as_u64().unwrap() as usize];
             x["stage"] != "proposed" && shard["replicas"][x["replica"].to_string()]["state"]["syncing"].is_object()
         };
-        let at_once = s["syncs"].as_array().unwrap().iter().filter(goes_on).count();
+        let at_once = syncs.iter().filter(goes_on).count();
         most = most.max(at_once);
-        assert!(at_once <= 2, "{at_once} syncs to one disk: {}", s["syncs"]);
+        assert!(at_once <= 2, "{at_once} syncs to one disk: {syncs:?}");
         let left = s["volumes"].as_object().unwrap().values().flat_map(|v| {
             v["shards"][0]["replicas"].as_object().unwrap().values().filter(|r| r["state"] != "in_sync").cloned()
         });
         let left = left.count();
-        if left == 0 { Ok(()) } else { Err(format!("{left} replicas are out: {}", s["syncs"])) }
+        if left == 0 { Ok(()) } else { Err(format!("{left} replicas are out: {syncs:?}")) }
     });
     println!("{VOLUMES} replicas of one disk caught up, {most} at once at most");
     c.nodes[0].kill();

@@ -163,7 +163,7 @@ fn policy_changes_apply_online_and_metrics_tell() {
     for m in [
         "holdfast_volume_writes_total{volume=\"v\",shard=\"0\"}",
         "holdfast_disk_journal_groups_total",
-        "holdfast_raft_leader{} 1",
+        "holdfast_raft_leader 1",
     ] {
         assert!(page.contains(m), "{m}:\n{page}");
     }

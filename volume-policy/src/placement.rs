@@ -68,6 +68,15 @@ pub struct Refusal {
     pub rejections: Vec<Rejection>,
     /// Names in `nodes` that no node has.
     pub unknown_nodes: Vec<String>,
+    /// Further failure domains that could hold one if their disks had room: only space or table entries are missing.
+    pub full: u32,
+}
+
+impl Refusal {
+    /// Is room all that is missing? Then a larger or emptier disk helps; else the rules or the nodes must change.
+    pub fn lacks_room(&self) -> bool {
+        self.found + self.full >= self.wanted
+    }
 }
 
 impl core::fmt::Display for Refusal {
@@ -93,6 +102,9 @@ impl core::fmt::Display for Refusal {
 }
 
 type Filter = (&'static str, fn(&Policy, u64, &DiskView) -> Result<(), String>);
+
+/// The rules that ask for room. They come last, so a disk that one of them rules out has passed all others.
+const OF_ROOM: [&str; 2] = ["space", "entries"];
 
 /// The filters, in the order they are asked; the first refusal is the one reported.
 const FILTERS: &[Filter] = &[
@@ -150,22 +162,25 @@ fn mix(salt: u64, disk: DiskId) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Lower is better: the share of the over-commit limit already placed, in 1/16 steps so that near-equal disks
-/// tie and the salt decides, then the salt.
-fn score(d: &DiskView, salt: u64) -> (u64, u64) {
+/// Lower is better: disks whose table is known to have room before those of which nothing was told (a leader that has
+/// just begun, or a disk that is not open); then the share of the over-commit limit already placed, in 1/16 steps so
+/// that near-equal disks tie and the salt decides; then the salt.
+fn score(d: &DiskView, salt: u64) -> (bool, u64, u64) {
     let limit = d.capacity.saturating_mul(OVERCOMMIT).max(1);
     let fill = (u128::from(d.placed) * 256 / u128::from(limit)) as u64
         + (u128::from(d.used) * 16 / u128::from(d.capacity.max(1))) as u64;
-    (fill, mix(salt, d.disk))
+    (d.entries.is_none(), fill, mix(salt, d.disk))
 }
 
 /// Chooses `policy.replicas` disks for a shard of `need` logical bytes, no two in one failure domain.
 pub fn place(policy: &Policy, need: u64, inventory: &[DiskView], salt: u64) -> Result<Vec<DiskId>, Refusal> {
     let mut rejections = Vec::new();
     let mut by_domain: BTreeMap<String, Vec<&DiskView>> = BTreeMap::new();
+    let mut full = BTreeSet::new();
     'disks: for d in inventory {
         for (rule, filter) in FILTERS {
             if let Err(why) = filter(policy, need, d) {
+                full.extend(domain_of(policy.failure_domain, d).filter(|_| OF_ROOM.contains(rule)));
                 rejections.push(Rejection { node: d.node_name.clone(), disk: d.disk, rule, why });
                 continue 'disks;
             }
@@ -187,6 +202,7 @@ pub fn place(policy: &Policy, need: u64, inventory: &[DiskView], salt: u64) -> R
             domain: policy.failure_domain,
             rejections,
             unknown_nodes,
+            full: full.iter().filter(|d| !by_domain.contains_key(*d)).count() as u32,
         });
     }
     Ok(best.iter().take(policy.replicas as usize).map(|d| d.disk).collect())
@@ -229,6 +245,34 @@ mod tests {
         assert!(place(&policy("size=1G replicas=2"), 1 << 30, &inv, 0).is_ok_and(|d| !d.contains(&DiskId(1))));
         let refused = place(&all, 1 << 30, &inv, 0).unwrap_err().to_string();
         assert!(refused.contains("its replica table is full: 64 replicas of at most 64 (entries)"), "{refused}");
+    }
+
+    #[test]
+    fn a_refusal_tells_a_lack_of_room_from_rules_that_nothing_fits() {
+        let mut inv: Vec<_> = (1..=3).map(|i| disk(i, i, "a", Media::Ssd)).collect();
+        let lacks_room = |inv: &[DiskView], p: &str| place(&policy(p), 1 << 30, inv, 0).unwrap_err().lacks_room();
+        assert!(!lacks_room(&inv, "size=1G replicas=4"), "there is no fourth node");
+        (inv[0].entries, inv[0].replicas) = (Some(64), 64);
+        inv[1].placed = inv[1].capacity * OVERCOMMIT;
+        assert!(lacks_room(&inv, "size=1G replicas=3"));
+        assert!(!lacks_room(&inv, "size=1G replicas=3 media=hdd"), "full disks of another class would not do");
+        inv[2].disk_ok = false;
+        assert!(!lacks_room(&inv, "size=1G replicas=3"), "room alone would not help");
+        assert!(lacks_room(&inv, "size=1G replicas=2"));
+        // A second disk of a node whose other disk has room is no further domain.
+        let mut two = vec![disk(1, 1, "a", Media::Ssd), disk(2, 1, "a", Media::Ssd)];
+        (two[0].entries, two[0].replicas) = (Some(64), 64);
+        assert!(!lacks_room(&two, "size=1G replicas=2"));
+    }
+
+    #[test]
+    fn a_disk_of_which_nothing_was_told_is_taken_when_no_other_will_do() {
+        let mut inv: Vec<_> = (1..=3).map(|i| disk(i, i, "a", Media::Ssd)).collect();
+        inv.iter_mut().take(2).for_each(|d| d.entries = Some(64));
+        for salt in 0..50 {
+            assert!(!place(&policy("size=1G replicas=2"), 1 << 30, &inv, salt).unwrap().contains(&DiskId(3)));
+        }
+        assert_eq!(place(&policy("size=1G replicas=3"), 1 << 30, &inv, 0).map(|d| d.len()), Ok(3));
     }
 
     #[test]

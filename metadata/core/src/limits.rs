@@ -7,7 +7,7 @@
 
 use crate::command::Command;
 use crate::outcome::Refusal;
-use crate::record::{ClusterState, ReplicaState};
+use crate::record::{ClusterState, ReplicaState, ShardRecord};
 use hf_policy::{DiskId, NodeId, Rid, VolumeId};
 use std::collections::BTreeSet;
 
@@ -43,15 +43,16 @@ impl Going {
     /// a sync that cannot run takes no place.
     fn receiver(&self, state: &ClusterState, up: &BTreeSet<NodeId>) -> Option<DiskId> {
         let s = state.volumes.get(&self.vol)?.shards.get(self.shard as usize)?;
-        let source = s.replicas.values().any(|r| r.in_sync() && up.contains(&r.node));
+        let source = s.replicas.values().any(|r| state.is_available(r) && up.contains(&r.node));
         s.replicas.get(&self.rid).filter(|r| source && !r.in_sync()).map(|r| r.disk)
     }
 
-    /// Do clients wait for it? They do while fewer replicas are in sync than a write needs.
+    /// Do clients wait for it? They do while fewer replicas are in sync, on disks that work, than a write needs.
     fn is_urgent(&self, state: &ClusterState) -> bool {
         state.volumes.get(&self.vol).is_some_and(|v| {
-            let in_sync = v.shards.get(self.shard as usize).map_or(0, |s| s.in_sync().len());
-            v.policy().is_ok_and(|p| in_sync < p.min_replicas as usize)
+            let there = |s: &ShardRecord| s.replicas.values().filter(|r| state.is_available(r)).count();
+            let there = v.shards.get(self.shard as usize).map_or(0, there);
+            v.policy().is_ok_and(|p| there < p.min_replicas as usize)
         })
     }
 

@@ -80,8 +80,8 @@ pub enum Refusal {
     /// The command is wrong whatever the state.
     #[error("{0}")]
     Invalid(String),
-    /// Too few disks may hold a replica by the policy's rules; the text says which rule excluded which disk. The leader's
-    /// own refusal before anything is proposed; new in version 3.
+    /// Too few disks may hold a replica by the policy's rules; the text says which rule excluded which disk. It is
+    /// placement's, before anything is proposed; new in version 3.
     #[error("{0}")]
     Unplaceable(String),
     /// Disks that may hold a replica have no room for one more: no bytes, or no entry in their table. As above.

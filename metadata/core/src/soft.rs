@@ -71,6 +71,8 @@ pub struct NodeTold {
     pub clock_ahead_ms: i64,
     /// The file system of its `data_dir` has no space left beside what is set aside.
     pub data_dir_full: bool,
+    /// Its API listens beyond loopback, and asks nobody who it is.
+    pub insecure: bool,
     /// Its disks.
     pub disks: BTreeMap<DiskId, DiskTold>,
     /// Bytes that each replica on its disks takes.

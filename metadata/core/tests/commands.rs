@@ -261,6 +261,11 @@ fn a_volume_grows_into_new_shards() {
     assert!(!w.v(v).ready(), "the new shards' replicas are still to be made");
 }
 
+fn mute(subject: u64) -> Command {
+    let (code, subject, by, reason) = ("DISK_FAILED".into(), subject.to_string(), "o".into(), String::new());
+    Command::Mute { code, subject, by, reason, until_ms: 1, sticky: false, count: 0 }
+}
+
 /// Any command, also one that makes no sense; most are refused.
 fn anything(rnd: &mut impl FnMut(u64) -> u64, v: VolumeId, epoch: Epoch, term: Term) -> Command {
     let rid = Rid(1 + rnd(5));
@@ -308,23 +313,23 @@ fn anything(rnd: &mut impl FnMut(u64) -> u64, v: VolumeId, epoch: Epoch, term: T
             maintenance: rnd(4) == 0,
         },
         1 => Command::Detach { vol: v, session: SessionId(1 + rnd(3) as u128) },
-        2 | 3 => Command::Drop {
-            vol: v,
-            shard: 0,
-            epoch,
-            term,
-            rids: vec![rid],
-            base: Ver::ZERO,
-            told: Default::default(),
-            reasons: Default::default(),
-        },
+        2 | 3 => {
+            let (rids, told, reasons) = (vec![rid], Default::default(), [(rid, DropReason::Timeout)].into());
+            Command::Drop { vol: v, shard: 0, epoch, term, rids, base: Ver::ZERO, told, reasons }
+        }
         4 => Command::SyncStart { vol: v, shard: 0, epoch, term, rid, sync_id: 1 },
         5 => Command::Add { vol: v, shard: 0, epoch, term, rid, store_uuid: StoreUuid(1) },
         6 => Command::AddReplica { vol: v, shard: 0, epoch, disk: DiskId(1 + rnd(4)) },
         7 => Command::RemoveReplica { vol: v, shard: 0, epoch, rid },
         8 => Command::ReplicaGone { rid },
-        9 => Command::SetDiskState { disk: DiskId(1 + rnd(4)), state: DiskState::Failed("x".into()), fault: None },
+        9 => Command::SetDiskState {
+            disk: DiskId(1 + rnd(4)),
+            state: DiskState::Failed("x".into()),
+            fault: Some(DiskFault::Io),
+        },
         _ if rnd(6) == 0 => Command::DeleteVolume { vol: v, epoch },
+        _ if rnd(4) == 0 => Command::RenameVolume { vol: v, epoch, name: format!("v{}", rnd(9)) },
+        _ if rnd(4) == 0 => mute(rnd(3)),
         _ => Command::Activated { vol: v, term },
     }
 }

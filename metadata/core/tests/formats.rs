@@ -4,12 +4,15 @@
 //! what is unknown is refused, by all alike.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod samples;
+
 use hf_meta_core::command::{COMMAND_VERSION, DecodeError, FIRST_VERSION, Job, ShardChange, ShardStep};
 use hf_meta_core::record::*;
 use hf_meta_core::{Command, Delta, Envelope, Logged, Outcome, Refusal, Reply, image};
 use hf_policy::attributes::Media;
 use hf_policy::policy::parse_pairs;
 use hf_policy::*;
+use samples::{KINDS, commands, mute, number};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -36,139 +39,6 @@ fn envelope(request: u128, cmd: Command) -> Envelope {
 fn own_log() -> OwnLog {
     OwnLog { log: LogId(7), age: 5, starts: [(4, 99), (5, 98)].into(), older: false }
 }
-
-/// One of each command, in the order of their declaration; some twice, with and without what may be absent.
-fn commands() -> Vec<Command> {
-    let (vol, epoch, term, shard, rid) = (VolumeId(1), Epoch(3), Term(2), 0, Rid(4));
-    let (node, disk, session, store_uuid) = (NodeId(1), DiskId(2), SessionId(11), StoreUuid(42));
-    let base = Ver { term, seq: Seq(40) };
-    let attrs = parse_pairs(["size=1GiB", "replicas=2", "label.app=db"]).unwrap();
-    let addr = Addresses { api: "a:1".into(), data: "a:2".into(), nbd: "a:3".into() };
-    let labels = BTreeMap::from([("rack".to_string(), "r1".to_string())]);
-    let put = |node, log: OwnLog| Command::PutNode {
-        name: "n1".into(),
-        node,
-        uuid: BootId(21),
-        addr: addr.clone(),
-        labels: labels.clone(),
-        version: "0.1.0".into(),
-        log: Box::new(log),
-    };
-    let report = ScrubReport { chunks: 9, skipped: 1, bad: 2, behind: 3, repaired: 4, lost: 5, diverged: 6 };
-    let told = BTreeMap::from([(rid, 77)]);
-    let change = |what| ShardChange { shard, what };
-    let changes = vec![
-        change(ShardStep::Drop { rids: vec![rid], base, told: told.clone(), reasons: Default::default() }),
-        change(ShardStep::Add { rid, store_uuid }),
-        change(ShardStep::Scrubbed { id: 8, report }),
-    ];
-    let pause = |of| Command::PauseJob { of, paused: true };
-    let mut all = vec![
-        Command::Init { cluster: ClusterId(7), name: "c".into() },
-        put(None, OwnLog::default()),
-        put(Some(node), own_log()),
-        Command::PutDisk { node, uuid: DiskUuid(31), path: "/d".into(), media: Media::Nvme, capacity: 1 << 40 },
-        Command::SetDiskState { disk, state: DiskState::Ok, fault: None },
-        Command::SetDiskState { disk, state: DiskState::Failed("it died".into()), fault: None },
-        Command::SetDiskState { disk, state: DiskState::Failing("it is dying".into()), fault: None },
-        Command::CreateVolume { name: "v".into(), attrs: attrs.clone(), lineage: Lineage(5), shards: vec![vec![disk]] },
-        Command::DeleteVolume { vol, epoch },
-        Command::SetPolicy { vol, epoch, change: attrs, new_shards: vec![vec![disk]] },
-        Command::ReplicaMade { vol, rid, store_uuid },
-        Command::ReplicaGone { rid },
-        Command::Attach { vol, epoch, node, session, steal: true, maintenance: false },
-        Command::Detach { vol, session },
-        Command::Activated { vol, term },
-        Command::Drop {
-            vol,
-            shard,
-            epoch,
-            term,
-            rids: vec![rid],
-            base,
-            told: BTreeMap::new(),
-            reasons: Default::default(),
-        },
-        Command::Drop { vol, shard, epoch, term, rids: vec![rid], base, told, reasons: Default::default() },
-        Command::Together { vol, epoch, term, changes },
-        Command::ReplaceUnmade { vol, shard, epoch, rid, disk: None },
-        Command::ReplaceUnmade { vol, shard, epoch, rid, disk: Some(disk) },
-        Command::SyncStart { vol, shard, epoch, term, rid, sync_id: 9 },
-        Command::Add { vol, shard, epoch, term, rid, store_uuid },
-        Command::AddReplica { vol, shard, epoch, disk },
-        Command::Leave { vol, shard, epoch, rid },
-        Command::RemoveNode { node },
-        Command::SetDiskDraining { disk, draining: true },
-    ];
-    let modes = [NodeMode::Active, NodeMode::Draining, NodeMode::Maintenance];
-    all.extend(modes.map(|mode| Command::SetNodeMode { node, mode }));
-    let jobs = [Job::Node(node), Job::Disk(disk), Job::Rebalance, Job::Scrub(vol), Job::Replica(rid)];
-    all.extend(jobs.map(pause));
-    all.extend(later_commands(report));
-    all
-}
-
-/// The rest of them.
-fn later_commands(report: ScrubReport) -> Vec<Command> {
-    let (vol, epoch, term, shard, rid, disk) = (VolumeId(1), Epoch(3), Term(2), 0, Rid(4), DiskId(2));
-    let base = Ver { term, seq: Seq(40) };
-    vec![
-        Command::RemoveDisk { disk },
-        Command::PauseRebuild { paused: true },
-        Command::Move { vol, shard, epoch, rid, moving: true },
-        Command::Rebalance { on: true },
-        Command::Scrub { vol, epoch, on: true },
-        Command::Scrubbed { vol, shard, epoch, term, id: 8, report },
-        Command::SetVoters { voters: 5 },
-        Command::RemoveReplica { vol, shard, epoch, rid },
-        Command::ForceInsync { vol, shard, epoch, rid, lineage: Lineage(6), operator: "o".into(), reason: "r".into() },
-        Command::SnapAdd { vol, epoch, term, id: 1, cuts: vec![base] },
-        Command::SnapDel { vol, epoch, id: 1 },
-        Command::RaiseVersion { to: 2 },
-    ]
-}
-
-/// The match has no wildcard, so that a new command does not compile until it is here, and in [`commands`].
-fn number(cmd: &Command) -> usize {
-    match cmd {
-        Command::Init { .. } => 0,
-        Command::PutNode { .. } => 1,
-        Command::PutDisk { .. } => 2,
-        Command::SetDiskState { .. } => 3,
-        Command::CreateVolume { .. } => 4,
-        Command::DeleteVolume { .. } => 5,
-        Command::SetPolicy { .. } => 6,
-        Command::ReplicaMade { .. } => 7,
-        Command::ReplicaGone { .. } => 8,
-        Command::Attach { .. } => 9,
-        Command::Detach { .. } => 10,
-        Command::Activated { .. } => 11,
-        Command::Drop { .. } => 12,
-        Command::Together { .. } => 13,
-        Command::ReplaceUnmade { .. } => 14,
-        Command::SyncStart { .. } => 15,
-        Command::Add { .. } => 16,
-        Command::AddReplica { .. } => 17,
-        Command::Leave { .. } => 18,
-        Command::SetNodeMode { .. } => 19,
-        Command::RemoveNode { .. } => 20,
-        Command::SetDiskDraining { .. } => 21,
-        Command::PauseJob { .. } => 22,
-        Command::RemoveDisk { .. } => 23,
-        Command::PauseRebuild { .. } => 24,
-        Command::Move { .. } => 25,
-        Command::Rebalance { .. } => 26,
-        Command::Scrub { .. } => 27,
-        Command::Scrubbed { .. } => 28,
-        Command::SetVoters { .. } => 29,
-        Command::RemoveReplica { .. } => 30,
-        Command::ForceInsync { .. } => 31,
-        Command::SnapAdd { .. } => 32,
-        Command::SnapDel { .. } => 33,
-        Command::RaiseVersion { .. } => 34,
-    }
-}
-const KINDS: usize = 35;
 
 /// Applies commands, each under a request id of its own.
 struct Runs(u128);
@@ -220,21 +90,9 @@ fn state() -> ClusterState {
     let term = s.volumes[&vol].term;
     r.run(&mut s, Command::Activated { vol, term }).unwrap();
     let base = Ver { term, seq: Seq(40) };
+    let (rids, told, reasons) = (vec![Rid(2)], [(Rid(2), 77)].into(), BTreeMap::new());
     let e = epoch(&s);
-    r.run(
-        &mut s,
-        Command::Drop {
-            vol,
-            shard,
-            epoch: e,
-            term,
-            rids: vec![Rid(2)],
-            base,
-            told: [(Rid(2), 77)].into(),
-            reasons: Default::default(),
-        },
-    )
-    .unwrap();
+    r.run(&mut s, Command::Drop { vol, shard, epoch: e, term, rids, base, told, reasons }).unwrap();
     let e = epoch(&s);
     r.run(&mut s, Command::AddReplica { vol, shard, epoch: e, disk: DiskId(4) }).unwrap();
     let e = epoch(&s);
@@ -287,6 +145,30 @@ fn state() -> ClusterState {
     s
 }
 
+/// The same state, raised to version 3, with what came with it.
+fn state_of_version_3() -> ClusterState {
+    let (mut s, mut r) = (state(), Runs(200));
+    r.run(&mut s, Command::RaiseVersion { to: 3 }).unwrap();
+    let (vol, shard) = (VolumeId(1), 1);
+    let (v, term) = (s.volumes[&vol].clone(), s.volumes[&vol].term);
+    let base = Ver { term, seq: Seq(50) };
+    let rids: Vec<Rid> = v.shards[1].in_sync().into_iter().take(1).collect();
+    let reasons = rids.iter().map(|r| (*r, DropReason::Link)).collect();
+    let told = BTreeMap::new();
+    r.run(&mut s, Command::Drop { vol, shard, epoch: v.epoch, term, rids, base, told, reasons }).unwrap();
+    let (state, fault) = (DiskState::Failing("rot".into()), Some(DiskFault::ErrorBudget));
+    r.run(&mut s, Command::SetDiskState { disk: DiskId(2), state, fault }).unwrap();
+    let (node, uuid, path, media) = (NodeId(1), DiskUuid(99), "/new".to_string(), Media::Ssd);
+    s.apply(&Envelope { v: 3, ..envelope(299, Command::PutDisk { node, uuid, path, media, capacity: 1 << 40 }) })
+        .unwrap();
+    let epoch = s.volumes[&VolumeId(2)].epoch;
+    r.run(&mut s, Command::RenameVolume { vol: VolumeId(2), epoch, name: "renamed".into() }).unwrap();
+    r.run(&mut s, mute("DISK_FAILED", "n4:/disk4")).unwrap();
+    r.run(&mut s, mute("HELD", "")).unwrap();
+    s.check().unwrap();
+    s
+}
+
 fn outcomes() -> Vec<Outcome> {
     let text = || "x".to_string();
     let mut all: Vec<Outcome> = [
@@ -316,9 +198,12 @@ fn outcomes() -> Vec<Outcome> {
     all
 }
 
-/// Every record of the state, and every outcome, a line each: what it is, and its JSON.
-fn records() -> String {
-    let s = state();
+fn outcomes_of_version_3() -> Vec<Outcome> {
+    vec![Err(Refusal::Unplaceable("x".into())), Err(Refusal::NoSpace("x".into()))]
+}
+
+/// Every record of the state, and these outcomes, a line each: what it is, and its JSON.
+fn records(s: &ClusterState, outcomes: &[Outcome]) -> String {
     let mut lines = Vec::new();
     fn line<T: serde::Serialize>(lines: &mut Vec<String>, kind: &str, t: &T) {
         lines.push(format!("{kind} {}", serde_json::to_string(t).unwrap()));
@@ -330,7 +215,8 @@ fn records() -> String {
     s.tombstones.values().for_each(|t| line(&mut lines, "tombstone", &**t));
     s.events.iter().for_each(|e| line(&mut lines, "event", e));
     s.removals.iter().for_each(|r| line(&mut lines, "removal", r));
-    outcomes().iter().for_each(|o| line(&mut lines, "outcome", o));
+    s.mutes.iter().for_each(|m| line(&mut lines, "mute", m));
+    outcomes.iter().for_each(|o| line(&mut lines, "outcome", o));
     line(&mut lines, "own_log", &OwnLog { older: true, ..own_log() });
     lines.join("\n") + "\n"
 }
@@ -352,22 +238,26 @@ fn every_command_has_its_bytes() {
 
 #[test]
 fn every_record_has_its_bytes() {
-    golden("records.txt", &records());
+    golden("records.txt", &records(&state(), &outcomes()));
+    golden("records_3.txt", &records(&state_of_version_3(), &outcomes_of_version_3()));
 }
 
 #[test]
 fn the_image_and_a_delta_have_their_bytes() {
-    let s = state();
-    let bytes = image::encode(&s).unwrap();
-    golden("image.txt", &(String::from_utf8(bytes).unwrap() + "\n"));
-    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/image.txt")).unwrap();
-    let back = image::decode(text.trim_end().as_bytes()).unwrap();
-    assert_eq!(back, s);
-    back.check().unwrap();
-    let delta = s.delta_since(s.revision - 12).unwrap();
-    let json = serde_json::to_string(&delta).unwrap();
-    golden("delta.json", &(json.clone() + "\n"));
-    assert_eq!(serde_json::from_str::<Delta>(&json).unwrap(), delta);
+    for (s, suffix, behind) in [(state(), "", 12), (state_of_version_3(), "_3", 7)] {
+        let bytes = image::encode(&s).unwrap();
+        let name = format!("image{suffix}.txt");
+        golden(&name, &(String::from_utf8(bytes).unwrap() + "\n"));
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name);
+        let text = std::fs::read_to_string(path).unwrap();
+        let back = image::decode(text.trim_end().as_bytes()).unwrap();
+        assert_eq!(back, s);
+        back.check().unwrap();
+        let delta = s.delta_since(s.revision - behind).unwrap();
+        let json = serde_json::to_string(&delta).unwrap();
+        golden(&format!("delta{suffix}.json"), &(json.clone() + "\n"));
+        assert_eq!(serde_json::from_str::<Delta>(&json).unwrap(), delta);
+    }
 }
 
 /// A state that was written before states had a version loads with the first one.
@@ -433,16 +323,16 @@ fn unknown_fields_are_refused() {
             seen += 1;
         }
     }
-    let s = serde_json::to_value(state()).unwrap();
-    for bad in with_one_more_field(&s) {
-        assert!(serde_json::from_value::<ClusterState>(bad.clone()).is_err(), "{bad}");
-        seen += 1;
-    }
-    let s = state();
-    let delta = serde_json::to_value(s.delta_since(s.revision - 12).unwrap()).unwrap();
-    for bad in with_one_more_field(&delta) {
-        assert!(serde_json::from_value::<Delta>(bad.clone()).is_err(), "{bad}");
-        seen += 1;
+    for s in [state(), state_of_version_3()] {
+        for bad in with_one_more_field(&serde_json::to_value(&s).unwrap()) {
+            assert!(serde_json::from_value::<ClusterState>(bad.clone()).is_err(), "{bad}");
+            seen += 1;
+        }
+        let delta = serde_json::to_value(s.delta_since(s.revision - 12).unwrap()).unwrap();
+        for bad in with_one_more_field(&delta) {
+            assert!(serde_json::from_value::<Delta>(bad.clone()).is_err(), "{bad}");
+            seen += 1;
+        }
     }
     assert!(seen > 300, "{seen} places");
 }

@@ -112,7 +112,7 @@ fn a_disk_that_cannot_take_a_replica_is_given_none() {
     let epoch = v.epoch;
     let change = parse_pairs(["replicas=3"]).unwrap();
     w.run(Command::SetPolicy { vol, epoch, change, new_shards: Vec::new() }).unwrap();
-    let list = steps(&w.s, &w.live, 0);
+    let list = steps(&w.s, &w.live);
     let Some(Step::Do(Command::AddReplica { disk, .. })) = list.first() else { panic!("{list:?}") };
     w.full.insert(*disk);
     w.settle();

@@ -91,7 +91,7 @@ fn a_short_absence_and_maintenance_make_nothing_anew() {
     let gone = w.s.volumes[&v].shards[0].replicas.values().next().unwrap().clone();
     w.live.up.remove(&gone.node);
     w.live.away.insert(gone.node, 599_999);
-    let adds = |w: &World| steps(&w.s, &w.live, 0).iter().filter(|s| matches!(s, Step::Do(_))).count();
+    let adds = |w: &World| steps(&w.s, &w.live).iter().filter(|s| matches!(s, Step::Do(_))).count();
     assert_eq!(adds(&w), 0);
     w.run(Command::SetNodeMode { node: gone.node, mode: NodeMode::Maintenance });
     w.live.away.insert(gone.node, 86_400_000);
@@ -99,7 +99,7 @@ fn a_short_absence_and_maintenance_make_nothing_anew() {
     w.run(Command::SetNodeMode { node: gone.node, mode: NodeMode::Active });
     assert_eq!(adds(&w), 1);
     w.run(Command::PauseRebuild { paused: true });
-    assert!(steps(&w.s, &w.live, 0).is_empty());
+    assert!(steps(&w.s, &w.live).is_empty());
 }
 
 /// Filling takes several rounds. At no time has a disk or the cluster more to do than it may, and in the end
@@ -161,12 +161,12 @@ fn a_volume_whose_node_stays_away_is_made_whole_and_given_back() {
     w.live.up.remove(&home);
     w.live.away.insert(home, 599_000);
     // An operator who says that it will be back is believed; so is a short absence.
-    assert_eq!(steps(&w.s, &w.live, 0), []);
+    assert_eq!(steps(&w.s, &w.live), []);
     w.live.away.insert(home, 600_000);
     w.run(Command::SetNodeMode { node: home, mode: NodeMode::Maintenance });
-    assert_eq!(steps(&w.s, &w.live, 0), []);
+    assert_eq!(steps(&w.s, &w.live), []);
     w.run(Command::SetNodeMode { node: home, mode: NodeMode::Active });
-    let list = steps(&w.s, &w.live, 0);
+    let list = steps(&w.s, &w.live);
     assert!(matches!(list[0], Step::Maintain { vol, node, .. } if vol == v && node != home), "{list:?}");
     let term = w.s.volumes[&v].term;
     w.settle();
@@ -176,7 +176,7 @@ fn a_volume_whose_node_stays_away_is_made_whole_and_given_back() {
     let a = w.s.volumes[&v].coordinator.clone().unwrap();
     assert_eq!((a.node, a.session, a.maintenance, a.home), (home, SessionId::NONE, false, None));
     assert!(w.s.volumes[&v].term > term);
-    assert_eq!(steps(&w.s, &w.live, 0), []);
+    assert_eq!(steps(&w.s, &w.live), []);
     // It is looked after again when there is something to do again; its node comes back in the middle of that.
     let other = now[0].node;
     w.live.up.remove(&other);
@@ -218,7 +218,7 @@ fn replicas_that_nobody_can_fill_take_nothing_of_the_budget() {
     let epoch = w.s.volumes[&v].epoch;
     let change = parse_pairs(["replicas=2", "nodes=n4,n2"]).unwrap();
     w.run(Command::SetPolicy { vol: v, epoch, change, new_shards: Vec::new() });
-    let list = steps(&w.s, &w.live, 0);
+    let list = steps(&w.s, &w.live);
     assert!(matches!(list[..], [Step::Do(Command::AddReplica { vol, .. })] if vol == v), "{list:?}");
 }
 
@@ -266,7 +266,7 @@ fn a_drain_that_is_held_begins_nothing_and_undoes_nothing() {
     assert!(w.run(Command::PauseJob { of: Job::Node(of.node), paused: true }).is_none(), "it is not being drained");
     w.run(Command::SetNodeMode { node: of.node, mode: NodeMode::Draining });
     w.run(Command::PauseJob { of: Job::Node(of.node), paused: true }).unwrap();
-    assert_eq!(steps(&w.s, &w.live, 0), []);
+    assert_eq!(steps(&w.s, &w.live), []);
     // Another replica is lost for good meanwhile: that is seen to all the same.
     let other = w.s.volumes[&v].shards[0].replicas.values().find(|r| r.node != of.node).unwrap().node;
     w.live.up.remove(&other);
@@ -290,7 +290,7 @@ fn a_drain_that_is_held_begins_nothing_and_undoes_nothing() {
     let r = w.s.volumes[&v].shards[0].replicas.values().next().unwrap().clone();
     w.run(Command::SetDiskDraining { disk: r.disk, draining: true });
     w.run(Command::PauseJob { of: Job::Disk(r.disk), paused: true }).unwrap();
-    assert_eq!(steps(&w.s, &w.live, 0), []);
+    assert_eq!(steps(&w.s, &w.live), []);
     w.run(Command::SetDiskDraining { disk: r.disk, draining: false });
     assert!(!w.s.disks[&r.disk].drain_paused);
     w.run(Command::SetDiskDraining { disk: r.disk, draining: true });

@@ -48,17 +48,8 @@ fn a_held_job_stands_still_and_goes_on_where_it_was() {
     w.run(Command::Attach { vol: v, epoch: v2.epoch, node, session, steal: true, maintenance: false }).unwrap();
     let out = v2.replicas().nth(1).unwrap().1.rid;
     let (e, term) = (epoch(&w), w.s.volumes[&v].term);
-    w.run(Command::Drop {
-        vol: v,
-        shard: 0,
-        epoch: e,
-        term,
-        rids: vec![out],
-        base: Ver::ZERO,
-        told: Default::default(),
-        reasons: Default::default(),
-    })
-    .unwrap();
+    let (rids, base, told, reasons) = (vec![out], Ver::ZERO, Default::default(), Default::default());
+    w.run(Command::Drop { vol: v, shard: 0, epoch: e, term, rids, base, told, reasons }).unwrap();
     pause(&mut w, Job::Replica(out), true).unwrap();
     w.run(Command::Detach { vol: v, session }).unwrap();
     w.settle();
@@ -164,8 +155,7 @@ fn scrubs_begin_when_they_are_due_and_not_all_at_once() {
         w.volume(&format!("v{i}"), "size=1GiB scrub_interval=1d");
     }
     let never = w.volume("never", "size=1GiB scrub_interval=0");
-    let due =
-        |w: &World| steps(&w.s, &w.live, 0).iter().filter(|s| matches!(s, Step::Do(Command::Scrub { .. }))).count();
+    let due = |w: &World| steps(&w.s, &w.live).iter().filter(|s| matches!(s, Step::Do(Command::Scrub { .. }))).count();
     assert_eq!(due(&w), 0);
     w.live.wall_ms += DAY - 1;
     assert_eq!(due(&w), 0);

@@ -9,6 +9,7 @@ mod link;
 mod links;
 mod pairs;
 mod properties;
+mod reasons;
 mod regressions;
 mod script;
 mod silence;

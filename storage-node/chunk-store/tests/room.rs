@@ -47,3 +47,8 @@ fn a_promise_ends_with_what_it_was_for() {
 fn who_waited_behind_a_refused_write_is_answered() {
     room::who_waited_behind_a_refused_write_is_answered();
 }
+
+#[test]
+fn each_replica_is_counted_at_the_units_that_its_data_takes() {
+    room::each_replica_is_counted_at_the_units_that_its_data_takes();
+}

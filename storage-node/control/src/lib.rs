@@ -13,10 +13,14 @@
 //! | [`read`] | every read as a value |
 //! | [`verbs`] | every change that can be asked for |
 //! | [`view`] | resources as functions of the record and of what the leader hears |
+//! | [`health`] | what is wrong, in codes: table, checks, what is raised |
 //! | [`watch`] | which resources may look different than before, for clients that follow |
+
+#![allow(clippy::result_large_err, reason = "a Problem is made once for each request that is refused")]
 
 pub mod access;
 pub mod error;
+pub mod health;
 pub mod model;
 pub mod ports;
 pub mod read;

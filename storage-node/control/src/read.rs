@@ -10,11 +10,11 @@ pub struct Filter {
     pub limit: usize,
     /// The cursor of the page before.
     pub after: Option<String>,
-    /// Part of the name.
+    /// Part of the name; of a replica: of its volume's.
     pub name: Option<String>,
     /// Only this state.
     pub state: Option<String>,
-    /// Only what has this health code.
+    /// Only what has this health code. Replicas and jobs have none.
     pub health: Option<String>,
     /// Only what concerns this node.
     pub node: Option<String>,
@@ -22,7 +22,8 @@ pub struct Filter {
     pub disk: Option<u64>,
     /// Only what belongs to this volume.
     pub volume: Option<String>,
-    /// Only what has these labels: `key=value`, `key!=value` or `key`, separated by commas.
+    /// Only what has these labels: `key=value`, `key!=value` or `key`, separated by commas. A replica has those of its
+    /// volume, a disk those of its node, a job none.
     pub label: Option<String>,
 }
 

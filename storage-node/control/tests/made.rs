@@ -16,7 +16,7 @@ pub const DISK_BYTES: u64 = 1 << 40;
 pub struct Made {
     pub s: Arc<ClusterState>,
     pub soft: Soft,
-    /// Monotonic milliseconds.
+    /// Milliseconds of a monotonic clock.
     pub now: u64,
     req: u128,
 }
@@ -67,7 +67,7 @@ impl Made {
     pub fn hear(&mut self, node: u64) {
         let id = NodeId(node);
         let disks = self.s.disks.values().filter(|d| d.node == id).map(|d| d.id);
-        let fine = DiskTold { used: 0, entries: 1000, in_service: true, fault: None, backend: "threads".into() };
+        let fine = DiskTold { used: 0, entries: 1 << 20, in_service: true, fault: None, backend: "threads".into() };
         let told = NodeTold {
             commands: COMMAND_VERSION,
             disks: disks.map(|d| (d, fine.clone())).collect(),
@@ -96,7 +96,8 @@ impl Made {
 
     /// The node tells how it serves a volume.
     pub fn serve(&mut self, node: u64, vol: VolumeId, serving: bool) {
-        let told = VolumeTold { serving, ..VolumeTold::default() };
+        let session = self.s.volumes[&vol].coordinator.as_ref().map(|a| a.session).unwrap_or_default();
+        let told = VolumeTold { session, serving, ..VolumeTold::default() };
         self.tell(node, |t| drop(Arc::make_mut(&mut t.volumes).insert(vol, told)));
     }
 

@@ -195,6 +195,7 @@ impl Core {
                 self.volumes.proposed(shard, session, outcome, &mut self.queue);
             }
             Mail::Status(tx) => drop(tx.send(self.status())),
+            Mail::Load(tx) => drop(tx.send(self.volumes.load())),
             Mail::Export { vol, session, on } => self.volumes.set_exported(vol, session, on),
             Mail::StopClients(tx) => {
                 self.volumes.stop_clients();

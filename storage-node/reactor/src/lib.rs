@@ -12,6 +12,7 @@
 //! | `volume` | attached volumes as a host, and the port through which every export reaches them |
 //! | `link` | links to other nodes' disks, and from other nodes' coordinators |
 //! | `export`, [`net`] | clients' connections, and the sockets that carry them |
+//! | [`latency`] | how long clients' requests took |
 //! | `work`, [`event`], [`mail`], [`status`] | the words |
 //!
 //! It knows nothing of gRPC, RocksDB, the command line or the page: the daemon around it does.
@@ -20,6 +21,7 @@ mod core;
 pub mod disk;
 pub mod event;
 mod export;
+pub mod latency;
 mod link;
 pub mod mail;
 mod memory;
@@ -34,7 +36,7 @@ pub use event::{Event, Identity};
 pub use link::memory::LinkMemory;
 pub use mail::Mail;
 pub use memory::Memory;
-pub use status::{DiskStatus, LinkStatus, ReactorStatus, ReplicaStatus, VolumeStatus};
+pub use status::{DiskStatus, LinkStatus, ReactorLoad, ReactorStatus, ReplicaStatus, VolumeLoad, VolumeStatus};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -54,6 +56,13 @@ impl Handle {
     pub async fn status(&self) -> ReactorStatus {
         let (tx, rx) = oneshot::channel();
         self.send(Mail::Status(tx));
+        rx.await.unwrap_or_default()
+    }
+
+    /// Asks what the clients of the attached volumes have done so far.
+    pub async fn load(&self) -> ReactorLoad {
+        let (tx, rx) = oneshot::channel();
+        self.send(Mail::Load(tx));
         rx.await.unwrap_or_default()
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::disk::{DiskFile, DiskOptions};
 use crate::net::Stream;
-use crate::status::ReactorStatus;
+use crate::status::{ReactorLoad, ReactorStatus};
 use hf_frontends::nbd::Agreed;
 use hf_meta_core::ClusterState;
 use hf_policy::{DiskId, Lineage, LogAge, Rid, SessionId, ShardId, VolumeId};
@@ -102,6 +102,8 @@ pub enum Mail {
     },
     /// Tell where everything stands.
     Status(oneshot::Sender<ReactorStatus>),
+    /// Tell what the clients of the attached volumes have done so far.
+    Load(oneshot::Sender<ReactorLoad>),
     /// The volume is not exported any more, or is again: clients that are there end with their last answers.
     Export {
         /// The volume that this is about.

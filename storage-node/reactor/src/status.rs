@@ -1,5 +1,6 @@
 //! Where a reactor's things stand, for status and metrics.
 
+use crate::latency::Latency;
 use hf_policy::{DiskId, Lineage, Rid, SessionId, StoreUuid, VolumeId};
 use hf_repl_core::coordinator as co;
 
@@ -63,6 +64,8 @@ pub struct VolumeStatus {
     pub vol: VolumeId,
     /// The attachment that this reactor coordinates.
     pub session: SessionId,
+    /// The attachment is over: it serves nobody any more, and is kept until the volume is attached again or deleted.
+    pub over: bool,
     /// Its shards' coordinators, in order.
     pub shards: Vec<co::Status>,
     /// Open connections to its exports.
@@ -73,6 +76,31 @@ pub struct VolumeStatus {
     pub payload: u64,
     /// Requests in flight that change the volume.
     pub writes: usize,
+}
+
+/// What the clients of a reactor's volumes have done. It is asked for apart from [`ReactorStatus`], which is looked at
+/// twice a second and has no need of histograms.
+#[derive(Clone, Debug, Default)]
+pub struct ReactorLoad {
+    /// The volumes attached on it, without those whose attachment is over.
+    pub volumes: Vec<VolumeLoad>,
+    /// How long requests took since the reactor began, those of attachments that are over among them.
+    pub latency: Latency,
+}
+
+/// What the clients of one attached volume have done since it was attached.
+#[derive(Clone, Debug)]
+pub struct VolumeLoad {
+    /// Its id in the cluster.
+    pub vol: VolumeId,
+    /// The attachment; another one counts from zero.
+    pub session: SessionId,
+    /// How long requests took.
+    pub latency: Latency,
+    /// Bytes that reads delivered.
+    pub read_bytes: u64,
+    /// Bytes that writes and zeroes covered.
+    pub written_bytes: u64,
 }
 
 /// One link to a disk of another node.

@@ -35,6 +35,10 @@ pub(super) struct Changes(Mutex<BTreeMap<VolumeId, Vec<Asked>>>);
 impl Changes {
     pub(super) fn ask(self: &Arc<Self>, m: &Arc<Member>, asked: Asked) {
         let (all, m, vol) = (self.clone(), m.clone(), asked.shard.vol);
+        if let Change::Drop { rids, .. } = &asked.change {
+            let text = format!("replicas do not answer: asking to drop {rids:?} of shard {}", asked.shard.index);
+            m.states.warn("replicas silent", &asked.shard.to_string(), &text);
+        }
         // Syncs are proposed one by one, because the leader admits each of them.
         if matches!(asked.change, Change::SyncStart { .. }) {
             tokio::spawn(async move { propose(&m, vec![asked]).await });
@@ -124,20 +128,26 @@ fn step(change: &Change) -> Option<ShardStep> {
 
 async fn propose(m: &Member, batch: Vec<Asked>) {
     let Some(cmd) = command(&batch) else { return };
+    let vol = batch.first().map(|a| a.shard.vol.to_string()).unwrap_or_default();
     let outcome = match m.propose_new(cmd).await {
         // Some of several changes may have been refused; their coordinators see that in the record.
-        Ok(Ok(_)) => Proposed::Done,
+        Ok(Ok(_)) => {
+            m.states.over("change refused", &vol);
+            m.states.over("change not proposed", &vol);
+            Proposed::Done
+        }
         Ok(Err(Refusal::StaleTerm { .. } | Refusal::NotAttached)) => Proposed::Stale,
         Ok(Err(Refusal::Busy(why))) => {
             tracing::debug!("a sync waits: {why}");
             Proposed::Busy
         }
         Ok(Err(e)) => {
-            tracing::info!("a change of a volume's replicas was refused: {e}");
+            m.states.info("change refused", &vol, &format!("a change of a volume's replicas was refused: {e}"));
             Proposed::Retry
         }
         Err(e) => {
-            tracing::warn!("a change of a volume's replicas could not be proposed: {e}");
+            let text = format!("a change of a volume's replicas could not be proposed: {e}");
+            m.states.warn("change not proposed", &vol, &text);
             Proposed::Unknown
         }
     };

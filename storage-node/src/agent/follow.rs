@@ -129,8 +129,9 @@ async fn follow(node: &Node, m: &Member, addr: &str, patience: Duration) -> anyh
         local.follow(serde_json::from_slice(&e.delta)?)?;
         // Only a start without peers and a rescue read the saved view, so a failure to save it is only a
         // warning.
-        if let Err(e) = node.dir.save_view(&local) {
-            tracing::warn!("the view of the record could not be saved: {e:#}");
+        match node.dir.save_view(&local) {
+            Ok(_) => m.states.over("view", ""),
+            Err(e) => m.states.warn("view", "", &format!("the view of the record could not be saved: {e:#}")),
         }
         advance(m, Arc::new(local.clone()));
         if hears_raft(&m.meta.status.borrow(), m.node) {

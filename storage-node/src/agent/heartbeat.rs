@@ -42,13 +42,15 @@ pub(super) async fn run(m: Arc<Member>) {
             commands: COMMAND_VERSION,
             wall_ms: wall_ms(),
             data_dir_full: m.data_dir_full.load(Ordering::Relaxed),
+            insecure: m.insecure,
             changes: Some(telling.say(state.revision, &replicas(&state, &all), &volumes)),
         };
         m.disks_found.send_replace(Arc::new(disks));
+        let whole = beat.changes.as_ref().is_some_and(|c| c.anew);
         if let Some((took, anew)) = tell(&m, &state, beat).await {
             telling.answered(took, anew);
-            if anew {
-                continue; // It wants everything at once: it will not say so twice.
+            if anew && !whole {
+                continue; // It is told everything at once.
             }
         }
         let _ = tokio::time::timeout(EVERY, m.look.notified()).await;

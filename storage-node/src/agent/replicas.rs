@@ -95,7 +95,7 @@ async fn make_one(m: Arc<Member>, vol: VolumeId, disk: DiskId, rec: ReplicaRec, 
             Err(_) => false,
         };
         if made && let Ok(Err(e)) = m.propose_new(Command::ReplicaMade { vol, rid, store_uuid }).await {
-            tracing::warn!(replica = %rid, "a new replica was refused: {e}");
+            m.states.warn("new replica", &rid.to_string(), &format!("a new replica was refused: {e}"));
         }
     }
     if fresh {
@@ -107,12 +107,13 @@ async fn make_one(m: Arc<Member>, vol: VolumeId, disk: DiskId, rec: ReplicaRec, 
 }
 
 /// Notes why a replica cannot be made here, or that it could. Heartbeats tell the leader, which chooses
-/// another disk; the reason is logged once.
+/// another disk; the log has the reason once for each disk.
 fn note_refused(m: &Member, rid: Rid, disk: DiskId, why: Option<String>) {
     let Ok(mut unmade) = m.unmade.lock() else { return };
     match why {
         Some(why) if unmade.insert(rid) => {
-            tracing::error!(replica = %rid, disk = %disk, "cannot create a replica: {why}; the leader is asked for another place");
+            let text = format!("cannot create a replica: {why}; the leader is asked for another place");
+            m.states.error("no room for a replica", &format!("disk {disk}"), &text);
         }
         Some(_) => {}
         None => drop(unmade.remove(&rid)),

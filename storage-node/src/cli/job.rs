@@ -19,7 +19,7 @@ pub async fn run(s: &mut Session, command: JobCommand) -> Result<(), Failure> {
             if s.out.format.is_text() {
                 held(s).await?;
                 if list::items(&page).is_empty() {
-                    return s.out.line("nothing to do: every replica is in sync and where it should be");
+                    return s.out.line(list::NOTHING);
                 }
             }
             return list::show(&JOB, &page, &mut s.out);

@@ -118,7 +118,7 @@ pub async fn list(s: &mut Session, kind: &Kind, a: &ListArgs) -> Result<(), Fail
         let mut w = s.client.watch(&format!("/v1/watch?kinds={}&after={}", kind.noun, page["revision"]));
         loop {
             if kind.noun == "job" && items.is_empty() {
-                return Ok(());
+                return if s.out.format.is_text() { s.out.line(list::NOTHING) } else { Ok(()) };
             }
             let changes = next(&mut w).await?;
             if changes.contains(&Change::Reset) {

@@ -84,5 +84,7 @@ pub(super) async fn attach(m: &Member, name: &str, force: bool, request: Request
             return Ok(NodeAnswer::Waits(why));
         }
     }
+    // The leader is told at once.
+    m.look.notify_one();
     Ok(NodeAnswer::Attached { term: u64::from(term.0), ms: began.elapsed().as_millis() as u64, already: false })
 }

@@ -3,7 +3,7 @@
 use crate::identity::random;
 use crate::member::first_envelope;
 use crate::node::Node;
-use hf_control::error::{Code, Problem};
+use hf_control::error::{Code, Fate, Problem};
 use hf_control::model::Outcome;
 use hf_meta_core::{ClusterState, Reply};
 use hf_meta_proto::pb::{self, peer_client::PeerClient};
@@ -118,9 +118,11 @@ pub async fn join(node: &Arc<Node>, seeds: &[String], request: RequestId) -> Res
         return admitted(node, &reply.outcome, &joined.cluster, &joined.state).await;
     }
     problems.dedup();
-    Err(Problem::new(Code::NodeSilent, "no seed let this node join")
+    let p = Problem::new(Code::NodeSilent, "no seed let this node join")
         .because(problems.join("; "))
-        .so("check that each address is the api address of a node that runs and is part of a cluster"))
+        .so("check that each address is the api address of a node that runs and is part of a cluster");
+    // Each seed was asked in vain again and again: a caller that repeated this by itself would only keep its user waiting.
+    Err(Problem { fate: Fate::Refuse, retry_after_seconds: None, ..p })
 }
 
 /// The cluster has given this node a number.

@@ -9,6 +9,7 @@ pub use join::{found, join};
 use crate::member::Member;
 use crate::node::Node;
 use hf_control::error::{Code, Problem};
+use hf_control::model::{StatsPoint, VolumeStats, time};
 use hf_control::ports::{NodeAnswer, NodeVerb};
 use hf_meta_core::ClusterState;
 use hf_policy::attributes::Media;
@@ -25,8 +26,28 @@ pub async fn run(node: &Arc<Node>, m: &Arc<Member>, verb: NodeVerb) -> Result<No
         NodeVerb::Attach { volume, force, request } => attach::attach(m, &volume, force, request).await,
         NodeVerb::Detach { volume } => detach::detach(m, &volume).await,
         NodeVerb::AddDisk { path, size, media } => add_disk(node, path, size, media).await,
-        NodeVerb::Stats { volume } => Err(Problem::new(Code::State, format!("volume {volume} has no history here"))),
+        NodeVerb::Stats { volume } => stats(m, volume),
     }
+}
+
+/// The recent history of a volume that is attached here.
+fn stats(m: &Member, volume: String) -> Result<NodeAnswer, Problem> {
+    let vol = m.view.borrow().volume_named(&volume).map(|v| v.id).ok_or_else(|| Problem::no("volume", &volume))?;
+    let seconds = |us: Option<u64>| us.map(|us| us as f64 / 1e6);
+    let points = m.history.of(vol).into_iter().map(|p| StatsPoint {
+        at: time(p.at_ms).unwrap_or_default(),
+        reads_per_second: p.reads_per_s,
+        writes_per_second: p.writes_per_s,
+        read_bytes_per_second: p.read_bytes_per_s,
+        written_bytes_per_second: p.written_bytes_per_s,
+        read_p50_seconds: seconds(p.read_p50_us),
+        read_p99_seconds: seconds(p.read_p99_us),
+        write_p50_seconds: seconds(p.write_p50_us),
+        write_p99_seconds: seconds(p.write_p99_us),
+    });
+    let (points, node) = (points.collect(), Some(m.view.borrow().node_name(m.node)));
+    let interval_seconds = crate::history::STEP.as_secs();
+    Ok(NodeAnswer::Stats(VolumeStats { volume, node, interval_seconds, points }))
 }
 
 async fn add_disk(

@@ -1,5 +1,8 @@
 //! What nodes and clients say to each other on the control plane. The first byte chooses the message.
 
+use hf_control::model::{NewVolume, VolumeSpec};
+use hf_control::ports::NodeAnswer;
+use hf_control::read::Query;
 use hf_meta_core::view::Delta;
 use hf_meta_core::{ClusterState, Outcome};
 use hf_meta_proto::pb;
@@ -33,17 +36,10 @@ pub(super) fn grpc_message(data: &[u8]) {
         4 => drop(round_trip::<pb::JoinReply>(body)),
         5 => drop(round_trip::<pb::WatchRequest>(body)),
         6 => drop(round_trip::<pb::HeartbeatRequest>(body)),
-        7 => drop(round_trip::<pb::ChangeRequest>(body)),
-        8 => {
-            // What the API does with a new volume's attributes.
-            let attrs = round_trip::<pb::CreateVolumeRequest>(body).map(|c| c.attrs).unwrap_or_default();
-            let pairs: Vec<String> = attrs.iter().map(|(k, v)| format!("{k}={v}")).collect();
-            if let Ok(attrs) = hf_policy::policy::parse_pairs(pairs.iter().map(String::as_str)) {
-                let _ = hf_policy::Policy::from_attrs(&attrs);
-            }
-        }
-        9 => drop(round_trip::<pb::AddDiskRequest>(body)),
-        10 => drop(round_trip::<pb::AttachRequest>(body)),
+        7 => drop(round_trip::<pb::AskRequest>(body).map(|r| serde_json::from_str::<Query>(&r.what))),
+        8 => drop(round_trip::<pb::AskReply>(body).map(|r| serde_json::from_str::<NodeAnswer>(&r.answer))),
+        9 => drop(round_trip::<pb::FollowRequest>(body)),
+        10 => drop(round_trip::<pb::FollowItem>(body)),
         _ => drop(round_trip::<pb::HeartbeatReply>(body)),
     }
 }
@@ -52,6 +48,18 @@ fn round_trip<M: Message + Default + PartialEq + Clone>(body: &[u8]) -> Option<M
     let m = M::decode(body).ok()?;
     assert!(M::decode(m.encode_to_vec().as_slice()).is_ok_and(|again| again == m));
     Some(m)
+}
+
+/// What the API does with the body of a request for a new volume. A policy that is taken is shown, and what is shown
+/// is taken again for the same.
+pub(super) fn new_volume(text: &str) {
+    let Ok(new) = serde_json::from_str::<NewVolume>(text) else { return };
+    let Ok(attrs) = new.spec.attrs() else { return };
+    if hf_policy::Policy::from_attrs(&attrs).is_ok() {
+        let shown = VolumeSpec::shown(&attrs);
+        let again = shown.attrs().expect("a policy is shown as it may be given");
+        assert_eq!(VolumeSpec::shown(&again), shown);
+    }
 }
 
 /// Raft's messages, and what its log and its configuration are stored as.

@@ -7,7 +7,7 @@ use crate::command::{Command, Envelope};
 use crate::mutant::{self, Mutant};
 use crate::outcome::{Outcome, Refusal, Reply};
 use crate::record::*;
-use hf_policy::{DiskId, Epoch, NodeId, Rid, StoreUuid, Ver, VolumeId, invariant};
+use hf_policy::{Epoch, NodeId, Rid, StoreUuid, Ver, VolumeId, invariant};
 
 pub(super) fn no_replica(rid: Rid) -> Refusal {
     Refusal::NotFound { kind: "replica".into(), name: format!("#{rid}") }
@@ -73,11 +73,14 @@ impl ClusterState {
         Ok(Reply::Done)
     }
 
-    pub(super) fn leave(&mut self, vol: VolumeId, shard: u32, epoch: Epoch, rid: Rid) -> Outcome {
-        let mut v = self.volume_at(vol, epoch)?.clone();
-        let s = v.shards.get_mut(shard as usize).ok_or_else(|| no_shard(shard))?;
-        let others = s.replicas.values().any(|r| r.rid != rid && r.in_sync() && !r.leaving);
-        let r = s.replicas.get_mut(&rid).ok_or_else(|| no_replica(rid))?;
+    pub(super) fn leave(&mut self, env: &Envelope) -> Outcome {
+        let Command::Leave { vol, shard, epoch, rid } = &env.cmd else { return misrouted(env) };
+        let mut v = self.volume_at(*vol, *epoch)?.clone();
+        let s = v.shards.get_mut(*shard as usize).ok_or_else(|| no_shard(*shard))?;
+        // One on a disk that has failed is no reason to let another one go.
+        let stays = |r: &ReplicaRecord| if env.v < 3 { r.in_sync() } else { self.is_available(r) };
+        let others = s.replicas.values().any(|r| r.rid != *rid && stays(r) && !r.leaving);
+        let r = s.replicas.get_mut(rid).ok_or_else(|| no_replica(*rid))?;
         if !others {
             return Err(Refusal::LastReplica);
         }
@@ -86,12 +89,11 @@ impl ClusterState {
         Ok(Reply::Done)
     }
 
-    pub(super) fn add_replica(&mut self, vol: VolumeId, shard: u32, epoch: Epoch, disk: DiskId) -> Outcome {
-        let mut v = self.volume_at(vol, epoch)?.clone();
-        let node = match self.disks.get(&disk) {
-            Some(d) => d.node,
-            None => return Err(Refusal::NotFound { kind: "disk".into(), name: format!("#{disk}") }),
-        };
+    pub(super) fn add_replica(&mut self, env: &Envelope) -> Outcome {
+        let Command::AddReplica { vol, shard, epoch, disk } = &env.cmd else { return misrouted(env) };
+        let (shard, disk) = (*shard, *disk);
+        let mut v = self.volume_at(*vol, *epoch)?.clone();
+        let node = self.node_for_new(env.v, disk)?;
         let s = v.shards.get_mut(shard as usize).ok_or_else(|| no_shard(shard))?;
         if s.replicas.values().any(|r| r.disk == disk) {
             return Err(Refusal::Invalid(format!("disk #{disk} holds a replica of this shard already")));
@@ -127,8 +129,13 @@ impl ClusterState {
         let mut v = self.volume_at(*vol, *epoch)?.clone();
         let next = v.epoch.next();
         let s = v.shards.get_mut(*shard as usize).ok_or_else(|| no_shard(*shard))?;
-        if !s.replicas.contains_key(rid) {
-            return Err(no_replica(*rid));
+        let Some(chosen) = s.replicas.get(rid) else { return Err(no_replica(*rid)) };
+        if env.v >= 3 && !self.disk_works(chosen.disk) {
+            return Err(Refusal::State(format!(
+                "replica {rid} is on disk {} of node {}, which has failed: bring the disk back (restart its node once it works), or choose another replica",
+                chosen.disk,
+                self.node_name(chosen.node)
+            )));
         }
         for r in s.replicas.values_mut() {
             let base = match r.state {

@@ -7,7 +7,7 @@ use crate::command::{Command, Envelope};
 use crate::mutant::{self, Mutant};
 use crate::outcome::{Outcome, Refusal, Reply};
 use crate::record::*;
-use hf_policy::{DiskId, Rid, ShardId, Ver, invariant};
+use hf_policy::{Rid, ShardId, Ver, invariant};
 
 impl VolumeRecord {
     /// Notes for shards that have become part of the volume, which had `before` of them, that they were
@@ -36,7 +36,7 @@ impl ClusterState {
         if shard < before && !mutant::is(Mutant::ReplacesServed) {
             return Err(Refusal::State(format!("shard #{shard} of volume {} is part of it already", v.name)));
         }
-        let new_node = disk.map(|d| self.disks.get(&d).map(|r| r.node).ok_or_else(|| no_disk(d))).transpose()?;
+        let new_node = disk.map(|d| self.node_for_new(env.v, d)).transpose()?;
         let next = v.epoch.next();
         let new_rid = Rid(self.next.rid);
         let s = v.shards.get_mut(shard as usize).ok_or_else(|| no_shard(shard))?;
@@ -81,8 +81,4 @@ impl ClusterState {
         self.event(env.at_ms, EventKind::ReplicaReplaced, name, text);
         Ok(Reply::Done)
     }
-}
-
-fn no_disk(disk: DiskId) -> Refusal {
-    Refusal::NotFound { kind: "disk".into(), name: format!("#{disk}") }
 }

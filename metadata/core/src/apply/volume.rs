@@ -6,20 +6,32 @@ use crate::mutant::{self, Mutant};
 use crate::outcome::{Outcome, Refusal, Reply};
 use crate::record::*;
 use hf_policy::policy::{change_online, valid_name};
-use hf_policy::{DiskId, Epoch, Policy, Rid, SHARD_BYTES, StoreUuid, Term, VolumeId, invariant};
+use hf_policy::{DiskId, Epoch, NodeId, Policy, Rid, SHARD_BYTES, StoreUuid, Term, VolumeId, invariant};
 
 impl ClusterState {
+    /// The node of a disk that is to get a new replica. The disk may have failed since that was decided.
+    pub(super) fn node_for_new(&self, version: u32, disk: DiskId) -> Result<NodeId, Refusal> {
+        let Some(d) = self.disks.get(&disk) else {
+            return Err(Refusal::NotFound { kind: "disk".into(), name: format!("#{disk}") });
+        };
+        if version >= 3 && !self.disk_works(disk) {
+            let node = self.node_name(d.node);
+            return Err(Refusal::State(format!(
+                "disk {disk} of node {node} has failed and gets no replica: try again"
+            )));
+        }
+        Ok(d.node)
+    }
+
     /// New shards with fresh replicas. All are in sync, because nothing has been written yet.
-    fn new_shards(&mut self, places: &[Vec<DiskId>]) -> Result<Vec<ShardRecord>, Refusal> {
+    fn new_shards(&mut self, version: u32, places: &[Vec<DiskId>]) -> Result<Vec<ShardRecord>, Refusal> {
         let mut shards = Vec::new();
         let mut rid = self.next.rid;
         for disks in places {
             let mut shard = ShardRecord::default();
             for disk in disks {
-                let Some(d) = self.disks.get(disk) else {
-                    return Err(Refusal::NotFound { kind: "disk".into(), name: format!("#{disk}") });
-                };
-                let replica = ReplicaRecord::new(Rid(rid), *disk, d.node, ReplicaState::InSync, Epoch(0));
+                let node = self.node_for_new(version, *disk)?;
+                let replica = ReplicaRecord::new(Rid(rid), *disk, node, ReplicaState::InSync, Epoch(0));
                 shard.replicas.insert(Rid(rid), replica);
                 rid += 1;
             }
@@ -43,7 +55,7 @@ impl ClusterState {
         if shards.len() as u64 != policy.size.div_ceil(SHARD_BYTES) {
             return Err(Refusal::Invalid("the placement does not cover the volume".into()));
         }
-        let records = self.new_shards(shards)?;
+        let records = self.new_shards(env.v, shards)?;
         let id = VolumeId(self.next.volume);
         self.next.volume += 1;
         let old = self.volumes.insert(VolumeRecord {
@@ -124,7 +136,7 @@ impl ClusterState {
             return Err(Refusal::Invalid("the placement does not cover the grown volume".into()));
         }
         let since = v.term;
-        v.shards.extend(self.new_shards(new_shards)?.into_iter().map(|s| ShardRecord { since, ..s }));
+        v.shards.extend(self.new_shards(env.v, new_shards)?.into_iter().map(|s| ShardRecord { since, ..s }));
         let words: Vec<String> = change.iter().map(|(k, t)| format!("{k}={t}")).collect();
         v.size = policy.size;
         v.attrs = attrs;

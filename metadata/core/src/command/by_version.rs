@@ -1,4 +1,4 @@
-//! Which version of the envelope a command needs, and what of a command an older version can say (decisions/0035, 0048).
+//! Which version of the envelope a command needs, and what of it an older version can say (decisions/0035, 0048).
 //!
 //! What it promises: a command that [`Command::at`] returns has nothing in it that came after that version. What a
 //! command does, it does not decide; that is [`crate::apply`]'s.

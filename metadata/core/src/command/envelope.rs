@@ -20,7 +20,7 @@ pub struct Envelope {
     pub v: u32,
     /// For exactly-once: the same id gets the same outcome, applied once.
     pub request: RequestId,
-    /// The proposer's wall clock, Unix milliseconds: for people only, never for decisions.
+    /// The proposer's wall clock, Unix milliseconds: for people, and to forget mutes that have ended.
     pub at_ms: u64,
     /// What to do.
     pub cmd: Command,

@@ -3,7 +3,7 @@
 //! nothing is copied, and no coordinator is asked.
 
 use super::inventory::{Liveness, find};
-use super::step::{Standing, standing};
+use super::step::{Standing, seed, standing};
 use crate::command::Command;
 use crate::mutant::{self, Mutant};
 use crate::record::*;
@@ -28,7 +28,6 @@ pub(crate) fn step(
     v: &VolumeRecord,
     policy: &Policy,
     inv: &[DiskView],
-    salt: u64,
 ) -> Option<Command> {
     if mutant::is(Mutant::UnmadeStays) {
         return None;
@@ -38,7 +37,7 @@ pub(crate) fn step(
         let bad = |r: &&ReplicaRecord| r.in_sync() && hinders(state, live, policy, r);
         let r = s.replicas.values().find(bad)?;
         let (vol, epoch, rid) = (v.id, v.epoch, r.rid);
-        let disk = place(live, v, shard, s, r, policy, inv, salt);
+        let disk = place(live, v, shard, s, r, policy, inv);
         // Without a disk elsewhere the shard begins with fewer replicas, as if this one had been lost a moment later.
         let good = s.replicas.values().filter(|o| o.in_sync() && !hinders(state, live, policy, o)).count();
         let enough = good >= (policy.min_replicas as usize).max(1);
@@ -56,7 +55,6 @@ fn place(
     old: &ReplicaRecord,
     policy: &Policy,
     inv: &[DiskView],
-    salt: u64,
 ) -> Option<DiskId> {
     let domain = |d: &DiskView| placement::domain_of(policy.failure_domain, d);
     let others = s.replicas.values().filter(|r| r.rid != old.rid && r.in_sync());
@@ -67,6 +65,5 @@ fn place(
     let takes = |d: &&DiskView| !live.refusing.contains(&d.disk);
     let choice: Vec<DiskView> = inv.iter().filter(free).filter(takes).cloned().collect();
     let one = Policy { replicas: 1, min_replicas: 1, ..policy.clone() };
-    let salt = salt.wrapping_add(v.id.0).wrapping_mul(31).wrapping_add(u64::from(shard));
-    placement::place(&one, v.shard_bytes(shard), &choice, salt).ok()?.first().copied()
+    placement::place(&one, v.shard_bytes(shard), &choice, seed(v, shard)).ok()?.first().copied()
 }

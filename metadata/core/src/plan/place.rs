@@ -7,6 +7,11 @@ use hf_policy::placement::{self, DiskView};
 use hf_policy::policy::{AttrMap, change_online};
 use hf_policy::{DiskId, Policy, SHARD_BYTES};
 
+/// What a placement's refusal is to who asked: the rules exclude too many disks, or these are full.
+fn cannot(r: placement::Refusal) -> Refusal {
+    if r.lacks_room() { Refusal::NoSpace(r.to_string()) } else { Refusal::Unplaceable(r.to_string()) }
+}
+
 /// Places shards `from..to` of a volume; each choice is counted before the next is made.
 fn place_shards(
     policy: &Policy,
@@ -17,8 +22,7 @@ fn place_shards(
     let mut out = Vec::new();
     for index in from..policy.size.div_ceil(SHARD_BYTES) {
         let need = policy.size.saturating_sub(index * SHARD_BYTES).min(SHARD_BYTES);
-        let disks = placement::place(policy, need, &inventory, salt.wrapping_add(index))
-            .map_err(|r| Refusal::Invalid(r.to_string()))?;
+        let disks = placement::place(policy, need, &inventory, salt.wrapping_add(index)).map_err(cannot)?;
         for d in inventory.iter_mut().filter(|d| disks.contains(&d.disk)) {
             d.placed += need;
             d.replicas += 1;
@@ -73,7 +77,7 @@ pub fn set_policy(
         for (_, r) in v.replicas() {
             inv.iter_mut().filter(|d| d.disk == r.disk).for_each(|d| d.replicas -= 1);
         }
-        placement::place(&policy, 0, &inv, salt).map_err(|r| Refusal::Invalid(r.to_string()))?;
+        placement::place(&policy, 0, &inv, salt).map_err(cannot)?;
     }
     let grown = policy.size - v.size.min(policy.size);
     let mut inv = inventory(state, live);
@@ -85,7 +89,7 @@ pub fn set_policy(
         for d in inv.iter_mut().filter(|d| last.replicas.values().any(|r| r.disk == d.disk)) {
             d.placed += room;
             if d.placed > d.capacity.saturating_mul(placement::OVERCOMMIT) {
-                return Err(Refusal::Invalid(format!(
+                return Err(Refusal::NoSpace(format!(
                     "volume {}: disk {} of node {} has no room for {} more",
                     v.name,
                     d.disk,

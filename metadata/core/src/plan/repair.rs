@@ -8,7 +8,7 @@
 
 use super::growth;
 use super::inventory::{Liveness, find, inventory};
-use super::step::{Standing, Step, standing};
+use super::step::{Standing, Step, seed, standing};
 use super::upkeep::{may_take, rebalance, scrubs};
 use crate::command::Command;
 use crate::record::*;
@@ -51,19 +51,21 @@ fn sort<'a>(state: &ClusterState, live: &Liveness, policy: &Policy, inv: &[DiskV
     sorted
 }
 
-/// Everything that should be done now, in the order in which it is to be proposed.
-pub fn steps(state: &ClusterState, live: &Liveness, salt: u64) -> Vec<Step> {
+/// Everything that should be done now, in the order in which it is to be proposed. It follows from the arguments alone,
+/// down to the disk that a new replica goes to: who asks beforehand gets the answer that will be acted on.
+pub fn steps(state: &ClusterState, live: &Liveness) -> Vec<Step> {
     let mut out = Vec::new();
     let mut inv = inventory(state, live);
     let filling = |r: &&ReplicaRecord| {
         live.up.contains(&r.node)
+            && state.disk_works(r.disk)
             && !r.fill_held()
             && !live.refused.contains(&r.rid)
             && matches!(r.state, ReplicaState::Out { base } | ReplicaState::Syncing { base, .. } if base == hf_policy::Ver::ZERO)
     };
     // A replica that no node can fill now takes no part of the budget.
     let fillable = state.volumes.values().filter(|v| attended(state, live, v)).flat_map(|v| &v.shards);
-    let fillable = fillable.filter(|s| s.replicas.values().any(|r| r.in_sync() && live.up.contains(&r.node)));
+    let fillable = fillable.filter(|s| s.replicas.values().any(|r| state.is_available(r) && live.up.contains(&r.node)));
     let busy: Vec<_> = fillable.flat_map(|s| s.replicas.values()).filter(filling).collect();
     let mut budget = (REBUILDS_PER_NODE * live.up.len()).saturating_sub(busy.len());
     let mut per_disk: BTreeMap<DiskId, usize> = BTreeMap::new();
@@ -78,10 +80,10 @@ pub fn steps(state: &ClusterState, live: &Liveness, salt: u64) -> Vec<Step> {
         if state.rebuild_paused {
             continue;
         }
-        if let Some(cmd) = growth::step(state, live, v, policy, &inv, salt) {
+        if let Some(cmd) = growth::step(state, live, v, policy, &inv) {
             if let Command::ReplaceUnmade { shard, disk: Some(disk), .. } = &cmd {
                 let taken = inv.iter_mut().filter(|d| d.disk == *disk);
-                taken.for_each(|d| d.placed += v.shard_bytes(*shard));
+                taken.for_each(|d| (d.placed, d.replicas) = (d.placed + v.shard_bytes(*shard), d.replicas + 1));
             }
             out.push(Step::Do(cmd));
             continue;
@@ -96,14 +98,15 @@ pub fn steps(state: &ClusterState, live: &Liveness, salt: u64) -> Vec<Step> {
             let refusing = &live.refusing;
             let limits =
                 Limits { per_disk: &per_disk, refusing, add: budget > 0, rebalancing: state.rebalancing, held };
-            let step = shard_step(v, index as u32, s, policy, &sorted, &inv, &limits, salt);
+            let step = shard_step(v, index as u32, s, policy, &sorted, &inv, &limits);
             if let Some(cmd) = step {
                 if let Command::AddReplica { disk, .. } = &cmd {
                     budget -= 1;
                     *per_disk.entry(*disk).or_default() += 1;
                     // The replica is counted before the next choice is made.
                     let taken = inv.iter_mut().filter(|d| d.disk == *disk);
-                    taken.for_each(|d| d.placed += v.shard_bytes(index as u32));
+                    let bytes = v.shard_bytes(index as u32);
+                    taken.for_each(|d| (d.placed, d.replicas) = (d.placed + bytes, d.replicas + 1));
                 }
                 out.push(Step::Do(cmd));
                 break;
@@ -136,7 +139,6 @@ fn shard_step(
     sorted: &Shard<'_>,
     inv: &[DiskView],
     limits: &Limits<'_>,
-    salt: u64,
 ) -> Option<Command> {
     let want = policy.replicas as usize;
     let (vol, epoch) = (v.id, v.epoch);
@@ -156,7 +158,7 @@ fn shard_step(
                 && !limits.refusing.contains(&d.disk)
                 && moved.is_none_or(|r| may_take(inv, r, d, bytes))
         };
-        return match (place_one(v, shard, s, policy, sorted, inv, &allowed, salt), moved) {
+        return match (place_one(v, shard, s, policy, sorted, inv, &allowed), moved) {
             (Some(disk), _) => Some(Command::AddReplica { vol, shard, epoch, disk }),
             // The disks have changed since it was chosen to move: it stays.
             (None, Some(r)) => Some(Command::Move { vol, shard, epoch, rid: r.rid, moving: false }),
@@ -191,7 +193,6 @@ fn place_one(
     sorted: &Shard<'_>,
     inv: &[DiskView],
     allowed: &dyn Fn(&&DiskView) -> bool,
-    salt: u64,
 ) -> Option<DiskId> {
     let domain = |d: &DiskView| placement::domain_of(policy.failure_domain, d);
     let of = |r: &&ReplicaRecord| find(inv, r.disk).and_then(domain);
@@ -201,8 +202,7 @@ fn place_one(
     };
     let choice: Vec<DiskView> = inv.iter().filter(free).filter(allowed).cloned().collect();
     let one = Policy { replicas: 1, min_replicas: 1, ..policy.clone() };
-    let salt = salt.wrapping_add(v.id.0).wrapping_mul(31).wrapping_add(u64::from(shard));
-    placement::place(&one, v.shard_bytes(shard), &choice, salt).ok()?.first().copied()
+    placement::place(&one, v.shard_bytes(shard), &choice, seed(v, shard)).ok()?.first().copied()
 }
 
 /// Does a coordinator have something to do for the volume's replicas?
@@ -211,8 +211,7 @@ pub fn needs_coordinator(state: &ClusterState, live: &Liveness, v: &VolumeRecord
         return true;
     }
     v.replicas().filter(|(shard, _)| v.has_begun(shard.index)).any(|(_, r)| {
-        let works = state.disks.get(&r.disk).is_some_and(|d| !matches!(d.state, DiskState::Failed(_)));
-        let there = live.up.contains(&r.node) && works;
+        let there = live.up.contains(&r.node) && state.disk_works(r.disk);
         let gone = standing(state, live, policy, r) == Standing::Gone;
         if r.in_sync() { r.leaving || gone } else { there && !r.leaving && !r.fill_held() && r.store_uuid.is_some() }
     })
@@ -244,7 +243,7 @@ fn attend(state: &ClusterState, live: &Liveness, v: &VolumeRecord, policy: &Poli
         Some(a) if a.maintenance && live.up.contains(&a.node) => {}
         Some(a) if !a.maintenance && !abandoned(state, live, policy, a.node) => {}
         _ if needed && v.attachable() => {
-            let able = |r: &&ReplicaRecord| r.in_sync() && live.up.contains(&r.node);
+            let able = |r: &&ReplicaRecord| state.is_available(r) && live.up.contains(&r.node);
             let node =
                 v.shards.first().and_then(|s| s.replicas.values().filter(able).min_by_key(|r| (r.leaving, r.rid)));
             out.extend(node.map(|r| Step::Maintain { vol: v.id, node: r.node, epoch: v.epoch }));

@@ -30,6 +30,15 @@ pub enum Step {
     },
 }
 
+/// What decides between disks that are equally good for a new replica of a shard: it is equal as long as the volume's
+/// record is, and spreads volumes and shards over the disks.
+pub(crate) fn seed(v: &VolumeRecord, shard: u32) -> u64 {
+    [v.id.0, u64::from(shard), v.epoch.0].into_iter().fold(0, |seed: u64, n| {
+        let mixed = (seed ^ n).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed ^ (mixed >> 29)
+    })
+}
+
 /// May a replica stay where it is?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -45,7 +54,7 @@ pub enum Standing {
 pub fn standing(state: &ClusterState, live: &Liveness, policy: &Policy, r: &ReplicaRecord) -> Standing {
     // Lawful: a record that was rescued from disks may name a node that nobody knows any more.
     let (Some(disk), Some(node)) = (state.disks.get(&r.disk), state.nodes.get(&r.node)) else { return Standing::Gone };
-    if matches!(disk.state, DiskState::Failed(_)) {
+    if !state.disk_works(r.disk) {
         return Standing::Gone;
     }
     // Its node cannot make it (its disk has no entry left, or is not in service): it is to be made elsewhere.

@@ -44,6 +44,7 @@ pub(crate) fn may_take(inv: &[DiskView], r: &ReplicaRecord, to: &DiskView, bytes
 
 /// A replica of this shard that a rebalancing could move, and how much fuller its disk is than the best other one.
 fn candidate<'a>(
+    state: &ClusterState,
     v: &VolumeRecord,
     index: u32,
     s: &'a ShardRecord,
@@ -51,7 +52,7 @@ fn candidate<'a>(
 ) -> Option<(u128, &'a ReplicaRecord)> {
     let policy = v.policy().ok()?;
     let whole = s.replicas.len() == policy.replicas as usize;
-    if !whole || s.replicas.values().any(|r| !r.in_sync() || r.leaving || r.moving) {
+    if !whole || s.replicas.values().any(|r| !state.is_available(r) || r.leaving || r.moving) {
         return None;
     }
     let bytes = v.shard_bytes(index);
@@ -85,7 +86,7 @@ pub(crate) fn rebalance(state: &ClusterState, live: &Liveness, inv: &[DiskView],
         v.shards
             .iter()
             .enumerate()
-            .filter_map(move |(i, s)| candidate(v, i as u32, s, inv).map(|(gain, r)| (gain, v, i as u32, r)))
+            .filter_map(move |(i, s)| candidate(state, v, i as u32, s, inv).map(|(gain, r)| (gain, v, i as u32, r)))
     });
     match shards.max_by_key(|(gain, v, i, _)| (*gain, v.id, *i)) {
         Some((_, v, shard, r)) => {

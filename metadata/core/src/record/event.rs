@@ -1,7 +1,7 @@
 //! Events: what happened, in one line for people, and the table of their kinds.
 //!
-//! [`EventKind`] is the one place where kinds are named. The record keeps the word, so that a log with a kind that a later
-//! release knows can still be read.
+//! [`EventKind`] is the one place where kinds are named. The record keeps the word, so that a log with a kind that
+//! only a later release knows can still be read.
 
 use serde::{Deserialize, Serialize};
 

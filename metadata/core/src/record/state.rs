@@ -2,7 +2,7 @@
 
 use super::records::{Record, Records};
 use super::volume::is_zero;
-use super::{DiskRecord, Event, Load, Mute, NodeRecord, VolumeRecord, u128Hex};
+use super::{DiskRecord, DiskState, Event, Load, Mute, NodeRecord, ReplicaRecord, VolumeRecord, u128Hex};
 use crate::cow::{CowMap, CowQueue};
 use crate::outcome::Outcome;
 use crate::version::{COMMAND_VERSION, FIRST_VERSION};
@@ -240,6 +240,15 @@ impl ClusterState {
     pub fn disk_of_uuid(&self, uuid: DiskUuid) -> Option<&Arc<DiskRecord>> {
         let ((first, id), ()) = self.disks.index().range_from(&(uuid, DiskId(0))).next()?;
         self.disks.get(id).filter(|_| *first == uuid)
+    }
+    /// Is the disk known, and has it not failed? Replicas on another one are not available, whatever their state is.
+    pub fn disk_works(&self, disk: DiskId) -> bool {
+        self.disks.get(&disk).is_some_and(|d| !matches!(d.state, DiskState::Failed(_)))
+    }
+    /// Is a replica in sync, on a disk that is not on record as failed? Whether its node answers is not on record.
+    pub fn is_available(&self, r: &ReplicaRecord) -> bool {
+        let failed = |d: &Arc<DiskRecord>| matches!(d.state, DiskState::Failed(_));
+        r.in_sync() && !self.disks.get(&r.disk).is_some_and(failed)
     }
     /// A node's name, or its number if unknown.
     pub fn node_name(&self, id: NodeId) -> String {

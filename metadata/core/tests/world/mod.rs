@@ -174,7 +174,7 @@ impl World {
 
     /// One round of the leader's loop. Returns the number of steps that it took.
     pub fn round(&mut self) -> usize {
-        let list = steps(&self.s, &self.live, self.x);
+        let list = steps(&self.s, &self.live);
         let adds = list.iter().filter(|s| matches!(s, Step::Do(Command::AddReplica { .. }))).count();
         assert!(adds <= 2 * self.live.up.len(), "a storm of {adds} new replicas");
         for step in &list {
@@ -232,6 +232,6 @@ impl World {
                 return;
             }
         }
-        panic!("repair does not come to an end: {:?}", steps(&self.s, &self.live, 0));
+        panic!("repair does not come to an end: {:?}", steps(&self.s, &self.live));
     }
 }

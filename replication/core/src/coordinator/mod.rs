@@ -253,6 +253,11 @@ impl Coordinator {
         }
     }
 
+    /// Bytes that client reads delivered, and bytes that client writes and zeroes covered, since the attachment began.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.stats.read_bytes, self.stats.write_bytes)
+    }
+
     /// The volume was resized; requests beyond the end are refused by the new size from now on.
     pub fn set_blocks(&mut self, blocks: u64) {
         self.cfg.blocks = blocks;

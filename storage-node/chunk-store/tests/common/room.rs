@@ -283,3 +283,29 @@ pub fn who_waited_behind_a_refused_write_is_answered() {
     w.quiesce();
     assert_eq!(w.refused, 1);
 }
+
+/// What a replica takes is known of each, rises with what is written once that is in place, falls with what is zeroed, and
+/// is the same after the disk was opened anew. Together they are what the disk has in use.
+pub fn each_replica_is_counted_at_the_units_that_its_data_takes() {
+    const UNIT: u64 = 64 << 10;
+    let mut w = world(64 << 20);
+    let in_use = |w: &World| (w.store.stats().units_total - w.store.stats().units_free) * UNIT;
+    assert_eq!((w.store.bytes_of(RID), w.store.bytes_of(BIG), w.store.bytes_of(Rid(99))), (0, 0, 0));
+    w.ask(write(BIG, 1, BlockRange::new(0, 1))).unwrap();
+    w.ask(write(BIG, 2, BlockRange::new(256 * 9 + 15, 2))).unwrap();
+    w.ask(write(RID, 3, BlockRange::new(0, 256))).unwrap();
+    w.settle_space();
+    assert_eq!((w.store.bytes_of(RID), w.store.bytes_of(BIG)), (16 * UNIT, 3 * UNIT));
+    assert_eq!(w.store.bytes_of(RID) + w.store.bytes_of(BIG), in_use(&w));
+    // What is there already takes nothing more.
+    w.ask(write(BIG, 4, BlockRange::new(1, 14))).unwrap();
+    w.ask(Op::Zero { rid: RID, ver: Ver::new(1, 5), range: BlockRange::new(32, 64), keep: false }).unwrap();
+    w.settle_space();
+    assert_eq!((w.store.bytes_of(RID), w.store.bytes_of(BIG)), (12 * UNIT, 3 * UNIT));
+    w.reopen();
+    assert_eq!((w.store.bytes_of(RID), w.store.bytes_of(BIG)), (12 * UNIT, 3 * UNIT));
+    w.ask(Op::DeleteReplica { rid: BIG }).unwrap();
+    w.settle_space();
+    assert_eq!((w.store.bytes_of(BIG), in_use(&w)), (0, 12 * UNIT));
+    w.store.check();
+}

@@ -41,9 +41,11 @@ pub struct Condition {
     pub kind: String,
     /// The judgement.
     pub status: Truth,
-    /// One stable word for the reason; empty if there is nothing to say.
+    /// One stable word for the reason; absent if there is nothing to say.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
     pub reason: String,
-    /// The reason in a sentence; empty if there is nothing to say.
+    /// The reason in a sentence; absent if there is nothing to say.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
     pub message: String,
     /// The epoch of the record that was judged, where the resource has one.
     #[serde(skip_serializing_if = "Option::is_none", default)]

@@ -16,6 +16,8 @@ use utoipa::{PartialSchema, ToSchema};
 #[serde(transparent)]
 pub struct VolumeSpec(pub BTreeMap<String, Value>);
 
+/// Bytes of a key, at most: those of a label with its prefix.
+const MOST_KEY: usize = 128;
 /// Attributes that one request may set, at most.
 const MOST: usize = 256;
 
@@ -52,12 +54,21 @@ impl VolumeSpec {
 /// The stored text of one attribute.
 fn checked(key: &str, given: &Value) -> Result<String, Problem> {
     let pointer = format!("/spec/{}", key.replace('~', "~0").replace('/', "~1"));
-    let refuse = |why: String| Problem::new(Code::Invalid, format!("{pointer} is not valid")).because(why);
+    let refuse = |why: String| Problem::new(Code::Invalid, format!("attribute {key}")).because(why).at(&pointer);
+    if key.len() > MOST_KEY {
+        let begin: String = key.chars().take(32).collect();
+        return Err(Problem::new(Code::UnknownAttribute, format!("no attribute has a name of {} bytes", key.len()))
+            .because(format!("it begins with {begin}"))
+            .at("/spec"));
+    }
     let text = match given {
         Value::String(s) => s.clone(),
         Value::Bool(b) => b.to_string(),
         Value::Number(n) => number(key, n).map_err(refuse)?,
-        other => return Err(refuse(format!("attribute {key} is a text, a number or true or false, not {other}"))),
+        Value::Null => return Err(refuse("null is no value; the text \"default\" takes it back".into())),
+        Value::Array(_) | Value::Object(_) => {
+            return Err(refuse("it is a text, a number or true or false, not a list or an object".into()));
+        }
     };
     hf_policy::table::check(key, &text).map_err(|e| Problem::from(&e).at(&pointer))
 }
@@ -72,7 +83,10 @@ fn number(key: &str, n: &Number) -> Result<String, String> {
         (Some(0), _) => Ok("0".into()),
         (Some(n), _) if seconds => Ok(format!("{n}s")),
         (Some(n), _) => Ok(n.to_string()),
-        (None, Some(f)) if seconds && f.is_finite() && f > 0.0 && f < 1e9 => Ok(format!("{}ms", (f * 1000.0).round())),
+        (None, Some(0.0)) if seconds => Ok("0".into()),
+        // To the microsecond, as they are kept. Less is not taken for 0, which may mean something else.
+        (None, Some(f)) if seconds && (1e-6..1e9).contains(&f) => Ok(format!("{}us", (f * 1e6).round())),
+        (None, _) if seconds => Err(format!("{n} is not a number of seconds")),
         _ => Err(format!("{n} is not a whole number of 0 or more")),
     }
 }
@@ -99,31 +113,55 @@ fn seconds(us: u64) -> Value {
     if us.is_multiple_of(1_000_000) { Value::from(us / 1_000_000) } else { Value::from(us as f64 / 1e6) }
 }
 
+/// The largest whole number up to 1,024 that an attribute may be.
+fn most(a: &Attribute) -> u64 {
+    (1..=1024).rev().find(|n| (a.check)(&n.to_string()).is_ok()).unwrap_or(1)
+}
+
+/// The shortest and the longest time of an attribute, as its row in the table says them, in seconds.
+fn bounds(a: &Attribute) -> (Value, Value) {
+    let words = a.values.rsplit(' ').next().and_then(|range| range.split_once('–'));
+    let time = |text: &str| hf_policy::parse_duration_us(text).map(seconds).unwrap_or_else(|_| 0.into());
+    words.map_or((0.into(), 0.into()), |(least, longest)| (time(least), time(longest)))
+}
+
 /// The JSON schema of one attribute.
 fn schema_of(a: &Attribute) -> Value {
     let forms = match a.kind {
         Kind::Bytes if a.key == "size" => json!([
             {"type": "integer", "minimum": 4096, "maximum": hf_policy::MAX_VOLUME_BYTES, "multipleOf": 4096, "x-unit": "bytes"},
-            {"type": "string", "pattern": "^[1-9][0-9]{0,5}(MiB|GiB)$"},
+            {"type": "string", "pattern": "^([1-9][0-9]{0,5}(M|MiB|G|GiB)|[1-9][0-9]{0,2}(T|TiB))$"},
         ]),
         Kind::Bytes => {
-            json!([{"type": "integer", "enum": [512, 4096], "x-unit": "bytes"}, {"type": "string", "enum": ["512", "4096", "4KiB"]}])
+            json!([{"type": "integer", "enum": [512, 4096], "x-unit": "bytes"}, {"type": "string", "enum": ["512", "4096"]}])
         }
-        Kind::Seconds => json!([
-            {"type": "number", "minimum": 0, "x-unit": "seconds"},
-            {"type": "string", "pattern": "^[0-9]{1,4}(ms|s|m|h|d)?$"},
-        ]),
-        Kind::Count => json!([{"type": "integer", "minimum": 1, "maximum": 1024}]),
+        Kind::Seconds => {
+            let (least, longest) = bounds(a);
+            let also: &[u64] = if (a.check)("0").is_ok() { &[0] } else { &[] };
+            json!([
+                {"type": "number", "minimum": least, "maximum": longest, "x-unit": "seconds"},
+                {"type": "integer", "enum": also, "x-unit": "seconds"},
+                {"type": "string", "pattern": "^[0-9]{1,4}(ms|s|m|h|d)?$"},
+            ])
+        }
+        Kind::Count => {
+            let digits = if most(a) < 10 { format!("^[1-{}]$", most(a)) } else { "^[1-9][0-9]{0,2}$".into() };
+            json!([{"type": "integer", "minimum": 1, "maximum": most(a)}, {"type": "string", "pattern": digits}])
+        }
         Kind::Percent => {
-            json!([{"type": "integer", "minimum": 0, "maximum": 100}, {"type": "string", "pattern": "^[1-9]?[0-9]%$"}])
+            json!([{"type": "integer", "minimum": 0, "maximum": 100}, {"type": "string", "pattern": "^([1-9]?[0-9]|100)%?$"}])
         }
-        Kind::Flag => json!([{"type": "boolean"}]),
+        Kind::Flag => {
+            json!([{"type": "boolean"}, {"type": "string", "enum": ["true", "false", "yes", "no", "on", "off"]}])
+        }
         Kind::Word(words) => json!([{"type": "string", "enum": words}]),
         Kind::Names => {
             json!([{"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}(,[A-Za-z0-9][A-Za-z0-9_.-]{0,62}){0,15}$"}])
         }
     };
     let mut forms = forms.as_array().cloned().unwrap_or_default();
+    // An enumeration of nothing is no schema.
+    forms.retain(|f| f["enum"].as_array().is_none_or(|e| !e.is_empty()));
     forms.push(json!({"type": "string", "enum": [DEFAULT]}));
     json!({"description": format!("{} Values: {}. Default: {}. Changes online: {}.", a.help, a.values, a.default.shown(), a.online.text()), "anyOf": forms})
 }
@@ -131,12 +169,12 @@ fn schema_of(a: &Attribute) -> Value {
 /// The JSON schema of a policy, from the attribute table.
 pub fn spec_schema() -> Value {
     let rows: serde_json::Map<String, Value> = TABLE.iter().map(|a| (a.key.to_string(), schema_of(a))).collect();
-    let label = format!("^{}[A-Za-z0-9][A-Za-z0-9_.-]{{0,40}}$", LABEL_PREFIX.replace('.', "\\."));
+    let label = format!("^{}[A-Za-z0-9_./-]{{1,63}}$", LABEL_PREFIX.replace('.', "\\."));
     json!({
         "type": "object",
         "description": "A volume's policy: attributes by their keys (holdfast policy attributes). Free labels begin with label.",
         "properties": rows,
-        "patternProperties": {label: {"type": "string", "maxLength": 63, "pattern": "^[A-Za-z0-9_.-]*$"}},
+        "patternProperties": {label: {"type": "string", "maxLength": 255, "pattern": "^[ -~]*$"}},
         "additionalProperties": false,
     })
 }

@@ -30,14 +30,19 @@ pub async fn voters<P: Ports>(p: &P, call: &Call, input: &Voters) -> Result<Outc
 
 /// Raises the version by which the record is written to the newest that every node knows. There is no way back.
 pub async fn finalize<P: Ports>(p: &P, call: &Call) -> Result<Outcome, Problem> {
+    let mut to = 0;
     let d = decide(p, call, Verb::ClusterFinalize, |s| match s.version < COMMAND_VERSION {
-        true => Ok(Command::RaiseVersion { to: s.version + 1 }),
+        true => {
+            to = s.version + 1;
+            Ok(Command::RaiseVersion { to })
+        }
         false => {
             Err(state(format!("the record has version {} already, the newest that this release knows", s.version)))
         }
     })
     .await?;
-    Ok(done(&d, format!("the record has version {} now", p.view().version)))
+    let version = if d.dry_run { to } else { p.view().version };
+    Ok(done(&d, format!("the record has version {version} now")))
 }
 
 /// Silences a health code for a while. `subjects`: how many have the code now.

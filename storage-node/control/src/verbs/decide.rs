@@ -5,7 +5,7 @@ use crate::error::{Code, Problem};
 use crate::ports::{Ports, Unanswered};
 use hf_meta_core::record::VolumeRecord;
 use hf_meta_core::{ClusterState, Command, Envelope, Refusal, Reply};
-use hf_policy::{RequestId, VolumeId};
+use hf_policy::{NodeId, RequestId, VolumeId};
 use std::sync::Arc;
 
 /// How long a change waits for a leader before it is refused, in milliseconds.
@@ -13,7 +13,7 @@ const LEADER_MS: u64 = 2_000;
 /// How long a change is decided anew while others change the same record, in milliseconds.
 const AGAIN_MS: u64 = 10_000;
 /// How long the record may take to show here what was committed, in milliseconds.
-const VISIBLE_MS: u64 = 10_000;
+pub(super) const VISIBLE_MS: u64 = 10_000;
 
 /// What comes with every change, whatever it changes.
 #[derive(Clone, Debug)]
@@ -41,6 +41,15 @@ pub struct Decided {
     pub revision: u64,
     /// Nothing was changed.
     pub dry_run: bool,
+    /// This node's view of the record has the change.
+    pub shown: bool,
+}
+
+impl Decided {
+    /// Why the change is not done although it was committed: nobody who reads here finds it.
+    pub(super) fn unseen(&self) -> Option<String> {
+        (!self.shown).then(|| "the change does not show in this node's record yet".into())
+    }
 }
 
 /// The request id of an idempotency key: the same key of the same caller is the same request. The lowest 32 bits tell
@@ -66,7 +75,11 @@ fn reused(s: &ClusterState, request: RequestId) -> bool {
 }
 
 /// Waits until a leader answers, so that the change is decided on the present.
-pub(super) async fn fresh<P: Ports>(p: &P) -> Result<(), Problem> {
+async fn fresh<P: Ports>(p: &P) -> Result<(), Problem> {
+    if p.here() == NodeId(0) {
+        return Err(Problem::new(Code::NotMember, "this node is not part of a cluster yet")
+            .so("found one with holdfast cluster init, or join one with holdfast cluster join"));
+    }
     let end = p.now_ms() + LEADER_MS;
     loop {
         if p.freshen().await {
@@ -85,21 +98,36 @@ fn no_leader(why: &str) -> Problem {
         .so("start nodes until a majority of the voters runs; attached volumes go on meanwhile")
 }
 
-/// Makes a command from the newest record and has it committed; again as long as others change the record in between (a
-/// coordinator drops a replica, the leader repairs). All attempts share one request. Refusals for being overtaken are
-/// not kept, so a caller that repeats the whole request gets the outcome of the attempt that was done.
-pub(super) async fn decide<P: Ports>(
-    p: &P,
-    call: &Call,
-    verb: Verb,
-    mut make: impl FnMut(&ClusterState) -> Result<Command, Problem> + Send,
-) -> Result<Decided, Problem> {
+/// What every change begins with: may the caller, does a leader answer, and is the request no other one?
+pub(super) async fn begin<P: Ports>(p: &P, call: &Call, verb: Verb) -> Result<(), Problem> {
     may(&call.caller, verb)?;
     fresh(p).await?;
     if reused(&p.view(), call.request) {
         return Err(Problem::new(Code::KeyReused, "the idempotency key was used for another request")
             .so("send each change with a key of its own"));
     }
+    Ok(())
+}
+
+/// Decides a change that needs nothing but the record; see [`decided`].
+pub(super) async fn decide<P: Ports>(
+    p: &P,
+    call: &Call,
+    verb: Verb,
+    make: impl FnMut(&ClusterState) -> Result<Command, Problem> + Send,
+) -> Result<Decided, Problem> {
+    begin(p, call, verb).await?;
+    decided(p, call, make).await
+}
+
+/// Makes a command from the newest record and has it committed; again as long as others change the record in between (a
+/// coordinator drops a replica, the leader repairs). All attempts share one request. Refusals for being overtaken are
+/// not kept, so a caller that repeats the whole request gets the outcome of the attempt that was done.
+pub(super) async fn decided<P: Ports>(
+    p: &P,
+    call: &Call,
+    mut make: impl FnMut(&ClusterState) -> Result<Command, Problem> + Send,
+) -> Result<Decided, Problem> {
     if call.dry_run {
         return tried(p, make(&p.view())?);
     }
@@ -110,7 +138,8 @@ pub(super) async fn decide<P: Ports>(
             Ok(cmd) => cmd,
             // An earlier attempt of this very request may have been done and made it impossible now.
             Err(e) => match p.outcome_of(call.request).await {
-                Some(known) => return known.map(|reply| here(&state, reply)).map_err(Problem::from),
+                Some(Ok(reply)) => return Ok(committed(p, reply).await),
+                Some(Err(refusal)) => return Err(Problem::from(refusal)),
                 None => return Err(e),
             },
         };
@@ -121,10 +150,7 @@ pub(super) async fn decide<P: Ports>(
                     .because(why)
                     .so("send the same request again with the same Idempotency-Key to learn what came of it"));
             }
-            Ok(Ok(reply)) => {
-                p.freshen().await;
-                return Ok(here(&p.view(), reply));
-            }
+            Ok(Ok(reply)) => return Ok(committed(p, reply).await),
             Ok(Err(Refusal::EpochMismatch { .. } | Refusal::NotReady(_))) if p.now_ms() < end => {
                 p.changed(state.revision, 50).await;
                 p.freshen().await;
@@ -134,16 +160,24 @@ pub(super) async fn decide<P: Ports>(
     }
 }
 
-fn here(s: &ClusterState, reply: Reply) -> Decided {
-    Decided { reply, revision: s.revision, dry_run: false }
+/// What was committed: waits until it shows in this node's view of the record. (Not until some record has changed: of a
+/// request that is repeated it has changed long ago.)
+async fn committed<P: Ports>(p: &P, reply: Reply) -> Decided {
+    let end = p.now_ms() + VISIBLE_MS;
+    let mut shown = p.freshen().await;
+    while !shown && p.now_ms() < end {
+        p.changed(p.view().revision, 50).await;
+        shown = p.freshen().await;
+    }
+    Decided { reply, revision: p.view().revision, dry_run: false, shown }
 }
 
 /// What the command would do: it is applied to a copy of the record.
-fn tried<P: Ports>(p: &P, cmd: Command) -> Result<Decided, Problem> {
+pub(super) fn tried<P: Ports>(p: &P, cmd: Command) -> Result<Decided, Problem> {
     let mut copy = ClusterState::clone(&p.view());
     let env = Envelope { v: copy.version, request: RequestId::NONE, at_ms: p.wall_ms(), cmd };
     let reply = copy.apply(&env).map_err(Problem::from)?;
-    Ok(Decided { reply, revision: p.view().revision, dry_run: true })
+    Ok(Decided { reply, revision: p.view().revision, dry_run: true, shown: true })
 }
 
 /// Waits until `see` finds something in this node's view of the record; `None` after `patience_ms`.
@@ -163,13 +197,8 @@ pub(super) async fn until<P: Ports, T>(
     }
 }
 
-/// Waits until what was committed shows in this node's view.
-pub(super) async fn visible<P: Ports, T>(p: &P, see: impl FnMut(&ClusterState) -> Option<T> + Send) -> Option<T> {
-    until(p, VISIBLE_MS, see).await
-}
-
-/// The volume of a name, if it is the one that the caller means. Once a volume was found, `known` makes sure that a later
-/// one of the same name is not taken for it.
+/// The volume of a name, if it is the one that the caller means. Once a volume was found, `known` makes sure that a
+/// later one of the same name is not taken for it.
 pub(super) fn find(
     s: &ClusterState,
     call: &Call,

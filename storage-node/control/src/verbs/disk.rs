@@ -1,10 +1,10 @@
 //! Disks.
 
-use super::decide::{Call, Decided, decide, fresh, visible};
+use super::decide::{Call, Decided, VISIBLE_MS, begin, decide, until};
 use super::{disk_of, done, node_of, state};
 use crate::access::{Verb, may};
 use crate::error::{Code, Problem};
-use crate::model::{Disk, DiskOutcome, NewDisk, Outcome};
+use crate::model::{Disk, DiskOutcome, MOST_INTEGER, NewDisk, Outcome};
 use crate::ports::{NodeAnswer, NodeVerb, Ports};
 use crate::read::Query;
 use hf_meta_core::Command;
@@ -21,10 +21,14 @@ pub async fn add<P: Ports>(p: &P, call: &Call, input: &NewDisk) -> Result<DiskOu
     if let Some(m) = input.media.as_ref().filter(|m| !["nvme", "ssd", "hdd"].contains(&m.as_str())) {
         return invalid("/media", format!("media \"{m}\" is not one of nvme, ssd, hdd"));
     }
+    const LEAST: u64 = 4096;
+    if let Some(n) = input.size_bytes.filter(|n| !(LEAST..MOST_INTEGER).contains(n)) {
+        return invalid("/size_bytes", format!("size_bytes = {n} is not from {LEAST} to {}", MOST_INTEGER - 1));
+    }
     if call.dry_run {
         return invalid("dry_run", "whether a disk can be added shows only when it is formatted".into());
     }
-    fresh(p).await?;
+    begin(p, call, Verb::DiskChange).await?;
     let view = p.view();
     let target = match &input.node {
         None => p.here(),
@@ -36,7 +40,7 @@ pub async fn add<P: Ports>(p: &P, call: &Call, input: &NewDisk) -> Result<DiskOu
         other => return Err(Problem::new(Code::Internal, format!("a node answered {other:?} to a new disk"))),
     };
     p.freshen().await;
-    visible(p, |s| s.disks.get(&DiskId(id)).map(|_| ())).await;
+    until(p, VISIBLE_MS, |s| s.disks.get(&DiskId(id)).map(|_| ())).await;
     let text = p.read(Query::Disk(id)).await?;
     let disk: Disk = serde_json::from_str(&text).map_err(|e| Problem::new(Code::Internal, e.to_string()))?;
     let message = format!("disk {id} added to node {}", view.node_name(target));

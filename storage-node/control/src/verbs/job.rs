@@ -23,7 +23,8 @@ fn named(s: &ClusterState, id: &str) -> Result<(Job, String), Problem> {
         return Ok((Job::Rebalance, "rebalancing".into()));
     }
     let (kind, of) = id.split_once('/').ok_or_else(unknown)?;
-    let number = || of.parse::<u64>().map_err(|_| unknown());
+    // A job has one name: not also replica/+7 or replica/007.
+    let number = || of.parse::<u64>().ok().filter(|n| n.to_string() == of).ok_or_else(unknown);
     Ok(match kind {
         "node" => (Job::Node(node_of(s, of)?.id), format!("the drain of node {of}")),
         "disk" => (Job::Disk(disk_of(s, number()?)?.id), format!("the drain of disk {of}")),

@@ -34,9 +34,19 @@ fn disk_of(s: &ClusterState, id: u64) -> Result<&Arc<DiskRecord>, Problem> {
     s.disks.get(&DiskId(id)).ok_or_else(|| Problem::no("disk", &id.to_string()))
 }
 
+/// What is said of a change. A request that is repeated may find nothing any more of what it did the first time.
+fn said(d: &Decided, what: impl Into<String>) -> String {
+    match (what.into(), d.dry_run) {
+        (what, _) if what.is_empty() => "it was done before".into(),
+        (what, true) => format!("nothing was changed; without dry_run: {what}"),
+        (what, false) => what,
+    }
+}
+
 /// The answer to a change that is in force once it is on record.
 fn done(d: &Decided, message: impl Into<String>) -> Outcome {
-    Outcome { message: message.into(), done: true, waiting_for: None, revision: d.revision, dry_run: d.dry_run }
+    let (message, waiting_for) = (said(d, message), d.unseen());
+    Outcome { message, done: waiting_for.is_none(), waiting_for, revision: d.revision, dry_run: d.dry_run }
 }
 
 fn state(what: impl Into<String>) -> Problem {

@@ -1,12 +1,12 @@
 //! Replicas: where they live, and the last resort.
 
-use super::decide::{Call, decide, find};
+use super::decide::{Call, begin, decide, decided, find};
 use super::state;
 use crate::access::Verb;
 use crate::error::{Code, Problem};
 use crate::model::{ForceInsync, Outcome};
 use crate::ports::Ports;
-use hf_meta_core::record::{DiskState, ReplicaRecord};
+use hf_meta_core::record::{ReplicaRecord, VolumeRecord};
 use hf_meta_core::{ClusterState, Command};
 use hf_policy::{Lineage, NodeId, Rid};
 use std::collections::BTreeSet;
@@ -33,14 +33,15 @@ pub(super) fn command(s: &ClusterState, id: u64, moving: bool) -> Result<(Comman
 /// The last resort when no in-sync replica will ever come back: one replica is declared the truth. It is refused unless
 /// the volume's name is given once more, and while a member of the in-sync set may still answer.
 pub async fn force<P: Ports>(p: &P, call: &Call, name: &str, input: &ForceInsync) -> Result<Outcome, Problem> {
+    begin(p, call, Verb::VolumeForceInsync).await?;
     let up = p.liveness().await.map(|l| l.up).ok_or_else(|| {
         Problem::new(Code::NoLeader, "no metadata leader answers").because("so it is unknown which nodes live")
     })?;
     let lineage = Lineage(p.random());
     let mut known = None;
-    let d = decide(p, call, Verb::VolumeForceInsync, |s| {
-        find(s, call, name, &mut known)?;
-        forced(s, name, input, &up, lineage)
+    let d = decided(p, call, |s| {
+        let v = find(s, call, name, &mut known)?;
+        forced(s, &v, name, input, &up, lineage)
     })
     .await?;
     Ok(super::done(
@@ -51,12 +52,12 @@ pub async fn force<P: Ports>(p: &P, call: &Call, name: &str, input: &ForceInsync
 
 fn forced(
     s: &ClusterState,
+    v: &VolumeRecord,
     name: &str,
     input: &ForceInsync,
     up: &BTreeSet<NodeId>,
     lineage: Lineage,
 ) -> Result<Command, Problem> {
-    let v = s.volume_named(name).ok_or_else(|| Problem::no("volume", name))?;
     if input.confirm != name {
         return Err(Problem::new(
             Code::Invalid,
@@ -75,9 +76,7 @@ fn forced(
     if replica.store_uuid.is_none() {
         return Err(state(format!("replica {rid} was never filled")).because("it holds nothing"));
     }
-    let works = |r: &ReplicaRecord| {
-        up.contains(&r.node) && s.disks.get(&r.disk).is_some_and(|d| !matches!(d.state, DiskState::Failed(_)))
-    };
+    let works = |r: &ReplicaRecord| up.contains(&r.node) && s.disk_works(r.disk);
     if let Some(other) = all.replicas.values().find(|o| o.in_sync() && o.rid != rid && works(o)) {
         let node = s.node_name(other.node);
         return Err(state(format!("replica {} on node {node} is in sync and may still answer", other.rid))

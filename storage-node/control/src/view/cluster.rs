@@ -6,8 +6,8 @@ use hf_meta_core::command::COMMAND_VERSION;
 use hf_policy::NodeId;
 use std::collections::BTreeMap;
 
-/// The cluster as the API shows it. Volumes are counted by `states`, which the caller keeps up to date: to look at all of
-/// them costs too much for every call.
+/// The cluster as the API shows it. Volumes are counted by `states`, which the caller keeps up to date: to look at all
+/// of them costs too much for every call.
 pub fn cluster(look: Look, states: Option<&Counts>) -> Cluster {
     let s = look.state;
     let mut nodes = Counts::new();

@@ -3,6 +3,7 @@
 use super::{Evidence, Look, evidence};
 use crate::model::{Condition, Disk, Slots, Truth, time};
 use hf_meta_core::record::{DiskFault, DiskRecord, DiskState};
+use hf_meta_core::soft::DiskTold;
 
 /// A disk's state: one word, the kind of its fault, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +53,10 @@ pub fn disk_state(look: Look, d: &DiskRecord) -> DiskLook {
         (_, Evidence::Unknown, _) => DiskLook::new("unknown", None, "its node has not been heard yet"),
         (_, Evidence::Fresh, None) => DiskLook::new("unknown", None, "its node says nothing of it yet"),
         (DiskState::Failing(why), ..) => DiskLook::new("failing", d.fault, why.clone()),
+        // It serves, and its node knows of a fault that is not on record yet.
+        (DiskState::Ok, _, Some(DiskTold { fault: Some((fault, why)), .. })) => {
+            DiskLook::new("failing", Some(*fault), why.clone())
+        }
         (DiskState::Ok, ..) => DiskLook::new("ok", None, ""),
     }
 }

@@ -13,12 +13,14 @@ mod replica;
 mod state;
 mod volume;
 
+pub(crate) use cluster::capacity;
 pub use cluster::cluster;
 pub use disk::{disk, disk_state};
 pub use event::event;
 pub use job::{REBALANCE, job, jobs};
+pub(crate) use node::CLOCK_MS;
 pub use node::{Evidence, evidence, node};
-pub use page::{Cursor, MOST_ITEMS, answer};
+pub use page::{Cursor, MOST_ITEMS, answer, event_limit, event_list};
 pub use replica::{copy_state, replica};
 pub use state::{ShardCount, VolumeLook, look_at, volume_state};
 pub use volume::{volume, volume_in_list};

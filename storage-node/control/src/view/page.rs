@@ -5,7 +5,7 @@ use super::*;
 use crate::error::{Code, Problem};
 use crate::model::*;
 use crate::read::{Filter, Query};
-use hf_meta_core::record::VolumeRecord;
+use hf_meta_core::record::{ReplicaRecord, VolumeRecord};
 use hf_policy::{DiskId, Rid};
 use serde::Serialize;
 
@@ -112,7 +112,10 @@ pub fn answer(look: Look, q: &Query, states: Option<&Counts>) -> Result<String, 
     match q {
         Query::Volumes(f) => listed!(look, "volume", VolumeList, volumes(look, f)?, s.volumes.len()),
         Query::Volume(name) => text(&volume(look, s.volume_named(name).ok_or_else(|| Problem::no("volume", name))?)),
-        Query::Replicas(f) => listed!(look, "replica", ReplicaList, replicas(look, f)?, s.volumes.len()),
+        Query::Replicas(f) => {
+            let placed = s.disks.keys().map(|d| s.load(*d).replicas).sum::<u64>();
+            listed!(look, "replica", ReplicaList, replicas(look, f)?, placed)
+        }
         Query::Replica(id) => {
             let v = s.volume_of_replica(Rid(*id));
             let found = v.and_then(|v| Some((v, v.replicas().find(|(_, r)| r.rid.0 == *id)?)));
@@ -182,10 +185,19 @@ fn volumes(look: Look, f: &Filter) -> Result<Page<Volume>, Problem> {
     Ok(page(limit, look.state.volumes_after(&from).map(|v| (v.name.clone(), v)), see))
 }
 
+/// Does a replica of the volume that is asked for fit? True if none is asked for.
+fn on_volume(look: Look, f: &Filter, fits: impl Fn(&ReplicaRecord) -> bool) -> bool {
+    let replicas = |name: &String| look.state.volume_named(name).is_some_and(|v| v.replicas().any(|(_, r)| fits(r)));
+    f.volume.as_ref().is_none_or(replicas)
+}
+
 fn replicas(look: Look, f: &Filter) -> Result<Page<Replica>, Problem> {
     let (limit, from) = (limit(f)?, number("replica", f)?);
+    // What has no name or label of its own is found by those of its volume.
+    let labels = |v: &VolumeRecord| v.policy().map_or(f.label.is_none(), |p| labels_fit(&p.labels, f));
     let see = |(rid, v): (Rid, &std::sync::Arc<VolumeRecord>)| {
-        if f.volume.as_ref().is_some_and(|n| *n != v.name) {
+        let other = f.volume.as_ref().is_some_and(|n| *n != v.name);
+        if other || !name_fits(&v.name, f) || !labels(v) || !has_health(&[], f) {
             return None;
         }
         let (shard, r) = v.replicas().find(|(_, r)| r.rid == rid)?;
@@ -203,8 +215,14 @@ fn replicas(look: Look, f: &Filter) -> Result<Page<Replica>, Problem> {
 
 fn nodes(look: Look, f: &Filter) -> Result<Page<Node>, Problem> {
     let (limit, from) = (limit(f)?, after("node", f)?);
+    let of_disk = f.disk.map(|d| look.state.disks.get(&DiskId(d)).map(|d| d.node));
+    let held = |n: NodeId| on_volume(look, f, |r| r.node == n);
     let see = |n: &std::sync::Arc<hf_meta_core::NodeRecord>| {
-        let cheap = name_fits(&n.name, f) && labels_fit(&n.labels, f) && f.node.as_ref().is_none_or(|w| *w == n.name);
+        let cheap = name_fits(&n.name, f)
+            && labels_fit(&n.labels, f)
+            && f.node.as_ref().is_none_or(|w| *w == n.name)
+            && of_disk.is_none_or(|node| node == Some(n.id))
+            && held(n.id);
         let shown = cheap.then(|| node(look, n))?;
         (f.state.as_ref().is_none_or(|w| *w == shown.state) && has_health(&shown.health, f)).then_some(shown)
     };
@@ -218,7 +236,9 @@ fn disks(look: Look, f: &Filter) -> Result<Page<Disk>, Problem> {
         let fits = f.node.as_ref().is_none_or(|n| *n == shown.node)
             && f.disk.is_none_or(|id| id == shown.id)
             && f.name.as_ref().is_none_or(|part| shown.path.contains(part.as_str()))
-            && f.state.as_ref().is_none_or(|w| *w == shown.state);
+            && f.state.as_ref().is_none_or(|w| *w == shown.state)
+            && on_volume(look, f, |r| r.disk == d.id)
+            && look.state.nodes.get(&d.node).map_or(f.label.is_none(), |n| labels_fit(&n.labels, f));
         (fits && has_health(&shown.health, f)).then_some(shown)
     };
     let all = look.state.disks.values().filter(|d| d.id.0 >= from).map(|d| (d.id.to_string(), d));
@@ -227,32 +247,55 @@ fn disks(look: Look, f: &Filter) -> Result<Page<Disk>, Problem> {
 
 fn job_page(look: Look, all: Vec<Job>, f: &Filter) -> Result<Page<Job>, Problem> {
     let (limit, from) = (limit(f)?, after("job", f)?);
+    let on_disk = |j: &Job, disk: u64| {
+        let rid = j.id.strip_prefix("replica/").and_then(|n| n.parse().ok()).map(Rid);
+        let v = rid.and_then(|rid| Some((rid, look.state.volume_of_replica(rid)?)));
+        v.is_some_and(|(rid, v)| v.replicas().any(|(_, r)| r.rid == rid && r.disk.0 == disk))
+    };
     let state = |j: &Job| serde_json::to_value(j.state).is_ok_and(|v| f.state.as_deref() == v.as_str());
     let see = |j: Job| {
         let about = |v: &str| j.subject == v || j.subject.strip_prefix(v).is_some_and(|r| r.starts_with(" shard "));
         let fits = name_fits(&j.id, f)
+            && has_health(&[], f)
+            && labels_fit(&Default::default(), f)
             && f.volume.as_ref().is_none_or(|v| about(v))
             && f.node.as_ref().is_none_or(|n| j.node.as_ref() == Some(n) || j.id == format!("node/{n}"))
+            && f.disk.is_none_or(|d| j.id == format!("disk/{d}") || on_disk(&j, d))
             && (f.state.is_none() || state(&j));
         fits.then_some(j)
     };
-    let _ = look;
     Ok(page(limit, all.into_iter().filter(|j| j.id > from).map(|j| (j.id.clone(), j)), see))
 }
 
 fn events(look: Look, after: u64, limit: usize, subject: Option<&str>, kind: Option<&str>) -> Result<String, Problem> {
-    let limit = match limit {
-        0 => ITEMS,
-        n => n.min(MOST_ITEMS),
-    };
+    let limit = event_limit(limit)?;
     let all = look.state.events.iter().filter(|e| e.rev > after);
     let fits =
         |e: &&hf_meta_core::record::Event| subject.is_none_or(|s| e.subject == s) && kind.is_none_or(|k| e.kind == k);
-    let mut items: Vec<Event> = all.filter(fits).take(limit + 1).map(event).collect();
-    let more = items.len() > limit;
-    items.truncate(limit);
-    let next = items.last().filter(|_| more).map(|e| e.revision.to_string());
-    text(&EventList { items, next, total_estimate: look.state.events.len() as u64, revision: look.state.revision })
+    text(&event_list(all.filter(fits), limit, look.state.events.len() as u64, look.state.revision))
+}
+
+/// Events of a page, if the caller asks for so many; 0: it does not say.
+pub fn event_limit(asked: usize) -> Result<usize, Problem> {
+    limit(&Filter { limit: asked, ..Filter::default() })
+}
+
+/// A page of events: the first `limit` of those that were found. The next page begins after a revision, so one that
+/// brought several events is not cut in two: the page may be longer.
+pub fn event_list<'a>(
+    found: impl Iterator<Item = &'a hf_meta_core::record::Event>,
+    limit: usize,
+    total: u64,
+    revision: u64,
+) -> EventList {
+    let mut all = found.peekable();
+    let mut items: Vec<Event> = Vec::new();
+    while let Some(e) = all.next_if(|e| items.len() < limit || items.last().is_some_and(|last| last.revision == e.rev))
+    {
+        items.push(event(e));
+    }
+    let next = items.last().filter(|_| all.peek().is_some()).map(|e| e.revision.to_string());
+    EventList { items, next, total_estimate: total, revision }
 }
 
 #[cfg(test)]

@@ -18,7 +18,14 @@ pub fn copy_state(look: Look, r: &ReplicaRecord) -> (CopyState, Option<String>) 
     let life = evidence(look.soft, r.node);
     match (&r.state, life, disk) {
         (_, _, None) => (CopyState::DiskDown, Some(format!("disk {} is not on record any more", r.disk))),
-        (_, Evidence::Silent, _) => (CopyState::Away, Some(format!("node {} does not answer", node()))),
+        (ReplicaState::InSync, Evidence::Silent, _) => {
+            (CopyState::Away, Some(format!("node {} does not answer", node())))
+        }
+        // Whoever looks for the copy that holds everything must be able to tell them apart.
+        (_, Evidence::Silent, _) => {
+            let why = reason().unwrap_or("it missed writes".into());
+            (CopyState::Out, Some(format!("{why}; node {} does not answer", node())))
+        }
         (_, _, Some(d)) if matches!(d.word, "failed" | "missing") => {
             (CopyState::DiskDown, Some(format!("disk {} of node {}: {}", r.disk, node(), d.why)))
         }

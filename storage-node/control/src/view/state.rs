@@ -3,6 +3,7 @@
 use super::{Evidence, Look, copy_state, evidence};
 use crate::model::{CopyState, VolumeState};
 use hf_meta_core::record::{Attachment, ShardRecord, VolumeRecord};
+use hf_meta_core::soft::FRESH_MS;
 use hf_policy::{NodeId, Policy, Term};
 
 /// Copies of one shard, by what is known of them.
@@ -31,6 +32,8 @@ pub struct VolumeLook {
     pub worst: ShardCount,
     /// Does it serve clients? None: it is not attached, or there is no evidence.
     pub serving: Option<bool>,
+    /// What it waits for if it is attached and not known to serve.
+    pub serving_why: Option<String>,
 }
 
 /// The node to which a volume is attached for clients.
@@ -62,12 +65,20 @@ fn count(look: Look, shard: &ShardRecord, first_why: &mut Option<String>) -> Sha
 fn serving(look: Look, v: &VolumeRecord) -> (Option<bool>, Option<String>) {
     let Some(node) = v.coordinator.as_ref().and_then(attached_to) else { return (None, None) };
     let name = || look.state.node_name(node);
-    match (evidence(look.soft, node), look.soft.and_then(|s| s.volume(node, v.id))) {
+    // What a node tells of an attachment before this one is no evidence: it may be fenced and not know it yet.
+    let session = v.coordinator.as_ref().map(|a| a.session);
+    let since = v.coordinator.as_ref().map_or(0, |a| a.since_ms);
+    let told = look.soft.and_then(|s| s.volume(node, v.id)).filter(|t| Some(t.session) == session);
+    match (evidence(look.soft, node), told) {
         (Evidence::Unknown, _) => (None, Some(format!("node {} has not been heard yet", name()))),
         (Evidence::Silent, _) => (Some(false), Some(format!("node {} does not answer", name()))),
         (Evidence::Fresh, Some(t)) if t.serving => (Some(true), None),
         (Evidence::Fresh, Some(t)) if !t.waits_for.is_empty() => (Some(false), Some(t.waits_for.clone())),
-        (Evidence::Fresh, _) => (Some(false), Some(format!("node {} does not serve it yet", name()))),
+        // It may have begun a moment ago, before the node's last heartbeat.
+        (Evidence::Fresh, _) if look.wall_ms < since.saturating_add(FRESH_MS) => {
+            (None, Some(format!("node {} has not told yet whether it serves it", name())))
+        }
+        (Evidence::Fresh, _) => (Some(false), Some(format!("node {} does not serve it", name()))),
     }
 }
 
@@ -95,19 +106,20 @@ pub fn look_at(look: Look, v: &VolumeRecord) -> VolumeLook {
         () if serving == Some(false) => VolumeState::NotServed,
         () if worst.ok < least && worst.ok + worst.unknown < least => VolumeState::WritesWait,
         () if worst.unknown > 0 || attached && serving.is_none() => VolumeState::Unknown,
-        () if worst.ok < wanted || worst.down + worst.out > 0 => VolumeState::Degraded,
+        // A copy beyond those that the policy asks for, such as one that is filled to move another, is not missed.
+        () if worst.ok < wanted => VolumeState::Degraded,
         () if v.made_size() < v.size => VolumeState::Growing,
         () => VolumeState::Ok,
     };
     let why = match state {
         VolumeState::Ok => None,
-        VolumeState::NotServed => serving_why,
+        VolumeState::NotServed => serving_why.clone(),
         VolumeState::Growing => Some("replicas of the new part are being created".into()),
         VolumeState::Unavailable if policy.is_none() => Some("this release cannot read its policy".into()),
-        VolumeState::Unknown if serving.is_none() && serving_why.is_some() => serving_why,
+        VolumeState::Unknown if serving.is_none() && serving_why.is_some() => serving_why.clone(),
         _ => first_why.or(Some(format!("{} of {wanted} copies", worst.ok))),
     };
-    VolumeLook { state, why, worst, serving }
+    VolumeLook { state, why, worst, serving, serving_why }
 }
 
 /// A volume's state in one word.

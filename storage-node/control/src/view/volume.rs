@@ -2,7 +2,7 @@
 
 use super::state::attached_to;
 use super::{Look, VolumeLook, job, look_at, replica};
-use crate::model::{Attachment, Condition, Replica, Scrubbed, Truth, Volume, VolumeSpec, VolumeState, time};
+use crate::model::{Attachment, Condition, Replica, Scrubbed, Truth, Volume, VolumeSpec, time};
 use hf_meta_core::record::VolumeRecord;
 
 /// Replicas of a volume that are shown in a list.
@@ -65,7 +65,7 @@ fn conditions(v: &VolumeRecord, seen: &VolumeLook) -> Vec<Condition> {
     let policy = v.policy().ok();
     let (wanted, least, read_only) = policy.map_or((1, 1, false), |p| (p.replicas, p.min_replicas, p.read_only));
     let attached = v.coordinator.as_ref().is_some_and(|a| attached_to(a).is_some());
-    let why = seen.why.clone().unwrap_or_default();
+    let why = seen.serving_why.clone().unwrap_or_default();
     let (ok, unknown) = (seen.worst.ok, seen.worst.unknown);
     let enough = |n: u32| match () {
         () if ok >= n => Truth::True,
@@ -114,7 +114,7 @@ fn attachment(look: Look, v: &VolumeRecord, seen: &VolumeLook) -> Option<Attachm
     let told = look.soft.and_then(|s| s.volume(node, v.id));
     let nbd = look.state.nodes.get(&node).map(|n| n.addr.nbd.as_str()).filter(|a| !a.is_empty());
     let exported = v.policy().is_ok_and(|p| p.exports.nbd);
-    let waits = (seen.state == VolumeState::NotServed).then(|| seen.why.clone()).flatten();
+    let waits = seen.serving_why.clone();
     Some(Attachment {
         node: look.state.node_name(node),
         term: u64::from(v.term.0),

@@ -11,9 +11,9 @@ use std::collections::BTreeSet;
 pub(super) struct Dirty {
     /// Volumes; [`Dirty::sorted`] brings them in order, each once.
     pub volumes: Vec<VolumeId>,
-    /// Nodes.
+    /// Nodes, each once.
     pub nodes: BTreeSet<NodeId>,
-    /// Disks.
+    /// Disks, each once.
     pub disks: BTreeSet<DiskId>,
     /// Jobs that are there.
     pub jobs: BTreeSet<JobKey>,

@@ -22,6 +22,15 @@ pub(super) struct Heard {
 }
 
 impl Heard {
+    /// Keeps what is heard now; there was nothing before.
+    pub fn begin(&mut self, state: &ClusterState, soft: Option<&Soft>) {
+        for id in state.nodes.keys() {
+            let told = soft.and_then(|s| s.nodes.get(id)).map(|n| n.told.clone());
+            self.nodes.insert(*id, Seen { life: evidence(soft, *id), told });
+        }
+        self.group = soft.map(|s| s.group.clone());
+    }
+
     /// Notes what is different now, and keeps what is heard now.
     pub fn compare(&mut self, state: &ClusterState, soft: Option<&Soft>, dirty: &mut Dirty) {
         self.nodes.retain(|id, _| state.nodes.contains_key(id));

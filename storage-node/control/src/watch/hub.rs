@@ -53,7 +53,7 @@ impl Hub {
         let mut dirty = Dirty::default();
         match self.last.replace(state.clone()) {
             None => {
-                self.heard.compare(state, soft, &mut dirty);
+                self.heard.begin(state, soft);
                 self.reaches_back_to = state.revision;
                 return Vec::new();
             }

@@ -1,22 +1,20 @@
 //! What changes are about: resources by their numbers, which stay when a resource gets another name.
 
-use super::jobs;
 use crate::error::{Code, Problem};
-use hf_meta_core::ClusterState;
 use hf_policy::{DiskId, NodeId, Rid, VolumeId};
 
 /// A kind of resource that can be watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// Volumes.
+    /// Volumes, by name.
     Volume,
-    /// Nodes.
+    /// Nodes, by name.
     Node,
-    /// Disks.
+    /// Disks, by number.
     Disk,
-    /// Jobs.
+    /// Jobs, by name.
     Job,
-    /// Events.
+    /// Events, by revision.
     Event,
     /// The health of the cluster, as one resource.
     Health,
@@ -25,7 +23,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Every kind.
+    /// All the kinds there are.
     pub const ALL: [Kind; 7] =
         [Kind::Volume, Kind::Node, Kind::Disk, Kind::Job, Kind::Event, Kind::Health, Kind::Cluster];
 
@@ -48,7 +46,7 @@ impl Kind {
 pub struct Kinds(u8);
 
 impl Kinds {
-    /// Every kind.
+    /// All the kinds there are.
     pub const ALL: Kinds = Kinds(u8::MAX);
 
     /// Is the kind among them?
@@ -94,13 +92,13 @@ pub enum JobKey {
 /// A resource that can be watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
-    /// A volume.
+    /// A volume of this number.
     Volume(VolumeId),
-    /// A node.
+    /// A node of this number.
     Node(NodeId),
-    /// A disk.
+    /// A disk of this number.
     Disk(DiskId),
-    /// A job.
+    /// A job, by what it is about.
     Job(JobKey),
     /// The events that one revision brought.
     Event(u64),
@@ -123,24 +121,12 @@ impl Key {
             Key::Cluster => Kind::Cluster,
         }
     }
-
-    /// The name by which the API calls it in this state; none if it is not there.
-    pub fn name(self, state: &ClusterState) -> Option<String> {
-        match self {
-            Key::Volume(id) => state.volumes.get(&id).map(|v| v.name.clone()),
-            Key::Node(id) => state.nodes.get(&id).map(|n| n.name.clone()),
-            Key::Disk(id) => state.disks.contains_key(&id).then(|| id.to_string()),
-            Key::Job(job) => jobs::name(state, job),
-            Key::Event(rev) => Some(rev.to_string()),
-            Key::Health | Key::Cluster => Some(self.kind().word().into()),
-        }
-    }
 }
 
 /// A change: a resource may look different, or a name stands for nothing any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// The resource.
+    /// The resource that it is about.
     pub key: Key,
     /// The name that is gone: the resource was removed, or has another name and a change of its own. None: it is there.
     pub gone: Option<String>,

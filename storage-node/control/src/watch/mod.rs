@@ -16,6 +16,7 @@
 //! | [`position`] | places in the stream of changes, and why a client must list anew |
 //! | [`hub`] | the stream of changes, and its last part, kept for clients that come back |
 //! | [`subscriber`] | what one client has not read yet |
+//! | `name` | what the API calls a resource |
 //! | `dirty`, `record`, `heard`, `jobs` | how two states are compared |
 
 mod dirty;
@@ -23,6 +24,7 @@ mod heard;
 pub mod hub;
 mod jobs;
 pub mod key;
+mod name;
 pub mod position;
 mod record;
 pub mod subscriber;

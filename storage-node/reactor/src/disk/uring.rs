@@ -8,6 +8,7 @@
 use super::event_fd::{Done, EventFd};
 use super::raw::DiskFile;
 use bytes::Bytes;
+use hf_host_config::state_log::StateLog;
 use hf_host_config::workers::Bell;
 use hf_repl::AlignedBuf;
 use hf_store::{DiskError, DiskOp};
@@ -43,6 +44,7 @@ pub(crate) struct Uring {
     /// Buffers that the kernel got before the ring broke. It may still write to them: they are kept as long
     /// as the ring.
     abandoned: Vec<Held>,
+    states: StateLog,
 }
 
 impl Uring {
@@ -61,8 +63,8 @@ impl Uring {
         }
         let event = EventFd::new()?;
         ring.submitter().register_eventfd(event.raw())?;
-        let (held, queue, abandoned) = Default::default();
-        Ok(Uring { ring, file, event, held, queue, in_flight: 0, most, broken: None, abandoned })
+        let (held, queue, abandoned, states) = Default::default();
+        Ok(Uring { ring, file, event, held, queue, in_flight: 0, most, broken: None, abandoned, states })
     }
 
     pub(super) fn event(&self) -> &EventFd {
@@ -167,7 +169,7 @@ impl Uring {
                 break;
             }
             if let Err(e) = self.ring.submit() {
-                tracing::warn!("io_uring, fetching completions: {e}");
+                self.states.warn("io_uring", "", &format!("io_uring, fetching completions: {e}"));
                 self.event.ring();
                 break;
             }

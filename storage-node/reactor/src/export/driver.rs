@@ -11,11 +11,13 @@
 //! request passes neither.
 
 use super::replies::{Replies, STALLED, stalled};
+use super::words;
+use crate::latency;
 use crate::net::{OpenStream, Stream};
 use crate::volume::blank;
 use crate::volume::intake::Ticket;
 use crate::volume::port::Port;
-use hf_frontends::door::{self, End, Fault, FrontEnd, In, MOST_HEAD, Op, Out, Shape, Task};
+use hf_frontends::door::{self, FrontEnd, In, MOST_HEAD, Op, Out, Shape, Task};
 use hf_host_config::clock::now;
 use hf_policy::{Tick, broken};
 use hf_repl::AlignedBuf;
@@ -52,10 +54,21 @@ struct Held {
     buf: Option<AlignedBuf>,
     permit: Option<Permit>,
     ticket: Option<Ticket>,
+    /// When it came.
+    arrived: Option<Tick>,
+    /// As what it is counted once it ends, if it was begun.
+    counts: Option<latency::Op>,
     /// It has waited: its client may have vanished meanwhile, come back, and sent newer requests.
     waited: bool,
     /// Bytes that it will send to the client.
     promised: u32,
+}
+
+impl Held {
+    /// It came at this moment, unless it had come before.
+    fn came(&mut self, t: Tick) {
+        self.arrived.get_or_insert(t);
+    }
 }
 
 /// What the reading lane does next.
@@ -90,6 +103,8 @@ struct Shared<F> {
     deadline: Cell<Option<Tick>>,
     rearm: Notify,
     scratch: RefCell<Vec<Out>>,
+    /// How long the volume's requests took.
+    latency: Rc<latency::Recorder>,
 }
 
 struct Driver<F> {
@@ -120,6 +135,7 @@ pub(super) async fn serve<F: FrontEnd + 'static>(
         deadline: Cell::new(None),
         rearm: Notify::new(),
         scratch: RefCell::default(),
+        latency: port.intake.latency.clone(),
     };
     let driver = Driver { port, shared: Rc::new(shared) };
     let (r, w) = s.split();
@@ -275,7 +291,7 @@ impl<F: FrontEnd + 'static> Driver<F> {
                     s.with(task, |h| h.ticket = Some(ticket));
                     s.feed(In::Placed(task, self.shape()), Some(&self.port));
                 }
-                Some(Wait::Begin(task, op)) => s.begin(task, op, &self.port),
+                Some(Wait::Begin(task, op)) => s.begin(task, op, &self.port, now()),
             }
         }
     }
@@ -314,15 +330,14 @@ impl<F: FrontEnd + 'static> Shared<F> {
     /// Tells the front end what has happened, and does what it says. Without a port (inside of the reactor, or when the
     /// connection is closing) what needs one is left to the waiting lane.
     fn feed(self: &Rc<Self>, input: In, port: Option<&Port>) {
-        self.feed_with(input, port, &mut None);
+        self.feed_with(now(), input, port, &mut None);
     }
 
-    fn feed_with(self: &Rc<Self>, input: In, port: Option<&Port>, permit: &mut Option<Permit>) {
+    fn feed_with(self: &Rc<Self>, t: Tick, input: In, port: Option<&Port>, permit: &mut Option<Permit>) {
         let mut out = self.scratch.take();
-        let t = now();
         self.front.borrow_mut().input(t, input, &mut out);
         // An answer that needs no waiting is given at once.
-        while let Some(next) = self.act(&mut out, port, permit) {
+        while let Some(next) = self.act(t, &mut out, port, permit) {
             self.front.borrow_mut().input(t, next, &mut out);
         }
         self.scratch.replace(out);
@@ -334,6 +349,7 @@ impl<F: FrontEnd + 'static> Shared<F> {
 
     fn act(
         self: &Rc<Self>,
+        t: Tick,
         out: &mut Vec<Out>,
         port: Option<&Port>,
         permit: &mut Option<Permit>,
@@ -349,13 +365,20 @@ impl<F: FrontEnd + 'static> Shared<F> {
                 Out::Reserve { task, bytes, cut } => match at_once.and_then(|p| p.try_reserve(bytes, cut)) {
                     Some(permit) => {
                         next = Some(In::Room(task, permit.bytes()));
-                        self.with(task, |h| h.permit = Some(permit));
+                        self.with(task, |h| {
+                            h.came(t);
+                            h.permit = Some(permit);
+                        });
                     }
-                    None => self.to_wait(Wait::Reserve { task, bytes, cut }),
+                    None => {
+                        self.with(task, |h| h.came(t));
+                        self.to_wait(Wait::Reserve { task, bytes, cut });
+                    }
                 },
                 Out::Place(task) => {
                     let late = self.late.take();
                     let waited = self.with(task, |h| {
+                        h.came(t);
                         h.waited |= late;
                         h.waited
                     });
@@ -369,8 +392,11 @@ impl<F: FrontEnd + 'static> Shared<F> {
                     }
                 }
                 Out::Begin(task, op) => match at_once {
-                    Some(port) => self.begin(task, op, port),
-                    None => self.to_wait(Wait::Begin(task, op)),
+                    Some(port) => self.begin(task, op, port, t),
+                    None => {
+                        self.with(task, |h| h.came(t));
+                        self.to_wait(Wait::Begin(task, op));
+                    }
                 },
                 Out::Send(head, data) => {
                     let held = if data.is_empty() { None } else { permit.take() };
@@ -401,9 +427,11 @@ impl<F: FrontEnd + 'static> Shared<F> {
     }
 
     /// Begins a task; what it holds is given back when it has ended and its answer is sent.
-    fn begin(self: &Rc<Self>, task: Task, op: Op, port: &Port) {
+    fn begin(self: &Rc<Self>, task: Task, op: Op, port: &Port, t: Tick) {
         let buf = self.with(task, |h| {
             h.ticket.get_or_insert_with(|| port.place_at_once());
+            h.came(t);
+            h.counts = words::counted_as(op);
             h.promised = if let Op::Read { len, .. } = op { len } else { 0 };
             h.buf.take()
         });
@@ -431,25 +459,14 @@ impl<F: FrontEnd + 'static> Shared<F> {
 
     fn ended(self: &Rc<Self>, task: Task, result: Result<ClientReply, IoError>) {
         let mut held = self.with(task, std::mem::take);
+        let t = now();
+        if let (Some(op), Some(arrived)) = (held.counts, held.arrived) {
+            self.latency.count(op, t.since(arrived));
+        }
         if held.promised > 0 {
             self.replies.promise_over(held.promised);
         }
-        let end = match result {
-            Ok(ClientReply::Done) => End::Done,
-            Ok(ClientReply::Data(data)) => End::Data(data),
-            Ok(ClientReply::Extents(e)) => End::Extents(e),
-            Err(e) => End::Failed(fault(e)),
-        };
-        self.feed_with(In::Ended(task, end), None, &mut held.permit);
-    }
-}
-
-fn fault(e: IoError) -> Fault {
-    match e {
-        IoError::Io => Fault::Io,
-        IoError::NoSpace => Fault::NoSpace,
-        IoError::Fenced => Fault::Fenced,
-        IoError::Invalid => Fault::Invalid,
+        self.feed_with(t, In::Ended(task, words::end(result)), None, &mut held.permit);
     }
 }
 

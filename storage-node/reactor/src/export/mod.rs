@@ -5,3 +5,4 @@
 mod driver;
 pub(crate) mod nbd;
 mod replies;
+mod words;

@@ -2,6 +2,7 @@
 
 use super::owner::{Owner, Wanted};
 use hf_host_config::clock::now;
+use hf_host_config::state_log::StateLog;
 use hf_policy::DiskId;
 use hf_repl::{Queue, Traffic};
 use hf_repl_core::flow::End;
@@ -20,6 +21,7 @@ const UNKNOWN_PAUSE: Duration = Duration::from_millis(500);
 
 pub(crate) async fn keep<O: Owner>(owner: Rc<O>, disk: DiskId, traffic: Traffic) {
     let mut pause = FIRST_PAUSE;
+    let states = StateLog::default();
     loop {
         let (addr, hello) = match owner.wanted(disk) {
             Wanted::No => return,
@@ -41,7 +43,7 @@ pub(crate) async fn keep<O: Owner>(owner: Rc<O>, disk: DiskId, traffic: Traffic)
                     e = reader => e.to_string(),
                     r = hf_repl::write_frames(w, queue, traffic.clone(), |_| {}) => r.map_or_else(|e| e.to_string(), |()| "closed".into()),
                 };
-                tracing::info!(disk = %disk, addr, "replication link down: {why}");
+                states.info("link", &format!("disk {disk}"), &format!("replication link to {addr} down: {why}"));
                 owner.down(disk);
                 if now().since(began) >= LASTED {
                     pause = FIRST_PAUSE;

@@ -8,7 +8,7 @@ use super::record::{nearest, record_of};
 use super::requests::{Callback, ConnectionId, Requests};
 use super::syncs::Syncs;
 use crate::event::{Event, Identity};
-use crate::status::VolumeStatus;
+use crate::latency::{Latency, Recorder};
 use crate::work::{Work, WorkQueue};
 use hf_host_config::clock::now;
 use hf_meta_core::ClusterState;
@@ -18,6 +18,7 @@ use hf_repl::budget::Budget;
 use hf_repl_core::coordinator::{self as co, ClientOp};
 use hf_repl_core::flow;
 use hf_repl_core::{Coordinator, IoError};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,14 +27,14 @@ use std::sync::Arc;
 pub(crate) type Reach<'a> = &'a dyn Fn(DiskId) -> Option<BootId>;
 
 /// One attached volume.
-struct VolumeHost {
-    vol: VolumeId,
-    session: SessionId,
+pub(super) struct VolumeHost {
+    pub vol: VolumeId,
+    pub session: SessionId,
     /// The revision of the volume's record that its coordinators have seen.
     rev: u64,
     /// Microseconds that a member may leave a request unanswered.
     replica_timeout: u64,
-    shards: Vec<Coordinator>,
+    pub shards: Vec<Coordinator>,
     /// When each of them is looked at next ([`Due`]).
     armed: Vec<Option<Tick>>,
     disks: BTreeMap<(u32, Rid), DiskId>,
@@ -41,11 +42,11 @@ struct VolumeHost {
     drained: BTreeSet<u32>,
     /// It was asked to end: nobody may connect any more, and it does not grow.
     stopping: bool,
-    requests: Requests,
+    pub requests: Requests,
     /// What clients have in flight. Closed when the attachment ends: then every connection answers what is
     /// left, and ends.
-    intake: Rc<Intake>,
-    over: bool,
+    pub intake: Rc<Intake>,
+    pub over: bool,
 }
 
 /// See the module.
@@ -53,10 +54,12 @@ pub(crate) struct Volumes {
     node: Identity,
     state: Arc<ClusterState>,
     budget: Budget,
-    all: BTreeMap<VolumeId, VolumeHost>,
+    pub(super) all: BTreeMap<VolumeId, VolumeHost>,
     /// Syncs that go on here, and those that wait for one to end.
     syncs: Syncs,
     due: Due,
+    /// How long the requests of attachments took that are over.
+    pub(super) ended: Rc<RefCell<Latency>>,
     /// The node stops: no client is served any more.
     stopping: bool,
 }
@@ -71,6 +74,7 @@ impl Volumes {
             all: BTreeMap::new(),
             syncs: Syncs::default(),
             due: Due::default(),
+            ended: Rc::default(),
             stopping: false,
         }
     }
@@ -98,7 +102,7 @@ impl Volumes {
             stopping: false,
             requests: Requests::default(),
             // Until the policy is known.
-            intake: Intake::new(1, self.budget.account()),
+            intake: Intake::new(1, self.budget.account(), Recorder::new(self.ended.clone())),
             over: false,
         };
         if self.stopping {
@@ -251,9 +255,6 @@ impl Volumes {
                 }
                 co::Output::Propose { epoch, term, change } => {
                     let Some(session) = self.all.get(&shard.vol).map(|h| h.session) else { continue };
-                    if let co::Change::Drop { rids, .. } = &change {
-                        tracing::warn!(volume = %shard.vol, ?rids, "replicas do not answer: asking to drop them");
-                    }
                     queue.tell(Event::Propose { shard, session, epoch, term, change });
                 }
                 co::Output::WantSync { urgent } => self.syncs.want(shard, urgent),
@@ -322,6 +323,7 @@ impl Volumes {
             h.intake.close();
             h.intake.set_shape(0, true);
             h.requests.end_all();
+            h.intake.latency.hand_over();
         }
     }
 
@@ -438,10 +440,6 @@ impl Volumes {
             queue.push(Work::Shard(ShardId { vol, index }, co::Input::Stop));
         }
     }
-
-    pub fn status(&self) -> Vec<VolumeStatus> {
-        self.all.values().map(VolumeHost::status).collect()
-    }
 }
 
 /// Tells a coordinator that a member's disk can be reached, if it can.
@@ -476,17 +474,5 @@ impl VolumeHost {
     /// timeout, at which requests are looked at: a member that freezes is dropped after one timeout, not two.
     fn patience(&self) -> u64 {
         self.replica_timeout / 8 * 3
-    }
-
-    fn status(&self) -> VolumeStatus {
-        VolumeStatus {
-            vol: self.vol,
-            session: self.session,
-            shards: self.shards.iter().map(Coordinator::status).collect(),
-            connections: self.intake.connections(),
-            requests: self.intake.slots.taken(),
-            payload: self.intake.payload.taken(),
-            writes: self.requests.writes(),
-        }
     }
 }

@@ -3,6 +3,7 @@
 //! and that the attachment takes no more.
 
 use super::departures::Departures;
+use crate::latency::Recorder;
 use hf_repl::budget::{Account, Claim};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::cell::{Cell, OnceCell, RefCell};
@@ -152,6 +153,8 @@ pub(crate) struct Intake {
     pub slots: Rc<Gate>,
     /// Bytes of payload held for clients.
     pub payload: Account,
+    /// How long their requests took.
+    pub latency: Rc<Recorder>,
     clients: RefCell<BTreeMap<u64, Rc<Client>>>,
     next_client: Cell<u64>,
     /// Tells who has left. It takes a descriptor, so it is made for the first client.
@@ -176,10 +179,11 @@ impl Drop for Newcomer<'_> {
 }
 
 impl Intake {
-    pub(crate) fn new(queue_depth: u64, payload: Account) -> Rc<Intake> {
+    pub(crate) fn new(queue_depth: u64, payload: Account, latency: Rc<Recorder>) -> Rc<Intake> {
         Rc::new(Intake {
             slots: Gate::new(queue_depth),
             payload,
+            latency,
             clients: RefCell::default(),
             next_client: Cell::new(0),
             departures: OnceCell::new(),
@@ -194,7 +198,7 @@ impl Intake {
 
     /// A new one for the same volume, after this one was closed.
     pub(crate) fn again(&self) -> Rc<Intake> {
-        let new = Intake::new(self.slots.most(), self.payload.clone());
+        let new = Intake::new(self.slots.most(), self.payload.clone(), self.latency.clone());
         new.set_shape(self.size(), self.is_read_only());
         new
     }

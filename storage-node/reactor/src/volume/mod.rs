@@ -10,3 +10,4 @@ mod record;
 pub(crate) mod requests;
 mod split;
 mod syncs;
+mod told;

@@ -1,6 +1,9 @@
 //! The description of the API: `/openapi.json`, a readable page made from it at `/docs`, and every error code at
 //! `/docs/errors`.
 
+#[cfg(test)]
+mod compat;
+
 use super::reply::Answer;
 use crate::node::Node;
 use axum::Router;
@@ -136,4 +139,37 @@ fn fields(out: &mut String, schema: &Value) {
 /// The name of the type that a schema refers to.
 fn reference(schema: &Value) -> Option<&str> {
     schema["$ref"].as_str()?.rsplit('/').next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The description in docs/ is this one, and clients of it are served as before. `UPDATE=1` writes it anew, unless
+    /// the change would break them.
+    #[test]
+    fn the_description_is_the_golden_one_and_breaks_no_client() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/api/openapi.json");
+        let new = document();
+        let text = serde_json::to_string_pretty(&new).unwrap() + "\n";
+        let golden = std::fs::read_to_string(&path).unwrap_or_default();
+        if let Ok(old) = serde_json::from_str::<Value>(&golden) {
+            assert_eq!(compat::breaks(&old, &new), Vec::<String>::new(), "version 1 only gains fields and words");
+        }
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            return std::fs::write(path, text).unwrap();
+        }
+        assert!(golden == text, "docs/api/openapi.json is not what is served; write it anew with UPDATE=1");
+    }
+
+    #[test]
+    fn every_path_and_type_is_on_the_page() {
+        let page = page(&document());
+        for (path, _) in document()["paths"].as_object().unwrap() {
+            assert!(page.contains(&escaped(path)), "{path}");
+        }
+        assert!(page.contains("id=Volume>") && errors().contains("not_in_time"));
+        assert!(!page.contains("<script"));
+    }
 }

@@ -14,6 +14,7 @@ mod guard;
 mod health;
 mod jobs;
 mod nodes;
+mod page;
 mod probes;
 mod reads;
 mod replicas;
@@ -22,7 +23,6 @@ mod serve;
 mod volumes;
 mod watch;
 
-pub use docs::document;
 pub use serve::{serve_tcp, serve_unix};
 
 use crate::node::Node;
@@ -83,6 +83,7 @@ fn router(node: Arc<Node>, tcp: bool) -> Router {
     let (v1, _) = v1().split_for_parts();
     v1.merge(probes::router())
         .merge(docs::router())
+        .merge(page::router())
         .fallback(reply::nothing_here)
         .method_not_allowed_fallback(reply::no_such_method)
         .layer(axum::middleware::from_fn_with_state((node.clone(), tcp), guard::guard))

@@ -4,6 +4,8 @@ use crate::node::Node;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use std::sync::Arc;
 
@@ -13,7 +15,18 @@ pub fn router() -> Router<Arc<Node>> {
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/healthz", get(ready))
-        .route("/metrics", get(crate::http::metrics))
+        .route("/metrics", get(metrics))
+}
+
+/// The Prometheus page.
+async fn metrics(State(node): State<Arc<Node>>) -> Response {
+    use crate::doors::metrics;
+    match metrics::page(&node).await {
+        Ok(page) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], page).into_response(),
+        Err(e) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("the metrics could not be written: {e}\n")).into_response()
+        }
+    }
 }
 
 /// Ready: the node is part of a cluster, hears a leader, and its disks are open.

@@ -162,7 +162,7 @@ impl Reading {
         let volume = matches!(q, Query::Volume(_));
         loop {
             let read = match local {
-                true => ask::read_here(&here.member, &q)?,
+                true => ask::read_here(&here.member, &q).await?,
                 false => ask::read(&here.member, q.clone()).await?,
             };
             if read.revision >= least {

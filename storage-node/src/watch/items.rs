@@ -42,7 +42,7 @@ pub fn looking<T>(m: &Member, f: impl FnOnce(Look) -> T) -> T {
     let state = m.view.borrow().clone();
     let soft = m.soft_as_leader();
     let wall_ms = crate::member::wall_ms();
-    m.watching.with(|alerts| f(Look { state: &state, soft: soft.as_ref(), alerts, here: m.node, wall_ms }))
+    m.watching.with(|alerts, _| f(Look { state: &state, soft: soft.as_ref(), alerts, here: m.node, wall_ms }))
 }
 
 /// The items of a change: usually one; of a revision with several events, as many.

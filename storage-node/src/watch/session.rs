@@ -48,7 +48,7 @@ pub fn stream(
     kinds: &str,
 ) -> Result<ReceiverStream<Item>, Problem> {
     let session = session(m, last, revision, kinds)?;
-    let seat = m.watching.streams.clone().try_acquire_owned().map_err(|_| {
+    let seat = m.watching.seat().ok_or_else(|| {
         Problem::new(Code::RateLimited, "as many streams are open as this node serves")
             .so("close some, or watch at another node")
     })?;
