@@ -76,7 +76,8 @@ impl Watching {
         self.lock().led.as_ref().map(|(_, hub)| hub.at(at))
     }
 
-    /// Looks at what changed; `state` is what `now` looks at, too. `now.soft`: what this node hears, if it leads. `silent`: no leader was heard for long.
+    /// Looks at what changed; `state` is what `now` looks at, too. `now.soft`: what this node hears, if it leads.
+    /// `silent`: no leader was heard for long.
     pub fn tick(&self, state: &Arc<ClusterState>, now: Now, term: u64, silent: bool) {
         let mut seen = self.lock();
         let Seen { led, health } = &mut *seen;

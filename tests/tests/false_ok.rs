@@ -10,8 +10,8 @@ use serde_json::Value;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Evidence counts for 5 s; a heartbeat may have been on its way, and the leader looks every half second. A state that is
-/// asked for later than this after a fault must not be ok.
+/// Evidence counts for 5 s; a heartbeat may have been on its way, and the leader looks every half second. A state
+/// that is asked for later than this after a fault must not be ok.
 const DWELL: Duration = Duration::from_secs(8);
 /// A health code waits for its own dwell of 5 s behind that: the cluster must not be called well later than this.
 const DWELL_OF_HEALTH: Duration = Duration::from_secs(14);

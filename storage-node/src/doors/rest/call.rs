@@ -86,7 +86,8 @@ impl<T: DeserializeOwned> FromRequest<Arc<Node>> for Asking<T> {
         let bytes = body::read(body).await?;
         let q: ChangeQuery = query(&parts)?;
         let caller = caller();
-        let mut what = format!("{} {}\n", parts.method, parts.uri).into_bytes();
+        // How long to wait, and whether it is only tried, is not part of what is asked for.
+        let mut what = format!("{} {} {:?} {:?}\n", parts.method, parts.uri.path(), q.id, q.subject).into_bytes();
         what.extend_from_slice(&bytes);
         let key = key(&parts)?;
         let request = key.map_or_else(|| RequestId(random()), |k| request_id(&caller.name, k, &what));
