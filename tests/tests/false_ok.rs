@@ -66,7 +66,7 @@ fn begin(c: &mut Cluster, node: usize, fault: Fault) {
             c.nodes[node].kill();
             let file = disk_file(c, node);
             std::fs::rename(&file, file.with_extension("away")).unwrap();
-            c.nodes[node].start_with(&c.nodes[node].config(true));
+            c.nodes[node].start();
         }
     }
 }
@@ -74,13 +74,13 @@ fn begin(c: &mut Cluster, node: usize, fault: Fault) {
 /// Ends the fault.
 fn end(c: &mut Cluster, node: usize, fault: Fault) {
     match fault {
-        Fault::Killed => c.nodes[node].start_with(&c.nodes[node].config(true)),
+        Fault::Killed => c.nodes[node].start(),
         Fault::Frozen => signal(c.nodes[node].pid().unwrap(), libc::SIGCONT),
         Fault::DiskGone => {
             c.nodes[node].kill();
             let file = disk_file(c, node);
             std::fs::rename(file.with_extension("away"), &file).unwrap();
-            c.nodes[node].start_with(&c.nodes[node].config(true));
+            c.nodes[node].start();
         }
     }
 }
