@@ -110,8 +110,8 @@ impl Histogram {
         self.sum_us
     }
 
-    /// Requests that took at most `us` microseconds, where `us` is one of [`BOUNDS_US`]; for another value, those of the
-    /// buckets that lie wholly below it.
+    /// Requests that took at most `us` microseconds, where `us` is one of [`BOUNDS_US`]; for another value, those of
+    /// the buckets that lie wholly below it.
     pub fn at_most(&self, us: u32) -> u64 {
         let n = BOUNDS_US.partition_point(|b| *b <= us);
         self.counts.as_ref().map_or(0, |c| c[..n].iter().sum())
