@@ -329,7 +329,9 @@ fn every_command_has_a_manual_page() {
 
 /// The page renders without a warning, where the machine can render pages.
 fn rendered(page: &Path) {
-    let Ok(o) = Command::new("man").args(["-l", "--warnings"]).arg(page).env("LC_ALL", "C.UTF-8").output() else { return };
+    let Ok(o) = Command::new("man").args(["-l", "--warnings"]).arg(page).env("LC_ALL", "C.UTF-8").output() else {
+        return;
+    };
     let (code, out, err) = said(o);
     assert!(code == 0 && err.is_empty() && out.contains("SYNOPSIS"), "{}: [{code}] {err}", page.display());
 }
