@@ -103,6 +103,18 @@ impl Watching {
         }
     }
 
+    /// The record at the last tick, if this node leads. What is sent to clients is made from this one: of a newer one a
+    /// client could learn a name whose end no tick notices.
+    pub fn state(&self) -> Option<Arc<ClusterState>> {
+        self.lock().led.as_ref()?.1.state().cloned()
+    }
+
+    /// Mutes that have ended by themselves and are still on record: code and subject.
+    pub fn ended_mutes(&self) -> Vec<(String, String)> {
+        let seen = self.lock();
+        seen.health.ended_mutes().map(|(c, s)| (c.to_string(), s.to_string())).collect()
+    }
+
     /// Milliseconds since the process began to watch.
     pub fn now_ms(&self) -> u64 {
         self.began.elapsed().as_millis() as u64

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bad_sectors;
+mod cli;
 mod corruption;
 mod daemon;
 mod demo;

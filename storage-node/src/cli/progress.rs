@@ -4,7 +4,6 @@
 use hf_policy::format_size;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
-use std::io::IsTerminal;
 use std::time::Duration;
 
 /// A line on the terminal that goes away when the wait ends.
@@ -13,7 +12,7 @@ pub struct Waiting(Option<ProgressBar>);
 impl Waiting {
     /// A wait for this.
     pub fn new(what: &str) -> Waiting {
-        if !std::io::stderr().is_terminal() {
+        if !super::out::watched() {
             return Waiting(None);
         }
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());

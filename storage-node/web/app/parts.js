@@ -24,6 +24,9 @@ export const badge = (at, word) =>
  */
 export const stateBadge = (of, word) => badge(level(of, word), words(word));
 
+/** A sentence of the API, in which what is to be typed stands between backticks. @param {string} text */
+export const prose = (text) => text.split("`").map((part, i) => (i % 2 ? html`<code>${part}</code>` : part));
+
 /** @param {string | null | undefined} at RFC 3339 @param {string} [none] */
 export function time(at, none = "–") {
   if (!at) return html`<span class="faint">${none}</span>`;

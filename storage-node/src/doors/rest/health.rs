@@ -44,7 +44,7 @@ pub async fn mute(a: Asking<NewMute>) -> Handled {
 async fn mute_now(h: &Here, c: &Call, i: &NewMute) -> Result<Outcome, Problem> {
     let health: Health =
         serde_json::from_str(&h.read(Query::Health).await?).map_err(|e| Problem::new(Code::Internal, e.to_string()))?;
-    let subjects = health.items.iter().filter(|x| x.code == i.code).count() as u64;
+    let subjects = health.counts.get(&i.code).copied().unwrap_or(0);
     verbs::cluster::mute(h, c, i, subjects).await
 }
 

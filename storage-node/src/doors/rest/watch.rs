@@ -32,8 +32,8 @@ pub struct WatchQuery {
 
 /// Streams what changes, as server-sent events.
 ///
-/// `put` and `gone` of resources, `event`, `bookmark` as a sign of life each 10 s, `soft` with the progress of jobs, and
-/// `reset` when the caller must list anew.
+/// `put` and `gone` of resources, `event`, `bookmark` as a sign of life each 10 s, `soft` with the progress of jobs,
+/// and `reset` when the caller must list anew.
 #[utoipa::path(
     get, path = "/v1/watch", tag = "watch",
     params(
