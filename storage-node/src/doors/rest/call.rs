@@ -117,6 +117,8 @@ impl<T> Asking<T> {
     /// Was this very request answered before? Asked before it is done again.
     pub async fn is_repeated(&self) -> bool {
         let Some(m) = self.node.member.get().filter(|_| self.keyed) else { return false };
+        // (A node that follows may not have heard yet of what another one has just done.)
+        m.freshen().await;
         let known = m.view.borrow().requests.contains_key(&self.call.request);
         let votes = m.meta.status.borrow().voters.contains(&m.node.0);
         known || !votes && m.outcome_of(self.call.request).await.is_some()
