@@ -97,5 +97,5 @@ pub fn process(page: &mut Page, of: &Process) -> fmt::Result {
 pub fn member(page: &mut Page, facts: &Facts, doors: &[Door]) -> fmt::Result {
     FACTS.iter().try_for_each(|m| page.one(m, facts))?;
     let own: Vec<_> = doors.iter().map(|d| (vec![("listener", d.name.to_string())], d)).collect();
-    DOORS.iter().try_for_each(|m| page.lines(m, &own, &[], &Vec::new()))
+    DOORS.iter().try_for_each(|m| page.lines(m, &own, &[], &[]))
 }
