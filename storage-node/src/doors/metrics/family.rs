@@ -30,7 +30,7 @@ pub enum Kind {
 pub struct About {
     /// Its name without the prefix `holdfast_`; a counter's ends with `_total`.
     pub name: &'static str,
-    /// Its type.
+    /// The type of the metric.
     pub kind: Kind,
     /// What it tells, in a sentence.
     pub help: &'static str,
@@ -50,7 +50,7 @@ pub struct Metric<T> {
     get: Get<T>,
 }
 
-/// A gauge.
+/// A gauge of whole numbers.
 pub const fn gauge<T>(name: &'static str, help: &'static str, get: fn(&T) -> u64) -> Metric<T> {
     Metric { about: About { name, kind: Kind::Gauge, help }, get: Get::Whole(get) }
 }
@@ -60,7 +60,7 @@ pub const fn seconds<T>(name: &'static str, help: &'static str, get: fn(&T) -> u
     Metric { about: About { name, kind: Kind::Gauge, help }, get: Get::Seconds(get) }
 }
 
-/// A counter.
+/// A counter of whole numbers.
 pub const fn counter<T>(name: &'static str, help: &'static str, get: fn(&T) -> u64) -> Metric<T> {
     Metric { about: About { name, kind: Kind::Counter, help }, get: Get::Whole(get) }
 }
@@ -148,7 +148,7 @@ impl<'a> Page<'a> {
         self.lines(&m, &own, &[], &[])
     }
 
-    /// Writes histograms.
+    /// Writes histograms, one for each of `all`.
     pub fn histograms(&mut self, about: &About, all: &[(Labels, Histogram)]) -> fmt::Result {
         if all.is_empty() {
             return Ok(());

@@ -25,7 +25,7 @@ pub struct Facts {
     pub reserve: bool,
     /// NBD connections that found no seat.
     pub nbd_refused: u64,
-    /// NBD connections.
+    /// NBD connections that are open.
     pub nbd_connections: u64,
     /// Bytes of payload that the node may hold.
     pub payload_memory: u64,
@@ -40,7 +40,7 @@ pub struct Facts {
 /// A listener, as far as connections at its door are concerned.
 #[derive(Clone, Copy, Debug)]
 pub struct Door {
-    /// Its name.
+    /// The name that it has.
     pub name: &'static str,
     /// Connections that negotiate.
     pub here: u64,
