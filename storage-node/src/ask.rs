@@ -26,9 +26,9 @@ const SAME_REVISION: usize = 64;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Asked {
-    /// A read.
+    /// A read, to be answered.
     Read(Query),
-    /// A deed.
+    /// A deed, to be done.
     Do(NodeVerb),
 }
 

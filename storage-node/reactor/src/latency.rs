@@ -16,7 +16,7 @@ pub enum Op {
     Read,
     /// A write of data, or of zeroes that take space.
     Write,
-    /// A flush.
+    /// A flush of the volume.
     Flush,
     /// A trim, or zeroes that give their space back.
     Trim,
@@ -100,7 +100,7 @@ impl Histogram {
         Histogram { counts: Some(counts), sum_us: self.sum_us.wrapping_sub(earlier.sum_us) }
     }
 
-    /// Requests counted.
+    /// Number of requests that were counted.
     pub fn total(&self) -> u64 {
         self.counts.as_ref().map_or(0, |c| c.iter().sum())
     }

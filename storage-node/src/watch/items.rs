@@ -12,7 +12,7 @@ pub struct Item {
     pub event: &'static str,
     /// The position behind it; empty: it has none.
     pub id: String,
-    /// JSON.
+    /// JSON text of the item.
     pub data: String,
 }
 

@@ -93,7 +93,7 @@ input!(
 input!(
     /// A health code to be silenced.
     NewMute {
-        /// The code.
+        /// The code that stands for it.
         #[schema(max_length = 64)]
         code: String,
         /// The subject, such as `volume/web`; absent: every subject.
@@ -114,7 +114,7 @@ input!(
 input!(
     /// A cluster to be founded.
     NewCluster {
-        /// Its name.
+        /// The name that it has.
         #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
         name: String,
     }

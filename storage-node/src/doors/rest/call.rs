@@ -65,7 +65,7 @@ pub struct Asking<T> {
     pub node: Arc<Node>,
     /// What comes with the change.
     pub call: Call,
-    /// The body.
+    /// The body of the request.
     pub input: T,
     /// The subject of the mute that ends.
     pub subject: String,
