@@ -115,12 +115,12 @@ fn the_page_shows_the_cluster_and_a_node_that_is_killed() {
     assert!(late <= 3000, "{late} ms");
     assert!(b.words(&format!("li.node[data-node={name}]")).contains("down"), "a word says so, not a colour alone");
     health(&b, &http, &name);
+    let shift = b.js("window.shift").as_f64().unwrap();
+    println!("layout shift while it did: {shift}");
+    assert!(shift < 0.1, "{shift}");
     go(&b, "#/volumes/web", ".verdict[data-state=degraded]");
     assert!(!b.words(".verdict .why").is_empty(), "the state has a reason");
     b.wait("the reason of the replica", "document.querySelector('li.copy:not([data-state=in_sync]) .why')");
-    let shift = b.js("window.shift").as_f64().unwrap();
-    println!("layout shift while all this happened: {shift}");
-    assert!(shift < 0.1, "{shift}");
     clean(&b, &http);
 }
 
