@@ -35,7 +35,7 @@ input!(
     /// A new size.
     Resize {
         /// The new size in bytes, or a text with a unit; a multiple of 4 KiB, not less than the present one.
-        #[schema(value_type = Object)]
+        #[schema(value_type = Object)] // Its forms come from the attribute table; see `patch_schemas`.
         size: serde_json::Value,
     }
 );
@@ -94,7 +94,7 @@ input!(
     /// A health code to be silenced.
     NewMute {
         /// The code that stands for it.
-        #[schema(max_length = 64)]
+        #[schema(pattern = "^[A-Z0-9_]{1,64}$")]
         code: String,
         /// The subject, such as `volume/web`; absent: every subject.
         #[serde(default, skip_serializing_if = "Option::is_none")]

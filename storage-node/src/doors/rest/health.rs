@@ -1,10 +1,9 @@
 //! Health: the codes that are raised, and silencing them.
 
-use super::call::{Asking, ChangeQuery, Headers, Nothing};
+use super::call::{Asking, ChangeQuery, Empty, Headers, HealthCode, Nothing};
 use super::reads::{Fresh, Reading};
 use super::reply::Handled;
 use crate::ports::Here;
-use axum::extract::Path;
 use axum::http::StatusCode;
 use hf_control::access::Verb;
 use hf_control::error::{Code, Problem};
@@ -50,9 +49,9 @@ async fn mute_now(h: &Here, c: &Call, i: &NewMute) -> Result<Outcome, Problem> {
 
 /// Ends the silence of a health code.
 #[utoipa::path(
-    delete, path = "/v1/health/mutes/{code}", tag = "health",
+    delete, path = "/v1/health/mutes/{code}", tag = "health", request_body = Empty,
     params(
-        ("code" = String, Path, description = "The code", pattern = "^[A-Z][A-Z0-9_]{0,63}$"),
+        ("code" = String, Path, description = "The code", pattern = "^[A-Z0-9_]{1,64}$"),
         ("subject" = Option<String>, Query, description = "The subject of the mute; absent: every subject", max_length = 128),
         ChangeQuery, Headers
     ),
@@ -62,7 +61,7 @@ async fn mute_now(h: &Here, c: &Call, i: &NewMute) -> Result<Outcome, Problem> {
         (status = "5XX", description = "Not now, or not known", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub async fn unmute(Path(code): Path<String>, a: Asking<Nothing>) -> Handled {
+pub async fn unmute(HealthCode(code): HealthCode, a: Asking<Nothing>) -> Handled {
     let subject = a.subject.clone();
     a.done(|h, c, _| async move { verbs::cluster::unmute(&h, &c, &code, &subject).await }, StatusCode::OK).await
 }
