@@ -10,6 +10,7 @@ pub use session::{followed, stream};
 
 use crate::member::{Member, wall_ms};
 use hf_control::health::Now;
+use hf_meta_core::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +35,13 @@ pub async fn run(m: Arc<Member>) {
     let mut view = m.view.clone();
     loop {
         tick(&m);
+        // The record forgets what has ended by itself; a leader that is succeeded meanwhile leaves that to the next.
+        if m.meta.status.borrow().is_leader {
+            for (code, subject) in m.watching.ended_mutes().into_iter().take(1) {
+                let m = m.clone();
+                tokio::spawn(async move { drop(m.propose_new(Command::Unmute { code, subject }).await) });
+            }
+        }
         let _ = tokio::time::timeout(TICK, view.changed()).await;
         // A burst of changes is looked at together.
         tokio::time::sleep(Duration::from_millis(20)).await;

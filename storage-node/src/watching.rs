@@ -76,7 +76,8 @@ impl Watching {
         self.lock().led.as_ref().map(|(_, hub)| hub.at(at))
     }
 
-    /// Looks at what changed; `state` is what `now` looks at, too. `now.soft`: what this node hears, if it leads. `silent`: no leader was heard for long.
+    /// Looks at what changed; `state` is what `now` looks at, too. `now.soft`: what this node hears, if it leads.
+    /// `silent`: no leader was heard for long.
     pub fn tick(&self, state: &Arc<ClusterState>, now: Now, term: u64, silent: bool) {
         let mut seen = self.lock();
         let Seen { led, health } = &mut *seen;
@@ -100,6 +101,18 @@ impl Watching {
             // Nobody may listen, and that is no fault.
             let _ = self.changes.send(Arc::new(changes));
         }
+    }
+
+    /// The record at the last tick, if this node leads. What is sent to clients is made from this one: of a newer one a
+    /// client could learn a name whose end no tick notices.
+    pub fn state(&self) -> Option<Arc<ClusterState>> {
+        self.lock().led.as_ref()?.1.state().cloned()
+    }
+
+    /// Mutes that have ended by themselves and are still on record: code and subject.
+    pub fn ended_mutes(&self) -> Vec<(String, String)> {
+        let seen = self.lock();
+        seen.health.ended_mutes().map(|(c, s)| (c.to_string(), s.to_string())).collect()
     }
 
     /// Milliseconds since the process began to watch.

@@ -42,6 +42,12 @@ pub struct Browser {
     _profile: tempfile::TempDir,
 }
 
+impl Default for Browser {
+    fn default() -> Browser {
+        Browser::new()
+    }
+}
+
 impl Browser {
     pub fn new() -> Browser {
         Browser::with(1360, 900, Scheme::Light)
@@ -95,9 +101,7 @@ impl Browser {
                 self.at,
                 text.len()
             )?;
-            let mut answer = Vec::new();
-            s.read_to_end(&mut answer)?;
-            Ok(answer)
+            whole_answer(&mut s)
         };
         let answer = String::from_utf8(send().map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
         let (head, body) = answer.split_once("\r\n\r\n").ok_or("no head")?;
@@ -185,6 +189,23 @@ impl Drop for Browser {
         }
         let _ = self.driver.kill();
         let _ = self.driver.wait();
+    }
+}
+
+/// Reads an answer as long as it says it is: chromedriver keeps connections open.
+fn whole_answer(s: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let (mut answer, mut piece) = (Vec::new(), vec![0; 64 << 10]);
+    loop {
+        let n = s.read(&mut piece)?;
+        answer.extend_from_slice(&piece[..n]);
+        let text = String::from_utf8_lossy(&answer);
+        let whole = text.split_once("\r\n\r\n").and_then(|(head, _)| {
+            let line = head.lines().find(|l| l.to_ascii_lowercase().starts_with("content-length:"))?;
+            Some(head.len() + 4 + line.split(':').nth(1)?.trim().parse::<usize>().ok()?)
+        });
+        if n == 0 || whole.is_some_and(|n| answer.len() >= n) {
+            return Ok(answer);
+        }
     }
 }
 

@@ -109,7 +109,10 @@ fn a_reader_that_goes_and_an_output_that_is_full_end_a_command_in_order() {
     drop(follow.stdout.take());
     one.ok(&["volume", "create", "other", "size=64MiB", "replicas=1"]);
     until("the end of the follower", || match follow.try_wait().unwrap() {
-        Some(s) => Ok(assert_eq!(s.code(), Some(0))),
+        Some(s) => {
+            assert_eq!(s.code(), Some(0));
+            Ok(())
+        }
         None => Err("it runs".into()),
     });
 }
@@ -390,7 +393,10 @@ fn what_is_watched_is_shown_as_it_changes() {
     wait(&rows, &|l| l == "volume/web is gone");
     wait(&texts, &|l| l == "volume/web is gone");
     until("the end of the watch of what is gone", || match show.try_wait().unwrap() {
-        Some(s) => Ok(assert_eq!(s.code(), Some(0))),
+        Some(s) => {
+            assert_eq!(s.code(), Some(0));
+            Ok(())
+        }
         None => Err("it runs".into()),
     });
     // No job is left, so this ends by itself.

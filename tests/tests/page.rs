@@ -3,44 +3,18 @@
 
 use hf_tests::browser::Browser;
 use hf_tests::cluster::{Cluster, http_get, sparse_disk, until};
+use hf_tests::http;
 use hf_tests::nbd::Nbd;
 use serde_json::{Value, json};
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-/// One request to the REST API: status and body.
-fn rest(addr: &str, method: &str, path: &str, body: &Value) -> Result<(u16, Value), String> {
-    let text = if method == "GET" { String::new() } else { body.to_string() };
-    let send = || -> std::io::Result<String> {
-        let mut s = TcpStream::connect(addr)?;
-        s.set_read_timeout(Some(Duration::from_secs(70)))?;
-        write!(
-            s,
-            "{method} {path} HTTP/1.1\r\nHost: {addr}\r\nContent-Type: application/json\r\nHoldfast-CSRF: 1\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",
-            text.len()
-        )?;
-        let mut answer = String::new();
-        s.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    let answer = send().map_err(|e| e.to_string())?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("no answer: {answer}"))?;
-    let status = head.split_whitespace().nth(1).and_then(|s| s.parse().ok()).ok_or(head)?;
-    Ok((status, serde_json::from_str(body).unwrap_or(Value::Null)))
-}
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 fn get(addr: &str, path: &str) -> Result<Value, String> {
-    match rest(addr, "GET", path, &Value::Null)? {
-        (200, v) => Ok(v),
-        (status, v) => Err(format!("{path}: {status} {v}")),
-    }
+    http::get(addr, path)?.good()
 }
 
 fn done(addr: &str, method: &str, path: &str, body: &Value) -> Value {
-    let (status, v) = rest(addr, method, path, body).unwrap();
-    assert!((200..300).contains(&status), "{method} {path}: {status} {v}");
-    v
+    let good = http::change(addr, method, path, &[], body).and_then(http::Reply::good);
+    good.unwrap_or_else(|e| panic!("{method} {path}: {e}"))
 }
 
 /// Three nodes in racks of their own; the first has its disk in a directory whose name would be a script if it were
@@ -141,12 +115,12 @@ fn the_page_shows_the_cluster_and_a_node_that_is_killed() {
     assert!(late <= 3000, "{late} ms");
     assert!(b.words(&format!("li.node[data-node={name}]")).contains("down"), "a word says so, not a colour alone");
     health(&b, &http, &name);
+    let shift = b.js("window.shift").as_f64().unwrap();
+    println!("layout shift while it did: {shift}");
+    assert!(shift < 0.1, "{shift}");
     go(&b, "#/volumes/web", ".verdict[data-state=degraded]");
     assert!(!b.words(".verdict .why").is_empty(), "the state has a reason");
     b.wait("the reason of the replica", "document.querySelector('li.copy:not([data-state=in_sync]) .why')");
-    let shift = b.js("window.shift").as_f64().unwrap();
-    println!("layout shift while all this happened: {shift}");
-    assert!(shift < 0.1, "{shift}");
     clean(&b, &http);
 }
 
@@ -252,7 +226,7 @@ fn same_sizes(b: &Browser) {
         x ^= x << 17;
         // Of every order of magnitude; every other one with few digits, where two decimals are a tie more often.
         let n = x >> (11 + x % 43);
-        sizes.push(if x % 2 == 0 { n } else { n & !0xf_ffff });
+        sizes.push(if x.is_multiple_of(2) { n } else { n & !0xf_ffff });
     }
     let said = b.promised(&format!("import('/ui/app/format.js').then((f) => {}.map(f.size))", json!(sizes)));
     for (n, said) in sizes.iter().zip(said.as_array().unwrap()) {

@@ -23,7 +23,7 @@ const ASK: Duration = Duration::from_millis(400);
 pub struct Session {
     /// The client of the cluster's nodes.
     pub client: Client,
-    /// Standard output.
+    /// Where results are printed.
     pub out: Out,
     timeout: Option<Duration>,
     no_wait: bool,

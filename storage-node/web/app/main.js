@@ -120,7 +120,16 @@ function body() {
   if (!state.ready) {
     return state.problem ? problem(state.problem, html`<p>The page tries again by itself.</p>`) : loading("the cluster");
   }
-  return screen?.view();
+  try {
+    return screen?.view();
+  } catch (e) {
+    // A fault of the page must not leave an old screen standing as if it were fresh.
+    console.error(e);
+    return problem({
+      code: "page", status: 0, what: "The page could not show this.", why: String(e),
+      next: "Load it again; the command line shows the same. Please report it.",
+    });
+  }
 }
 
 /** One line, always there, so that its words move nothing: how fresh the page is, who answers, who leads. */

@@ -24,6 +24,9 @@ export const badge = (at, word) =>
  */
 export const stateBadge = (of, word) => badge(level(of, word), words(word));
 
+/** A sentence of the API, in which what is to be typed stands between backticks. @param {string} text */
+export const prose = (text) => text.split("`").map((part, i) => (i % 2 ? html`<code>${part}</code>` : part));
+
 /** @param {string | null | undefined} at RFC 3339 @param {string} [none] */
 export function time(at, none = "–") {
   if (!at) return html`<span class="faint">${none}</span>`;
@@ -110,7 +113,7 @@ export const conditionTable = (conditions) => html`
       ${conditions.map((c) => html`<tr>
         <th scope="row">${c.type}</th>
         <td>${badge(truthLevel(c), c.status === "true" ? "yes" : c.status === "false" ? "no" : "unknown")}</td>
-        <td>${c.message || words(c.reason)}</td>
+        <td>${c.message || words(c.reason ?? "")}</td>
       </tr>`)}
     </tbody>
   </table>`;
@@ -119,7 +122,7 @@ export const conditionTable = (conditions) => html`
 function truthLevel(c) {
   if (c.status === "true") return "ok";
   if (c.status === "unknown") return "unknown";
-  return c.type === "Attached" || (c.type === "Served" && /detached|not_?attached/i.test(c.reason)) ? "plain" : "warn";
+  return c.type === "Attached" || (c.type === "Served" && /detached|not_?attached/i.test(c.reason ?? "")) ? "plain" : "warn";
 }
 
 /** Codes that are raised about one resource. @param {import("./types.js").HealthRef[]} refs */

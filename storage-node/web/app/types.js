@@ -53,8 +53,8 @@
  * @typedef {object} Condition
  * @property {string} type
  * @property {Truth} status
- * @property {string} reason
- * @property {string} message
+ * @property {string} [reason]
+ * @property {string} [message]
  * @property {number} [observed_epoch]
  */
 

@@ -162,7 +162,9 @@ fn schema_of(a: &Attribute) -> Value {
     let mut forms = forms.as_array().cloned().unwrap_or_default();
     // An enumeration of nothing is no schema.
     forms.retain(|f| f["enum"].as_array().is_none_or(|e| !e.is_empty()));
-    forms.push(json!({"type": "string", "enum": [DEFAULT]}));
+    if !matches!(a.default, Fallback::Required) {
+        forms.push(json!({"type": "string", "enum": [DEFAULT]}));
+    }
     json!({"description": format!("{} Values: {}. Default: {}. Changes online: {}.", a.help, a.values, a.default.shown(), a.online.text()), "anyOf": forms})
 }
 
@@ -179,9 +181,21 @@ pub fn spec_schema() -> Value {
     })
 }
 
+/// Puts into the schemas of the API's types what their derived schemas cannot say: the attributes of a policy, the forms
+/// of a size, that a change changes something, and how many nodes may vote.
+pub fn patch_schemas(schemas: &mut Value) {
+    schemas["VolumeSpec"] = spec_schema();
+    let size = schemas["VolumeSpec"]["properties"]["size"].clone();
+    schemas["Resize"]["properties"]["size"] = size;
+    schemas["PolicyChange"]["properties"]["spec"] =
+        json!({"allOf": [{"$ref": "#/components/schemas/VolumeSpec"}, {"minProperties": 1}]});
+    let count = &mut schemas["Voters"]["properties"]["count"];
+    *count = json!({"type": "integer", "enum": [1, 3, 5], "description": count["description"]});
+}
+
 impl PartialSchema for VolumeSpec {
     fn schema() -> RefOr<Schema> {
-        // The whole schema, which this type cannot say, is put in its place by `openapi::document`.
+        // The whole schema, which this type cannot say, is put in its place by `patch_schemas`.
         utoipa::openapi::ObjectBuilder::new().description(Some("A volume's policy.")).into()
     }
 }

@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use hf_control::access::{Verb, may};
 use hf_control::error::{Code, Problem};
+use hf_control::model::MOST_INTEGER;
 use hf_control::ports::Ports;
 use hf_control::read::{Filter, Query};
 use serde::Deserialize;
@@ -45,7 +46,7 @@ struct Given {
 #[allow(dead_code)] // The description of the parameters; `Given` reads them.
 pub struct Fresh {
     /// Answer with this revision of the record or a later one.
-    #[param(required = false, minimum = 0)]
+    #[param(required = false, minimum = 0, maximum = 9007199254740992_i64)]
     min_revision: Option<u64>,
     /// Seconds to wait for that revision, at most 60; 5 if absent.
     #[param(required = false, minimum = 0, maximum = 60)]
@@ -79,7 +80,7 @@ pub struct Narrow {
     #[param(required = false)]
     node: Option<String>,
     /// Only what is on this disk.
-    #[param(required = false, minimum = 0)]
+    #[param(required = false, minimum = 0, maximum = 9007199254740992_i64)]
     disk: Option<u64>,
     /// Only what belongs to this volume.
     #[param(required = false)]
@@ -109,6 +110,11 @@ impl FromRequestParts<Arc<Node>> for Reading {
         }
         if given.consistency.as_deref().is_some_and(|c| c != "local" && c != "leader") {
             return invalid("consistency", "is neither local nor leader");
+        }
+        for (at, n) in [("min_revision", given.min_revision), ("disk", given.disk)] {
+            if n.is_some_and(|n| n > MOST_INTEGER) {
+                return invalid(at, "is beyond 2^53");
+            }
         }
         let texts = [
             &given.name,
@@ -147,8 +153,8 @@ impl Reading {
     /// Events that are asked for.
     pub fn events(&self) -> Result<Query, Problem> {
         let g = &self.given;
-        let after = g.after.as_deref().map_or(Ok(0), str::parse::<u64>);
-        let after = after.map_err(|_| Problem::new(Code::Invalid, "after is not a revision").at("after"))?;
+        let after = g.after.as_deref().map_or(Some(0), |t| t.parse().ok().filter(|n| *n <= MOST_INTEGER));
+        let after = after.ok_or_else(|| Problem::new(Code::Invalid, "after is not a revision").at("after"))?;
         Ok(Query::Events { after, limit: g.limit.unwrap_or(0), subject: g.subject.clone(), kind: g.kind.clone() })
     }
 

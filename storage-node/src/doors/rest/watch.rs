@@ -30,8 +30,10 @@ pub struct WatchQuery {
     after: Option<u64>,
 }
 
-/// Streams what changes: `put` and `gone` of resources, `event`, `bookmark` as a sign of life each 10 s, `soft` with the
-/// progress of jobs, and `reset` when the caller must list anew.
+/// Streams what changes, as server-sent events.
+///
+/// `put` and `gone` of resources, `event`, `bookmark` as a sign of life each 10 s, `soft` with the progress of jobs,
+/// and `reset` when the caller must list anew.
 #[utoipa::path(
     get, path = "/v1/watch", tag = "watch",
     params(

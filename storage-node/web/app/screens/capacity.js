@@ -4,6 +4,9 @@ import { percent, size } from "../format.js";
 import { badge, bar, empty, fullness, html, nodeLink, nothing } from "../parts.js";
 import { state } from "../store.js";
 
+/** More provisioned than there is needs attention when so much is in use: as the code POOL_OVERCOMMIT has it. */
+const CROWDED = 0.7;
+
 export function capacity() {
   const c = state.cluster?.capacity;
   if (!c) return nothing;
@@ -15,7 +18,7 @@ export function capacity() {
       <tbody>
         ${row("Disks", c.raw_bytes, widest, "plain", "all that serve")}
         ${row("Used", c.used_bytes, widest, fullness(c.used_bytes, c.raw_bytes), `${percent(c.used_bytes, c.raw_bytes)} of the disks`)}
-        ${row("Provisioned", c.provisioned_bytes, widest, c.over_commit > 1 ? "warn" : "plain", `${c.over_commit.toFixed(2)} times the disks`)}
+        ${row("Provisioned", c.provisioned_bytes, widest, c.over_commit > 1 && c.used_bytes > CROWDED * c.raw_bytes ? "warn" : "plain", `${c.over_commit.toFixed(2)} times the disks`)}
         <tr>
           <th scope="row">Spare</th>
           <td class="number">${c.spare_bytes < 0 ? `−${size(-c.spare_bytes)}` : size(c.spare_bytes)}</td>
@@ -45,6 +48,6 @@ function spare(c) {
   if (!c.largest_node) return badge("unknown", "no node holds data yet");
   const lost = html`${nodeLink(c.largest_node)} (${size(c.largest_node_used_bytes)} used)`;
   return c.spare_bytes < 0
-    ? html`${badge("bad", "not enough")} if ${lost} were lost, ${size(-c.spare_bytes)} could not be rebuilt`
+    ? html`${badge("warn", "not enough")} if ${lost} were lost, ${size(-c.spare_bytes)} could not be rebuilt`
     : html`${badge("ok", "enough")} stays free after ${lost} is lost and rebuilt`;
 }

@@ -1,7 +1,7 @@
 // The first screen: what is wrong and what to do about it, then where everything is, then how full it is.
 
 import { clock, plural, words } from "../format.js";
-import { badge, empty, html, link, nothing, time } from "../parts.js";
+import { badge, empty, html, link, nothing, prose, time } from "../parts.js";
 import { stale, state } from "../store.js";
 import { byState, level, placeOf } from "../words.js";
 import { capacity } from "./capacity.js";
@@ -124,14 +124,14 @@ function code(items) {
       ${items.length > SHOWN
         ? html`<details><summary>and ${items.length - SHOWN} more</summary><ul class="subjects">${items.slice(SHOWN).map(subject)}</ul></details>`
         : nothing}
-      <p class="means">${first.means}</p>
-      <p class="action"><strong>What to do:</strong> ${first.action}</p>
+      <p class="means">${prose(first.means)}</p>
+      <p class="action"><strong>What to do:</strong> ${prose(first.action)}</p>
     </li>`;
 }
 
 /** @param {HealthItem} i */
 const subject = (i) => html`
-  <li>${link(placeOf(i.subject), i.subject)}: ${i.message} ${i.since ? html`<span class="faint">since ${time(i.since)}</span>` : nothing}</li>`;
+  <li>${link(placeOf(i.subject), i.subject)}: ${prose(i.message)} ${i.since ? html`<span class="faint">since ${time(i.since)}</span>` : nothing}</li>`;
 
 /** @param {HealthItem[]} items */
 const silenced = (items) => html`
