@@ -305,7 +305,7 @@ fn bash_completes_words_and_names() {
         let said = words("holdfast disk drain ");
         if said.split(' ').any(|w| w == "1") { Ok(()) } else { Err(said) }
     });
-    assert_eq!(words("holdfast volume create x repl"), "replicas=");
+    assert_eq!(words("holdfast volume create x replicas"), "replicas=");
     // Names that were asked for a moment ago are kept, in a directory of the user alone.
     let kept = one.home.path().join(".cache/holdfast");
     assert_eq!(std::fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o700);
