@@ -63,6 +63,8 @@ async fn next(w: &mut Watch<'_>) -> Result<Vec<Change>, Failure> {
 struct Shown<'a> {
     kind: &'a Kind,
     items: BTreeMap<String, Value>,
+    /// The picture on the terminal.
+    drawn: Vec<String>,
     begun: bool,
 }
 
@@ -73,11 +75,16 @@ impl Shown<'_> {
         let wide = out.format == Format::Wide;
         let row = |v: &Value| self.kind.row(v, wide);
         if out.format.is_text() && (out.on_terminal() || !self.begun) {
+            let lines = list::lines(self.kind, sorted, wide);
+            if lines == self.drawn {
+                return Ok(());
+            }
             if out.on_terminal() {
                 clear(out)?;
             }
             self.begun = true;
-            list::lines(self.kind, sorted, wide).iter().try_for_each(|l| out.line(l))?;
+            lines.iter().try_for_each(|l| out.line(l))?;
+            self.drawn = lines;
             return out.flush();
         }
         for v in sorted {
@@ -107,7 +114,7 @@ fn clear(out: &mut Out) -> Result<(), Failure> {
 
 /// Watches a list until the reader goes, or, of jobs, until none is left.
 pub async fn list(s: &mut Session, kind: &Kind, a: &ListArgs) -> Result<(), Failure> {
-    let mut shown = Shown { kind, items: BTreeMap::new(), begun: false };
+    let mut shown = Shown { kind, items: BTreeMap::new(), drawn: Vec::new(), begun: false };
     let narrowed = a.limit.is_some() || !list::query(kind, a)?.is_empty();
     let keyed =
         |items: &[Value]| -> BTreeMap<String, Value> { items.iter().map(|v| (kind.name(v), v.clone())).collect() };
