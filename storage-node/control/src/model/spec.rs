@@ -162,9 +162,7 @@ fn schema_of(a: &Attribute) -> Value {
     let mut forms = forms.as_array().cloned().unwrap_or_default();
     // An enumeration of nothing is no schema.
     forms.retain(|f| f["enum"].as_array().is_none_or(|e| !e.is_empty()));
-    if !matches!(a.default, Fallback::Required) {
-        forms.push(json!({"type": "string", "enum": [DEFAULT]}));
-    }
+    forms.push(json!({"type": "string", "enum": [DEFAULT]}));
     json!({"description": format!("{} Values: {}. Default: {}. Changes online: {}.", a.help, a.values, a.default.shown(), a.online.text()), "anyOf": forms})
 }
 
@@ -185,7 +183,11 @@ pub fn spec_schema() -> Value {
 /// of a size, that a change changes something, and how many nodes may vote.
 pub fn patch_schemas(schemas: &mut Value) {
     schemas["VolumeSpec"] = spec_schema();
-    let size = schemas["VolumeSpec"]["properties"]["size"].clone();
+    let size = &mut schemas["VolumeSpec"]["properties"]["size"];
+    if let Some(forms) = size["anyOf"].as_array_mut() {
+        forms.retain(|f| f["enum"] != json!([DEFAULT])); // It has none.
+    }
+    let size = size.clone();
     schemas["Resize"]["properties"]["size"] = size;
     schemas["PolicyChange"]["properties"]["spec"] =
         json!({"allOf": [{"$ref": "#/components/schemas/VolumeSpec"}, {"minProperties": 1}]});
