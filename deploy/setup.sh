@@ -2,7 +2,7 @@
 # Installs the Debian packages that building (and, with "test", testing) needs, if they are missing and this is root.
 set -euo pipefail
 packages=(librocksdb-dev libclang-dev clang protobuf-compiler pkg-config g++ make)
-[ "${1:-build}" = test ] && packages+=(fio libnbd-bin qemu-utils e2fsprogs curl iproute2 nftables chromium chromium-driver)
+[ "${1:-build}" = test ] && packages+=(fio libnbd-bin qemu-utils e2fsprogs curl iproute2 nftables chromium chromium-driver python3 python3-venv)
 command -v cargo >/dev/null || { echo "No Rust toolchain: install one first (rustup, or Debian's cargo from a recent release)." >&2; exit 1; }
 command -v dpkg-query >/dev/null || exit 0
 missing=()
@@ -36,4 +36,15 @@ if [ ! -x "$tools/promtool" ] && ! command -v promtool >/dev/null; then
     dpkg-deb --fsys-tarfile "$fetched"/prometheus_*.deb | tar -xO ./usr/bin/promtool >"$fetched/promtool"
     chmod +x "$fetched/promtool"
     mv "$fetched/promtool" "$tools/promtool"
+fi
+
+# Tools that hold the REST API against its description: in a directory of their own, anew when their list changes.
+wanted=$(dirname "$0")/../tests/api/requirements.txt
+if ! cmp -s "$wanted" "$tools/api/requirements.txt"; then
+    echo "Fetching the tools that test the API (a minute)"
+    mkdir -p "$tools"
+    rm -rf "$tools/api"
+    python3 -m venv "$tools/api"
+    "$tools/api/bin/pip" install --quiet --disable-pip-version-check -r "$wanted"
+    cp "$wanted" "$tools/api/requirements.txt"
 fi

@@ -162,9 +162,7 @@ fn schema_of(a: &Attribute) -> Value {
     let mut forms = forms.as_array().cloned().unwrap_or_default();
     // An enumeration of nothing is no schema.
     forms.retain(|f| f["enum"].as_array().is_none_or(|e| !e.is_empty()));
-    if !matches!(a.default, Fallback::Required) {
-        forms.push(json!({"type": "string", "enum": [DEFAULT]}));
-    }
+    forms.push(json!({"type": "string", "enum": [DEFAULT]}));
     json!({"description": format!("{} Values: {}. Default: {}. Changes online: {}.", a.help, a.values, a.default.shown(), a.online.text()), "anyOf": forms})
 }
 
@@ -181,11 +179,25 @@ pub fn spec_schema() -> Value {
     })
 }
 
-/// Puts into the schemas of the API's types what their derived schemas cannot say: the attributes of a policy, the forms
-/// of a size, that a change changes something, and how many nodes may vote.
+/// Puts into the schemas of the API's types what their derived schemas cannot say: the attributes of a policy, labels, the
+/// forms of a size, that a change changes something, and how many nodes may vote.
 pub fn patch_schemas(schemas: &mut Value) {
     schemas["VolumeSpec"] = spec_schema();
-    let size = schemas["VolumeSpec"]["properties"]["size"].clone();
+    for (_, label) in schemas["VolumeSpec"]["patternProperties"].as_object_mut().into_iter().flatten() {
+        *label = json!({
+            "description": "255 bytes of UTF-8 at most, without control characters. Numbers and truths are kept as texts.",
+            "anyOf": [
+                {"type": "string", "maxLength": 255, "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]*$"},
+                {"type": "integer", "minimum": 0, "maximum": MOST_INTEGER},
+                {"type": "boolean"},
+            ],
+        });
+    }
+    let size = &mut schemas["VolumeSpec"]["properties"]["size"];
+    if let Some(forms) = size["anyOf"].as_array_mut() {
+        forms.retain(|f| f["enum"] != json!([DEFAULT])); // It has none.
+    }
+    let size = size.clone();
     schemas["Resize"]["properties"]["size"] = size;
     schemas["PolicyChange"]["properties"]["spec"] =
         json!({"allOf": [{"$ref": "#/components/schemas/VolumeSpec"}, {"minProperties": 1}]});

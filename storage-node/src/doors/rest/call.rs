@@ -211,9 +211,13 @@ pub fn caller() -> Caller {
 /// The query of a request; unknown parameters are refused.
 pub fn query<Q: DeserializeOwned>(parts: &Parts) -> Result<Q, Problem> {
     let parsed = Query::<Q>::try_from_uri(&parts.uri);
-    parsed
-        .map(|q| q.0)
-        .map_err(|e| Problem::new(Code::Invalid, "the query is not what this path takes").because(e.body_text()))
+    parsed.map(|q| q.0).map_err(|e| {
+        let text = e.body_text();
+        match text.find("unknown field").and_then(|at| body::unknown(&text[at..])) {
+            Some((word, known)) => body::unfamiliar("parameter", word, &known).at(word),
+            None => Problem::new(Code::Invalid, "the query is not what this path takes").because(text),
+        }
+    })
 }
 
 fn key(parts: &Parts) -> Result<Option<&str>, Problem> {
