@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that building (and, with "test", testing) needs, if they are missing and this is root.
+# Installs what is missing, if this is root: "build" what building needs, "run" also what the demo, the benchmarks and
+# `make check` need, "test" also what tests of the page, the API and the metrics need.
 set -euo pipefail
 packages=(librocksdb-dev libclang-dev clang protobuf-compiler pkg-config g++ make)
-[ "${1:-build}" = test ] && packages+=(fio libnbd-bin qemu-utils e2fsprogs curl iproute2 nftables chromium chromium-driver python3 python3-venv)
+mode=${1:-build}
+[ "$mode" != build ] && packages+=(fio libnbd-bin qemu-utils e2fsprogs curl iproute2 nftables)
+[ "$mode" = test ] && packages+=(chromium chromium-driver python3 python3-venv)
 command -v cargo >/dev/null || { echo "No Rust toolchain: install one first (rustup, or Debian's cargo from a recent release)." >&2; exit 1; }
 command -v dpkg-query >/dev/null || exit 0
 missing=()
@@ -19,7 +22,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     apt-get update -qq
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
-[ "${1:-build}" = test ] || exit 0
+[ "$mode" = test ] || exit 0
 
 # Of the package prometheus only promtool: installed, it would start a server on a public port at once.
 tools=$HOME/.cache/holdfast/tools
