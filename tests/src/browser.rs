@@ -25,7 +25,7 @@ const ARGUMENTS: &[&str] = &[
 ];
 
 /// An answer of chromedriver takes no longer; a page that is loaded on a busy machine is waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Light or dark, as the reader's system wants it.
 #[derive(Clone, Copy, PartialEq)]
@@ -82,6 +82,9 @@ impl Browser {
         until("chromedriver to listen", || TcpStream::connect(&b.at).map(drop).map_err(|e| e.to_string()));
         let answer = b.call("POST", "/session", &wanted);
         b.session = format!("/session/{}", answer["sessionId"].as_str().unwrap());
+        // A new tab shows a page of the browser's own, which is none of our business.
+        b.open("about:blank");
+        b.requests();
         b
     }
 
