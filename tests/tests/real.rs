@@ -4,6 +4,7 @@
 
 mod api;
 mod api_bad;
+mod api_watch;
 mod bad_input;
 mod bad_sectors;
 mod cli;

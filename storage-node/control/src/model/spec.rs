@@ -179,8 +179,8 @@ pub fn spec_schema() -> Value {
     })
 }
 
-/// Puts into the schemas of the API's types what their derived schemas cannot say: the attributes of a policy, labels, the
-/// forms of a size, that a change changes something, and how many nodes may vote.
+/// Puts into the schemas of the API's types what their derived schemas cannot say: the attributes of a policy, labels,
+/// the forms of a size, that a change changes something, and how many nodes may vote.
 pub fn patch_schemas(schemas: &mut Value) {
     schemas["VolumeSpec"] = spec_schema();
     for (_, label) in schemas["VolumeSpec"]["patternProperties"].as_object_mut().into_iter().flatten() {

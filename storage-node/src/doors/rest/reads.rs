@@ -68,25 +68,25 @@ pub struct Narrow {
     #[param(required = false, max_length = 600)]
     after: Option<String>,
     /// Part of the name.
-    #[param(required = false)]
+    #[param(required = false, max_length = 128)]
     name: Option<String>,
     /// Only this state.
-    #[param(required = false)]
+    #[param(required = false, max_length = 128)]
     state: Option<String>,
     /// Only what has this health code.
-    #[param(required = false)]
+    #[param(required = false, max_length = 128)]
     health: Option<String>,
     /// Only what concerns this node.
-    #[param(required = false)]
+    #[param(required = false, max_length = 128)]
     node: Option<String>,
     /// Only what is on this disk.
     #[param(required = false, minimum = 0, maximum = 9007199254740992_i64)]
     disk: Option<u64>,
     /// Only what belongs to this volume.
-    #[param(required = false)]
+    #[param(required = false, max_length = 128)]
     volume: Option<String>,
     /// Only what has these labels: `key=value`, `key!=value` or `key`, separated by commas.
-    #[param(required = false)]
+    #[param(required = false, max_length = 512)]
     label: Option<String>,
 }
 
@@ -117,17 +117,19 @@ impl FromRequestParts<Arc<Node>> for Reading {
             }
         }
         let texts = [
-            &given.name,
-            &given.state,
-            &given.health,
-            &given.node,
-            &given.volume,
-            &given.label,
-            &given.subject,
-            &given.kind,
+            ("name", &given.name, 128),
+            ("state", &given.state, 128),
+            ("health", &given.health, 128),
+            ("node", &given.node, 128),
+            ("volume", &given.volume, 128),
+            ("label", &given.label, 512),
+            ("subject", &given.subject, 128),
+            ("kind", &given.kind, 128),
         ];
-        if texts.into_iter().flatten().any(|t| t.len() > 512) {
-            return invalid("query", "has a parameter of more than 512 bytes");
+        for (at, text, most) in texts {
+            if text.as_ref().is_some_and(|t| t.chars().count() > most) {
+                return invalid(at, "is too long");
+            }
         }
         Ok(Reading { node: node.clone(), given })
     }
