@@ -102,6 +102,7 @@ fn lines(path: &Path) -> impl Iterator<Item = Event> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use super::*;
 

@@ -67,6 +67,7 @@ pub fn file(path: &str) -> Option<(&'static str, &'static [u8], &'static str)> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use super::*;
 
