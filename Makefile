@@ -9,10 +9,13 @@ export ROCKSDB_INCLUDE_DIR ?= /usr/include
 endif
 HOLDFAST := $(CARGO_TARGET_DIR)/debug/holdfast
 
-.PHONY: demo test check lint bench soak fuzz setup build setup-test
+.PHONY: demo test check lint bench soak fuzz setup build setup-run setup-test
 
 setup:
 	@deploy/setup.sh build
+
+setup-run:
+	@deploy/setup.sh run
 
 setup-test:
 	@deploy/setup.sh test
@@ -24,7 +27,7 @@ build: setup
 build-now:
 	cargo build --locked --workspace --all-targets
 
-demo: setup-test
+demo: setup-run
 	@$(MAKE) --no-print-directory demo-now
 .PHONY: demo-now
 demo-now:
@@ -45,7 +48,7 @@ test-now: lint build-now
 
 # For every change: style, unit and golden tests, 1,000 seeds of the simulator; no test of real
 # daemons, no rules broken on purpose.
-check: setup-test
+check: setup-run
 	@$(MAKE) --no-print-directory check-now
 .PHONY: check-now
 check-now:
@@ -55,7 +58,7 @@ check-now:
 	$(CARGO_TARGET_DIR)/debug/hf-run --check $(TESTS)
 
 # AGAINST=path: beside another build of the daemon, job by job in turn.
-bench: setup-test
+bench: setup-run
 	@$(MAKE) --no-print-directory bench-now
 .PHONY: bench-now
 bench-now:

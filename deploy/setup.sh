@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that building (and, with "test", testing) needs, if they are missing and this is root.
+# Installs what is missing, if this is root: "build" what building needs, "run" also what the demo, the benchmarks and
+# `make check` need, "test" also what tests of the page, the API and the metrics need.
 set -euo pipefail
 packages=(librocksdb-dev libclang-dev clang protobuf-compiler pkg-config g++ make)
-[ "${1:-build}" = test ] && packages+=(fio libnbd-bin qemu-utils e2fsprogs curl iproute2 nftables chromium chromium-driver)
+mode=${1:-build}
+[ "$mode" != build ] && packages+=(fio libnbd-bin qemu-utils e2fsprogs curl iproute2 nftables)
+[ "$mode" = test ] && packages+=(chromium chromium-driver python3 python3-venv)
 command -v cargo >/dev/null || { echo "No Rust toolchain: install one first (rustup, or Debian's cargo from a recent release)." >&2; exit 1; }
 command -v dpkg-query >/dev/null || exit 0
 missing=()
@@ -19,7 +22,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     apt-get update -qq
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
-[ "${1:-build}" = test ] || exit 0
+[ "$mode" = test ] || exit 0
 
 # Of the package prometheus only promtool: installed, it would start a server on a public port at once.
 tools=$HOME/.cache/holdfast/tools
@@ -36,4 +39,15 @@ if [ ! -x "$tools/promtool" ] && ! command -v promtool >/dev/null; then
     dpkg-deb --fsys-tarfile "$fetched"/prometheus_*.deb | tar -xO ./usr/bin/promtool >"$fetched/promtool"
     chmod +x "$fetched/promtool"
     mv "$fetched/promtool" "$tools/promtool"
+fi
+
+# Tools that hold the REST API against its description: in a directory of their own, anew when their list changes.
+wanted=$(dirname "$0")/../tests/api/requirements.txt
+if ! cmp -s "$wanted" "$tools/api/requirements.txt"; then
+    echo "Fetching the tools that test the API (a minute)"
+    mkdir -p "$tools"
+    rm -rf "$tools/api"
+    python3 -m venv "$tools/api"
+    "$tools/api/bin/pip" install --quiet --disable-pip-version-check -r "$wanted"
+    cp "$wanted" "$tools/api/requirements.txt"
 fi

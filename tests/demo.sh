@@ -67,11 +67,11 @@ until_ok three
 say "one cluster: three metadata voters, one leader, three disks pooled"
 "$H" node list | indent
 say "the cluster's page is http://$(http 1)/ (it is served while this runs)"
-status '^nodes     3 (3 up)' '^disks     3 (3 ok)'
+status '^health    ok' '^nodes     3 (3 up)' '^disks     3 (3 ok)'
 
 "$H" volume create web size=256MiB replicas=3 >/dev/null
 say "$("$H" volume attach web --node n1)"
-status '^volumes   1 (1 ok)'
+status '^health    ok' '^volumes   1 (1 ok)'
 
 mkdir "$D/tree"
 cp -r /usr/share/common-licenses "$D/tree/" 2>/dev/null || cp -r /etc/ssl "$D/tree/"
@@ -118,6 +118,7 @@ t=$(now); until_ok "$H" --endpoint "$(http 2)" cluster status
 until_ok in_sync
 say "n2 is back and in sync $(( $(now) - t )) ms after it answered: only what it missed was copied"
 "$H" events | grep replica.insync | tail -2 | indent
+# (A code is cleared when it has not held for twice as long as it takes to be raised.)
 status '^nodes     3 (3 up)' '^volumes   1 (1 ok)'
 nbdcopy "nbd://$(nbd 3)/web" "$D/whole.img"
 everywhere() { # the whole volume, as each node's own replica has it
@@ -155,7 +156,7 @@ until_ok qemu-io -f raw -r -c "read -P 0x5a 192M 4k" "nbd://$(nbd 1)/web"
 healed() { LC_ALL=C grep -qUaF -f "$D/block" "$D/n1/disk/holdfast.disk"; }
 until_ok healed
 say "a block was damaged on n1's disk, in journal and place ($(echo "$places" | wc -w) copies): the read was right all the same, and the disk is healed"
-status '^disks     4 (4 ok)' '^volumes   1 (1 ok)'
+status '^health    ok' '^disks     4 (4 ok)' '^volumes   1 (1 ok)'
 "$H" volume detach web >/dev/null
 "$H" volume delete web >/dev/null
 say "detached and deleted; stopping the daemons with SIGTERM"

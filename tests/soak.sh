@@ -78,6 +78,7 @@ stage frozen-nodes 'longest|take-over' t hf-tests real freeze::
 claim frozen-nodes 'while a replica was frozen|only read' 2000
 claim frozen-nodes 'take-over on request' 3000
 stage never-ok 'false ok' with HOLDFAST_FALSE_OK_SECONDS="$(scale 60)" HOLDFAST_FALSE_OK_SEED="$(date +%Y%m%d)" t hf-tests real false_ok::
+stage api 'schemathesis' with HOLDFAST_API_SECONDS="$(scale 1200)" HOLDFAST_API_SEED="$(date +%Y%m%d)" t hf-tests real api::
 stage corruption 'rotted' t hf-tests real corruption::
 stage bad-sectors 'sectors' t hf-tests real bad_sectors::
 stage resync 'copied|missed|resync of' t hf-tests real resync::

@@ -4,6 +4,7 @@
 
 mod changes;
 mod disks;
+mod events;
 mod follow;
 mod heartbeat;
 mod replicas;
@@ -53,6 +54,9 @@ pub fn start(node: Arc<Node>, m: Arc<Member>, events: mpsc::UnboundedReceiver<Ev
     tokio::spawn(disks::follow(m.clone()));
     tokio::spawn(hf_meta::succession::watch(m.cluster, m.node, m.meta.clone(), m.view.clone()));
     tokio::spawn(crate::repair::run(m.clone()));
+    tokio::spawn(crate::watch::run(m.clone()));
+    tokio::spawn(events::run(m.clone(), node.dir.path.clone()));
+    tokio::spawn(crate::history::keep(m.history.clone(), m.reactors.clone(), crate::member::wall_ms));
     tokio::spawn(tend_reserve(node.clone(), m.clone()));
     tokio::spawn(node.clone().remember_log(m.clone()));
     tokio::spawn(announce(node.clone(), m.clone()));

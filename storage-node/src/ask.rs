@@ -26,9 +26,9 @@ const SAME_REVISION: usize = 64;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Asked {
-    /// A read.
+    /// A read, to be answered.
     Read(Query),
-    /// A deed.
+    /// A deed, to be done.
     Do(NodeVerb),
 }
 
@@ -162,7 +162,11 @@ pub async fn on_node(node: &Arc<Node>, m: &Arc<Member>, to: NodeId, verb: NodeVe
     match tokio::time::timeout(DEED, peer.ask(request)).await {
         Ok(Ok(reply)) => serde_json::from_str(&opened(reply.into_inner())?).map_err(internal),
         Ok(Err(e)) => Err(silent(e.message().to_string())),
-        Err(_) => Err(silent(format!("no answer within {} s", DEED.as_secs()))),
+        // It was sent, and may be done.
+        Err(_) => Err(Problem::new(Code::NotInTime, format!("node {name} did not answer in time"))
+            .because(format!("{} s went by", DEED.as_secs()))
+            .so("send the same request again with the same Idempotency-Key to learn what came of it")
+            .at(format!("node/{name}"))),
     }
 }
 

@@ -145,6 +145,14 @@ impl Check {
         v
     }
 
+    fn name(&mut self, given: Option<String>) -> String {
+        let name = given.unwrap_or_default();
+        if let Err(why) = hf_policy::policy::valid_name(&name) {
+            self.0.push(format!("name = \"{name}\": {why}"));
+        }
+        name
+    }
+
     /// The address of the REST API; `None`: it is not served. Beyond loopback only in a trusted network.
     fn http(&mut self, given: Option<String>, trusted: bool) -> Option<String> {
         let addr = given.unwrap_or_else(|| "127.0.0.1:7423".into());
@@ -226,10 +234,7 @@ impl Config {
             Some(path) => read(path)?,
         };
         let mut check = Check::default();
-        let name = args.name.or(file.name).unwrap_or_default();
-        if let Err(why) = hf_policy::policy::valid_name(&name) {
-            check.0.push(format!("name = \"{name}\": {why}"));
-        }
+        let name = check.name(args.name.or(file.name));
         let data_dir = args.data_dir.or(file.data_dir).unwrap_or_default();
         if data_dir.as_os_str().is_empty() {
             check.0.push("data_dir is missing: say where the node keeps its metadata".into());

@@ -212,9 +212,6 @@ async fn start_member(node: &Arc<Node>) -> anyhow::Result<()> {
     if node.member.set(member.clone()).is_err() {
         anyhow::bail!("this node is part of a cluster already");
     }
-    tokio::spawn(crate::watching::run(member.clone()));
-    tokio::spawn(crate::event_log::run(member.clone(), node.dir.path.clone()));
-    tokio::spawn(crate::history::keep(member.history.clone(), member.reactors.clone(), crate::member::wall_ms));
     crate::agent::start(node.clone(), member, events);
     Ok(())
 }

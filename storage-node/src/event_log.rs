@@ -4,14 +4,12 @@
 //! takes no room from other days; and once a day's file has [`DAY_BYTES`], it takes warnings and errors only, up to
 //! twice that. A line that cannot be read (the node lost power while it was written) is passed over.
 
-use crate::member::Member;
 use hf_control::model::time;
 use hf_meta_core::record::{Event, EventKind, Severity};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Bytes of a day's file up to which every event is written.
 const DAY_BYTES: u64 = 8 << 20;
@@ -103,39 +101,8 @@ fn lines(path: &Path) -> impl Iterator<Item = Event> {
     lines.filter_map(|l| serde_json::from_str(&l).ok())
 }
 
-/// Writes the record's events to this node's files as they come.
-pub async fn run(m: Arc<Member>, data_dir: PathBuf) {
-    let mut view = m.view.clone();
-    let opened = tokio::task::spawn_blocking(move || EventLog::open(&data_dir)).await;
-    let log = match opened {
-        Ok(Ok(log)) => log,
-        Ok(Err(e)) => return tracing::warn!("events are not kept in data_dir/events: {e}"),
-        Err(e) => return tracing::warn!("events are not kept in data_dir/events: {e}"),
-    };
-    let log = Arc::new(std::sync::Mutex::new(log));
-    let _ = m.event_log.set(log.clone());
-    let mut failing = false;
-    loop {
-        let state = view.borrow_and_update().clone();
-        let log = log.clone();
-        let written = tokio::task::spawn_blocking(move || match log.lock() {
-            Ok(mut l) => l.write(state.events.iter()),
-            Err(_) => Ok(()),
-        });
-        let failed = matches!(&written.await, Ok(Err(e)) if {
-            if !failing {
-                tracing::warn!("events cannot be written to data_dir/events, later ones may be missing there: {e}");
-            }
-            true
-        });
-        failing = failed;
-        if view.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use super::*;
 

@@ -16,8 +16,8 @@ pub async fn bind(what: &str, addr: &str) -> anyhow::Result<TcpListener> {
     })
 }
 
-/// Listens at a Unix socket; `what` is its key in the configuration. A socket that an earlier process left behind is replaced; anything else at the
-/// path is an error.
+/// Listens at a Unix socket; `what` is its key in the configuration. A socket that an earlier process left behind is
+/// replaced; anything else at the path is an error.
 pub fn bind_socket(what: &str, path: &Path) -> anyhow::Result<UnixListener> {
     use std::os::unix::fs::FileTypeExt;
     let named = |why: String| anyhow::anyhow!("{what} = {}: {why}", path.display());

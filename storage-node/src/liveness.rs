@@ -7,7 +7,7 @@ use hf_policy::{DiskId, NodeId};
 use std::time::{Duration, Instant};
 
 /// How long a node that leads may be looked for.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What the leader knows of who lives; none if no leader answers within [`PATIENCE`]. A guess that nobody lives would
 /// take volumes from live nodes.

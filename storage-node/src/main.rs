@@ -1,6 +1,8 @@
 //! `holdfast`: one binary. `daemon` is the daemon, `dev` runs a small cluster on this machine, the rest is the
 //! client.
 
+#![allow(clippy::result_large_err, reason = "a Problem is made once for each request that is refused")]
+
 mod accept;
 mod agent;
 mod ask;
@@ -27,6 +29,7 @@ mod pulse;
 mod repair;
 mod rescue;
 mod told;
+mod watch;
 mod watching;
 
 use std::process::ExitCode;

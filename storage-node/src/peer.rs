@@ -77,7 +77,7 @@ impl Peer for Service {
     async fn follow(&self, r: Request<pb::FollowRequest>) -> Answer<FollowStream> {
         let r = r.into_inner();
         let m = self.check(&r.cluster)?;
-        Ok(Response::new(crate::watching::followed(&m, &r)?))
+        Ok(Response::new(crate::watch::followed(&m, &r)?))
     }
     async fn maintain(&self, r: Request<pb::MaintainRequest>) -> Answer<pb::Empty> {
         let (m, r) = (self.0.member()?, r.into_inner());

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// A member of a cluster, as verbs see it.
 pub struct Here {
-    /// The node.
+    /// The node that was asked.
     pub node: Arc<Node>,
     /// Its part in the cluster.
     pub member: Arc<Member>,

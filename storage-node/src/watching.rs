@@ -1,27 +1,16 @@
-//! Who watches: the leader's hub of changes, and the streams that clients of any node get from it.
-//!
-//! The hub is the leader's, because only the leader knows which nodes and disks answer. A client may watch at any node:
-//! that node passes on what the leader streams, and finds the next leader by itself. It decides nothing.
-
-mod items;
-mod session;
-
-pub use session::{followed, stream};
+//! The leader's hub of changes, the health codes that are raised, and who listens to them. `watch/` feeds it and makes
+//! streams from it; it decides nothing itself.
 
 use crate::identity::random;
-use crate::member::{Member, wall_ms};
 use hf_control::health::{Now, Tracker};
 use hf_control::model::Counts;
 use hf_control::view::Alerts;
 use hf_control::watch::{Change, Hub, Position, Reset};
+use hf_meta_core::ClusterState;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
-use tokio::sync::broadcast;
+use std::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, broadcast};
 
-/// Changes of the record are noticed at once; of what nodes tell, at least this often.
-const TICK: Duration = Duration::from_millis(500);
-/// A leader that was not heard for this long is none.
-const SILENT: Duration = Duration::from_secs(5);
 /// Batches of changes that a session may be behind. It reads them as they come, so only a stuck one is.
 const BEHIND: usize = 256;
 /// Streams of clients that a node serves, at most.
@@ -55,7 +44,7 @@ impl Default for Watching {
 }
 
 /// Where a session begins: the changes that its client may lack, and all that come after them.
-type Begun = (Vec<Change>, Position, broadcast::Receiver<Arc<Vec<Change>>>);
+pub type Begun = (Vec<Change>, Position, broadcast::Receiver<Arc<Vec<Change>>>);
 
 impl Watching {
     fn lock(&self) -> MutexGuard<'_, Seen> {
@@ -71,7 +60,7 @@ impl Watching {
     }
 
     /// Begins a session behind a position, or a revision, or now. None: this node does not lead.
-    fn begin(&self, after: Option<Position>, revision: Option<u64>) -> Option<Result<Begun, Reset>> {
+    pub fn begin(&self, after: Option<Position>, revision: Option<u64>) -> Option<Result<Begun, Reset>> {
         let seen = self.lock();
         let (_, hub) = seen.led.as_ref()?;
         let first = match (after, revision) {
@@ -83,34 +72,29 @@ impl Watching {
     }
 
     /// The position of a change, if this node still leads.
-    fn position(&self, at: u64) -> Option<Position> {
+    pub fn position(&self, at: u64) -> Option<Position> {
         self.lock().led.as_ref().map(|(_, hub)| hub.at(at))
     }
 
-    /// Looks at what changed.
-    fn tick(&self, m: &Member) {
-        let term = m.meta.status.borrow().term;
-        let soft = m.soft_as_leader();
-        let state = m.view.borrow().clone();
-        let now_ms = self.began.elapsed().as_millis() as u64;
-        let insecure = soft.as_ref().is_some_and(|s| s.nodes.values().any(|n| n.told.insecure));
-        let now = Now { state: &state, soft: soft.as_ref(), here: m.node, wall_ms: wall_ms(), now_ms, insecure };
+    /// Looks at what changed; `state` is what `now` looks at, too. `now.soft`: what this node hears, if it leads.
+    /// `silent`: no leader was heard for long.
+    pub fn tick(&self, state: &Arc<ClusterState>, now: Now, term: u64, silent: bool) {
         let mut seen = self.lock();
         let Seen { led, health } = &mut *seen;
-        let Some(soft) = soft.as_ref() else {
-            if led.take().is_some() || m.told.age() < SILENT {
+        if now.soft.is_none() {
+            if led.take().is_some() || !silent {
                 *health = Tracker::new();
             } else {
                 health.tick(now, &[]);
             }
             return;
-        };
+        }
         if led.as_ref().is_none_or(|(t, _)| *t != term) {
             *led = Some((term, Hub::new(random() as u64)));
             *health = Tracker::new();
         }
         let Some((_, hub)) = led.as_mut() else { return };
-        let mut changes = hub.tick(&state, Some(soft), now_ms);
+        let mut changes = hub.tick(state, now.soft, now.now_ms);
         let flips = health.tick(now, &changes);
         changes.extend(hub.note(flips.keys()));
         if !changes.is_empty() {
@@ -118,15 +102,26 @@ impl Watching {
             let _ = self.changes.send(Arc::new(changes));
         }
     }
-}
 
-/// Feeds the hub while this node leads.
-pub async fn run(m: Arc<Member>) {
-    let mut view = m.view.clone();
-    loop {
-        m.watching.tick(&m);
-        let _ = tokio::time::timeout(TICK, view.changed()).await;
-        // A burst of changes is looked at together.
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    /// The record at the last tick, if this node leads. What is sent to clients is made from this one: of a newer one a
+    /// client could learn a name whose end no tick notices.
+    pub fn state(&self) -> Option<Arc<ClusterState>> {
+        self.lock().led.as_ref()?.1.state().cloned()
+    }
+
+    /// Mutes that have ended by themselves and are still on record: code and subject.
+    pub fn ended_mutes(&self) -> Vec<(String, String)> {
+        let seen = self.lock();
+        seen.health.ended_mutes().map(|(c, s)| (c.to_string(), s.to_string())).collect()
+    }
+
+    /// Milliseconds since the process began to watch.
+    pub fn now_ms(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+
+    /// A seat for a client's stream; none if all are taken.
+    pub fn seat(&self) -> Option<OwnedSemaphorePermit> {
+        self.streams.clone().try_acquire_owned().ok()
     }
 }

@@ -42,6 +42,12 @@ pub struct Browser {
     _profile: tempfile::TempDir,
 }
 
+impl Default for Browser {
+    fn default() -> Browser {
+        Browser::new()
+    }
+}
+
 impl Browser {
     pub fn new() -> Browser {
         Browser::with(1360, 900, Scheme::Light)

@@ -4,8 +4,8 @@
 //! survive being written and read again.
 //!
 //! Not here: HTTP and HTTP/2 are read by hyper, paths and queries by axum;
-//! `tests/tests/bad_input.rs` throws garbage at those ports of a real daemon. Raft's own handling of a well-formed but false message is raft-rs's, and
-//! only members of the cluster are heard (`metadata/tests/raft_sim.rs`).
+//! `tests/tests/bad_input.rs` throws garbage at those ports of a real daemon. Raft's own handling of a well-formed
+//! but false message is raft-rs's, and only members of the cluster are heard (`metadata/tests/raft_sim.rs`).
 
 mod files;
 mod messages;

@@ -99,7 +99,7 @@ fn of(api: &str, cluster: u128) -> Result<Value, String> {
         let mut deltas = r.map_err(|e| e.message().to_string())?.into_inner();
         let first = deltas.message().await.map_err(|e| e.message().to_string())?;
         let delta: Value = serde_json::from_slice(&first.ok_or("no record came")?.delta).map_err(|e| e.to_string())?;
-        Ok(delta["whole"].clone())
+        Ok::<_, String>(delta["whole"].clone())
     };
     let state = rt.block_on(async { tokio::time::timeout(RECORD, ask).await });
     match state.map_err(|_| "no record came in time".to_string())?? {

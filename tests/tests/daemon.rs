@@ -261,7 +261,10 @@ fn errors_are_json_when_json_was_asked_for() {
         assert!(e["what"].as_str().unwrap().contains("Usage: holdfast"), "{e}");
     }
     let (code, stderr, _) = out(&["volume", "shwo"]);
-    assert!(code == Some(2) && stderr.starts_with("error: ") && stderr.contains("similar subcommand"), "{stderr}");
+    assert!(
+        code == Some(2) && stderr.starts_with("holdfast: unrecognized") && stderr.contains("similar subcommand"),
+        "{stderr}"
+    );
     assert_eq!(out(&["--help", "-o", "json"]).0, Some(0));
     // Ports beyond the last one.
     let dir = tempfile::tempdir().unwrap();

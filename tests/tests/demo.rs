@@ -43,9 +43,13 @@ fn the_demo_tells_its_whole_story_and_leaves_nothing() {
     for line in [
         "three daemons started",
         "one cluster: three metadata voters",
+        "the cluster's page is http://127.0.0.1:",
+        "health    ok",
         "read back through n1: identical",
         "n2 is dead",
         "0 errors, all verified",
+        "NODE_DOWN          node/n2",
+        "VOLUME_DEGRADED    volume/web",
         "the image is identical still",
         "read through n3: identical",
         "e2fsck finds the file system clean",
@@ -53,6 +57,7 @@ fn the_demo_tells_its_whole_story_and_leaves_nothing() {
         "byte for byte the same",
         "its replica moved",
         "the disk is healed",
+        "health    ok",
         "nothing is left behind",
     ] {
         let at = rest.find(line).unwrap_or_else(|| panic!("not told in its place: {line}\n{said}"));

@@ -10,8 +10,8 @@ use serde_json::Value;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Evidence counts for 5 s; a heartbeat may have been on its way, and the leader looks every half second. A state that is
-/// asked for later than this after a fault must not be ok.
+/// Evidence counts for 5 s; a heartbeat may have been on its way, and the leader looks every half second. A state
+/// that is asked for later than this after a fault must not be ok.
 const DWELL: Duration = Duration::from_secs(8);
 /// A health code waits for its own dwell of 5 s behind that: the cluster must not be called well later than this.
 const DWELL_OF_HEALTH: Duration = Duration::from_secs(14);
@@ -66,7 +66,7 @@ fn begin(c: &mut Cluster, node: usize, fault: Fault) {
             c.nodes[node].kill();
             let file = disk_file(c, node);
             std::fs::rename(&file, file.with_extension("away")).unwrap();
-            c.nodes[node].start_with(&c.nodes[node].config(true));
+            c.nodes[node].start();
         }
     }
 }
@@ -74,13 +74,13 @@ fn begin(c: &mut Cluster, node: usize, fault: Fault) {
 /// Ends the fault.
 fn end(c: &mut Cluster, node: usize, fault: Fault) {
     match fault {
-        Fault::Killed => c.nodes[node].start_with(&c.nodes[node].config(true)),
+        Fault::Killed => c.nodes[node].start(),
         Fault::Frozen => signal(c.nodes[node].pid().unwrap(), libc::SIGCONT),
         Fault::DiskGone => {
             c.nodes[node].kill();
             let file = disk_file(c, node);
             std::fs::rename(file.with_extension("away"), &file).unwrap();
-            c.nodes[node].start_with(&c.nodes[node].config(true));
+            c.nodes[node].start();
         }
     }
 }

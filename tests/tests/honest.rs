@@ -1,5 +1,5 @@
-//! What is said of a disk that cannot be opened is the truth, and is so again when it works: with real daemons, of which
-//! one has lost its disk. Nothing says "ok", and nobody is told for ever that something is under way.
+//! What is said of a disk that cannot be opened is the truth, and is so again when it works: with real daemons, of
+//! which one has lost its disk. Nothing says "ok", and nobody is told for ever that something is under way.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::{Cluster, until};

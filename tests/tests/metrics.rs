@@ -1,5 +1,5 @@
-//! `/metrics` of real nodes: Prometheus' own tool has nothing to say against it, every disk on record has its lines, and
-//! clients' requests are counted one by one.
+//! `/metrics` of real nodes: Prometheus' own tool has nothing to say against it, every disk on record has its lines,
+//! and clients' requests are counted one by one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::{Cluster, tool_ok, until};

@@ -3,7 +3,7 @@
 //! metadata leader dies.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use hf_tests::cluster::{Cluster, binary, run, until};
+use hf_tests::cluster::{Cluster, binary, until};
 use hf_tests::nbd::Nbd;
 use hf_tests::status;
 use serde_json::Value;

@@ -227,7 +227,7 @@ fn same_sizes(b: &Browser) {
         x ^= x << 17;
         // Of every order of magnitude; every other one with few digits, where two decimals are a tie more often.
         let n = x >> (11 + x % 43);
-        sizes.push(if x % 2 == 0 { n } else { n & !0xf_ffff });
+        sizes.push(if x.is_multiple_of(2) { n } else { n & !0xf_ffff });
     }
     let said = b.promised(&format!("import('/ui/app/format.js').then((f) => {}.map(f.size))", json!(sizes)));
     for (n, said) in sizes.iter().zip(said.as_array().unwrap()) {

@@ -1,5 +1,5 @@
-//! The files of the page as text: all of them are in the binary, small, and keep the rules of `storage-node/web/README.md`;
-//! their colours can be read.
+//! The files of the page as text: all of them are in the binary, small, and keep the rules of
+//! `storage-node/web/README.md`; their colours can be read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

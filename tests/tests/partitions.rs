@@ -8,7 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_store::sim::Rng;
-use hf_tests::cluster::{Cluster, binary, run, until};
+use hf_tests::cluster::{Cluster, binary, until};
 use hf_tests::nbd::Nbd;
 use hf_tests::netns::Hosts;
 use hf_tests::status;

@@ -154,6 +154,7 @@ fn a_data_directory_that_was_put_back_does_not_vote_while_nobody_leads() {
     copy_dir(&dir, &kept);
     let before = age(&c);
     c.nodes[victim].start();
+    c.ready();
     c.ok(&["volume", "create", "v", "size=16MiB"]);
     until("its record to say how old its log is", || {
         let nodes = c.status()?["nodes"].clone();

@@ -2,8 +2,12 @@
 //! (`tests/runner/`) gives each test a process of its own, and runs them side by side.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod api;
+mod api_bad;
+mod api_watch;
 mod bad_input;
 mod bad_sectors;
+mod cli;
 mod corruption;
 mod daemon;
 mod demo;

@@ -6,6 +6,7 @@
 mod tidy {
     pub mod layout;
     pub mod modules;
+    pub mod printing;
     pub mod prose;
 }
 

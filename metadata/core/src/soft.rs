@@ -36,7 +36,7 @@ pub struct Soft {
 pub struct Group {
     /// The node that leads.
     pub leader: Option<NodeId>,
-    /// Raft term.
+    /// Raft term of the leader.
     pub term: u64,
     /// Nodes that vote.
     pub voters: BTreeSet<NodeId>,
@@ -73,7 +73,7 @@ pub struct NodeTold {
     pub data_dir_full: bool,
     /// Its API listens beyond loopback, and asks nobody who it is.
     pub insecure: bool,
-    /// Its disks.
+    /// What it told of its disks.
     pub disks: BTreeMap<DiskId, DiskTold>,
     /// Bytes that each replica on its disks takes.
     pub replicas: Arc<BTreeMap<Rid, u64>>,
@@ -103,7 +103,7 @@ pub struct DiskTold {
 /// An attached volume, as its node has told.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct VolumeTold {
-    /// The attachment.
+    /// The attachment that it is about.
     pub session: SessionId,
     /// Every shard is served: clients' requests are answered.
     pub serving: bool,
@@ -116,7 +116,7 @@ pub struct VolumeTold {
 /// The progress of a copy to a replica, or of a scrub, as its coordinator has told.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SyncTold {
-    /// The volume.
+    /// The volume that it is about.
     pub vol: VolumeId,
     /// Number of the shard.
     pub shard: u32,

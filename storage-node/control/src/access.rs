@@ -24,7 +24,7 @@ pub enum Role {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Via {
-    /// Over TCP.
+    /// It came over TCP.
     Tcp,
     /// Over the API's Unix socket.
     Socket,
@@ -32,7 +32,7 @@ pub enum Via {
     Itself,
 }
 
-/// Who asks.
+/// The caller who asks for this.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caller {
     /// Its name, for events and mutes.
@@ -51,7 +51,7 @@ macro_rules! verbs {
         pub enum Verb { $($(#[$doc])* #[doc = concat!("`", $word, "`: for the role ", stringify!($role), ".")] $name,)* }
 
         impl Verb {
-            /// All verbs.
+            /// All verbs, in the order of the table.
             pub const ALL: &'static [Verb] = &[$(Verb::$name,)*];
 
             /// Noun and verb, for messages.

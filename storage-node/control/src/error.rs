@@ -56,11 +56,11 @@ pub enum Code {
 
 /// What a code stands for.
 pub struct Meaning {
-    /// The code.
+    /// The code that stands for it.
     pub code: Code,
-    /// Its word.
+    /// The word of the code in JSON.
     pub word: &'static str,
-    /// HTTP status.
+    /// HTTP status of the answer.
     pub status: u16,
     /// Exit code of the command line.
     pub exit: u8,
@@ -74,7 +74,7 @@ const fn row(code: Code, word: &'static str, status: u16, exit: u8, fate: Fate, 
     Meaning { code, word, status, exit, fate, means }
 }
 
-/// Every code.
+/// Every code, with what it stands for.
 pub const CODES: &[Meaning] = {
     use Code::*;
     use Fate::{BeginAnew, Refuse, Retry, Unknown};
@@ -158,11 +158,11 @@ pub struct Problem {
     pub kind: String,
     /// What the code means.
     pub title: String,
-    /// HTTP status.
+    /// HTTP status of the answer.
     pub status: u16,
     /// The whole error in a sentence or two.
     pub detail: String,
-    /// The code.
+    /// The code that stands for it.
     pub code: Code,
     /// What happened to the request.
     pub fate: Fate,
@@ -228,7 +228,7 @@ impl Problem {
         self
     }
 
-    /// Says why.
+    /// The same problem with its reason.
     pub fn because(mut self, why: impl Into<String>) -> Problem {
         self.why = why.into();
         self.told()

@@ -17,7 +17,7 @@ use std::sync::Arc;
 pub enum NodeVerb {
     /// Attach a volume here, and answer when it is served.
     Attach {
-        /// Its name.
+        /// The name that it has.
         volume: String,
         /// Take it even from a node that answers.
         force: bool,
@@ -26,7 +26,7 @@ pub enum NodeVerb {
     },
     /// End the export here, answer open requests, and let the volume go.
     Detach {
-        /// Its name.
+        /// The name that it has.
         volume: String,
     },
     /// Format a disk and add it to the pool.
@@ -40,7 +40,7 @@ pub enum NodeVerb {
     },
     /// The recent history of a volume that is attached here.
     Stats {
-        /// Its name.
+        /// The name that it has.
         volume: String,
     },
 }
@@ -64,7 +64,7 @@ pub enum NodeAnswer {
     Waits(String),
     /// The disk has this number.
     Disk(u64),
-    /// The history.
+    /// The history that was asked for.
     Stats(crate::model::VolumeStats),
 }
 
@@ -103,7 +103,7 @@ pub trait Ports: Send + Sync {
     ) -> impl Future<Output = Result<(), String>> + Send;
     /// Has a node do what only it can.
     fn on_node(&self, node: NodeId, verb: NodeVerb) -> impl Future<Output = Result<NodeAnswer, Problem>> + Send;
-    /// Monotonic milliseconds.
+    /// Monotonic milliseconds, from any moment on.
     fn now_ms(&self) -> u64;
     /// Wall clock in Unix milliseconds.
     fn wall_ms(&self) -> u64;

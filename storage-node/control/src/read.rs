@@ -31,23 +31,23 @@ pub struct Filter {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Query {
-    /// Volumes.
+    /// A list of volumes.
     Volumes(Filter),
     /// One volume, by its name.
     Volume(String),
-    /// Replicas.
+    /// A list of replicas.
     Replicas(Filter),
-    /// One replica.
+    /// One replica, by its number.
     Replica(u64),
-    /// Nodes.
+    /// A list of nodes.
     Nodes(Filter),
     /// One node, by its name.
     Node(String),
-    /// Disks.
+    /// A list of disks.
     Disks(Filter),
-    /// One disk.
+    /// One disk, by its number.
     Disk(u64),
-    /// Jobs.
+    /// A list of jobs.
     Jobs(Filter),
     /// One job, by its name.
     Job(String),

@@ -103,7 +103,11 @@ fn varied() -> ClusterState {
 }
 
 fn raised() -> Raised {
-    let health = |code: &str| HealthRef { code: code.into(), severity: Severity::Warning, message: "so".into() };
+    let health = |code: &str| HealthRef {
+        code: code.into(),
+        severity: hf_control::model::Severity::Warning,
+        message: "so".into(),
+    };
     let about = [("volume/db", "VOLUME_DEGRADED"), ("node/n4", "NODE_DOWN"), ("disk/3", "DISK_FAILING")];
     Raised(about.map(|(of, code)| (of.to_string(), vec![health(code)])).into())
 }

@@ -67,7 +67,15 @@ impl Alerts for Raised {
     }
     fn health(&self, revision: u64) -> Health {
         let (items, mutes) = (vec![], vec![]);
-        Health { worst: Severity::Info, state: "ok".into(), items, total: 0, mutes, revision }
+        Health {
+            worst: Severity::Info,
+            state: "ok".into(),
+            items,
+            total: 0,
+            counts: Default::default(),
+            mutes,
+            revision,
+        }
     }
 }
 

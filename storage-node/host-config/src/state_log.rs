@@ -1,9 +1,9 @@
 //! A log of states instead of occurrences: something that goes wrong again and again is told when it begins or changes,
 //! and then, with how often it happened, after 1, 10 and 60 minutes and each hour.
 //!
-//! It promises two bounds: a kind of trouble writes at most [`MOST_LINES`] lines in [`WINDOW_MS`], however many things it
-//! concerns and however often each changes; and at most [`MOST_STATES`] states are remembered. What is not written is
-//! counted and told later. It is for what repeats; what happens once belongs into the log directly.
+//! It promises two bounds: a kind of trouble writes at most [`MOST_LINES`] lines in [`WINDOW_MS`], however many
+//! things it concerns and however often each changes; and at most [`MOST_STATES`] states are remembered. What is not
+//! written is counted and told later. It is for what repeats; what happens once belongs into the log directly.
 
 use crate::clock::now;
 use std::collections::BTreeMap;

@@ -16,7 +16,7 @@ pub enum Op {
     Read,
     /// A write of data, or of zeroes that take space.
     Write,
-    /// A flush.
+    /// A flush of the volume.
     Flush,
     /// A trim, or zeroes that give their space back.
     Trim,
@@ -100,7 +100,7 @@ impl Histogram {
         Histogram { counts: Some(counts), sum_us: self.sum_us.wrapping_sub(earlier.sum_us) }
     }
 
-    /// Requests counted.
+    /// Number of requests that were counted.
     pub fn total(&self) -> u64 {
         self.counts.as_ref().map_or(0, |c| c.iter().sum())
     }
@@ -110,8 +110,8 @@ impl Histogram {
         self.sum_us
     }
 
-    /// Requests that took at most `us` microseconds, where `us` is one of [`BOUNDS_US`]; for another value, those of the
-    /// buckets that lie wholly below it.
+    /// Requests that took at most `us` microseconds, where `us` is one of [`BOUNDS_US`]; for another value, those of
+    /// the buckets that lie wholly below it.
     pub fn at_most(&self, us: u32) -> u64 {
         let n = BOUNDS_US.partition_point(|b| *b <= us);
         self.counts.as_ref().map_or(0, |c| c[..n].iter().sum())

@@ -54,7 +54,7 @@ pub struct Global {
     pub output: Format,
 }
 
-/// Every command.
+/// Every command of the client.
 #[derive(Subcommand, Debug)]
 pub enum Commands {
     /// Show on one screen what is wrong and what is there.
@@ -64,7 +64,7 @@ pub enum Commands {
     /// Create, use and delete volumes.
     #[command(subcommand)]
     Volume(VolumeCommand),
-    /// Manage nodes.
+    /// Manage the nodes of the cluster.
     Node(Box<NodeCommand>),
     /// Add, list, empty and remove disks.
     #[command(subcommand)]

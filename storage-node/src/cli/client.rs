@@ -146,17 +146,20 @@ pub struct Watch<'a> {
 }
 
 impl Watch<'_> {
+    /// Connects, if that is not done yet. What happens from then on is told.
+    pub async fn open(&mut self) -> Result<(), Failure> {
+        if self.now.is_none() {
+            self.now = Some(self.begin().await?);
+            self.begun = true;
+        }
+        Ok(())
+    }
+
     /// Waits for the next event.
     pub async fn next(&mut self) -> Result<Event, Failure> {
         loop {
-            let events = match &mut self.now {
-                Some(events) => events,
-                None => {
-                    let events = self.begin().await?;
-                    self.begun = true;
-                    self.now.insert(events)
-                }
-            };
+            self.open().await?;
+            let Some(events) = &mut self.now else { continue };
             match timeout(QUIET, events.next()).await {
                 Ok(Ok(Some(e))) => {
                     self.last = e.id.clone().or(self.last.take());

@@ -236,7 +236,8 @@ pub async fn events(s: &mut Session, a: EventArgs) -> Result<(), Failure> {
             None => break page,
         }
     };
-    let revision = page["revision"].as_u64().unwrap_or(0);
+    let newest = all.last().and_then(|e| e["revision"].as_u64()).unwrap_or(0);
+    let revision = page["revision"].as_u64().unwrap_or(0).max(newest);
     let first = all.len() - limit.unwrap_or(MOST).min(all.len());
     all.drain(..first);
     if !follow && matches!(s.out.format, Format::Json | Format::Yaml) {
@@ -249,6 +250,10 @@ pub async fn events(s: &mut Session, a: EventArgs) -> Result<(), Failure> {
     }
     s.out.flush()?;
     let wanted = |e: &Value| {
+        // (What the list has shown is not shown again.)
+        if e["revision"].as_u64().is_some_and(|r| r <= newest) {
+            return false;
+        }
         let is = |field: &str, want: &Option<String>| want.as_ref().is_none_or(|w| e[field] == **w);
         is("subject", &subject) && is("kind", &kind)
     };

@@ -10,9 +10,6 @@ use super::session::Session;
 use super::{list, watch};
 use serde_json::{Value, json};
 
-/// What is said when there is no job.
-pub const NOTHING: &str = "nothing to do: every replica is in sync and where it should be";
-
 /// Runs one command about jobs.
 pub async fn run(s: &mut Session, command: JobCommand) -> Result<(), Failure> {
     let (job, verb) = match command {
@@ -22,7 +19,7 @@ pub async fn run(s: &mut Session, command: JobCommand) -> Result<(), Failure> {
             if s.out.format.is_text() {
                 held(s).await?;
                 if list::items(&page).is_empty() {
-                    return s.out.line(NOTHING);
+                    return s.out.line(list::NOTHING);
                 }
             }
             return list::show(&JOB, &page, &mut s.out);

@@ -218,8 +218,8 @@ pub fn about(v: &Value) -> String {
     v.as_u64().map_or("–".into(), format_size)
 }
 
-/// A state with its reason's measure, in a few words.
-fn state(v: &Value) -> String {
+/// A volume's state in a few words; of a degraded one also how many copies there are.
+pub fn state(v: &Value) -> String {
     match v["state"].as_str() {
         Some("degraded") => format!("degraded {}/{}", word(v.get("copies_ok")), word(v.get("copies_wanted"))),
         Some(other) => other.replace('_', " "),

@@ -9,6 +9,9 @@ use super::out::{Format, Out};
 use super::table;
 use serde_json::{Value, json};
 
+/// What is said when there is no job.
+pub const NOTHING: &str = "nothing to do: every replica is in sync and where it should be";
+
 /// Items that one page brings, at most.
 const PAGE: usize = 1_000;
 /// Items that one command shows, at most.

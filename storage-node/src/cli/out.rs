@@ -84,6 +84,11 @@ pub fn failed(f: &Failure, o: Format) {
     }
 }
 
+/// Says whether somebody looks at standard error on a terminal.
+pub fn watched() -> bool {
+    std::io::stderr().is_terminal()
+}
+
 /// Prints one line on standard error. If that is closed or full, nobody can be told, so nothing is said.
 pub fn note(text: impl Display) {
     let _ = writeln!(std::io::stderr(), "{text}");

@@ -4,8 +4,10 @@
 use hf_policy::format_size;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
-use std::io::IsTerminal;
 use std::time::Duration;
+
+/// The line of a wait of which no measure is known.
+const QUIET: &str = "{spinner} {prefix}: {wide_msg}";
 
 /// A line on the terminal that goes away when the wait ends.
 pub struct Waiting(Option<ProgressBar>);
@@ -13,10 +15,11 @@ pub struct Waiting(Option<ProgressBar>);
 impl Waiting {
     /// A wait for this.
     pub fn new(what: &str) -> Waiting {
-        if !std::io::stderr().is_terminal() {
+        if !super::out::watched() {
             return Waiting(None);
         }
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        bar.set_style(style(QUIET));
         bar.set_prefix(what.trim_start_matches("/v1/").to_string());
         bar.enable_steady_tick(Duration::from_millis(200));
         Waiting(Some(bar))
@@ -25,7 +28,7 @@ impl Waiting {
     /// Shows why the wait goes on.
     pub fn says(&mut self, why: &str) {
         if let Some(bar) = &self.0 {
-            bar.set_style(style("{spinner} {prefix}: {wide_msg}"));
+            bar.set_style(style(QUIET));
             bar.set_message(why.to_string());
         }
     }
@@ -39,7 +42,7 @@ impl Waiting {
                 bar.set_length(total);
                 bar.set_position(done.min(total));
             }
-            _ => bar.set_style(style("{spinner} {prefix}: {wide_msg}")),
+            _ => bar.set_style(style(QUIET)),
         }
         bar.set_message(progress(job));
     }

@@ -23,7 +23,7 @@ const ASK: Duration = Duration::from_millis(400);
 pub struct Session {
     /// The client of the cluster's nodes.
     pub client: Client,
-    /// Standard output.
+    /// Where results are printed.
     pub out: Out,
     timeout: Option<Duration>,
     no_wait: bool,
@@ -117,6 +117,8 @@ impl Session {
 
     /// Waits until a job is no more, with its progress on a terminal.
     pub async fn job(&mut self, id: &str) -> Result<(), Failure> {
+        // What was changed is said before the wait for its end.
+        self.out.flush()?;
         let end = self.timeout.map(|t| Instant::now() + t);
         let (path, mut bar) = (super::kinds::job_path(id)?, Waiting::new(id));
         loop {

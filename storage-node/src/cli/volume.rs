@@ -4,7 +4,7 @@ use super::args::{ForceArgs, ListArgs, VolumeCommand, WatchArgs};
 use super::client::{Answer, Client};
 use super::failure::{Failure, usage};
 use super::http::{Method, encoded};
-use super::kinds::{VOLUME, about, attached, pairs, size};
+use super::kinds::{VOLUME, about, attached, pairs, size, state};
 use super::out::Out;
 use super::session::Session;
 use super::table::word;
@@ -166,12 +166,11 @@ fn text(v: &Value) -> String {
     let mut lines = vec![
         format!("volume    {} (#{})", word(v.get("name")), v["id"]),
         format!("size      {}, {} used", size(&v["size_bytes"]), about(&v["used_bytes"])),
-        format!("state     {}", word(v.get("state")).replace('_', " ")),
+        format!("state     {}", state(v)),
     ];
     if let Some(why) = v["why"].as_str() {
         lines.push(format!("why       {why}"));
     }
-    lines.push(format!("copies    {} of {}", word(v.get("copies_ok")), word(v.get("copies_wanted"))));
     let a = &v["attachment"];
     let term = if a.is_null() { String::new() } else { format!("term {}, ", a["term"]) };
     lines.push(format!("attached  {}  ({term}epoch {})", attached(v), v["epoch"]));

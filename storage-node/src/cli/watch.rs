@@ -16,10 +16,13 @@ use super::table::word;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// Changes within this time are shown together where each would have to be asked for.
 const TOGETHER: Duration = Duration::from_millis(200);
+
+/// After a reset, so much later begins the next stream.
+const AFTER_RESET: Duration = Duration::from_millis(300);
 
 /// What the stream says of one resource.
 #[derive(Debug, PartialEq)]
@@ -60,6 +63,8 @@ async fn next(w: &mut Watch<'_>) -> Result<Vec<Change>, Failure> {
 struct Shown<'a> {
     kind: &'a Kind,
     items: BTreeMap<String, Value>,
+    /// The picture on the terminal.
+    drawn: Vec<String>,
     begun: bool,
 }
 
@@ -70,11 +75,16 @@ impl Shown<'_> {
         let wide = out.format == Format::Wide;
         let row = |v: &Value| self.kind.row(v, wide);
         if out.format.is_text() && (out.on_terminal() || !self.begun) {
+            let lines = list::lines(self.kind, sorted, wide);
+            if lines == self.drawn {
+                return Ok(());
+            }
             if out.on_terminal() {
                 clear(out)?;
             }
             self.begun = true;
-            list::lines(self.kind, sorted, wide).iter().try_for_each(|l| out.line(l))?;
+            lines.iter().try_for_each(|l| out.line(l))?;
+            self.drawn = lines;
             return out.flush();
         }
         for v in sorted {
@@ -104,7 +114,7 @@ fn clear(out: &mut Out) -> Result<(), Failure> {
 
 /// Watches a list until the reader goes, or, of jobs, until none is left.
 pub async fn list(s: &mut Session, kind: &Kind, a: &ListArgs) -> Result<(), Failure> {
-    let mut shown = Shown { kind, items: BTreeMap::new(), begun: false };
+    let mut shown = Shown { kind, items: BTreeMap::new(), drawn: Vec::new(), begun: false };
     let narrowed = a.limit.is_some() || !list::query(kind, a)?.is_empty();
     let keyed =
         |items: &[Value]| -> BTreeMap<String, Value> { items.iter().map(|v| (kind.name(v), v.clone())).collect() };
@@ -115,10 +125,11 @@ pub async fn list(s: &mut Session, kind: &Kind, a: &ListArgs) -> Result<(), Fail
         let mut w = s.client.watch(&format!("/v1/watch?kinds={}&after={}", kind.noun, page["revision"]));
         loop {
             if kind.noun == "job" && items.is_empty() {
-                return if s.out.format.is_text() { s.out.line(super::job::NOTHING) } else { Ok(()) };
+                return if s.out.format.is_text() { s.out.line(list::NOTHING) } else { Ok(()) };
             }
             let changes = next(&mut w).await?;
             if changes.contains(&Change::Reset) {
+                sleep(AFTER_RESET).await;
                 break;
             }
             let mut ours = false;
@@ -131,7 +142,9 @@ pub async fn list(s: &mut Session, kind: &Kind, a: &ListArgs) -> Result<(), Fail
                 ours = true;
             }
             if ours && narrowed {
-                together(&mut w, |_| true).await?;
+                if together(&mut w, |c| *c == Change::Reset).await? {
+                    break;
+                }
                 // The server alone says what the filter means.
                 let page = list::fetch(&s.client, kind, a).await?;
                 items = keyed(list::items(&page));
@@ -171,39 +184,31 @@ pub async fn again(
     };
     let mut before: Option<Value> = None;
     loop {
-        let now = match fetch(&s.client).await {
-            Ok(now) => now,
-            Err(e) if e.code == 3 && before.is_some() => {
-                let what = format!("{kinds}/{}", key.unwrap_or_default());
-                return if s.out.format.is_text() { s.out.line(format_args!("{what} is gone")) } else { Ok(()) };
-            }
-            Err(e) => return Err(e),
-        };
-        let after = now["revision"].as_u64().unwrap_or(0);
-        if before.as_ref() != Some(&now) {
-            picture(&now, before.is_some(), &show, &mut s.out)?;
-        }
-        before = Some(now);
-        // (A resource's revision is that of its own last change; the stream then tells what is known already.)
-        let position = if after > 0 { format!("&after={after}") } else { String::new() };
-        let mut w = s.client.watch(&format!("/v1/watch?kinds={kinds}{position}"));
-        let mut reset = false;
-        while !reset {
-            let first = next(&mut w).await?;
-            reset = first.contains(&Change::Reset);
-            if first.iter().any(&wanted) {
-                together(&mut w, |_| true).await?;
-                match fetch(&s.client).await {
-                    Ok(now) if before.as_ref() == Some(&now) => {}
-                    Ok(now) => {
-                        picture(&now, true, &show, &mut s.out)?;
-                        before = Some(now);
-                    }
-                    // The outer loop says that it is gone, or fails.
-                    Err(_) => reset = true,
+        // The stream is open before the first look, so that nothing is missed between the two.
+        let mut w = s.client.watch(&format!("/v1/watch?kinds={kinds}"));
+        w.open().await?;
+        loop {
+            match fetch(&s.client).await {
+                Ok(now) if before.as_ref() == Some(&now) => {}
+                Ok(now) => {
+                    picture(&now, before.is_some(), &show, &mut s.out)?;
+                    before = Some(now);
                 }
+                Err(e) if e.code == 3 && before.is_some() => {
+                    let what = format!("{kinds}/{} is gone", key.unwrap_or_default());
+                    return if s.out.format.is_text() { s.out.line(what) } else { Ok(()) };
+                }
+                Err(e) => return Err(e),
+            }
+            let mut come = Vec::new();
+            while !come.iter().any(wanted) {
+                come = next(&mut w).await?;
+            }
+            if together(&mut w, |c| *c == Change::Reset).await? || come.contains(&Change::Reset) {
+                break;
             }
         }
+        sleep(AFTER_RESET).await;
     }
 }
 

@@ -1,6 +1,7 @@
-//! The page's files, as they are in `storage-node/web/`, inside the binary. Promises: what is served is what was built, with
-//! a tag that changes when a byte changes; the tag of `index.html` changes with any file, so that a page that is open
-//! can tell that the daemon serves a newer one. It does no I/O: the router says where the files are mounted.
+//! The page's files, as they are in `storage-node/web/`, inside the binary. Promises: what is served is what was
+//! built, with a tag that changes when a byte changes; the tag of `index.html` changes with any file, so that a page
+//! that is open can tell that the daemon serves a newer one. It does no I/O: the router says where the files are
+//! mounted.
 
 use std::fmt::Write;
 use std::sync::LazyLock;
@@ -66,6 +67,7 @@ pub fn file(path: &str) -> Option<(&'static str, &'static [u8], &'static str)> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use super::*;
 

@@ -121,7 +121,8 @@ pub async fn join(node: &Arc<Node>, seeds: &[String], request: RequestId) -> Res
     let p = Problem::new(Code::NodeSilent, "no seed let this node join")
         .because(problems.join("; "))
         .so("check that each address is the api address of a node that runs and is part of a cluster");
-    // Each seed was asked in vain again and again: a caller that repeated this by itself would only keep its user waiting.
+    // Each seed was asked in vain again and again: a caller that repeated this by itself would only keep its user
+    // waiting.
     Err(Problem { fate: Fate::Refuse, retry_after_seconds: None, ..p })
 }
 

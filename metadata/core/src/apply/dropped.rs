@@ -1,6 +1,6 @@
 //! Members that leave a shard's in-sync set: what of the record changes, and what the event says of it.
 
-use super::membership::{no_replica, no_shard};
+use super::absent::{no_replica, no_shard};
 use crate::outcome::Refusal;
 use crate::record::*;
 use hf_policy::{DiskId, NodeId, Rid, Ver, broken, invariant};

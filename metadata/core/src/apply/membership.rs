@@ -1,6 +1,7 @@
 //! Changes of a shard's replica set. The in-sync set never becomes empty except by `ForceInsync` (hazard 3), and only
 //! the present coordinator's term changes it.
 
+use super::absent::{no_replica, no_shard};
 use super::dropped::{Leavers, drop_of};
 use super::misrouted;
 use crate::command::{Command, Envelope};
@@ -8,14 +9,6 @@ use crate::mutant::{self, Mutant};
 use crate::outcome::{Outcome, Refusal, Reply};
 use crate::record::*;
 use hf_policy::{Epoch, NodeId, Rid, StoreUuid, Ver, VolumeId, invariant};
-
-pub(super) fn no_replica(rid: Rid) -> Refusal {
-    Refusal::NotFound { kind: "replica".into(), name: format!("#{rid}") }
-}
-
-pub(super) fn no_shard(shard: u32) -> Refusal {
-    Refusal::NotFound { kind: "shard".into(), name: format!("#{shard}") }
-}
 
 /// A replica that was syncing becomes a member. Returns its node.
 pub(super) fn add_to(v: &mut VolumeRecord, shard: u32, rid: Rid, store_uuid: StoreUuid) -> Result<NodeId, Refusal> {

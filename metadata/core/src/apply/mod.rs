@@ -1,5 +1,6 @@
 //! Applies commands: request-id deduplication, dispatch, revision.
 
+mod absent;
 mod attach;
 mod check;
 mod dropped;

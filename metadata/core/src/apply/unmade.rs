@@ -1,7 +1,7 @@
 //! Shards that are not part of their volume yet: the moment when they become part of it, and replicas of them that
 //! cannot be made where they were placed.
 
-use super::membership::{no_replica, no_shard};
+use super::absent::{no_replica, no_shard};
 use super::misrouted;
 use crate::command::{Command, Envelope};
 use crate::mutant::{self, Mutant};

@@ -1,7 +1,7 @@
 //! Upkeep: scrubs, moves of replicas, rebalancing, and jobs that are held. The records say what is wanted; coordinators
 //! and the leader carry it out.
 
-use super::membership::{no_replica, no_shard};
+use super::absent::{no_replica, no_shard};
 use super::misrouted;
 use crate::command::{Command, Envelope, Job};
 use crate::outcome::{Outcome, Refusal, Reply};

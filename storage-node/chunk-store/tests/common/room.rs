@@ -284,8 +284,8 @@ pub fn who_waited_behind_a_refused_write_is_answered() {
     assert_eq!(w.refused, 1);
 }
 
-/// What a replica takes is known of each, rises with what is written once that is in place, falls with what is zeroed, and
-/// is the same after the disk was opened anew. Together they are what the disk has in use.
+/// What a replica takes is known of each, rises with what is written once that is in place, falls with what is
+/// zeroed, and is the same after the disk was opened anew. Together they are what the disk has in use.
 pub fn each_replica_is_counted_at_the_units_that_its_data_takes() {
     const UNIT: u64 = 64 << 10;
     let mut w = world(64 << 20);

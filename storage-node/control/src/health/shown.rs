@@ -69,6 +69,7 @@ impl Alerts for Tracker {
             state: state.into(),
             items: self.all().take(MOST_ITEMS).map(shown).collect(),
             total: self.entries.raised().values().map(|keys| keys.len() as u64).sum(),
+            counts: self.entries.raised().iter().map(|(c, keys)| (c.word().into(), keys.len() as u64)).collect(),
             mutes: self.mutes.all().map(mute).collect(),
             revision,
         }

@@ -29,12 +29,12 @@ pub struct Capacity {
 /// How many of something are in which state.
 pub type Counts = BTreeMap<String, u64>;
 
-/// The cluster.
+/// The cluster as a whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Cluster {
-    /// Its identity.
+    /// The identity of the cluster.
     pub id: String,
-    /// Its name.
+    /// The name that it has.
     pub name: String,
     /// The revision of the record.
     pub revision: u64,
@@ -72,7 +72,7 @@ pub struct Cluster {
 /// An attribute of a volume's policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AttributeInfo {
-    /// Its key.
+    /// The key of the attribute.
     pub key: String,
     /// What a value looks like.
     pub values: String,

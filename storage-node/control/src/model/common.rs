@@ -19,7 +19,7 @@ pub fn time(ms: u64) -> Option<Time> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Truth {
-    /// It holds.
+    /// It holds, by fresh evidence.
     True,
     /// It does not hold.
     False,
@@ -39,7 +39,7 @@ pub struct Condition {
     /// What is judged, such as `Ready` or `Served`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The judgement.
+    /// Whether it holds.
     pub status: Truth,
     /// One stable word for the reason; absent if there is nothing to say.
     #[serde(skip_serializing_if = "String::is_empty", default)]

@@ -2,6 +2,7 @@
 
 use super::{Severity, Time};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// A health code that is raised about a resource.
@@ -64,6 +65,8 @@ pub struct Health {
     pub items: Vec<HealthItem>,
     /// How many are raised.
     pub total: u64,
+    /// Subjects of each code that is raised.
+    pub counts: BTreeMap<String, u64>,
     /// What is silenced.
     pub mutes: Vec<MuteItem>,
     /// The revision of the record that was read.

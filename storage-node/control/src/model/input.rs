@@ -35,7 +35,7 @@ input!(
     /// A new size.
     Resize {
         /// The new size in bytes, or a text with a unit; a multiple of 4 KiB, not less than the present one.
-        #[schema(value_type = Object)]
+        #[schema(value_type = Object)] // Its forms come from the attribute table; see `patch_schemas`.
         size: serde_json::Value,
     }
 );
@@ -93,8 +93,8 @@ input!(
 input!(
     /// A health code to be silenced.
     NewMute {
-        /// The code.
-        #[schema(max_length = 64)]
+        /// The code that stands for it.
+        #[schema(pattern = "^[A-Z0-9_]{1,64}$")]
         code: String,
         /// The subject, such as `volume/web`; absent: every subject.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -114,7 +114,7 @@ input!(
 input!(
     /// A cluster to be founded.
     NewCluster {
-        /// Its name.
+        /// The name that it has.
         #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
         name: String,
     }

@@ -46,7 +46,7 @@ pub enum JobState {
     Held,
 }
 
-/// A job.
+/// A job that goes on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Job {
     /// Its name: `node/NAME`, `disk/ID`, `replica/ID`, `scrub/VOLUME` or `rebalance/cluster`.

@@ -22,9 +22,9 @@ pub enum Mode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
-    /// It leads.
+    /// It leads the metadata group.
     Leader,
-    /// It votes.
+    /// It votes on metadata.
     Voter,
     /// It catches up before it votes.
     Learner,
@@ -39,13 +39,13 @@ pub enum Part {
 pub struct NodeAddresses {
     /// Control plane, `host:port`.
     pub api: String,
-    /// Replication, `host:port`.
+    /// Replication between nodes, `host:port`.
     pub data: String,
     /// NBD exports, `host:port`; empty if they are off.
     pub nbd: String,
 }
 
-/// A node.
+/// A node of the cluster.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Node {
     /// Its number in the cluster, never reused.
@@ -96,7 +96,7 @@ pub struct Slots {
     pub total: Option<u64>,
 }
 
-/// A disk.
+/// A disk of some node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Disk {
     /// Its number in the cluster, never reused.

@@ -179,9 +179,35 @@ pub fn spec_schema() -> Value {
     })
 }
 
+/// Puts into the schemas of the API's types what their derived schemas cannot say: the attributes of a policy, labels,
+/// the forms of a size, that a change changes something, and how many nodes may vote.
+pub fn patch_schemas(schemas: &mut Value) {
+    schemas["VolumeSpec"] = spec_schema();
+    for (_, label) in schemas["VolumeSpec"]["patternProperties"].as_object_mut().into_iter().flatten() {
+        *label = json!({
+            "description": "255 bytes of UTF-8 at most, without control characters. Numbers and truths are kept as texts.",
+            "anyOf": [
+                {"type": "string", "maxLength": 255, "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]*$"},
+                {"type": "integer", "minimum": 0, "maximum": MOST_INTEGER},
+                {"type": "boolean"},
+            ],
+        });
+    }
+    let size = &mut schemas["VolumeSpec"]["properties"]["size"];
+    if let Some(forms) = size["anyOf"].as_array_mut() {
+        forms.retain(|f| f["enum"] != json!([DEFAULT])); // It has none.
+    }
+    let size = size.clone();
+    schemas["Resize"]["properties"]["size"] = size;
+    schemas["PolicyChange"]["properties"]["spec"] =
+        json!({"allOf": [{"$ref": "#/components/schemas/VolumeSpec"}, {"minProperties": 1}]});
+    let count = &mut schemas["Voters"]["properties"]["count"];
+    *count = json!({"type": "integer", "enum": [1, 3, 5], "description": count["description"]});
+}
+
 impl PartialSchema for VolumeSpec {
     fn schema() -> RefOr<Schema> {
-        // The whole schema, which this type cannot say, is put in its place by `openapi::document`.
+        // The whole schema, which this type cannot say, is put in its place by `patch_schemas`.
         utoipa::openapi::ObjectBuilder::new().description(Some("A volume's policy.")).into()
     }
 }

@@ -136,7 +136,7 @@ pub struct Attachment {
     pub node: String,
     /// The attachment's term; each attach raises it.
     pub term: u64,
-    /// Since when.
+    /// Since when it is attached.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub since: Option<Time>,
     /// Whether clients' requests are answered, as the node told lately; absent: unknown.
@@ -174,7 +174,7 @@ pub struct Scrubbed {
     pub diverged: u64,
 }
 
-/// A volume.
+/// A volume of the cluster.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Volume {
     /// Its number in the cluster, never reused.
@@ -187,13 +187,13 @@ pub struct Volume {
     pub epoch: u64,
     /// When it was created.
     pub created_at: Option<Time>,
-    /// Free labels.
+    /// Its free labels, by key.
     pub labels: BTreeMap<String, String>,
     /// Its policy as it was set.
     pub spec: VolumeSpec,
     /// Its policy with all defaults.
     pub effective: VolumeSpec,
-    /// Its size.
+    /// The size that clients see once all of it is made.
     pub size_bytes: u64,
     /// The part that can be used; less than its size while it grows.
     pub usable_bytes: u64,

@@ -18,7 +18,7 @@ pub(super) const VISIBLE_MS: u64 = 10_000;
 /// What comes with every change, whatever it changes.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// Who asks.
+    /// The caller who asks for this.
     pub caller: Caller,
     /// The request, the same in all its repeats.
     pub request: RequestId,

@@ -105,8 +105,8 @@ fn drains(look: Look) -> Vec<Job> {
     jobs
 }
 
-/// The progress of a drain. A drain of what holds nothing any more is done and no job: otherwise a script that waits for
-/// the end of all jobs would wait for ever.
+/// The progress of a drain. A drain of what holds nothing any more is done and no job: otherwise a script that waits
+/// for the end of all jobs would wait for ever.
 fn drain<'a>(
     look: Look,
     job: Job,

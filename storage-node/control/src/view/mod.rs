@@ -41,7 +41,7 @@ pub trait Alerts: Send + Sync {
 /// What a view looks at.
 #[derive(Clone, Copy)]
 pub struct Look<'a> {
-    /// The record.
+    /// The record that is looked at.
     pub state: &'a ClusterState,
     /// What the leader hears; none if no leader answers.
     pub soft: Option<&'a Soft>,

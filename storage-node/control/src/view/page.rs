@@ -19,7 +19,7 @@ const MOST_LOOKS: usize = 20_000;
 /// The place in a list behind its last item: the kind of the list and the item's key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor<'a> {
-    /// The list.
+    /// The list that it is of.
     pub kind: &'a str,
     /// The key of the last item.
     pub key: String,

@@ -74,11 +74,12 @@ fn serving(look: Look, v: &VolumeRecord) -> (Option<bool>, Option<String>) {
         (Evidence::Silent, _) => (Some(false), Some(format!("node {} does not answer", name()))),
         (Evidence::Fresh, Some(t)) if t.serving => (Some(true), None),
         (Evidence::Fresh, Some(t)) if !t.waits_for.is_empty() => (Some(false), Some(t.waits_for.clone())),
+        (Evidence::Fresh, Some(_)) => (Some(false), Some(format!("node {} does not serve it", name()))),
         // It may have begun a moment ago, before the node's last heartbeat.
-        (Evidence::Fresh, _) if look.wall_ms < since.saturating_add(FRESH_MS) => {
+        (Evidence::Fresh, None) if look.wall_ms < since.saturating_add(FRESH_MS) => {
             (None, Some(format!("node {} has not told yet whether it serves it", name())))
         }
-        (Evidence::Fresh, _) => (Some(false), Some(format!("node {} does not serve it", name()))),
+        (Evidence::Fresh, None) => (Some(false), Some(format!("node {} says nothing of it", name()))),
     }
 }
 

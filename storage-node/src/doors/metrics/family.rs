@@ -30,7 +30,7 @@ pub enum Kind {
 pub struct About {
     /// Its name without the prefix `holdfast_`; a counter's ends with `_total`.
     pub name: &'static str,
-    /// Its type.
+    /// The type of the metric.
     pub kind: Kind,
     /// What it tells, in a sentence.
     pub help: &'static str,
@@ -50,7 +50,7 @@ pub struct Metric<T> {
     get: Get<T>,
 }
 
-/// A gauge.
+/// A gauge of whole numbers.
 pub const fn gauge<T>(name: &'static str, help: &'static str, get: fn(&T) -> u64) -> Metric<T> {
     Metric { about: About { name, kind: Kind::Gauge, help }, get: Get::Whole(get) }
 }
@@ -60,7 +60,7 @@ pub const fn seconds<T>(name: &'static str, help: &'static str, get: fn(&T) -> u
     Metric { about: About { name, kind: Kind::Gauge, help }, get: Get::Seconds(get) }
 }
 
-/// A counter.
+/// A counter of whole numbers.
 pub const fn counter<T>(name: &'static str, help: &'static str, get: fn(&T) -> u64) -> Metric<T> {
     Metric { about: About { name, kind: Kind::Counter, help }, get: Get::Whole(get) }
 }
@@ -97,8 +97,10 @@ impl<T> Metric<T> {
     }
 }
 
+/// A label's name and value.
+pub type Label = (&'static str, String);
 /// Labels of a line, in their order.
-pub type Labels = Vec<(&'static str, String)>;
+pub type Labels = Vec<Label>;
 
 /// A page that is being written.
 pub struct Page<'a> {
@@ -118,7 +120,7 @@ impl<'a> Page<'a> {
     }
 
     /// Writes a metric: a line for each of `own`, and one for all of `rest`, if there are any, under `other`.
-    pub fn lines<T>(&mut self, m: &Metric<T>, own: &[(Labels, &T)], rest: &[&T], other: &Labels) -> fmt::Result {
+    pub fn lines<T>(&mut self, m: &Metric<T>, own: &[(Labels, &T)], rest: &[&T], other: &[Label]) -> fmt::Result {
         if own.is_empty() && rest.is_empty() {
             return Ok(());
         }
@@ -136,17 +138,17 @@ impl<'a> Page<'a> {
 
     /// Writes a metric of which there is one.
     pub fn one<T>(&mut self, m: &Metric<T>, it: &T) -> fmt::Result {
-        self.lines(m, &[(Vec::new(), it)], &[], &Vec::new())
+        self.lines(m, &[(Vec::new(), it)], &[], &[])
     }
 
     /// Writes a metric that says something only by its labels.
     pub fn info(&mut self, about: &About, all: &[Labels]) -> fmt::Result {
         let m = Metric { about: *about, get: Get::Whole(|_| 1) };
         let own: Vec<_> = all.iter().map(|labels| (labels.clone(), &())).collect();
-        self.lines(&m, &own, &[], &Vec::new())
+        self.lines(&m, &own, &[], &[])
     }
 
-    /// Writes histograms.
+    /// Writes histograms, one for each of `all`.
     pub fn histograms(&mut self, about: &About, all: &[(Labels, Histogram)]) -> fmt::Result {
         if all.is_empty() {
             return Ok(());
@@ -180,8 +182,7 @@ fn head<'e>(out: &'e mut DescriptorEncoder<'_>, about: &About) -> Result<MetricE
     out.encode_descriptor(name, about.help, None, kind)
 }
 
-fn number(out: &mut MetricEncoder, counter: bool, labels: &Labels, value: Number) -> fmt::Result {
-    let labels = labels.as_slice();
+fn number(out: &mut MetricEncoder, counter: bool, labels: &[Label], value: Number) -> fmt::Result {
     let mut out = out.encode_family(&labels)?;
     match value {
         Number::Whole(v) if counter => out.encode_counter::<NoLabelSet, u64, f64>(&v, None),

@@ -1,9 +1,10 @@
 //! `/metrics`: this node in the text format of Prometheus.
 //!
 //! Nothing is counted here. The reactors keep plain numbers, and a page is made from a copy of them when somebody asks,
-//! so that a metric costs nothing on the way of a request. The tables of [`node`], [`health`], [`disk`], [`link`], [`volume`] and
-//! [`request`] name every metric; docs/metrics.md is made from them. A page has at most [`room::MOST_SERIES`] lines:
-//! where there are more disks, links or volumes than fit, those that matter least are shown together as `_other`.
+//! so that a metric costs nothing on the way of a request. The tables of [`node`], [`health`], [`disk`], [`link`],
+//! [`volume`] and [`request`] name every metric; docs/metrics.md is made from them. A page has at most
+//! [`room::MOST_SERIES`] lines: where there are more disks, links or volumes than fit, those that matter least are
+//! shown together as `_other`.
 
 mod disk;
 mod family;

@@ -25,7 +25,7 @@ pub struct Facts {
     pub reserve: bool,
     /// NBD connections that found no seat.
     pub nbd_refused: u64,
-    /// NBD connections.
+    /// NBD connections that are open.
     pub nbd_connections: u64,
     /// Bytes of payload that the node may hold.
     pub payload_memory: u64,
@@ -40,7 +40,7 @@ pub struct Facts {
 /// A listener, as far as connections at its door are concerned.
 #[derive(Clone, Copy, Debug)]
 pub struct Door {
-    /// Its name.
+    /// The name that it has.
     pub name: &'static str,
     /// Connections that negotiate.
     pub here: u64,
@@ -97,5 +97,5 @@ pub fn process(page: &mut Page, of: &Process) -> fmt::Result {
 pub fn member(page: &mut Page, facts: &Facts, doors: &[Door]) -> fmt::Result {
     FACTS.iter().try_for_each(|m| page.one(m, facts))?;
     let own: Vec<_> = doors.iter().map(|d| (vec![("listener", d.name.to_string())], d)).collect();
-    DOORS.iter().try_for_each(|m| page.lines(m, &own, &[], &Vec::new()))
+    DOORS.iter().try_for_each(|m| page.lines(m, &own, &[], &[]))
 }

@@ -14,6 +14,7 @@ fn shard(writes: u64) -> Status {
     let stats = hf_repl_core::coordinator::Stats { writes, write_bytes: writes * 4096, ..Default::default() };
     Status {
         phase: Phase::Serving,
+        unsealed: None,
         term: Term(1),
         epoch: Epoch(1),
         in_sync: 3,
@@ -186,7 +187,15 @@ fn every_recorded_disk_has_a_line() {
     let m = s.member.as_mut().unwrap();
     m.state = Arc::new(state);
     let stats = hf_store::Stats { units_total: 5, ..Default::default() };
-    m.status[0].disks.push(DiskStatus { disk: DiskId(1), stats, backend: "threads", failed: None, replicas: vec![] });
+    m.status[0].disks.push(DiskStatus {
+        disk: DiskId(1),
+        stats,
+        backend: "threads",
+        failed: None,
+        latched: false,
+        failing: None,
+        replicas: vec![],
+    });
     let page = text(s).unwrap();
     let all = lines(&page);
     let of = |name: &str| [1, 2, 3, 4].map(|d| all.get(&format!("holdfast_{name}{{disk=\"{d}\"}}")).copied());
@@ -271,8 +280,15 @@ fn the_page_has_no_metric_that_the_reference_lacks() {
     let mut state = ClusterState::default();
     state.disks.insert(recorded(1, "/a", "\"ok\""));
     m.state = Arc::new(state);
-    let disk =
-        DiskStatus { disk: DiskId(1), stats: Default::default(), backend: "threads", failed: None, replicas: vec![] };
+    let disk = DiskStatus {
+        disk: DiskId(1),
+        stats: Default::default(),
+        backend: "threads",
+        failed: None,
+        latched: false,
+        failing: None,
+        replicas: vec![],
+    };
     m.status[0].disks.push(disk);
     let page = text(s).unwrap();
     let written: BTreeSet<&str> =

@@ -99,7 +99,8 @@ fn volumes<'a>(state: &ClusterState, status: &'a [ReactorStatus], loads: &'a [Re
     all.collect()
 }
 
-/// Writes the attached volumes within `room` lines; returns how many were left out. Those that are used most come first.
+/// Writes the attached volumes within `room` lines; returns how many lines were left out. Those that are used most come
+/// first.
 pub fn write(
     page: &mut Page,
     state: &ClusterState,

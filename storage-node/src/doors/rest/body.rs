@@ -35,13 +35,7 @@ fn refused(e: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
     let text = e.inner().to_string();
     let at = pointer(e.path());
     match unknown(&text) {
-        Some((field, known)) => {
-            let p = Problem::new(Code::UnknownAttribute, format!("unknown field \"{field}\"")).at(at);
-            match nearest(field, &known) {
-                Some(k) => p.so(format!("did you mean \"{k}\"?")),
-                None => p.so(format!("known are: {}", known.join(", "))),
-            }
-        }
+        Some((field, known)) => unfamiliar("field", field, &known).at(at),
         None => Problem::new(Code::Invalid, "the body is not what this path takes").because(text).at(at),
     }
 }
@@ -62,8 +56,17 @@ fn pointer(path: &serde_path_to_error::Path) -> String {
     out
 }
 
+/// The refusal of a word that is none of the known ones.
+pub fn unfamiliar(kind: &str, word: &str, known: &[&str]) -> Problem {
+    let p = Problem::new(Code::UnknownAttribute, format!("unknown {kind} \"{word}\""));
+    match nearest(word, known) {
+        Some(k) => p.so(format!("did you mean \"{k}\"?")),
+        None => p.so(format!("known are: {}", known.join(", "))),
+    }
+}
+
 /// The field and the known ones in serde's words for an unknown field.
-fn unknown(text: &str) -> Option<(&str, Vec<&str>)> {
+pub fn unknown(text: &str) -> Option<(&str, Vec<&str>)> {
     let rest = text.strip_prefix("unknown field `")?;
     let (field, rest) = rest.split_once('`')?;
     Some((field, rest.split('`').skip(1).step_by(2).collect()))
@@ -76,6 +79,7 @@ pub fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use super::*;
     use hf_control::model::{Attach, NewVolume};

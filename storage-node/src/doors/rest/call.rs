@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use hf_control::access::{Caller, Role, Via};
 use hf_control::error::{Code, Problem};
+use hf_control::model::MOST_INTEGER;
 use hf_control::ports::Ports;
 use hf_control::verbs::{Call, request_id};
 use hf_policy::RequestId;
@@ -30,7 +31,7 @@ pub struct ChangeQuery {
     #[param(required = false, minimum = 0, maximum = 60)]
     wait: Option<u64>,
     /// The number that the named volume must have.
-    #[param(required = false, minimum = 1)]
+    #[param(required = false, minimum = 1, maximum = 9007199254740992_i64)]
     id: Option<u64>,
     /// The subject of the mute that ends.
     #[param(ignore)]
@@ -46,10 +47,10 @@ pub struct Headers {
     #[param(required = true, rename = "Holdfast-CSRF", pattern = "^[!-~]{1,16}$")]
     csrf: String,
     /// Makes repeats of the request one request: 1 to 128 visible ASCII characters.
-    #[param(required = false, rename = "Idempotency-Key", pattern = "^[!-~]{1,128}$")]
+    #[param(required = false, rename = "Idempotency-Key", value_type = String, pattern = "^[!-~]{1,128}$")]
     key: Option<String>,
-    /// The epoch that the volume must have, in quotes.
-    #[param(required = false, rename = "If-Match", pattern = "^\"[0-9]{1,15}\"$")]
+    /// The epoch that the volume must have, in quotes (its `ETag`); `*` is any. Everything else but volumes ignores it.
+    #[param(required = false, rename = "If-Match", value_type = String)]
     epoch: Option<String>,
 }
 
@@ -65,7 +66,7 @@ pub struct Asking<T> {
     pub node: Arc<Node>,
     /// What comes with the change.
     pub call: Call,
-    /// The body.
+    /// The body of the request.
     pub input: T,
     /// The subject of the mute that ends.
     pub subject: String,
@@ -86,12 +87,16 @@ impl<T: DeserializeOwned> FromRequest<Arc<Node>> for Asking<T> {
         let bytes = body::read(body).await?;
         let q: ChangeQuery = query(&parts)?;
         let caller = caller();
-        let mut what = format!("{} {}\n", parts.method, parts.uri).into_bytes();
+        // How long to wait, and whether it is only tried, is not part of what is asked for.
+        let mut what = format!("{} {} {:?} {:?}\n", parts.method, parts.uri.path(), q.id, q.subject).into_bytes();
         what.extend_from_slice(&bytes);
         let key = key(&parts)?;
         let request = key.map_or_else(|| RequestId(random()), |k| request_id(&caller.name, k, &what));
         if q.wait.is_some_and(|w| w > 60) {
             return Err(Problem::new(Code::Invalid, "wait is more than 60 seconds").at("wait").into());
+        }
+        if q.id.is_some_and(|n| n > MOST_INTEGER) {
+            return Err(Problem::new(Code::Invalid, "id is beyond 2^53").at("id").into());
         }
         let call = Call {
             caller,
@@ -113,9 +118,19 @@ impl<T> Asking<T> {
         here(&self.node)
     }
 
+    /// Refuses `dry_run` for what can only be tried by doing it.
+    pub fn no_trial(&self) -> Result<(), Problem> {
+        match self.call.dry_run {
+            true => Err(Problem::new(Code::Invalid, "nothing here tells without doing it").at("dry_run")),
+            false => Ok(()),
+        }
+    }
+
     /// Was this very request answered before? Asked before it is done again.
     pub async fn is_repeated(&self) -> bool {
         let Some(m) = self.node.member.get().filter(|_| self.keyed) else { return false };
+        // (A node that follows may not have heard yet of what another one has just done.)
+        m.freshen().await;
         let known = m.view.borrow().requests.contains_key(&self.call.request);
         let votes = m.meta.status.borrow().voters.contains(&m.node.0);
         known || !votes && m.outcome_of(self.call.request).await.is_some()
@@ -196,9 +211,13 @@ pub fn caller() -> Caller {
 /// The query of a request; unknown parameters are refused.
 pub fn query<Q: DeserializeOwned>(parts: &Parts) -> Result<Q, Problem> {
     let parsed = Query::<Q>::try_from_uri(&parts.uri);
-    parsed
-        .map(|q| q.0)
-        .map_err(|e| Problem::new(Code::Invalid, "the query is not what this path takes").because(e.body_text()))
+    parsed.map(|q| q.0).map_err(|e| {
+        let text = e.body_text();
+        match text.find("unknown field").and_then(|at| body::unknown(&text[at..])) {
+            Some((word, known)) => body::unfamiliar("parameter", word, &known).at(word),
+            None => Problem::new(Code::Invalid, "the query is not what this path takes").because(text),
+        }
+    })
 }
 
 fn key(parts: &Parts) -> Result<Option<&str>, Problem> {
@@ -209,12 +228,16 @@ fn key(parts: &Parts) -> Result<Option<&str>, Problem> {
     })
 }
 
+/// The epoch that the volume must have. A tag that no volume has, a weak one and several at once are lawful (RFC 9110)
+/// and match nothing.
 fn if_match(parts: &Parts) -> Result<Option<u64>, Problem> {
     let Some(v) = parts.headers.get("if-match") else { return Ok(None) };
-    let epoch = v.to_str().ok().and_then(|t| t.trim().strip_prefix('"')?.strip_suffix('"')?.parse().ok());
-    epoch
-        .map(Some)
-        .ok_or_else(|| Problem::new(Code::Invalid, "If-Match is not an epoch in quotes, such as \"7\"").at("If-Match"))
+    let epoch = |t: &str| t.strip_prefix('"')?.strip_suffix('"')?.parse().ok();
+    match v.to_str().map(str::trim) {
+        Ok("*") => Ok(None),
+        Ok(t) if t.is_empty() || t.contains('"') => Ok(Some(epoch(t).unwrap_or(u64::MAX))),
+        _ => Err(Problem::new(Code::Invalid, "If-Match is not an epoch in quotes, such as \"7\"").at("If-Match")),
+    }
 }
 
 /// The name in a path. It is decoded once; a slash or another sign that no name has is refused.
@@ -234,6 +257,21 @@ impl FromRequestParts<Arc<Node>> for Name {
     }
 }
 
+/// The health code in a path.
+pub struct HealthCode(pub String);
+
+impl FromRequestParts<Arc<Node>> for HealthCode {
+    type Rejection = Answer;
+
+    async fn from_request_parts(parts: &mut Parts, s: &Arc<Node>) -> Result<Self, Answer> {
+        let path: Result<Path<String>, _> = Path::from_request_parts(parts, s).await;
+        let capital = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
+        let good = path.ok().filter(|c| (1..=64).contains(&c.len()) && c.bytes().all(capital));
+        good.map(|Path(c)| HealthCode(c))
+            .ok_or_else(|| Problem::new(Code::Invalid, "the path names no health code").so("see docs/health.md").into())
+    }
+}
+
 /// The number in a path.
 pub struct Number(pub u64);
 
@@ -243,7 +281,7 @@ impl FromRequestParts<Arc<Node>> for Number {
     async fn from_request_parts(parts: &mut Parts, s: &Arc<Node>) -> Result<Self, Answer> {
         let text: Result<Path<String>, _> = Path::from_request_parts(parts, s).await;
         let parsed = text.ok().filter(|t| t.bytes().all(|b| b.is_ascii_digit())).and_then(|t| t.parse::<u64>().ok());
-        let number = parsed.filter(|n| *n <= hf_control::model::MOST_INTEGER);
+        let number = parsed.filter(|n| *n <= MOST_INTEGER);
         number.map(Number).ok_or_else(|| Problem::new(Code::Invalid, "the path names no number").into())
     }
 }

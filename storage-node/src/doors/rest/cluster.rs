@@ -27,7 +27,7 @@ pub async fn get(r: Reading) -> Handled {
 /// Founds a cluster on the node that is asked.
 #[utoipa::path(
     post, path = "/v1/cluster/init", tag = "cluster", request_body = NewCluster,
-    params(ChangeQuery, Headers),
+    params(Headers),
     responses(
         (status = 201, description = "Founded", body = Outcome),
         (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json"),
@@ -36,6 +36,7 @@ pub async fn get(r: Reading) -> Handled {
 )]
 pub async fn init(a: Asking<NewCluster>) -> Handled {
     may(&a.call.caller, Verb::ClusterInit)?;
+    a.no_trial()?;
     let done = crate::local::found(&a.node, &a.input.name).await?;
     Answer::of(StatusCode::CREATED, &done, done.revision)
 }
@@ -43,7 +44,7 @@ pub async fn init(a: Asking<NewCluster>) -> Handled {
 /// Has the node that is asked join a cluster.
 #[utoipa::path(
     post, path = "/v1/cluster/join", tag = "cluster", request_body = Join,
-    params(ChangeQuery, Headers),
+    params(Headers),
     responses(
         (status = 200, description = "Joined", body = Outcome),
         (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json"),
@@ -52,6 +53,7 @@ pub async fn init(a: Asking<NewCluster>) -> Handled {
 )]
 pub async fn join(a: Asking<Join>) -> Handled {
     may(&a.call.caller, Verb::ClusterJoin)?;
+    a.no_trial()?;
     let done = crate::local::join(&a.node, &a.input.seeds, a.call.request).await?;
     Answer::of(StatusCode::OK, &done, done.revision)
 }

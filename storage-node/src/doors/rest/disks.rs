@@ -41,8 +41,8 @@ pub async fn get(Number(id): Number, r: Reading) -> Handled {
 
 /// Formats a directory or block device of a node and adds it to the pool.
 #[utoipa::path(
-    post, path = "/v1/disks", tag = "disks", request_body = NewDisk, 
-    params(ChangeQuery, Headers),
+    post, path = "/v1/disks", tag = "disks", request_body = NewDisk,
+    params(Headers),
     responses(
         (status = 201, description = "Added", body = DiskOutcome),
         (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json"),
@@ -97,7 +97,7 @@ pub async fn trust(Number(id): Number, a: Asking<Nothing>) -> Handled {
 
 /// Forgets a disk that holds no replica any more.
 #[utoipa::path(
-    delete, path = "/v1/disks/{id}", tag = "disks", 
+    delete, path = "/v1/disks/{id}", tag = "disks", request_body = Empty,
     params(("id" = u64, Path, description = "Number of the disk", minimum = 0, maximum = 9007199254740992_i64), ChangeQuery, Headers),
     responses(
         (status = 200, description = "Done", body = Outcome),

@@ -28,8 +28,17 @@ pub fn document() -> Value {
     api.info.license = None;
     api.info.contact = None;
     let mut doc = serde_json::to_value(&api).unwrap_or(Value::Null);
-    doc["components"]["schemas"]["VolumeSpec"] = hf_control::model::spec_schema();
+    hf_control::model::patch_schemas(&mut doc["components"]["schemas"]);
+    for op in doc["paths"].as_object_mut().into_iter().flatten().flat_map(|(_, m)| m.as_object_mut()).flatten() {
+        // Handlers of several resources share a name; an identity is unique.
+        let name = format!("{}_{}", text(&op.1["tags"][0]), text(&op.1["operationId"]));
+        op.1["operationId"] = name.into();
+    }
     doc
+}
+
+fn text(v: &Value) -> &str {
+    v.as_str().unwrap_or_default()
 }
 
 static DOCUMENT: LazyLock<String> = LazyLock::new(|| serde_json::to_string_pretty(&document()).unwrap_or_default());
@@ -142,6 +151,7 @@ fn reference(schema: &Value) -> Option<&str> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use super::*;
 

@@ -19,7 +19,7 @@ pub const REQUEST: &str = "holdfast-request";
 /// Checks a request before it is handled.
 pub async fn guard(State((node, tcp)): State<(Arc<Node>, bool)>, r: Request, next: Next) -> Response {
     let id = format!("{:016x}", crate::identity::random() as u64);
-    let changes = !matches!(*r.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let changes = matches!(*r.method(), Method::POST | Method::PUT | Method::PATCH | Method::DELETE);
     let (method, path) = (r.method().clone(), r.uri().path().to_string());
     let checked = if changes && tcp { no_stranger(&node, r.headers()) } else { Ok(()) };
     let mut response = match checked {

@@ -1,10 +1,9 @@
 //! Health: the codes that are raised, and silencing them.
 
-use super::call::{Asking, ChangeQuery, Headers, Nothing};
+use super::call::{Asking, ChangeQuery, Empty, Headers, HealthCode, Nothing};
 use super::reads::{Fresh, Reading};
 use super::reply::Handled;
 use crate::ports::Here;
-use axum::extract::Path;
 use axum::http::StatusCode;
 use hf_control::access::Verb;
 use hf_control::error::{Code, Problem};
@@ -44,15 +43,15 @@ pub async fn mute(a: Asking<NewMute>) -> Handled {
 async fn mute_now(h: &Here, c: &Call, i: &NewMute) -> Result<Outcome, Problem> {
     let health: Health =
         serde_json::from_str(&h.read(Query::Health).await?).map_err(|e| Problem::new(Code::Internal, e.to_string()))?;
-    let subjects = health.items.iter().filter(|x| x.code == i.code).count() as u64;
+    let subjects = health.counts.get(&i.code).copied().unwrap_or(0);
     verbs::cluster::mute(h, c, i, subjects).await
 }
 
 /// Ends the silence of a health code.
 #[utoipa::path(
-    delete, path = "/v1/health/mutes/{code}", tag = "health",
+    delete, path = "/v1/health/mutes/{code}", tag = "health", request_body = Empty,
     params(
-        ("code" = String, Path, description = "The code", pattern = "^[A-Z][A-Z0-9_]{0,63}$"),
+        ("code" = String, Path, description = "The code", pattern = "^[A-Z0-9_]{1,64}$"),
         ("subject" = Option<String>, Query, description = "The subject of the mute; absent: every subject", max_length = 128),
         ChangeQuery, Headers
     ),
@@ -62,7 +61,7 @@ async fn mute_now(h: &Here, c: &Call, i: &NewMute) -> Result<Outcome, Problem> {
         (status = "5XX", description = "Not now, or not known", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub async fn unmute(Path(code): Path<String>, a: Asking<Nothing>) -> Handled {
+pub async fn unmute(HealthCode(code): HealthCode, a: Asking<Nothing>) -> Handled {
     let subject = a.subject.clone();
     a.done(|h, c, _| async move { verbs::cluster::unmute(&h, &c, &code, &subject).await }, StatusCode::OK).await
 }

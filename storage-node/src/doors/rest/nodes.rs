@@ -97,7 +97,7 @@ pub async fn activate(Name(name): Name, a: Asking<Nothing>) -> Handled {
 
 /// Forgets a node that holds no replica any more.
 #[utoipa::path(
-    delete, path = "/v1/nodes/{name}", tag = "nodes", 
+    delete, path = "/v1/nodes/{name}", tag = "nodes", request_body = Empty,
     params(("name" = String, Path, description = "Name of the node", pattern = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"), ChangeQuery, Headers),
     responses(
         (status = 200, description = "Done", body = Outcome),

@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use hf_control::access::{Verb, may};
 use hf_control::error::{Code, Problem};
+use hf_control::model::MOST_INTEGER;
 use hf_control::ports::Ports;
 use hf_control::read::{Filter, Query};
 use serde::Deserialize;
@@ -45,7 +46,7 @@ struct Given {
 #[allow(dead_code)] // The description of the parameters; `Given` reads them.
 pub struct Fresh {
     /// Answer with this revision of the record or a later one.
-    #[param(required = false, minimum = 0)]
+    #[param(required = false, minimum = 0, maximum = 9007199254740992_i64)]
     min_revision: Option<u64>,
     /// Seconds to wait for that revision, at most 60; 5 if absent.
     #[param(required = false, minimum = 0, maximum = 60)]
@@ -67,25 +68,25 @@ pub struct Narrow {
     #[param(required = false, max_length = 600)]
     after: Option<String>,
     /// Part of the name.
-    #[param(required = false)]
+    #[param(required = false, max_length = 128)]
     name: Option<String>,
     /// Only this state.
-    #[param(required = false)]
+    #[param(required = false, max_length = 128)]
     state: Option<String>,
     /// Only what has this health code.
-    #[param(required = false)]
+    #[param(required = false, max_length = 128)]
     health: Option<String>,
     /// Only what concerns this node.
-    #[param(required = false)]
+    #[param(required = false, max_length = 128)]
     node: Option<String>,
     /// Only what is on this disk.
-    #[param(required = false, minimum = 0)]
+    #[param(required = false, minimum = 0, maximum = 9007199254740992_i64)]
     disk: Option<u64>,
     /// Only what belongs to this volume.
-    #[param(required = false)]
+    #[param(required = false, max_length = 128)]
     volume: Option<String>,
     /// Only what has these labels: `key=value`, `key!=value` or `key`, separated by commas.
-    #[param(required = false)]
+    #[param(required = false, max_length = 512)]
     label: Option<String>,
 }
 
@@ -110,18 +111,25 @@ impl FromRequestParts<Arc<Node>> for Reading {
         if given.consistency.as_deref().is_some_and(|c| c != "local" && c != "leader") {
             return invalid("consistency", "is neither local nor leader");
         }
+        for (at, n) in [("min_revision", given.min_revision), ("disk", given.disk)] {
+            if n.is_some_and(|n| n > MOST_INTEGER) {
+                return invalid(at, "is beyond 2^53");
+            }
+        }
         let texts = [
-            &given.name,
-            &given.state,
-            &given.health,
-            &given.node,
-            &given.volume,
-            &given.label,
-            &given.subject,
-            &given.kind,
+            ("name", &given.name, 128),
+            ("state", &given.state, 128),
+            ("health", &given.health, 128),
+            ("node", &given.node, 128),
+            ("volume", &given.volume, 128),
+            ("label", &given.label, 512),
+            ("subject", &given.subject, 128),
+            ("kind", &given.kind, 128),
         ];
-        if texts.into_iter().flatten().any(|t| t.len() > 512) {
-            return invalid("query", "has a parameter of more than 512 bytes");
+        for (at, text, most) in texts {
+            if text.as_ref().is_some_and(|t| t.chars().count() > most) {
+                return invalid(at, "is too long");
+            }
         }
         Ok(Reading { node: node.clone(), given })
     }
@@ -147,8 +155,8 @@ impl Reading {
     /// Events that are asked for.
     pub fn events(&self) -> Result<Query, Problem> {
         let g = &self.given;
-        let after = g.after.as_deref().map_or(Ok(0), str::parse::<u64>);
-        let after = after.map_err(|_| Problem::new(Code::Invalid, "after is not a revision").at("after"))?;
+        let after = g.after.as_deref().map_or(Some(0), |t| t.parse().ok().filter(|n| *n <= MOST_INTEGER));
+        let after = after.ok_or_else(|| Problem::new(Code::Invalid, "after is not a revision").at("after"))?;
         Ok(Query::Events { after, limit: g.limit.unwrap_or(0), subject: g.subject.clone(), kind: g.kind.clone() })
     }
 

@@ -72,7 +72,7 @@ pub async fn set(Name(name): Name, a: Asking<PolicyChange>) -> Handled {
 
 /// Deletes a detached volume and its data.
 #[utoipa::path(
-    delete, path = "/v1/volumes/{name}", tag = "volumes", 
+    delete, path = "/v1/volumes/{name}", tag = "volumes", request_body = Empty,
     params(("name" = String, Path, description = "Name of the volume", pattern = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"), ChangeQuery, Headers),
     responses(
         (status = 200, description = "Done", body = Outcome),

@@ -30,8 +30,10 @@ pub struct WatchQuery {
     after: Option<u64>,
 }
 
-/// Streams what changes: `put` and `gone` of resources, `event`, `bookmark` as a sign of life each 10 s, `soft` with the
-/// progress of jobs, and `reset` when the caller must list anew.
+/// Streams what changes, as server-sent events.
+///
+/// `put` and `gone` of resources, `event`, `bookmark` as a sign of life each 10 s, `soft` with the progress of jobs,
+/// and `reset` when the caller must list anew.
 #[utoipa::path(
     get, path = "/v1/watch", tag = "watch",
     params(
@@ -56,7 +58,7 @@ pub async fn watch(
     let here = here(&node)?;
     let last = headers.get("last-event-id").and_then(|v| v.to_str().ok()).unwrap_or_default().to_string();
     let kinds = q.kinds.clone().unwrap_or_default();
-    let items = crate::watching::stream(&here.member, &last, q.after, &kinds)?;
+    let items = crate::watch::stream(&here.member, &last, q.after, &kinds)?;
     let events = items.map(|i| {
         let e = Event::default().event(i.event).data(i.data);
         Ok(if i.id.is_empty() { e } else { e.id(i.id) })

@@ -79,7 +79,7 @@ impl Alerts for NoAlerts {
     }
     fn health(&self, revision: u64) -> Health {
         let (worst, state) = (Severity::Info, "unknown".to_string());
-        Health { worst, state, items: Vec::new(), total: 0, mutes: Vec::new(), revision }
+        Health { worst, state, items: Vec::new(), total: 0, counts: Default::default(), mutes: Vec::new(), revision }
     }
 }
 

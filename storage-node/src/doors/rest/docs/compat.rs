@@ -144,6 +144,7 @@ fn compare(at: &str, old: &Value, new: &Value, input: bool, found: &mut Vec<Stri
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use super::*;
     use serde_json::json;

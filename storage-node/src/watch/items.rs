@@ -12,7 +12,7 @@ pub struct Item {
     pub event: &'static str,
     /// The position behind it; empty: it has none.
     pub id: String,
-    /// JSON.
+    /// JSON text of the item.
     pub data: String,
 }
 
@@ -37,9 +37,9 @@ impl Item {
     }
 }
 
-/// Looks at the cluster as the leader sees it now.
+/// Looks at the cluster as the leader saw it at its last tick.
 pub fn looking<T>(m: &Member, f: impl FnOnce(Look) -> T) -> T {
-    let state = m.view.borrow().clone();
+    let state = m.watching.state().unwrap_or_else(|| m.view.borrow().clone());
     let soft = m.soft_as_leader();
     let wall_ms = crate::member::wall_ms();
     m.watching.with(|alerts, _| f(Look { state: &state, soft: soft.as_ref(), alerts, here: m.node, wall_ms }))

@@ -48,7 +48,7 @@ pub fn stream(
     kinds: &str,
 ) -> Result<ReceiverStream<Item>, Problem> {
     let session = session(m, last, revision, kinds)?;
-    let seat = m.watching.streams.clone().try_acquire_owned().map_err(|_| {
+    let seat = m.watching.seat().ok_or_else(|| {
         Problem::new(Code::RateLimited, "as many streams are open as this node serves")
             .so("close some, or watch at another node")
     })?;
@@ -83,7 +83,9 @@ pub fn followed(m: &Arc<Member>, r: &pb::FollowRequest) -> Result<FollowStream, 
     let revision = (r.after_revision > 0).then_some(r.after_revision);
     let (mut session, rx) =
         session(m, &r.after, revision, &r.kinds).map_err(|p| Status::invalid_argument(p.to_string()))?;
-    tokio::spawn(async move { drop(session.local().await) });
+    tokio::spawn(async move {
+        let _ended: End = session.local().await;
+    });
     let items = ReceiverStream::new(rx).map(|i| Ok(pb::FollowItem { event: i.event.into(), id: i.id, data: i.data }));
     Ok(Box::pin(items))
 }
