@@ -41,6 +41,7 @@ pub async fn run(cfg: Config) -> anyhow::Result<()> {
         identity: Mutex::new(identity),
         boot: BootId(random()),
         member: OnceLock::new(),
+        member_by: Mutex::default(),
         doors: Doors::default(),
         stopping: stop_tx,
         admin: tokio::sync::Mutex::new(()),

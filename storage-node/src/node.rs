@@ -27,6 +27,8 @@ pub struct Node {
     pub boot: BootId,
     /// Set once, when the node becomes part of a cluster.
     pub member: OnceLock<Arc<Member>>,
+    /// The request by which this process made the node a member, and its answer, for whoever lost it.
+    pub member_by: Mutex<Option<(hf_policy::RequestId, hf_control::model::Outcome)>>,
     /// Connections that have not said yet what they want.
     pub doors: Doors,
     /// Set when the daemon stops.

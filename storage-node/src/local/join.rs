@@ -27,18 +27,32 @@ fn outcome(node: &Node, message: String) -> Outcome {
     Outcome { message, done: true, waiting_for: None, revision, dry_run: false }
 }
 
+/// The answer to a request by which this node became a member: whoever lost it asks again.
+fn repeated(node: &Node, request: RequestId) -> Option<Outcome> {
+    let by = node.member_by.lock().ok()?;
+    by.as_ref().filter(|(r, _)| *r == request).map(|(_, o)| o.clone())
+}
+
+/// Notes by which request this node became a member, and with which answer.
+fn noted(node: &Node, request: RequestId, done: Outcome) -> Outcome {
+    if let Ok(mut by) = node.member_by.lock() {
+        *by = Some((request, done.clone()));
+    }
+    done
+}
+
 /// Founds a cluster, of which this node is the first.
-pub async fn found(node: &Arc<Node>, name: &str) -> Result<Outcome, Problem> {
+pub async fn found(node: &Arc<Node>, name: &str, request: RequestId) -> Result<Outcome, Problem> {
     hf_policy::policy::valid_name(name)
         .map_err(|why| Problem::new(Code::Invalid, format!("cluster name \"{name}\"")).because(why).at("/name"))?;
     let _one = node.admin.lock().await;
     if node.member.get().is_some() {
-        return Err(is_member());
+        return repeated(node, request).ok_or_else(is_member);
     }
     let (cluster, name) = written(node, name)?;
     save_identity(node, cluster, NodeId(1))?;
     node.become_member().await.map_err(internal)?;
-    Ok(outcome(node, format!("cluster {name} founded ({cluster})")))
+    Ok(noted(node, request, outcome(node, format!("cluster {name} founded ({cluster})"))))
 }
 
 /// Writes the founding state to the log: the cluster and its first node. The log begins behind it. If an
@@ -81,7 +95,7 @@ pub async fn join(node: &Arc<Node>, seeds: &[String], request: RequestId) -> Res
     }
     let _one = node.admin.lock().await;
     if node.member.get().is_some() {
-        return Err(is_member());
+        return repeated(node, request).ok_or_else(is_member);
     }
     let envelope = first_envelope(request, node.put_node()).encode().map_err(internal)?;
     let mut targets = seeds.to_vec();
@@ -115,7 +129,8 @@ pub async fn join(node: &Arc<Node>, seeds: &[String], request: RequestId) -> Res
             tokio::time::sleep(Duration::from_millis(200)).await;
             continue;
         }
-        return admitted(node, &reply.outcome, &joined.cluster, &joined.state).await;
+        let done = admitted(node, &reply.outcome, &joined.cluster, &joined.state).await?;
+        return Ok(noted(node, request, done));
     }
     problems.dedup();
     let p = Problem::new(Code::NodeSilent, "no seed let this node join")

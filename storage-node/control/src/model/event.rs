@@ -11,6 +11,7 @@ pub struct Event {
     /// The revision that brought it.
     pub revision: u64,
     /// When it happened, by the clock of the node that proposed it.
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub at: Option<Time>,
     /// A stable word: `volume.created`, `replica.dropped`, …
     pub kind: String,

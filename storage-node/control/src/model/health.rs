@@ -32,6 +32,7 @@ pub struct HealthItem {
     /// What to do about it.
     pub action: String,
     /// Since when it holds.
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub since: Option<Time>,
     /// It is silenced.
     pub muted: bool,
@@ -49,6 +50,7 @@ pub struct MuteItem {
     /// Why it is silenced.
     pub reason: String,
     /// When the silence ends.
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub until: Option<Time>,
     /// It stays silenced when more subjects have the code.
     pub sticky: bool,

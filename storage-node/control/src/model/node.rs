@@ -130,6 +130,7 @@ pub struct Disk {
     pub fault: Option<String>,
     /// Since when it has its state, where that is known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub since: Option<Time>,
     /// Its replicas move elsewhere, and it gets no new ones.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]

@@ -99,6 +99,7 @@ pub struct Replica {
     pub why: Option<String>,
     /// Since when it is not in sync, where that is known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub since: Option<Time>,
     /// Bytes that it takes on its disk, as its node told last.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -138,6 +139,7 @@ pub struct Attachment {
     pub term: u64,
     /// Since when it is attached.
     #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub since: Option<Time>,
     /// Whether clients' requests are answered, as the node told lately; absent: unknown.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -159,6 +161,7 @@ pub struct Attachment {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Scrubbed {
     /// When it was completed.
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub at: Option<Time>,
     /// Chunks of 1 MiB that were read and compared on every in-sync replica.
     pub chunks: u64,
@@ -186,6 +189,7 @@ pub struct Volume {
     /// Raised by every change of it; give it in `If-Match`.
     pub epoch: u64,
     /// When it was created.
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub created_at: Option<Time>,
     /// Its free labels, by key.
     pub labels: BTreeMap<String, String>,
@@ -254,6 +258,7 @@ pub struct VolumeOutcome {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StatsPoint {
     /// The end of the interval.
+    #[schema(value_type = String, format = DateTime)]
     pub at: Time,
     /// Reads answered in a second.
     pub reads_per_second: f64,

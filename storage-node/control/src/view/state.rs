@@ -79,7 +79,7 @@ fn serving(look: Look, v: &VolumeRecord) -> (Option<bool>, Option<String>) {
         (Evidence::Fresh, None) if look.wall_ms < since.saturating_add(FRESH_MS) => {
             (None, Some(format!("node {} has not told yet whether it serves it", name())))
         }
-        (Evidence::Fresh, None) => (Some(false), Some(format!("node {} says nothing of it", name()))),
+        (Evidence::Fresh, None) => (Some(false), Some(format!("node {} does not serve it", name()))),
     }
 }
 

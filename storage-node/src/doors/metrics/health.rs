@@ -7,17 +7,21 @@ use hf_control::view::{Look, jobs};
 use std::fmt;
 
 /// What is wrong in the cluster.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Wrong {
-    items: Vec<HealthItem>,
-    jobs: [JobCount; 3],
+    /// Health codes that are raised.
+    pub items: Vec<HealthItem>,
+    /// Jobs by state.
+    pub jobs: [JobCount; 3],
 }
 
 /// Jobs in one state.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct JobCount {
-    state: &'static str,
-    jobs: u64,
+    /// The state as the API says it.
+    pub state: &'static str,
+    /// How many jobs are in it.
+    pub jobs: u64,
 }
 
 pub const HEALTH: About = About {

@@ -67,7 +67,7 @@ fn scrape(volumes: Vec<(VolumeStatus, VolumeLoad)>, links: u64) -> Scrape {
             .collect();
     }
     let member = OfMember {
-        wrong: health::Wrong::default(),
+        wrong: wrong(),
         node: NodeId(1),
         facts: node::Facts { leads: true, ..Default::default() },
         doors: vec![node::Door { name: "nbd", here: 1, cut: 2 }],
@@ -76,6 +76,22 @@ fn scrape(volumes: Vec<(VolumeStatus, VolumeLoad)>, links: u64) -> Scrape {
         loads,
     };
     Scrape { process: Default::default(), member: Some(member) }
+}
+
+/// One code that is raised, and no job.
+fn wrong() -> health::Wrong {
+    let item = hf_control::model::HealthItem {
+        code: "NODE_DOWN".into(),
+        severity: hf_control::model::Severity::Error,
+        subject: "node/n2".into(),
+        message: "it is silent".into(),
+        means: "It is silent.".into(),
+        action: "Start it.".into(),
+        since: None,
+        muted: false,
+    };
+    let jobs = ["running", "waiting", "held"].map(|state| health::JobCount { state, jobs: 0 });
+    health::Wrong { items: vec![item], jobs }
 }
 
 /// Every line by name and labels.

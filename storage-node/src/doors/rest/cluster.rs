@@ -37,7 +37,7 @@ pub async fn get(r: Reading) -> Handled {
 pub async fn init(a: Asking<NewCluster>) -> Handled {
     may(&a.call.caller, Verb::ClusterInit)?;
     a.no_trial()?;
-    let done = crate::local::found(&a.node, &a.input.name).await?;
+    let done = crate::local::found(&a.node, &a.input.name, a.call.request).await?;
     Answer::of(StatusCode::CREATED, &done, done.revision)
 }
 
