@@ -71,6 +71,6 @@ a(VolumeOutcome, volumes_detach.sync("first", body=Empty(), **change))
 a(Outcome, volumes_delete.sync("first", body=Empty(), **change))
 gone = a(Problem, volumes_get.sync("first", client=client))
 assert gone.code.value == "not_found", gone
-events = a(EventList, events_list.sync(client=client, subject="volume/first"))
+events = a(EventList, events_list.sync(client=client, subject="first"))
 assert events.items and all(e.at and e.message and e.revision for e in events.items), events
 print("session: ok")
