@@ -133,8 +133,8 @@ impl Browser {
         self.call("POST", &format!("{}/execute/async", self.session), &json!({"script": script, "args": []}))
     }
 
-    /// Waits until an expression is true. Numbers of the page are left out of what it says meanwhile: a clock on the page
-    /// is no progress.
+    /// Waits until an expression is true. Numbers of the page are left out of what it says meanwhile: a clock on the
+    /// page is no progress.
     pub fn wait(&self, what: &str, expression: &str) {
         until(what, || match self.js(&format!("Boolean({expression})")) {
             Value::Bool(true) => Ok(()),

@@ -391,7 +391,7 @@ fn a_picture_for_the_readme() {
         let mut nbd = until("the export", || Nbd::connect(&c.nodes[l].nbd, name).map_err(|e| e.to_string()));
         (0..96u8).for_each(|i| nbd.write(u64::from(i) << 20, &vec![i + 1; 1 << 20]).unwrap());
     }
-    let b = Browser::with(1280, 960, hf_tests::browser::Scheme::Light);
+    let b = Browser::with(1380, 960, hf_tests::browser::Scheme::Light);
     open(&b, &http);
     c.nodes[(l + 1) % 3].kill();
     b.wait("the dead node", "document.querySelector('li.node[data-state=down]')");
@@ -399,7 +399,7 @@ fn a_picture_for_the_readme() {
         Some(n) if n > 1 => Ok(()),
         n => Err(format!("{n:?}")),
     });
-    b.wait("a code", "document.querySelector('.codes li')");
+    b.wait("the codes of both", "document.querySelectorAll('.codes > li').length > 1");
     let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/page.png");
     b.picture(&file);
     let bytes = std::fs::metadata(&file).unwrap().len();
