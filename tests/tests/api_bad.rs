@@ -205,7 +205,8 @@ fn strangers(a: &str, socket: &std::path::Path) {
 /// What cannot be placed is refused, and the command line ends with 4.
 fn no_room(a: &str) {
     problem(&volume(a, "wide", 3), 409, "unplaceable");
-    let e = hf_tests::cluster::run(&["--endpoint", a, "volume", "create", "wide", "--size", "1MiB"]).unwrap_err();
+    let e =
+        hf_tests::cluster::run(&["--endpoint", a, "volume", "create", "wide", "size=1MiB", "replicas=3"]).unwrap_err();
     assert!(e.starts_with("[4]"), "{e}");
     let all: Vec<Reply> = (2..20).map(|i| volume(a, &format!("v{i}"), 1)).collect();
     let (made, refused) = all.split_at(14);
