@@ -4,6 +4,7 @@ usage: session.py DIRECTORY_OF_THE_CLIENT ADDRESS. It fails if a field is missin
 """
 
 import sys
+import uuid
 
 sys.path.insert(0, sys.argv[1])
 
@@ -49,10 +50,11 @@ assert len(nodes.items) == 3 and all(n.state == "up" and n.name and n.uuid for n
 leader = [n.name for n in nodes.items if n.part.value == "leader"]
 assert len(leader) == 1, nodes
 
+key = str(uuid.uuid4())
 spec = VolumeSpec(size="256MiB", replicas=3)
-made = a(VolumeOutcome, volumes_create.sync(body=NewVolume(name="first", spec=spec), idempotency_key="one", **change))
+made = a(VolumeOutcome, volumes_create.sync(body=NewVolume(name="first", spec=spec), idempotency_key=key, **change))
 assert made.done and a(Volume, made.volume).name == "first", made
-again = volumes_create.sync_detailed(body=NewVolume(name="first", spec=spec), idempotency_key="one", **change)
+again = volumes_create.sync_detailed(body=NewVolume(name="first", spec=spec), idempotency_key=key, **change)
 assert again.status_code == 201 and again.headers["Idempotency-Replayed"] == "true", again
 assert again.parsed.volume.id == made.volume.id, again
 refused = a(Problem, volumes_create.sync(body=NewVolume(name="first", spec=spec), **change))

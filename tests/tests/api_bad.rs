@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How much slower than the design's bounds a machine that many tests share may be.
@@ -203,7 +205,8 @@ fn strangers(a: &str, socket: &std::path::Path) {
 /// What cannot be placed is refused, and the command line ends with 4.
 fn no_room(a: &str) {
     problem(&volume(a, "wide", 3), 409, "unplaceable");
-    let e = hf_tests::cluster::run(&["--endpoint", a, "volume", "create", "wide", "--size", "1MiB"]).unwrap_err();
+    let e =
+        hf_tests::cluster::run(&["--endpoint", a, "volume", "create", "wide", "size=1MiB", "replicas=3"]).unwrap_err();
     assert!(e.starts_with("[4]"), "{e}");
     let all: Vec<Reply> = (2..20).map(|i| volume(a, &format!("v{i}"), 1)).collect();
     let (made, refused) = all.split_at(14);
@@ -293,30 +296,13 @@ fn a_leader_that_dies_leaves_one_outcome_for_each_key() {
     let mut c = Cluster::new(3);
     let leader = c.leader();
     let other = c.nodes[(leader + 1) % 3].http.clone();
-    let workers: Vec<_> = (0..4)
-        .map(|w| {
-            let addr = other.clone();
-            std::thread::spawn(move || {
-                let mut ids = Vec::new();
-                let mut repeats = 0;
-                let began = Instant::now();
-                for i in 0.. {
-                    let name = format!("v{w}-{i}");
-                    let body = json!({"name": name, "spec": {"size": "1MiB", "replicas": 1}});
-                    let (id, asked) = answered(&addr, &name, &body);
-                    repeats += asked - 1;
-                    ids.push((name, id));
-                    // Until the leader is dead and another one has answered.
-                    if repeats > 0 && i > 5 || began.elapsed() > Duration::from_secs(60) {
-                        break;
-                    }
-                }
-                (ids, repeats)
-            })
-        })
-        .collect();
+    let dead = Arc::new(AtomicBool::new(false));
+    let workers: Vec<_> = (0..4).map(|w| (w, other.clone(), dead.clone())).collect();
+    let workers = workers.into_iter().map(|(w, addr, dead)| std::thread::spawn(move || creates(w, &addr, &dead)));
+    let workers: Vec<_> = workers.collect();
     until("creates to be under way", || if names(&other).len() >= 4 { Ok(()) } else { Err(String::new()) });
     c.nodes[leader].kill();
+    dead.store(true, Ordering::SeqCst);
     let done: Vec<_> = workers.into_iter().map(|w| w.join().unwrap()).collect();
     c.nodes[leader].start();
     let repeats: u32 = done.iter().map(|(_, r)| r).sum();
@@ -328,6 +314,24 @@ fn a_leader_that_dies_leaves_one_outcome_for_each_key() {
     let found: Vec<(String, u64)> =
         all.map(|v| (v["name"].as_str().unwrap().into(), v["id"].as_u64().unwrap())).collect();
     assert_eq!(found, wanted, "each volume exists once, as its creator was told");
+}
+
+/// Creates volumes one after the other until five were answered by another leader: their numbers, and how often a
+/// request was repeated.
+fn creates(worker: usize, addr: &str, dead: &AtomicBool) -> (Vec<(String, u64)>, u32) {
+    let (mut ids, mut repeats, mut after) = (Vec::new(), 0, 0);
+    for i in 0.. {
+        let name = format!("v{worker}-{i}");
+        let body = json!({"name": name, "spec": {"size": "1MiB", "replicas": 1}});
+        after += usize::from(dead.load(Ordering::SeqCst));
+        let (id, asked) = answered(addr, &name, &body);
+        repeats += asked - 1;
+        ids.push((name, id));
+        if after == 5 {
+            break;
+        }
+    }
+    (ids, repeats)
 }
 
 /// Asks with one key until there is an outcome, then once more: the volume's number, and how often was asked.

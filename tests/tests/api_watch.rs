@@ -78,7 +78,7 @@ fn watchers_hear_of_every_change_in_time_and_go_on_where_they_were() {
     let revision = get(a, "/v1/volumes").unwrap().json()["revision"].as_u64().unwrap();
     let mut first = Watch::new(a, &format!("kinds=event&after={revision}"), "");
     assert_eq!(volume(a, "w0", 3).status, 201);
-    let seen = first.wait(|m| m.event == "event");
+    let seen = first.wait(|m| m.event == "event" && m.data["object"]["subject"] == "w0");
     let bookmark = first.wait(|m| m.event == "bookmark");
     assert!(bookmark.data["revision"].as_u64().unwrap() > revision && !bookmark.id.is_empty(), "{bookmark:?}");
     drop(first);

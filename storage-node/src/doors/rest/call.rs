@@ -222,7 +222,7 @@ pub fn query<Q: DeserializeOwned>(parts: &Parts) -> Result<Q, Problem> {
 
 fn key(parts: &Parts) -> Result<Option<&str>, Problem> {
     let Some(v) = parts.headers.get("idempotency-key") else { return Ok(None) };
-    let visible = v.to_str().ok().filter(|k| (1..=128).contains(&k.len()));
+    let visible = v.to_str().ok().filter(|k| (1..=128).contains(&k.len()) && k.bytes().all(|b| b.is_ascii_graphic()));
     visible.map(Some).ok_or_else(|| {
         Problem::new(Code::Invalid, "Idempotency-Key has 1 to 128 visible ASCII characters").at("Idempotency-Key")
     })
@@ -232,7 +232,7 @@ fn key(parts: &Parts) -> Result<Option<&str>, Problem> {
 /// and match nothing.
 fn if_match(parts: &Parts) -> Result<Option<u64>, Problem> {
     let Some(v) = parts.headers.get("if-match") else { return Ok(None) };
-    let epoch = |t: &str| t.strip_prefix('"')?.strip_suffix('"')?.parse().ok();
+    let epoch = |t: &str| t.strip_prefix('"')?.strip_suffix('"')?.parse::<u64>().ok();
     match v.to_str().map(str::trim) {
         Ok("*") => Ok(None),
         Ok(t) if t.is_empty() || t.contains('"') => Ok(Some(epoch(t).unwrap_or(u64::MAX))),

@@ -155,7 +155,7 @@ impl Reading {
     /// Events that are asked for.
     pub fn events(&self) -> Result<Query, Problem> {
         let g = &self.given;
-        let after = g.after.as_deref().map_or(Some(0), |t| t.parse().ok().filter(|n| *n <= MOST_INTEGER));
+        let after = g.after.as_deref().map_or(Some(0), |t| t.parse::<u64>().ok().filter(|n| *n <= MOST_INTEGER));
         let after = after.ok_or_else(|| Problem::new(Code::Invalid, "after is not a revision").at("after"))?;
         Ok(Query::Events { after, limit: g.limit.unwrap_or(0), subject: g.subject.clone(), kind: g.kind.clone() })
     }
