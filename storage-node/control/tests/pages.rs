@@ -26,7 +26,9 @@ fn read<T: DeserializeOwned>(s: &ClusterState, q: &Query) -> T {
 
 fn many(n: u64) -> ClusterState {
     let mut s = founded(3);
-    (0..n).for_each(|i| drop(volume(&mut s, &format!("v{i:05}"), "size=1MiB replicas=3", &[1, 2, 3])));
+    (0..n).for_each(|i| {
+        let _ = volume(&mut s, &format!("v{i:05}"), "size=1MiB replicas=3", &[1, 2, 3]);
+    });
     s
 }
 
@@ -259,7 +261,9 @@ fn replicas_and_disks_are_paged_by_their_numbers() {
     }
     let want: Vec<u64> = (1..=120).filter(|n| !(15..16).contains(n)).collect();
     assert_eq!(ids, want, "replica 15 went with its volume, when 13 and 14 had been listed");
-    (4..=12).for_each(|i| drop(apply(&mut s, put_disk(i, 1))));
+    (4..=12).for_each(|i| {
+        let _ = apply(&mut s, put_disk(i, 1));
+    });
     let first: DiskList = read(&s, &Query::Disks(by(|f| f.limit = 9)));
     let rest: DiskList = read(&s, &Query::Disks(by(|f| f.after = first.next.clone())));
     let all: Vec<u64> = first.items.iter().chain(&rest.items).map(|d| d.id).collect();

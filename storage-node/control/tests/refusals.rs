@@ -192,7 +192,9 @@ fn to(node: &str, force: bool) -> Attach {
 
 #[test]
 fn attach_says_who_has_the_volume_and_who_is_silent() {
-    let p = World::with(|s| drop(attach(s, "web", 2)));
+    let p = World::with(|s| {
+        let _ = attach(s, "web", 2);
+    });
     for dry_run in [true, false] {
         let call = Call { dry_run, ..call(1) };
         let e = refused(&p, Code::Attached, |p| block_on(volume::attach(p, &call, "web", &to("n3", false))));
@@ -235,7 +237,9 @@ fn attach_and_detach_tell_what_goes_on() {
     let out = block_on(volume::detach(&p, &call(4), "web")).unwrap();
     assert!(out.done && out.message.contains("not attached") && p.is_untouched());
     refused(&p, Code::NotFound, |p| block_on(volume::detach(p, &call(5), "nope")));
-    let p = World::with(|s| drop(attach(s, "web", 2)));
+    let p = World::with(|s| {
+        let _ = attach(s, "web", 2);
+    });
     p.inner().answers.push_back(Ok(NodeAnswer::Waits("3 requests are open".into())));
     let out = block_on(volume::detach(&p, &call(6), "web")).unwrap();
     assert!(!out.done && out.waiting_for.unwrap().starts_with("3 requests are open"));
@@ -258,7 +262,9 @@ fn stats_come_from_the_node_that_has_the_volume() {
     let none = block_on(volume::stats(&p, &call(1), "web")).unwrap();
     assert!(none.node.is_none() && none.points.is_empty() && p.is_untouched());
     refused(&p, Code::NotFound, |p| block_on(volume::stats(p, &call(1), "nope")));
-    let p = World::with(|s| drop(attach(s, "web", 2)));
+    let p = World::with(|s| {
+        let _ = attach(s, "web", 2);
+    });
     assert_eq!(block_on(volume::stats(&p, &call(1), "web")).unwrap().node.as_deref(), Some("n2"));
     p.inner().silent.insert(NodeId(2));
     refused(&p, Code::NodeSilent, |p| block_on(volume::stats(p, &call(1), "web")));

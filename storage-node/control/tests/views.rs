@@ -371,7 +371,7 @@ proptest! {
             let (vol, session) = (v.id, v.coordinator.as_ref().unwrap().session);
             apply(&mut s, Command::Detach { vol, session });
         }
-        attached.into_iter().for_each(|n| drop(attach(&mut s, "web", n)));
+        attached.into_iter().for_each(|n| { let _ = attach(&mut s, "web", n); });
         failed.into_iter().for_each(|d| fail(&mut s, d, DiskState::Failed("dead".into()), None));
         let mut soft = heard(&s, &BTreeSet::new());
         soft.leading_ms = leading;

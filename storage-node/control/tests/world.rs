@@ -139,8 +139,12 @@ pub fn apply(s: &mut ClusterState, cmd: Command) -> Reply {
 /// A cluster of nodes n1, n2, … with a disk each, by the newest version.
 pub fn founded(nodes: u64) -> ClusterState {
     let mut s = ClusterState::found(ClusterId(7), "test".into(), put_node(1), WALL_MS).unwrap();
-    (2..=nodes).for_each(|i| drop(apply(&mut s, put_node(i))));
-    (1..=nodes).for_each(|i| drop(apply(&mut s, put_disk(i, i))));
+    (2..=nodes).for_each(|i| {
+        let _ = apply(&mut s, put_node(i));
+    });
+    (1..=nodes).for_each(|i| {
+        let _ = apply(&mut s, put_disk(i, i));
+    });
     s
 }
 

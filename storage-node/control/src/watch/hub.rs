@@ -181,6 +181,8 @@ impl Hub {
             return Err(Reset::TooOld);
         }
         let first = self.kept.partition_point(|c| c.rev < rev);
-        Ok(self.kept.iter().skip(first).cloned().collect())
+        // Other resources may look different at the same revision; its events are in the list.
+        let known = |c: &&Change| matches!(c.key, Key::Event(of) if of <= rev);
+        Ok(self.kept.iter().skip(first).filter(|c| !known(c)).cloned().collect())
     }
 }
