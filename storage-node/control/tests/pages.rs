@@ -1,6 +1,9 @@
 //! Lists: each item exactly once whatever happens between two pages, every filter, and bounds of what one page may look
 //! at, hold and be asked for.
 
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "it prints how long a list takes")]
+#![allow(clippy::type_complexity, reason = "tables of lists")]
+
 use crate::rows::fail;
 use crate::world::*;
 use hf_control::error::{Code, Problem};

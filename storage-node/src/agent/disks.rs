@@ -74,7 +74,7 @@ pub(super) async fn follow(m: Arc<Member>) {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use super::*;
     use hf_meta_core::record::DiskRecord;
