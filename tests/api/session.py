@@ -4,6 +4,7 @@ usage: session.py DIRECTORY_OF_THE_CLIENT ADDRESS. It fails if a field is missin
 """
 
 import sys
+import time
 import uuid
 
 sys.path.insert(0, sys.argv[1])
@@ -65,6 +66,11 @@ assert attached.done and attached.volume.attachment.node == "n1", attached
 shown = a(Volume, volumes_get.sync("first", client=client, min_revision=attached.revision))
 assert shown.spec["size"] == 268435456 if isinstance(shown.spec, dict) else shown.spec.size == 268435456, shown
 assert len(shown.replicas) == 3 and {r.node for r in shown.replicas} == {"n1", "n2", "n3"}, shown
+# Each node tells what its replica takes with its next heartbeat.
+end = time.monotonic() + 60
+while not isinstance(shown.used_bytes, int) and time.monotonic() < end:
+    time.sleep(0.1)
+    shown = a(Volume, volumes_get.sync("first", client=client))
 assert shown.size_bytes == 268435456 and isinstance(shown.used_bytes, int), shown
 assert [v.name for v in a(VolumeList, volumes_list.sync(client=client, name="firs")).items] == ["first"]
 a(Health, health_get.sync(client=client))
