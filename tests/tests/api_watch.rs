@@ -1,5 +1,6 @@
-//! The REST API of real nodes under load: 200 watchers hear of a change in time and resume without a gap, and a page of a
-//! list of 2,000 volumes is quick and small. The bounds are the design's; of times ten times as much is allowed here.
+//! The REST API of real nodes under load: 200 watchers hear of a change in time and resume without a gap, and a page
+//! of a list of 2,000 volumes is quick and small. The bounds are the design's; of times ten times as much is allowed
+//! here.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use hf_tests::cluster::{Cluster, descriptors};
