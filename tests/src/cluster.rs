@@ -318,8 +318,11 @@ impl Cluster {
             let s = self.status()?;
             let len = |v: &Value| v.as_array().map_or(0, Vec::len);
             let disks = s["disks"].as_object().map_or(0, |d| d.values().filter(|d| d["state"] == "ok").count());
+            // By the record, and by what their nodes told: a disk that was just added may not serve yet.
+            let serve = self.items(&["disk", "list"])?.iter().filter(|d| d["state"] == "ok").count();
             if len(&s["up"]) >= n
                 && disks >= wanted
+                && serve >= wanted
                 && (n < 3 || (len(&s["voters"]) >= 3 && s["voters_changing"] == false))
             {
                 Ok(())

@@ -153,8 +153,8 @@ fn rotten_chunk_pages_take_nothing_with_them_and_are_healed() {
     c.nodes[0].start();
     c.nodes[1].start();
     c.ready();
-    // A repair that takes longer than half of replica_timeout is not waited for, and not counted: on a slow disk of a busy
-    // machine that is not enough.
+    // A repair that takes longer than half of replica_timeout is not waited for, and not counted: on a slow disk of a
+    // busy machine that is not enough.
     c.ok(&["volume", "set", "v", "read_from=local", "replica_timeout=10s"]);
     until("the take-over", || c.cli(&["volume", "attach", "v", "--node", "n2", "--force"]));
     let mut nbd = connect(&c, 1);

@@ -45,6 +45,7 @@
  * @property {string} state
  * @property {HealthItem[]} items
  * @property {number} total
+ * @property {Object<string, number>} counts
  * @property {MuteItem[]} mutes
  * @property {number} revision
  */
